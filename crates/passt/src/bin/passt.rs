@@ -1,0 +1,3 @@
+//! The program under the name `passt`.
+
+fn main() {}

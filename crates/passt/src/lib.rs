@@ -1,0 +1,1 @@
+//! The engine and the executable of passt and pasta.

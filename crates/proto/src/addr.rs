@@ -1,0 +1,147 @@
+//! Addresses of the link and of the network layer.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// All ones: every station.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether the group bit is set (broadcast included).
+    pub const fn is_group(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 != 0
+    }
+
+    /// Whether this is the all-zero address, which no station has.
+    pub fn is_zero(self) -> bool {
+        self.0 == [0; 6]
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// An IPv4 or IPv6 address in 16 bytes, IPv4 in its mapped form `::ffff:a.b.c.d`
+/// (RFC 4291, section 2.5.5.2): one key for the flow table, one path for both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Addr(Ipv6Addr);
+
+impl Addr {
+    /// Whether this is an IPv4 address.
+    pub fn is_v4(self) -> bool {
+        self.v4().is_some()
+    }
+
+    /// The IPv4 address, if it is one.
+    pub fn v4(self) -> Option<Ipv4Addr> {
+        self.0.to_ipv4_mapped()
+    }
+
+    /// The 16 bytes, mapped form for IPv4.
+    pub const fn octets(self) -> [u8; 16] {
+        self.0.octets()
+    }
+
+    /// The address in the form of the standard library.
+    pub fn ip(self) -> IpAddr {
+        self.v4().map_or(IpAddr::V6(self.0), IpAddr::V4)
+    }
+
+    /// Whether the address is a loopback address of its family (127/8, `::1`).
+    pub fn is_loopback(self) -> bool {
+        self.ip().is_loopback()
+    }
+
+    /// Whether the address is `0.0.0.0` or `::`.
+    pub fn is_unspecified(self) -> bool {
+        self.ip().is_unspecified()
+    }
+
+    /// Whether the address is multicast, or the IPv4 limited broadcast.
+    pub fn is_group(self) -> bool {
+        match self.ip() {
+            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
+            IpAddr::V6(a) => a.is_multicast(),
+        }
+    }
+
+    /// Whether the address is link-local (169.254/16, `fe80::/10`).
+    pub fn is_link_local(self) -> bool {
+        match self.ip() {
+            IpAddr::V4(a) => a.is_link_local(),
+            IpAddr::V6(a) => a.is_unicast_link_local(),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Addr {
+    fn from(a: Ipv4Addr) -> Self {
+        Self(a.to_ipv6_mapped())
+    }
+}
+
+impl From<Ipv6Addr> for Addr {
+    fn from(a: Ipv6Addr) -> Self {
+        Self(a)
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(a: IpAddr) -> Self {
+        match a {
+            IpAddr::V4(a) => a.into(),
+            IpAddr::V6(a) => a.into(),
+        }
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip().fmt(f)
+    }
+}
+
+/// An address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: Addr,
+    /// The port; for ICMP echo the identifier.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint from its parts.
+    pub fn new(addr: impl Into<Addr>, port: u16) -> Self {
+        Self {
+            addr: addr.into(),
+            port,
+        }
+    }
+
+    /// The endpoint in the form of the standard library.
+    pub fn socket_addr(self) -> SocketAddr {
+        SocketAddr::new(self.addr.ip(), self.port)
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(a: SocketAddr) -> Self {
+        Self::new(a.ip(), a.port())
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.socket_addr().fmt(f)
+    }
+}

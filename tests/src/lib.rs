@@ -1,0 +1,1 @@
+//! What the tests share: namespaces, programs under test, evidence they leave.
