@@ -122,10 +122,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint from its parts.
     pub fn new(addr: impl Into<Addr>, port: u16) -> Self {
-        Self {
-            addr: addr.into(),
-            port,
-        }
+        Self { addr: addr.into(), port }
     }
 
     /// The endpoint in the form of the standard library.

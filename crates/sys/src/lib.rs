@@ -1,6 +1,21 @@
 //! System calls of passt and pasta.
 //!
 //! The only crate of the workspace that may contain `unsafe`. What rustix
-//! wraps well is used through it, here or directly by the crates above; what it lacks is
-//! wrapped here, each as a small safe function that can be checked by itself.
-//! There is no policy here: nothing knows what a flow or a guest is.
+//! wraps well is used through it, here or directly by the crates above; what
+//! it lacks is wrapped here, each as a small safe function that can be checked
+//! by itself. There is no policy here: nothing knows what a flow or a guest is.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "C's types differ from Rust's in width; values at this border are lengths and flags that fit"
+)]
+
+pub mod iovec;
+pub mod msg;
+pub mod socket;
+pub mod tun;
+
+/// The result of a system call that returns -1 on error.
+fn result(value: isize) -> std::io::Result<usize> {
+    usize::try_from(value).map_err(|_| std::io::Error::last_os_error())
+}

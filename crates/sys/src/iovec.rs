@@ -1,0 +1,160 @@
+//! Lists of buffers for vectored I/O.
+//!
+//! Payload moves between sockets and links without this process looking at
+//! it. A list may therefore name memory that no reference may point to: guest
+//! memory is shared with a hostile party and can change at any time. The lists
+//! hold raw vectors, the lifetime says how long the memory stays mapped, and
+//! only the kernel, or the copying methods here, touch the bytes.
+
+use std::marker::PhantomData;
+
+/// Most buffers in one list; the kernel's limit is 1024 (`UIO_MAXIOV`).
+pub const MAX: usize = 512;
+
+/// Buffers that bytes are taken from: `sendmsg`, `writev`.
+pub struct Gather<'a>(List<'a>);
+
+/// Buffers that bytes are put into: `recvmsg`, `readv`.
+pub struct Scatter<'a>(List<'a>);
+
+impl<'a> Gather<'a> {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self(List::new())
+    }
+
+    /// Appends a buffer; false when the list is full.
+    pub fn push(&mut self, buffer: &'a [u8]) -> bool {
+        self.0.push(buffer.as_ptr().cast_mut(), buffer.len())
+    }
+
+    /// Total length of all buffers in bytes.
+    pub fn total(&self) -> usize {
+        self.0.total
+    }
+
+    /// Whether another buffer would be refused.
+    pub fn is_full(&self) -> bool {
+        self.0.len == MAX
+    }
+
+    /// Copies what lies behind the first `skip` bytes to `out`; returns the
+    /// number of bytes copied.
+    pub fn copy_out(&self, mut skip: usize, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        for vec in self.0.as_slice() {
+            let from = skip.min(vec.iov_len);
+            skip -= from;
+            let n = (vec.iov_len - from).min(out.len() - done);
+            // SAFETY: `from <= iov_len`, so the pointer stays inside the
+            // buffer, which lives for 'a.
+            let source = unsafe { vec.iov_base.cast::<u8>().add(from) };
+            // SAFETY: `source` has `n` readable bytes as bounded above, `out`
+            // has at least `n` bytes from `done`, and a `&mut` slice of ours
+            // does not overlap a buffer borrowed for 'a.
+            unsafe { source.copy_to_nonoverlapping(out[done..].as_mut_ptr(), n) };
+            done += n;
+        }
+        done
+    }
+
+    pub(crate) fn as_slice(&self) -> &[libc::iovec] {
+        self.0.as_slice()
+    }
+}
+
+impl<'a> Scatter<'a> {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self(List::new())
+    }
+
+    /// Appends a buffer; false when the list is full.
+    pub fn push(&mut self, buffer: &'a mut [u8]) -> bool {
+        self.0.push(buffer.as_mut_ptr(), buffer.len())
+    }
+
+    /// Appends the first `bytes` bytes of a scratch buffer repeated as often as needed:
+    /// bytes received there are thrown away. False when the list is full.
+    pub fn push_discard(&mut self, scratch: &'a mut [u8], mut bytes: usize) -> bool {
+        while bytes > 0 && !scratch.is_empty() {
+            let n = bytes.min(scratch.len());
+            if !self.0.push(scratch.as_mut_ptr(), n) {
+                return false;
+            }
+            bytes -= n;
+        }
+        bytes == 0
+    }
+
+    /// Moves all buffers of `other` to the end of this list; false when they do not all fit.
+    pub fn append(&mut self, other: &Scatter<'a>) -> bool {
+        other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
+    }
+
+    /// Total length of all buffers in bytes.
+    pub fn total(&self) -> usize {
+        self.0.total
+    }
+
+    pub(crate) fn as_slice(&self) -> &[libc::iovec] {
+        self.0.as_slice()
+    }
+}
+
+impl Default for Gather<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Default for Scatter<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+struct List<'a> {
+    vecs: [std::mem::MaybeUninit<libc::iovec>; MAX],
+    len: usize,
+    total: usize,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+impl List<'_> {
+    fn new() -> Self {
+        Self { vecs: [const { std::mem::MaybeUninit::uninit() }; MAX], len: 0, total: 0, memory: PhantomData }
+    }
+
+    fn push(&mut self, base: *mut u8, len: usize) -> bool {
+        let Some(slot) = self.vecs.get_mut(self.len) else {
+            return false;
+        };
+        slot.write(libc::iovec { iov_base: base.cast(), iov_len: len });
+        self.len += 1;
+        self.total += len;
+        true
+    }
+
+    fn as_slice(&self) -> &[libc::iovec] {
+        // SAFETY: `push` wrote the first `len` elements.
+        unsafe { std::slice::from_raw_parts(self.vecs.as_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_across_buffers() {
+        let (a, b) = ([1u8, 2, 3], [4u8, 5]);
+        let mut list = Gather::new();
+        assert!(list.push(&a) && list.push(&b));
+        let mut out = [0; 8];
+        assert_eq!(list.copy_out(2, &mut out), 3);
+        assert_eq!(out[..3], [3, 4, 5]);
+        assert_eq!(list.copy_out(0, &mut out[..2]), 2);
+        assert_eq!(list.copy_out(9, &mut out), 0);
+    }
+}

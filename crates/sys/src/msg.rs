@@ -1,0 +1,51 @@
+//! Sending and receiving on sockets, with vectors, ancillary data and peeking.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::iovec::{Gather, Scatter};
+use crate::result;
+
+/// Sends the gathered bytes on a connected stream socket, without waiting and
+/// without SIGPIPE; returns how many the kernel took.
+pub fn send(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
+    let message = header(data.as_slice());
+    // SAFETY: `message` points to vectors that `data` keeps alive for this call.
+    result(unsafe {
+        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// Sends one slice likewise.
+pub fn send_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length are those of a live slice.
+    result(unsafe {
+        libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// Copies data from a stream socket's receive queue and leaves it there
+/// (`MSG_PEEK`), from the socket's peek offset if it has one. `Ok(0)` is the end of the stream.
+pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
+    let mut message = header(into.as_slice());
+    // SAFETY: `message` points to vectors that `into` keeps alive, and those to
+    // memory that it borrows mutably or that nothing in this process refers to.
+    result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) })
+}
+
+/// Removes up to `len` bytes from the head of a TCP socket's receive queue without
+/// copying them (`MSG_TRUNC`, tcp(7)); returns how many.
+pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    // SAFETY: with MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket.
+    result(unsafe {
+        libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), len, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+    })
+}
+
+fn header(vecs: &[libc::iovec]) -> libc::msghdr {
+    // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vecs.as_ptr().cast_mut();
+    message.msg_iovlen = vecs.len() as _;
+    message
+}

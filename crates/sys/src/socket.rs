@@ -1,0 +1,80 @@
+//! Socket options and requests that rustix does not offer.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::result;
+
+/// `SO_PEEK_OFF`, socket(7): where the next peek starts, counted from the head
+/// of the receive queue; TCP has it since Linux 6.9 (IPv6: 6.11).
+pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
+}
+
+/// `SO_LINGER` with a time of zero: closing sends RST instead of FIN.
+pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
+}
+
+/// `SO_OOBINLINE`: urgent data stays in the stream.
+pub fn set_urgent_inline(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1i32)
+}
+
+/// `SIOCOUTQ`, tcp(7): bytes (and FIN) in the send queue that the peer has not acknowledged.
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int.
+    result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } as isize)?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// Smoothed round-trip time of a TCP connection in microseconds
+/// (`tcpi_rtt` of `TCP_INFO`, include/uapi/linux/tcp.h), as the handshake measured it.
+pub fn round_trip_us(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: all-zero is a valid tcp_info, plain integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which is that long.
+    result(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    } as isize)?;
+    Ok(info.tcpi_rtt)
+}
+
+/// `SO_BINDTODEVICE`, socket(7), by interface name; needs no privilege since Linux 5.7.
+pub fn bind_to_device(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    // SAFETY: pointer and length are those of a live string.
+    result(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    } as isize)
+    .map(drop)
+}
+
+/// Sets an option whose value has the layout of `T`, a plain C type.
+fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value.
+    result(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    } as isize)
+    .map(drop)
+}
