@@ -13,6 +13,8 @@
 extern crate std;
 
 pub mod addr;
+pub mod classify;
+pub mod drop;
 pub mod seq;
 pub mod time;
 pub mod wire;

@@ -1,1 +1,19 @@
 //! Formats on the wire.
+//!
+//! Each header has a byte view (zerocopy, network order, no copy) and, where it
+//! pays, a small value type that can only be had from valid bytes. Payload is
+//! never looked at: it stays in the kernel's or the link's memory.
+
+pub mod build;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+pub mod ip;
+pub mod ipv4;
+pub mod ipv6;
+pub mod offload;
+pub mod tcp;
+pub mod udp;
+
+/// A number in network byte order, at any alignment.
+pub use zerocopy::network_endian::{U16, U32};

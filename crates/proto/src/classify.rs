@@ -1,0 +1,224 @@
+//! What a frame from the guest is: a request that is answered inside, a packet of
+//! a flow, or nothing that we serve.
+//!
+//! Only headers are looked at, and each is validated here, once: whoever gets a
+//! [`Class`] can rely on its addresses and ranges. Transport checksums are not
+//! verified, as frames need not carry them (see [`crate::wire::offload`]).
+
+use core::ops::Range;
+
+use zerocopy::FromBytes;
+
+use crate::addr::{Addr, Endpoint, Mac};
+use crate::drop::DropReason;
+use crate::wire::ip::{Packet, protocol};
+use crate::wire::{ethernet, icmp, ipv4, ipv6, tcp, udp};
+
+/// What a frame is. All ranges and offsets are those of the frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An ARP packet.
+    Arp {
+        /// Where it starts.
+        offset: usize,
+    },
+    /// A message of IPv6 neighbour discovery.
+    Ndp {
+        /// Source, unspecified while the guest has no address.
+        src: Addr,
+        /// Destination.
+        dst: Addr,
+        /// Hop limit.
+        hop_limit: u8,
+        /// The ICMPv6 message from its type on.
+        message: Range<usize>,
+    },
+    /// A datagram to a DHCP server.
+    Dhcp(Datagram),
+    /// A datagram to a DHCPv6 server on the link.
+    Dhcpv6(Datagram),
+    /// A TCP segment.
+    Tcp {
+        /// Source address, unicast.
+        src: Addr,
+        /// Destination address, unicast.
+        dst: Addr,
+        /// The header.
+        segment: tcp::Segment,
+        /// The payload.
+        payload: Range<usize>,
+    },
+    /// A UDP datagram.
+    Udp(Datagram),
+    /// An echo request.
+    Echo {
+        /// Source address, unicast.
+        src: Addr,
+        /// Destination address, unicast.
+        dst: Addr,
+        /// Identifier.
+        id: u16,
+        /// Sequence number.
+        seq: u16,
+        /// The ICMP message from its type on.
+        payload: Range<usize>,
+    },
+}
+
+/// A UDP datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source; the address is unicast, or unspecified for DHCP.
+    pub src: Endpoint,
+    /// Destination, perhaps multicast or broadcast.
+    pub dst: Endpoint,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// The payload, in the frame.
+    pub payload: Range<usize>,
+}
+
+const DHCP_SERVER: u16 = 67;
+const DHCPV6_SERVER: u16 = 547;
+
+/// Finds out what a frame of `frame_len` bytes is from its contiguous start `head`,
+/// which holds at least all headers, and of messages for a responder everything.
+/// Returns the frame's source address too.
+pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReason> {
+    let head = head.get(..frame_len).unwrap_or(head);
+    let (frame, rest) =
+        ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
+    let source = Mac(frame.src);
+    if source.is_group() || source.is_zero() {
+        return Err(DropReason::MacSource);
+    }
+    let available = frame_len.saturating_sub(ethernet::LEN);
+    let class = match frame.ethertype.get() {
+        ethernet::IPV4 => network(rest, ipv4::parse(rest, available)?)?,
+        ethernet::IPV6 => network(rest, ipv6::parse(rest, available)?)?,
+        ethernet::ARP => Class::Arp {
+            offset: ethernet::LEN,
+        },
+        _ => return Err(DropReason::EtherType),
+    };
+    Ok((source, class))
+}
+
+/// Classifies the packet at the start of `head`.
+fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    if packet.src.is_group() {
+        return Err(DropReason::IpSource);
+    }
+    if packet.dst.is_unspecified() {
+        return Err(DropReason::IpDestination);
+    }
+    if packet.src.is_loopback() || packet.dst.is_loopback() {
+        return Err(DropReason::Loopback);
+    }
+    let body = head.get(packet.offset..).ok_or(DropReason::Truncated)?;
+    let body = body.get(..packet.len).unwrap_or(body);
+    match (packet.protocol, packet.src.is_v4()) {
+        (protocol::TCP, _) => segment(body, packet),
+        (protocol::UDP, _) => datagram(body, packet),
+        (protocol::ICMP, true) => icmp_v4(body, packet),
+        (protocol::ICMPV6, false) => icmp_v6(body, packet),
+        _ => Err(DropReason::IpProtocol),
+    }
+}
+
+fn segment(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    unicast(packet)?;
+    let (segment, header_len) = tcp::Segment::parse(body)?;
+    ports(segment.src_port, segment.dst_port)?;
+    Ok(Class::Tcp {
+        src: packet.src,
+        dst: packet.dst,
+        segment,
+        payload: range(packet, header_len, packet.len),
+    })
+}
+
+fn datagram(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    let (header, len) = udp::parse(body, packet.len)?;
+    let (src, dst) = (header.src_port.get(), header.dst_port.get());
+    ports(src, dst)?;
+    let datagram = Datagram {
+        src: Endpoint::new(packet.src, src),
+        dst: Endpoint::new(packet.dst, dst),
+        ttl: packet.ttl,
+        payload: range(packet, udp::LEN, udp::LEN.saturating_add(len)),
+    };
+    if dst == DHCP_SERVER && packet.dst.is_v4() {
+        return Ok(Class::Dhcp(datagram));
+    }
+    if packet.src.is_unspecified() {
+        return Err(DropReason::IpSource);
+    }
+    if dst == DHCPV6_SERVER && (packet.dst.is_group() || packet.dst.is_link_local()) {
+        return Ok(Class::Dhcpv6(datagram));
+    }
+    Ok(Class::Udp(datagram))
+}
+
+fn icmp_v4(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    match body.first() {
+        Some(&icmp::ECHO_REQUEST_V4) => echo(body, packet),
+        Some(_) => Err(DropReason::IcmpType),
+        None => Err(DropReason::Truncated),
+    }
+}
+
+fn icmp_v6(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    match body.first() {
+        Some(&icmp::ECHO_REQUEST_V6) => echo(body, packet),
+        Some(&kind) if icmp::is_neighbour_discovery(kind) => Ok(Class::Ndp {
+            src: packet.src,
+            dst: packet.dst,
+            hop_limit: packet.ttl,
+            message: range(packet, 0, packet.len),
+        }),
+        Some(_) => Err(DropReason::IcmpType),
+        None => Err(DropReason::Truncated),
+    }
+}
+
+fn echo(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    unicast(packet)?;
+    let (header, _) = icmp::Header::ref_from_prefix(body).map_err(|_| DropReason::Truncated)?;
+    if header.code != 0 {
+        return Err(DropReason::IcmpType);
+    }
+    Ok(Class::Echo {
+        src: packet.src,
+        dst: packet.dst,
+        id: header.id.get(),
+        seq: header.seq.get(),
+        payload: range(packet, 0, packet.len),
+    })
+}
+
+/// Both ends are single stations with an address.
+fn unicast(packet: Packet) -> Result<(), DropReason> {
+    if packet.src.is_unspecified() {
+        return Err(DropReason::IpSource);
+    }
+    if packet.dst.is_group() {
+        return Err(DropReason::IpDestination);
+    }
+    Ok(())
+}
+
+/// No socket can have port zero.
+fn ports(src: u16, dst: u16) -> Result<(), DropReason> {
+    if src == 0 || dst == 0 {
+        return Err(DropReason::PortZero);
+    }
+    Ok(())
+}
+
+/// Part of a packet's payload as a range of the frame; empty rather than reversed.
+fn range(packet: Packet, start: usize, end: usize) -> Range<usize> {
+    let base = ethernet::LEN.saturating_add(packet.offset);
+    let start = base.saturating_add(start);
+    start..base.saturating_add(end).max(start)
+}

@@ -1,0 +1,91 @@
+//! Why a frame, or what it asked for, was not served.
+//!
+//! One list for the whole program: each worker keeps an array of counters
+//! indexed by reason, and `--debug`, the statistics and the control socket
+//! show it. To drop is normal; a reason is never an error of ours.
+
+/// Declares the reasons with their printable names, so that a new one needs one line.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal,)*) => {
+        /// A reason to drop something. `reason as usize` indexes an array of [`DropReason::COUNT`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their values.
+            pub const ALL: &'static [Self] = &[$(Self::$reason,)*];
+
+            /// The name shown to users: lower case, words joined by hyphens.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame ends before the headers that it announces.
+    Truncated = "truncated",
+    /// The source of the frame is the zero or a group address.
+    MacSource = "mac-source",
+    /// Neither ARP, IPv4 nor IPv6.
+    EtherType = "ether-type",
+    /// Wrong version, or a header length that cannot be.
+    IpHeader = "ip-header",
+    /// The IPv4 header's checksum does not match.
+    IpChecksum = "ip-checksum",
+    /// The packet's length is more than the frame holds, or less than its header.
+    IpLength = "ip-length",
+    /// A fragment: reassembly is left to nobody.
+    Fragment = "fragment",
+    /// IPv6 extension headers that are malformed, too many, or route on.
+    IpExtension = "ip-extension",
+    /// A transport protocol that is not translated.
+    IpProtocol = "ip-protocol",
+    /// The source address is no unicast address that a guest may use.
+    IpSource = "ip-source",
+    /// The destination address makes no sense for the protocol.
+    IpDestination = "ip-destination",
+    /// A loopback address on a link.
+    Loopback = "loopback",
+    /// Malformed TCP header.
+    TcpHeader = "tcp-header",
+    /// The UDP length is more than the packet holds, or less than its header.
+    UdpLength = "udp-length",
+    /// Source or destination port zero.
+    PortZero = "port-zero",
+    /// An ICMP message that is neither an echo request nor neighbour discovery.
+    IcmpType = "icmp-type",
+    /// The ICMPv6 checksum of a message we would answer does not match.
+    IcmpChecksum = "icmp-checksum",
+    /// Metadata of a link (checksum and segmentation offload) that contradicts itself.
+    Offload = "offload",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl core::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn a_reason_indexes_its_counter() {
+        for (i, &reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason as usize, i);
+        }
+    }
+}

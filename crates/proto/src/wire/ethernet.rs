@@ -1,0 +1,42 @@
+//! Ethernet II frames (IEEE 802.3, clause 3). No VLAN tags: a link has none.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::U16;
+use crate::addr::Mac;
+
+/// Bytes of the header.
+pub const LEN: usize = 14;
+
+/// Bytes of the shortest frame, without the check sequence; shorter ones are padded with zeroes.
+pub const MIN_FRAME: usize = 60;
+
+/// Type of IPv4 packets.
+pub const IPV4: u16 = 0x0800;
+/// Type of ARP packets.
+pub const ARP: u16 = 0x0806;
+/// Type of IPv6 packets.
+pub const IPV6: u16 = 0x86dd;
+
+/// The header.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    /// Destination address.
+    pub dst: [u8; 6],
+    /// Source address.
+    pub src: [u8; 6],
+    /// What the frame carries.
+    pub ethertype: U16,
+}
+
+impl Header {
+    /// A header from its parts.
+    pub fn new(src: Mac, dst: Mac, ethertype: u16) -> Self {
+        Self {
+            dst: dst.0,
+            src: src.0,
+            ethertype: ethertype.into(),
+        }
+    }
+}

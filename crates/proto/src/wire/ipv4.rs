@@ -1,0 +1,106 @@
+//! IPv4 (RFC 791). Options are skipped, fragments are not reassembled.
+
+use core::net::Ipv4Addr;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::U16;
+use super::checksum::Sum;
+use super::ip::Packet;
+use crate::drop::DropReason;
+
+/// Bytes of a header without options, the only kind we send.
+pub const LEN: usize = 20;
+
+const DONT_FRAGMENT: u16 = 0x4000;
+/// More Fragments, and the offset.
+const FRAGMENT_MASK: u16 = 0x3fff;
+
+/// The header without options.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    /// Version (4) and header length in words.
+    pub version_ihl: u8,
+    /// Differentiated services and ECN.
+    pub tos: u8,
+    /// Bytes of header and payload.
+    pub total_len: U16,
+    /// Identification.
+    pub id: U16,
+    /// Flags and fragment offset.
+    pub fragment: U16,
+    /// Time to live.
+    pub ttl: u8,
+    /// Protocol of the payload.
+    pub protocol: u8,
+    /// Header checksum.
+    pub checksum: U16,
+    /// Source address.
+    pub src: [u8; 4],
+    /// Destination address.
+    pub dst: [u8; 4],
+}
+
+impl Header {
+    /// A complete header for `payload_len` bytes; `None` if they are too many.
+    /// Sent with Don't Fragment, so that the identification may be zero (RFC 6864, section 4.1).
+    pub fn new(
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        protocol: u8,
+        ttl: u8,
+        payload_len: usize,
+    ) -> Option<Self> {
+        let total_len = u16::try_from(payload_len.checked_add(LEN)?).ok()?;
+        let mut header = Self {
+            version_ihl: 0x45,
+            tos: 0,
+            total_len: total_len.into(),
+            id: 0.into(),
+            fragment: DONT_FRAGMENT.into(),
+            ttl,
+            protocol,
+            checksum: 0.into(),
+            src: src.octets(),
+            dst: dst.octets(),
+        };
+        header.update_checksum();
+        Some(header)
+    }
+
+    /// Computes the checksum anew, after a change.
+    pub fn update_checksum(&mut self) {
+        self.checksum = 0.into();
+        self.checksum = Sum::new().bytes(self.as_bytes()).finish().into();
+    }
+}
+
+/// Validates the header at the start of `head`, in a frame that holds `available` bytes from there.
+pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
+    let (header, _) = Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
+    let offset = usize::from(header.version_ihl & 0xf) * 4;
+    if header.version_ihl >> 4 != 4 || offset < LEN {
+        return Err(DropReason::IpHeader);
+    }
+    let whole = head.get(..offset).ok_or(DropReason::Truncated)?;
+    let total_len = usize::from(header.total_len.get());
+    if total_len > available {
+        return Err(DropReason::IpLength);
+    }
+    let len = total_len.checked_sub(offset).ok_or(DropReason::IpLength)?;
+    if Sum::new().bytes(whole).finish() != 0 {
+        return Err(DropReason::IpChecksum);
+    }
+    if header.fragment.get() & FRAGMENT_MASK != 0 {
+        return Err(DropReason::Fragment);
+    }
+    Ok(Packet {
+        src: Ipv4Addr::from(header.src).into(),
+        dst: Ipv4Addr::from(header.dst).into(),
+        protocol: header.protocol,
+        ttl: header.ttl,
+        offset,
+        len,
+    })
+}

@@ -1,0 +1,256 @@
+//! What a frame leaves to the device: `struct virtio_net_hdr` (virtio 1.2, section
+//! 5.1.6; Linux, `include/uapi/linux/virtio_net.h`) as a value, and the same work
+//! done in software for links without a device.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::checksum::Sum;
+use super::{U16, ethernet, ipv4, ipv6, tcp, udp};
+use crate::drop::DropReason;
+
+/// Bytes of the header before frames of a tap device.
+pub const LEN: usize = 10;
+
+/// Bytes of the header of virtio 1.0 devices, with the number of buffers at its end.
+pub const MERGEABLE_LEN: usize = 12;
+
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+/// The first segment has CWR set; says nothing that the segment does not.
+const GSO_ECN: u8 = 0x80;
+
+/// How a super-frame is to be cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gso {
+    /// Not at all.
+    #[default]
+    None,
+    /// Into TCP segments over IPv4.
+    TcpV4,
+    /// Into TCP segments over IPv6.
+    TcpV6,
+    /// Into UDP datagrams of either family.
+    Udp,
+}
+
+/// The metadata of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The checksum is to be completed from `csum_start` on.
+    pub needs_csum: bool,
+    /// The checksum has been verified.
+    pub data_valid: bool,
+    /// How the frame is to be cut.
+    pub gso: Gso,
+    /// Bytes of all headers, a hint.
+    pub hdr_len: u16,
+    /// Bytes of payload in each piece but the last.
+    pub gso_size: u16,
+    /// Bytes from the start of the frame to the transport header.
+    pub csum_start: u16,
+    /// Bytes from the transport header to the checksum.
+    pub csum_offset: u16,
+}
+
+/// One piece of a super-frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// How many pieces come before.
+    pub index: u16,
+    /// Bytes of payload before.
+    pub offset: usize,
+    /// Bytes of payload.
+    pub len: usize,
+    /// Whether this is the last.
+    pub last: bool,
+}
+
+impl Offload {
+    /// A frame whose transport header starts at `start`, its checksum to be completed.
+    pub(crate) fn partial(start: usize, csum_offset: u16) -> Option<Self> {
+        Some(Self {
+            needs_csum: true,
+            csum_start: u16::try_from(start).ok()?,
+            csum_offset,
+            ..Self::default()
+        })
+    }
+
+    /// The frame is to be cut if it has more than `size` bytes of payload.
+    pub(crate) fn with_gso(
+        mut self,
+        gso: Gso,
+        size: u16,
+        header_len: usize,
+        payload_len: usize,
+    ) -> Option<Self> {
+        self.hdr_len = u16::try_from(header_len).ok()?;
+        if size != 0 && payload_len > usize::from(size) {
+            self.gso = gso;
+            self.gso_size = size;
+        }
+        Some(self)
+    }
+
+    /// The metadata in the first [`LEN`] bytes of `bytes`, little-endian.
+    /// Unknown segmentation types, and segments of no size, are refused.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DropReason> {
+        let header = bytes.first_chunk::<LEN>().ok_or(DropReason::Truncated)?;
+        let &[flags, gso, hl, hh, sl, sh, cl, ch, ol, oh] = header;
+        let gso = match gso & !GSO_ECN {
+            0 => Gso::None,
+            GSO_TCPV4 => Gso::TcpV4,
+            GSO_TCPV6 => Gso::TcpV6,
+            GSO_UDP_L4 => Gso::Udp,
+            _ => return Err(DropReason::Offload),
+        };
+        let gso_size = u16::from_le_bytes([sl, sh]);
+        if gso != Gso::None && gso_size == 0 {
+            return Err(DropReason::Offload);
+        }
+        Ok(Self {
+            needs_csum: flags & NEEDS_CSUM != 0,
+            data_valid: flags & DATA_VALID != 0,
+            gso,
+            hdr_len: u16::from_le_bytes([hl, hh]),
+            gso_size,
+            csum_start: u16::from_le_bytes([cl, ch]),
+            csum_offset: u16::from_le_bytes([ol, oh]),
+        })
+    }
+
+    /// The form before frames of a tap device.
+    pub fn to_bytes(&self) -> [u8; LEN] {
+        let mut flags = 0;
+        if self.needs_csum {
+            flags |= NEEDS_CSUM;
+        }
+        if self.data_valid {
+            flags |= DATA_VALID;
+        }
+        let gso = match self.gso {
+            Gso::None => 0,
+            Gso::TcpV4 => GSO_TCPV4,
+            Gso::TcpV6 => GSO_TCPV6,
+            Gso::Udp => GSO_UDP_L4,
+        };
+        let [hl, hh] = self.hdr_len.to_le_bytes();
+        let [sl, sh] = self.gso_size.to_le_bytes();
+        let [cl, ch] = self.csum_start.to_le_bytes();
+        let [ol, oh] = self.csum_offset.to_le_bytes();
+        [flags, gso, hl, hh, sl, sh, cl, ch, ol, oh]
+    }
+
+    /// The form of virtio 1.0 devices, for a frame in `num_buffers` buffers.
+    pub fn to_mergeable_bytes(&self, num_buffers: u16) -> [u8; MERGEABLE_LEN] {
+        let [a, b, c, d, e, f, g, h, i, j] = self.to_bytes();
+        let [k, l] = num_buffers.to_le_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l]
+    }
+
+    /// The pieces that `payload_len` bytes are to be cut into: at least one.
+    pub fn pieces(&self, payload_len: usize) -> impl Iterator<Item = Piece> + use<> {
+        let size = match self.gso {
+            Gso::None => payload_len,
+            _ => usize::from(self.gso_size),
+        }
+        .max(1);
+        let offsets = (0..payload_len.max(1)).step_by(size);
+        (0u16..).zip(offsets).map(move |(index, offset)| {
+            let left = payload_len.saturating_sub(offset);
+            Piece {
+                index,
+                offset,
+                len: left.min(size),
+                last: left <= size,
+            }
+        })
+    }
+
+    /// Writes the headers of one piece of a super-frame with the headers `template`
+    /// to `out`, which is as long: lengths, sequence number, flags and identification
+    /// as a device would (and `tcp_gso_segment()`, `__udp_gso_segment()` of Linux).
+    /// The transport checksum is left partial. `None` if the headers are not what the metadata say.
+    pub fn segment_header(&self, template: &[u8], piece: Piece, out: &mut [u8]) -> Option<()> {
+        let out = out.get_mut(..template.len())?;
+        out.copy_from_slice(template);
+        let (frame, packet) = ethernet::Header::mut_from_prefix(out).ok()?;
+        let start = usize::from(self.csum_start).checked_sub(ethernet::LEN)?;
+        let (network, transport) = packet.split_at_mut_checked(start)?;
+        let len = transport.len().checked_add(piece.len)?;
+        let pseudo = match frame.ethertype.get() {
+            ethernet::IPV4 => piece_of_ipv4(network, piece, len)?,
+            ethernet::IPV6 => piece_of_ipv6(network, len)?,
+            _ => return None,
+        };
+        let pseudo = pseudo.u32(u32::try_from(len).ok()?);
+        match self.gso {
+            Gso::TcpV4 | Gso::TcpV6 => piece_of_tcp(transport, piece, pseudo),
+            Gso::Udp => piece_of_udp(transport, len, pseudo),
+            Gso::None => Some(()),
+        }
+    }
+
+    /// Completes the checksum in `header`, the contiguous headers of a frame whose payload
+    /// adds up to `payload`. `None` if the metadata point outside of it.
+    pub fn finish_header(&self, header: &mut [u8], payload: Sum) -> Option<()> {
+        if !self.needs_csum {
+            return Some(());
+        }
+        let transport = header.get_mut(self.csum_start.into()..)?;
+        let check = Sum::new().bytes(transport).and(payload).finish_nonzero();
+        let field = transport.get_mut(self.csum_offset.into()..)?;
+        U16::from(check).write_to_prefix(field).ok()
+    }
+}
+
+/// Adjusts an IPv4 header, and returns the sum of addresses and protocol.
+fn piece_of_ipv4(network: &mut [u8], piece: Piece, len: usize) -> Option<Sum> {
+    let total_len = u16::try_from(network.len().checked_add(len)?).ok()?;
+    let (header, options) = ipv4::Header::mut_from_prefix(network).ok()?;
+    header.total_len = total_len.into();
+    header.id = header.id.get().wrapping_add(piece.index).into();
+    header.checksum = 0.into();
+    let sum = Sum::new().bytes(header.as_bytes()).bytes(options);
+    header.checksum = sum.finish().into();
+    let addresses = Sum::new().bytes(&header.src).bytes(&header.dst);
+    Some(addresses.u16(header.protocol.into()))
+}
+
+/// Adjusts an IPv6 header, and returns the sum of addresses and protocol.
+fn piece_of_ipv6(network: &mut [u8], len: usize) -> Option<Sum> {
+    let (header, extensions) = ipv6::Header::mut_from_prefix(network).ok()?;
+    header.payload_len = u16::try_from(extensions.len().checked_add(len)?)
+        .ok()?
+        .into();
+    let addresses = Sum::new().bytes(&header.src).bytes(&header.dst);
+    // Extension headers have a next header of their own, and we send none.
+    Some(addresses.u16(header.next_header.into()))
+}
+
+fn piece_of_tcp(transport: &mut [u8], piece: Piece, pseudo: Sum) -> Option<()> {
+    let (header, _) = tcp::Header::mut_from_prefix(transport).ok()?;
+    let offset = u32::try_from(piece.offset).ok()?;
+    header.seq = header.seq.get().wrapping_add(offset).into();
+    let mut flags = tcp::Flags::from_bits_retain(header.flags);
+    if !piece.last {
+        flags.remove(tcp::Flags::FIN | tcp::Flags::PSH);
+    }
+    if piece.index != 0 {
+        flags.remove(tcp::Flags::CWR);
+    }
+    header.flags = flags.bits();
+    header.checksum = pseudo.partial().into();
+    Some(())
+}
+
+fn piece_of_udp(transport: &mut [u8], len: usize, pseudo: Sum) -> Option<()> {
+    let (header, _) = udp::Header::mut_from_prefix(transport).ok()?;
+    header.len = u16::try_from(len).ok()?.into();
+    header.checksum = pseudo.partial().into();
+    Some(())
+}
