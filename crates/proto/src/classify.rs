@@ -86,8 +86,7 @@ const DHCPV6_SERVER: u16 = 547;
 /// Returns the frame's source address too.
 pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReason> {
     let head = head.get(..frame_len).unwrap_or(head);
-    let (frame, rest) =
-        ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
+    let (frame, rest) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let source = Mac(frame.src);
     if source.is_group() || source.is_zero() {
         return Err(DropReason::MacSource);
@@ -96,9 +95,7 @@ pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReaso
     let class = match frame.ethertype.get() {
         ethernet::IPV4 => network(rest, ipv4::parse(rest, available)?)?,
         ethernet::IPV6 => network(rest, ipv6::parse(rest, available)?)?,
-        ethernet::ARP => Class::Arp {
-            offset: ethernet::LEN,
-        },
+        ethernet::ARP => Class::Arp { offset: ethernet::LEN },
         _ => return Err(DropReason::EtherType),
     };
     Ok((source, class))

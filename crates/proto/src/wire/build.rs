@@ -36,12 +36,7 @@ pub struct Path {
 impl Path {
     /// Bytes of the Ethernet and IP headers.
     pub fn header_len(&self) -> usize {
-        ethernet::LEN
-            + if self.dst.is_v4() {
-                ipv4::LEN
-            } else {
-                ipv6::LEN
-            }
+        ethernet::LEN + if self.dst.is_v4() { ipv4::LEN } else { ipv6::LEN }
     }
 
     /// Writes the Ethernet and IP headers of a packet that carries `payload_len`
@@ -85,16 +80,9 @@ impl Path {
         let (header, _) = zerocopy::FromBytes::mut_from_prefix(header).ok()?;
         let tcp::Header { checksum, .. } = header;
         *checksum = sum.into();
-        let gso = if self.dst.is_v4() {
-            Gso::TcpV4
-        } else {
-            Gso::TcpV6
-        };
+        let gso = if self.dst.is_v4() { Gso::TcpV4 } else { Gso::TcpV6 };
         let offload = Offload::partial(start, tcp::CHECKSUM_OFFSET)?;
-        Some((
-            header_len,
-            offload.with_gso(gso, mss, header_len, payload_len)?,
-        ))
+        Some((header_len, offload.with_gso(gso, mss, header_len, payload_len)?))
     }
 
     /// Writes all headers of a datagram with `payload_len` bytes, or of a sequence of
@@ -112,16 +100,11 @@ impl Path {
             src_port: ports.0.into(),
             dst_port: ports.1.into(),
             len: u16::try_from(len).ok()?.into(),
-            checksum: Sum::pseudo(self.src, self.dst, protocol::UDP, len)
-                .partial()
-                .into(),
+            checksum: Sum::pseudo(self.src, self.dst, protocol::UDP, len).partial().into(),
         };
         header.write_to_prefix(out.get_mut(start..)?).ok()?;
         let header_len = start.checked_add(udp::LEN)?;
         let offload = Offload::partial(start, udp::CHECKSUM_OFFSET)?;
-        Some((
-            header_len,
-            offload.with_gso(Gso::Udp, gso_size, header_len, payload_len)?,
-        ))
+        Some((header_len, offload.with_gso(Gso::Udp, gso_size, header_len, payload_len)?))
     }
 }

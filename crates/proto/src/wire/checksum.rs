@@ -20,10 +20,7 @@ pub struct Sum {
 impl Sum {
     /// The sum of nothing.
     pub const fn new() -> Self {
-        Self {
-            total: 0,
-            odd: false,
-        }
+        Self { total: 0, odd: false }
     }
 
     /// The sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1)
@@ -33,35 +30,25 @@ impl Sum {
             (Some(src), Some(dst)) => Self::new().bytes(&src.octets()).bytes(&dst.octets()),
             _ => Self::new().bytes(&src.octets()).bytes(&dst.octets()),
         };
-        sum.u32(u32::try_from(len).unwrap_or(u32::MAX))
-            .u16(protocol.into())
+        sum.u32(u32::try_from(len).unwrap_or(u32::MAX)).u16(protocol.into())
     }
 
     /// Adds bytes.
     #[inline]
     pub fn bytes(self, bytes: &[u8]) -> Self {
-        self.and(Self {
-            total: sum_bytes(bytes).into(),
-            odd: !bytes.len().is_multiple_of(2),
-        })
+        self.and(Self { total: sum_bytes(bytes).into(), odd: !bytes.len().is_multiple_of(2) })
     }
 
     /// Adds a number of two bytes in network order.
     #[inline]
     pub fn u16(self, word: u16) -> Self {
-        self.and(Self {
-            total: word.into(),
-            odd: false,
-        })
+        self.and(Self { total: word.into(), odd: false })
     }
 
     /// Adds a number of four bytes in network order.
     #[inline]
     pub fn u32(self, word: u32) -> Self {
-        self.and(Self {
-            total: word.into(),
-            odd: false,
-        })
+        self.and(Self { total: word.into(), odd: false })
     }
 
     /// Adds the sum of bytes that follow those of this one.
@@ -69,10 +56,7 @@ impl Sum {
     pub fn and(self, next: Self) -> Self {
         let piece = fold(next.total);
         let piece = if self.odd { piece.swap_bytes() } else { piece };
-        Self {
-            total: self.total.wrapping_add(piece.into()),
-            odd: self.odd != next.odd,
-        }
+        Self { total: self.total.wrapping_add(piece.into()), odd: self.odd != next.odd }
     }
 
     /// The sum in 16 bits, not complemented: what stands in the checksum field of a
@@ -106,10 +90,7 @@ pub fn update(check: u16, old: u16, new: u16) -> u16 {
 
 /// Adds the carries back in until 16 bits are left.
 #[inline]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "halves and quarters of a word, that is the point"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "halves and quarters of a word, that is the point")]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) as u32 + (sum & 0xffff) as u32 + ((sum >> 16) & 0xffff) as u32;
@@ -132,9 +113,7 @@ fn sum_bytes(bytes: &[u8]) -> u16 {
             *lane = lane.wrapping_add(u32::from_ne_bytes(word).into());
         }
     }
-    let mut sum = lanes
-        .iter()
-        .fold(0u64, |sum, &lane| sum.wrapping_add(u64::from(fold(lane))));
+    let mut sum = lanes.iter().fold(0u64, |sum, &lane| sum.wrapping_add(u64::from(fold(lane))));
     let (words, rest) = rest.as_chunks::<4>();
     for &word in words {
         sum = sum.wrapping_add(u32::from_ne_bytes(word).into());

@@ -33,10 +33,6 @@ pub struct Header {
 impl Header {
     /// A header from its parts.
     pub fn new(src: Mac, dst: Mac, ethertype: u16) -> Self {
-        Self {
-            dst: dst.0,
-            src: src.0,
-            ethertype: ethertype.into(),
-        }
+        Self { dst: dst.0, src: src.0, ethertype: ethertype.into() }
     }
 }

@@ -69,13 +69,7 @@ impl Error {
             Self::TooBig { mtu } => mtu.to_be_bytes(),
             _ => [0; 4],
         };
-        Header {
-            kind,
-            code,
-            checksum: 0.into(),
-            id: U16::from_bytes([a, b]),
-            seq: U16::from_bytes([c, d]),
-        }
+        Header { kind, code, checksum: 0.into(), id: U16::from_bytes([a, b]), seq: U16::from_bytes([c, d]) }
     }
 }
 

@@ -45,13 +45,7 @@ pub struct Header {
 impl Header {
     /// A complete header for `payload_len` bytes; `None` if they are too many.
     /// Sent with Don't Fragment, so that the identification may be zero (RFC 6864, section 4.1).
-    pub fn new(
-        src: Ipv4Addr,
-        dst: Ipv4Addr,
-        protocol: u8,
-        ttl: u8,
-        payload_len: usize,
-    ) -> Option<Self> {
+    pub fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl: u8, payload_len: usize) -> Option<Self> {
         let total_len = u16::try_from(payload_len.checked_add(LEN)?).ok()?;
         let mut header = Self {
             version_ihl: 0x45,

@@ -162,12 +162,7 @@ impl Offload {
         let offsets = (0..payload_len.max(1)).step_by(size);
         (0u16..).zip(offsets).map(move |(index, offset)| {
             let left = payload_len.saturating_sub(offset);
-            Piece {
-                index,
-                offset,
-                len: left.min(size),
-                last: left <= size,
-            }
+            Piece { index, offset, len: left.min(size), last: left <= size }
         })
     }
 
@@ -224,9 +219,7 @@ fn piece_of_ipv4(network: &mut [u8], piece: Piece, len: usize) -> Option<Sum> {
 /// Adjusts an IPv6 header, and returns the sum of addresses and protocol.
 fn piece_of_ipv6(network: &mut [u8], len: usize) -> Option<Sum> {
     let (header, extensions) = ipv6::Header::mut_from_prefix(network).ok()?;
-    header.payload_len = u16::try_from(extensions.len().checked_add(len)?)
-        .ok()?
-        .into();
+    header.payload_len = u16::try_from(extensions.len().checked_add(len)?).ok()?.into();
     let addresses = Sum::new().bytes(&header.src).bytes(&header.dst);
     // Extension headers have a next header of their own, and we send none.
     Some(addresses.u16(header.next_header.into()))

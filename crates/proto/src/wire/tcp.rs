@@ -339,9 +339,7 @@ mod tests {
 
     #[test]
     fn options_of_a_linux_syn() {
-        let options = parse_options(&[
-            2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
-        ]);
+        let options = parse_options(&[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]);
         let expected = Options {
             mss: Some(1460),
             window_scale: Some(7),
@@ -354,10 +352,7 @@ mod tests {
 
     #[test]
     fn what_precedes_a_malformed_option_counts() {
-        let mss = Options {
-            mss: Some(536),
-            ..Options::default()
-        };
+        let mss = Options { mss: Some(536), ..Options::default() };
         let tails: [&[u8]; 6] = [
             &[3],          // no length
             &[3, 0, 7],    // length below two would loop
