@@ -1,1 +1,3 @@
 //! The engine and the executable of passt and pasta.
+
+pub mod cli;

@@ -1,0 +1,305 @@
+//! A configuration while its options are being read, and what follows from all of them together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::config::{
+    Config, DEFAULT_MAC, DnsOptions, Families, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
+    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source,
+    Splice, Target, Userns, Verbosity,
+};
+use super::ports::{Context, Ports};
+use super::values;
+use super::{Error, Program};
+
+/// Smallest MTUs that the protocols allow (RFC 791, section 3.2; RFC 8200, section 5).
+const MIN_MTU_V4: u16 = 68;
+const MIN_MTU_V6: u16 = 1280;
+
+/// Options read so far. What is complete by itself is in `config`, `passt` and `pasta` already;
+/// the rest waits for [`Draft::finish`].
+pub(super) struct Draft {
+    program: Program,
+    pub(super) config: Config,
+    pub(super) passt: PasstOptions,
+    pub(super) pasta: PastaOptions,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) fd: Option<i32>,
+    pub(super) netns: Option<PathBuf>,
+    pub(super) userns: Option<Userns>,
+    pub(super) no_copy_routes: bool,
+    pub(super) no_copy_addrs: bool,
+    pub(super) no_splice: bool,
+    pub(super) splice_only: bool,
+    pub(super) addr_prefix_len: Option<u8>,
+    pub(super) netmask: Option<u8>,
+    pub(super) tcp_in: Vec<OsString>,
+    pub(super) udp_in: Vec<OsString>,
+    pub(super) tcp_out: Vec<OsString>,
+    pub(super) udp_out: Vec<OsString>,
+}
+
+impl Draft {
+    /// The defaults of a program.
+    pub(super) fn new(program: Program) -> Self {
+        let passt = PasstOptions {
+            socket: GuestSocket::FirstFree,
+            vhost_user: program == Program::VhostUser,
+            one_off: false,
+            repair: if program == Program::VhostUser { RepairSocket::Default } else { RepairSocket::None },
+        };
+        Self {
+            program,
+            config: default_config(program, Mode::Passt(passt.clone())),
+            passt,
+            pasta: default_pasta(),
+            socket: None,
+            fd: None,
+            netns: None,
+            userns: None,
+            no_copy_routes: false,
+            no_copy_addrs: false,
+            no_splice: false,
+            splice_only: false,
+            addr_prefix_len: None,
+            netmask: None,
+            tcp_in: Vec::new(),
+            udp_in: Vec::new(),
+            tcp_out: Vec::new(),
+            udp_out: Vec::new(),
+        }
+    }
+
+    /// Keeps a line for the log.
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.config.warnings.push(text.into());
+    }
+
+    /// Checks what no option can by itself, and draws the conclusions.
+    pub(super) fn finish(mut self, operands: Vec<OsString>) -> Result<Config, Error> {
+        if self.netmask.is_some() && self.addr_prefix_len.is_some() {
+            return Err(Error::Conflict("Redundant prefix length specification"));
+        }
+        self.config.guest.prefix_len = self.netmask.or(self.addr_prefix_len);
+        self.warn_of_small_mtu();
+        self.config.ports = self.ports()?;
+        self.config.mode = match self.program {
+            Program::Passt | Program::VhostUser => Mode::Passt(self.finish_passt(&operands)?),
+            Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
+        };
+        Ok(self.config)
+    }
+
+    fn warn_of_small_mtu(&mut self) {
+        let families = self.config.families;
+        let Some(mtu) = self.config.mtu else {
+            return;
+        };
+        if families.v4() && mtu < MIN_MTU_V4 {
+            self.warn(format!("MTU {mtu} is too small for IPv4 (min {MIN_MTU_V4})"));
+        }
+        if families.v6() && mtu < MIN_MTU_V6 {
+            self.warn(format!("MTU {mtu} is too small for IPv6 (min {MIN_MTU_V6})"));
+        }
+    }
+
+    fn ports(&self) -> Result<PortOptions, Error> {
+        let parse = |specs, option, outbound| {
+            let context = Context {
+                option,
+                outbound,
+                pasta: self.program == Program::Pasta,
+                families: self.config.families,
+            };
+            Ports::parse(specs, context)
+        };
+        Ok(PortOptions {
+            tcp_in: parse(&self.tcp_in, "-t", false)?,
+            udp_in: parse(&self.udp_in, "-u", false)?,
+            tcp_out: parse(&self.tcp_out, "-T", true)?,
+            udp_out: parse(&self.udp_out, "-U", true)?,
+        })
+    }
+
+    fn finish_passt(&mut self, operands: &[OsString]) -> Result<PasstOptions, Error> {
+        if let Some(first) = operands.first() {
+            return Err(Error::Operand(first.to_string_lossy().into_owned()));
+        }
+        let mut passt = self.passt.clone();
+        if let Some(fd) = self.fd {
+            passt.socket = GuestSocket::Fd(fd);
+            passt.one_off = true;
+        } else if let Some(path) = self.socket.take() {
+            passt.socket = GuestSocket::Path(path);
+        }
+        Ok(passt)
+    }
+
+    fn finish_pasta(&mut self, operands: Vec<OsString>) -> Result<PastaOptions, Error> {
+        let mut pasta = self.pasta.clone();
+        self.check_pasta()?;
+        pasta.target = self.target(operands)?;
+        let own = match &pasta.target {
+            Target::Command(_) | Target::Shell => Userns::New,
+            Target::Pid(pid) => Userns::Join(format!("/proc/{pid}/ns/user").into()),
+            Target::Netns(_) => Userns::Current,
+        };
+        pasta.userns = self.userns.take().unwrap_or(own);
+        if pasta.target.spawns() {
+            self.config.foreground = true;
+            let verbosity = &mut self.config.log.verbosity;
+            if *verbosity < Verbosity::Debug {
+                *verbosity = Verbosity::Quiet;
+            }
+        }
+        let guest = &self.config.guest;
+        pasta.copy_routes = PerFamily {
+            v4: !self.no_copy_routes && guest.gateway.v4.is_none(),
+            v6: !self.no_copy_routes && guest.gateway.v6.is_none(),
+        };
+        pasta.copy_addrs = PerFamily {
+            v4: !self.no_copy_addrs && guest.addr.v4.is_none(),
+            v6: !self.no_copy_addrs && guest.addr.v6.is_none(),
+        };
+        if pasta.config_net {
+            self.config.services.ra = false;
+        }
+        if self.no_splice {
+            pasta.splice = Splice::Never;
+        }
+        if self.splice_only {
+            pasta.splice = Splice::Only;
+            pasta.host_lo_to_ns_lo = true;
+            self.without_tap();
+        }
+        Ok(pasta)
+    }
+
+    fn check_pasta(&self) -> Result<(), Error> {
+        let conflicts = [
+            (self.no_splice && self.splice_only, "--no-splice and --splice-only exclude each other"),
+            (
+                self.no_splice && self.pasta.host_lo_to_ns_lo,
+                "--no-splice and --host-lo-to-ns-lo exclude each other",
+            ),
+            (self.no_copy_routes && !self.pasta.config_net, "--no-copy-routes needs --config-net"),
+            (self.no_copy_addrs && !self.pasta.config_net, "--no-copy-addrs needs --config-net"),
+        ];
+        match conflicts.iter().find(|(exists, _)| *exists) {
+            Some((_, text)) => Err(Error::Conflict(text)),
+            None => Ok(()),
+        }
+    }
+
+    /// One number is a PID, other operands are a command.
+    fn target(&mut self, operands: Vec<OsString>) -> Result<Target, Error> {
+        if let Some(path) = self.netns.take() {
+            return if operands.is_empty() {
+                Ok(Target::Netns(path))
+            } else {
+                Err(Error::Conflict("Both --netns and PID or command given"))
+            };
+        }
+        let number = match operands.as_slice() {
+            [] => return Ok(Target::Shell),
+            [only] => only.to_str().and_then(values::digits),
+            _ => None,
+        };
+        match number.map(|text| text.parse().ok().filter(|&pid: &i32| pid > 0).ok_or(text)) {
+            None => Ok(Target::Command(operands)),
+            Some(Ok(pid)) => Ok(Target::Pid(pid)),
+            Some(Err(text)) => Err(Error::Invalid { what: "PID", value: text.to_owned() }),
+        }
+    }
+
+    /// Nothing goes through the tap device, so nothing is offered there.
+    fn without_tap(&mut self) {
+        let Services { tcp, udp, .. } = self.config.services;
+        self.config.services =
+            Services { tcp, udp, icmp: false, dhcp: false, ndp: false, dhcpv6: false, ra: false };
+        let dns = &mut self.config.dns;
+        dns.servers = Source::None;
+        dns.search = Source::None;
+        dns.forward = PerFamily::default();
+    }
+}
+
+impl<T> Source<T> {
+    /// Adds to a list that may be a new one, if `fits` says so of what is there; else false.
+    pub(super) fn add(&mut self, value: T, fits: impl Fn(&[T]) -> bool) -> bool {
+        if let Self::Given(list) = self {
+            let fits = fits(list);
+            if fits {
+                list.push(value);
+            }
+            return fits;
+        }
+        *self = Self::Given(vec![value]);
+        true
+    }
+}
+
+fn default_config(program: Program, mode: Mode) -> Config {
+    let announce = program != Program::Pasta;
+    Config {
+        mode,
+        log: LogOptions { verbosity: Verbosity::Normal, file: None, size: 1 << 20 },
+        foreground: false,
+        stats: None,
+        run_as: None,
+        pid_file: None,
+        pcap: None,
+        control_socket: None,
+        chroot_fallback: false,
+        families: Families::Both,
+        mtu: Some(MAX_MTU),
+        mac: DEFAULT_MAC,
+        guest: GuestOptions::default(),
+        host: HostOptions::default(),
+        dns: DnsOptions {
+            servers: Source::Host,
+            search: Source::Host,
+            forward: PerFamily::default(),
+            host: PerFamily::default(),
+            announce_servers: announce,
+            announce_search: announce,
+        },
+        services: Services {
+            tcp: true,
+            udp: true,
+            icmp: true,
+            dhcp: true,
+            ndp: true,
+            dhcpv6: true,
+            ra: true,
+        },
+        mapping: MapOptions {
+            host_loopback: PerFamily::default(),
+            gateway: true,
+            guest_addr: PerFamily::default(),
+        },
+        freebind: false,
+        ports: PortOptions {
+            tcp_in: Ports::None,
+            udp_in: Ports::None,
+            tcp_out: Ports::None,
+            udp_out: Ports::None,
+        },
+        warnings: Vec::new(),
+    }
+}
+
+fn default_pasta() -> PastaOptions {
+    PastaOptions {
+        target: Target::Shell,
+        userns: Userns::New,
+        interface: None,
+        mac: None,
+        config_net: false,
+        copy_routes: PerFamily { v4: true, v6: true },
+        copy_addrs: PerFamily { v4: true, v6: true },
+        host_lo_to_ns_lo: false,
+        splice: Splice::Loopback,
+        netns_quit: true,
+    }
+}

@@ -1,0 +1,122 @@
+//! Words of a command line, the way `getopt_long` takes them.
+//!
+//! Tokens are lexopt's; added are abbreviations of long options, the end at the first operand
+//! and the messages of glibc, which programs that start us compare.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+
+use super::Error;
+use super::options::{self, Action, Opt};
+
+/// One step through the command line.
+pub(super) enum Token {
+    /// An option as the table has it, as it was given (abbreviations spelt out), its argument.
+    Option(&'static Opt, String, Option<OsString>),
+    /// The first operand and all that follows: the end.
+    Operands(Vec<OsString>),
+}
+
+/// The command line, read from its beginning.
+pub(super) struct Getopt {
+    name: String,
+    words: lexopt::Parser,
+}
+
+impl Getopt {
+    /// Starts after the program's name, which messages begin with.
+    pub(super) fn new(argv: Vec<OsString>) -> Self {
+        let name = argv.first().map(|name| name.to_string_lossy().into_owned());
+        let mut words = lexopt::Parser::from_iter(argv);
+        words.set_short_equals(false);
+        Self { name: name.unwrap_or_default(), words }
+    }
+
+    /// The program's name as it was called.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next option, or the operands; `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Token>, Error> {
+        enum Word {
+            Long(String),
+            Short(char),
+            Operand(OsString),
+        }
+        let word = match self.words.next() {
+            Ok(None) => return Ok(None),
+            Ok(Some(lexopt::Arg::Long(name))) => Word::Long(name.to_owned()),
+            Ok(Some(lexopt::Arg::Short(letter))) => Word::Short(letter),
+            Ok(Some(lexopt::Arg::Value(operand))) => Word::Operand(operand),
+            Err(error) => return Err(self.fail(&error.to_string())),
+        };
+        match word {
+            Word::Long(name) => self.long(&name).map(Some),
+            Word::Short(letter) => self.short(letter).map(Some),
+            Word::Operand(first) => {
+                let rest = self.words.raw_args().into_iter().flatten();
+                Ok(Some(Token::Operands([first].into_iter().chain(rest).collect())))
+            }
+        }
+    }
+
+    fn long(&mut self, name: &str) -> Result<Token, Error> {
+        let value = self.words.optional_value();
+        let option = match options::by_prefix(name).as_slice() {
+            [option] => *option,
+            found => {
+                let mut word = format!("--{name}");
+                if let Some(value) = &value {
+                    word.push('=');
+                    word.push_str(&value.to_string_lossy());
+                }
+                return Err(self.unknown(&word, found));
+            }
+        };
+        let shown = format!("--{}", option.long);
+        match (&option.action, value) {
+            (Action::Flag(_) | Action::Print(_), Some(_)) => {
+                Err(self.fail(&format!("option '{shown}' doesn't allow an argument")))
+            }
+            (Action::Value(..), None) => match self.words.value() {
+                Ok(value) => Ok(Token::Option(option, shown, Some(value))),
+                Err(_) => Err(self.fail(&format!("option '{shown}' requires an argument"))),
+            },
+            (_, value) => Ok(Token::Option(option, shown, value)),
+        }
+    }
+
+    fn short(&mut self, letter: char) -> Result<Token, Error> {
+        let Some(option) = options::by_letter(letter) else {
+            return Err(self.fail(&format!("invalid option -- '{letter}'")));
+        };
+        let value = match option.action {
+            Action::Flag(_) | Action::Print(_) => None,
+            Action::Value(..) => match self.words.value() {
+                Ok(value) => Some(value),
+                Err(_) => {
+                    return Err(self.fail(&format!("option requires an argument -- '{letter}'")));
+                }
+            },
+        };
+        Ok(Token::Option(option, format!("-{letter}"), value))
+    }
+
+    /// No option, or more than one, begins like `word`.
+    fn unknown(&self, word: &str, found: &[&Opt]) -> Error {
+        if found.is_empty() {
+            return self.fail(&format!("unrecognized option '{word}'"));
+        }
+        let mut text = format!("option '{word}' is ambiguous; possibilities:");
+        for option in found {
+            // Writing to a string can't fail.
+            let _ = write!(text, " '--{}'", option.long);
+        }
+        self.fail(&text)
+    }
+
+    fn fail(&self, message: &str) -> Error {
+        Error::Getopt(format!("{}: {message}", self.name))
+    }
+}

@@ -1,0 +1,184 @@
+//! The command line of both programs, from its words to an immutable [`Config`].
+//!
+//! Nothing here does I/O, and nothing depends on the host: [`parse`] is a function of its
+//! arguments, so that tables can test it and a fuzzer can run it. One table of options
+//! (`options`) yields the parser's behaviour and the help. Splitting follows `getopt_long`
+//! to the letter of its messages, because Podman reads them.
+//!
+//! Left out: whatever needs the host (interfaces, users, paths that may not exist).
+
+mod config;
+mod draft;
+mod getopt;
+mod help;
+mod options;
+mod ports;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::ffi::{OsStr, OsString};
+
+pub use config::{
+    Addresses, Config, DEFAULT_MAC, DnsOptions, Families, GuestOptions, GuestSocket, HostOptions, LogOptions,
+    MAX_MTU, MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs,
+    Services, Source, Splice, Target, Userns, Verbosity,
+};
+pub use ports::{Context, Item, Listen, MAX_RULES, PortError, PortRange, PortSpec, Ports, Rule};
+
+use draft::Draft;
+use getopt::{Getopt, Token};
+use options::{Action, Arg, Scope};
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Run with this configuration.
+    Run(Box<Config>),
+    /// Write this to standard output and exit with status 0.
+    Print(String),
+    /// Write this to standard error and exit with status 1.
+    Fail(String),
+}
+
+/// Turns the arguments, the program's name first, into what they ask for. Options are taken in
+/// their order, so that one which prints (`--version`) does so if no earlier one was wrong, and
+/// whatever follows it.
+pub fn parse(argv: Vec<OsString>) -> Outcome {
+    let name = argv.first().cloned().unwrap_or_default();
+    let Some(program) = Program::detect(&name, &argv) else {
+        return Outcome::Fail(format!("{}\n", Error::Program));
+    };
+    match read(program, argv) {
+        Ok(outcome) => outcome,
+        Err(Error::Getopt(message)) => {
+            let usage = help::usage(program, &name.to_string_lossy());
+            Outcome::Fail(format!("{message}\n{usage}"))
+        }
+        Err(error) => Outcome::Fail(format!("{error}\n")),
+    }
+}
+
+fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
+    let mut draft = Draft::new(program);
+    let mut words = Getopt::new(argv);
+    let mut operands = Vec::new();
+    while let Some(token) = words.next()? {
+        let (option, shown, value) = match token {
+            Token::Operands(words) => {
+                operands = words;
+                break;
+            }
+            Token::Option(option, shown, value) => (option, shown, value),
+        };
+        if let Some(mode) = option.scope.refuses(program) {
+            return Err(Error::Scope { shown, mode });
+        }
+        match option.action {
+            Action::Flag(set) => set(&mut draft),
+            Action::Value(_, set) => {
+                let value = value.unwrap_or_default();
+                set(&mut draft, &Arg::new(&shown, &value))?;
+            }
+            Action::Print(text) => {
+                return Ok(Outcome::Print(text(program, words.name())));
+            }
+        }
+    }
+    let config = draft.finish(operands)?;
+    Ok(Outcome::Run(Box::new(config)))
+}
+
+/// The program that the command line is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// passt, with a stream socket.
+    Passt,
+    /// passt, with a vhost-user socket.
+    VhostUser,
+    /// pasta.
+    Pasta,
+}
+
+impl Program {
+    /// An option may say it, wherever it stands; else the name does.
+    fn detect(name: &OsStr, argv: &[OsString]) -> Option<Self> {
+        let mut words = Getopt::new(argv.to_vec());
+        while let Ok(Some(Token::Option(option, ..))) = words.next() {
+            if option.long == options::VHOST_USER {
+                return Some(Self::VhostUser);
+            }
+        }
+        let name = name.as_encoded_bytes();
+        let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        let contains = |part: &[u8]| base.windows(part.len()).any(|window| window == part);
+        if contains(b"pasta") { Some(Self::Pasta) } else { contains(b"passt").then_some(Self::Passt) }
+    }
+}
+
+/// Why a command line was refused: the line to show for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Error {
+    /// As `getopt_long` says it; the usage follows.
+    #[error("{0}")]
+    Getopt(String),
+    /// The program's name says nothing.
+    #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
+    Program,
+    /// An option of another mode.
+    #[error("{shown} is for {mode} mode only")]
+    Scope {
+        /// The option as it was given.
+        shown: String,
+        /// The mode it belongs to.
+        mode: &'static str,
+    },
+    /// A value that the option can't take.
+    #[error("Invalid {what}: {value}")]
+    Invalid {
+        /// What it should have been.
+        what: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// A value that isn't the name of an interface.
+    #[error("Invalid interface name {0}: not a name that an interface can have")]
+    Interface(String),
+    /// An operand where none is taken.
+    #[error("Extra non-option argument: {0}")]
+    Operand(String),
+    /// An MTU above the limit.
+    #[error("MTU {0} too large (max {MAX_MTU})")]
+    Mtu(u64),
+    /// A DNS server or search domain that can't be one.
+    #[error("Cannot use DNS {what} {value}")]
+    Dns {
+        /// `address` or `search domain`.
+        what: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// Options that exclude or lack each other.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// Port options.
+    #[error(transparent)]
+    Ports(#[from] PortError),
+}
+
+impl Scope {
+    /// The mode's name if the option isn't for this program.
+    fn refuses(self, program: Program) -> Option<&'static str> {
+        let fits = match self {
+            Self::Both => true,
+            Self::Passt => program != Program::Pasta,
+            Self::VhostUser => program == Program::VhostUser,
+            Self::Pasta => program == Program::Pasta,
+        };
+        (!fits).then_some(match self {
+            Self::Both | Self::Passt => "passt",
+            Self::VhostUser => "vhost-user",
+            Self::Pasta => "pasta",
+        })
+    }
+}

@@ -1,0 +1,453 @@
+//! The grammar of forwarded ports: what `-t`, `-u`, `-T` and `-U` take.
+//!
+//! ```text
+//! SPEC := "none" | [ADDR|"*"]["%"IF]"/"LIST | LIST
+//! LIST := ITEM{","ITEM}
+//! ITEM := "all"[":"TADDR] | "auto" | "~"A["-"B]
+//!       | A["-"B][":"[TADDR"/"]C["-"D]] | A["-"B]":"TADDR
+//! ADDR, TADDR := v4 | v6 | "["v6"]" | "["v4"]"
+//! ```
+//!
+//! Parsing does no I/O. What `all` covers depends on the host's range of ephemeral ports, so a
+//! specifier is kept as it was written and becomes [`Rule`]s by [`Ports::rules`], once that range
+//! is known. Whether an address is the host's, or a port is free, is for those who bind it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::IpAddr;
+
+use super::config::Families;
+use super::values;
+
+/// The most rules that one side may have, TCP and UDP together.
+pub const MAX_RULES: usize = 255;
+
+/// Why port options were refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The specifier doesn't follow the grammar.
+    #[error("Invalid port specifier {0}")]
+    Invalid(String),
+    /// `none` beside specifiers, in either order.
+    #[error("{option} {spec} conflicts with previous options")]
+    Exclusive {
+        /// The option's short form.
+        option: &'static str,
+        /// Its argument.
+        spec: String,
+    },
+    /// `auto` in a mode that can't watch its other side.
+    #[error("{0} auto is for pasta mode only")]
+    AutoInPasst(&'static str),
+    /// A listening address where it's always loopback.
+    #[error("Listening address not allowed for {option}: {spec}")]
+    AddressOutbound {
+        /// The option's short form.
+        option: &'static str,
+        /// Its argument.
+        spec: String,
+    },
+    /// Two rules for the same port.
+    #[error("Forwarding configuration conflict: {0} versus {1}")]
+    Overlap(String, String),
+    /// More than [`MAX_RULES`].
+    #[error("Unable to add rule: more than {MAX_RULES}")]
+    TooMany,
+}
+
+/// What one of the four options amounts to, all its occurrences taken together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Nothing is forwarded.
+    None,
+    /// These are; never empty.
+    Specs(Vec<PortSpec>),
+}
+
+/// Where specifiers are found, for what depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// The option's short form, for messages.
+    pub option: &'static str,
+    /// From the namespace to the host: `-T` and `-U`.
+    pub outbound: bool,
+    /// `auto` is possible, and the default.
+    pub pasta: bool,
+    /// The protocols in use.
+    pub families: Families,
+}
+
+impl Ports {
+    /// Parses the arguments of all occurrences of one option, in their order.
+    pub fn parse(specs: &[OsString], context: Context) -> Result<Self, PortError> {
+        if specs.is_empty() {
+            return Ok(if context.pasta { Self::Specs(vec![PortSpec::auto()]) } else { Self::None });
+        }
+        let nones = specs.iter().filter(|&s| s == "none").count();
+        if nones == specs.len() {
+            return Ok(Self::None);
+        }
+        if nones > 0 {
+            return Err(PortError::Exclusive { option: context.option, spec: first_conflict(specs) });
+        }
+        let ports = specs
+            .iter()
+            .map(|spec| PortSpec::parse(spec, context))
+            .collect::<Result<_, _>>()
+            .map(Self::Specs)?;
+        // With every port ephemeral `all` is nothing, and what is left was written explicitly:
+        // conflicts among these exist on any host.
+        ports.rules(PortRange::ALL)?;
+        Ok(ports)
+    }
+
+    /// The rules on a host with this range of ephemeral ports, free of overlaps.
+    pub fn rules(&self, ephemeral: PortRange) -> Result<Vec<Rule>, PortError> {
+        let specs = match self {
+            Self::None => &[][..],
+            Self::Specs(specs) => specs,
+        };
+        let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
+        if rules.len() > MAX_RULES {
+            return Err(PortError::TooMany);
+        }
+        let mut earlier: &[Rule] = &[];
+        for (i, rule) in rules.iter().enumerate() {
+            if let Some(other) = earlier.iter().find(|other| other.overlaps(rule)) {
+                return Err(PortError::Overlap(other.to_string(), rule.to_string()));
+            }
+            earlier = rules.get(..=i).unwrap_or_default();
+        }
+        Ok(rules)
+    }
+
+    /// Whether this is within what can be forwarded today: ports and ranges, with an address and
+    /// other target ports; or a default.
+    pub(super) fn is_plain(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Specs(specs) => specs.iter().all(PortSpec::is_plain),
+        }
+    }
+}
+
+/// In a mix of `none` and others, the first specifier that can't be.
+fn first_conflict(specs: &[OsString]) -> String {
+    let none_first = specs.first().is_some_and(|s| s == "none");
+    specs
+        .iter()
+        .find(|&s| (s == "none") != none_first)
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// One specifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Where to listen.
+    pub listen: Listen,
+    /// What to forward; never empty.
+    pub items: Vec<Item>,
+    /// Bind a port only while something listens to its target.
+    pub auto: bool,
+    /// Ports left out.
+    pub exclude: Vec<PortRange>,
+}
+
+impl PortSpec {
+    /// `auto` alone: pasta's default.
+    pub fn auto() -> Self {
+        Self {
+            listen: Listen::default(),
+            items: vec![Item::All { target: None }],
+            auto: true,
+            exclude: Vec::new(),
+        }
+    }
+
+    /// Parses one argument other than `none`.
+    pub fn parse(spec: &OsStr, context: Context) -> Result<Self, PortError> {
+        let shown = || spec.to_string_lossy().into_owned();
+        let text = spec.to_str().ok_or_else(|| PortError::Invalid(shown()))?;
+        let (listen, list) = match split_listen(text) {
+            Some(_) if context.outbound => {
+                return Err(PortError::AddressOutbound { option: context.option, spec: shown() });
+            }
+            Some(split) => split,
+            None => (Listen::default(), text),
+        };
+        let parsed = Self::parse_list(listen, list).ok_or_else(|| PortError::Invalid(shown()))?;
+        if parsed.auto && !context.pasta {
+            return Err(PortError::AutoInPasst(context.option));
+        }
+        if !parsed.targets_fit(context.families) {
+            return Err(PortError::Invalid(shown()));
+        }
+        Ok(parsed)
+    }
+
+    fn parse_list(listen: Listen, list: &str) -> Option<Self> {
+        let mut spec = Self { listen, items: Vec::new(), auto: false, exclude: Vec::new() };
+        for item in list.split(',') {
+            if item == "auto" {
+                spec.auto = true;
+            } else if let Some(range) = item.strip_prefix('~') {
+                spec.exclude.push(PortRange::parse(range)?);
+            } else {
+                spec.items.push(Item::parse(item)?);
+            }
+        }
+        if spec.items.is_empty() {
+            spec.items.push(Item::All { target: None });
+        }
+        Some(spec)
+    }
+
+    /// A target's address needs a listening socket of its own family alone, and a host behind it.
+    fn targets_fit(&self, families: Families) -> bool {
+        let v4 = match (self.listen.addr, families) {
+            (Some(addr), _) => Some(addr.is_ipv4()),
+            (None, Families::V4Only) => Some(true),
+            (None, Families::V6Only) => Some(false),
+            (None, Families::Both) => None,
+        };
+        self.items
+            .iter()
+            .filter_map(Item::target)
+            .all(|target| v4 == Some(target.is_ipv4()) && !target.is_multicast() && !target.is_unspecified())
+    }
+
+    fn rules(&self, ephemeral: PortRange) -> impl Iterator<Item = Rule> {
+        self.items.iter().flat_map(move |item| {
+            let (ports, to, weak) = match *item {
+                Item::All { .. } => (PortRange::ALL, PortRange::ALL.first, true),
+                Item::Range { ports, to, .. } => (ports, to, false),
+            };
+            let ephemeral = weak.then_some(ephemeral);
+            let cuts = self.exclude.iter().copied().chain(ephemeral);
+            ports.without(cuts).into_iter().map(move |left| Rule {
+                listen: self.listen.clone(),
+                ports: left,
+                to: to + (left.first - ports.first),
+                target: item.target(),
+                weak: weak || self.auto,
+                scan: self.auto,
+            })
+        })
+    }
+
+    fn is_plain(&self) -> bool {
+        let simple = |item: &Item| matches!(item, Item::Range { target: None, .. });
+        let plain = !self.auto && self.exclude.is_empty() && self.items.iter().all(simple);
+        *self == Self::auto() || (plain && self.listen.interface.is_none())
+    }
+}
+
+/// Splits `[ADDR|"*"]["%"IF]"/"` from a specifier; `None` if it doesn't begin so. A target's
+/// address may be followed by a slash as well, but what precedes that isn't an address.
+fn split_listen(text: &str) -> Option<(Listen, &str)> {
+    let (head, list) = text.split_once('/')?;
+    let (addr, interface) = match head.split_once('%') {
+        Some((addr, name)) => (addr, Some(values::interface(name)?)),
+        None => (head, None),
+    };
+    let addr = match addr {
+        "" | "*" => None,
+        addr => Some(bracketed(addr)?),
+    };
+    Some((Listen { addr, interface }, list))
+}
+
+/// An address, in brackets or not.
+fn bracketed(text: &str) -> Option<IpAddr> {
+    let inner = match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None => text,
+    };
+    values::addr(inner)
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; `None` is any, of both families with one socket where both are in use.
+    pub addr: Option<IpAddr>,
+    /// The interface.
+    pub interface: Option<String>,
+}
+
+impl Listen {
+    /// Whether one packet could be for both.
+    fn meets(&self, other: &Self) -> bool {
+        let addr = match (self.addr, other.addr) {
+            (Some(a), Some(b)) => {
+                a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+            }
+            _ => true,
+        };
+        let interface = match (&self.interface, &other.interface) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        addr && interface
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr {
+            Some(IpAddr::V4(addr)) => write!(f, "{addr}")?,
+            Some(IpAddr::V6(addr)) => write!(f, "[{addr}]")?,
+            None => f.write_str("*")?,
+        }
+        match &self.interface {
+            Some(name) => write!(f, "%{name}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Ports that are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// Every port that isn't ephemeral, as far as it can be bound.
+    All {
+        /// Address to connect to instead of the default one.
+        target: Option<IpAddr>,
+    },
+    /// These ports, without fail.
+    Range {
+        /// Ports to listen on.
+        ports: PortRange,
+        /// The target's port for the first of them.
+        to: u16,
+        /// Address to connect to instead of the default one.
+        target: Option<IpAddr>,
+    },
+}
+
+impl Item {
+    fn parse(text: &str) -> Option<Self> {
+        let (head, tail) = match text.split_once(':') {
+            Some((head, tail)) => (head, Some(tail)),
+            None => (text, None),
+        };
+        if head == "all" {
+            let target = tail.map(|t| bracketed(t).ok_or(())).transpose().ok()?;
+            return Some(Self::All { target });
+        }
+        let ports = PortRange::parse(head)?;
+        let (target, to) = match tail {
+            None => (None, ports),
+            Some(tail) => match tail.rsplit_once('/') {
+                Some((addr, to)) => (Some(bracketed(addr)?), PortRange::parse(to)?),
+                None => match PortRange::parse(tail) {
+                    Some(to) => (None, to),
+                    None => (Some(bracketed(tail)?), ports),
+                },
+            },
+        };
+        (ports.last - ports.first == to.last - to.first).then_some(Self::Range {
+            ports,
+            to: to.first,
+            target,
+        })
+    }
+
+    fn target(&self) -> Option<IpAddr> {
+        match *self {
+            Self::All { target } | Self::Range { target, .. } => target,
+        }
+    }
+}
+
+/// Consecutive ports: `1 <= first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// Every port there is.
+    pub const ALL: Self = Self { first: 1, last: u16::MAX };
+
+    /// A range from its ends, both included; `None` without a port or with port 0.
+    pub fn new(first: u16, last: u16) -> Option<Self> {
+        (1 <= first && first <= last).then_some(Self { first, last })
+    }
+
+    /// The lowest port.
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    pub fn last(self) -> u16 {
+        self.last
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let port = |text: &str| values::digits(text)?.parse().ok();
+        let (first, last) = match text.split_once('-') {
+            Some((first, last)) => (port(first)?, port(last)?),
+            None => (port(text)?, port(text)?),
+        };
+        Self::new(first, last)
+    }
+
+    fn meets(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+
+    /// What is left of the range when others are cut out.
+    fn without(self, cuts: impl Iterator<Item = Self>) -> Vec<Self> {
+        cuts.fold(vec![self], |left, cut| left.into_iter().flat_map(|range| range.minus(cut)).collect())
+    }
+
+    fn minus(self, cut: Self) -> impl Iterator<Item = Self> {
+        let below = Self::new(self.first, self.last.min(cut.first - 1));
+        let above = cut.last.checked_add(1);
+        let above = above.and_then(|next| Self::new(self.first.max(next), self.last));
+        below.into_iter().chain(above)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+/// Consecutive ports that are forwarded the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Ports to listen on.
+    pub ports: PortRange,
+    /// The target's port for the first of them.
+    pub to: u16,
+    /// Address to connect to instead of the default one.
+    pub target: Option<IpAddr>,
+    /// A port that can't be bound is skipped; an error only if none can.
+    pub weak: bool,
+    /// Bind a port only while something listens to its target.
+    pub scan: bool,
+}
+
+impl Rule {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.ports.meets(other.ports) && self.listen.meets(&other.listen)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.listen, self.ports)
+    }
+}

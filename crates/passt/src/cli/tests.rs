@@ -1,0 +1,1 @@
+//! Tables of command lines and what they must mean.
