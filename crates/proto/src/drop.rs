@@ -65,6 +65,9 @@ reasons! {
     IcmpChecksum = "icmp-checksum",
     /// Metadata of a link (checksum and segmentation offload) that contradicts itself.
     Offload = "offload",
+    /// There is no address for one of the sides: the guest's is not known yet, or there is
+    /// none by which it could reach the other side.
+    Unmapped = "unmapped",
 }
 
 impl DropReason {
