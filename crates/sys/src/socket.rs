@@ -65,7 +65,7 @@ pub fn bind_to_device(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 }
 
 /// Sets an option whose value has the layout of `T`, a plain C type.
-fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
+pub(crate) fn set<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of a live value.
     result(unsafe {
         libc::setsockopt(

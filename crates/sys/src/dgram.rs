@@ -1,0 +1,528 @@
+//! Datagrams: many in one system call, with what the kernel says beside them.
+//!
+//! Addresses and control messages cross this border as bytes in the kernel's layout
+//! (`struct cmsghdr` of include/linux/socket.h, `sockaddr_in`, `sockaddr_in6`), written
+//! and read by safe code; only pointers to them need the care of the calls themselves.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::iovec::{Gather, Scatter};
+use crate::result;
+use crate::socket::set;
+
+/// Most messages of one call.
+pub const BATCH: usize = 32;
+
+/// Most bytes that one received message can have: a datagram, or what the kernel
+/// joined to one.
+pub const MAX_LEN: usize = 65_536;
+
+/// `UDP_SEGMENT` and `UDP_GRO` of include/uapi/linux/udp.h.
+const UDP_SEGMENT: i32 = 103;
+const UDP_GRO: i32 = 104;
+
+/// One message to be sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outgoing {
+    /// How many buffers of the list belong to it, in their order.
+    pub buffers: usize,
+    /// The kernel is to cut it into datagrams of this many bytes; zero for none of that.
+    pub segment: u16,
+}
+
+/// A message that was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Bytes of payload.
+    pub len: usize,
+    /// Bytes of each datagram but the last, if the kernel joined several; else zero.
+    pub segment: u16,
+    /// Who sent it.
+    pub source: Option<SocketAddr>,
+    /// The address that it was sent to, if asked for by [`want_destination`].
+    pub destination: Option<IpAddr>,
+}
+
+/// An entry of a socket's error queue: `struct sock_extended_err`, ip(7).
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// The error number.
+    pub errno: i32,
+    /// Whether an ICMP or ICMPv6 message said so, rather than this host.
+    pub icmp: bool,
+    /// Type of the ICMP message.
+    pub kind: u8,
+    /// Its code.
+    pub code: u8,
+    /// The MTU, for a packet that was too big.
+    pub mtu: u32,
+    /// Who sent the ICMP message.
+    pub offender: Option<IpAddr>,
+    /// Where the datagram was sent to.
+    pub destination: Option<SocketAddr>,
+    /// Bytes of the datagram's payload that came back.
+    pub len: usize,
+}
+
+/// Sends messages (at most [`BATCH`]) whose buffers are in `data` one after the other, without
+/// waiting; returns how many were sent before the first error. For sockets that are not connected there are
+/// `to`, of the socket's family (see [`mapped`]), and `from`, the address to send from.
+pub fn send(
+    fd: BorrowedFd<'_>,
+    data: &Gather<'_>,
+    messages: &[Outgoing],
+    to: Option<SocketAddr>,
+    from: Option<IpAddr>,
+) -> io::Result<usize> {
+    let name = to.map(Name::from);
+    let mut controls = [Control::EMPTY; BATCH];
+    let mut headers = [EMPTY; BATCH];
+    let mut buffers = data.as_slice();
+    let count = messages.len().min(BATCH);
+    for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
+        let (own, rest) = buffers.split_at_checked(message.buffers).ok_or(io::ErrorKind::InvalidInput)?;
+        buffers = rest;
+        if message.segment != 0 {
+            control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());
+        }
+        if let Some(from) = from {
+            control.push_source(from, name.as_ref().is_some_and(Name::is_v6));
+        }
+        let header = &mut header.msg_hdr;
+        header.msg_iov = own.as_ptr().cast_mut();
+        header.msg_iovlen = own.len() as _;
+        if let Some(name) = &name {
+            header.msg_name = name.bytes.as_ptr().cast_mut().cast();
+            header.msg_namelen = name.len;
+        }
+        if control.len > 0 {
+            header.msg_control = control.bytes.as_mut_ptr().cast();
+            header.msg_controllen = control.len as _;
+        }
+    }
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the first `count` headers are valid and point to `name`, `controls` and vectors
+    // of `data`, all alive; the kernel only writes `msg_len` of each header.
+    result(unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as _, flags as _) as isize })
+}
+
+/// The form of an address that sockets of both families take, `::ffff:a.b.c.d` for IPv4.
+pub fn mapped(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(a) => SocketAddrV6::new(a.ip().to_ipv6_mapped(), a.port(), 0, 0).into(),
+        SocketAddr::V6(_) => addr,
+    }
+}
+
+/// Receives one message into `into` without waiting.
+pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<Received> {
+    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let mut message = header(&mut name, &mut control, into.as_slice());
+    // SAFETY: `message` points to `name`, `control` and vectors that `into` keeps alive, of
+    // memory that it borrows mutably or that nothing in this process refers to.
+    let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
+    (name.len, control.len) = (message.msg_namelen, control_len(&message));
+    Ok(Received::new(len, &name, &control))
+}
+
+/// Takes the oldest entry of the error queue, and the start of the datagram that it is about.
+pub fn receive_failure(fd: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<Failure> {
+    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let mut into = Scatter::new();
+    into.push(payload);
+    let mut message = header(&mut name, &mut control, into.as_slice());
+    let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
+    // SAFETY: as in `receive`; `payload` is borrowed mutably.
+    let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
+    (name.len, control.len) = (message.msg_namelen, control_len(&message));
+    Failure::new(len, &name, &control).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Memory of our own to receive batches into. Only what is used of it is ever touched.
+pub struct Inbox {
+    arena: Vec<u8>,
+    received: [Option<Received>; BATCH],
+}
+
+impl Inbox {
+    /// Reserves the memory.
+    pub fn new() -> Self {
+        Self { arena: vec![0; BATCH * MAX_LEN], received: [None; BATCH] }
+    }
+
+    /// Receives up to [`BATCH`] messages without waiting; returns how many, at least one.
+    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut names = [Name::EMPTY; BATCH];
+        let mut controls = [Control::EMPTY; BATCH];
+        let mut vecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+        let mut headers = [EMPTY; BATCH];
+        let rooms = self.arena.chunks_exact_mut(MAX_LEN).zip(&mut vecs);
+        let meta = names.iter_mut().zip(&mut controls).zip(&mut headers);
+        for ((room, vec), ((name, control), to)) in rooms.zip(meta) {
+            *vec = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+            to.msg_hdr = header(name, control, std::slice::from_ref(vec));
+        }
+        // SAFETY: all headers point to `names`, `controls`, `vecs` and separate parts of the
+        // arena, which is borrowed mutably; no time-out is given.
+        let count = result(unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as _,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            ) as isize
+        })?;
+        for (i, header) in headers.iter().take(count).enumerate() {
+            names[i].len = header.msg_hdr.msg_namelen;
+            controls[i].len = control_len(&header.msg_hdr);
+            let len = header.msg_len as usize;
+            self.received[i] = Some(Received::new(len, &names[i], &controls[i]));
+        }
+        Ok(count)
+    }
+
+    /// Message `index` of the last batch with its payload.
+    pub fn message(&self, index: usize) -> Option<(Received, &[u8])> {
+        let received = (*self.received.get(index)?)?;
+        let room = self.arena.chunks_exact(MAX_LEN).nth(index)?;
+        Some((received, room.get(..received.len)?))
+    }
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Errors of the network are queued, to be taken by [`receive_failure`], ip(7) and ipv6(7).
+pub fn want_failures(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1i32)?;
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1i32)
+}
+
+/// Messages are to come with the address that they were sent to.
+pub fn want_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1i32);
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1i32)
+}
+
+/// The kernel may join datagrams of equal size (Linux 5.0).
+pub fn want_joined(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::SOL_UDP, UDP_GRO, 1i32)
+}
+
+/// Sets time to live or hop limit of what is sent, to single stations and to groups.
+pub fn set_ttl(fd: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
+    let ttl = i32::from(ttl);
+    if v6 {
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, ttl)?;
+        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl);
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, ttl)?;
+    set(fd, libc::IPPROTO_IP, libc::IP_TTL, ttl)
+}
+
+/// No message: null pointers, zero lengths.
+const EMPTY: libc::mmsghdr = {
+    // SAFETY: all-zero is a valid mmsghdr.
+    unsafe { std::mem::zeroed() }
+};
+
+/// Bytes of control messages that the kernel wrote.
+#[allow(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
+fn control_len(header: &libc::msghdr) -> usize {
+    header.msg_controllen as usize
+}
+
+/// A header to receive with; what it points to must outlive its use.
+fn header(name: &mut Name, control: &mut Control, vecs: &[libc::iovec]) -> libc::msghdr {
+    let mut header = EMPTY.msg_hdr;
+    header.msg_name = name.bytes.as_mut_ptr().cast();
+    header.msg_namelen = name.bytes.len() as _;
+    header.msg_control = control.bytes.as_mut_ptr().cast();
+    header.msg_controllen = control.bytes.len() as _;
+    header.msg_iov = vecs.as_ptr().cast_mut();
+    header.msg_iovlen = vecs.len() as _;
+    header
+}
+
+impl Received {
+    fn new(len: usize, name: &Name, control: &Control) -> Self {
+        let mut received = Self { len, segment: 0, source: name.get(), destination: None };
+        for (level, kind, data) in control.messages() {
+            match (level, kind) {
+                (libc::SOL_UDP, UDP_GRO) => {
+                    let size = data.first_chunk().map_or(0, |&b| i32::from_ne_bytes(b));
+                    received.segment = u16::try_from(size).unwrap_or(0);
+                }
+                // struct in_pktinfo: interface, local address, destination address.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let addr = data.get(8..).and_then(|d| d.first_chunk::<4>());
+                    received.destination = addr.map(|&a| IpAddr::from(a));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let addr = data.first_chunk::<16>();
+                    received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
+                }
+                _ => {}
+            }
+        }
+        received
+    }
+}
+
+impl Failure {
+    fn new(len: usize, name: &Name, control: &Control) -> Option<Self> {
+        let is_error = |&(level, kind, _): &(i32, i32, &[u8])| {
+            matches!(
+                (level, kind),
+                (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+            )
+        };
+        let (_, _, data) = control.messages().find(is_error)?;
+        // struct sock_extended_err, then the offender's address.
+        let (error, offender) = data.split_first_chunk::<16>()?;
+        let &[e0, e1, e2, e3, origin, kind, code, _, i0, i1, i2, i3, ..] = error;
+        Some(Self {
+            errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+            icmp: matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6),
+            kind,
+            code,
+            mtu: u32::from_ne_bytes([i0, i1, i2, i3]),
+            offender: parse_name(offender).map(|a| a.ip()),
+            destination: name.get(),
+            len,
+        })
+    }
+}
+
+/// A socket address in the kernel's layout.
+#[derive(Clone, Copy)]
+#[repr(align(4))]
+struct Name {
+    bytes: [u8; size_of::<libc::sockaddr_in6>()],
+    len: libc::socklen_t,
+}
+
+impl Name {
+    const EMPTY: Self = Self { bytes: [0; size_of::<libc::sockaddr_in6>()], len: 0 };
+
+    fn from(addr: SocketAddr) -> Self {
+        let mut name = Self::EMPTY;
+        let (family, rest) = name.bytes.split_at_mut(2);
+        let (port, rest) = rest.split_at_mut(2);
+        port.copy_from_slice(&addr.port().to_be_bytes());
+        let (kind, len) = match addr {
+            SocketAddr::V4(a) => {
+                rest[..4].copy_from_slice(&a.ip().octets());
+                (libc::AF_INET, size_of::<libc::sockaddr_in>())
+            }
+            SocketAddr::V6(a) => {
+                rest[4..20].copy_from_slice(&a.ip().octets());
+                rest[20..24].copy_from_slice(&a.scope_id().to_ne_bytes());
+                (libc::AF_INET6, size_of::<libc::sockaddr_in6>())
+            }
+        };
+        family.copy_from_slice(&(kind.cast_unsigned() as u16).to_ne_bytes());
+        name.len = len as libc::socklen_t;
+        name
+    }
+
+    fn is_v6(&self) -> bool {
+        self.len as usize == size_of::<libc::sockaddr_in6>()
+    }
+
+    fn get(&self) -> Option<SocketAddr> {
+        parse_name(self.bytes.get(..self.len as usize)?)
+    }
+}
+
+/// An address from its bytes; IPv4 also from its mapped form.
+fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
+    let (&family, rest) = bytes.split_first_chunk()?;
+    let (&port, rest) = rest.split_first_chunk()?;
+    let port = u16::from_be_bytes(port);
+    match i32::from(u16::from_ne_bytes(family)) {
+        libc::AF_INET => {
+            let &addr = rest.first_chunk::<4>()?;
+            Some(SocketAddrV4::new(Ipv4Addr::from(addr), port).into())
+        }
+        libc::AF_INET6 => {
+            let (&addr, scope) = rest.get(4..)?.split_first_chunk::<16>()?;
+            let scope = scope.first_chunk().map_or(0, |&b| u32::from_ne_bytes(b));
+            let addr = Ipv6Addr::from(addr);
+            let v4 = addr.to_ipv4_mapped().map(|v4| SocketAddrV4::new(v4, port).into());
+            Some(v4.unwrap_or_else(|| SocketAddrV6::new(addr, port, 0, scope).into()))
+        }
+        _ => None,
+    }
+}
+
+/// Room for the control messages of one datagram, aligned as the kernel wants them.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control {
+    bytes: [u8; 128],
+    len: usize,
+}
+
+/// Bytes of `struct cmsghdr`: length (a `size_t`), level, type.
+const CMSG_HEADER: usize = size_of::<usize>() + 8;
+
+impl Control {
+    const EMPTY: Self = Self { bytes: [0; 128], len: 0 };
+
+    /// Appends one message; the few that we send always fit.
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let total = CMSG_HEADER + data.len();
+        let Some(room) = self.bytes.get_mut(self.len..self.len + total) else { return };
+        let (len, rest) = room.split_at_mut(size_of::<usize>());
+        len.copy_from_slice(&total.to_ne_bytes());
+        rest[..4].copy_from_slice(&level.to_ne_bytes());
+        rest[4..8].copy_from_slice(&kind.to_ne_bytes());
+        rest[8..].copy_from_slice(data);
+        self.len += total.next_multiple_of(size_of::<usize>());
+    }
+
+    /// Asks to send from `addr`, in the form for the family of the socket.
+    fn push_source(&mut self, addr: IpAddr, v6: bool) {
+        if v6 {
+            let mapped = match addr {
+                IpAddr::V4(a) => a.to_ipv6_mapped(),
+                IpAddr::V6(a) => a,
+            };
+            let mut info = [0; size_of::<libc::in6_pktinfo>()];
+            info[..16].copy_from_slice(&mapped.octets());
+            self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        } else if let IpAddr::V4(a) = addr {
+            let mut info = [0; size_of::<libc::in_pktinfo>()];
+            info[4..8].copy_from_slice(&a.octets());
+            self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+    }
+
+    /// Level, type and data of each message.
+    fn messages(&self) -> impl Iterator<Item = (i32, i32, &[u8])> {
+        let mut rest = self.bytes.get(..self.len).unwrap_or_default();
+        std::iter::from_fn(move || {
+            let (&len, after) = rest.split_first_chunk()?;
+            let (&level, after) = after.split_first_chunk()?;
+            let (&kind, after) = after.split_first_chunk()?;
+            let len = usize::from_ne_bytes(len);
+            let data = after.get(..len.checked_sub(CMSG_HEADER)?)?;
+            rest = rest.get(len.next_multiple_of(size_of::<usize>())..).unwrap_or_default();
+            Some((i32::from_ne_bytes(level), i32::from_ne_bytes(kind), data))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    fn pair(addr: &str) -> (UdpSocket, UdpSocket) {
+        let a = UdpSocket::bind(addr).expect("bind");
+        let b = UdpSocket::bind(addr).expect("bind");
+        a.connect(b.local_addr().expect("bound")).expect("connect");
+        (a, b)
+    }
+
+    #[test]
+    fn a_batch_arrives_with_its_boundaries() {
+        let (a, b) = pair("127.0.0.1:0");
+        let mut data = Gather::new();
+        assert!(data.push(b"one") && data.push(b"tw") && data.push(b"o!"));
+        let messages = [Outgoing { buffers: 1, segment: 0 }, Outgoing { buffers: 2, segment: 0 }];
+        assert_eq!(send(a.as_fd(), &data, &messages, None, None).expect("sent"), 2);
+        let mut inbox = Inbox::new();
+        assert_eq!(inbox.receive(b.as_fd()).expect("received"), 2);
+        let (first, payload) = inbox.message(0).expect("there");
+        assert_eq!((payload, first.source), (&b"one"[..], Some(a.local_addr().expect("bound"))));
+        assert_eq!(inbox.message(1).expect("there").1, b"two!");
+        assert!(inbox.message(2).is_none());
+    }
+
+    #[test]
+    fn the_kernel_cuts_and_joins() {
+        let (a, b) = pair("[::1]:0");
+        let payload: Vec<u8> = (0..250).collect();
+        let mut data = Gather::new();
+        assert!(data.push(&payload));
+        let message = [Outgoing { buffers: 1, segment: 100 }];
+        send(a.as_fd(), &data, &message, None, None).expect("sent");
+        let mut buffer = [0; 300];
+        assert_eq!(b.recv(&mut buffer).expect("cut"), 100);
+        want_joined(b.as_fd()).expect("Linux 5.0");
+        send(a.as_fd(), &data, &message, None, None).expect("sent");
+        assert_eq!((b.recv(&mut buffer).expect("cut"), b.recv(&mut buffer).expect("cut")), (100, 50));
+        let mut into = Scatter::new();
+        into.push(&mut buffer);
+        let joined = receive(b.as_fd(), &into).expect("received");
+        assert_eq!((joined.len, joined.segment), (250, 100));
+        assert_eq!(buffer[..250], payload);
+    }
+
+    /// On a socket for both families, addresses of either come out in their own form.
+    #[test]
+    fn destination_and_source_of_either_family() {
+        let b = UdpSocket::bind("[::]:0").expect("bind");
+        want_destination(b.as_fd(), true).expect("option");
+        let port = b.local_addr().expect("bound").port();
+        for ip in ["127.0.0.5", "::1"] {
+            let ip: IpAddr = ip.parse().expect("address");
+            let a = UdpSocket::bind((ip, 0)).expect("bind");
+            let peer = a.local_addr().expect("bound");
+            a.send_to(b"ping", (ip, port)).expect("sent");
+            let mut buffer = [0; 16];
+            let mut into = Scatter::new();
+            into.push(&mut buffer);
+            let received = receive(b.as_fd(), &into).expect("received");
+            assert_eq!((received.source, received.destination), (Some(peer), Some(ip)));
+
+            let mut data = Gather::new();
+            data.push(b"pong");
+            let message = [Outgoing { buffers: 1, segment: 0 }];
+            send(b.as_fd(), &data, &message, Some(mapped(peer)), Some(ip)).expect("sent");
+            let (len, from) = a.recv_from(&mut [0; 16]).expect("received");
+            assert_eq!((len, from), (4, (ip, port).into()));
+        }
+    }
+
+    #[test]
+    fn errors_come_with_the_datagram() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = pair(addr);
+            want_failures(a.as_fd(), addr.starts_with('[')).expect("option");
+            let closed = b.local_addr().expect("bound");
+            drop(b);
+            a.send(b"anybody there?").expect("sent");
+            let mut payload = [0; 64];
+            let failure = receive_failure(a.as_fd(), &mut payload).expect("loopback is synchronous");
+            assert_eq!((failure.errno, failure.icmp), (libc::ECONNREFUSED, true));
+            assert_eq!(failure.destination, Some(closed));
+            assert_eq!(failure.offender, Some(closed.ip()));
+            assert_eq!(&payload[..failure.len], b"anybody there?");
+        }
+    }
+
+    #[test]
+    fn control_messages_that_lie_about_their_length() {
+        for len in [0usize, 3, CMSG_HEADER - 1, CMSG_HEADER + 200, usize::MAX] {
+            let mut control = Control::EMPTY;
+            control.push(libc::SOL_UDP, UDP_GRO, &[0; 4]);
+            control.bytes[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(control.messages().count(), 0, "{len}");
+        }
+    }
+}
