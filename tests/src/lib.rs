@@ -1,1 +1,74 @@
-//! What the tests share: namespaces, programs under test, evidence they leave.
+//! What the namespace tests share.
+//!
+//! A test builds [`Net`], the topology *guest – host – peer*: two namespaces
+//! of its own joined by a veth pair, and the program under test started in
+//! `host` ([`Net::pasta`]), which makes the third. Commands run in any of them
+//! through [`Place`]; the `peer` binary of this package does the transfers and
+//! [`stream`] says what their content must be.
+//!
+//! Everything ends with the values' scope, also by a panic: processes are
+//! killed by their id, namespaces deleted. A failing test prints what its
+//! processes wrote. Nothing sleeps and hopes: [`eventually`] polls with a
+//! deadline, and a process is ready when it says so.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a test helper panics where the test has failed"
+)]
+
+mod guest;
+mod net;
+mod process;
+pub mod stream;
+pub mod transfer;
+
+pub use guest::{Guest, Launch, User};
+pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
+pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Records that the running test can't show anything here, and why. The test
+/// returns after it; `cargo xtask test` counts and lists these lines.
+pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("SKIP {}: {reason}\n", thread.name().unwrap_or("?"));
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("PASST_TEST_SKIPS") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("PASST_TEST_SKIPS");
+        file.write_all(line.as_bytes()).expect("PASST_TEST_SKIPS");
+    }
+}
+
+/// Whether all these programs are on PATH; if not, the test is skipped.
+pub fn have(programs: &[&str]) -> bool {
+    let missing: Vec<_> = programs.iter().filter(|name| find_program(name).is_none()).copied().collect();
+    if !missing.is_empty() {
+        skip(&format!("not installed: {}", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
+/// A program's path, looked up in PATH and the administrator's directories.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file())
+}
+
+/// The program under test: `PASTA` from the environment, or the release build.
+pub fn pasta_path() -> PathBuf {
+    let path = std::env::var_os("PASTA").map_or_else(|| target_dir().join("release/pasta"), PathBuf::from);
+    assert!(path.exists(), "{}: build it first: cargo build --release", path.display());
+    path
+}
+
+/// The transfer helper that cargo built along with the tests.
+fn peer_path() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    exe.ancestors().nth(2).expect("target directory").join("peer")
+}
+
+fn target_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    exe.ancestors().nth(3).expect("target directory").to_path_buf()
+}

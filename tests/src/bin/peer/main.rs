@@ -1,0 +1,64 @@
+//! What runs inside the tests' namespaces: servers, clients that check what
+//! they get, a source of hostile frames. Each prints one line with the outcome.
+
+mod mangle;
+mod tcp;
+mod udp;
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+
+fn main() -> Result<()> {
+    raise_descriptor_limit();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["hold"] => hold(),
+        ["serve", address] => tcp::serve(address),
+        ["up", to, length, seed] => say(&tcp::up(to, length.parse()?, seed.parse()?)?),
+        ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),
+        ["down", from, length, seed] => say(&tcp::down(from, length.parse()?, seed.parse()?, 0)?),
+        ["down-slow", from, length, seconds] => say(&tcp::down(from, length.parse()?, 1, seconds.parse()?)?),
+        ["late", to, first, second] => say(&tcp::late(to, first.parse()?, second.parse()?)?),
+        ["connect", to] => say(&tcp::connect(to)),
+        ["reset", to] => say(&tcp::reset_by_server(to)?),
+        ["abort", to] => tcp::abort(to),
+        ["who", to] => say(&tcp::who(to)?),
+        ["many", to, count] => say(&tcp::many(to, count.parse()?)?),
+        ["churn", to, count] => tcp::churn(to, count.parse()?),
+        ["idle", to, seconds] => tcp::idle(to, seconds.parse()?),
+        ["pump", direction, to, seconds] => say(&tcp::pump(direction, to, seconds.parse()?)?),
+        ["udp-serve", address] => udp::serve(address),
+        ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
+        ["udp-ask", to, text] => say(&udp::ask(to, text)?),
+        ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
+        other => bail!("unknown command: {other:?}"),
+    }
+}
+
+/// Keeps a namespace: says which, and ends with its standard input.
+fn hold() -> Result<()> {
+    let ns = std::fs::read_link("/proc/self/ns/net").context("own namespace")?;
+    say(&format!("READY {}", ns.display()))?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Prints a line at once.
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A server with a thousand connections needs more than the usual limit.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        eprintln!("descriptor limit: {error}");
+    }
+}

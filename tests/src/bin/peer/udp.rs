@@ -1,0 +1,59 @@
+//! A UDP server that echoes, and clients.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use passt_tests::stream::Stream;
+
+use crate::say;
+
+/// Echoes datagrams for ever; `who` is answered with the client's address.
+pub(crate) fn serve(address: &str) -> Result<()> {
+    let socket = UdpSocket::bind(address).with_context(|| address.to_owned())?;
+    say(&format!("LISTENING {}", socket.local_addr()?))?;
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let (count, client) = socket.recv_from(&mut buffer)?;
+        let reply = if &buffer[..count] == b"who" {
+            client.to_string().into_bytes()
+        } else {
+            buffer[..count].to_vec()
+        };
+        socket.send_to(&reply, client)?;
+    }
+}
+
+/// Has datagrams of 1 to `largest` bytes echoed, each once; returns how many.
+/// Every length up to 1 600, then ever sparser ones, and the largest.
+pub(crate) fn sweep(to: &str, largest: usize) -> Result<String> {
+    let socket = connected(to)?;
+    let content = Stream::new(3).next_chunk().to_vec();
+    let sizes: Vec<usize> = (1..1600).chain((1600..largest).step_by(509)).chain([largest]).collect();
+    let mut buffer = vec![0; 65_536];
+    for (offset, size) in sizes.iter().enumerate() {
+        let datagram = &content[offset..offset + size];
+        socket.send(datagram).with_context(|| format!("send {size}"))?;
+        let count = socket.recv(&mut buffer).with_context(|| format!("echo of {size}"))?;
+        ensure!(&buffer[..count] == datagram, "wrong echo of {size}: {count} bytes");
+    }
+    Ok(sizes.len().to_string())
+}
+
+/// Sends a text and returns the reply, or the error's kind.
+pub(crate) fn ask(to: &str, text: &str) -> Result<String> {
+    let socket = connected(to)?;
+    let mut buffer = vec![0; 65_536];
+    Ok(match socket.send(text.as_bytes()).and_then(|_| socket.recv(&mut buffer)) {
+        Ok(count) => String::from_utf8_lossy(&buffer[..count]).into_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    })
+}
+
+fn connected(to: &str) -> Result<UdpSocket> {
+    let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to).with_context(|| format!("connect to {to}"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(socket)
+}

@@ -1,0 +1,40 @@
+//! Transfers between two places, checked by content.
+
+use std::time::Duration;
+
+use crate::{Place, stream};
+
+/// 2^30.
+pub const GIB: u64 = 1 << 30;
+/// 2^20.
+pub const MIB: u64 = 1 << 20;
+
+/// How long a transfer may take: 50 Mbit/s and what starting it costs.
+fn deadline(length: u64) -> Duration {
+    Duration::from_secs(30 + length / (6 * MIB))
+}
+
+/// An address and port as `host:port`, with brackets where IPv6 needs them.
+pub fn at(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Sends `length` bytes from `place` to the server at `to`, which must get
+/// exactly these.
+pub fn upload(place: &impl Place, to: &str, length: u64) {
+    let reply = place.start_peer(&format!("up {to} {length} 1")).succeed_within(deadline(length));
+    assert_eq!(reply.trim(), stream::expected(length, 1), "sent to {to}");
+}
+
+/// Fetches `length` bytes from the server at `from` to `place`, which must get
+/// exactly these.
+pub fn download(place: &impl Place, from: &str, length: u64) {
+    let received = place.start_peer(&format!("down {from} {length} 1")).succeed_within(deadline(length));
+    assert_eq!(received.trim(), stream::expected(length, 1), "fetched from {from}");
+}
+
+/// A small exchange: whether TCP works from `place` to the server at `to`.
+pub fn exchange(place: &impl Place, to: &str) {
+    upload(place, to, 100_000);
+    download(place, to, 100_000);
+}
