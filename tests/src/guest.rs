@@ -134,7 +134,9 @@ fn process_in(ns: &str) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").expect("/proc");
     let mut ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     ids.find(|pid: &u32| {
-        let is_holder = std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "peer\n");
-        is_holder && std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| link.as_os_str() == ns)
+        let is_holder =
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "peer\n");
+        is_holder
+            && std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| link.as_os_str() == ns)
     })
 }

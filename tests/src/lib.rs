@@ -10,10 +10,7 @@
 //! killed by their id, namespaces deleted. A failing test prints what its
 //! processes wrote. Nothing sleeps and hopes: [`eventually`] polls with a
 //! deadline, and a process is ready when it says so.
-#![expect(
-    clippy::missing_panics_doc,
-    reason = "a test helper panics where the test has failed"
-)]
+#![expect(clippy::missing_panics_doc, reason = "a test helper panics where the test has failed")]
 
 mod guest;
 mod net;
@@ -35,7 +32,8 @@ pub fn skip(reason: &str) {
     let line = format!("SKIP {}: {reason}\n", thread.name().unwrap_or("?"));
     eprint!("{line}");
     if let Some(path) = std::env::var_os("PASST_TEST_SKIPS") {
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("PASST_TEST_SKIPS");
+        let mut file =
+            std::fs::OpenOptions::new().append(true).create(true).open(path).expect("PASST_TEST_SKIPS");
         file.write_all(line.as_bytes()).expect("PASST_TEST_SKIPS");
     }
 }

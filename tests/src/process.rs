@@ -123,7 +123,8 @@ impl Process {
         // A descendant that outlives the program may hold the pipes: what it
         // writes later is not waited for.
         let start = Instant::now();
-        while !(self.stdout.complete() && self.stderr.complete()) && start.elapsed() < Duration::from_secs(1) {
+        while !(self.stdout.complete() && self.stderr.complete()) && start.elapsed() < Duration::from_secs(1)
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         Finished { status, stdout: self.stdout(), stderr: self.stderr() }

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, send, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, send, socket,
+};
 use passt_tests::{FAR4, FAR6, GATEWAY6, HOST4, HOST6};
 
 const ETHERNET: usize = 14;
