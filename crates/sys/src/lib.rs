@@ -13,6 +13,7 @@
 pub mod dgram;
 pub mod iovec;
 pub mod msg;
+pub mod netlink;
 pub mod socket;
 pub mod tun;
 

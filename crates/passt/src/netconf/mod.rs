@@ -1,0 +1,17 @@
+//! Network configuration: what the host has, and what a namespace is given.
+//!
+//! [`host`] looks up the interface that serves as template, its addresses and
+//! routes; [`resolv`] reads the host's resolver configuration; [`guest`] configures a
+//! namespace. All of it happens once, at start. What is to be done with what
+//! was found is decided by [`crate::setup`].
+
+pub mod guest;
+pub mod host;
+mod parse;
+pub mod resolv;
+mod rtnl;
+
+pub use rtnl::{Error, Rtnl};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! The host's resolver configuration (resolv.conf(5)).
+//!
+//! Only `nameserver`, `search` and `domain` matter. Nothing in the file can make
+//! reading it fail: what makes no sense is passed over.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// How much of the file is read, in bytes.
+const MAX_SIZE: u64 = 64 * 1024;
+
+/// Name servers and search list of the host, in the file's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolv {
+    /// Addresses of name servers, loopback ones included. Those that
+    /// mean something on one interface only (`fe80::1%eth0`) are left out.
+    pub servers: Vec<IpAddr>,
+    /// Domains to be searched: those of the last `search` or `domain` line.
+    pub search: Vec<String>,
+}
+
+impl Resolv {
+    /// Reads a file. One that is missing or unreadable is an empty configuration.
+    pub fn read(path: &Path) -> Self {
+        let mut content = Vec::new();
+        match File::open(path).map(|f| f.take(MAX_SIZE).read_to_end(&mut content)) {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) | Err(error) => log::debug!("{}: {error}", path.display()),
+        }
+        Self::parse(&content)
+    }
+
+    /// Takes what makes sense from a file's content.
+    pub fn parse(content: &[u8]) -> Self {
+        let mut resolv = Self::default();
+        for line in content.split(|&b| b == b'\n') {
+            let Ok(line) = std::str::from_utf8(line) else {
+                continue;
+            };
+            let mut words = line.split_ascii_whitespace();
+            match words.next() {
+                Some("nameserver") => {
+                    resolv.servers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok()));
+                }
+                Some("search") => resolv.search = domains(words),
+                Some("domain") => resolv.search = domains(words.take(1)),
+                _ => {}
+            }
+        }
+        resolv
+    }
+}
+
+/// The words that are domain names, without the dot at their end.
+fn domains<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
+    words.map(|w| w.strip_suffix('.').unwrap_or(w)).filter(|w| is_domain(w)).map(str::to_owned).collect()
+}
+
+/// Whether a name can be put into DHCP and NDP options: labels of 1 to 63
+/// bytes, 253 in all (RFC 1035, section 2.3.4), nothing but letters, digits, `-` and `_`.
+pub fn is_domain(name: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::path::Path;
+
+    use super::Resolv;
+
+    fn parsed(content: &[u8]) -> (Vec<String>, Vec<String>) {
+        let resolv = Resolv::parse(content);
+        let servers = resolv.servers.iter().map(ToString::to_string).collect();
+        (servers, resolv.search)
+    }
+
+    #[test]
+    fn files() {
+        let cases: &[(&[u8], &[&str], &[&str])] = &[
+            (b"", &[], &[]),
+            (b"nameserver 192.0.2.1", &["192.0.2.1"], &[]),
+            (
+                b"nameserver\t2001:db8::1 trailing\nnameserver 127.0.0.53\n",
+                &["2001:db8::1", "127.0.0.53"],
+                &[],
+            ),
+            (b"nameserver fe80::1%eth0\nnameserver fe80::2\n", &["fe80::2"], &[]),
+            (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.1\nnameservers 192.0.2.1\n", &[], &[]),
+            (b"nameserver\nnameserver 192.0.2\nnameserver dns.example\n", &[], &[]),
+            (b"search a.example b.example.\r\n", &[], &["a.example", "b.example"]),
+            (b"search a.example\ndomain b.example c.example\n", &[], &["b.example"]),
+            (b"domain b.example\nsearch . a..b _tcp.example\n", &[], &["_tcp.example"]),
+            (b"nameserver 192.0.2.1\0\nnameserver 192.0.2.2\n\xff\xfe\nsearch a\0b\n", &["192.0.2.2"], &[]),
+        ];
+        for (content, servers, search) in cases {
+            let got = parsed(content);
+            assert_eq!(got.0, *servers, "{}", content.escape_ascii());
+            assert_eq!(got.1, *search, "{}", content.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn long_names_are_left_out() {
+        let label = "a".repeat(63);
+        let long = format!("search {label} {label}a {label}.{label}.{label}.{label}");
+        assert_eq!(parsed(long.as_bytes()).1, [label]);
+    }
+
+    #[test]
+    fn megabytes_are_not_read() {
+        let path = std::env::temp_dir().join(format!("resolv-{}", std::process::id()));
+        let mut content = String::from("nameserver 192.0.2.1\n");
+        while content.len() < 1 << 20 {
+            writeln!(content, "nameserver 192.0.2.2").unwrap();
+        }
+        std::fs::write(&path, content).unwrap();
+        let resolv = Resolv::read(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert!(resolv.servers.len() <= 64 * 1024 / 21);
+        assert_eq!(Resolv::read(Path::new("/nonexistent")), Resolv::default());
+    }
+}
