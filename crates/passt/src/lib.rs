@@ -1,4 +1,6 @@
 //! The engine and the executable of passt and pasta.
 
+pub mod app;
 pub mod cli;
+pub mod life;
 pub mod netconf;

@@ -11,9 +11,13 @@
 )]
 
 pub mod dgram;
+pub mod fd;
 pub mod iovec;
 pub mod msg;
+pub mod namespace;
 pub mod netlink;
+pub mod process;
+pub mod signal;
 pub mod socket;
 pub mod tun;
 

@@ -1,3 +1,7 @@
 //! The program under the name `pasta`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    passt::app::main()
+}

@@ -1,0 +1,16 @@
+//! The life of the process: how it starts, who it becomes, which namespaces it
+//! works in, how it goes to the background, and what ends it.
+//!
+//! [`app`](crate::app) calls the parts in the order of a start: [`start`], then
+//! [`pid_file`](background::PidFile) and other files as whoever started us, then
+//! [`enter`](namespace::enter), which changes identity and goes where the namespace is, then, when
+//! all is ready, [`background`]. From there on only [`watch`] matters, one descriptor of the
+//! engine's loop. What is left out: the sandbox, that is, giving up what
+//! the loop doesn't need.
+
+pub mod background;
+pub mod command;
+pub mod identity;
+pub mod namespace;
+pub mod start;
+pub mod watch;

@@ -1,0 +1,151 @@
+//! Entering the user namespace, and finding or making the network namespace.
+//!
+//! pasta itself works in the user namespace that owns the network namespace, because only there is it
+//! allowed to create a device in it; its own network namespace stays the host's, for
+//! sockets on the host. Whatever belongs inside is opened with
+//! [`Netns::run`].
+//!
+//! Everything that has a path is opened as whoever started us, and the change
+//! of identity comes after: namespaces of another user's processes can be
+//! opened by root but not by `nobody`. The capabilities for joining survive this change. A user
+//! namespace, joined or new, replaces them by its own; only without one
+//! are they still needed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use passt_sys::namespace::{self, Netns};
+use rustix::thread::CapabilitySet;
+
+use super::command::{self, Command};
+use super::identity::{self, Identity};
+use super::start::Inherited;
+use super::watch::{self, Watch};
+use crate::cli::{Config, PastaOptions, Target, Userns};
+
+/// Why there is no namespace to work for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See there.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// A path refers to no namespace that we may open.
+    #[error("Couldn't open {kind} namespace {}: {source}", path.display())]
+    Open {
+        /// `user` or `network`.
+        kind: &'static str,
+        /// What was to be opened.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The namespace is there but closed to us.
+    #[error("Couldn't enter {kind} namespace {}: {source}", path.display())]
+    Enter {
+        /// `user` or `network`.
+        kind: &'static str,
+        /// What was to be entered.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel or a security module doesn't let us have one.
+    #[error("Couldn't create user namespace: {0}")]
+    Detach(#[source] io::Error),
+    /// The program of the new namespace couldn't be started.
+    #[error(transparent)]
+    Command(#[from] command::Error),
+    /// The end of the namespace can't be watched.
+    #[error(transparent)]
+    Watch(#[from] watch::Error),
+}
+
+/// The namespace that we work for.
+#[derive(Debug)]
+pub struct Entered {
+    /// The network namespace.
+    pub netns: Netns,
+    /// What ends when it does.
+    pub watch: Watch,
+}
+
+/// Changes identity, enters the user namespace, and finds or makes the network namespace, with the
+/// command waiting in it to be [released](Watch::release).
+///
+/// The process must have a single thread. User and group IDs 0 of a new user namespace are
+/// the caller's.
+pub fn enter(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> Result<Entered, Error> {
+    let wanted = Identity::wanted(config.run_as.as_ref())?;
+    match pasta.target.netns_path() {
+        Some(path) => join(path.as_ref(), pasta, wanted),
+        None => create(config, pasta, wanted, inherited),
+    }
+}
+
+fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<Entered, Error> {
+    let open = || {
+        // The watch first, so that no end is missed.
+        let watch = if pasta.netns_quit { Watch::netns(path)? } else { Watch::Nothing };
+        let netns =
+            Netns::open(path).map_err(|source| Error::Open { kind: "network", path: path.into(), source })?;
+        Ok(Entered { netns, watch })
+    };
+    let early = open();
+    enter_user(&pasta.userns, wanted)?;
+    // Some paths can only be reached with the user namespace's privileges.
+    let entered = early.or_else(|_: Error| open())?;
+    let enter = |source| Error::Enter { kind: "network", path: path.into(), source };
+    entered.netns.run(|| ()).map_err(enter)?;
+    Ok(entered)
+}
+
+fn create(
+    config: &Config,
+    pasta: &PastaOptions,
+    wanted: Option<Identity>,
+    inherited: Inherited,
+) -> Result<Entered, Error> {
+    enter_user(&pasta.userns, wanted)?;
+    let argv = match &pasta.target {
+        Target::Command(argv) => argv.as_slice(),
+        _ => &[],
+    };
+    let command = Command::start(argv, config.guest.hostname.as_deref(), inherited)?;
+    let path = command.netns_path();
+    let netns = Netns::open(&path).map_err(|source| Error::Open { kind: "network", path, source })?;
+    Ok(Entered { netns, watch: Watch::Command(command) })
+}
+
+fn enter_user(userns: &Userns, wanted: Option<Identity>) -> Result<(), Error> {
+    let joined = match userns {
+        Userns::Join(path) => {
+            let opened = namespace::Userns::open(path).map_err(|source| Error::Open {
+                kind: "user",
+                path: path.clone(),
+                source,
+            })?;
+            Some((opened, path))
+        }
+        Userns::New | Userns::Current => None,
+    };
+    if let Some(identity) = wanted {
+        identity
+            .assume(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE)?;
+    }
+    if let Some((opened, path)) = joined {
+        opened.join().map_err(|source| Error::Enter { kind: "user", path: path.clone(), source })?;
+    }
+    if *userns == Userns::New {
+        detach_user()?;
+    }
+    Ok(())
+}
+
+fn detach_user() -> Result<(), Error> {
+    let Identity { uid, gid } = Identity::current();
+    namespace::detach_user().map_err(Error::Detach)?;
+    if let Err(error) = namespace::map_root(uid, gid) {
+        log::warn!("Couldn't configure user mappings: {error}");
+    }
+    Ok(())
+}

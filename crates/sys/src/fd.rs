@@ -1,0 +1,78 @@
+//! Descriptors that a process has from birth: the standard three, and leaks.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+/// First descriptor after standard input, output and error.
+const FIRST: RawFd = 3;
+
+/// Opens `/dev/null` in place of those of descriptors 0 to 2 that are closed,
+/// so that nothing opened later is mistaken for standard output.
+pub fn ensure_standard() -> io::Result<()> {
+    loop {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let fd = null.into_raw_fd();
+        if fd >= FIRST {
+            return close(fd);
+        }
+    }
+}
+
+/// Points descriptors 0 to 2 at `/dev/null`: a process in the background has no terminal.
+pub fn null_standard() -> io::Result<()> {
+    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Closes everything from descriptor 3 on, except `keep`.
+///
+/// Only for the very start of a process, when it owns nothing there yet: what
+/// is closed is what the parent leaked. Without `close_range(2)` (Linux 5.9) the
+/// list in `/proc/self/fd` is used.
+pub fn close_leaked(keep: Option<RawFd>) -> io::Result<()> {
+    let keep = keep.filter(|fd| *fd >= FIRST);
+    let ranges = match keep {
+        Some(fd) => [(FIRST, fd - 1), (fd.saturating_add(1), RawFd::MAX)],
+        None => [(FIRST, RawFd::MAX), (RawFd::MAX, RawFd::MAX)],
+    };
+    for (first, last) in ranges {
+        if first <= last && !close_range(first, last) {
+            return close_listed(keep);
+        }
+    }
+    Ok(())
+}
+
+fn close_range(first: RawFd, last: RawFd) -> bool {
+    // SAFETY: takes no pointers; that no owner of these descriptors exists is
+    // the condition of `close_leaked`, the only caller.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    result == 0
+}
+
+fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
+    // Collected first: the directory's own descriptor is in the list, and is
+    // gone when the list is complete.
+    let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd >= FIRST && Some(*fd) != keep) {
+        // One that is closed already is as good.
+        let _ = close(fd);
+    }
+    Ok(())
+}
+
+fn close(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointers; callers own the descriptor or know that nobody does.
+    match unsafe { libc::close(fd) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,90 @@
+//! User and network namespaces: entering one, and working inside another.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// A network namespace, held open: it lives at least as long as this.
+#[derive(Debug)]
+pub struct Netns(File);
+
+impl Netns {
+    /// Opens the namespace that `path` refers to.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
+    /// Runs `work` in the namespace and returns its result, while this thread and
+    /// so the process stay in theirs: sockets and devices that `work` opens belong
+    /// to the namespace wherever they are used afterwards.
+    ///
+    /// Needs `CAP_SYS_ADMIN` in the process's user namespace and in the
+    /// one that owns the network namespace. Starts a thread, and waits for its end.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let inside = || {
+            move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        };
+        thread::scope(|scope| {
+            let worker = thread::Builder::new().spawn_scoped(scope, inside)?;
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A user namespace, held open.
+#[derive(Debug)]
+pub struct Userns(File);
+
+impl Userns {
+    /// Opens the namespace that `path` refers to.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
+    /// Moves the process there, and gives it all capabilities of that namespace and none of others.
+    /// Nothing happens if it is there already. The process must have a single thread.
+    pub fn join(&self) -> io::Result<()> {
+        let (theirs, ours) = (self.0.metadata()?, fs::metadata("/proc/self/ns/user")?);
+        if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+            return Ok(());
+        }
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::User))?;
+        Ok(())
+    }
+}
+
+/// Moves the process to a new user namespace, with all capabilities there and none elsewhere.
+/// The process must have a single thread.
+pub fn detach_user() -> io::Result<()> {
+    // SAFETY: does not unshare the descriptor table, the reason for which
+    // the function is unsafe.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+    Ok(())
+}
+
+/// Maps user and group 0 of the new user namespace of this process to `uid` and `gid`
+/// of the one before, its own there (`user_namespaces(7)`).
+pub fn map_root(uid: u32, gid: u32) -> io::Result<()> {
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    // Without this an unprivileged process may not write the other map.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// Whether this process is in the first user namespace, the one whose root is the machine's.
+pub fn is_initial_user() -> io::Result<bool> {
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    Ok(map.split_whitespace().eq(["0", "0", "4294967295"]))
+}

@@ -1,0 +1,93 @@
+//! Making processes, and changing who this one is.
+
+use std::io;
+
+use rustix::process::{DumpableBehavior, Gid, Pid, Resource, Rlimit, Uid};
+use rustix::process::{getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+bitflags::bitflags! {
+    /// Namespaces that a new process gets for itself (clone(2)).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct NewNamespaces: libc::c_int {
+        /// System V IPC and message queues.
+        const IPC = libc::CLONE_NEWIPC;
+        /// Mounts.
+        const MOUNT = libc::CLONE_NEWNS;
+        /// Network.
+        const NET = libc::CLONE_NEWNET;
+        /// Process IDs: the new process is number 1.
+        const PID = libc::CLONE_NEWPID;
+        /// Host name.
+        const UTS = libc::CLONE_NEWUTS;
+    }
+}
+
+/// Forks into `namespaces` of the child's own. The parent gets the child's PID, the child `None`.
+///
+/// The process must have a single thread, as for every fork: the child has
+/// a copy of its memory, locks included, with only the calling thread. The C
+/// library doesn't notice, so the child should soon execute a program or end.
+pub fn fork_into(namespaces: NewNamespaces) -> io::Result<Option<Pid>> {
+    let flags = libc::c_long::from(namespaces.bits() | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM and with a null stack this is a fork: memory is
+    // copied, and both sides go on here on their own copy of the stack. All
+    // further arguments are unused with these flags.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    forked(pid)
+}
+
+/// Forks. The parent gets the child's PID, the child `None`.
+///
+/// The process must have a single thread.
+pub fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: takes no pointers; the child has a copy of everything.
+    let pid = unsafe { libc::fork() };
+    forked(pid.into())
+}
+
+fn forked(result: libc::c_long) -> io::Result<Option<Pid>> {
+    match i32::try_from(result) {
+        Ok(0) => Ok(None),
+        Ok(pid @ 1..) => Ok(Pid::from_raw(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the process without running destructors or exit handlers: what a forked copy wants.
+pub fn exit_now(status: u8) -> ! {
+    // SAFETY: takes no pointers and does not return.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// Raises the soft limit of open descriptors to the hard limit; returns what it was.
+pub fn raise_nofile() -> io::Result<Rlimit> {
+    let inherited = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: inherited.maximum, ..inherited })?;
+    Ok(inherited)
+}
+
+/// Becomes `uid` and `gid` for good, without supplementary groups, keeping of the
+/// capabilities only those of `keep` that it has.
+///
+/// The process must have a single thread: credentials belong to threads. It
+/// stays dumpable, so that `/proc/self` still belongs to it. Supplementary groups
+/// that may not be dropped (no `CAP_SETGID`) stay, as the caller of the process wanted.
+pub fn become_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
+    match rustix::thread::set_thread_groups(&[]) {
+        Ok(()) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_keep_capabilities(true)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    rustix::thread::set_keep_capabilities(false)?;
+    let kept = rustix::thread::capabilities(None)?.permitted & keep;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )?;
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    Ok(())
+}
