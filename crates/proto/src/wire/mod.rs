@@ -7,11 +7,13 @@
 pub mod build;
 pub mod checksum;
 pub mod ethernet;
+pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod offload;
+pub mod report;
 pub mod tcp;
 pub mod udp;
 
