@@ -63,6 +63,26 @@ reasons! {
     IcmpType = "icmp-type",
     /// The ICMPv6 checksum of a message we would answer does not match.
     IcmpChecksum = "icmp-checksum",
+    /// The service, or its address family, is switched off.
+    ServiceOff = "service-off",
+    /// A reply does not fit into the buffer for it.
+    NoRoom = "no-room",
+    /// Malformed ARP packet, or not for IPv4 over Ethernet.
+    ArpFormat = "arp-format",
+    /// ARP that wants no answer: a reply, an announcement, a request for the guest's own address.
+    ArpUnanswered = "arp-unanswered",
+    /// A message of neighbour discovery that fails the checks of RFC 4861.
+    NdpInvalid = "ndp-invalid",
+    /// Neighbour discovery that wants no answer: advertisements, duplicate detection.
+    NdpUnanswered = "ndp-unanswered",
+    /// Malformed DHCP message.
+    DhcpFormat = "dhcp-format",
+    /// DHCP that wants no answer: a release, a decline, a request to another server.
+    DhcpUnanswered = "dhcp-unanswered",
+    /// Malformed DHCPv6 message, or one without the identifiers it must have.
+    Dhcpv6Format = "dhcpv6-format",
+    /// A DHCPv6 message that is for another server, or not for a server.
+    Dhcpv6Unanswered = "dhcpv6-unanswered",
     /// Metadata of a link (checksum and segmentation offload) that contradicts itself.
     Offload = "offload",
     /// There is no address for one of the sides: the guest's is not known yet, or there is

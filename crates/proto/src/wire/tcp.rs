@@ -8,6 +8,7 @@ use core::fmt;
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::writer::Writer;
 use super::{U16, U32};
 use crate::drop::DropReason;
 use crate::seq::Seq;
@@ -243,55 +244,34 @@ impl Options {
     /// Writes the options to `out`, which is [`Options::len`] bytes long, in the
     /// order that Linux uses and recognises fastest.
     fn emit(&self, out: &mut [u8]) -> Option<()> {
-        let mut out = Writer(out);
+        let mut w = Writer::new(out);
         if let Some(mss) = self.mss {
-            out.put([kind::MSS, 4])?;
-            out.put(mss.to_be_bytes())?;
+            w.put(&[kind::MSS, 4])?;
+            w.u16(mss)?;
         }
         if self.sack_permitted {
-            out.put([kind::SACK_PERMITTED, 2])?;
+            w.put(&[kind::SACK_PERMITTED, 2])?;
+        }
+        if self.timestamps.is_some() != self.sack_permitted {
+            w.put(&[kind::NOP; 2])?;
         }
         if let Some((value, echo)) = self.timestamps {
-            out.pad(!self.sack_permitted)?;
-            out.put([kind::TIMESTAMPS, 10])?;
-            out.put(value.to_be_bytes())?;
-            out.put(echo.to_be_bytes())?;
-        } else {
-            out.pad(self.sack_permitted)?;
+            w.put(&[kind::TIMESTAMPS, 10])?;
+            w.u32(value)?;
+            w.u32(echo)?;
         }
         if let Some(scale) = self.window_scale {
-            out.put([kind::NOP, kind::WINDOW_SCALE, 3, scale])?;
+            w.put(&[kind::NOP, kind::WINDOW_SCALE, 3, scale])?;
         }
         let blocks = self.sack.as_slice().get(..self.sack_room())?;
         if !blocks.is_empty() {
-            out.pad(true)?;
-            out.put([kind::SACK, u8::try_from(2 + 8 * blocks.len()).ok()?])?;
+            let len = u8::try_from(2 + 8 * blocks.len()).ok()?;
+            w.put(&[kind::NOP, kind::NOP, kind::SACK, len])?;
         }
-        for (left, right) in blocks {
-            out.put(left.0.to_be_bytes())?;
-            out.put(right.0.to_be_bytes())?;
-        }
-        Some(())
-    }
-}
-
-/// The unwritten rest of a buffer.
-struct Writer<'a>(&'a mut [u8]);
-
-impl Writer<'_> {
-    fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Option<()> {
-        let (here, rest) = core::mem::take(&mut self.0).split_first_chunk_mut()?;
-        *here = bytes;
-        self.0 = rest;
-        Some(())
-    }
-
-    /// Two bytes of padding, if `wanted`.
-    fn pad(&mut self, wanted: bool) -> Option<()> {
-        if wanted {
-            self.put([kind::NOP; 2])?;
-        }
-        Some(())
+        blocks.iter().try_for_each(|(left, right)| {
+            w.u32(left.0)?;
+            w.u32(right.0)
+        })
     }
 }
 

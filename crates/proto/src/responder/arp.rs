@@ -1,0 +1,61 @@
+//! Address resolution for IPv4 (RFC 826): every address but the guest's own is ours to answer for.
+
+use core::net::Ipv4Addr;
+
+use zerocopy::IntoBytes;
+
+use super::Config;
+use crate::addr::{Addr, Mac};
+use crate::drop::DropReason;
+use crate::wire::arp::{Packet, REPLY, REQUEST};
+use crate::wire::ethernet;
+use crate::wire::writer::Writer;
+
+/// Answers the ARP packet at the start of `bytes`.
+///
+/// Probes (RFC 5227, section 2.1) are answered too, so that the guest does not take an
+/// address of somebody else.
+pub fn respond(
+    cfg: &Config,
+    bytes: &[u8],
+    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    out: &mut [u8],
+) -> Result<usize, DropReason> {
+    let v4 = cfg.v4()?;
+    let request = Packet::parse(bytes).ok_or(DropReason::ArpFormat)?;
+    let target = Ipv4Addr::from(request.target);
+    let answerable =
+        !(target.is_unspecified() || target.is_multicast() || target.is_broadcast() || target.is_loopback());
+    let announced = request.sender == request.target;
+    if request.operation.get() != REQUEST || !answerable || announced || target == v4.addr {
+        return Err(DropReason::ArpUnanswered);
+    }
+    let ours = neighbour(target.into()).unwrap_or(cfg.our_mac);
+    let guest = (request.sender_mac, request.sender);
+    let reply = Packet::new(REPLY, (ours.0, request.target), guest);
+    emit(Mac(request.sender_mac), &reply, out)
+}
+
+/// Asks the guest for its link-layer address, so that it learns ours.
+pub fn request(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
+    let v4 = cfg.v4()?;
+    let ours = (cfg.our_mac.0, v4.our_addr.octets());
+    let request = Packet::new(REQUEST, ours, ([0; 6], v4.addr.octets()));
+    emit(Mac::BROADCAST, &request, out)
+}
+
+/// Tells the guest that `addr` is now at `mac` (RFC 5227, section 2.3).
+pub fn announce(addr: Ipv4Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
+    let announcement = Packet::new(REQUEST, (mac.0, addr.octets()), ([0; 6], addr.octets()));
+    emit(Mac::BROADCAST, &announcement, out)
+}
+
+fn emit(dst: Mac, packet: &Packet, out: &mut [u8]) -> Result<usize, DropReason> {
+    let header = ethernet::Header::new(Mac(packet.sender_mac), dst, ethernet::ARP);
+    let mut w = Writer::new(out);
+    w.put(header.as_bytes())
+        .and_then(|()| w.put(packet.as_bytes()))
+        .and_then(|()| w.zero_to(ethernet::MIN_FRAME))
+        .ok_or(DropReason::NoRoom)?;
+    Ok(w.len())
+}

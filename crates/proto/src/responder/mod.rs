@@ -1,0 +1,150 @@
+//! Services answered inside: ARP, neighbour discovery, DHCP and DHCPv6.
+//!
+//! To its guest each looks like the one router and server of the link. All are pure
+//! functions that write a complete frame, checksums included, to the caller's
+//! buffer: there is no lease to remember, as the guest has one address.
+
+pub mod arp;
+pub mod dhcp;
+pub mod dhcpv6;
+mod frame;
+pub mod ndp;
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
+
+use arrayvec::{ArrayString, ArrayVec};
+use bitflags::bitflags;
+
+use crate::addr::{Addr, Mac};
+use crate::classify::Class;
+use crate::drop::DropReason;
+
+/// A domain or host name as text; one that is not valid is never sent.
+pub type Name = ArrayString<255>;
+
+/// What the guest is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Our address on the link, and that of every neighbour not known better.
+    pub our_mac: Mac,
+    /// Largest packet of the link, zero to say nothing about it.
+    pub mtu: u16,
+    /// IPv4, unless it is off.
+    pub v4: Option<V4>,
+    /// IPv6, unless it is off.
+    pub v6: Option<V6>,
+    /// Domains to search.
+    pub search: ArrayVec<Name, 6>,
+    /// Host name for the guest.
+    pub hostname: Option<Name>,
+    /// Fully qualified name for the guest.
+    pub fqdn: Option<Name>,
+    /// Services that are on.
+    pub services: Services,
+}
+
+/// The guest's IPv4 network.
+#[derive(Clone, Debug)]
+pub struct V4 {
+    /// The guest's address.
+    pub addr: Ipv4Addr,
+    /// Bits of its network.
+    pub prefix_len: u8,
+    /// Default gateway.
+    pub gateway: Ipv4Addr,
+    /// Our own address, from which DHCP answers.
+    pub our_addr: Ipv4Addr,
+    /// Name servers.
+    pub dns: ArrayVec<Ipv4Addr, 3>,
+}
+
+/// The guest's IPv6 network.
+#[derive(Clone, Debug)]
+pub struct V6 {
+    /// The guest's address.
+    pub addr: Ipv6Addr,
+    /// Bits of its network.
+    pub prefix_len: u8,
+    /// Our link-local address, the guest's default gateway.
+    pub our_ll: Ipv6Addr,
+    /// Name servers.
+    pub dns: ArrayVec<Ipv6Addr, 3>,
+}
+
+bitflags! {
+    /// Services, each of which can be switched off.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Services: u8 {
+        /// DHCP.
+        const DHCP = 0x01;
+        /// Neighbour discovery.
+        const NDP = 0x02;
+        /// Router advertisements, which need neighbour discovery.
+        const RA = 0x04;
+        /// DHCPv6.
+        const DHCPV6 = 0x08;
+        /// Name servers in DHCP, DHCPv6 and router advertisements.
+        const DNS = 0x10;
+        /// Search domains in the same.
+        const SEARCH = 0x20;
+    }
+}
+
+impl Config {
+    fn v4(&self) -> Result<&V4, DropReason> {
+        self.v4.as_ref().ok_or(DropReason::ServiceOff)
+    }
+
+    fn v6(&self) -> Result<&V6, DropReason> {
+        self.v6.as_ref().ok_or(DropReason::ServiceOff)
+    }
+
+    fn has(&self, services: Services) -> bool {
+        self.services.contains(services)
+    }
+
+    /// The name servers to announce.
+    fn dns<'a, T>(&self, servers: &'a [T]) -> &'a [T] {
+        if self.has(Services::DNS) { servers } else { &[] }
+    }
+
+    /// The search domains to announce.
+    fn search(&self) -> impl Iterator<Item = &str> {
+        let on = self.has(Services::SEARCH);
+        self.search.iter().filter(move |_| on).map(Name::as_str)
+    }
+}
+
+/// Answers `frame`, from the station `source`, which is of `class`: writes the reply to
+/// `out` and returns its length. `neighbour` knows the link-layer addresses of hosts
+/// for which the guest must not be shown ours.
+///
+/// `None` if the frame is none of a responder, or of DHCP that is off: that is ordinary UDP.
+pub fn respond(
+    cfg: &Config,
+    source: Mac,
+    class: &Class,
+    frame: &[u8],
+    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    out: &mut [u8],
+) -> Option<Result<usize, DropReason>> {
+    let bytes = |range: &Range<usize>| frame.get(range.clone()).ok_or(DropReason::Truncated);
+    let reply = match class {
+        Class::Arp { offset } => {
+            let packet = frame.get(*offset..).ok_or(DropReason::Truncated);
+            packet.and_then(|packet| arp::respond(cfg, packet, neighbour, out))
+        }
+        Class::Ndp { src, dst, hop_limit, message } => bytes(message).and_then(|message| {
+            let request = ndp::Request { source, src: *src, dst: *dst, hop_limit: *hop_limit, message };
+            ndp::respond(cfg, &request, neighbour, out)
+        }),
+        Class::Dhcp(datagram) if cfg.has(Services::DHCP) => {
+            bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, source, message, out))
+        }
+        Class::Dhcpv6(datagram) if cfg.has(Services::DHCPV6) => bytes(&datagram.payload)
+            .and_then(|message| dhcpv6::respond(cfg, source, datagram.src.addr, message, out)),
+        _ => return None,
+    };
+    Some(reply)
+}

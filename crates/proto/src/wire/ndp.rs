@@ -1,0 +1,103 @@
+//! IPv6 neighbour discovery (RFC 4861, section 4) with the DNS options of RFC 8106.
+
+use core::net::Ipv6Addr;
+
+use super::domain::put_names;
+use super::writer::Writer;
+use crate::addr::Mac;
+
+/// Type of a router solicitation.
+pub const ROUTER_SOLICITATION: u8 = 133;
+/// Type of a router advertisement.
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
+/// Type of a neighbour solicitation.
+pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+/// Type of a neighbour advertisement.
+pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+/// The hop limit that proves that a message was not forwarded.
+pub const HOP_LIMIT: u8 = 255;
+
+/// A lifetime without end.
+pub const INFINITE: u32 = u32::MAX;
+
+/// Option: link-layer address of the source.
+pub const SOURCE_LINK: u8 = 1;
+/// Option: link-layer address of the target.
+pub const TARGET_LINK: u8 = 2;
+
+const PREFIX: u8 = 3;
+const MTU: u8 = 5;
+const DNS_SERVERS: u8 = 25;
+const DNS_SEARCH: u8 = 31;
+
+/// Flags of a neighbour advertisement: from a router, asked for, replaces what was known.
+pub const ADVERTISED: u32 = 0xe000_0000;
+/// Flags of an advertisement that nobody asked for.
+pub const ADVERTISED_UNSOLICITED: u32 = 0xa000_0000;
+
+/// Prefix flag: addresses are on the link.
+pub const ON_LINK: u8 = 0x80;
+/// Prefix flag: addresses may be formed from it.
+pub const AUTONOMOUS: u8 = 0x40;
+
+/// Whether a message's options, its tail, have one of a kind; `None` if any of them
+/// is malformed, which invalidates the message.
+pub fn has_option(mut bytes: &[u8], wanted: u8) -> Option<bool> {
+    let mut found = false;
+    while let [kind, units, ..] = *bytes {
+        if units == 0 {
+            return None;
+        }
+        bytes = bytes.get(usize::from(units) * 8..)?;
+        found |= kind == wanted;
+    }
+    bytes.is_empty().then_some(found)
+}
+
+/// Writes a link-layer address option.
+pub fn put_link(w: &mut Writer<'_>, kind: u8, mac: Mac) -> Option<()> {
+    w.put(&[kind, 1])?;
+    w.put(&mac.0)
+}
+
+/// Writes a prefix information option with lifetimes without end.
+pub fn put_prefix(w: &mut Writer<'_>, prefix: Ipv6Addr, len: u8, flags: u8) -> Option<()> {
+    w.put(&[PREFIX, 4, len, flags])?;
+    w.u32(INFINITE)?;
+    w.u32(INFINITE)?;
+    w.u32(0)?;
+    w.put(&prefix.octets())
+}
+
+/// Writes an MTU option.
+pub fn put_mtu(w: &mut Writer<'_>, mtu: u16) -> Option<()> {
+    w.put(&[MTU, 1, 0, 0])?;
+    w.u32(mtu.into())
+}
+
+/// Writes an option with DNS servers, unless there are none.
+pub fn put_dns_servers(w: &mut Writer<'_>, servers: &[Ipv6Addr]) -> Option<()> {
+    if servers.is_empty() {
+        return Some(());
+    }
+    let units = u8::try_from(servers.len().checked_mul(2)?.checked_add(1)?).ok()?;
+    w.put(&[DNS_SERVERS, units, 0, 0])?;
+    w.u32(INFINITE)?;
+    servers.iter().try_for_each(|s| w.put(&s.octets()))
+}
+
+/// Writes an option with as many of the domains to search as fit, if any does.
+pub fn put_dns_search<'a>(w: &mut Writer<'_>, names: impl Iterator<Item = &'a str>) {
+    let start = w.len();
+    w.attempt(|w| {
+        w.put(&[DNS_SEARCH, 0, 0, 0])?;
+        w.u32(INFINITE)?;
+        if put_names(w, names, false) == 0 {
+            return None;
+        }
+        let len = w.len().checked_sub(start)?.next_multiple_of(8);
+        w.zero_to(start.checked_add(len)?)?;
+        w.patch(start.checked_add(1)?, &[u8::try_from(len / 8).ok()?])
+    });
+}
