@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::fmt::Write;
 
 use super::Error;
-use super::options::{self, Action, Opt};
+use super::option::{Action, Opt};
+use super::options;
 
 /// One step through the command line.
 pub(super) enum Token {

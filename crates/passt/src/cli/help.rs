@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::Program;
-use super::options::{Action, GROUPS, Opt};
+use super::option::{Action, Opt};
+use super::options::GROUPS;
 
 /// Column in which descriptions begin.
 const COLUMN: usize = 30;

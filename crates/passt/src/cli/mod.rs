@@ -11,6 +11,7 @@ mod config;
 mod draft;
 mod getopt;
 mod help;
+mod option;
 mod options;
 mod ports;
 #[cfg(test)]
@@ -28,7 +29,7 @@ pub use ports::{Context, Item, Listen, MAX_RULES, PortError, PortRange, PortSpec
 
 use draft::Draft;
 use getopt::{Getopt, Token};
-use options::{Action, Arg, Scope};
+use option::{Action, Arg};
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,21 +165,4 @@ enum Error {
     /// Port options.
     #[error(transparent)]
     Ports(#[from] PortError),
-}
-
-impl Scope {
-    /// The mode's name if the option isn't for this program.
-    fn refuses(self, program: Program) -> Option<&'static str> {
-        let fits = match self {
-            Self::Both => true,
-            Self::Passt => program != Program::Pasta,
-            Self::VhostUser => program == Program::VhostUser,
-            Self::Pasta => program == Program::Pasta,
-        };
-        (!fits).then_some(match self {
-            Self::Both | Self::Passt => "passt",
-            Self::VhostUser => "vhost-user",
-            Self::Pasta => "pasta",
-        })
-    }
 }

@@ -1,15 +1,15 @@
 //! The table of options: names, arguments, help and effect, each defined once.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Error;
 use super::config::{Families, MAX_MTU, PerFamily, RepairSocket, Source, Userns, Verbosity};
 use super::draft::Draft;
 use super::help;
+use super::option::{Arg, Opt, Scope, flag, print, value};
 use super::values;
-use super::{Error, Program};
 
 /// The long name of the option that is a mode of its own.
 pub(super) const VHOST_USER: &str = "vhost-user";
@@ -23,80 +23,6 @@ const MIN_LOG_SIZE: u64 = 5 * 8192;
 /// Servers for each family, and domains, that fit what we announce.
 const MAX_DNS: usize = 3;
 const MAX_SEARCH: usize = 6;
-
-/// One option.
-pub(super) struct Opt {
-    /// The long name, without dashes.
-    pub(super) long: &'static str,
-    /// The letter.
-    pub(super) short: Option<char>,
-    /// Modes that have it.
-    pub(super) scope: Scope,
-    /// What it does, and whether it takes an argument.
-    pub(super) action: Action,
-    /// Description for the help, in lines.
-    pub(super) help: &'static str,
-}
-
-/// Modes that have an option.
-#[derive(Clone, Copy)]
-pub(super) enum Scope {
-    Both,
-    Passt,
-    VhostUser,
-    Pasta,
-}
-
-/// The effect of an option.
-pub(super) enum Action {
-    /// Takes no argument.
-    Flag(fn(&mut Draft)),
-    /// Takes an argument, shown by this name.
-    Value(&'static str, fn(&mut Draft, &Arg<'_>) -> Result<(), Error>),
-    /// Ends the program with this text, made for a program and the name it was called by.
-    Print(fn(Program, &str) -> String),
-}
-
-/// The argument of an option.
-pub(super) struct Arg<'a> {
-    shown: &'a str,
-    value: &'a OsStr,
-}
-
-impl<'a> Arg<'a> {
-    /// The argument `value` of the option that was given as `shown`.
-    pub(super) fn new(shown: &'a str, value: &'a OsStr) -> Self {
-        Self { shown, value }
-    }
-
-    /// The value that `read` makes of it, or an error that says `what` it should be.
-    fn parse<T>(&self, what: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
-        let value = self.value.to_str().and_then(read);
-        value.ok_or_else(|| self.invalid(what))
-    }
-
-    fn interface(&self) -> Result<String, Error> {
-        let name = self.value.to_str().and_then(values::interface);
-        name.ok_or_else(|| Error::Interface(self.lossy()))
-    }
-
-    fn path(&self, what: &'static str, max: usize) -> Result<PathBuf, Error> {
-        let valid = (1..=max).contains(&self.value.len());
-        valid.then(|| self.value.into()).ok_or_else(|| self.invalid(what))
-    }
-
-    fn is(&self, text: &str) -> bool {
-        self.value == text
-    }
-
-    fn lossy(&self) -> String {
-        self.value.to_string_lossy().into_owned()
-    }
-
-    fn invalid(&self, what: &'static str) -> Error {
-        Error::Invalid { what, value: self.lossy() }
-    }
-}
 
 /// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases, side by
 /// side in the table, are one option by different names.
@@ -114,35 +40,6 @@ pub(super) fn by_prefix(name: &str) -> Vec<&'static Opt> {
 pub(super) fn by_letter(letter: char) -> Option<&'static Opt> {
     let mut all = GROUPS.iter().flat_map(|(_, group)| group.iter());
     all.find(|option| option.short == Some(letter))
-}
-
-const fn flag(long: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Flag(set), help }
-}
-
-const fn value(
-    long: &'static str,
-    placeholder: &'static str,
-    help: &'static str,
-    set: fn(&mut Draft, &Arg<'_>) -> Result<(), Error>,
-) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Value(placeholder, set), help }
-}
-
-const fn print(long: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Print(text), help }
-}
-
-impl Opt {
-    const fn short(mut self, letter: char) -> Self {
-        self.short = Some(letter);
-        self
-    }
-
-    const fn only(mut self, scope: Scope) -> Self {
-        self.scope = scope;
-        self
-    }
 }
 
 /// Every option, in the order and under the titles of the help.
@@ -188,6 +85,21 @@ const GENERAL: &[Opt] = &[
     flag("chroot-fallback", "Isolate with chroot() where pivot_root() fails", |d| {
         d.config.chroot_fallback = true;
     }),
+    value(
+        "repair-path",
+        "PATH",
+        "Socket for passt-repair, with --vhost-user, or none\ndefault: socket's path with .repair",
+        |d, arg| {
+            d.passt.repair = if arg.is("none") {
+                RepairSocket::None
+            } else if d.passt.vhost_user {
+                RepairSocket::Path(arg.path("--repair-path", MAX_SOCKET_PATH)?)
+            } else {
+                return Err(Error::Scope { shown: arg.shown.to_owned(), mode: "vhost-user" });
+            };
+            Ok(())
+        },
+    ),
 ];
 
 const MESSAGES: &[Opt] = &[
@@ -257,21 +169,6 @@ const MACHINE: &[Opt] = &[
     flag(VHOST_USER, "Speak the vhost-user protocol", |_| {}).only(Scope::Passt),
     print("print-capabilities", "Print what vhost-user front ends ask for", help::capabilities)
         .only(Scope::Passt),
-    value(
-        "repair-path",
-        "PATH",
-        "Socket for passt-repair, with --vhost-user, or none\ndefault: socket's path with .repair",
-        |d, arg| {
-            d.passt.repair = if arg.is("none") {
-                RepairSocket::None
-            } else if d.passt.vhost_user {
-                RepairSocket::Path(arg.path("--repair-path", MAX_SOCKET_PATH)?)
-            } else {
-                return Err(Error::Scope { shown: arg.shown.to_owned(), mode: "vhost-user" });
-            };
-            Ok(())
-        },
-    ),
     flag("migrate-exit", "Does nothing, for compatibility", |d| {
         d.warn("--migrate-exit will be dropped soon");
     })

@@ -1,0 +1,140 @@
+//! What an option is: its names, where it belongs, what it does with its argument.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use super::draft::Draft;
+use super::values;
+use super::{Error, Program};
+
+/// One option.
+pub(super) struct Opt {
+    /// The long name, without dashes.
+    pub(super) long: &'static str,
+    /// The letter.
+    pub(super) short: Option<char>,
+    /// Modes that have it.
+    pub(super) scope: Scope,
+    /// What it does, and whether it takes an argument.
+    pub(super) action: Action,
+    /// Description for the help, in lines.
+    pub(super) help: &'static str,
+}
+
+/// Modes that have an option.
+#[derive(Clone, Copy)]
+pub(super) enum Scope {
+    Both,
+    Passt,
+    VhostUser,
+    Pasta,
+}
+
+impl Scope {
+    /// The mode's name if the option isn't for this program.
+    pub(super) fn refuses(self, program: Program) -> Option<&'static str> {
+        let fits = match self {
+            Self::Both => true,
+            Self::Passt => program != Program::Pasta,
+            Self::VhostUser => program == Program::VhostUser,
+            Self::Pasta => program == Program::Pasta,
+        };
+        (!fits).then_some(match self {
+            Self::Both | Self::Passt => "passt",
+            Self::VhostUser => "vhost-user",
+            Self::Pasta => "pasta",
+        })
+    }
+}
+
+/// The effect of an option.
+pub(super) enum Action {
+    /// Takes no argument.
+    Flag(fn(&mut Draft)),
+    /// Takes an argument, shown by this name.
+    Value(&'static str, fn(&mut Draft, &Arg<'_>) -> Result<(), Error>),
+    /// Ends the program with this text, made for a program and the name it was called by.
+    Print(fn(Program, &str) -> String),
+}
+
+/// The argument of an option.
+pub(super) struct Arg<'a> {
+    /// The option as it was given.
+    pub(super) shown: &'a str,
+    /// The argument.
+    pub(super) value: &'a OsStr,
+}
+
+impl<'a> Arg<'a> {
+    /// The argument `value` of the option that was given as `shown`.
+    pub(super) fn new(shown: &'a str, value: &'a OsStr) -> Self {
+        Self { shown, value }
+    }
+
+    /// The value that `read` makes of it, or an error that says `what` it should be.
+    pub(super) fn parse<T>(&self, what: &'static str, read: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
+        let value = self.value.to_str().and_then(read);
+        value.ok_or_else(|| self.invalid(what))
+    }
+
+    /// The name of an interface.
+    pub(super) fn interface(&self) -> Result<String, Error> {
+        let name = self.value.to_str().and_then(values::interface);
+        name.ok_or_else(|| Error::Interface(self.lossy()))
+    }
+
+    /// A path of at most `max` bytes.
+    pub(super) fn path(&self, what: &'static str, max: usize) -> Result<PathBuf, Error> {
+        let valid = (1..=max).contains(&self.value.len());
+        valid.then(|| self.value.into()).ok_or_else(|| self.invalid(what))
+    }
+
+    /// Whether it is this word.
+    pub(super) fn is(&self, text: &str) -> bool {
+        self.value == text
+    }
+
+    /// The argument for a message.
+    pub(super) fn lossy(&self) -> String {
+        self.value.to_string_lossy().into_owned()
+    }
+
+    /// The error that says `what` it should have been.
+    pub(super) fn invalid(&self, what: &'static str) -> Error {
+        Error::Invalid { what, value: self.lossy() }
+    }
+}
+
+/// An option without argument.
+pub(super) const fn flag(long: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
+    Opt { long, short: None, scope: Scope::Both, action: Action::Flag(set), help }
+}
+
+/// An option with an argument.
+pub(super) const fn value(
+    long: &'static str,
+    placeholder: &'static str,
+    help: &'static str,
+    set: fn(&mut Draft, &Arg<'_>) -> Result<(), Error>,
+) -> Opt {
+    Opt { long, short: None, scope: Scope::Both, action: Action::Value(placeholder, set), help }
+}
+
+/// An option that ends the program with a text.
+pub(super) const fn print(long: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
+    Opt { long, short: None, scope: Scope::Both, action: Action::Print(text), help }
+}
+
+impl Opt {
+    /// Gives it a letter.
+    pub(super) const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
+        self
+    }
+
+    /// Gives it to some modes alone.
+    pub(super) const fn only(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+}
