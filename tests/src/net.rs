@@ -158,6 +158,10 @@ impl Net {
             skip("network namespaces need root");
             return None;
         }
+        if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
+            skip(&format!("no tap devices here: /dev/net/tun: {error}"));
+            return None;
+        }
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = Dir::new(&id);
         let host = Ns::new(format!("passt-host-{id}"), &dir.0);

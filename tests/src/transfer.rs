@@ -9,9 +9,9 @@ pub const GIB: u64 = 1 << 30;
 /// 2^20.
 pub const MIB: u64 = 1 << 20;
 
-/// How long a transfer may take: 50 Mbit/s and what starting it costs.
+/// How long a transfer may take: at 200 Mbit/s, and what starting it costs.
 fn deadline(length: u64) -> Duration {
-    Duration::from_secs(30 + length / (6 * MIB))
+    Duration::from_secs(15 + length / (25 * MIB))
 }
 
 /// An address and port as `host:port`, with brackets where IPv6 needs them.

@@ -1,3 +1,91 @@
 //! Development commands: `cargo xtask test`.
 
-fn main() {}
+mod machine;
+mod tally;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tally::Tally;
+
+/// How long each fuzz target runs.
+const FUZZ_TIME: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    if !std::env::args().skip(1).eq(["test".to_owned()]) {
+        eprintln!("usage: cargo xtask test\n\n  test   install what the tests need, build, run all of them");
+        return ExitCode::from(2);
+    }
+    match test() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs every test there is; true if none failed.
+fn test() -> Result<bool> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace")?;
+    machine::prepare();
+    let build = cargo(root, &["build", "--release", "--package", "passt", "--bins"]).status()?;
+    ensure!(build.success(), "the release build failed");
+
+    let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
+    let mut tally = Tally::default();
+    let quick = ["test", "--workspace", "--exclude", "passt-tests", "--no-fail-fast"];
+    tally.run(&mut cargo(root, &quick))?;
+    // One at a time: the namespace tests measure, and use all the machine has.
+    let namespaces = ["test", "--package", "passt-tests", "--no-fail-fast", "--", "--test-threads=1"];
+    tally.run(cargo(root, &namespaces).env("PASST_TEST_SKIPS", &skips))?;
+    tally.count_skips(&skips)?;
+    fuzz(&root.join("fuzz"), &mut tally)?;
+    tally.print();
+    Ok(tally.failed == 0)
+}
+
+fn cargo(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+/// Runs each fuzz target for a short while; each counts as a test.
+fn fuzz(dir: &Path, tally: &mut Tally) -> Result<()> {
+    if !dir.join("Cargo.toml").exists() {
+        return Ok(());
+    }
+    // What cargo-fuzz passes, without its need for another toolchain.
+    let flags = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+                 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+                 -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
+    let build =
+        cargo(dir, &["build", "--release"]).env("RUSTFLAGS", flags).env("RUSTC_BOOTSTRAP", "1").status()?;
+    if !build.success() {
+        tally.skip("fuzz: its build failed, see above");
+        return Ok(());
+    }
+    for target in fuzz_targets(&dir.join("target/release"))? {
+        let start = Instant::now();
+        println!("fuzzing {} for {FUZZ_TIME:?}", target.display());
+        let seconds = format!("-max_total_time={}", FUZZ_TIME.as_secs());
+        let run = Command::new(&target)
+            .args([&seconds, "-verbosity=0"])
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .status()?;
+        tally.record(run.success(), &format!("{} after {:?}", target.display(), start.elapsed()));
+    }
+    Ok(())
+}
+
+/// The executables of a release directory.
+fn fuzz_targets(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    let paths = entries.iter().map(std::fs::DirEntry::path);
+    Ok(paths.filter(|path| path.is_file() && path.extension().is_none()).collect())
+}

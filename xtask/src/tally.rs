@@ -1,0 +1,109 @@
+//! Counts what libtest reports, and what could not be tested.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+/// The outcome of all test programs.
+#[derive(Default)]
+pub(crate) struct Tally {
+    passed: u64,
+    pub(crate) failed: u64,
+    skips: Vec<String>,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Runs `cargo test`, passing its output on, and adds its results.
+    pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
+        let before = self.failed;
+        let mut child = command.stdout(Stdio::piped()).spawn().context("cargo")?;
+        let output = child.stdout.take().context("standard output")?;
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            self.add(&line);
+        }
+        // A program that did not build or crashed has no result line.
+        if !child.wait()?.success() && self.failed == before {
+            self.record(false, &format!("{command:?}"));
+        }
+        Ok(())
+    }
+
+    /// Adds one line of libtest's output, if it is a result.
+    fn add(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        let count_of = |what: &str| {
+            let part = counts.split(['.', ';']).find_map(|part| part.trim().strip_suffix(what));
+            part.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+        };
+        self.passed += count_of("passed");
+        self.failed += count_of("failed");
+        for _ in 0..count_of("ignored") {
+            self.skip("a test marked as ignored");
+        }
+    }
+
+    /// Adds one test of another kind.
+    pub(crate) fn record(&mut self, passed: bool, name: &str) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Adds something that could not be tested here, and why.
+    pub(crate) fn skip(&mut self, reason: &str) {
+        self.skips.push(reason.to_owned());
+    }
+
+    /// Moves the tests that said they were skipped, which libtest takes for
+    /// passed, to where they belong.
+    pub(crate) fn count_skips(&mut self, file: &Path) -> Result<()> {
+        let Ok(lines) = std::fs::read_to_string(file) else { return Ok(()) };
+        for line in lines.lines() {
+            self.skip(line.trim_start_matches("SKIP "));
+            self.passed = self.passed.saturating_sub(1);
+        }
+        std::fs::remove_file(file).context("list of skipped tests")
+    }
+
+    /// Prints every failure and every skipped test, then the counts.
+    pub(crate) fn print(&self) {
+        for failure in &self.failures {
+            println!("FAILED {failure}");
+        }
+        for skip in &self.skips {
+            println!("SKIPPED {skip}");
+        }
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed() {
+        let mut tally = Tally::default();
+        for line in [
+            "test a::b ... ok",
+            "test a::c ... FAILED",
+            "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.skips.len()), (15, 1, 2));
+        assert_eq!(tally.failures, ["a::c"]);
+    }
+}
