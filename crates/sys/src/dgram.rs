@@ -27,7 +27,9 @@ const UDP_GRO: i32 = 104;
 /// One message to be sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outgoing {
-    /// How many buffers of the list belong to it, in their order.
+    /// The first of its buffers in the list.
+    pub first: usize,
+    /// How many buffers it has.
     pub buffers: usize,
     /// The kernel is to cut it into datagrams of this many bytes; zero for none of that.
     pub segment: u16,
@@ -67,8 +69,7 @@ pub struct Failure {
     pub len: usize,
 }
 
-/// Sends messages (at most [`BATCH`]) whose buffers are in `data` one after the other, without
-/// waiting; returns how many were sent before the first error. For sockets that are not connected there are
+/// Sends messages (at most [`BATCH`]) whose buffers are in `data`, without waiting; returns how many were sent before the first error. For sockets that are not connected there are
 /// `to`, of the socket's family (see [`mapped`]), and `from`, the address to send from.
 pub fn send(
     fd: BorrowedFd<'_>,
@@ -80,11 +81,10 @@ pub fn send(
     let name = to.map(Name::from);
     let mut controls = [Control::EMPTY; BATCH];
     let mut headers = [EMPTY; BATCH];
-    let mut buffers = data.as_slice();
     let count = messages.len().min(BATCH);
     for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
-        let (own, rest) = buffers.split_at_checked(message.buffers).ok_or(io::ErrorKind::InvalidInput)?;
-        buffers = rest;
+        let own = data.as_slice().get(message.first..message.first + message.buffers);
+        let own = own.ok_or(io::ErrorKind::InvalidInput)?;
         if message.segment != 0 {
             control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());
         }
@@ -443,7 +443,8 @@ mod tests {
         let (a, b) = pair("127.0.0.1:0");
         let mut data = Gather::new();
         assert!(data.push(b"one") && data.push(b"tw") && data.push(b"o!"));
-        let messages = [Outgoing { buffers: 1, segment: 0 }, Outgoing { buffers: 2, segment: 0 }];
+        let messages =
+            [Outgoing { buffers: 1, ..Outgoing::default() }, Outgoing { first: 1, buffers: 2, segment: 0 }];
         assert_eq!(send(a.as_fd(), &data, &messages, None, None).expect("sent"), 2);
         let mut inbox = Inbox::new();
         assert_eq!(inbox.receive(b.as_fd()).expect("received"), 2);
@@ -459,7 +460,7 @@ mod tests {
         let payload: Vec<u8> = (0..250).collect();
         let mut data = Gather::new();
         assert!(data.push(&payload));
-        let message = [Outgoing { buffers: 1, segment: 100 }];
+        let message = [Outgoing { first: 0, buffers: 1, segment: 100 }];
         send(a.as_fd(), &data, &message, None, None).expect("sent");
         let mut buffer = [0; 300];
         assert_eq!(b.recv(&mut buffer).expect("cut"), 100);
@@ -492,7 +493,7 @@ mod tests {
 
             let mut data = Gather::new();
             data.push(b"pong");
-            let message = [Outgoing { buffers: 1, segment: 0 }];
+            let message = [Outgoing { first: 0, buffers: 1, segment: 0 }];
             send(b.as_fd(), &data, &message, Some(mapped(peer)), Some(ip)).expect("sent");
             let (len, from) = a.recv_from(&mut [0; 16]).expect("received");
             assert_eq!((len, from), (4, (ip, port).into()));

@@ -38,24 +38,20 @@ impl<'a> Gather<'a> {
         self.0.len == MAX
     }
 
+    /// Number of buffers.
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    /// Whether there are no buffers.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
     /// Copies what lies behind the first `skip` bytes to `out`; returns the
     /// number of bytes copied.
-    pub fn copy_out(&self, mut skip: usize, out: &mut [u8]) -> usize {
-        let mut done = 0;
-        for vec in self.0.as_slice() {
-            let from = skip.min(vec.iov_len);
-            skip -= from;
-            let n = (vec.iov_len - from).min(out.len() - done);
-            // SAFETY: `from <= iov_len`, so the pointer stays inside the
-            // buffer, which lives for 'a.
-            let source = unsafe { vec.iov_base.cast::<u8>().add(from) };
-            // SAFETY: `source` has `n` readable bytes as bounded above, `out`
-            // has at least `n` bytes from `done`, and a `&mut` slice of ours
-            // does not overlap a buffer borrowed for 'a.
-            unsafe { source.copy_to_nonoverlapping(out[done..].as_mut_ptr(), n) };
-            done += n;
-        }
-        done
+    pub fn copy_out(&self, skip: usize, out: &mut [u8]) -> usize {
+        self.0.copy_out(skip, out)
     }
 
     pub(crate) fn as_slice(&self) -> &[libc::iovec] {
@@ -90,6 +86,24 @@ impl<'a> Scatter<'a> {
     /// Moves all buffers of `other` to the end of this list; false when they do not all fit.
     pub fn append(&mut self, other: &Scatter<'a>) -> bool {
         other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
+    }
+
+    /// Copies `bytes` to what lies behind the first `skip` bytes; returns the number of
+    /// bytes copied.
+    pub fn copy_in(&mut self, skip: usize, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        self.0.each_part(skip, bytes.len(), |part, n| {
+            // SAFETY: `part` has `n` writable bytes that are borrowed mutably or that nothing
+            // refers to, so they do not overlap `bytes`, which has at least `n` bytes from `done`.
+            unsafe { part.copy_from_nonoverlapping(bytes[done..].as_ptr(), n) };
+            done += n;
+        });
+        done
+    }
+
+    /// Copies what lies behind the first `skip` bytes to `out`, as [`Gather::copy_out`].
+    pub fn copy_out(&self, skip: usize, out: &mut [u8]) -> usize {
+        self.0.copy_out(skip, out)
     }
 
     /// Total length of all buffers in bytes.
@@ -136,6 +150,30 @@ impl List<'_> {
         true
     }
 
+    fn copy_out(&self, skip: usize, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        self.each_part(skip, out.len(), |part, n| {
+            // SAFETY: `part` has `n` readable bytes, `out` has at least `n` bytes from `done`,
+            // and a `&mut` slice of ours does not overlap a buffer borrowed for 'a.
+            unsafe { part.copy_to_nonoverlapping(out[done..].as_mut_ptr(), n) };
+            done += n;
+        });
+        done
+    }
+
+    /// Calls `f` with pointer and length of each contiguous part of the `len` bytes behind the
+    /// first `skip`, as far as there are so many: parts of buffers that live for 'a.
+    fn each_part(&self, mut skip: usize, mut len: usize, mut f: impl FnMut(*mut u8, usize)) {
+        for vec in self.as_slice() {
+            let from = skip.min(vec.iov_len);
+            skip -= from;
+            let n = (vec.iov_len - from).min(len);
+            // SAFETY: `from <= iov_len`, so the pointer stays inside the buffer.
+            f(unsafe { vec.iov_base.cast::<u8>().add(from) }, n);
+            len -= n;
+        }
+    }
+
     fn as_slice(&self) -> &[libc::iovec] {
         // SAFETY: `push` wrote the first `len` elements.
         unsafe { std::slice::from_raw_parts(self.vecs.as_ptr().cast(), self.len) }
@@ -156,5 +194,11 @@ mod tests {
         assert_eq!(out[..3], [3, 4, 5]);
         assert_eq!(list.copy_out(0, &mut out[..2]), 2);
         assert_eq!(list.copy_out(9, &mut out), 0);
+        let (mut a, mut b) = ([0u8; 3], [0u8; 2]);
+        let mut list = Scatter::new();
+        assert!(list.push(&mut a) && list.push(&mut b));
+        assert_eq!(list.copy_in(2, &[7, 8, 9, 10]), 3);
+        assert_eq!(list.copy_out(1, &mut out), 4);
+        assert_eq!(out[..4], [0, 7, 8, 9]);
     }
 }

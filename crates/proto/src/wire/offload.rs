@@ -169,10 +169,14 @@ impl Offload {
     /// Writes the headers of one piece of a super-frame with the headers `template`
     /// to `out`, which is as long: lengths, sequence number, flags and identification
     /// as a device would (and `tcp_gso_segment()`, `__udp_gso_segment()` of Linux).
-    /// The transport checksum is left partial. `None` if the headers are not what the metadata say.
+    /// The transport checksum is left partial. Headers of a frame that is not to be cut are
+    /// copied as they are. `None` if the headers are not what the metadata say.
     pub fn segment_header(&self, template: &[u8], piece: Piece, out: &mut [u8]) -> Option<()> {
         let out = out.get_mut(..template.len())?;
         out.copy_from_slice(template);
+        if self.gso == Gso::None {
+            return Some(());
+        }
         let (frame, packet) = ethernet::Header::mut_from_prefix(out).ok()?;
         let start = usize::from(self.csum_start).checked_sub(ethernet::LEN)?;
         let (network, transport) = packet.split_at_mut_checked(start)?;
