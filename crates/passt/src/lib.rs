@@ -2,5 +2,6 @@
 
 pub mod app;
 pub mod cli;
+pub mod flow;
 pub mod life;
 pub mod netconf;

@@ -18,5 +18,6 @@ pub mod drop;
 pub mod responder;
 pub mod rules;
 pub mod seq;
+pub mod tcp;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,96 @@
+//! The link: where the guest's frames come from and go to.
+//!
+//! One interface for every back end, chosen once at start; nothing above it
+//! asks which one it is. A link owns the memory that frames live in. It
+//! lends frames that it received until the next [`Link::receive`], and it
+//! lends room for a frame to be sent, so that payload is written straight to
+//! where the guest will find it ([`Link::reserve`], [`Link::commit`]).
+//!
+//! Frames carry the fields of `virtio_net_hdr`: a link that can offload passes
+//! them on, one that cannot completes checksums and segments frames itself.
+
+pub mod channel;
+pub mod tap;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use passt_proto::drop::DropReason;
+use passt_proto::wire::offload::Offload;
+use passt_sys::iovec::{Gather, Scatter};
+
+/// Most bytes of headers before the payload of a frame for the guest:
+/// Ethernet, IPv6, TCP with all options.
+pub const MAX_HEADERS: usize = passt_proto::wire::build::MAX_HEADERS;
+
+/// What a link does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Takes frames whose transport checksum is only begun.
+    pub checksum: bool,
+    /// Takes TCP super-frames, to be cut by the guest's kernel or never.
+    pub tcp_segmentation: bool,
+    /// Takes UDP super-frames of equal datagrams.
+    pub udp_segmentation: bool,
+    /// Bytes of frames that the guest's device can have under way towards us before it
+    /// drops, where segmentation does not keep them few; `None` without such a limit.
+    pub queue_limit: Option<usize>,
+}
+
+/// One frame received from the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// The start of the frame in private memory: all of its headers, and all
+    /// of the frame if it is no longer than [`HEAD_LEN`].
+    pub head: &'a [u8],
+    /// Length of the whole frame in bytes.
+    pub len: usize,
+    /// What the guest's kernel left to us.
+    pub offload: Offload,
+}
+
+/// Bytes at the start of a received frame that are certain to be in
+/// [`Frame::head`]: enough for every request that is answered inside.
+pub const HEAD_LEN: usize = 2048;
+
+/// A layer-2 connection to the guest.
+pub trait Link {
+    /// What the link does by itself.
+    fn caps(&self) -> Caps;
+
+    /// The descriptor that is readable when there are frames, to be polled
+    /// level-triggered.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Reads a batch of frames and returns how many; zero when there are none
+    /// now. An error means that the link is gone.
+    fn receive(&mut self) -> io::Result<usize>;
+
+    /// Frame `index` of the last batch; `None` if it was malformed.
+    fn frame(&self, index: usize) -> Option<Frame<'_>>;
+
+    /// Appends bytes `range` of frame `index` to a list for a socket; false if
+    /// they do not fit there.
+    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool;
+
+    /// Lends room for `payload` bytes (at most [`MAX_PAYLOAD`]) behind a header of
+    /// `header` bytes, to be cut every `segment` bytes where this link has to
+    /// cut. The buffers are appended to `into`. Not committing gives the room
+    /// back. False if the link has no room now.
+    fn reserve<'a>(&'a mut self, header: usize, payload: usize, segment: usize, into: &mut Scatter<'a>) -> bool;
+
+    /// Sends the first `payload` bytes of the room reserved last, behind
+    /// `header`, which has the length that was announced.
+    fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason>;
+
+    /// Sends a frame whose bytes are complete, checksums included.
+    fn send(&mut self, frame: &[u8]) -> Result<(), DropReason>;
+
+    /// Passes on what a batch of commits left in the link's own queues.
+    fn flush(&mut self) {}
+}
+
+/// Most payload bytes of one frame for the guest: with the longest headers it
+/// stays within the 65 535 bytes that IPv4's total length can express.
+pub const MAX_PAYLOAD: usize = 65_535 - (MAX_HEADERS - 14);

@@ -1,0 +1,423 @@
+//! The TCP translation: one connection of the guest, one of the host's kernel.
+//!
+//! This is no TCP stack. The guest's kernel and the host's kernel each run a
+//! full TCP; a [`Connection`] makes the guest believe that it talks to the
+//! host's peer. Data waits in the host's socket: towards the guest it is peeked
+//! at and stays in the receive queue until the guest acknowledges it; from the
+//! guest it is acknowledged when the host's kernel, or its peer, has it.
+//!
+//! The machine does no I/O. Feed it segments ([`Connection::segment`]) and
+//! events ([`Connection::handle`]), then pull [`Connection::next_action`] until
+//! there is none, then wait for [`Connection::next_timeout`] or the next event.
+//! Actions are derived from state, so there is no queue; payload never enters.
+//!
+//! Left out: reassembly of what arrives out of order (links do not reorder, and
+//! what is not kept need not be selectively acknowledged), congestion control
+//! towards the guest (the link has no congestion; after a timeout the window is
+//! opened gradually), urgent data (passed on inline), fast open, ECN.
+
+mod isn;
+mod open;
+mod receive;
+mod rtt;
+mod transmit;
+
+pub use isn::IsnSecret;
+pub use receive::Push;
+
+use crate::seq::Seq;
+use crate::time::{Duration, Instant};
+use crate::wire::tcp::{Flags, Options, Segment};
+use open::Open;
+
+/// What every connection of a worker has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// MSS announced to the guest, in bytes: its MTU less the fixed headers.
+    pub mss: u16,
+    /// Bytes that the engine can always take beyond what it queued: the window
+    /// promised to the guest.
+    pub room: u32,
+    /// Most bytes in one [`Action::Peek`].
+    pub max_peek: u32,
+    /// Whether to negotiate timestamps (RFC 7323).
+    pub timestamps: bool,
+    /// Whether to negotiate selective acknowledgements (RFC 2018).
+    pub sack: bool,
+}
+
+/// The window scale that we announce (RFC 7323, section 2.2): windows up to 16 MiB.
+const WINDOW_SCALE: u8 = 8;
+/// What a peer that announces no MSS can take over IPv4 (RFC 9293, section 3.7.1).
+const DEFAULT_MSS: u16 = 536;
+/// Attempts to open a connection to the guest, as `tcp_syn_retries`.
+const OPEN_ATTEMPTS: u8 = 6;
+
+/// What happened on the host's side, or to what an action asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The host's connect succeeded.
+    Connected {
+        /// Round trip to the host's peer where acknowledgements are to be that
+        /// peer's; `None` to acknowledge what the host's kernel has taken.
+        far: Option<Duration>,
+    },
+    /// The host's socket may have data, or an end, that the last peek did not see.
+    Readable,
+    /// What was pushed since the last such event is dealt with.
+    Queued {
+        /// Bytes queued; less than what was pushed only if there was no room at all.
+        taken: u32,
+        /// Bytes that the engine holds because the host's kernel did not take them yet.
+        held: u32,
+    },
+    /// The host's kernel has taken some of what the engine held.
+    Flushed {
+        /// Bytes that the engine still holds.
+        held: u32,
+    },
+    /// Answer to [`Action::AskUnacknowledged`].
+    Unacknowledged {
+        /// Bytes (and FIN) that the host's kernel has, but not its peer (`SIOCOUTQ`).
+        bytes: u32,
+    },
+    /// The host's connection was refused, reset or failed.
+    Failed,
+    /// The time of [`Connection::next_timeout`] may have come.
+    Timeout,
+}
+
+/// What the engine has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this segment to the guest; it has no payload.
+    Emit(Segment),
+    /// Look at the host's receive queue, then call [`Connection::transmit`] or
+    /// [`Connection::drained`].
+    Peek {
+        /// Bytes to skip from the queue's head.
+        offset: u32,
+        /// Most bytes to send.
+        len: u32,
+    },
+    /// Remove this many bytes from the head of the host's receive queue.
+    Discard(u32),
+    /// Shut down the sending direction of the host's socket.
+    Shutdown,
+    /// Ask the host's kernel how much is unacknowledged: [`Event::Unacknowledged`].
+    AskUnacknowledged,
+    /// Abort the host's connection with RST and forget this one.
+    Abort,
+    /// Close the host's socket and forget this connection.
+    Close,
+}
+
+/// One translated connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    config: Config,
+    ports: Ports,
+    state: State,
+}
+
+/// Ports of every segment sent to the guest.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    src: u16,
+    dst: u16,
+}
+
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all connections are open, and none may allocate")]
+enum State {
+    /// The guest's SYN was seen, the host's connect is under way.
+    Connecting { irs: Seq, offer: Offer, iss: Seq },
+    /// Our SYN or SYN-ACK waits for the guest's acknowledgement.
+    Opening(Opening),
+    /// Data can flow, at least in one direction.
+    Open(Open),
+    /// Over, but for telling the two sides.
+    Ended { guest: Option<Segment>, abort: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    iss: Seq,
+    /// The guest's initial number and offer, if it was the guest that began.
+    guest: Option<(Seq, Offer)>,
+    far: Option<Duration>,
+    first_sent: Instant,
+    attempts: u8,
+    /// When to send again.
+    due: Instant,
+    send: bool,
+}
+
+/// What the guest's SYN offered.
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    mss: u16,
+    window_scale: Option<u8>,
+    sack: bool,
+    timestamp: Option<u32>,
+    window: u16,
+}
+
+impl Connection {
+    /// A connection that the guest opens with `syn`. The engine starts the host's connect.
+    pub fn from_guest(config: Config, syn: &Segment, iss: Seq) -> Self {
+        let ports = Ports { src: syn.dst_port, dst: syn.src_port };
+        Self { config, ports, state: State::Connecting { irs: syn.seq, offer: Offer::new(syn), iss } }
+    }
+
+    /// A connection that the host accepted, to be opened towards the guest from
+    /// port `src` to port `dst`. `far` as in [`Event::Connected`].
+    pub fn from_host(config: Config, src: u16, dst: u16, iss: Seq, far: Option<Duration>, now: Instant) -> Self {
+        let opening = Opening { iss, guest: None, far, first_sent: now, attempts: 0, due: now, send: true };
+        Self { config, ports: Ports { src, dst }, state: State::Opening(opening) }
+    }
+
+    /// Takes a segment of `len` payload bytes from the guest. What is returned of
+    /// its payload is to be queued to the host's socket and confirmed with
+    /// [`Event::Queued`]; more segments may come before that.
+    pub fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
+        match &mut self.state {
+            State::Connecting { irs, .. } => {
+                let restarted = segment.flags.contains(Flags::SYN) && segment.seq != *irs;
+                if restarted || segment.flags.contains(Flags::RST) {
+                    self.end(None, true);
+                }
+                Push::NONE
+            }
+            State::Opening(opening) => {
+                let opening = *opening;
+                self.opening_segment(now, opening, segment, len)
+            }
+            State::Open(open) => {
+                let push = open.segment(now, segment, len);
+                if open.is_reset() {
+                    self.end(None, true);
+                }
+                push
+            }
+            State::Ended { .. } => Push::NONE,
+        }
+    }
+
+    /// Takes an event of the host's side.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match (&mut self.state, event) {
+            (State::Connecting { irs, offer, iss }, Event::Connected { far }) => {
+                let guest = Some((*irs, *offer));
+                let opening =
+                    Opening { iss: *iss, guest, far, first_sent: now, attempts: 0, due: now, send: true };
+                self.state = State::Opening(opening);
+            }
+            (State::Connecting { irs, .. }, Event::Failed) => {
+                let reset =
+                    Segment { ack: *irs + 1, flags: Flags::RST | Flags::ACK, ..self.ports.segment(Seq(0)) };
+                self.end(Some(reset), false);
+            }
+            (State::Opening(opening), Event::Timeout) if now >= opening.due => {
+                if opening.attempts > OPEN_ATTEMPTS {
+                    let reset = opening.reset(self.ports);
+                    self.end(Some(reset), true);
+                } else {
+                    opening.send = true;
+                }
+            }
+            (State::Opening(opening), Event::Failed) => {
+                let reset = opening.reset(self.ports);
+                self.end(Some(reset), false);
+            }
+            (State::Open(open), Event::Failed) => {
+                let reset = open.reset_segment(self.ports);
+                self.end(Some(reset), false);
+            }
+            (State::Open(open), event) if open.handle(now, event).is_err() => {
+                let reset = open.reset_segment(self.ports);
+                self.end(Some(reset), true);
+            }
+            _ => {}
+        }
+    }
+
+    /// What to do next; call until it returns `None`, and after every event and batch of segments.
+    pub fn next_action(&mut self, now: Instant) -> Option<Action> {
+        match &mut self.state {
+            State::Connecting { .. } => None,
+            State::Opening(opening) => opening.next_segment(now, &self.config, self.ports).map(Action::Emit),
+            State::Open(open) if open.is_done() => {
+                self.end(None, false);
+                Some(Action::Close)
+            }
+            State::Open(open) => open.next_action(now, self.ports),
+            State::Ended { guest, abort } => {
+                let last = if *abort { Action::Abort } else { Action::Close };
+                Some(guest.take().map_or(last, Action::Emit))
+            }
+        }
+    }
+
+    /// After [`Action::Peek`]: the header for `len` bytes that were found and are
+    /// being sent. `drained` says that fewer were there than asked for, `ended`
+    /// that the host's stream ends behind them.
+    pub fn transmit(&mut self, now: Instant, len: u32, drained: bool, ended: bool) -> Segment {
+        match &mut self.state {
+            State::Open(open) => open.transmit(now, self.ports, len, drained, ended),
+            _ => self.ports.segment(Seq(0)),
+        }
+    }
+
+    /// After [`Action::Peek`]: no data was found; `ended` says that the host's stream ends there.
+    pub fn drained(&mut self, ended: bool) {
+        if let State::Open(open) = &mut self.state {
+            open.drained(ended);
+        }
+    }
+
+    /// When to pass [`Event::Timeout`], if nothing happens before.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Opening(opening) => Some(opening.due),
+            State::Open(open) => open.next_timeout(),
+            State::Connecting { .. } | State::Ended { .. } => None,
+        }
+    }
+
+    /// Most payload bytes of one segment to the guest: for `gso_size`.
+    pub fn mss(&self) -> u32 {
+        match &self.state {
+            State::Open(open) => open.mss(),
+            _ => u32::from(self.config.mss),
+        }
+    }
+
+    /// Whether the host's connect is still under way.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting { .. })
+    }
+
+    /// Segments sent to the guest again so far.
+    pub fn retransmitted(&self) -> u32 {
+        match &self.state {
+            State::Open(open) => open.retransmitted(),
+            _ => 0,
+        }
+    }
+
+    fn end(&mut self, guest: Option<Segment>, abort: bool) {
+        self.state = State::Ended { guest, abort };
+    }
+
+    fn opening_segment(&mut self, now: Instant, opening: Opening, segment: &Segment, len: u32) -> Push {
+        let flags = segment.flags;
+        let acked = flags.contains(Flags::ACK) && segment.ack == opening.iss + 1;
+        if flags.contains(Flags::ACK) && !acked {
+            // RFC 9293, section 3.10.7.3: it belongs to a connection that the guest forgot.
+            if !flags.contains(Flags::RST) {
+                let reset = Segment { flags: Flags::RST, ..self.ports.segment(segment.ack) };
+                self.end(Some(reset), true);
+            }
+            return Push::NONE;
+        }
+        if flags.contains(Flags::RST) {
+            self.end(None, true);
+            return Push::NONE;
+        }
+        match opening.guest {
+            Some((irs, _)) if flags.contains(Flags::SYN) => {
+                self.repeated_syn(segment.seq == irs);
+                Push::NONE
+            }
+            Some((irs, offer)) if acked => {
+                let mut open = Open::new(now, &self.config, &opening, irs, &offer);
+                let push = open.segment(now, segment, len);
+                self.state = State::Open(open);
+                push
+            }
+            None if acked && flags.contains(Flags::SYN) => {
+                let mut open = Open::new(now, &self.config, &opening, segment.seq, &Offer::new(segment));
+                open.acknowledge_now();
+                self.state = State::Open(open);
+                Push::NONE
+            }
+            _ => Push::NONE,
+        }
+    }
+
+    /// The guest's SYN again: our answer was lost; or a new one: it gave up this connection.
+    fn repeated_syn(&mut self, same: bool) {
+        match &mut self.state {
+            State::Opening(opening) if same => opening.send = true,
+            _ => self.end(None, true),
+        }
+    }
+}
+
+impl Offer {
+    fn new(syn: &Segment) -> Self {
+        let options = &syn.options;
+        Self {
+            mss: options.mss.unwrap_or(DEFAULT_MSS).max(64),
+            window_scale: options.window_scale,
+            sack: options.sack_permitted,
+            timestamp: options.timestamps.map(|(value, _)| value),
+            window: syn.window,
+        }
+    }
+}
+
+impl Opening {
+    fn next_segment(&mut self, now: Instant, config: &Config, ports: Ports) -> Option<Segment> {
+        if !core::mem::take(&mut self.send) {
+            return None;
+        }
+        self.due = now + Duration::from_secs(1 << self.attempts.min(OPEN_ATTEMPTS));
+        self.attempts = self.attempts.saturating_add(1);
+        let offer = self.guest.map(|(_, offer)| offer);
+        let echo = offer.and_then(|o| o.timestamp).unwrap_or(0);
+        let timestamps = config.timestamps && offer.is_none_or(|o| o.timestamp.is_some());
+        let options = Options {
+            mss: Some(config.mss),
+            window_scale: offer.is_none_or(|o| o.window_scale.is_some()).then_some(WINDOW_SCALE),
+            sack_permitted: config.sack && offer.is_none_or(|o| o.sack),
+            timestamps: timestamps.then(|| (timestamp(now), echo)),
+            ..Options::default()
+        };
+        let (flags, ack) = match self.guest {
+            Some((irs, _)) => (Flags::SYN | Flags::ACK, irs + 1),
+            None => (Flags::SYN, Seq(0)),
+        };
+        let window = u16::try_from(config.room).unwrap_or(u16::MAX);
+        Some(Segment { ack, flags, window, options, ..ports.segment(self.iss) })
+    }
+
+    fn reset(&self, ports: Ports) -> Segment {
+        let (flags, ack) = match self.guest {
+            Some((irs, _)) => (Flags::RST | Flags::ACK, irs + 1),
+            None => (Flags::RST, Seq(0)),
+        };
+        Segment { ack, flags, ..ports.segment(self.iss + 1) }
+    }
+}
+
+impl Ports {
+    fn segment(self, seq: Seq) -> Segment {
+        Segment {
+            src_port: self.src,
+            dst_port: self.dst,
+            seq,
+            ack: Seq(0),
+            flags: Flags::empty(),
+            window: 0,
+            options: Options::default(),
+        }
+    }
+}
+
+/// The value of our timestamp clock: milliseconds (RFC 7323, section 5.4).
+#[expect(clippy::cast_possible_truncation, reason = "the clock wraps by definition")]
+fn timestamp(now: Instant) -> u32 {
+    now.as_millis() as u32
+}

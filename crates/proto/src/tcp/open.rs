@@ -1,0 +1,205 @@
+//! A connection on which data can flow: both directions and what they share.
+
+use super::receive::{Push, Receive};
+use super::rtt::Rtt;
+use super::transmit::{Limits, Next, Transmit, Unresponsive};
+use super::{Action, Config, Event, Offer, Opening, Ports, WINDOW_SCALE, timestamp};
+use crate::seq::Seq;
+use crate::time::{Duration, Instant};
+use crate::wire::tcp::{Flags, Options, Segment};
+
+/// A guest that was silent for this long is asked whether it still is there.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+/// A guest that did not even answer that for this long is gone.
+const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
+/// Bytes that the timestamps option takes in every segment, with padding.
+const TIMESTAMPS_LEN: u32 = 12;
+
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    rx: Receive,
+    tx: Transmit,
+    /// Our latest view of the guest's timestamp clock, where negotiated.
+    timestamps: Option<u32>,
+    probe: bool,
+    ask: bool,
+    /// When the guest was last heard of.
+    heard: Instant,
+    /// When it was last asked to say something.
+    asked: Instant,
+    reset: bool,
+}
+
+impl Open {
+    pub(super) fn new(now: Instant, config: &Config, opening: &Opening, irs: Seq, offer: &Offer) -> Self {
+        let timestamps = offer.timestamp.filter(|_| config.timestamps);
+        let overhead = if timestamps.is_some() { TIMESTAMPS_LEN } else { 0 };
+        let mss = u32::from(offer.mss.min(config.mss)).saturating_sub(overhead).max(1);
+        let mut rtt = Rtt::default();
+        if opening.attempts == 1 {
+            rtt.sample(now.since(opening.first_sent));
+        }
+        let limits = Limits {
+            mss,
+            max_peek: (config.max_peek - config.max_peek % mss).max(mss),
+            window_scale: offer.window_scale.map_or(0, |s| s.min(14)),
+            sack: config.sack && offer.sack,
+        };
+        let scaled = offer.window_scale.is_some();
+        let room = config.room.min(u32::from(u16::MAX) << if scaled { WINDOW_SCALE } else { 0 });
+        Self {
+            rx: Receive::new(irs, room, scaled, mss, opening.far),
+            // The window in a SYN is never scaled: RFC 7323, section 2.2.
+            tx: Transmit::new(opening.iss + 1, irs, u32::from(offer.window), limits, rtt),
+            timestamps,
+            probe: false,
+            ask: false,
+            heard: now,
+            asked: now,
+            reset: false,
+        }
+    }
+
+    pub(super) fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
+        let flags = segment.flags;
+        self.heard = now;
+        if flags.contains(Flags::RST) {
+            self.reset = self.rx.in_window(segment.seq);
+            return Push::NONE;
+        }
+        if self.is_wrapped(segment) || flags.contains(Flags::SYN) {
+            // RFC 7323, section 5.3, R1; RFC 5961, section 4.2.
+            self.rx.acknowledge_now();
+            return Push::NONE;
+        }
+        if !flags.contains(Flags::ACK) {
+            return Push::NONE;
+        }
+        if !self.tx.acknowledge(now, segment, len) {
+            self.rx.acknowledge_now();
+            return Push::NONE;
+        }
+        self.rx.segment(now, segment.seq, len, flags.contains(Flags::FIN))
+    }
+
+    /// Protection against wrapped sequence numbers: whether the segment's
+    /// timestamp is older than one seen before (RFC 7323, section 5). If not, remembers it.
+    fn is_wrapped(&mut self, segment: &Segment) -> bool {
+        let (Some(recent), Some((value, _))) = (&mut self.timestamps, segment.options.timestamps) else {
+            return false;
+        };
+        let old = Seq(value).before(Seq(*recent));
+        if !old && !segment.seq.after(self.rx.acked()) {
+            *recent = value;
+        }
+        old
+    }
+
+    pub(super) fn handle(&mut self, now: Instant, event: Event) -> Result<(), Unresponsive> {
+        match event {
+            Event::Readable => self.tx.readable(now),
+            Event::Queued { taken, held } => self.rx.queued(now, taken, held),
+            Event::Flushed { held } => self.rx.flushed(now, held),
+            Event::Unacknowledged { bytes } => self.rx.unacknowledged(now, bytes),
+            Event::Timeout => self.timeout(now)?,
+            Event::Connected { .. } | Event::Failed => {}
+        }
+        Ok(())
+    }
+
+    fn timeout(&mut self, now: Instant) -> Result<(), Unresponsive> {
+        self.ask |= self.rx.timeout(now);
+        self.probe |= self.tx.timeout(now)?;
+        if now >= self.keepalive_due() {
+            if now.since(self.heard) >= INACTIVITY {
+                return Err(Unresponsive);
+            }
+            self.asked = now;
+            self.probe = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let timers = [self.rx.next_timeout(), self.tx.next_timeout(), Some(self.keepalive_due())];
+        timers.into_iter().flatten().min()
+    }
+
+    fn keepalive_due(&self) -> Instant {
+        self.heard.max(self.asked) + KEEPALIVE
+    }
+
+    pub(super) fn next_action(&mut self, now: Instant, ports: Ports) -> Option<Action> {
+        let discard = self.tx.take_discard();
+        if discard > 0 {
+            return Some(Action::Discard(discard));
+        }
+        if core::mem::take(&mut self.ask) {
+            return Some(Action::AskUnacknowledged);
+        }
+        if self.rx.take_shutdown(now) {
+            return Some(Action::Shutdown);
+        }
+        match self.tx.next() {
+            Some(Next::Data { offset, len }) => return Some(Action::Peek { offset, len }),
+            Some(Next::Fin) => {
+                let seq = self.tx.sent_fin(now);
+                return Some(Action::Emit(self.stamped(now, ports, seq, Flags::FIN, true)));
+            }
+            None => {}
+        }
+        let seq = if core::mem::take(&mut self.probe) {
+            self.tx.probe_position()
+        } else if self.rx.ack_due() {
+            self.tx.position()
+        } else {
+            return None;
+        };
+        Some(Action::Emit(self.stamped(now, ports, seq, Flags::empty(), false)))
+    }
+
+    pub(super) fn transmit(&mut self, now: Instant, ports: Ports, len: u32, drained: bool, ended: bool) -> Segment {
+        let (seq, fin) = self.tx.sent(now, len, drained, ended);
+        let push = if drained || fin { Flags::PSH } else { Flags::empty() };
+        let fin = if fin { Flags::FIN } else { Flags::empty() };
+        self.stamped(now, ports, seq, push | fin, true)
+    }
+
+    pub(super) fn drained(&mut self, ended: bool) {
+        self.tx.drained(ended);
+    }
+
+    pub(super) fn mss(&self) -> u32 {
+        self.tx.mss()
+    }
+
+    pub(super) fn retransmitted(&self) -> u32 {
+        self.tx.retransmitted()
+    }
+
+    pub(super) fn acknowledge_now(&mut self) {
+        self.rx.acknowledge_now();
+    }
+
+    /// The guest reset the connection.
+    pub(super) fn is_reset(&self) -> bool {
+        self.reset
+    }
+
+    /// Both directions are finished, and both sides know.
+    pub(super) fn is_done(&self) -> bool {
+        self.rx.is_finished() && self.tx.is_finished()
+    }
+
+    pub(super) fn reset_segment(&mut self, ports: Ports) -> Segment {
+        let (ack, _) = self.rx.stamp(false);
+        Segment { ack, flags: Flags::RST | Flags::ACK, ..ports.segment(self.tx.position()) }
+    }
+
+    fn stamped(&mut self, now: Instant, ports: Ports, seq: Seq, flags: Flags, with_data: bool) -> Segment {
+        let (ack, window) = self.rx.stamp(with_data);
+        let timestamps = self.timestamps.map(|recent| (timestamp(now), recent));
+        let options = Options { timestamps, ..Options::default() };
+        Segment { ack, window, flags: flags | Flags::ACK, options, ..ports.segment(seq) }
+    }
+}

@@ -1,0 +1,266 @@
+//! The direction from the guest: what was received, what is acknowledged, what
+//! window is promised.
+//!
+//! Two rules hold always: nothing is acknowledged before the host's kernel has
+//! it, and the right edge of the window never moves back.
+
+use super::WINDOW_SCALE;
+use crate::seq::Seq;
+use crate::time::{Duration, Instant};
+
+/// How long an acknowledgement waits for data to travel with, once the
+/// connection was seen to exchange requests and responses.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+/// Bounds of the interval at which the progress of a far peer is asked for.
+const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// Part of a segment's payload that is to be queued to the host's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Bytes of the payload to leave out, because they were queued before.
+    pub skip: u32,
+    /// Bytes to queue.
+    pub len: u32,
+}
+
+impl Push {
+    /// Nothing to queue.
+    pub const NONE: Self = Self { skip: 0, len: 0 };
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receive {
+    /// All before this is queued.
+    next: Seq,
+    /// Bytes pushed, but not confirmed as queued.
+    pending: u32,
+    /// Bytes before `next` that wait in the engine.
+    held: u32,
+    /// The right edge of the window: what was promised, and what may come in.
+    edge: Seq,
+    /// Room that the engine has beyond what is queued.
+    room: u32,
+    /// Last acknowledgement sent.
+    acked: Seq,
+    /// Position of the guest's FIN, once seen.
+    fin: Option<Seq>,
+    /// The host's socket was shut down behind the guest's last byte.
+    shut: bool,
+    scaled: bool,
+    /// The guest's full segment: less is not worth an acknowledgement of its own.
+    full: u32,
+    ack: Ack,
+    /// Whether requests and responses were seen to alternate.
+    interactive: bool,
+    far: Option<Far>,
+}
+
+/// Acknowledging what the host's peer acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Far {
+    /// Acknowledged by the host's peer.
+    acked: Seq,
+    interval: Duration,
+    poll: Option<Instant>,
+}
+
+/// Whether an acknowledgement is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ack {
+    No,
+    At(Instant),
+    /// If it would tell anything new.
+    IfNews,
+    Now,
+}
+
+impl Receive {
+    pub(super) fn new(irs: Seq, room: u32, scaled: bool, full: u32, far: Option<Duration>) -> Self {
+        let next = irs + 1;
+        let far = far.map(|rtt| Far { acked: next, interval: (rtt / 4).clamp(POLL.0, POLL.1), poll: None });
+        Self {
+            next,
+            pending: 0,
+            held: 0,
+            edge: next + room.min(u32::from(u16::MAX)),
+            room,
+            acked: next,
+            fin: None,
+            shut: false,
+            scaled,
+            full,
+            ack: Ack::No,
+            interactive: false,
+            far,
+        }
+    }
+
+    /// Takes a segment's place in the stream; returns what to queue of it.
+    pub(super) fn segment(&mut self, now: Instant, seq: Seq, len: u32, fin: bool) -> Push {
+        let expected = self.next + self.pending;
+        if len == 0 && !fin {
+            if seq != expected {
+                // A keep-alive or window probe: RFC 9293, section 3.10.7.4.
+                self.ack = Ack::Now;
+            }
+            return Push::NONE;
+        }
+        let skip = expected.distance(seq);
+        let repeated = skip > len || (skip == len && !fin);
+        if seq.after(expected) || repeated || self.fin == Some(expected) {
+            // A gap or a repetition: the same acknowledgement again tells what is expected.
+            self.ack = Ack::Now;
+            return Push::NONE;
+        }
+        let room = self.edge.distance(expected);
+        let fresh = (len - skip).min(room);
+        self.pending += fresh;
+        if fin && fresh == len - skip {
+            self.fin = Some(expected + fresh);
+        }
+        if fresh < len - skip {
+            self.ack = Ack::Now;
+        }
+        self.ask_for_ack(now, len >= self.full || fin);
+        Push { skip, len: fresh }
+    }
+
+    fn ask_for_ack(&mut self, now: Instant, prompt: bool) {
+        let unacked = (self.next + self.pending).distance(self.acked);
+        let delay = self.interactive && !prompt && unacked < self.full.saturating_mul(2);
+        match self.ack {
+            Ack::No if delay => self.ack = Ack::At(now + ACK_DELAY),
+            Ack::At(_) if delay => {}
+            Ack::No | Ack::At(_) => self.ack = Ack::IfNews,
+            Ack::IfNews | Ack::Now => {}
+        }
+    }
+
+    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32) {
+        let taken = taken.min(self.pending);
+        self.next += taken;
+        if taken < self.pending {
+            // There was no room after all: the guest has to send it again.
+            self.fin = self.fin.filter(|at| !at.after(self.next));
+            self.ack = Ack::Now;
+        }
+        self.pending = 0;
+        self.held = held;
+        self.poll_far(now);
+    }
+
+    pub(super) fn flushed(&mut self, now: Instant, held: u32) {
+        self.held = held.min(self.held);
+        self.tell_news();
+        self.poll_far(now);
+    }
+
+    pub(super) fn unacknowledged(&mut self, now: Instant, bytes: u32) {
+        let queued = self.queued_end();
+        let Some(far) = &mut self.far else { return };
+        let acked = queued - bytes;
+        far.poll = (acked != queued).then(|| now + far.interval);
+        if acked.after(far.acked) {
+            far.acked = acked;
+            self.tell_news();
+        }
+    }
+
+    /// Whether the host's socket is to be shut down now; if so it counts as shut down.
+    pub(super) fn take_shutdown(&mut self, now: Instant) -> bool {
+        let due = !self.shut && self.fin == Some(self.next) && self.held == 0 && self.pending == 0;
+        if due {
+            self.shut = true;
+            self.ack = Ack::Now;
+            self.poll_far(now);
+        }
+        due
+    }
+
+    /// True asks for [`Receive::unacknowledged`].
+    pub(super) fn timeout(&mut self, now: Instant) -> bool {
+        if matches!(self.ack, Ack::At(at) if at <= now) {
+            self.ack = Ack::IfNews;
+            self.interactive = false;
+        }
+        let far = self.far.as_mut().filter(|far| far.poll.is_some_and(|at| at <= now));
+        far.is_some_and(|far| far.poll.take().is_some())
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let ack = if let Ack::At(at) = self.ack { Some(at) } else { None };
+        ack.into_iter().chain(self.far.and_then(|far| far.poll)).min()
+    }
+
+    pub(super) fn acknowledge_now(&mut self) {
+        self.ack = Ack::Now;
+    }
+
+    /// Whether a segment should be sent for the acknowledgement's or window's sake alone.
+    pub(super) fn ack_due(&mut self) -> bool {
+        if self.ack == Ack::IfNews {
+            let opened = self.target_edge().distance(self.edge);
+            let worth = self.full.saturating_mul(2).min(self.room / 2);
+            if self.ackable() == self.acked && opened < worth.max(1) {
+                self.ack = Ack::No;
+            }
+        }
+        matches!(self.ack, Ack::Now | Ack::IfNews)
+    }
+
+    /// Acknowledgement and window for a segment that is being sent, with data or without.
+    pub(super) fn stamp(&mut self, with_data: bool) -> (Seq, u16) {
+        if with_data && self.ack != Ack::No {
+            self.interactive = true;
+        }
+        self.ack = Ack::No;
+        self.acked = self.ackable().max(self.acked);
+        let scale = if self.scaled { WINDOW_SCALE } else { 0 };
+        // Rounded up: rounding down would move the edge back.
+        let units = self.target_edge().distance(self.acked).div_ceil(1 << scale).min(u32::from(u16::MAX));
+        self.edge = self.edge.max(self.acked + (units << scale));
+        (self.acked, u16::try_from(units).unwrap_or(u16::MAX))
+    }
+
+    /// The last acknowledgement sent.
+    pub(super) fn acked(&self) -> Seq {
+        self.acked
+    }
+
+    /// The guest has finished, and that is acknowledged.
+    pub(super) fn is_finished(&self) -> bool {
+        self.shut && self.fin.is_some_and(|at| self.acked == at + 1)
+    }
+
+    /// Whether a RST of the guest at `seq` is to be believed (RFC 9293, section 3.10.7.4).
+    pub(super) fn in_window(&self, seq: Seq) -> bool {
+        !seq.before(self.acked) && !seq.after(self.edge.max(self.next + 1))
+    }
+
+    fn tell_news(&mut self) {
+        if self.ack != Ack::Now {
+            self.ack = Ack::IfNews;
+        }
+    }
+
+    fn poll_far(&mut self, now: Instant) {
+        if let Some(far) = &mut self.far {
+            let due = now + far.interval;
+            far.poll.get_or_insert(due);
+        }
+    }
+
+    /// End of what the host's kernel has.
+    fn queued_end(&self) -> Seq {
+        self.next - self.held + u32::from(self.shut)
+    }
+
+    fn ackable(&self) -> Seq {
+        self.far.map_or(self.queued_end(), |far| far.acked)
+    }
+
+    fn target_edge(&self) -> Seq {
+        let room = if self.held > 0 { 0 } else { self.room };
+        self.edge.max(self.next + room)
+    }
+}
