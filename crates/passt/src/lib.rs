@@ -3,5 +3,10 @@
 pub mod app;
 pub mod cli;
 pub mod flow;
+mod from_guest;
+pub mod host;
 pub mod life;
+pub mod link;
 pub mod netconf;
+mod to_guest;
+pub mod worker;

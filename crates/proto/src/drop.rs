@@ -85,6 +85,20 @@ reasons! {
     Dhcpv6Unanswered = "dhcpv6-unanswered",
     /// Metadata of a link (checksum and segmentation offload) that contradicts itself.
     Offload = "offload",
+    /// The link did not take a frame for the guest.
+    LinkWrite = "link-write",
+    /// The link has no room for a frame for the guest now.
+    LinkBusy = "link-busy",
+    /// The table of flows is full.
+    TableFull = "table-full",
+    /// The kernel refused a socket, or what was asked of it.
+    Socket = "socket",
+    /// A segment of a connection that does not exist.
+    NoFlow = "no-flow",
+    /// What the guest sent within its window found no room after all.
+    NoRoom = "no-room",
+    /// A protocol or family that is switched off.
+    Disabled = "disabled",
     /// There is no address for one of the sides: the guest's is not known yet, or there is
     /// none by which it could reach the other side.
     Unmapped = "unmapped",

@@ -23,6 +23,13 @@ pub struct Key {
     pub remote: Endpoint,
 }
 
+/// What is known about one conversation.
+#[expect(clippy::large_enum_variant, reason = "most flows are TCP, and none may allocate")]
+pub enum Flow {
+    /// A TCP connection.
+    Tcp(crate::host::tcp::TcpFlow),
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?} {} - {}", self.protocol, self.guest, self.remote)

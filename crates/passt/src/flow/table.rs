@@ -91,6 +91,12 @@ impl<T> Table<T> {
         Some(Handle { index: slot, generation: self.slots[slot as usize].generation })
     }
 
+    /// The flow in slot `index`, if there is one.
+    pub fn at(&self, index: u32) -> Option<Handle> {
+        let slot = self.slots.get(index as usize)?;
+        matches!(slot.content, Content::Used(_)).then_some(Handle { index, generation: slot.generation })
+    }
+
     /// The flow itself, unless it ended.
     pub fn get_mut(&mut self, handle: Handle) -> Option<(&Key, &mut T)> {
         let slot = self.slots.get_mut(handle.index as usize)?;

@@ -10,6 +10,7 @@
 //! them on, one that cannot completes checksums and segments frames itself.
 
 pub mod channel;
+mod complete;
 pub mod tap;
 
 use std::io;
@@ -74,14 +75,25 @@ pub trait Link {
     /// they do not fit there.
     fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool;
 
-    /// Lends room for `payload` bytes (at most [`MAX_PAYLOAD`]) behind a header of
-    /// `header` bytes, to be cut every `segment` bytes where this link has to
-    /// cut. The buffers are appended to `into`. Not committing gives the room
-    /// back. False if the link has no room now.
-    fn reserve<'a>(&'a mut self, header: usize, payload: usize, segment: usize, into: &mut Scatter<'a>) -> bool;
+    /// Lends room for `payload` bytes (at most [`MAX_PAYLOAD`]), appended to
+    /// `into`. Frames behind headers of `header` bytes will be cut every `segment`
+    /// bytes, if the link has to cut. Not committing gives the room back. False
+    /// if the link has no room now.
+    fn reserve<'a>(
+        &'a mut self,
+        header: usize,
+        payload: usize,
+        segment: usize,
+        into: &mut Scatter<'a>,
+    ) -> bool;
+
+    /// Appends the first `payload` bytes of the room reserved last to a list, for
+    /// a capture to be taken before they are sent.
+    fn reserved<'a>(&'a self, payload: usize, into: &mut Gather<'a>);
 
     /// Sends the first `payload` bytes of the room reserved last, behind
-    /// `header`, which has the length that was announced.
+    /// `header`, which has the length that was announced. Without payload no room
+    /// needs to be reserved.
     fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason>;
 
     /// Sends a frame whose bytes are complete, checksums included.

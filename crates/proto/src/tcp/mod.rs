@@ -29,14 +29,14 @@ use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Options, Segment};
 use open::Open;
+use transmit::Unresponsive;
 
 /// What every connection of a worker has in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// MSS announced to the guest, in bytes: its MTU less the fixed headers.
     pub mss: u16,
-    /// Bytes that the engine can always take beyond what it queued: the window
-    /// promised to the guest.
+    /// Bytes that the engine can take at first: the window promised to the guest.
     pub room: u32,
     /// Most bytes in one [`Action::Peek`].
     pub max_peek: u32,
@@ -70,6 +70,8 @@ pub enum Event {
         taken: u32,
         /// Bytes that the engine holds because the host's kernel did not take them yet.
         held: u32,
+        /// Bytes that the engine can take beyond what is queued, once it holds none.
+        room: u32,
     },
     /// The host's kernel has taken some of what the engine held.
     Flushed {
@@ -234,7 +236,8 @@ impl Connection {
                 let reset = open.reset_segment(self.ports);
                 self.end(Some(reset), false);
             }
-            (State::Open(open), event) if open.handle(now, event).is_err() => {
+            (State::Open(open), event) => {
+                let Err(Unresponsive) = open.handle(now, event) else { return };
                 let reset = open.reset_segment(self.ports);
                 self.end(Some(reset), true);
             }

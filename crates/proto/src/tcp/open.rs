@@ -98,7 +98,7 @@ impl Open {
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Result<(), Unresponsive> {
         match event {
             Event::Readable => self.tx.readable(now),
-            Event::Queued { taken, held } => self.rx.queued(now, taken, held),
+            Event::Queued { taken, held, room } => self.rx.queued(now, taken, held, room),
             Event::Flushed { held } => self.rx.flushed(now, held),
             Event::Unacknowledged { bytes } => self.rx.unacknowledged(now, bytes),
             Event::Timeout => self.timeout(now)?,

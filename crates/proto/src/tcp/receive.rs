@@ -136,7 +136,8 @@ impl Receive {
         }
     }
 
-    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32) {
+    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32, room: u32) {
+        self.room = if self.scaled { room } else { room.min(u32::from(u16::MAX)) };
         let taken = taken.min(self.pending);
         self.next += taken;
         if taken < self.pending {

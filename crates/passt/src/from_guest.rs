@@ -1,0 +1,72 @@
+//! The direction from the guest: a batch of frames from the link, each classified
+//! and handed to a responder or to the flow that it belongs to.
+
+use std::io;
+
+use passt_proto::addr::Addr;
+use passt_proto::classify::{Class, classify};
+use passt_proto::drop::DropReason;
+use passt_proto::responder;
+use passt_proto::wire::offload::Offload;
+
+use crate::flow::{Flow, Table};
+use crate::host;
+use crate::link::Link;
+use crate::worker::Context;
+
+/// Longest frame of a responder.
+const REPLY_ROOM: usize = 1514;
+
+/// Takes a batch of frames from the link. An error means that the link is gone.
+pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) -> io::Result<()> {
+    let frames = ctx.link.receive()?;
+    for index in 0..frames {
+        if let Err(reason) = frame(ctx, flows, index) {
+            ctx.dropped(reason);
+        }
+    }
+    host::tcp::end_batch(ctx, flows);
+    Ok(())
+}
+
+fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -> Result<(), DropReason> {
+    let frame = ctx.link.frame(index).ok_or(DropReason::Offload)?;
+    ctx.counters.received(frame.len);
+    let offload = frame.offload;
+    let (source, class) = classify(frame.head, frame.len)?;
+    let mut reply = [0; REPLY_ROOM];
+    let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, &mut reply);
+    ctx.guest_mac = Some(source);
+    if let Some(answer) = answer {
+        let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;
+        ctx.send(reply);
+        return Ok(());
+    }
+    dispatch(ctx, flows, index, class, &offload)
+}
+
+/// Hands a packet to its protocol.
+fn dispatch<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    index: usize,
+    class: Class,
+    _offload: &Offload,
+) -> Result<(), DropReason> {
+    match class {
+        Class::Tcp { src, dst, segment, payload } => {
+            learn(ctx, src, ctx.protocols.tcp)?;
+            host::tcp::segment(ctx, flows, index, (src, dst), &segment, payload)
+        }
+        _ => Err(DropReason::IpProtocol),
+    }
+}
+
+/// Refuses what is switched off; remembers which address the guest uses.
+fn learn<L>(ctx: &mut Context<L>, src: Addr, enabled: bool) -> Result<(), DropReason> {
+    if !enabled {
+        return Err(DropReason::Disabled);
+    }
+    ctx.map.learn(src);
+    Ok(())
+}

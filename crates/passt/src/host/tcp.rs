@@ -1,0 +1,516 @@
+//! TCP flows: performs what [`Connection`] decides on the host's sockets.
+//!
+//! Frames of a batch are looked at first and dealt with at its end: what a
+//! connection got is one `sendmsg`, and is answered with one acknowledgement.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::drop::DropReason;
+use passt_proto::seq::Seq;
+use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
+use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::build::Path;
+use passt_proto::wire::icmp;
+use passt_proto::wire::tcp::{Flags, Segment};
+use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::{msg, socket};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use super::slack::{self, Pool, Rest};
+use super::{Verdict, remove, with_flow};
+use crate::flow::{Flow, Handle, Key, Protocol, Table};
+use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD};
+use crate::worker::Context;
+
+/// From this round trip on, acknowledgements to the guest are those of the
+/// host's peer; a nearer peer would leave the guest waiting for our timer.
+const FAR: Duration = Duration::from_millis(2);
+/// Promise to a guest while the pool of slack is empty.
+const SMALL_ROOM: u32 = 16 * 1024;
+/// Super-frames sent for one flow before others get their turn.
+const BURST: usize = 8;
+/// Bytes of the buffer that skipped data goes to where `SO_PEEK_OFF` is missing.
+const SCRATCH: usize = 64 * 1024;
+
+/// What all connections share.
+pub struct Tcp {
+    /// For IPv4 and IPv6.
+    config: [tcp::Config; 2],
+    isn: IsnSecret,
+    slack: Pool,
+    /// Payload of the batch that was not sent yet, chained by connection.
+    pieces: Vec<Piece>,
+    /// Connections that got a segment in the batch.
+    dirty: Vec<Handle>,
+    scratch: Vec<u8>,
+}
+
+/// Payload of a frame in the batch, and the next piece for the same connection.
+struct Piece {
+    frame: usize,
+    range: Range<usize>,
+    next: Option<usize>,
+}
+
+/// A TCP connection with its socket.
+pub struct TcpFlow {
+    conn: Connection,
+    fd: OwnedFd,
+    path: Path,
+    /// First and last piece of payload in the batch.
+    batch: Option<(usize, usize)>,
+    /// Is in [`Tcp::dirty`].
+    dirty: bool,
+    rest: Option<Rest>,
+    /// Where the kernel would peek next; `None` where it knows no peek offset.
+    peek_offset: Option<u32>,
+    /// The host's peer has finished.
+    ended: bool,
+    /// What the timer is set to.
+    timer: Option<Instant>,
+}
+
+impl Tcp {
+    pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64)) -> Self {
+        let room = link.caps().queue_limit.map_or(slack::ROOM, |limit| limit.min(slack::ROOM));
+        let config = |headers: u16| tcp::Config {
+            mss: mtu.saturating_sub(headers).max(88),
+            room: u32::try_from(room).unwrap_or(u32::MAX),
+            max_peek: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
+            timestamps: false,
+            sack: true,
+        };
+        Self {
+            config: [config(40), config(60)],
+            isn: IsnSecret(secret.0, secret.1),
+            slack: Pool::new(),
+            pieces: Vec::with_capacity(1024),
+            dirty: Vec::with_capacity(1024),
+            scratch: vec![0; SCRATCH],
+        }
+    }
+
+    fn config(&self, addr: Addr) -> tcp::Config {
+        let [v4, v6] = self.config;
+        if addr.is_v4() { v4 } else { v6 }
+    }
+
+    fn room(&self) -> u32 {
+        if self.slack.has_room() { self.config[0].room } else { SMALL_ROOM }
+    }
+}
+
+/// A segment from the guest, whose payload is at `payload` of frame `index`.
+pub(crate) fn segment<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    index: usize,
+    (src, dst): (Addr, Addr),
+    segment: &Segment,
+    payload: Range<usize>,
+) -> Result<(), DropReason> {
+    let guest = Endpoint::new(src, segment.src_port);
+    let remote = Endpoint::new(dst, segment.dst_port);
+    let key = Key { protocol: Protocol::Tcp, guest, remote };
+    let Some(handle) = flows.find(&key) else {
+        return no_flow(ctx, flows, key, segment, payload.len());
+    };
+    let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
+    let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
+    let push = flow.conn.segment(ctx.now, segment, len);
+    if push.len > 0 {
+        let start = payload.start + push.skip as usize;
+        flow.append(&mut ctx.tcp.pieces, index, start..start + push.len as usize);
+    }
+    if !std::mem::replace(&mut flow.dirty, true) {
+        ctx.tcp.dirty.push(handle);
+    }
+    Ok(())
+}
+
+/// All segments of a batch were seen: queues what they carried, and answers.
+pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    for next in 0..ctx.tcp.dirty.len() {
+        let handle = ctx.tcp.dirty[next];
+        with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+            Flow::Tcp(flow) => flow.end_batch(ctx, handle),
+            _ => Verdict::Keep,
+        });
+    }
+    ctx.tcp.dirty.clear();
+    ctx.tcp.pieces.clear();
+}
+
+/// A segment of no known connection: a new one, or RFC 9293, section 3.10.7.1.
+fn no_flow<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    segment: &Segment,
+    len: usize,
+) -> Result<(), DropReason> {
+    let flags = segment.flags;
+    if flags.contains(Flags::RST) {
+        return Err(DropReason::NoFlow);
+    }
+    if flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) {
+        return connect(ctx, flows, key, segment);
+    }
+    let reset = Segment { src_port: segment.dst_port, dst_port: segment.src_port, ..Segment::default() };
+    let reset = if flags.contains(Flags::ACK) {
+        Segment { seq: segment.ack, flags: Flags::RST, ..reset }
+    } else {
+        let control = u32::from(flags.contains(Flags::SYN)) + u32::from(flags.contains(Flags::FIN));
+        let len = u32::try_from(len).unwrap_or(0);
+        Segment { seq: Seq(0), ack: segment.seq + len + control, flags: Flags::RST | Flags::ACK, ..reset }
+    };
+    let path = ctx.path(key.remote.addr, key.guest.addr);
+    emit(ctx, &path, &reset);
+    Err(DropReason::NoFlow)
+}
+
+/// The guest opens a connection: the host's kernel is asked to do the same.
+fn connect<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    syn: &Segment,
+) -> Result<(), DropReason> {
+    let side = ctx.map.from_guest(Protocol::Tcp, key.remote)?;
+    let fd = super::stream_socket(ctx, side.remote.addr, side.bind).map_err(|_| DropReason::Socket)?;
+    prepare(&fd);
+    let connected = rustix::net::connect(&fd, &side.remote.socket_addr());
+    let iss = ctx.tcp.isn.initial(key.guest, key.remote, ctx.now);
+    let conn = Connection::from_guest(ctx.tcp.config(key.guest.addr), syn, iss);
+    let handle = begin(ctx, flows, key, conn, fd)?;
+    with_flow(ctx, flows, handle, |ctx, handle, key, flow| match (flow, connected) {
+        (Flow::Tcp(flow), Ok(())) => flow.connected(ctx, handle),
+        (Flow::Tcp(flow), Err(e)) if e != Errno::INPROGRESS => flow.failed(ctx, handle, key, e),
+        _ => Verdict::Keep,
+    });
+    Ok(())
+}
+
+/// A connection that a listening socket accepted is opened towards the guest,
+/// which sees it coming from `remote` to its own `guest`.
+pub(crate) fn accepted<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    fd: OwnedFd,
+    remote: Endpoint,
+    guest: Endpoint,
+) -> Result<(), DropReason> {
+    prepare(&fd);
+    let key = Key { protocol: Protocol::Tcp, guest, remote };
+    let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
+    let config = ctx.tcp.config(guest.addr);
+    let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);
+    let handle = begin(ctx, flows, key, conn, fd)?;
+    with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+        Flow::Tcp(flow) => flow.pull(ctx, handle),
+        _ => Verdict::Keep,
+    });
+    Ok(())
+}
+
+/// Adds a flow to the table and its socket to the loop.
+fn begin<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    conn: Connection,
+    fd: OwnedFd,
+) -> Result<Handle, DropReason> {
+    let path = ctx.path(key.remote.addr, key.guest.addr);
+    let peek_offset = socket::set_peek_offset(fd.as_fd(), 0).is_ok().then_some(0);
+    let flow = TcpFlow {
+        conn,
+        fd,
+        path,
+        batch: None,
+        dirty: false,
+        rest: None,
+        peek_offset,
+        ended: false,
+        timer: None,
+    };
+    let handle = flows.insert(key, Flow::Tcp(flow)).map_err(|_| DropReason::TableFull)?;
+    let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
+    let watched = ctx.watch_flow(&flow.fd, handle);
+    if watched.is_err() {
+        remove(ctx, flows, handle);
+        return Err(DropReason::Socket);
+    }
+    ctx.counters.flows += 1;
+    Ok(handle)
+}
+
+/// Socket options of every connection. None is vital.
+fn prepare(fd: &OwnedFd) {
+    let _ = sockopt::set_tcp_nodelay(fd, true);
+    let _ = socket::set_urgent_inline(fd.as_fd());
+    // A peer that vanished is noticed by the host's kernel.
+    let _ = sockopt::set_socket_keepalive(fd, true);
+}
+
+/// The round trip to a socket's peer, if that is far.
+fn far(fd: &OwnedFd) -> Option<Duration> {
+    let rtt = Duration::from_micros(u64::from(socket::round_trip_us(fd.as_fd()).ok()?));
+    (rtt >= FAR).then_some(rtt)
+}
+
+/// Sends a segment without payload.
+fn emit<L: Link>(ctx: &mut Context<L>, path: &Path, segment: &Segment) {
+    let mut header = [0; MAX_HEADERS];
+    match path.emit_tcp(&mut header, segment, 0, 0) {
+        Some((len, offload)) => ctx.commit(&header[..len], &offload, 0),
+        None => ctx.dropped(DropReason::Unmapped),
+    }
+}
+
+impl TcpFlow {
+    fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
+        let index = pieces.len();
+        pieces.push(Piece { frame, range, next: None });
+        self.batch = Some(match self.batch {
+            Some((first, last)) => {
+                pieces[last].next = Some(index);
+                (first, index)
+            }
+            None => (index, index),
+        });
+    }
+
+    /// Queues what the batch brought, and does what is to be done.
+    fn end_batch<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.dirty = false;
+        let mut next = self.batch.take().map(|(first, _)| first);
+        while let Some(first) = next {
+            match self.queue(ctx, first) {
+                Ok(rest) => next = rest,
+                Err(_) => return self.broken(ctx, handle),
+            }
+        }
+        self.pull(ctx, handle)
+    }
+
+    /// Queues a chain of pieces as far as it fits one call; returns where the rest begins.
+    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, first: usize) -> io::Result<Option<usize>> {
+        let mut data = Gather::new();
+        let mut next = Some(first);
+        while let Some(piece) = next.map(|index| &ctx.tcp.pieces[index])
+            && !data.is_full()
+        {
+            ctx.link.payload(piece.frame, piece.range.clone(), &mut data);
+            next = piece.next;
+        }
+        let mut taken = 0;
+        if self.rest.is_none() {
+            taken = match msg::send(self.fd.as_fd(), &data) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(e) => return Err(e),
+            };
+        }
+        if taken < data.total() {
+            taken += ctx.tcp.slack.add(&mut self.rest, &data, taken);
+        }
+        let short = taken < data.total();
+        let event = Event::Queued { taken: count(taken), held: self.held(), room: ctx.tcp.room() };
+        self.conn.handle(ctx.now, event);
+        if short {
+            ctx.dropped(DropReason::NoRoom);
+            return Ok(None);
+        }
+        Ok(next)
+    }
+
+    fn held(&self) -> u32 {
+        self.rest.as_ref().map_or(0, |rest| count(rest.len()))
+    }
+
+    /// The socket has something to tell.
+    pub(super) fn event<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        handle: Handle,
+        key: &Key,
+        events: EventFlags,
+    ) -> Verdict {
+        let error = if events.contains(EventFlags::ERR) { sockopt::socket_error(&self.fd).err_code() } else { None };
+        if self.conn.is_connecting() {
+            return match error {
+                Some(e) => self.failed(ctx, handle, key, e),
+                None if events.contains(EventFlags::OUT) => self.connected(ctx, handle),
+                None => Verdict::Keep,
+            };
+        }
+        self.ended |= events.contains(EventFlags::RDHUP);
+        if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
+            self.conn.handle(ctx.now, Event::Readable);
+        }
+        if events.contains(EventFlags::OUT) && self.rest.is_some() {
+            if !ctx.tcp.slack.flush(&mut self.rest, self.fd.as_fd()) {
+                return self.broken(ctx, handle);
+            }
+            self.conn.handle(ctx.now, Event::Flushed { held: self.held() });
+        }
+        let verdict = self.pull(ctx, handle);
+        // What arrived before a reset is still to be had, and was passed on first.
+        if error.is_some() && verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
+    }
+
+    fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.conn.handle(ctx.now, Event::Connected { far: far(&self.fd) });
+        self.pull(ctx, handle)
+    }
+
+    /// The host could not connect. The guest hears what a host's process would: a refusal,
+    /// an ICMP error, or nothing where nothing came back.
+    fn failed<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key, error: Errno) -> Verdict {
+        log::debug!("{key}: {error}");
+        let unreachable = match error {
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
+            Errno::NETUNREACH | Errno::NETDOWN => Some(icmp::Error::NetUnreachable),
+            Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
+            Errno::TIMEDOUT => return Verdict::Remove,
+            _ => None,
+        };
+        let Some(unreachable) = unreachable else { return self.broken(ctx, handle) };
+        let quoted = self.conn.syn();
+        let mut header = [0; 20];
+        if let Some(len) = quoted.emit(&mut header) {
+            ctx.icmp_error(key, passt_proto::wire::ip::protocol::TCP, unreachable, &header[..len]);
+        }
+        Verdict::Remove
+    }
+
+    /// The host's connection is of no use any more: the guest's is reset.
+    fn broken<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.conn.handle(ctx.now, Event::Failed);
+        self.pull(ctx, handle)
+    }
+
+    pub(super) fn timeout<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.timer = None;
+        self.conn.handle(ctx.now, Event::Timeout);
+        self.pull(ctx, handle)
+    }
+
+    /// Does what the connection wants done now.
+    pub(super) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        let mut burst = BURST;
+        while let Some(action) = self.conn.next_action(ctx.now) {
+            match action {
+                Action::Emit(segment) => emit(ctx, &self.path, &segment),
+                Action::Peek { offset, len } => {
+                    if burst == 0 || !self.peek(ctx, offset, len) {
+                        ctx.call_again(handle);
+                        break;
+                    }
+                    burst -= 1;
+                }
+                Action::Discard(bytes) => self.discard(bytes),
+                Action::Shutdown => {
+                    let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
+                }
+                Action::AskUnacknowledged => {
+                    let bytes = socket::unacknowledged(self.fd.as_fd()).unwrap_or(0);
+                    self.conn.handle(ctx.now, Event::Unacknowledged { bytes });
+                }
+                Action::Abort => {
+                    let _ = socket::set_reset_on_close(self.fd.as_fd());
+                    return Verdict::Remove;
+                }
+                Action::Close => return Verdict::Remove,
+            }
+        }
+        self.set_timer(ctx, handle);
+        Verdict::Keep
+    }
+
+    /// A timer that fires too early costs less than moving it with every segment.
+    fn set_timer<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
+        if let Some(due) = self.conn.next_timeout()
+            && self.timer.is_none_or(|at| due < at)
+        {
+            self.timer = Some(due);
+            ctx.timers.set(handle.index, due);
+        }
+    }
+
+    /// Sends up to `len` bytes, `offset` bytes behind the head of the receive queue;
+    /// false if the link has no room.
+    fn peek<L: Link>(&mut self, ctx: &mut Context<L>, offset: u32, len: u32) -> bool {
+        if self.peek_offset.is_some_and(|at| at != offset) {
+            let wanted = i32::try_from(offset).unwrap_or(i32::MAX);
+            self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
+        }
+        let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
+        let mss = self.conn.mss();
+        let found = {
+            let mut room = Scatter::new();
+            room.push_discard(&mut ctx.tcp.scratch, skipped);
+            if !ctx.link.reserve(MAX_HEADERS, len as usize, mss as usize, &mut room) {
+                return false;
+            }
+            msg::peek(self.fd.as_fd(), &room)
+        };
+        let found = match found {
+            Ok(0) => None,
+            Ok(n) => n.checked_sub(skipped),
+            Err(_) => Some(0),
+        };
+        match found {
+            Some(n) if n > 0 => self.transmit(ctx, n, len),
+            found => self.conn.drained(found.is_none()),
+        }
+        true
+    }
+
+    /// Sends `found` bytes that are in the room reserved; `asked` would have been better.
+    fn transmit<L: Link>(&mut self, ctx: &mut Context<L>, found: usize, asked: u32) {
+        let len = count(found);
+        if let Some(at) = &mut self.peek_offset {
+            *at += len;
+        }
+        let drained = len < asked;
+        let before = self.conn.retransmitted();
+        let segment = self.conn.transmit(ctx.now, len, drained, drained && self.ended);
+        ctx.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
+        let mut header = [0; MAX_HEADERS];
+        let mss = u16::try_from(self.conn.mss()).unwrap_or(u16::MAX);
+        match self.path.emit_tcp(&mut header, &segment, found, mss) {
+            Some((header_len, offload)) => ctx.commit(&header[..header_len], &offload, found),
+            None => ctx.dropped(DropReason::Unmapped),
+        }
+    }
+
+    /// Removes what the guest acknowledged from the receive queue.
+    fn discard(&mut self, bytes: u32) {
+        let mut left = bytes;
+        while left > 0 {
+            match msg::discard(self.fd.as_fd(), left as usize) {
+                Ok(n) if n > 0 => left = left.saturating_sub(count(n)),
+                _ => break,
+            }
+        }
+        if let Some(at) = &mut self.peek_offset {
+            *at = at.saturating_sub(bytes - left);
+        }
+    }
+
+    /// Gives back what the flow borrowed.
+    pub(super) fn give_back<L>(self, ctx: &mut Context<L>) {
+        ctx.tcp.slack.give_back(self.rest);
+    }
+}
+
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,201 @@
+//! What a worker has besides its flows: link, clock, timers, counters, and what is
+//! known about the guest. Handlers of all protocols get it next to their flow.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Mac};
+use passt_proto::drop::DropReason;
+use passt_proto::responder;
+use passt_proto::rules::AddressMap;
+use passt_proto::time::Instant;
+use passt_proto::wire::build::{DEFAULT_TTL, Path};
+use passt_proto::wire::offload::Offload;
+use rustix::event::epoll;
+
+use crate::flow::Handle;
+use crate::flow::timer::Wheel;
+use crate::host::tcp::Tcp;
+use crate::link::Link;
+use crate::worker::counters::Counters;
+
+/// What the engine has to know, from the command line and the host's configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the guest is told; also its MTU, our address and families that are on.
+    pub services: responder::Config,
+    /// Which addresses mean something else on the other side.
+    pub map: AddressMap,
+    /// Interfaces that IPv4 and IPv6 sockets are bound to (`--outbound-if4`, `-if6`).
+    pub outbound_if: [Option<String>; 2],
+    /// Protocols that are on.
+    pub protocols: Protocols,
+    /// Flows at most.
+    pub max_flows: usize,
+    /// Random keys for flow table and sequence numbers.
+    pub secrets: [u64; 4],
+}
+
+/// Protocols that are on.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    /// Not `--no-tcp`.
+    pub tcp: bool,
+    /// Not `--no-udp`.
+    pub udp: bool,
+    /// Not `--no-icmp`.
+    pub icmp: bool,
+}
+
+/// Everything of a worker but its flows.
+pub struct Context<L> {
+    /// The link to the guest.
+    pub link: L,
+    /// When the current round of the loop began.
+    pub now: Instant,
+    /// What happened so far.
+    pub counters: Counters,
+    /// See [`Options::map`]; learns the guest's addresses.
+    pub map: AddressMap,
+    /// See [`Options::services`].
+    pub services: responder::Config,
+    /// The guest's own link-layer address, once seen.
+    pub guest_mac: Option<Mac>,
+    /// See [`Options::outbound_if`].
+    pub outbound_if: [Option<String>; 2],
+    /// See [`Options::protocols`].
+    pub protocols: Protocols,
+    /// What all TCP connections share.
+    pub tcp: Tcp,
+    /// One timer for each flow, numbered as in the table.
+    pub timers: Wheel,
+    /// Flows that have more to do than fits one round.
+    pub(super) ready: VecDeque<Handle>,
+    epoll: OwnedFd,
+}
+
+impl<L: Link> Context<L> {
+    pub(super) fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
+        let [_, _, a, b] = options.secrets;
+        Ok(Self {
+            tcp: Tcp::new(&link, options.services.mtu, (a, b)),
+            link,
+            now,
+            counters: Counters::default(),
+            map: options.map,
+            services: options.services.clone(),
+            guest_mac: None,
+            outbound_if: options.outbound_if.clone(),
+            protocols: options.protocols,
+            timers: Wheel::new(options.max_flows, now),
+            ready: VecDeque::with_capacity(1024),
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        })
+    }
+
+    /// Watches a flow's socket for everything, edge-triggered.
+    pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
+        use epoll::EventFlags as E;
+        self.watch(fd, Token::Flow(handle), E::IN | E::OUT | E::RDHUP | E::ET)
+    }
+
+    /// Watches a descriptor.
+    pub fn watch(&self, fd: impl AsFd, token: Token, events: epoll::EventFlags) -> io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
+        Ok(())
+    }
+
+    pub(super) fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    /// Has a flow called again in the next round, before the loop sleeps.
+    pub fn call_again(&mut self, handle: Handle) {
+        self.ready.push_back(handle);
+    }
+
+    /// The path of packets to the guest at `guest` from a host that it knows as `remote`.
+    pub fn path(&self, remote: Addr, guest: Addr) -> Path {
+        Path {
+            src_mac: self.services.our_mac,
+            dst_mac: self.guest_mac.unwrap_or(Mac::BROADCAST),
+            src: remote,
+            dst: guest,
+            ttl: DEFAULT_TTL,
+        }
+    }
+
+    /// Counts something that was not served.
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.counters.drop(reason);
+    }
+
+    /// Sends `payload` bytes of the room reserved last behind `header`.
+    pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
+        match self.link.commit(header, offload, payload) {
+            Ok(()) => self.counters.sent(header.len() + payload),
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
+    /// Sends a complete frame.
+    pub fn send(&mut self, frame: &[u8]) {
+        match self.link.send(frame) {
+            Ok(()) => self.counters.sent(frame.len()),
+            Err(reason) => self.dropped(reason),
+        }
+    }
+}
+
+/// Whom an event of the loop is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// The link has frames.
+    Link,
+    /// A flow's socket.
+    Flow(Handle),
+    /// A listening socket, by its number.
+    Listener(u32),
+    /// Something outside of the engine, by its number.
+    External(u32),
+}
+
+impl Token {
+    /// Bits of a generation that fit; a handle that outlives 2³⁰ successors is not told from the last.
+    const GENERATION: u32 = (1 << 30) - 1;
+
+    fn encode(self) -> u64 {
+        let (tag, high, low) = match self {
+            Self::Link => (0u64, 0, 0),
+            Self::Flow(handle) => (1, handle.generation & Self::GENERATION, handle.index),
+            Self::Listener(number) => (2, 0, number),
+            Self::External(number) => (3, 0, number),
+        };
+        tag << 62 | u64::from(high) << 32 | u64::from(low)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
+    pub(super) fn decode(value: u64) -> Self {
+        let (high, low) = ((value >> 32) as u32 & Self::GENERATION, value as u32);
+        match value >> 62 {
+            0 => Self::Link,
+            1 => Self::Flow(Handle { index: low, generation: high }),
+            2 => Self::Listener(low),
+            _ => Self::External(low),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive() {
+        let flow = Token::Flow(Handle { index: 0xffff_fffe, generation: Token::GENERATION });
+        for token in [Token::Link, flow, Token::Listener(7), Token::External(u32::MAX)] {
+            assert_eq!(Token::decode(token.encode()), token);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The worker: one link, its flows, timers and descriptors, and the loop over them.
+//!
+//! A worker shares nothing mutable with anything else. Its clock is read once a
+//! round, here; everything below is told the time.
+
+mod context;
+mod counters;
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use passt_proto::drop::DropReason;
+use passt_proto::time::{Duration, Instant};
+use rustix::event::epoll::{self, EventFlags};
+
+pub use context::{Context, Options, Protocols, Token};
+pub use counters::{Counters, Traffic};
+
+use crate::flow::{Flow, Handle, Key, Table};
+use crate::link::Link;
+use crate::{from_guest, host};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 64;
+
+/// The engine.
+pub struct Worker<L> {
+    ctx: Context<L>,
+    flows: Table<Flow>,
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// Something outside of the engine asked for it.
+    External(u32),
+    /// The link is gone.
+    Link(io::Error),
+}
+
+impl<L: Link> Worker<L> {
+    /// An engine on `link`.
+    pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
+        let [a, b, ..] = options.secrets;
+        let ctx = Context::new(link, options, now)?;
+        if let Some(fd) = ctx.link.fd() {
+            ctx.watch(fd, Token::Link, EventFlags::IN)?;
+        }
+        Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)) })
+    }
+
+    /// Everything but the flows.
+    pub fn context(&mut self) -> &mut Context<L> {
+        &mut self.ctx
+    }
+
+    /// Flows and context, for what begins flows.
+    pub fn parts(&mut self) -> (&mut Context<L>, &mut Table<Flow>) {
+        (&mut self.ctx, &mut self.flows)
+    }
+
+    /// Runs until `external` says so, or the link fails. `external` is called with the number of each
+    /// [`Token::External`] that became readable, and returns whether to end.
+    pub fn run(&mut self, mut external: impl FnMut(u32, &mut Context<L>) -> bool) -> Exit {
+        loop {
+            let wait = self.time_to_sleep(clock());
+            match self.round(wait, clock, &mut external) {
+                Ok(None) => {}
+                Ok(Some(number)) => return Exit::External(number),
+                Err(e) => return Exit::Link(e),
+            }
+        }
+    }
+
+    /// One round at a time given by the caller, without waiting: for tests with a clock of their own.
+    pub fn turn(&mut self, now: Instant) -> io::Result<()> {
+        self.link_readable()?;
+        self.round(Some(Duration::ZERO), || now, &mut |_, _| false).map(drop)
+    }
+
+    /// When [`Worker::turn`] has something to do, if nothing happens before.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        if self.ctx.ready.is_empty() { self.ctx.timers.next() } else { Some(self.ctx.now) }
+    }
+
+    fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
+        self.next_timeout().map(|due| due.since(now))
+    }
+
+    fn round(
+        &mut self,
+        wait: Option<Duration>,
+        clock: impl Fn() -> Instant,
+        external: &mut impl FnMut(u32, &mut Context<L>) -> bool,
+    ) -> io::Result<Option<u32>> {
+        let mut events = [MaybeUninit::uninit(); EVENTS];
+        let wait = wait.map(|d| rustix::event::Timespec {
+            tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(d.subsec_nanos()),
+        });
+        let events = match epoll::wait(self.ctx.epoll(), &mut events, wait.as_ref()) {
+            Ok((events, _)) => events,
+            Err(rustix::io::Errno::INTR) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        self.ctx.now = clock();
+        self.ctx.counters.rounds += 1;
+        for event in events {
+            match Token::decode(event.data.u64()) {
+                Token::Link => self.link_readable()?,
+                Token::Flow(handle) => self.flow(handle, |ctx, handle, key, flow| {
+                    host::event(ctx, handle, key, flow, event.flags)
+                }),
+                Token::Listener(_) => {}
+                Token::External(number) if external(number, &mut self.ctx) => return Ok(Some(number)),
+                Token::External(_) => {}
+            }
+        }
+        for _ in 0..self.ctx.ready.len() {
+            let Some(handle) = self.ctx.ready.pop_front() else { break };
+            self.flow(handle, host::again);
+        }
+        while let Some(index) = self.ctx.timers.pop(self.ctx.now) {
+            if let Some(handle) = self.flows.at(index) {
+                self.flow(handle, host::timeout);
+            }
+        }
+        self.ctx.link.flush();
+        Ok(None)
+    }
+
+    fn link_readable(&mut self) -> io::Result<()> {
+        from_guest::receive(&mut self.ctx, &mut self.flows)
+    }
+
+    /// Has something done with a flow, and removes the flow if that ended it.
+    fn flow(&mut self, handle: Handle, f: impl FnOnce(&mut Context<L>, Handle, &Key, &mut Flow) -> host::Verdict) {
+        host::with_flow(&mut self.ctx, &mut self.flows, handle, f);
+    }
+
+    /// How often something was dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.ctx.counters.drops(reason)
+    }
+
+    /// Number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+}
+
+/// The monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+pub fn clock() -> Instant {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    Instant::from_nanos(seconds.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or(0)))
+}
