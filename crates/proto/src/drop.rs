@@ -96,7 +96,7 @@ reasons! {
     /// A segment of a connection that does not exist.
     NoFlow = "no-flow",
     /// What the guest sent within its window found no room after all.
-    NoRoom = "no-room",
+    WindowOverrun = "window-overrun",
     /// A protocol or family that is switched off.
     Disabled = "disabled",
     /// There is no address for one of the sides: the guest's is not known yet, or there is

@@ -24,7 +24,6 @@ pub struct Key {
 }
 
 /// What is known about one conversation.
-#[expect(clippy::large_enum_variant, reason = "most flows are TCP, and none may allocate")]
 pub enum Flow {
     /// A TCP connection.
     Tcp(crate::host::tcp::TcpFlow),

@@ -78,7 +78,10 @@ impl Wheel {
         if self.heads[READY][0] != NONE {
             return Some(Instant::ZERO);
         }
-        (0..LEVELS).filter_map(|level| self.next_place(level)).map(|(time, _)| Instant::from_millis(time)).min()
+        (0..LEVELS)
+            .filter_map(|level| self.next_place(level))
+            .map(|(time, _)| Instant::from_millis(time))
+            .min()
     }
 
     /// An entry whose timer is due at `now`; its timer is unset. Call until there is none.
@@ -200,7 +203,8 @@ mod tests {
                     due[entry as usize] = None;
                 }
                 1..=5 => {
-                    let span = [3, 60, 64, 70, 5000, 300_000, 20_000_000][usize::try_from(next_random() % 7).expect("small")];
+                    let span = [3, 60, 64, 70, 5000, 300_000, 20_000_000]
+                        [usize::try_from(next_random() % 7).expect("small")];
                     let at = now + 1 + next_random() % span;
                     wheel.set(entry, Instant::from_millis(at));
                     due[entry as usize] = Some(at);

@@ -3,7 +3,13 @@
 pub mod slack;
 pub mod tcp;
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Endpoint};
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::link::Link;
@@ -66,4 +72,36 @@ pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: H
         Some(Flow::Tcp(flow)) => flow.give_back(ctx),
         None => {}
     }
+}
+
+/// A socket towards the host's peers, bound to the interface and address that the command line or
+/// the way of mapping asks for.
+pub(crate) fn socket<L>(
+    ctx: &Context<L>,
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+    remote: Addr,
+    bind: Option<Addr>,
+) -> io::Result<OwnedFd> {
+    let (family, interface) = if remote.is_v4() {
+        (AddressFamily::INET, &ctx.outbound_if[0])
+    } else {
+        (AddressFamily::INET6, &ctx.outbound_if[1])
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
+    if let Some(name) = interface
+        && !remote.is_loopback()
+    {
+        passt_sys::socket::bind_to_device(fd.as_fd(), name)?;
+    }
+    if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
+        rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
+    }
+    Ok(fd)
+}
+
+/// The pending error of a socket, if there is one; the kernel forgets it.
+pub(crate) fn socket_error(fd: &OwnedFd) -> Option<Errno> {
+    sockopt::socket_error(fd).unwrap_or_else(Err).err()
 }

@@ -14,12 +14,14 @@ use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::icmp;
+use passt_proto::wire::ip::protocol;
+use passt_proto::wire::report::Quoted;
 use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{SocketType, sockopt};
 
 use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
@@ -139,7 +141,6 @@ pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) 
         let handle = ctx.tcp.dirty[next];
         with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
             Flow::Tcp(flow) => flow.end_batch(ctx, handle),
-            _ => Verdict::Keep,
         });
     }
     ctx.tcp.dirty.clear();
@@ -182,7 +183,8 @@ fn connect<L: Link>(
     syn: &Segment,
 ) -> Result<(), DropReason> {
     let side = ctx.map.from_guest(Protocol::Tcp, key.remote)?;
-    let fd = super::stream_socket(ctx, side.remote.addr, side.bind).map_err(|_| DropReason::Socket)?;
+    let fd = super::socket(ctx, SocketType::STREAM, None, side.remote.addr, side.bind)
+        .map_err(|_| DropReason::Socket)?;
     prepare(&fd);
     let connected = rustix::net::connect(&fd, &side.remote.socket_addr());
     let iss = ctx.tcp.isn.initial(key.guest, key.remote, ctx.now);
@@ -198,6 +200,7 @@ fn connect<L: Link>(
 
 /// A connection that a listening socket accepted is opened towards the guest,
 /// which sees it coming from `remote` to its own `guest`.
+#[expect(dead_code, reason = "listening sockets come next")]
 pub(crate) fn accepted<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
@@ -213,7 +216,6 @@ pub(crate) fn accepted<L: Link>(
     let handle = begin(ctx, flows, key, conn, fd)?;
     with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
         Flow::Tcp(flow) => flow.pull(ctx, handle),
-        _ => Verdict::Keep,
     });
     Ok(())
 }
@@ -324,7 +326,7 @@ impl TcpFlow {
         let event = Event::Queued { taken: count(taken), held: self.held(), room: ctx.tcp.room() };
         self.conn.handle(ctx.now, event);
         if short {
-            ctx.dropped(DropReason::NoRoom);
+            ctx.dropped(DropReason::WindowOverrun);
             return Ok(None);
         }
         Ok(next)
@@ -342,7 +344,7 @@ impl TcpFlow {
         key: &Key,
         events: EventFlags,
     ) -> Verdict {
-        let error = if events.contains(EventFlags::ERR) { sockopt::socket_error(&self.fd).err_code() } else { None };
+        let error = if events.contains(EventFlags::ERR) { super::socket_error(&self.fd) } else { None };
         if self.conn.is_connecting() {
             return match error {
                 Some(e) => self.failed(ctx, handle, key, e),
@@ -382,11 +384,13 @@ impl TcpFlow {
             _ => None,
         };
         let Some(unreachable) = unreachable else { return self.broken(ctx, handle) };
-        let quoted = self.conn.syn();
-        let mut header = [0; 20];
-        if let Some(len) = quoted.emit(&mut header) {
-            ctx.icmp_error(key, passt_proto::wire::ip::protocol::TCP, unreachable, &header[..len]);
-        }
+        let seq = self.conn.guest_isn().0.to_be_bytes();
+        let [a, b] = key.guest.port.to_be_bytes();
+        let [c, d] = key.remote.port.to_be_bytes();
+        let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
+        let path = Path { src: self.path.dst, dst: self.path.src, ..self.path };
+        let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
+        ctx.icmp_error(unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
         Verdict::Remove
     }
 

@@ -55,7 +55,8 @@ impl Channel {
 
     /// A link that offloads nothing: every frame is plain.
     pub fn plain() -> Self {
-        let caps = Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
+        let caps =
+            Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
         Self::new(caps)
     }
 }

@@ -125,7 +125,9 @@ impl Link for TapLink {
     fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason> {
         let Self { tap, sending, .. } = self;
         if !tap.has_vnet_header() {
-            return complete::frames(sending, PAYLOAD_START, payload, header, offload, |f| Self::write(tap, f));
+            return complete::frames(sending, PAYLOAD_START, payload, header, offload, |f| {
+                Self::write(tap, f)
+            });
         }
         let start = PAYLOAD_START.checked_sub(header.len() + offload::LEN).ok_or(DropReason::Offload)?;
         let frame = sending.get_mut(start..PAYLOAD_START + payload).ok_or(DropReason::Offload)?;

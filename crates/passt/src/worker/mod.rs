@@ -108,12 +108,10 @@ impl<L: Link> Worker<L> {
         for event in events {
             match Token::decode(event.data.u64()) {
                 Token::Link => self.link_readable()?,
-                Token::Flow(handle) => self.flow(handle, |ctx, handle, key, flow| {
-                    host::event(ctx, handle, key, flow, event.flags)
-                }),
-                Token::Listener(_) => {}
+                Token::Flow(handle) => self
+                    .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
                 Token::External(number) if external(number, &mut self.ctx) => return Ok(Some(number)),
-                Token::External(_) => {}
+                Token::External(_) | Token::Listener(_) => {}
             }
         }
         for _ in 0..self.ctx.ready.len() {
@@ -134,7 +132,11 @@ impl<L: Link> Worker<L> {
     }
 
     /// Has something done with a flow, and removes the flow if that ended it.
-    fn flow(&mut self, handle: Handle, f: impl FnOnce(&mut Context<L>, Handle, &Key, &mut Flow) -> host::Verdict) {
+    fn flow(
+        &mut self,
+        handle: Handle,
+        f: impl FnOnce(&mut Context<L>, Handle, &Key, &mut Flow) -> host::Verdict,
+    ) {
         host::with_flow(&mut self.ctx, &mut self.flows, handle, f);
     }
 

@@ -174,7 +174,14 @@ impl Connection {
 
     /// A connection that the host accepted, to be opened towards the guest from
     /// port `src` to port `dst`. `far` as in [`Event::Connected`].
-    pub fn from_host(config: Config, src: u16, dst: u16, iss: Seq, far: Option<Duration>, now: Instant) -> Self {
+    pub fn from_host(
+        config: Config,
+        src: u16,
+        dst: u16,
+        iss: Seq,
+        far: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         let opening = Opening { iss, guest: None, far, first_sent: now, attempts: 0, due: now, send: true };
         Self { config, ports: Ports { src, dst }, state: State::Opening(opening) }
     }
@@ -299,6 +306,11 @@ impl Connection {
     /// Whether the host's connect is still under way.
     pub fn is_connecting(&self) -> bool {
         matches!(self.state, State::Connecting { .. })
+    }
+
+    /// The guest's initial sequence number while the host's connect is under way, to quote its SYN.
+    pub fn guest_isn(&self) -> Seq {
+        if let State::Connecting { irs, .. } = self.state { irs } else { Seq(0) }
     }
 
     /// Segments sent to the guest again so far.

@@ -158,7 +158,14 @@ impl Open {
         Some(Action::Emit(self.stamped(now, ports, seq, Flags::empty(), false)))
     }
 
-    pub(super) fn transmit(&mut self, now: Instant, ports: Ports, len: u32, drained: bool, ended: bool) -> Segment {
+    pub(super) fn transmit(
+        &mut self,
+        now: Instant,
+        ports: Ports,
+        len: u32,
+        drained: bool,
+        ended: bool,
+    ) -> Segment {
         let (seq, fin) = self.tx.sent(now, len, drained, ended);
         let push = if drained || fin { Flags::PSH } else { Flags::empty() };
         let fin = if fin { Flags::FIN } else { Flags::empty() };
