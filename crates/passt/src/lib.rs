@@ -8,5 +8,6 @@ pub mod host;
 pub mod life;
 pub mod link;
 pub mod netconf;
+pub mod setup;
 mod to_guest;
 pub mod worker;

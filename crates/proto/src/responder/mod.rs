@@ -62,7 +62,7 @@ pub struct V4 {
 /// The guest's IPv6 network.
 #[derive(Clone, Debug)]
 pub struct V6 {
-    /// The guest's address.
+    /// The guest's address; unspecified if it has none but its link-local one.
     pub addr: Ipv6Addr,
     /// Bits of its network.
     pub prefix_len: u8,

@@ -78,6 +78,9 @@ pub fn unsolicited_ra(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason>
 /// Asks the guest for its link-layer address, so that it learns ours.
 pub fn solicit(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let v6 = cfg.v6()?;
+    if v6.addr.is_unspecified() {
+        return Err(DropReason::NdpUnanswered);
+    }
     let [.., a, b, c] = v6.addr.octets();
     let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
     let path = path((cfg.our_mac, v6.our_ll), (multicast_mac(group), group.into()));
@@ -178,6 +181,9 @@ fn emit_ra(cfg: &Config, v6: &V6, to: (Mac, Addr), out: &mut [u8]) -> Result<usi
 /// Writes the prefix that the guest may form its address from and, if the network
 /// has another size, that of the network.
 fn put_prefixes(w: &mut Writer<'_>, v6: &V6) -> Option<()> {
+    if v6.addr.is_unspecified() {
+        return Some(());
+    }
     let prefix = |len: u8| {
         let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
         Ipv6Addr::from_bits(v6.addr.to_bits() & mask)

@@ -1,0 +1,408 @@
+//! What the command line and the host's network mean together.
+//!
+//! [`Setup::new`] is a pure function: every rule about defaults, about which address
+//! stands for which, and about what to do when the host has no network is here and can be
+//! tested with tables. Its result never changes. Left out: ports, which depend on
+//! sockets, and everything that is the command line's alone.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use arrayvec::ArrayVec;
+use passt_proto::addr::Addr;
+use passt_proto::responder::{self, Name, Services, V4, V6};
+use passt_proto::rules::{AddressMap, FamilyMap};
+use thiserror::Error;
+
+use crate::cli::{Addresses, Config, PastaOptions, PerFamily, Source, Splice};
+use crate::netconf::guest::{FamilyConfig, GuestNetwork, Routes, TapConfig};
+use crate::netconf::host::{HostNetwork, IfAddr, Select, Template};
+use crate::netconf::resolv::Resolv;
+
+/// Our own IPv4 address, and a guest's gateway, where the host offers none (RFC 3927).
+const OUR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
+/// The address of a guest with our address as gateway.
+const LOCAL_V4: IfAddr = IfAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 2, 1)), 16);
+/// Our own link-local IPv6 address where the host offers none.
+const OUR_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Name of a tap interface that resembles no other.
+const TAP_NAME: &str = "tap0";
+
+/// Why the host's network does not allow what was asked for.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum SetupError {
+    /// An interface was named that has no addresses or routes.
+    #[error("External interface not usable")]
+    Interface,
+    /// IPv6 alone was asked for.
+    #[error("IPv6 only, but the host has no usable IPv6 interface")]
+    NoIpv6,
+}
+
+/// Everything that depends on the host's network, decided once at start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// What the guest is told by ARP, NDP, DHCP and DHCPv6. A family that is `None` is off.
+    pub responder: responder::Config,
+    /// Which addresses stand for which.
+    pub map: AddressMap,
+    /// Interfaces that sockets towards the network are bound to.
+    pub outbound_interface: PerFamily<Option<String>>,
+    /// The tap interface; `None` without one (passt, or all traffic bypasses it).
+    pub tap: Option<TapSetup>,
+    /// Names of the interfaces that served as template.
+    pub template: PerFamily<Option<String>>,
+}
+
+/// The tap interface in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapSetup {
+    /// Its name.
+    pub name: String,
+    /// How it is configured.
+    pub config: TapConfig,
+}
+
+/// Which of the host's interfaces [`crate::netconf::host::read`] is to look at.
+pub fn select(config: &Config) -> Select<'_> {
+    Select {
+        interface: config.host.interface.as_deref(),
+        v4: config.host.outbound_interface.v4.as_deref(),
+        v6: config.host.outbound_interface.v6.as_deref(),
+    }
+}
+
+impl Setup {
+    /// Combines the command line with what the host has. Returns warnings, too, one line each.
+    pub fn new(
+        config: &Config,
+        host: &HostNetwork,
+        resolv: &Resolv,
+    ) -> Result<(Self, Vec<String>), SetupError> {
+        let mut warnings = Vec::new();
+        let nets = nets(config, host, &mut warnings)?;
+        let mut map = AddressMap {
+            v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
+            v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
+            scope: host.v6.as_ref().map_or(0, |t| t.link.index),
+        };
+        let dns = servers(config, resolv, &mut map, &mut warnings);
+        let responder = responder::Config {
+            our_mac: config.mac,
+            mtu: config.mtu.unwrap_or(0),
+            v4: nets.v4.as_ref().and_then(|n| n.responder_v4(&dns)),
+            v6: nets.v6.as_ref().and_then(|n| n.responder_v6(&dns)),
+            search: search(config, resolv, &mut warnings),
+            hostname: config.guest.hostname.as_deref().and_then(|n| name(n, &mut warnings)),
+            fqdn: config.guest.fqdn.as_deref().and_then(|n| name(n, &mut warnings)),
+            services: services(config, nets.v6.as_ref()),
+        };
+        let template = PerFamily {
+            v4: nets.v4.as_ref().and_then(|n| n.template.clone()),
+            v6: nets.v6.as_ref().and_then(|n| n.template.clone()),
+        };
+        let tap =
+            config.pasta().filter(|p| p.splice != Splice::Only).map(|p| tap(config, p, &template, &nets));
+        let outbound_interface = config.host.outbound_interface.clone();
+        Ok((Self { responder, map, outbound_interface, tap, template }, warnings))
+    }
+
+    /// The choices that were made, for the user: some lines.
+    pub fn summary(&self) -> Vec<String> {
+        let told = &self.responder;
+        let mut lines = Vec::new();
+        for (family, interface) in [("IPv4", &self.template.v4), ("IPv6", &self.template.v6)] {
+            lines.extend(interface.as_ref().map(|i| format!("Template interface for {family}: {i}")));
+        }
+        lines.extend(self.tap.as_ref().map(|tap| format!("Namespace interface: {}", tap.name)));
+        lines.push(format!("MAC address of the host's side: {}", told.our_mac));
+        if let Some(v4) = &told.v4 {
+            let (addr, len) = (v4.addr, v4.prefix_len);
+            lines.push(format!(
+                "IPv4: assign {addr}/{len}, router {}{}",
+                v4.gateway,
+                listed(", DNS", &v4.dns)
+            ));
+        }
+        if let Some(v6) = &told.v6 {
+            let assigned = match v6.addr {
+                Ipv6Addr::UNSPECIFIED => "link-local addresses only".into(),
+                addr => format!("assign {addr}/{}", v6.prefix_len),
+            };
+            lines.push(format!("IPv6: {assigned}, router {}{}", v6.our_ll, listed(", DNS", &v6.dns)));
+        }
+        lines.extend(Some(listed("DNS search list:", &told.search)).filter(|l| !l.is_empty()));
+        lines
+    }
+}
+
+/// A title and the items of a list, nothing for an empty one.
+fn listed<T: ToString>(title: &str, items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+    if items.is_empty() { String::new() } else { format!("{title} {}", items.join(" ")) }
+}
+
+/// The guest's networks, `None` for a family that is off.
+fn nets(
+    config: &Config,
+    host: &HostNetwork,
+    warnings: &mut Vec<String>,
+) -> Result<PerFamily<Option<Net>>, SetupError> {
+    let usable = |v6: bool, template: &Option<Template>| {
+        let on = if v6 { config.families.v6() } else { config.families.v4() };
+        let net = template.as_ref().filter(|_| on).map(|t| Net::like(config, v6, t));
+        net.filter(|n| n.primary.is_some())
+    };
+    let nets = PerFamily { v4: usable(false, &host.v4), v6: usable(true, &host.v6) };
+    let bound = &config.host.outbound_interface;
+    let none = nets.v4.is_none() && nets.v6.is_none();
+    if config.families.v4() && bound.v4.is_some() && nets.v4.is_none()
+        || config.families.v6() && bound.v6.is_some() && nets.v6.is_none()
+        || config.host.interface.is_some() && none
+    {
+        return Err(SetupError::Interface);
+    }
+    if !none {
+        return Ok(nets);
+    }
+    if !config.families.v4() {
+        return Err(SetupError::NoIpv6);
+    }
+    warnings.push("No usable network interface on the host: the guest gets local addresses only".into());
+    Ok(PerFamily {
+        v4: Some(Net::local(config, false)),
+        v6: config.families.v6().then(|| Net::local(config, true)),
+    })
+}
+
+/// The guest's network of one family. All addresses are of that family.
+#[derive(Debug)]
+struct Net {
+    v6: bool,
+    /// Name of the host's interface that it resembles.
+    template: Option<String>,
+    /// The guest's first or only address.
+    primary: Option<IfAddr>,
+    gateway: Option<IpAddr>,
+    /// Our own address on the link.
+    ours: IpAddr,
+    /// What a namespace is given.
+    family: FamilyConfig,
+}
+
+impl Net {
+    /// A network like that of an interface of the host.
+    fn like(config: &Config, v6: bool, template: &Template) -> Self {
+        let given = given(config, v6);
+        let mut own = template.addresses.clone();
+        if let (Some(first), Some(len), false) = (own.first_mut(), config.guest.prefix_len, v6) {
+            first.prefix_len = len;
+        }
+        let primary = given.or(own.first().copied());
+        let gateway = of(&config.guest.gateway, v6).or(template.gateway);
+        let link_local = gateway.filter(|g| matches!(g, IpAddr::V6(g) if g.is_unicast_link_local()));
+        let ours = if v6 {
+            link_local.unwrap_or_else(|| template.link_local.unwrap_or(OUR_V6).into())
+        } else {
+            gateway.unwrap_or(OUR_V4.into())
+        };
+
+        let copied = config.pasta().is_some_and(|p| either(p.copy_addrs, v6)) && given.is_none();
+        let mut addresses = if copied { own } else { primary.into_iter().collect() };
+        let routes = if config.pasta().is_some_and(|p| either(p.copy_routes, v6)) {
+            Routes::Copied(template.routes.clone())
+        } else {
+            for address in &mut addresses {
+                address.no_prefix_route = false;
+            }
+            Routes::Default(gateway)
+        };
+        let template = Some(template.link.name.clone());
+        Self { v6, template, primary, gateway, ours, family: FamilyConfig { addresses, routes } }
+    }
+
+    /// A network without any connection to the host's: in IPv6 the guest has a link-local
+    /// address alone unless it is given another.
+    fn local(config: &Config, v6: bool) -> Self {
+        let primary = given(config, v6).or((!v6).then_some(LOCAL_V4));
+        let ours: IpAddr = if v6 { OUR_V6.into() } else { OUR_V4.into() };
+        let gateway = Some(of(&config.guest.gateway, v6).unwrap_or(ours));
+        let addresses = primary.into_iter().collect();
+        let family = FamilyConfig { addresses, routes: Routes::Default(gateway) };
+        Self { v6, template: None, primary, gateway, ours, family }
+    }
+
+    /// The addresses that stand for others, but for those of resolvers.
+    fn map(&self, config: &Config) -> FamilyMap {
+        let gateway = self.gateway.filter(|_| config.mapping.gateway);
+        let addr = |a: &Addresses| of(a, self.v6).map(Addr::from);
+        FamilyMap {
+            host_loopback: addr(&config.mapping.host_loopback).or(gateway.map(Addr::from)),
+            host_itself: addr(&config.mapping.guest_addr),
+            dns_forward: addr(&config.dns.forward),
+            dns_host: addr(&config.dns.host),
+            outbound: addr(&config.host.outbound),
+            assigned: self.primary.map(|p| p.addr.into()),
+            ours: Some(self.ours.into()),
+            fixed: addr(&config.guest.addr).is_some(),
+            ..FamilyMap::default()
+        }
+    }
+
+    fn responder_v4(&self, dns: &[IpAddr]) -> Option<V4> {
+        let (IpAddr::V4(addr), IpAddr::V4(our_addr)) = (self.primary?.addr, self.ours) else {
+            return None;
+        };
+        let gateway = match self.gateway {
+            Some(IpAddr::V4(gateway)) => gateway,
+            _ => our_addr,
+        };
+        let v4 = |a: &IpAddr| if let IpAddr::V4(a) = a { Some(*a) } else { None };
+        let dns = dns.iter().filter_map(v4).take(3).collect();
+        Some(V4 { addr, prefix_len: self.primary?.prefix_len, gateway, our_addr, dns })
+    }
+
+    fn responder_v6(&self, dns: &[IpAddr]) -> Option<V6> {
+        let none = IfAddr::new(Ipv6Addr::UNSPECIFIED.into(), 64);
+        let primary = self.primary.unwrap_or(none);
+        let (IpAddr::V6(addr), IpAddr::V6(our_ll)) = (primary.addr, self.ours) else {
+            return None;
+        };
+        let v6 = |a: &IpAddr| if let IpAddr::V6(a) = a { Some(*a) } else { None };
+        let dns = dns.iter().filter_map(v6).take(3).collect();
+        Some(V6 { addr, prefix_len: primary.prefix_len, our_ll, dns })
+    }
+}
+
+/// The address from the command line, in the network that was given or else follows from it.
+fn given(config: &Config, v6: bool) -> Option<IfAddr> {
+    let addr = of(&config.guest.addr, v6)?;
+    let len = match addr {
+        IpAddr::V4(a) => config.guest.prefix_len.unwrap_or_else(|| class_prefix_len(a)),
+        IpAddr::V6(_) => 64,
+    };
+    Some(IfAddr::new(addr, len))
+}
+
+/// The prefix length of an address' class (RFC 791, section 2.3).
+fn class_prefix_len(addr: Ipv4Addr) -> u8 {
+    match addr.to_bits().leading_ones() {
+        0 => 8,
+        1 => 16,
+        2 => 24,
+        _ => 32,
+    }
+}
+
+/// The address of a family.
+fn of(addresses: &Addresses, v6: bool) -> Option<IpAddr> {
+    if v6 { addresses.v6.map(IpAddr::V6) } else { addresses.v4.map(IpAddr::V4) }
+}
+
+fn either(values: PerFamily<bool>, v6: bool) -> bool {
+    if v6 { values.v6 } else { values.v4 }
+}
+
+/// The name servers that the guest is told. Fills in the resolver behind `dns_forward`.
+///
+/// A resolver on the host's loopback is out of a guest's reach. It is announced by the
+/// address that is forwarded to it, for which the host's loopback serves if none was chosen.
+fn servers(
+    config: &Config,
+    resolv: &Resolv,
+    map: &mut AddressMap,
+    warnings: &mut Vec<String>,
+) -> Vec<IpAddr> {
+    let (known, from_host) = match &config.dns.servers {
+        Source::Host => (resolv.servers.as_slice(), true),
+        Source::Given(servers) => (servers.as_slice(), false),
+        Source::None => (&[][..], false),
+    };
+    for (v6, map) in [(false, &mut map.v4), (true, &mut map.v6)] {
+        if map.ours.is_none() {
+            continue;
+        }
+        let first = resolv.servers.iter().find(|s| s.is_ipv6() == v6);
+        map.dns_host = map.dns_host.or(first.map(|s| Addr::from(*s)));
+        let loopback = map.dns_host.is_some_and(Addr::is_loopback);
+        if from_host && loopback && map.dns_forward.is_none() {
+            map.dns_forward = map.host_loopback;
+        }
+    }
+    let mut shown = Vec::new();
+    for server in known {
+        let map = if server.is_ipv6() { &map.v6 } else { &map.v4 };
+        let reachable = match server {
+            _ if map.ours.is_none() => None,
+            a if from_host && a.is_loopback() => map.dns_forward.map(Addr::ip),
+            a => Some(*a),
+        };
+        shown.extend(reachable.filter(|a| !shown.contains(a)));
+    }
+    warn_of_dns(config, from_host && shown.is_empty(), map, warnings);
+    shown
+}
+
+fn warn_of_dns(config: &Config, none: bool, map: &AddressMap, warnings: &mut Vec<String>) {
+    let forward = |m: &FamilyMap| m.dns_forward.is_some();
+    let forwarded = [&map.v4, &map.v6].into_iter().filter(|m| forward(m));
+    let unresolved = forwarded.clone().all(|m| m.dns_host.is_none()) && forwarded.count() > 0;
+    if config.pasta().is_some_and(|p| p.splice == Splice::Only) {
+        return;
+    }
+    if unresolved {
+        warnings.push("No name server on the host for --dns-forward".into());
+    } else if none {
+        warnings.push("Couldn't get any nameserver address".into());
+    }
+}
+
+fn search(config: &Config, resolv: &Resolv, warnings: &mut Vec<String>) -> ArrayVec<Name, 6> {
+    let domains = match &config.dns.search {
+        Source::Host => resolv.search.as_slice(),
+        Source::Given(domains) => domains.as_slice(),
+        Source::None => &[],
+    };
+    domains.iter().filter_map(|d| name(d, warnings)).take(6).collect()
+}
+
+fn name(text: &str, warnings: &mut Vec<String>) -> Option<Name> {
+    Name::from(text).map_err(|_| warnings.push(format!("Name is too long, ignored: {text}"))).ok()
+}
+
+/// The services that are on. DHCPv6 has nothing to offer to a guest without an address.
+fn services(config: &Config, v6: Option<&Net>) -> Services {
+    let asked = config.services;
+    let assignable = v6.is_some_and(|n| n.primary.is_some());
+    let mut on = Services::empty();
+    on.set(Services::DHCP, asked.dhcp);
+    on.set(Services::NDP, asked.ndp);
+    on.set(Services::RA, asked.ra);
+    on.set(Services::DHCPV6, asked.dhcpv6 && assignable);
+    on.set(Services::DNS, config.dns.announce_servers);
+    on.set(Services::SEARCH, config.dns.announce_search);
+    on
+}
+
+/// The tap interface. Unless it is given a name it takes that of the template.
+fn tap(
+    config: &Config,
+    pasta: &PastaOptions,
+    template: &PerFamily<Option<String>>,
+    nets: &PerFamily<Option<Net>>,
+) -> TapSetup {
+    let name = pasta.interface.as_ref().or(template.v4.as_ref()).or(template.v6.as_ref());
+    let family = |net: &Option<Net>| net.as_ref().map(|n| n.family.clone());
+    let network = pasta.config_net.then(|| GuestNetwork {
+        mtu: config.mtu.map(u32::from),
+        v4: family(&nets.v4),
+        v6: family(&nets.v6),
+    });
+    TapSetup {
+        name: name.map_or(TAP_NAME, String::as_str).to_owned(),
+        config: TapConfig { mac: pasta.mac, network },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! Command lines on hosts, and what the guest gets.
+
+use std::ffi::OsString;
+
+use super::*;
+use crate::cli::{self, Outcome};
+use crate::netconf::host::Link;
+
+fn config(args: &str) -> Config {
+    let argv = args.split_whitespace().map(OsString::from).collect();
+    match cli::parse(argv) {
+        Outcome::Run(config) => *config,
+        other => panic!("{args}: {other:?}"),
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// An interface with addresses `ADDR/LEN ...` and perhaps a gateway.
+fn template(name: &str, addresses: &str, gateway: &str) -> Template {
+    let parsed = |a: &str| {
+        let (addr, len) = a.split_once('/').unwrap();
+        IfAddr { no_prefix_route: true, ..IfAddr::new(ip(addr), len.parse().unwrap()) }
+    };
+    Template {
+        link: Link { index: 7, name: name.into(), mtu: 1500, ..Link::default() },
+        addresses: addresses.split_whitespace().map(parsed).collect(),
+        gateway: Some(gateway).filter(|g| !g.is_empty()).map(ip),
+        ..Template::default()
+    }
+}
+
+/// Hosts by a letter for each family that works.
+fn host(kind: &str) -> HostNetwork {
+    let v4 = template("eth0", "192.0.2.2/24 198.51.100.9/24", "192.0.2.1");
+    let v6 = template("eth1", "2001:db8::2/64", "fe80::99");
+    HostNetwork { v4: kind.contains('4').then_some(v4), v6: kind.contains('6').then_some(v6) }
+}
+
+fn resolv(servers: &str) -> Resolv {
+    let servers = servers.split_whitespace().map(ip).collect();
+    Resolv { servers, search: vec!["example.org".into()] }
+}
+
+fn text<T: ToString>(value: Option<T>) -> String {
+    value.map_or("-".into(), |v| v.to_string())
+}
+
+/// Address, gateway, host's loopback as seen by the guest, our address: of a family each.
+fn network(setup: &Setup) -> [String; 2] {
+    let v4 = setup.responder.v4.as_ref().map(|n| format!("{}/{} {}", n.addr, n.prefix_len, n.gateway));
+    let v6 = setup.responder.v6.as_ref().map(|n| format!("{}/{} {}", n.addr, n.prefix_len, n.our_ll));
+    [(v4, setup.map.v4), (v6, setup.map.v6)].map(|(net, map)| match net {
+        None => "off".into(),
+        Some(net) => format!("{net} {} {}", text(map.host_loopback), text(map.ours)),
+    })
+}
+
+#[test]
+fn networks() {
+    let like_v4 = "192.0.2.2/24 192.0.2.1 192.0.2.1 192.0.2.1";
+    let like_v6 = "2001:db8::2/64 fe80::99 fe80::99 fe80::99";
+    let local_v4 = "169.254.2.1/16 169.254.2.2 169.254.2.2 169.254.2.2";
+    let local_v6 = "::/64 fe80::1 fe80::1 fe80::1";
+    let cases = [
+        ("passt", "46", like_v4, like_v6),
+        ("passt", "4", like_v4, "off"),
+        ("passt", "6", "off", like_v6),
+        ("passt", "", local_v4, local_v6),
+        ("passt -4", "46", like_v4, "off"),
+        ("passt -4", "6", local_v4, "off"),
+        ("passt -6", "46", "off", like_v6),
+        ("passt -a 2001:db8::9", "", local_v4, "2001:db8::9/64 fe80::1 fe80::1 fe80::1"),
+        ("passt -a 10.0.2.100", "4", "10.0.2.100/8 192.0.2.1 192.0.2.1 192.0.2.1", "off"),
+        ("passt -a 172.16.0.9", "4", "172.16.0.9/16 192.0.2.1 192.0.2.1 192.0.2.1", "off"),
+        ("passt -a 10.0.2.100 -n 24 -g 10.0.2.2", "4", "10.0.2.100/24 10.0.2.2 10.0.2.2 10.0.2.2", "off"),
+        ("passt -n 16", "4", "192.0.2.2/16 192.0.2.1 192.0.2.1 192.0.2.1", "off"),
+        ("passt -a fd00::100 -g fd00::2", "46", like_v4, "fd00::100/64 fe80::1 fd00::2 fe80::1"),
+        (
+            "passt --no-map-gw",
+            "46",
+            "192.0.2.2/24 192.0.2.1 - 192.0.2.1",
+            "2001:db8::2/64 fe80::99 - fe80::99",
+        ),
+        (
+            "passt --map-host-loopback 192.0.2.77 --no-map-gw",
+            "46",
+            "192.0.2.2/24 192.0.2.1 192.0.2.77 192.0.2.1",
+            "2001:db8::2/64 fe80::99 - fe80::99",
+        ),
+    ];
+    for (args, kind, v4, v6) in cases {
+        let (setup, warnings) =
+            Setup::new(&config(args), &host(kind), &resolv("192.0.2.53 2001:db8::53")).unwrap();
+        assert_eq!(network(&setup), [v4, v6], "{args}, host {kind}");
+        let local = warnings.iter().any(|w| w.contains("local addresses"));
+        assert_eq!(local, v4 == local_v4, "{args}, host {kind}: {warnings:?}");
+    }
+}
+
+/// A gateway that does not exist, and an interface without addresses.
+#[test]
+fn odd_templates() {
+    let host = HostNetwork {
+        v4: Some(template("ppp0", "192.0.2.2/32", "")),
+        v6: Some(template("eth0", "", "fe80::1")),
+    };
+    let (setup, _) = Setup::new(&config("passt"), &host, &resolv("")).unwrap();
+    assert_eq!(network(&setup), ["192.0.2.2/32 169.254.2.2 - 169.254.2.2", "off"]);
+    let args = config("passt -a 2001:db8::9");
+    let (setup, _) = Setup::new(&args, &host, &resolv("")).unwrap();
+    assert_eq!(network(&setup)[1], "2001:db8::9/64 fe80::1 fe80::1 fe80::1");
+
+    let mut linked = host.clone();
+    linked.v6 = Some(Template {
+        link_local: Some("fe80::7".parse().unwrap()),
+        ..template("eth0", "2001:db8::2/64", "2001:db8::1")
+    });
+    let (setup, _) = Setup::new(&config("passt"), &linked, &resolv("")).unwrap();
+    assert_eq!(network(&setup)[1], "2001:db8::2/64 fe80::7 2001:db8::1 fe80::7");
+    assert_eq!(setup.map.scope, 7);
+}
+
+#[test]
+fn refusals() {
+    let cases = [
+        ("passt -6", "4", SetupError::NoIpv6),
+        ("passt -6", "", SetupError::NoIpv6),
+        ("passt -i eth9", "", SetupError::Interface),
+        ("passt --outbound-if4 eth9", "6", SetupError::Interface),
+        ("passt --outbound-if6 eth9", "4", SetupError::Interface),
+    ];
+    for (args, kind, error) in cases {
+        let got = Setup::new(&config(args), &host(kind), &Resolv::default());
+        assert_eq!(got.err(), Some(error), "{args}, host {kind}");
+    }
+    assert!(Setup::new(&config("passt -i eth0"), &host("4"), &Resolv::default()).is_ok());
+}
+
+/// Servers told to the guest, `dns_forward` and `dns_host` of IPv4, a warning.
+#[test]
+fn name_servers() {
+    let none = Some("Couldn't get any nameserver address");
+    let unresolved = Some("No name server on the host for --dns-forward");
+    let cases = [
+        ("passt", "192.0.2.53", "192.0.2.53", "-", "192.0.2.53", None),
+        ("passt", "", "", "-", "-", none),
+        ("passt", "2001:db8::53", "2001:db8::53", "-", "-", None),
+        ("passt -4", "2001:db8::53", "", "-", "-", none),
+        ("passt", "127.0.0.53 127.0.0.54", "192.0.2.1", "192.0.2.1", "127.0.0.53", None),
+        ("passt --no-map-gw", "127.0.0.53", "", "-", "127.0.0.53", none),
+        (
+            "passt --no-map-gw --dns-forward 169.254.1.1",
+            "127.0.0.53",
+            "169.254.1.1",
+            "169.254.1.1",
+            "127.0.0.53",
+            None,
+        ),
+        (
+            "passt --dns-forward 10.0.2.3 --dns-host 127.0.0.1",
+            "192.0.2.53",
+            "192.0.2.53",
+            "10.0.2.3",
+            "127.0.0.1",
+            None,
+        ),
+        ("passt --dns-forward 10.0.2.3", "", "", "10.0.2.3", "-", unresolved),
+        ("passt -D none", "192.0.2.53", "", "-", "192.0.2.53", None),
+        ("passt -D 10.1.1.1 -D fd00::1", "192.0.2.53", "10.1.1.1 fd00::1", "-", "192.0.2.53", None),
+        (
+            "passt",
+            "192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4",
+            "192.0.2.1 192.0.2.2 192.0.2.3",
+            "-",
+            "192.0.2.1",
+            None,
+        ),
+        ("pasta --splice-only 1", "", "", "-", "-", None),
+    ];
+    for (args, servers, shown, forward, resolver, warning) in cases {
+        let (setup, warnings) = Setup::new(&config(args), &host("46"), &resolv(servers)).unwrap();
+        let v4 = setup.responder.v4.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
+        let v6 = setup.responder.v6.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
+        let told: Vec<_> = v4.chain(v6).collect();
+        assert_eq!(told.join(" "), shown, "{args}, {servers}");
+        assert_eq!(text(setup.map.v4.dns_forward), forward, "{args}, {servers}");
+        assert_eq!(text(setup.map.v4.dns_host), resolver, "{args}, {servers}");
+        assert_eq!(warnings.first().map(String::as_str), warning, "{args}, {servers}");
+    }
+}
+
+#[test]
+fn addresses_that_stand_for_others() {
+    let args = "passt --map-guest-addr 10.9.9.9 -o 198.51.100.9 -o 2001:db8::8 -a 192.0.2.7";
+    let (setup, _) = Setup::new(&config(args), &host("46"), &Resolv::default()).unwrap();
+    let (v4, v6) = (setup.map.v4, setup.map.v6);
+    assert_eq!(text(v4.host_itself), "10.9.9.9");
+    assert_eq!((text(v4.outbound), text(v6.outbound)), ("198.51.100.9".into(), "2001:db8::8".into()));
+    assert_eq!((text(v4.assigned), text(v6.assigned)), ("192.0.2.7".into(), "2001:db8::2".into()));
+    assert_eq!((v4.fixed, v6.fixed), (true, false));
+}
+
+/// Addresses and routes of IPv4 that a namespace gets; `*` marks a route to the network left to us.
+fn given_to_namespace(args: &str) -> Option<String> {
+    let (setup, _) = Setup::new(&config(args), &host("46"), &Resolv::default()).unwrap();
+    let family = setup.tap.unwrap().config.network?.v4?;
+    let mark = |a: &IfAddr| if a.no_prefix_route { "*" } else { "" };
+    let addresses = family.addresses.iter().map(|a| format!("{}/{}{}", a.addr, a.prefix_len, mark(a)));
+    let routes = match family.routes {
+        Routes::Copied(_) => "copied".into(),
+        Routes::Default(gateway) => text(gateway),
+    };
+    Some(format!("{} {routes}", addresses.collect::<Vec<_>>().join(" ")))
+}
+
+#[test]
+fn namespaces() {
+    let cases = [
+        ("pasta 1", None),
+        ("pasta --config-net 1", Some("192.0.2.2/24* 198.51.100.9/24* copied")),
+        ("pasta --config-net -n 16 1", Some("192.0.2.2/16* 198.51.100.9/24* copied")),
+        ("pasta --config-net -g 192.0.2.254 1", Some("192.0.2.2/24 198.51.100.9/24 192.0.2.254")),
+        ("pasta --config-net -a 10.0.2.100/24 1", Some("10.0.2.100/24 copied")),
+        ("pasta --config-net -a 10.0.2.100 -n 24 -g 10.0.2.2 1", Some("10.0.2.100/24 10.0.2.2")),
+        ("pasta --config-net --no-copy-addrs 1", Some("192.0.2.2/24* copied")),
+        ("pasta --config-net --no-copy-routes 1", Some("192.0.2.2/24 198.51.100.9/24 192.0.2.1")),
+    ];
+    for (args, expected) in cases {
+        assert_eq!(given_to_namespace(args).as_deref(), expected, "{args}");
+    }
+}
+
+#[test]
+fn names_of_the_tap_interface() {
+    let cases = [
+        ("pasta 1", "46", Some("eth0")),
+        ("pasta 1", "6", Some("eth1")),
+        ("pasta 1", "", Some("tap0")),
+        ("pasta -I tun9 1", "46", Some("tun9")),
+        ("pasta --splice-only 1", "46", None),
+        ("passt", "46", None),
+    ];
+    for (args, kind, name) in cases {
+        let (setup, _) = Setup::new(&config(args), &host(kind), &Resolv::default()).unwrap();
+        assert_eq!(setup.tap.map(|t| t.name).as_deref(), name, "{args}, host {kind}");
+    }
+}
+
+#[test]
+fn services_and_names() {
+    let told = |args: &str, kind: &str| {
+        Setup::new(&config(args), &host(kind), &resolv("192.0.2.53")).unwrap().0.responder
+    };
+    assert_eq!(told("passt", "46").services, Services::all());
+    let only = Services::all() - Services::DHCPV6;
+    assert_eq!(told("passt", "").services, only, "no address to offer");
+    let off = Services::all() - Services::DHCP - Services::RA;
+    assert_eq!(told("passt --no-dhcp --no-ra", "46").services, off);
+    let names = told("passt -H guest --fqdn guest.example.org -S a.example -S b.example", "46");
+    assert_eq!(names.hostname.unwrap().as_str(), "guest");
+    assert_eq!(names.fqdn.unwrap().as_str(), "guest.example.org");
+    assert_eq!(names.search.iter().map(Name::as_str).collect::<Vec<_>>(), ["a.example", "b.example"]);
+    assert_eq!(told("passt", "46").search[0].as_str(), "example.org");
+    assert_eq!((told("passt -m 0", "46").mtu, told("passt", "46").mtu), (0, 65520));
+}
+
+#[test]
+fn summary() {
+    let (setup, _) = Setup::new(&config("pasta 1"), &host("46"), &resolv("192.0.2.53")).unwrap();
+    let expected = [
+        "Template interface for IPv4: eth0",
+        "Template interface for IPv6: eth1",
+        "Namespace interface: eth0",
+        "MAC address of the host's side: 9a:55:9a:55:9a:55",
+        "IPv4: assign 192.0.2.2/24, router 192.0.2.1, DNS 192.0.2.53",
+        "IPv6: assign 2001:db8::2/64, router fe80::99",
+        "DNS search list: example.org",
+    ];
+    assert_eq!(setup.summary(), expected);
+
+    let (setup, _) = Setup::new(&config("passt"), &host(""), &resolv("")).unwrap();
+    let last = setup.summary().into_iter().find(|l| l.starts_with("IPv6")).unwrap();
+    assert_eq!(last, "IPv6: link-local addresses only, router fe80::1");
+}
+
+/// Types of the options in the router advertisement that the guest gets.
+fn advertised(args: &str, kind: &str) -> Vec<u8> {
+    let (setup, _) = Setup::new(&config(args), &host(kind), &Resolv::default()).unwrap();
+    let mut frame = [0; 1500];
+    let len = responder::ndp::unsolicited_ra(&setup.responder, &mut frame).unwrap();
+    let mut options = &frame[14 + 40 + 16..len];
+    let mut types = Vec::new();
+    while let [kind, words, ..] = options {
+        types.push(*kind);
+        options = &options[usize::from(*words) * 8..];
+    }
+    types
+}
+
+/// Without a prefix there is a router nevertheless.
+#[test]
+fn prefixes_are_advertised_if_there_are_any() {
+    assert!(advertised("passt", "6").contains(&3));
+    assert!(!advertised("passt", "").contains(&3));
+}
