@@ -219,3 +219,6 @@ fn range(packet: Packet, start: usize, end: usize) -> Range<usize> {
     let start = base.saturating_add(start);
     start..base.saturating_add(end).max(start)
 }
+
+#[cfg(test)]
+mod tests;

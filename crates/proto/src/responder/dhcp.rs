@@ -264,3 +264,6 @@ fn mask(prefix_len: u8) -> u32 {
     let host_bits = 32 - u32::from(prefix_len.min(32));
     u32::MAX.checked_shl(host_bits).unwrap_or(0)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -252,3 +252,6 @@ fn refuse(w: &mut Writer<'_>, code: u16, id: [u8; 4], status: Status, text: &str
         put_status(w, status, text)
     })
 }
+
+#[cfg(test)]
+mod tests;

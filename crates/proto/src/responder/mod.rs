@@ -148,3 +148,6 @@ pub fn respond(
     };
     Some(reply)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -7,6 +7,8 @@
 pub mod arp;
 pub mod build;
 pub mod checksum;
+#[cfg(test)]
+pub(crate) mod decode;
 pub mod dhcp;
 pub mod dhcpv6;
 pub mod domain;

@@ -251,3 +251,139 @@ fn piece_of_udp(transport: &mut [u8], len: usize, pseudo: Sum) -> Option<()> {
     header.checksum = pseudo.partial().into();
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Addr, Mac};
+    use crate::seq::Seq;
+    use crate::wire::build::{MAX_HEADERS, Path};
+    use crate::wire::decode::decode;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn path(v4: bool) -> Path {
+        let (src, dst): (Addr, Addr) = if v4 {
+            (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(10, 0, 0, 2).into())
+        } else {
+            let src = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            (src.into(), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2).into())
+        };
+        Path { src_mac: Mac([2, 0, 0, 0, 0, 1]), dst_mac: Mac([2, 0, 0, 0, 0, 2]), src, dst, ttl: 64 }
+    }
+
+    /// What a link without offload sends for a frame.
+    fn cut(header: &[u8], offload: &Offload, payload: &[u8]) -> Vec<Vec<u8>> {
+        let piece = |piece: Piece| {
+            let payload = &payload[piece.offset..piece.offset + piece.len];
+            let mut frame = [header, payload].concat();
+            let (header_out, _) = frame.split_at_mut(header.len());
+            if offload.gso != Gso::None {
+                offload.segment_header(header, piece, header_out).unwrap();
+            }
+            offload.finish_header(header_out, Sum::new().bytes(payload)).unwrap();
+            frame
+        };
+        offload.pieces(payload.len()).map(piece).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn tcp_pieces_are_whole_segments(
+            v4: bool,
+            payload in prop::collection::vec(any::<u8>(), 0..6000),
+            mss in 1u16..3000,
+            seq: u32,
+            timestamps: Option<(u32, u32)>,
+        ) {
+            let flags = tcp::Flags::ACK | tcp::Flags::PSH | tcp::Flags::FIN | tcp::Flags::CWR;
+            let mut segment = tcp::Segment {
+                src_port: 80, dst_port: 40000, seq: Seq(seq), flags, window: 1, ..Default::default()
+            };
+            segment.options.timestamps = timestamps;
+            let mut header = [0; MAX_HEADERS];
+            let (len, offload) = path(v4).emit_tcp(&mut header, &segment, payload.len(), mss).unwrap();
+            let frames = cut(&header[..len], &offload, &payload);
+            let mut next = seq;
+            let mut joined = Vec::new();
+            for (i, frame) in frames.iter().enumerate() {
+                let decoded = decode(frame);
+                let tcp = decoded.tcp.unwrap();
+                prop_assert_eq!(decoded.ports, (80, 40000));
+                prop_assert_eq!(tcp.sequence_number, next);
+                prop_assert!(decoded.payload.len() <= mss.into());
+                let last = i + 1 == frames.len();
+                prop_assert_eq!((tcp.fin, tcp.psh, tcp.cwr), (last, last, i == 0));
+                next = next.wrapping_add(u32::try_from(decoded.payload.len()).unwrap());
+                joined.extend(decoded.payload);
+            }
+            prop_assert_eq!(frames.len(), payload.len().div_ceil(mss.into()).max(1));
+            prop_assert_eq!(joined, payload);
+        }
+
+        #[test]
+        fn udp_pieces_are_whole_datagrams(
+            v4: bool,
+            payload in prop::collection::vec(any::<u8>(), 0..4000),
+            size in 1u16..1500,
+        ) {
+            let mut header = [0; MAX_HEADERS];
+            let (len, offload) = path(v4).emit_udp(&mut header, (53, 999), payload.len(), size).unwrap();
+            let mut joined = Vec::new();
+            for frame in cut(&header[..len], &offload, &payload) {
+                let decoded = decode(&frame);
+                prop_assert_eq!(decoded.ports, (53, 999));
+                joined.extend(decoded.payload);
+            }
+            prop_assert_eq!(joined, payload);
+        }
+
+        #[test]
+        fn bytes_and_value_agree(bytes: [u8; LEN]) {
+            if let Ok(offload) = Offload::from_bytes(&bytes) {
+                prop_assert_eq!(Offload::from_bytes(&offload.to_bytes()), Ok(offload));
+            }
+        }
+
+        #[test]
+        fn contradictions_never_panic(bytes: [u8; LEN], header: [u8; 70], index: u16, len in 0usize..70000) {
+            if let Ok(offload) = Offload::from_bytes(&bytes) {
+                let piece = Piece { index, offset: len, len, last: false };
+                let mut out = [0; 70];
+                let _ = offload.segment_header(&header, piece, &mut out);
+                let _ = offload.finish_header(&mut out, Sum::new());
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_segmentation_is_refused() {
+        // UDP fragmentation, an unknown type, segments of no size.
+        for header in [
+            [0, 3, 0, 0, 1, 0, 0, 0, 0, 0],
+            [0, 2, 0, 0, 1, 0, 0, 0, 0, 0],
+            [1, 1, 54, 0, 0, 0, 34, 0, 16, 0],
+        ] {
+            assert_eq!(Offload::from_bytes(&header), Err(DropReason::Offload));
+        }
+        assert_eq!(Offload::from_bytes(&[0; 9]), Err(DropReason::Truncated));
+    }
+
+    #[test]
+    fn form_of_a_super_frame() {
+        // As Linux writes it for TCP over IPv4, with ECN.
+        let bytes = [1, 0x81, 66, 0, 0xb4, 5, 34, 0, 16, 0];
+        let offload = Offload {
+            needs_csum: true,
+            gso: Gso::TcpV4,
+            hdr_len: 66,
+            gso_size: 1460,
+            csum_start: 34,
+            csum_offset: 16,
+            ..Offload::default()
+        };
+        assert_eq!(Offload::from_bytes(&bytes), Ok(offload));
+        assert_eq!(offload.to_mergeable_bytes(2), [1, 1, 66, 0, 0xb4, 5, 34, 0, 16, 0, 2, 0]);
+    }
+}

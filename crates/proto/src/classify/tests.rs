@@ -1,0 +1,217 @@
+use core::net::{Ipv4Addr, Ipv6Addr};
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::build::{MAX_HEADERS, Path};
+use crate::wire::checksum::update;
+
+const GUEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(192, 0, 2, 1));
+const V6: (Ipv6Addr, Ipv6Addr) =
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+fn path(src: impl Into<Addr>, dst: impl Into<Addr>) -> Path {
+    Path { src_mac: GUEST, dst_mac: Mac([2, 0, 0, 0, 0, 1]), src: src.into(), dst: dst.into(), ttl: 63 }
+}
+
+fn udp_frame(path: &Path, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; MAX_HEADERS];
+    let (len, _) = path.emit_udp(&mut header, ports, payload.len(), 0).unwrap();
+    [&header[..len], payload].concat()
+}
+
+fn tcp_frame(path: &Path, payload: &[u8]) -> Vec<u8> {
+    let mut header = [0; MAX_HEADERS];
+    let segment =
+        tcp::Segment { src_port: 40000, dst_port: 80, flags: tcp::Flags::ACK, ..Default::default() };
+    let (len, _) = path.emit_tcp(&mut header, &segment, payload.len(), 0).unwrap();
+    [&header[..len], payload].concat()
+}
+
+/// A packet of `protocol` with `body` behind its network header.
+fn raw_frame(path: &Path, protocol: u8, body: &[u8]) -> Vec<u8> {
+    let mut header = [0; MAX_HEADERS];
+    let len = path.emit(&mut header, protocol, body.len()).unwrap();
+    [&header[..len], body].concat()
+}
+
+fn classify_all(frame: &[u8]) -> Result<Class, DropReason> {
+    classify(frame, frame.len()).map(|(source, class)| {
+        assert_eq!(source, GUEST);
+        class
+    })
+}
+
+#[test]
+fn udp_of_both_families() {
+    for path in [path(V4.0, V4.1), path(V6.0, V6.1)] {
+        let mut frame = udp_frame(&path, (1000, 53), b"query");
+        let end = frame.len();
+        // Padding is no payload.
+        frame.extend([0; 20]);
+        let expected = Datagram {
+            src: Endpoint { addr: path.src, port: 1000 },
+            dst: Endpoint { addr: path.dst, port: 53 },
+            ttl: 63,
+            payload: end - 5..end,
+        };
+        assert_eq!(classify_all(&frame), Ok(Class::Udp(expected)));
+    }
+}
+
+#[test]
+fn tcp_payload_behind_the_head() {
+    let frame = tcp_frame(&path(V6.0, V6.1), &[7; 3000]);
+    let (_, class) = classify(&frame[..128], frame.len()).unwrap();
+    let Class::Tcp { segment, payload, .. } = class else {
+        panic!("{class:?}");
+    };
+    assert_eq!((segment.src_port, segment.dst_port), (40000, 80));
+    assert_eq!(payload, 74..3074);
+}
+
+#[test]
+fn echo_requests() {
+    let message = [8, 0, 0, 0, 0x12, 0x34, 0, 9, 0xaa];
+    let frame = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &message);
+    let expected = Class::Echo { src: V4.0.into(), dst: V4.1.into(), id: 0x1234, seq: 9, payload: 34..43 };
+    assert_eq!(classify_all(&frame), Ok(expected));
+    let reply = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[0; 9]);
+    assert_eq!(classify_all(&reply), Err(DropReason::IcmpType));
+    let listener_report = raw_frame(&path(V6.0, V6.1), protocol::ICMPV6, &[143; 8]);
+    assert_eq!(classify_all(&listener_report), Err(DropReason::IcmpType));
+}
+
+#[test]
+fn services() {
+    let anyone = Ipv4Addr::UNSPECIFIED;
+    let discover = udp_frame(&path(anyone, Ipv4Addr::BROADCAST), (68, 67), b"d");
+    assert!(matches!(classify_all(&discover), Ok(Class::Dhcp(_))));
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+    let servers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+    let solicit = udp_frame(&path(link_local, servers), (546, 547), b"s");
+    assert!(matches!(classify_all(&solicit), Ok(Class::Dhcpv6(_))));
+    let elsewhere = udp_frame(&path(V6.0, V6.1), (546, 547), b"s");
+    assert!(matches!(classify_all(&elsewhere), Ok(Class::Udp(_))));
+    let detection = raw_frame(&path(Ipv6Addr::UNSPECIFIED, servers), protocol::ICMPV6, &[135; 24]);
+    assert!(matches!(classify_all(&detection), Ok(Class::Ndp { .. })));
+}
+
+#[test]
+fn bad_addresses() {
+    let (any4, any6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let group = Ipv4Addr::new(224, 0, 0, 1);
+    let cases = [
+        (path(any4, V4.1), DropReason::IpSource),
+        (path(any6, V6.1), DropReason::IpSource),
+        (path(group, V4.1), DropReason::IpSource),
+        (path(Ipv4Addr::BROADCAST, V4.1), DropReason::IpSource),
+        (path(V4.0, any4), DropReason::IpDestination),
+        (path(V4.0, group), DropReason::IpDestination),
+        (path(Ipv4Addr::LOCALHOST, V4.1), DropReason::Loopback),
+        (path(V6.0, Ipv6Addr::LOCALHOST), DropReason::Loopback),
+    ];
+    for (path, reason) in cases {
+        assert_eq!(classify_all(&tcp_frame(&path, b"")), Err(reason), "{path:?}");
+    }
+    // An IPv4-mapped address in an IPv6 packet would be taken for IPv4.
+    let mapped = V4.0.to_ipv6_mapped().octets();
+    for (at, reason) in [(22, DropReason::IpSource), (38, DropReason::IpDestination)] {
+        let mut frame = tcp_frame(&path(V6.0, V6.1), b"");
+        frame[at..at + 16].copy_from_slice(&mapped);
+        assert_eq!(classify_all(&frame), Err(reason));
+    }
+}
+
+#[test]
+fn bad_headers() {
+    let v4 = udp_frame(&path(V4.0, V4.1), (1, 2), b"four");
+    let v6 = udp_frame(&path(V6.0, V6.1), (1, 2), b"four");
+    // Frame, offset of a byte, its new value, what becomes of it.
+    let cases = [
+        (&v4, 6, 3, DropReason::MacSource),
+        (&v4, 13, 1, DropReason::EtherType),
+        (&v4, 14, 0x65, DropReason::IpHeader),
+        (&v4, 14, 0x44, DropReason::IpHeader),
+        (&v4, 14, 0x4f, DropReason::Truncated),
+        (&v4, 16, 1, DropReason::IpLength),
+        (&v4, 17, 19, DropReason::IpLength),
+        (&v4, 20, 0x20, DropReason::Fragment),
+        (&v4, 21, 1, DropReason::Fragment),
+        (&v4, 23, 2, DropReason::IpProtocol),
+        (&v4, 23, 58, DropReason::IpProtocol),
+        (&v4, 39, 13, DropReason::UdpLength),
+        (&v4, 39, 7, DropReason::UdpLength),
+        (&v4, 37, 0, DropReason::PortZero),
+        (&v6, 14, 0x40, DropReason::IpHeader),
+        (&v6, 19, 13, DropReason::IpLength),
+        (&v6, 20, 44, DropReason::Fragment),
+        (&v6, 20, 59, DropReason::IpProtocol),
+        (&v6, 20, 1, DropReason::IpProtocol),
+    ];
+    for (frame, at, byte, reason) in cases {
+        let mut frame = frame.clone();
+        set_byte(&mut frame, at, byte);
+        assert_eq!(classify_all(&frame), Err(reason), "byte {at} = {byte:#x}");
+    }
+    let mut frame = v4;
+    frame[24] ^= 1;
+    assert_eq!(classify_all(&frame), Err(DropReason::IpChecksum));
+}
+
+/// Changes a byte and, if it is part of an IPv4 header, the checksum with it.
+fn set_byte(frame: &mut [u8], at: usize, byte: u8) {
+    let word = |frame: &[u8], at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    let even = at & !1;
+    let old = word(frame, even);
+    frame[at] = byte;
+    if frame[12..14] == [8, 0] && (14..34).contains(&at) {
+        let check = update(word(frame, 24), old, word(frame, even));
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+#[test]
+fn extension_headers_are_skipped() {
+    let udp = [0, 9, 0, 53, 0, 9, 0, 0, b'x'];
+    let hop_by_hop = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+    let body = [&hop_by_hop(60)[..], &[17, 1, 1, 12], &[0; 12], &udp].concat();
+    let frame = raw_frame(&path(V6.0, V6.1), 0, &body);
+    let Ok(Class::Udp(datagram)) = classify_all(&frame) else {
+        panic!("{:?}", classify_all(&frame));
+    };
+    assert_eq!(frame[datagram.payload], *b"x");
+
+    let endless = [hop_by_hop(0); 20].concat();
+    let frame = raw_frame(&path(V6.0, V6.1), 0, &endless);
+    assert_eq!(classify_all(&frame), Err(DropReason::IpExtension));
+    let source_route = [&[17, 0, 0, 1, 0, 0, 0, 0][..], &udp].concat();
+    let frame = raw_frame(&path(V6.0, V6.1), 43, &source_route);
+    assert_eq!(classify_all(&frame), Err(DropReason::IpExtension));
+    let beyond = raw_frame(&path(V6.0, V6.1), 0, &[17, 9, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(classify_all(&beyond), Err(DropReason::IpLength));
+}
+
+proptest! {
+    #[test]
+    fn ranges_lie_in_the_frame(
+        v4: bool,
+        protocol in prop_oneof![Just(0u8), Just(1), Just(6), Just(17), Just(43), Just(58), Just(60)],
+        body in prop::collection::vec(any::<u8>(), 0..80),
+        cut in 0usize..140,
+    ) {
+        let path = if v4 { path(V4.0, V4.1) } else { path(V6.0, V6.1) };
+        let frame = raw_frame(&path, protocol, &body);
+        let head = &frame[..cut.min(frame.len())];
+        let range = match classify(head, frame.len()) {
+            Ok((_, Class::Tcp { payload, .. } | Class::Echo { payload, .. })) => payload,
+            Ok((_, Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d))) => d.payload,
+            Ok((_, Class::Ndp { message, .. })) => message,
+            Ok((_, Class::Arp { offset })) => offset..offset,
+            Err(_) => 0..0,
+        };
+        prop_assert!(frame.get(range).is_some());
+    }
+}

@@ -1,0 +1,317 @@
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::classify::classify;
+use crate::wire::build::{MAX_HEADERS, Path};
+use crate::wire::decode::{Decoded, decode};
+use crate::wire::ip::protocol;
+
+pub(crate) const OURS: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
+pub(crate) const GUEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
+pub(crate) const GUEST_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x22);
+pub(crate) const OUR_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const OTHER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x99);
+
+/// Everything on, documentation addresses.
+pub(crate) fn config() -> Config {
+    let name = |text: &str| Name::from(text).unwrap();
+    Config {
+        our_mac: OURS,
+        mtu: 1500,
+        v4: Some(V4 {
+            addr: Ipv4Addr::new(192, 0, 2, 15),
+            prefix_len: 24,
+            gateway: Ipv4Addr::new(192, 0, 2, 1),
+            our_addr: Ipv4Addr::new(192, 0, 2, 1),
+            dns: [Ipv4Addr::new(198, 51, 100, 53)].into_iter().collect(),
+        }),
+        v6: Some(V6 {
+            addr: Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x15),
+            prefix_len: 64,
+            our_ll: OUR_LL,
+            dns: [Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53)].into_iter().collect(),
+        }),
+        search: [name("example.org"), name("lab.example.org")].into_iter().collect(),
+        hostname: Some(name("guest")),
+        fqdn: Some(name("guest.example.org")),
+        services: Services::all(),
+    }
+}
+
+/// The reply to a frame, or why there is none.
+fn reply(cfg: &Config, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
+    let (source, class) = classify(frame, frame.len())?;
+    let mut out = [0xee; 1600];
+    let len = respond(cfg, source, &class, frame, |_| None, &mut out).unwrap()?;
+    Ok(out[..len].to_vec())
+}
+
+fn arp_frame(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut frame = [[0xff; 6], GUEST.0].concat();
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+    frame.extend(GUEST.0);
+    frame.extend(sender);
+    frame.extend([0; 6]);
+    frame.extend(target);
+    frame
+}
+
+#[test]
+fn arp_answers_for_everybody_else() {
+    let (guest, gateway, other) = ([192, 0, 2, 15], [192, 0, 2, 1], [192, 0, 2, 77]);
+    for (sender, target) in [(guest, gateway), (guest, other), ([0; 4], other)] {
+        let answer = reply(&config(), &arp_frame(1, sender, target)).unwrap();
+        let mut expected = [GUEST.0, OURS.0].concat();
+        expected.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
+        expected.extend(OURS.0);
+        expected.extend(target);
+        expected.extend(GUEST.0);
+        expected.extend(sender);
+        expected.resize(60, 0);
+        assert_eq!(answer, expected);
+    }
+}
+
+#[test]
+fn arp_without_answer() {
+    let (guest, gateway) = ([192, 0, 2, 15], [192, 0, 2, 1]);
+    let frames = [
+        arp_frame(2, guest, gateway),
+        arp_frame(1, gateway, gateway),
+        arp_frame(1, [0; 4], guest),
+        arp_frame(1, gateway, guest),
+        arp_frame(1, guest, [255; 4]),
+        arp_frame(1, guest, [0; 4]),
+    ];
+    for frame in frames {
+        assert_eq!(reply(&config(), &frame), Err(DropReason::ArpUnanswered));
+    }
+    let mut token_ring = arp_frame(1, guest, gateway);
+    token_ring[15] = 6;
+    assert_eq!(reply(&config(), &token_ring), Err(DropReason::ArpFormat));
+    let off = Config { v4: None, ..config() };
+    assert_eq!(reply(&off, &arp_frame(1, guest, gateway)), Err(DropReason::ServiceOff));
+}
+
+#[test]
+fn neighbours_known_better() {
+    let frame = arp_frame(1, [192, 0, 2, 15], [192, 0, 2, 77]);
+    let (source, class) = classify(&frame, frame.len()).unwrap();
+    let mut out = [0; 60];
+    let known = Mac([2, 7, 7, 7, 7, 7]);
+    let neighbour = |addr| (addr == Ipv4Addr::new(192, 0, 2, 77).into()).then_some(known);
+    assert_eq!(respond(&config(), source, &class, &frame, neighbour, &mut out), Some(Ok(60)));
+    assert_eq!(out[22..28], known.0);
+}
+
+#[test]
+fn arp_of_our_own() {
+    let mut out = [0; 60];
+    assert_eq!(arp::request(&config(), &mut out), Ok(60));
+    assert_eq!(out[..6], [0xff; 6]);
+    assert_eq!(out[28..32], [192, 0, 2, 1]);
+    assert_eq!(out[38..42], [192, 0, 2, 15]);
+    assert_eq!(arp::announce(Ipv4Addr::new(192, 0, 2, 9), GUEST, &mut out), Ok(60));
+    assert_eq!((&out[28..32], &out[38..42]), (&[192, 0, 2, 9][..], &[192, 0, 2, 9][..]));
+    assert_eq!(arp::request(&config(), &mut out[..59]), Err(DropReason::NoRoom));
+}
+
+/// A frame with a message of neighbour discovery, its checksum right.
+fn ndp_frame(src: Ipv6Addr, hop_limit: u8, message: &[u8]) -> Vec<u8> {
+    let path = Path {
+        src_mac: GUEST,
+        dst_mac: OURS,
+        src: src.into(),
+        dst: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).into(),
+        ttl: hop_limit,
+    };
+    let sum = crate::wire::checksum::Sum::pseudo(path.src, path.dst, protocol::ICMPV6, message.len());
+    let check = sum.bytes(message).finish().to_be_bytes();
+    let mut header = [0; MAX_HEADERS];
+    let len = path.emit(&mut header, protocol::ICMPV6, message.len()).unwrap();
+    let mut frame = [&header[..len], message].concat();
+    frame[len + 2..len + 4].copy_from_slice(&check);
+    frame
+}
+
+fn solicitation(target: Ipv6Addr, options: &[u8]) -> Vec<u8> {
+    [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), options].concat()
+}
+
+#[test]
+fn neighbour_is_advertised() {
+    let link = [&[1, 1][..], &GUEST.0].concat();
+    let mut frame = ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &link));
+    // Ethernet padding changes nothing.
+    frame.extend([0; 4]);
+    let answer = decode(&reply(&config(), &frame).unwrap());
+    assert_eq!((answer.src, answer.dst), (OTHER.into(), GUEST_LL.into()));
+    assert_eq!((answer.src_mac, answer.dst_mac, answer.ttl), (OURS.0, GUEST.0, 255));
+    assert_eq!((answer.payload[0], answer.payload[4]), (136, 0xe0));
+    assert_eq!(answer.payload[8..24], OTHER.octets());
+    assert_eq!(answer.payload[24..], [&[2, 1][..], &OURS.0].concat());
+}
+
+#[test]
+fn neighbour_discovery_without_answer() {
+    let cfg = config();
+    let own = cfg.v6.as_ref().unwrap().addr;
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let plain = solicitation(OTHER, &[]);
+    let cases = [
+        (ndp_frame(GUEST_LL, 254, &plain), DropReason::NdpInvalid),
+        (ndp_frame(Ipv6Addr::UNSPECIFIED, 255, &plain), DropReason::NdpUnanswered),
+        (ndp_frame(GUEST_LL, 255, &solicitation(own, &[])), DropReason::NdpUnanswered),
+        (ndp_frame(GUEST_LL, 255, &solicitation(group, &[])), DropReason::NdpInvalid),
+        (ndp_frame(GUEST_LL, 255, &plain[..20]), DropReason::NdpInvalid),
+        (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &[1, 0, 0, 0, 0, 0, 0, 0])), DropReason::NdpInvalid),
+        (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &[1, 2, 0, 0, 0, 0, 0, 0])), DropReason::NdpInvalid),
+        (
+            ndp_frame(Ipv6Addr::UNSPECIFIED, 255, &[133, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0]),
+            DropReason::NdpInvalid,
+        ),
+        (ndp_frame(GUEST_LL, 255, &[&[136, 0, 0, 0][..], &[0; 20]].concat()), DropReason::NdpUnanswered),
+    ];
+    for (i, (frame, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(reply(&cfg, &frame), Err(reason), "case {i}");
+    }
+    let mut damaged = ndp_frame(GUEST_LL, 255, &plain);
+    damaged[70] ^= 1;
+    assert_eq!(reply(&cfg, &damaged), Err(DropReason::IcmpChecksum));
+    let off = Config { services: Services::all() - Services::NDP, ..cfg };
+    assert_eq!(reply(&off, &ndp_frame(GUEST_LL, 255, &plain)), Err(DropReason::ServiceOff));
+}
+
+/// The options of a router advertisement, by kind.
+fn ra_options(ra: &Decoded) -> Vec<(u8, Vec<u8>)> {
+    assert_eq!((ra.payload[0], ra.payload[1], ra.ttl), (134, 0, 255));
+    let mut rest = &ra.payload[16..];
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (option, tail) = rest.split_at(usize::from(rest[1]) * 8);
+        found.push((option[0], option.to_vec()));
+        rest = tail;
+    }
+    found
+}
+
+fn solicited_ra(cfg: &Config) -> Decoded {
+    let solicitation = ndp_frame(GUEST_LL, 255, &[133, 0, 0, 0, 0, 0, 0, 0]);
+    decode(&reply(cfg, &solicitation).unwrap())
+}
+
+#[test]
+fn router_is_advertised() {
+    let ra = solicited_ra(&config());
+    assert_eq!((ra.src, ra.dst), (OUR_LL.into(), GUEST_LL.into()));
+    // Hop limit 64, addresses and more from DHCPv6, a router for as long as can be.
+    assert_eq!(ra.payload[4..8], [64, 0xc0, 0xff, 0xff]);
+    let options = ra_options(&ra);
+    let kinds: Vec<_> = options.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [3, 5, 1, 25, 31]);
+    let prefix = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let infinite = [0xff; 8];
+    assert_eq!(options[0].1, [&[3, 4, 64, 0xc0][..], &infinite, &[0; 4], &prefix].concat());
+    assert_eq!(options[1].1, [5, 1, 0, 0, 0, 0, 5, 0xdc]);
+    assert_eq!(options[3].1[8..], config().v6.unwrap().dns[0].octets());
+    let names = b"\x07example\x03org\0\x03lab\x07example\x03org\0";
+    assert_eq!(options[4].1[8..8 + names.len()], *names);
+}
+
+#[test]
+fn router_advertisement_follows_the_configuration() {
+    // DHCPv6 and name servers off: search domains all the same.
+    let mut cfg = config();
+    cfg.services = Services::NDP | Services::RA | Services::SEARCH;
+    cfg.mtu = 0;
+    let ra = solicited_ra(&cfg);
+    assert_eq!(ra.payload[5], 0);
+    let kinds: Vec<_> = ra_options(&ra).iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, [3, 1, 31]);
+
+    // A network of another size: addresses are formed from 64 bits still.
+    let mut cfg = config();
+    cfg.v6.as_mut().unwrap().prefix_len = 48;
+    let prefixes: Vec<_> = ra_options(&solicited_ra(&cfg))
+        .iter()
+        .filter(|(kind, _)| *kind == 3)
+        .map(|(_, option)| (option[2], option[3], option[23]))
+        .collect();
+    assert_eq!(prefixes, [(64, 0x40, 1), (48, 0x80, 0)]);
+
+    let off = Config { services: Services::all() - Services::RA, ..config() };
+    let solicitation = ndp_frame(GUEST_LL, 255, &[133, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(reply(&off, &solicitation), Err(DropReason::ServiceOff));
+}
+
+#[test]
+fn router_advertisement_fits_the_link() {
+    let mut cfg = config();
+    let label = "x".repeat(60);
+    let long = [label.as_str(); 4].join(".");
+    cfg.search = core::iter::repeat_n(Name::from(&long).unwrap(), 6).collect();
+    let mut out = [0; 3000];
+    let len = ndp::unsolicited_ra(&cfg, &mut out).unwrap();
+    assert!((1000..=1514).contains(&len), "{len}");
+    let ra = decode(&out[..len]);
+    assert_eq!(ra.dst_mac, [0x33, 0x33, 0, 0, 0, 1]);
+    assert_eq!(ra_options(&ra).last().unwrap().0, 31);
+}
+
+#[test]
+fn neighbour_discovery_of_our_own() {
+    let mut out = [0; 200];
+    let len = ndp::solicit(&config(), &mut out).unwrap();
+    let solicitation = decode(&out[..len]);
+    assert_eq!(solicitation.dst_mac, [0x33, 0x33, 0xff, 0, 0, 0x15]);
+    assert_eq!(solicitation.dst, "ff02::1:ff00:15".parse::<Ipv6Addr>().unwrap());
+    assert_eq!(solicitation.payload[8..24], config().v6.unwrap().addr.octets());
+    let len = ndp::advertise(OTHER, GUEST, &mut out).unwrap();
+    let advertisement = decode(&out[..len]);
+    assert_eq!((advertisement.payload[0], advertisement.payload[4]), (136, 0xa0));
+    assert_eq!(advertisement.payload[26..], GUEST.0);
+}
+
+/// Frames that reach each responder, with an arbitrary tail.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let tail = prop::collection::vec(any::<u8>(), 0..400);
+    (0..4u8, 1..12u8, tail).prop_map(|(which, kind, tail)| {
+        let path = |v4| Path {
+            src_mac: GUEST,
+            dst_mac: OURS,
+            src: if v4 { Ipv4Addr::new(192, 0, 2, 15).into() } else { GUEST_LL.into() },
+            dst: if v4 { Ipv4Addr::BROADCAST.into() } else { OUR_LL.into() },
+            ttl: 1,
+        };
+        match which {
+            0 => [&arp_frame(1, [1; 4], [2; 4])[..20], &tail].concat(),
+            1 => ndp_frame(GUEST_LL, 255, &[&[133 + kind % 4, 0, 0, 0, 0, 0, 0, 0][..], &tail].concat()),
+            2 => {
+                let mut message = super::dhcp::tests::message(&[53, 1, kind]);
+                message.extend(tail);
+                super::dhcp::tests::frame(&path(true), (68, 67), &message)
+            }
+            _ => {
+                let client = [kind, 1, 2, 3, 0, 1, 0, 2, 7, 7];
+                super::dhcp::tests::frame(&path(false), (546, 547), &[&client[..], &tail].concat())
+            }
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn replies_are_sound_whatever_is_asked(frame in frames(), room in 0usize..1600) {
+        let Ok((source, class)) = classify(&frame, frame.len()) else { return Ok(()) };
+        let mut out = [0; 1600];
+        let reply = respond(&config(), source, &class, &frame, |_| None, &mut out[..room]);
+        if let Some(Ok(len)) = reply {
+            prop_assert!((60..=room).contains(&len));
+            if !matches!(class, Class::Arp { .. }) {
+                prop_assert_eq!(decode(&out[..len]).src_mac, OURS.0);
+            }
+        }
+    }
+}
