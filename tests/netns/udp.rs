@@ -1,1 +1,48 @@
-//! `udp`
+//! UDP from the guest: every size, errors, source ports.
+
+use passt_tests::transfer::at;
+use passt_tests::{FAR4, FAR6, HOST4, HOST6, Net, Place as _, User};
+
+/// Datagrams of 1 byte up to what fits a frame are echoed whole.
+#[test]
+fn every_size_is_echoed() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [FAR4, FAR6].map(|address| udp_server(&net, address));
+    for mtu in [65_520, 1500, 1280] {
+        let guest = net.pasta(User::Normal).with(&format!("--config-net --mtu {mtu}")).start();
+        for (address, headers) in [(FAR4, 28), (FAR6, 48)] {
+            guest.peer(&format!("udp-sweep {} {}", at(address, 6001), mtu - headers));
+        }
+    }
+}
+
+/// The host's ICMP error reaches the guest's socket.
+#[test]
+fn a_closed_port_is_refused() {
+    let Some(net) = Net::new() else { return };
+    let guest = net.pasta(User::Normal).with("--config-net").start();
+    for address in [FAR4, FAR6] {
+        let outcome = guest.peer(&format!("udp-ask {} hello", at(address, 9)));
+        assert_eq!(outcome.trim(), "ConnectionRefused", "{address}");
+    }
+}
+
+/// The server sees the host's address, and the guest's own port where it is free.
+#[test]
+fn the_source_port_is_kept() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [FAR4, FAR6].map(|address| udp_server(&net, address));
+    let guest = net.pasta(User::Normal).with("--config-net").start();
+    guest.sysctl("net.ipv4.ip_local_port_range=41000 41001");
+    for (address, host) in [(FAR4, HOST4), (FAR6, HOST6)] {
+        let seen = guest.peer(&format!("udp-ask {} who", at(address, 6001)));
+        let expected = [at(host, 41_000), at(host, 41_001)];
+        assert!(expected.contains(&seen.trim().to_owned()), "{seen}");
+    }
+}
+
+fn udp_server(net: &Net, address: &str) -> passt_tests::Process {
+    let mut server = net.peer.start_peer(&format!("udp-serve {}", at(address, 6001)));
+    server.wait_for("LISTENING");
+    server
+}
