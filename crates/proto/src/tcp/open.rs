@@ -39,9 +39,10 @@ impl Open {
         if opening.attempts == 1 {
             rtt.sample(now.since(opening.first_sent));
         }
+        let max_peek = config.max_peek.saturating_sub(overhead);
         let limits = Limits {
             mss,
-            max_peek: (config.max_peek - config.max_peek % mss).max(mss),
+            max_peek: if mss < max_peek { max_peek - max_peek % mss } else { max_peek },
             window_scale: offer.window_scale.map_or(0, |s| s.min(14)),
             sack: config.sack && offer.sack,
         };
