@@ -1,1 +1,94 @@
-//! `mapping`
+//! Address mapping: what of the host the guest reaches under which address,
+//! name servers, source addresses.
+
+use passt_tests::transfer::{at, exchange};
+use passt_tests::{FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place as _, User, have};
+
+fn start(net: &Net, options: &str) -> Guest {
+    net.pasta(User::Normal).with("--config-net -t none -u none -T none -U none").with(options).start()
+}
+
+#[test]
+fn the_gateway_is_the_hosts_loopback() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001")];
+    let guest = start(&net, "");
+    exchange(&guest, &at(GATEWAY4, 5001));
+    exchange(&guest, &at(GATEWAY6, 5001));
+}
+
+#[test]
+fn no_map_gw_leaves_the_gateway_alone() {
+    let Some(net) = Net::new() else { return };
+    let _loopback = net.host.serve("127.0.0.1:5001");
+    let _gateway = net.peer.serve(&at(GATEWAY4, 5002));
+    let guest = start(&net, "--no-map-gw");
+    exchange(&guest, &at(GATEWAY4, 5002));
+    let outcome = guest.peer(&format!("connect {}", at(GATEWAY4, 5001)));
+    assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+}
+
+#[test]
+fn map_host_loopback() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001")];
+    let mut udp = net.host.start_peer("udp-serve 127.0.0.1:6001");
+    udp.wait_for("LISTENING");
+    let guest = start(&net, "--map-host-loopback 203.0.113.9 --map-host-loopback 2001:db8:9::9");
+    exchange(&guest, "203.0.113.9:5001");
+    exchange(&guest, "[2001:db8:9::9]:5001");
+    assert_eq!(guest.peer("udp-ask 203.0.113.9:6001 hello").trim(), "hello");
+}
+
+#[test]
+fn map_guest_addr() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [net.host.serve(&at(HOST4, 5001)), net.host.serve(&at(HOST6, 5001))];
+    let guest = start(&net, "--map-guest-addr 203.0.113.9 --map-guest-addr 2001:db8:9::9");
+    exchange(&guest, "203.0.113.9:5001");
+    exchange(&guest, "[2001:db8:9::9]:5001");
+}
+
+#[test]
+fn dns_forward_and_dns_host() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["dnsmasq", "dig"]) {
+        return;
+    }
+    let listen = format!("--listen-address={FAR4},{FAR6} --address=/example.test/203.0.113.7");
+    let mut server = net.peer.start(&format!(
+        "dnsmasq --keep-in-foreground --log-facility=- --conf-file=/dev/null --no-resolv --no-hosts \
+         --bind-interfaces --user=root --pid-file= {listen}"
+    ));
+    server.wait_for("started");
+    let guest = start(
+        &net,
+        &format!("--dns-forward 192.0.2.53 --dns-host {FAR4} --dns-forward 2001:db8::53 --dns-host {FAR6}"),
+    );
+    for resolver in ["192.0.2.53", "2001:db8::53"] {
+        for transport in ["+notcp", "+tcp"] {
+            let out = guest.run(&format!("dig +short +tries=1 +time=3 {transport} @{resolver} example.test"));
+            assert_eq!(out.trim(), "203.0.113.7", "{resolver} {transport}");
+        }
+    }
+}
+
+#[test]
+fn outbound_sets_the_source_address() {
+    let Some(net) = Net::new() else { return };
+    net.host.ip("addr add 192.0.2.3/24 dev eth0");
+    net.host.ip("addr add 2001:db8::3/64 dev eth0 nodad");
+    let _servers = [net.peer.serve(&at(FAR4, 5001)), net.peer.serve(&at(FAR6, 5001))];
+    let guest = start(&net, "--outbound 192.0.2.3 --outbound 2001:db8::3");
+    for (server, source) in [(FAR4, "192.0.2.3"), (FAR6, "2001:db8::3")] {
+        assert_eq!(guest.peer(&format!("who {}", at(server, 5001))).trim(), source);
+    }
+}
+
+#[test]
+fn outbound_interface() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    let guest = start(&net, "--outbound-if4 eth0 --outbound-if6 eth0");
+    exchange(&guest, &at(FAR4, 5001));
+}

@@ -1,6 +1,6 @@
 //! The program under test and the namespace it serves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Finished, Net, Place, Process, eventually};
@@ -22,15 +22,24 @@ impl User {
 }
 
 /// The command line of the program under test, before it is started.
+#[derive(Clone)]
 pub struct Launch<'n> {
     net: &'n Net,
     user: User,
+    program: PathBuf,
     options: Vec<String>,
 }
 
 impl<'n> Launch<'n> {
     pub(crate) fn new(net: &'n Net, user: User) -> Self {
-        Self { net, user, options: Vec::new() }
+        Self { net, user, program: net.dir().join("pasta"), options: Vec::new() }
+    }
+
+    /// Starts another program instead, to compare with.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.program);
+        self
     }
 
     /// Adds options, given as a line that is split at spaces.
@@ -42,14 +51,13 @@ impl<'n> Launch<'n> {
 
     /// The command, with `operands` after the options.
     pub fn command(&self, operands: &str) -> Command {
-        let pasta = self.net.dir().join("pasta");
         let mut command = match self.user {
-            User::Root => self.net.host.command(&pasta.to_string_lossy()),
+            User::Root => self.net.host.command(&self.program.to_string_lossy()),
             User::Normal => {
                 let id = User::NORMAL_ID;
                 let mut command = self.net.host.command("setpriv");
                 command.args([&format!("--reuid={id}"), &format!("--regid={id}")]);
-                command.args(["--clear-groups", "--inh-caps=-all"]).arg(pasta);
+                command.args(["--clear-groups", "--inh-caps=-all"]).arg(&self.program);
                 command
             }
         };

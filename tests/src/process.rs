@@ -1,4 +1,5 @@
 //! Child processes whose output is evidence, and waiting for what they do.
+#![expect(clippy::disallowed_methods, reason = "real programs live in real time")]
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -28,6 +28,7 @@ fn main() -> Result<()> {
         ["many", to, count] => say(&tcp::many(to, count.parse()?)?),
         ["churn", to, count] => tcp::churn(to, count.parse()?),
         ["idle", to, seconds] => tcp::idle(to, seconds.parse()?),
+        ["steady", to] => tcp::steady(to),
         ["pump", direction, to, seconds] => say(&tcp::pump(direction, to, seconds.parse()?)?),
         ["udp-serve", address] => udp::serve(address),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),

@@ -1,5 +1,6 @@
 //! A server whose connections begin with a line that says what to do, and the
 //! clients for each of these.
+#![expect(clippy::disallowed_methods, reason = "transfers are timed in real time")]
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -178,6 +179,25 @@ pub(crate) fn idle(to: &str, seconds: u64) -> Result<()> {
     check_echo(&mut stream, b"after")
 }
 
+/// Has a stream echoed and compares it, until standard input ends. Prints
+/// `STEADY` once it flows.
+pub(crate) fn steady(to: &str) -> Result<()> {
+    let input = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    let mut stream = request(to, "echo")?;
+    let mut content = Stream::new(4);
+    let mut rounds = 0_u64;
+    while !input.is_finished() {
+        // No more than the echo can hold, for this end does not read meanwhile.
+        check_echo(&mut stream, &content.next_chunk()[..16 * 1024])
+            .with_context(|| format!("round {rounds}"))?;
+        if rounds == 10 {
+            say("STEADY")?;
+        }
+        rounds += 1;
+    }
+    say(&format!("{rounds} rounds"))
+}
+
 /// Moves zeros `up` or `down` for a time; returns Mbit/s.
 pub(crate) fn pump(direction: &str, to: &str, seconds: u64) -> Result<String> {
     let start = Instant::now();
@@ -255,7 +275,7 @@ fn check_echo(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
     stream.write_all(text)?;
     let mut reply = vec![0; text.len()];
     stream.read_exact(&mut reply)?;
-    ensure!(reply == text, "wrong echo: {reply:?}");
+    ensure!(reply == text, "wrong echo");
     Ok(())
 }
 
