@@ -6,17 +6,31 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use passt_proto::addr::Mac;
 use passt_sys::tun::Tap;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::epoll::EventFlags;
+use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, Mode, Outcome, PastaOptions};
+use crate::cli::{self, Config, Mode, Outcome, PastaOptions, PerFamily};
 use crate::life::background::{self, PidFile};
 use crate::life::namespace::{self, Entered};
 use crate::life::start::{self, Inherited};
 use crate::life::watch::Watch;
+use crate::link::tap::TapLink;
+use crate::netconf::guest::{self, TapConfig};
+use crate::netconf::resolv::Resolv;
+use crate::netconf::{Rtnl, host};
+use crate::setup::{self, Setup, TapSetup};
+use crate::worker::{Exit, Options, Protocols, Token, Worker, clock};
+
+/// Flows at most; the table takes memory only as it is used.
+const MAX_FLOWS: usize = 1 << 17;
+/// MTU of a tap device that nobody has set another for.
+const DEFAULT_MTU: usize = 1500;
 
 /// The entry of both programs; the name in `argv[0]` tells which one it is.
 pub fn main() -> ExitCode {
@@ -69,30 +83,85 @@ fn run(config: &Config) -> anyhow::Result<u8> {
 }
 
 fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
-    // Files are opened as whoever started us, before the identity changes.
+    // What needs the rights and the view of whoever started us comes before the change of identity.
     let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
+    let setup = set_up(config)?;
     let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
-    let name = pasta.interface.as_deref().unwrap_or("tap0");
-    let tap = netns.run(|| Tap::open(name, false))?;
-    let _tap = tap.with_context(|| format!("Couldn't create tap device {name}"))?;
+    let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
+    let wanted = setup.tap.as_ref().unwrap_or(&default);
+    let (tap, mac) = netns.run(|| create_tap(wanted))??;
+    let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
+    let options = engine_options(config, setup)?;
+    let mut worker = Worker::new(TapLink::new(tap, mtu), &options, clock()).context("Couldn't set up")?;
+    worker.context().guest_mac = mac;
 
+    // Everything is in place from here on.
     if config.foreground {
         background::stay(pid_file)?;
     } else {
         background::detach(pid_file)?.ready()?;
     }
+    if let Some(fd) = watch.fd() {
+        worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
+    }
     watch.release()?;
-    serve(&watch)
+    work(&mut worker, &watch)
 }
 
-/// Waits for the end; the exit status.
-fn serve(watch: &Watch) -> anyhow::Result<u8> {
-    let fd = watch.fd();
-    loop {
-        let mut fds: Vec<PollFd> = fd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        poll(&mut fds, None)?;
-        if let Some(status) = watch.check()? {
-            return Ok(status);
-        }
+/// Runs the engine until the end; the exit status.
+fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
+    let mut end = Ok(None);
+    let exit = worker.run(|_, _| {
+        end = watch.check();
+        !matches!(end, Ok(None))
+    });
+    match exit {
+        Exit::Link(error) => Err(error).context("Tap device"),
+        Exit::External(_) => Ok(end?.unwrap_or_default()),
     }
+}
+
+/// Looks at the host's network, and decides what the guest's is like.
+fn set_up(config: &Config) -> anyhow::Result<Setup> {
+    let host = host::read(&mut Rtnl::open()?, &setup::select(config))?;
+    let resolv = Resolv::read(Path::new("/etc/resolv.conf"));
+    let (setup, warnings) = Setup::new(config, &host, &resolv)?;
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    for line in setup.summary() {
+        log::info!("{line}");
+    }
+    Ok(setup)
+}
+
+/// Creates the tap device in this thread's network namespace and configures it; with it comes its address.
+fn create_tap(wanted: &TapSetup) -> anyhow::Result<(Tap, Option<Mac>)> {
+    let TapSetup { name, config } = wanted;
+    let mut netlink = Rtnl::open()?;
+    if let Err(error) = guest::loopback_up(&mut netlink) {
+        log::warn!("{error}");
+    }
+    let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
+    let link = guest::configure(&mut netlink, name, config)?;
+    Ok((tap, link.mac))
+}
+
+fn engine_options(config: &Config, setup: Setup) -> io::Result<Options> {
+    let mut secrets = [0_u64; 4];
+    for secret in &mut secrets {
+        let mut bytes = [0; 8];
+        getrandom(&mut bytes, GetRandomFlags::empty())?;
+        *secret = u64::from_ne_bytes(bytes);
+    }
+    let PerFamily { v4, v6 } = setup.outbound_interface;
+    let cli::Services { tcp, udp, icmp, .. } = config.services;
+    Ok(Options {
+        services: setup.responder,
+        map: setup.map,
+        outbound_if: [v4, v6],
+        protocols: Protocols { tcp, udp, icmp },
+        max_flows: MAX_FLOWS,
+        secrets,
+    })
 }
