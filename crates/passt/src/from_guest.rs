@@ -8,6 +8,7 @@ use passt_proto::classify::{Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
 use passt_proto::wire::offload::Offload;
+use passt_sys::iovec::Gather;
 
 use crate::flow::{Flow, Table};
 use crate::host;
@@ -32,6 +33,11 @@ pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) ->
 fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -> Result<(), DropReason> {
     let frame = ctx.link.frame(index).ok_or(DropReason::Offload)?;
     ctx.counters.received(frame.len);
+    if ctx.capture.is_on() {
+        let mut whole = Gather::new();
+        ctx.link.payload(index, 0..frame.len, &mut whole);
+        ctx.capture.record(ctx.now, &[], &whole);
+    }
     let offload = frame.offload;
     let (source, class) = classify(frame.head, frame.len)?;
     let mut reply = [0; REPLY_ROOM];

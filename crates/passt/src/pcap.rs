@@ -8,13 +8,15 @@
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use passt_proto::time::Instant;
+use passt_sys::iovec::Gather;
+use passt_sys::msg;
 
 /// Format with nanoseconds, in the byte order of the machine.
 const MAGIC: u32 = 0xa1b2_3c4d;
@@ -23,9 +25,6 @@ const LINKTYPE_ETHERNET: u32 = 1;
 
 /// Longest frame that is recorded whole; the longest there is has 64 KiB and an Ethernet header.
 pub const SNAPLEN: u32 = 1 << 18;
-
-/// Most parts of a frame that are recorded.
-pub const MAX_PARTS: usize = 64;
 
 /// Recording, or none.
 #[derive(Debug)]
@@ -63,9 +62,9 @@ impl Capture {
         !matches!(self.state, State::Off)
     }
 
-    /// Records one frame, from its Ethernet header on, as the sequence of its parts. Parts beyond
-    /// [`MAX_PARTS`] are left out. If that fails the capture ends, with one warning.
-    pub fn record(&mut self, now: Instant, parts: &[&[u8]]) {
+    /// Records one frame, from its Ethernet header on: `head` and what follows it. If that
+    /// fails the capture ends, with one warning.
+    pub fn record(&mut self, now: Instant, head: &[u8], rest: &Gather<'_>) {
         let file = match &mut self.state {
             State::Off => return,
             State::On(file) => file,
@@ -75,7 +74,7 @@ impl Capture {
             }
         };
         let time = self.origin + now.since(Instant::ZERO);
-        if let Err(error) = write(file, time, parts) {
+        if let Err(error) = write(file, time, head, rest) {
             log::warn!("Can't record frames any more: {error}");
             self.state = State::Failed;
             self.lost += 1;
@@ -88,21 +87,20 @@ impl Capture {
     }
 }
 
-fn write(file: &mut File, time: Duration, parts: &[&[u8]]) -> io::Result<()> {
-    let kept = parts.get(..MAX_PARTS).unwrap_or(parts);
-    let header = packet_header(time, length(kept), length(parts));
-    let mut slices: ArrayVec<IoSlice<'_>, { MAX_PARTS + 1 }> = ArrayVec::new();
-    slices.push(IoSlice::new(header.as_flattened()));
-    slices.extend(kept.iter().map(|part| IoSlice::new(part)));
-    let total = slices.iter().map(|slice| slice.len()).sum::<usize>();
+fn write(file: &File, time: Duration, head: &[u8], rest: &Gather<'_>) -> io::Result<()> {
+    let length = u32::try_from(head.len() + rest.total()).unwrap_or(u32::MAX);
+    let header = packet_header(time, length);
+    let mut parts = Gather::new();
+    parts.push(header.as_flattened());
+    parts.push(head);
+    parts.append(rest);
     // What is missing from a short write could only be added by a second one, after which
     // nothing would be known about a third.
-    if file.write_vectored(&slices)? == total { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
-}
-
-fn length(parts: &[&[u8]]) -> u32 {
-    let total = parts.iter().map(|part| part.len()).sum::<usize>();
-    u32::try_from(total).unwrap_or(u32::MAX)
+    if msg::write(file.as_fd(), &parts)? == parts.total() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::StorageFull.into())
+    }
 }
 
 fn file_header() -> [[u8; 4]; 6] {
@@ -112,10 +110,10 @@ fn file_header() -> [[u8; 4]; 6] {
     [MAGIC.to_ne_bytes(), [a, b, c, d], [0; 4], [0; 4], snaplen, linktype]
 }
 
-fn packet_header(time: Duration, captured: u32, length: u32) -> [[u8; 4]; 4] {
+fn packet_header(time: Duration, length: u32) -> [[u8; 4]; 4] {
     // The format has 32 bits of seconds: they wrap in 2106.
     let seconds = u32::try_from(time.as_secs() & u64::from(u32::MAX)).unwrap_or_default();
-    [seconds, time.subsec_nanos(), captured, length].map(u32::to_ne_bytes)
+    [seconds, time.subsec_nanos(), length, length].map(u32::to_ne_bytes)
 }
 
 #[cfg(test)]
@@ -152,20 +150,23 @@ mod tests {
     fn frames_in_parts() {
         let path = path("frames");
         let payload = vec![7; 65535];
-        let many = [&[1u8, 2][..]; MAX_PARTS + 2];
+        let rest = |parts: &[&'static [u8]]| {
+            let mut list = Gather::new();
+            assert!(parts.iter().all(|part| list.push(part)));
+            list
+        };
+        let payload: &'static [u8] = payload.leak();
         let mut capture = Capture::create(&path, Duration::from_secs(1_000_000_000)).unwrap();
         assert!(capture.is_on());
-        capture.record(Instant::from_nanos(1_500_000_001), &[b"header", b"", b"payload"]);
-        capture.record(Instant::from_nanos(2_000_000_000), &[&[0; 14], &payload]);
-        capture.record(Instant::from_nanos(2_000_000_000), &many);
+        capture.record(Instant::from_nanos(1_500_000_001), b"header", &rest(&[b"", b"payload"]));
+        capture.record(Instant::from_nanos(2_000_000_000), &[0; 14], &rest(&[payload]));
         let bytes = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
 
         let packets = decode(&bytes);
         assert_eq!(packets[0], (1_000_000_001, 500_000_001, 13, b"headerpayload".to_vec()));
         assert_eq!((packets[1].2, packets[1].3.len()), (65549, 65549));
-        assert_eq!((packets[2].2, packets[2].3.len()), (132, 128));
-        assert_eq!(packets.len(), 3);
+        assert_eq!(packets.len(), 2);
         assert_eq!(capture.lost(), 0);
     }
 
@@ -174,13 +175,13 @@ mod tests {
         let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut capture = Capture { state: State::On(file), ..Capture::off() };
         for _ in 0..3 {
-            capture.record(Instant::ZERO, &[b"frame"]);
+            capture.record(Instant::ZERO, b"frame", &Gather::new());
         }
         assert!(matches!(capture.state, State::Failed));
         assert_eq!(capture.lost(), 3);
 
         let mut off = Capture::off();
-        off.record(Instant::ZERO, &[b"frame"]);
+        off.record(Instant::ZERO, b"frame", &Gather::new());
         assert!(!off.is_on() && off.lost() == 0);
         assert!(Capture::create(Path::new("/nonexistent/x"), Duration::ZERO).is_err());
     }

@@ -28,6 +28,11 @@ impl<'a> Gather<'a> {
         self.0.push(buffer.as_ptr().cast_mut(), buffer.len())
     }
 
+    /// Appends the buffers of `other`; false when they do not all fit.
+    pub fn append(&mut self, other: &Gather<'a>) -> bool {
+        other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
+    }
+
     /// Total length of all buffers in bytes.
     pub fn total(&self) -> usize {
         self.0.total

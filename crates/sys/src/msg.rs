@@ -16,7 +16,16 @@ pub fn send(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
     })
 }
 
-/// Sends one slice likewise.
+/// Writes the gathered bytes to a file (`writev`); returns how many it took.
+pub fn write(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
+    let vecs = data.as_slice();
+    // SAFETY: the vectors are those of buffers that `data` keeps alive for this call.
+    result(unsafe {
+        libc::writev(fd.as_raw_fd(), vecs.as_ptr(), i32::try_from(vecs.len()).unwrap_or(i32::MAX))
+    })
+}
+
+/// Sends one slice like [`send`].
 pub fn send_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length are those of a live slice.
     result(unsafe {

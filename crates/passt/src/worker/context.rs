@@ -9,15 +9,17 @@ use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
 use passt_proto::rules::AddressMap;
-use passt_proto::time::Instant;
+use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::offload::Offload;
+use passt_sys::iovec::Gather;
 use rustix::event::epoll;
 
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
 use crate::host::tcp::Tcp;
 use crate::link::Link;
+use crate::pcap::Capture;
 use crate::worker::counters::Counters;
 
 /// What the engine has to know, from the command line and the host's configuration.
@@ -33,6 +35,8 @@ pub struct Options {
     pub protocols: Protocols,
     /// Flows at most.
     pub max_flows: usize,
+    /// How often to print statistics.
+    pub stats: Option<Duration>,
     /// Random keys for flow table and sequence numbers.
     pub secrets: [u64; 4],
 }
@@ -66,6 +70,8 @@ pub struct Context<L> {
     pub outbound_if: [Option<String>; 2],
     /// See [`Options::protocols`].
     pub protocols: Protocols,
+    /// Where frames are recorded.
+    pub capture: Capture,
     /// What all TCP connections share.
     pub tcp: Tcp,
     /// One timer for each flow, numbered as in the table.
@@ -88,6 +94,7 @@ impl<L: Link> Context<L> {
             guest_mac: None,
             outbound_if: options.outbound_if.clone(),
             protocols: options.protocols,
+            capture: Capture::off(),
             timers: Wheel::new(options.max_flows, now),
             ready: VecDeque::with_capacity(1024),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -133,6 +140,11 @@ impl<L: Link> Context<L> {
 
     /// Sends `payload` bytes of the room reserved last behind `header`.
     pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
+        if self.capture.is_on() {
+            let mut rest = Gather::new();
+            self.link.reserved(payload, &mut rest);
+            self.capture.record(self.now, header, &rest);
+        }
         match self.link.commit(header, offload, payload) {
             Ok(()) => self.counters.sent(header.len() + payload),
             Err(reason) => self.dropped(reason),
@@ -141,6 +153,7 @@ impl<L: Link> Context<L> {
 
     /// Sends a complete frame.
     pub fn send(&mut self, frame: &[u8]) {
+        self.capture.record(self.now, frame, &Gather::new());
         match self.link.send(frame) {
             Ok(()) => self.counters.sent(frame.len()),
             Err(reason) => self.dropped(reason),

@@ -3,6 +3,7 @@
 //! A worker shares nothing mutable with anything else. Its clock is read once a
 //! round, here; everything below is told the time.
 
+mod chores;
 mod context;
 mod counters;
 
@@ -16,6 +17,7 @@ use rustix::event::epoll::{self, EventFlags};
 pub use context::{Context, Options, Protocols, Token};
 pub use counters::{Counters, Traffic};
 
+use self::chores::Chores;
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::link::Link;
 use crate::{from_guest, host};
@@ -27,6 +29,7 @@ const EVENTS: usize = 64;
 pub struct Worker<L> {
     ctx: Context<L>,
     flows: Table<Flow>,
+    chores: Chores,
 }
 
 /// Why the loop ended.
@@ -46,7 +49,8 @@ impl<L: Link> Worker<L> {
         if let Some(fd) = ctx.link.fd() {
             ctx.watch(fd, Token::Link, EventFlags::IN)?;
         }
-        Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)) })
+        let chores = Chores::new(options, now);
+        Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)), chores })
     }
 
     /// Everything but the flows.
@@ -80,7 +84,10 @@ impl<L: Link> Worker<L> {
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
-        if self.ctx.ready.is_empty() { self.ctx.timers.next() } else { Some(self.ctx.now) }
+        if !self.ctx.ready.is_empty() {
+            return Some(self.ctx.now);
+        }
+        self.ctx.timers.next().into_iter().chain(self.chores.due()).min()
     }
 
     fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
@@ -123,6 +130,7 @@ impl<L: Link> Worker<L> {
                 self.flow(handle, host::timeout);
             }
         }
+        self.chores.run(&mut self.ctx, self.flows.len());
         self.ctx.link.flush();
         Ok(None)
     }
