@@ -8,9 +8,11 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::Context;
 use passt_proto::addr::Mac;
+use passt_proto::time::Instant;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -24,6 +26,7 @@ use crate::link::tap::TapLink;
 use crate::netconf::guest::{self, TapConfig};
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
+use crate::pcap::Capture;
 use crate::setup::{self, Setup, TapSetup};
 use crate::worker::{Exit, Options, Protocols, Token, Worker, clock};
 
@@ -70,6 +73,8 @@ fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
 /// Runs until something ends the process; the exit status.
 fn run(config: &Config) -> anyhow::Result<u8> {
     let inherited = start::limits(None).context("Couldn't set limits")?;
+    let name = if config.pasta().is_some() { "pasta" } else { "passt" };
+    crate::log::init(name, &config.log)?;
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
@@ -85,6 +90,7 @@ fn run(config: &Config) -> anyhow::Result<u8> {
 fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
     let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
+    let capture = capture(config)?;
     let setup = set_up(config)?;
     let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
     let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
@@ -94,12 +100,14 @@ fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> any
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(TapLink::new(tap, mtu), &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
+    worker.context().capture = capture;
 
     // Everything is in place from here on.
     if config.foreground {
         background::stay(pid_file)?;
     } else {
         background::detach(pid_file)?.ready()?;
+        crate::log::background();
     }
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
@@ -119,6 +127,14 @@ fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),
     }
+}
+
+/// Begins the recording that was asked for.
+fn capture(config: &Config) -> anyhow::Result<Capture> {
+    let Some(path) = &config.pcap else { return Ok(Capture::off()) };
+    let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let origin = wall.saturating_sub(clock().since(Instant::ZERO));
+    Capture::create(path, origin).with_context(|| format!("Couldn't open capture file {}", path.display()))
 }
 
 /// Looks at the host's network, and decides what the guest's is like.
@@ -162,6 +178,7 @@ fn engine_options(config: &Config, setup: Setup) -> io::Result<Options> {
         outbound_if: [v4, v6],
         protocols: Protocols { tcp, udp, icmp },
         max_flows: MAX_FLOWS,
+        stats: config.stats,
         secrets,
     })
 }
