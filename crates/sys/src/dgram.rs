@@ -44,7 +44,8 @@ pub struct Received {
     pub segment: u16,
     /// Who sent it.
     pub source: Option<SocketAddr>,
-    /// The address that it was sent to, if asked for by [`want_destination`].
+    /// The address that it was sent to, if asked for by [`want_destination`]; for a broadcast to
+    /// a network, our address there.
     pub destination: Option<IpAddr>,
 }
 
@@ -124,6 +125,18 @@ pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<Received> {
     // SAFETY: `message` points to `name`, `control` and vectors that `into` keeps alive, of
     // memory that it borrows mutably or that nothing in this process refers to.
     let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
+    (name.len, control.len) = (message.msg_namelen, control_len(&message));
+    Ok(Received::new(len, &name, &control))
+}
+
+/// What [`receive`] would return next; the message stays in the queue.
+pub fn peek(fd: BorrowedFd<'_>) -> io::Result<Received> {
+    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let mut message = header(&mut name, &mut control, &[]);
+    // With MSG_TRUNC the length is that of the message, not of the room for it.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_TRUNC;
+    // SAFETY: as in `receive`, without vectors.
+    let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
     (name.len, control.len) = (message.msg_namelen, control_len(&message));
     Ok(Received::new(len, &name, &control))
 }
@@ -264,10 +277,8 @@ impl Received {
                     let size = data.first_chunk().map_or(0, |&b| i32::from_ne_bytes(b));
                     received.segment = u16::try_from(size).unwrap_or(0);
                 }
-                // struct in_pktinfo: interface, local address, destination address.
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let addr = data.get(8..).and_then(|d| d.first_chunk::<4>());
-                    received.destination = addr.map(|&a| IpAddr::from(a));
+                    received.destination = data.first_chunk().and_then(destination_v4);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let addr = data.first_chunk::<16>();
@@ -278,6 +289,14 @@ impl Received {
         }
         received
     }
+}
+
+/// The destination from `struct in_pktinfo`: interface, local address, address in the header.
+fn destination_v4(info: &[u8; 12]) -> Option<IpAddr> {
+    let &[_, _, _, _, l0, l1, l2, l3, a0, a1, a2, a3] = info;
+    let header = Ipv4Addr::new(a0, a1, a2, a3);
+    let group = header.is_multicast() || header.is_broadcast();
+    Some(if group { header } else { Ipv4Addr::new(l0, l1, l2, l3) }.into())
 }
 
 impl Failure {
@@ -467,6 +486,8 @@ mod tests {
         want_joined(b.as_fd()).expect("Linux 5.0");
         send(a.as_fd(), &data, &message, None, None).expect("sent");
         assert_eq!((b.recv(&mut buffer).expect("cut"), b.recv(&mut buffer).expect("cut")), (100, 50));
+        let ahead = peek(b.as_fd()).expect("something is there");
+        assert_eq!((ahead.len, ahead.segment), (250, 100));
         let mut into = Scatter::new();
         into.push(&mut buffer);
         let joined = receive(b.as_fd(), &into).expect("received");
