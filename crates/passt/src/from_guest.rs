@@ -3,7 +3,7 @@
 
 use std::io;
 
-use passt_proto::addr::Addr;
+use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::classify::{Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
@@ -12,6 +12,7 @@ use passt_sys::iovec::Gather;
 
 use crate::flow::{Flow, Table};
 use crate::host;
+use crate::host::echo::Request;
 use crate::link::Link;
 use crate::worker::Context;
 
@@ -27,6 +28,7 @@ pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) ->
         }
     }
     host::tcp::end_batch(ctx, flows);
+    host::udp::end_batch(ctx, flows);
     Ok(())
 }
 
@@ -57,14 +59,27 @@ fn dispatch<L: Link>(
     flows: &mut Table<Flow>,
     index: usize,
     class: Class,
-    _offload: &Offload,
+    offload: &Offload,
 ) -> Result<(), DropReason> {
     match class {
         Class::Tcp { src, dst, segment, payload } => {
             learn(ctx, src, ctx.protocols.tcp)?;
             host::tcp::segment(ctx, flows, index, (src, dst), &segment, payload)
         }
-        _ => Err(DropReason::IpProtocol),
+        // Requests to servers that are switched off here, but perhaps not elsewhere.
+        Class::Udp(datagram) | Class::Dhcp(datagram) | Class::Dhcpv6(datagram) => {
+            if datagram.src.addr.is_unspecified() {
+                return Err(DropReason::IpSource);
+            }
+            learn(ctx, datagram.src.addr, ctx.protocols.udp)?;
+            host::udp::datagram(ctx, flows, index, &datagram, offload)
+        }
+        Class::Echo { src, dst, id, ttl, payload, .. } => {
+            learn(ctx, src, ctx.protocols.icmp)?;
+            let request = Request { guest: Endpoint::new(src, id), dst, ttl, message: payload };
+            host::echo::request(ctx, flows, index, &request)
+        }
+        Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
     }
 }
 

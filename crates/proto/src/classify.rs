@@ -60,6 +60,8 @@ pub enum Class {
         id: u16,
         /// Sequence number.
         seq: u16,
+        /// Time to live or hop limit.
+        ttl: u8,
         /// The ICMP message from its type on.
         payload: Range<usize>,
     },
@@ -190,6 +192,7 @@ fn echo(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         dst: packet.dst,
         id: header.id.get(),
         seq: header.seq.get(),
+        ttl: packet.ttl,
         payload: range(packet, 0, packet.len),
     })
 }

@@ -278,7 +278,7 @@ impl Received {
                     received.segment = u16::try_from(size).unwrap_or(0);
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    received.destination = data.first_chunk().and_then(destination_v4);
+                    received.destination = data.first_chunk().map(destination_v4);
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let addr = data.first_chunk::<16>();
@@ -292,11 +292,11 @@ impl Received {
 }
 
 /// The destination from `struct in_pktinfo`: interface, local address, address in the header.
-fn destination_v4(info: &[u8; 12]) -> Option<IpAddr> {
+fn destination_v4(info: &[u8; 12]) -> IpAddr {
     let &[_, _, _, _, l0, l1, l2, l3, a0, a1, a2, a3] = info;
     let header = Ipv4Addr::new(a0, a1, a2, a3);
     let group = header.is_multicast() || header.is_broadcast();
-    Some(if group { header } else { Ipv4Addr::new(l0, l1, l2, l3) }.into())
+    if group { header } else { Ipv4Addr::new(l0, l1, l2, l3) }.into()
 }
 
 impl Failure {

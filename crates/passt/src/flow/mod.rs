@@ -24,9 +24,14 @@ pub struct Key {
 }
 
 /// What is known about one conversation.
+#[expect(clippy::large_enum_variant, reason = "slots are reserved at start, and most hold connections")]
 pub enum Flow {
     /// A TCP connection.
     Tcp(crate::host::tcp::TcpFlow),
+    /// A UDP flow.
+    Udp(crate::host::udp::UdpFlow),
+    /// Pings.
+    Echo(crate::host::echo::EchoFlow),
 }
 
 impl std::fmt::Display for Key {

@@ -1,19 +1,28 @@
 //! The host's side: what flows do with their sockets.
 
+pub mod echo;
+pub mod listen;
 pub mod slack;
 pub mod tcp;
+pub mod udp;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::drop::DropReason;
+use passt_proto::rules::Protocol;
+use passt_proto::time::Instant;
+use passt_proto::wire::icmp;
+use passt_proto::wire::report::Quoted;
+use passt_sys::dgram::Failure;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::link::Link;
-use crate::worker::Context;
+use crate::worker::{Context, Token};
 
 /// Whether a flow lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +44,8 @@ pub(crate) fn event<L: Link>(
 ) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.event(ctx, handle, key, events),
+        Flow::Udp(flow) => flow.event(ctx, key, events),
+        Flow::Echo(flow) => flow.event(ctx, key, events),
     }
 }
 
@@ -42,6 +53,7 @@ pub(crate) fn event<L: Link>(
 pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.pull(ctx, handle),
+        Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
     }
 }
 
@@ -49,6 +61,8 @@ pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow
 pub(crate) fn timeout<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.timeout(ctx, handle),
+        Flow::Udp(flow) => flow.timeout(ctx, handle),
+        Flow::Echo(flow) => flow.timeout(ctx, handle),
     }
 }
 
@@ -70,7 +84,7 @@ pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: H
     ctx.timers.cancel(handle.index);
     match flows.remove(handle) {
         Some(Flow::Tcp(flow)) => flow.give_back(ctx),
-        None => {}
+        Some(Flow::Udp(_) | Flow::Echo(_)) | None => {}
     }
 }
 
@@ -99,6 +113,67 @@ pub(crate) fn socket<L>(
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
     }
     Ok(fd)
+}
+
+/// Adds a flow of datagrams that lives until `due`, to the table, and its socket to the loop.
+fn insert<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    flow: Flow,
+    due: Instant,
+) -> Result<Handle, DropReason> {
+    let handle = flows.insert(key, flow).map_err(|_| DropReason::TableFull)?;
+    let fd = match flows.get_mut(handle) {
+        Some((_, Flow::Udp(flow))) => flow.fd(),
+        Some((_, Flow::Echo(flow))) => Some(flow.fd()),
+        _ => None,
+    };
+    // Not when there is room to send: nothing waits for that.
+    if fd.is_some_and(|fd| ctx.watch(fd, Token::Flow(handle), EventFlags::IN).is_err()) {
+        remove(ctx, flows, handle);
+        return Err(DropReason::Socket);
+    }
+    ctx.timers.set(handle.index, due);
+    ctx.counters.flows += 1;
+    Ok(handle)
+}
+
+/// The timer of a flow of datagrams fired, which lives until `due`.
+fn expire<L>(ctx: &mut Context<L>, handle: Handle, due: Instant) -> Verdict {
+    if due <= ctx.now {
+        return Verdict::Remove;
+    }
+    ctx.timers.set(handle.index, due);
+    Verdict::Keep
+}
+
+/// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`.
+fn report<L: Link>(ctx: &mut Context<L>, key: &Key, failure: &Failure, quoted: &Quoted, payload: &[u8]) {
+    let v4 = key.guest.addr.is_v4();
+    let header = match Errno::from_raw_os_error(failure.errno) {
+        _ if failure.icmp => icmp::Header::relayed(failure.kind, failure.code, failure.mtu),
+        Errno::MSGSIZE => icmp::Error::TooBig { mtu: failure.mtu }.header(v4),
+        errno => match unreachable(errno) {
+            Some(error) => error.header(v4),
+            None => return ctx.dropped(DropReason::Socket),
+        },
+    };
+    let offender = failure.offender.map(|ip| Endpoint::new(ip, 0));
+    let shown = offender.and_then(|at| ctx.map.shown(Protocol::Echo, at));
+    let from = shown.filter(|a| a.is_v4() == v4).unwrap_or(key.remote.addr);
+    ctx.icmp_error(from, header, quoted, payload);
+}
+
+/// What an error of the host's kernel is called in ICMP.
+fn unreachable(error: Errno) -> Option<icmp::Error> {
+    match error {
+        Errno::CONNREFUSED => Some(icmp::Error::PortUnreachable),
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
+        Errno::NETUNREACH | Errno::NETDOWN => Some(icmp::Error::NetUnreachable),
+        Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
+        _ => None,
+    }
 }
 
 /// The pending error of a socket, if there is one; the kernel forgets it.

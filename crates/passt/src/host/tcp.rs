@@ -13,7 +13,6 @@ use passt_proto::seq::Seq;
 use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::Path;
-use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_proto::wire::tcp::{Flags, Segment};
@@ -141,6 +140,7 @@ pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) 
         let handle = ctx.tcp.dirty[next];
         with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
             Flow::Tcp(flow) => flow.end_batch(ctx, handle),
+            _ => Verdict::Keep,
         });
     }
     ctx.tcp.dirty.clear();
@@ -186,7 +186,7 @@ fn connect<L: Link>(
     let fd = super::socket(ctx, SocketType::STREAM, None, side.remote.addr, side.bind)
         .map_err(|_| DropReason::Socket)?;
     prepare(&fd);
-    let connected = rustix::net::connect(&fd, &side.remote.socket_addr());
+    let connected = rustix::net::connect(&fd, &ctx.map.socket_addr(side.remote));
     let iss = ctx.tcp.isn.initial(key.guest, key.remote, ctx.now);
     let conn = Connection::from_guest(ctx.tcp.config(key.guest.addr), syn, iss);
     let handle = begin(ctx, flows, key, conn, fd)?;
@@ -200,7 +200,6 @@ fn connect<L: Link>(
 
 /// A connection that a listening socket accepted is opened towards the guest,
 /// which sees it coming from `remote` to its own `guest`.
-#[expect(dead_code, reason = "listening sockets come next")]
 pub(crate) fn accepted<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
@@ -216,6 +215,7 @@ pub(crate) fn accepted<L: Link>(
     let handle = begin(ctx, flows, key, conn, fd)?;
     with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
         Flow::Tcp(flow) => flow.pull(ctx, handle),
+        _ => Verdict::Keep,
     });
     Ok(())
 }
@@ -377,11 +377,9 @@ impl TcpFlow {
     fn failed<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key, error: Errno) -> Verdict {
         log::debug!("{key}: {error}");
         let unreachable = match error {
-            Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
-            Errno::NETUNREACH | Errno::NETDOWN => Some(icmp::Error::NetUnreachable),
-            Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
             Errno::TIMEDOUT => return Verdict::Remove,
-            _ => None,
+            Errno::CONNREFUSED => None,
+            error => super::unreachable(error),
         };
         let Some(unreachable) = unreachable else { return self.broken(ctx, handle) };
         let seq = self.conn.guest_isn().0.to_be_bytes();
@@ -390,7 +388,7 @@ impl TcpFlow {
         let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
         let path = Path { src: self.path.dst, dst: self.path.src, ..self.path };
         let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
-        ctx.icmp_error(unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
+        ctx.icmp_error(key.remote.addr, unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
         Verdict::Remove
     }
 

@@ -17,7 +17,9 @@ use rustix::event::epoll;
 
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
+use crate::host::listen::Listener;
 use crate::host::tcp::Tcp;
+use crate::host::udp::Udp;
 use crate::link::Link;
 use crate::pcap::Capture;
 use crate::worker::counters::Counters;
@@ -74,6 +76,12 @@ pub struct Context<L> {
     pub capture: Capture,
     /// What all TCP connections share.
     pub tcp: Tcp,
+    /// What all flows of datagrams share.
+    pub udp: Udp,
+    /// The host does not let us open ping sockets.
+    pub(crate) echo_refused: bool,
+    /// Forwarded ports, as numbered by [`Token::Listener`].
+    pub listeners: Vec<Listener>,
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
@@ -86,6 +94,9 @@ impl<L: Link> Context<L> {
         let [_, _, a, b] = options.secrets;
         Ok(Self {
             tcp: Tcp::new(&link, options.services.mtu, (a, b)),
+            udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
+            echo_refused: false,
+            listeners: Vec::new(),
             link,
             now,
             counters: Counters::default(),
@@ -110,6 +121,12 @@ impl<L: Link> Context<L> {
     /// Watches a descriptor.
     pub fn watch(&self, fd: impl AsFd, token: Token, events: epoll::EventFlags) -> io::Result<()> {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
+        Ok(())
+    }
+
+    /// Has a descriptor that is watched already reported again if it is ready.
+    pub fn rewatch(&self, fd: impl AsFd, token: Token, events: epoll::EventFlags) -> io::Result<()> {
+        epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
         Ok(())
     }
 

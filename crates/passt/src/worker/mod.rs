@@ -53,6 +53,16 @@ impl<L: Link> Worker<L> {
         Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)), chores })
     }
 
+    /// Forwards the ports of listening sockets from now on.
+    pub fn listen(&mut self, listeners: Vec<host::listen::Listener>) -> io::Result<()> {
+        for listener in listeners {
+            let number = u32::try_from(self.ctx.listeners.len()).unwrap_or(u32::MAX);
+            listener.watch(&self.ctx, number)?;
+            self.ctx.listeners.push(listener);
+        }
+        Ok(())
+    }
+
     /// Everything but the flows.
     pub fn context(&mut self) -> &mut Context<L> {
         &mut self.ctx
@@ -118,7 +128,10 @@ impl<L: Link> Worker<L> {
                 Token::Flow(handle) => self
                     .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
                 Token::External(number) if external(number, &mut self.ctx) => return Ok(Some(number)),
-                Token::External(_) | Token::Listener(_) => {}
+                Token::External(_) => {}
+                Token::Listener(number) => {
+                    host::listen::event(&mut self.ctx, &mut self.flows, number, event.flags);
+                }
             }
         }
         for _ in 0..self.ctx.ready.len() {

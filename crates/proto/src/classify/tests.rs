@@ -76,7 +76,8 @@ fn tcp_payload_behind_the_head() {
 fn echo_requests() {
     let message = [8, 0, 0, 0, 0x12, 0x34, 0, 9, 0xaa];
     let frame = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &message);
-    let expected = Class::Echo { src: V4.0.into(), dst: V4.1.into(), id: 0x1234, seq: 9, payload: 34..43 };
+    let expected =
+        Class::Echo { src: V4.0.into(), dst: V4.1.into(), id: 0x1234, seq: 9, ttl: 63, payload: 34..43 };
     assert_eq!(classify_all(&frame), Ok(expected));
     let reply = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[0; 9]);
     assert_eq!(classify_all(&reply), Err(DropReason::IcmpType));

@@ -1,0 +1,565 @@
+//! UDP flows: datagrams of the guest leave from a socket of the host, and answers come back.
+//!
+//! A flow that the guest begins has a socket of its own, connected, so that the kernel
+//! passes on nothing but answers and errors. A flow that comes in through a forwarded port
+//! uses the listening socket: no moment exists in which its datagrams could
+//! go astray, and no port is shared with other programs. There is no state
+//! but when a flow was last used.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use arrayvec::ArrayVec;
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::classify::Datagram;
+use passt_proto::drop::DropReason;
+use passt_proto::rules::HostSide;
+use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
+use passt_proto::wire::ip::protocol;
+use passt_proto::wire::offload::{Gso, Offload};
+use passt_proto::wire::report::Quoted;
+use passt_sys::dgram::{self, BATCH, Failure, Inbox, Outgoing};
+use passt_sys::iovec::{Gather, Scatter};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{SocketType, sockopt};
+
+use super::listen::{self, Listener};
+use super::{Verdict, unreachable, with_flow};
+use crate::flow::{Flow, Handle, Key, Protocol, Table};
+use crate::link::{Link, MAX_PAYLOAD};
+use crate::worker::Context;
+
+/// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
+/// most that wait in a batch.
+const MAX_CUTS: usize = 64;
+/// Most bytes of such a message.
+const MAX_CUT_BYTES: usize = 65_000;
+/// Entries of an error queue, and joined messages, that are dealt with at once.
+const BURST: usize = 16;
+/// More of an undelivered datagram is never quoted.
+const QUOTE: usize = 1280;
+
+/// What all UDP flows share.
+pub struct Udp {
+    /// Where datagrams from the host's side are received.
+    pub(crate) inbox: Inbox,
+    /// Tells fragmented datagrams from each other.
+    pub(crate) next_id: u32,
+    /// Datagrams from the guest that were not sent yet, all of one flow.
+    batch: ArrayVec<Item, MAX_CUTS>,
+    owner: Option<(Key, Handle)>,
+    timeouts: Timeouts,
+}
+
+/// The payload of a frame, to be cut every `segment` bytes unless that is zero.
+struct Item {
+    frame: usize,
+    payload: Range<usize>,
+    segment: u16,
+}
+
+/// How long an unused flow lives.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    /// Until there were two datagrams each way.
+    single: Duration,
+    /// From then on.
+    stream: Duration,
+}
+
+/// A UDP flow.
+pub struct UdpFlow {
+    socket: Socket,
+    /// Whom the guest talks to, on the host's side.
+    remote: Endpoint,
+    ttl: u8,
+    /// The kernel takes messages to be cut (`UDP_SEGMENT`).
+    cuts: bool,
+    /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
+    joined: bool,
+    /// Batches seen from the guest and to it, up to two.
+    seen: [u8; 2],
+    last: Instant,
+}
+
+enum Socket {
+    Own(OwnedFd),
+    /// A listening socket by its number, from which datagrams go `to` the remote,
+    /// and come `from` an address of the host.
+    Shared {
+        number: usize,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+    },
+}
+
+/// How to send.
+struct Way<'a> {
+    fd: BorrowedFd<'a>,
+    to: Option<SocketAddr>,
+    from: Option<IpAddr>,
+}
+
+impl Udp {
+    pub(crate) fn new(first_id: u32) -> Self {
+        Self {
+            inbox: Inbox::new(),
+            next_id: first_id,
+            batch: ArrayVec::new(),
+            owner: None,
+            timeouts: Timeouts {
+                single: setting("udp_timeout", 30),
+                stream: setting("udp_timeout_stream", 120),
+            },
+        }
+    }
+}
+
+/// A time in seconds that the host's connection tracking uses, for the same purpose.
+fn setting(name: &str, default: u64) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    let seconds = text.ok().and_then(|text| text.trim().parse().ok());
+    Duration::from_secs(seconds.filter(|&s| s > 0).unwrap_or(default))
+}
+
+/// A datagram from the guest, in frame `index` of the batch.
+pub(crate) fn datagram<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    index: usize,
+    datagram: &Datagram,
+    offload: &Offload,
+) -> Result<(), DropReason> {
+    let key = Key { protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
+    let handle = match ctx.udp.owner {
+        Some((owner, handle)) if owner == key => handle,
+        _ => {
+            end_batch(ctx, flows);
+            flows.find(&key).map_or_else(|| begin(ctx, flows, key, datagram), Ok)?
+        }
+    };
+    if flows.get_mut(handle).is_some_and(|(_, flow)| flow.ttl() != Some(datagram.ttl)) {
+        end_batch(ctx, flows);
+        with_flow(ctx, flows, handle, |_, _, _, flow| flow.set_ttl(datagram.ttl));
+    }
+    if ctx.udp.batch.is_full() {
+        end_batch(ctx, flows);
+    }
+    let cut = offload.gso == Gso::Udp && datagram.payload.len() > usize::from(offload.gso_size);
+    let segment = if cut { offload.gso_size } else { 0 };
+    ctx.udp.owner = Some((key, handle));
+    ctx.udp.batch.push(Item { frame: index, payload: datagram.payload.clone(), segment });
+    Ok(())
+}
+
+/// Sends what waits of a batch.
+pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    if let Some((_, handle)) = ctx.udp.owner.take() {
+        with_flow(ctx, flows, handle, |ctx, _, key, flow| match flow {
+            Flow::Udp(flow) => flow.send(ctx, key),
+            _ => Verdict::Keep,
+        });
+        ctx.udp.batch.clear();
+    }
+}
+
+impl Flow {
+    fn ttl(&self) -> Option<u8> {
+        if let Self::Udp(flow) = self { Some(flow.ttl) } else { None }
+    }
+
+    /// Datagrams through a listening socket keep the host's own time to live.
+    fn set_ttl(&mut self, ttl: u8) -> Verdict {
+        if let Self::Udp(flow) = self {
+            flow.ttl = ttl;
+            if let Socket::Own(fd) = &flow.socket {
+                let _ = dgram::set_ttl(fd.as_fd(), !flow.remote.addr.is_v4(), ttl);
+            }
+        }
+        Verdict::Keep
+    }
+}
+
+/// A flow for a datagram of the guest that belongs to none.
+fn begin<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    datagram: &Datagram,
+) -> Result<Handle, DropReason> {
+    let side = ctx.map.from_guest(Protocol::Udp, key.remote)?;
+    let (fd, kept) = match open(ctx, None, &side, key.guest.port) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let errno = Errno::from_io_error(&error);
+            if let Some(error) = errno.and_then(unreachable) {
+                let quoted = quote(ctx, &key, datagram.ttl, datagram.payload.len());
+                ctx.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &[]);
+            }
+            return Err(DropReason::Socket);
+        }
+    };
+    let shared =
+        if kept { None } else { listen::answering(&ctx.listeners, key.guest.port, side.remote.addr) };
+    let socket = match shared {
+        Some((number, listener)) => {
+            let to = listener.form(ctx.map.socket_addr(side.remote));
+            Socket::Shared { number, to, from: side.bind.map(Addr::ip) }
+        }
+        None => Socket::Own(fd),
+    };
+    insert(ctx, flows, key, UdpFlow::new(socket, side.remote, ctx.now))
+}
+
+/// A datagram socket connected to `side`, and whether it got the guest's own port (or identifier).
+/// It reports errors of the network, and joins datagrams if that is of use to the link.
+pub(super) fn open<L: Link>(
+    ctx: &Context<L>,
+    protocol: Option<rustix::net::Protocol>,
+    side: &HostSide,
+    port: u16,
+) -> io::Result<(OwnedFd, bool)> {
+    let v4 = side.remote.addr.is_v4();
+    let fd = super::socket(ctx, SocketType::DGRAM, protocol, side.remote.addr, None)?;
+    let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = side.bind.unwrap_or(any.into());
+    let kept = rustix::net::bind(&fd, &ctx.map.socket_addr(Endpoint::new(from, port))).is_ok();
+    if !kept && side.bind.is_some() {
+        rustix::net::bind(&fd, &ctx.map.socket_addr(Endpoint::new(from, 0)))?;
+    }
+    if v4 {
+        sockopt::set_socket_broadcast(&fd, true)?;
+    }
+    dgram::want_failures(fd.as_fd(), !v4)?;
+    if protocol.is_none() && ctx.link.caps().udp_segmentation {
+        // Linux before 5.0 does not know how to.
+        let _ = dgram::want_joined(fd.as_fd());
+    }
+    rustix::net::connect(&fd, &ctx.map.socket_addr(side.remote))?;
+    Ok((fd, kept))
+}
+
+/// Adds a flow to the table and its socket to the loop.
+fn insert<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    key: Key,
+    flow: UdpFlow,
+) -> Result<Handle, DropReason> {
+    let due = ctx.now + ctx.udp.timeouts.single;
+    super::insert(ctx, flows, key, Flow::Udp(flow), due)
+}
+
+/// Datagrams that came through a listening socket are in the inbox: passes them on, each to its flow.
+pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: usize, count: usize) {
+    let mut next = 0;
+    while let Some((first, _)) = ctx.udp.inbox.message(next)
+        && next < count
+    {
+        let same = |i: &usize| {
+            let other = ctx.udp.inbox.message(*i).map(|(m, _)| (m.source, m.destination));
+            other == Some((first.source, first.destination))
+        };
+        let end = next + (next..count).take_while(same).count();
+        match inbound(ctx, flows, number, first.source, first.destination) {
+            Ok(handle) => with_flow(ctx, flows, handle, |ctx, _, key, flow| {
+                if let Flow::Udp(flow) = flow {
+                    flow.used(1, ctx.now);
+                    ctx.datagrams(key, next..end);
+                }
+                Verdict::Keep
+            }),
+            Err(reason) => ctx.dropped(reason),
+        }
+        next = end;
+    }
+}
+
+/// The flow of what `source` sent to `destination` through a listening socket, a new one if need be.
+fn inbound<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    number: usize,
+    source: Option<SocketAddr>,
+    destination: Option<IpAddr>,
+) -> Result<Handle, DropReason> {
+    let listener = ctx.listeners.get(number).ok_or(DropReason::Socket)?;
+    let source = source.ok_or(DropReason::Socket)?;
+    let to = listener.form(source);
+    let destination = destination.map_or(listener.addr, Addr::from);
+    let (key, remote) = (listener.key(&ctx.map, source.into(), destination)?, Endpoint::from(source));
+    if let Some(handle) = flows.find(&key) {
+        // Two hosts that look the same to the guest cannot both be served.
+        return match flows.get_mut(handle) {
+            Some((_, Flow::Udp(flow))) if flow.remote == remote => Ok(handle),
+            _ => Err(DropReason::Unmapped),
+        };
+    }
+    let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
+    insert(ctx, flows, key, UdpFlow::new(Socket::Shared { number, to, from }, remote, ctx.now))
+}
+
+/// Errors about what went out through a listening socket: passes them on.
+pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: usize) {
+    for _ in 0..BURST {
+        let Some(listener) = ctx.listeners.get(number) else { return };
+        let mut payload = [0; QUOTE];
+        let Ok(failure) = dgram::receive_failure(listener.fd.as_fd(), &mut payload) else { break };
+        let Some(peer) = failure.destination else { continue };
+        let Ok(key) = listener.key(&ctx.map, peer.into(), Endpoint::from(peer).addr) else { continue };
+        if flows.find(&key).is_some() {
+            report(ctx, &key, DEFAULT_TTL, &failure, payload.get(..failure.len).unwrap_or_default());
+        }
+    }
+    if let Some(listener) = ctx.listeners.get(number) {
+        let _ = super::socket_error(&listener.fd);
+    }
+}
+
+impl UdpFlow {
+    fn new(socket: Socket, remote: Endpoint, now: Instant) -> Self {
+        Self { socket, remote, ttl: DEFAULT_TTL, cuts: true, joined: false, seen: [0; 2], last: now }
+    }
+
+    /// Sends the batch. What cannot be sent is reported to the guest.
+    fn send<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
+        self.used(0, ctx.now);
+        let (mut next, mut again) = (0, true);
+        while let Some(items) = ctx.udp.batch.get(next..).filter(|items| !items.is_empty()) {
+            let Some(way) = self.way(&ctx.listeners) else { return Verdict::Remove };
+            match way.send(&ctx.link, items, self.cuts) {
+                Ok(sent) => (next, again) = (next + sent, true),
+                Err(error) if self.cuts && refuses_cuts(error) => self.cuts = false,
+                Err(Errno::AGAIN | Errno::NOBUFS) => {
+                    ctx.dropped(DropReason::Socket);
+                    next += 1;
+                }
+                // It may be about an earlier datagram: that is in the error queue.
+                Err(_) if again => again = false,
+                Err(error) => {
+                    self.failed(ctx, key, next, error);
+                    (next, again) = (next + 1, true);
+                }
+            }
+        }
+        Verdict::Keep
+    }
+
+    /// Its own socket, if it has one.
+    pub(super) fn fd(&self) -> Option<&OwnedFd> {
+        if let Socket::Own(fd) = &self.socket { Some(fd) } else { None }
+    }
+
+    fn way<'a>(&'a self, listeners: &'a [Listener]) -> Option<Way<'a>> {
+        Some(match &self.socket {
+            Socket::Own(fd) => Way { fd: fd.as_fd(), to: None, from: None },
+            Socket::Shared { number, to, from } => {
+                Way { fd: listeners.get(*number)?.fd.as_fd(), to: Some(*to), from: *from }
+            }
+        })
+    }
+
+    /// Item `index` of the batch could not be sent at all.
+    fn failed<L: Link>(&self, ctx: &mut Context<L>, key: &Key, index: usize, error: Errno) {
+        ctx.dropped(DropReason::Socket);
+        let (Some(error), Some(item)) = (unreachable(error), ctx.udp.batch.get(index)) else { return };
+        let (frame, range) = (item.frame, item.payload.clone());
+        let quoted = quote(ctx, key, self.ttl, range.len());
+        let mut payload = [0; QUOTE];
+        let copied = {
+            let mut data = Gather::new();
+            ctx.link.payload(frame, range, &mut data);
+            data.copy_out(0, &mut payload)
+        };
+        let header = error.header(key.guest.addr.is_v4());
+        ctx.icmp_error(key.remote.addr, header, &quoted, &payload[..copied]);
+    }
+
+    /// The flow's own socket has something to tell.
+    pub(super) fn event<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key, events: EventFlags) -> Verdict {
+        if events.contains(EventFlags::ERR)
+            && let Socket::Own(fd) = &self.socket
+        {
+            own_failures(ctx, key, self.ttl, fd);
+        }
+        if events.contains(EventFlags::IN) {
+            self.receive(ctx, key);
+        }
+        Verdict::Keep
+    }
+
+    /// Passes on what arrived. What stays is reported by the kernel again.
+    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) {
+        let Socket::Own(fd) = &self.socket else { return };
+        let mut burst = BURST;
+        while self.joined && burst > 0 {
+            match Self::receive_joined(ctx, key, fd) {
+                Ok(joined) => self.joined = joined,
+                Err(_) => return,
+            }
+            burst -= 1;
+        }
+        if burst == 0 {
+            return self.used(1, ctx.now);
+        }
+        let Ok(count) = ctx.udp.inbox.receive(fd.as_fd()) else { return };
+        // Before the socket was connected, others could send to it.
+        let ours = |i: &usize| match ctx.udp.inbox.message(*i) {
+            Some((message, _)) => message.source.map(Endpoint::from) == Some(self.remote),
+            None => false,
+        };
+        let first = (0..count).position(|i| ours(&i)).unwrap_or(count);
+        let end = first + (first..count).take_while(ours).count();
+        self.joined = (first..end).any(|i| ctx.udp.inbox.message(i).is_some_and(|(m, _)| m.segment != 0));
+        self.used(1, ctx.now);
+        ctx.datagrams(key, first..end);
+    }
+
+    /// Receives one message of joined datagrams to where the guest will find it; false
+    /// if the next message is of another kind, and still there.
+    fn receive_joined<L: Link>(ctx: &mut Context<L>, key: &Key, fd: &OwnedFd) -> io::Result<bool> {
+        let ahead = dgram::peek(fd.as_fd())?;
+        let path = ctx.path(key.remote.addr, key.guest.addr);
+        let mut header = [0; MAX_HEADERS];
+        let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
+        if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > ctx.mtu() {
+            return Ok(false);
+        }
+        let ports = (key.remote.port, key.guest.port);
+        let Some((len, offload)) = path.emit_udp(&mut header, ports, ahead.len, ahead.segment) else {
+            return Ok(false);
+        };
+        let received = {
+            let mut room = Scatter::new();
+            if !ctx.link.reserve(len, ahead.len, ahead.segment.into(), &mut room) {
+                return Ok(false);
+            }
+            dgram::receive(fd.as_fd(), &room)?
+        };
+        ctx.commit(&header[..len], &offload, received.len);
+        Ok(true)
+    }
+
+    /// Notes use by the guest (0) or its peer (1).
+    fn used(&mut self, side: usize, now: Instant) {
+        self.last = now;
+        self.seen[side] = self.seen[side].saturating_add(1).min(2);
+    }
+
+    pub(super) fn timeout<L: Link>(&self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        let Timeouts { single, stream } = ctx.udp.timeouts;
+        let due = self.last + if self.seen == [2, 2] { stream } else { single };
+        super::expire(ctx, handle, due)
+    }
+}
+
+impl Way<'_> {
+    /// Sends items, or the first of them, in one call; returns how many.
+    fn send<L: Link>(&self, link: &L, items: &[Item], cuts: bool) -> Result<usize, Errno> {
+        if let [item, ..] = items
+            && item.segment != 0
+            && !cuts
+        {
+            return self.send_pieces(link, item);
+        }
+        let mut data = Gather::new();
+        let mut messages = ArrayVec::<_, BATCH>::new();
+        let mut counts = ArrayVec::<_, BATCH>::new();
+        let mut rest = items;
+        while let Some((count, segment)) = group(rest, cuts)
+            && !messages.is_full()
+        {
+            let (own, others) = rest.split_at(count);
+            let first = data.len();
+            if !own.iter().all(|item| link.payload(item.frame, item.payload.clone(), &mut data)) {
+                break;
+            }
+            messages.push(Outgoing { first, buffers: data.len() - first, segment });
+            counts.push(count);
+            rest = others;
+        }
+        if messages.is_empty() {
+            return Err(Errno::MSGSIZE);
+        }
+        let sent = self.call(&data, &messages)?;
+        Ok(counts.iter().take(sent).sum())
+    }
+
+    /// Sends the pieces of a super-frame each for itself.
+    fn send_pieces<L: Link>(&self, link: &L, item: &Item) -> Result<usize, Errno> {
+        let step = usize::from(item.segment).max(1);
+        let mut starts = item.payload.clone().step_by(step).peekable();
+        while starts.peek().is_some() {
+            let mut data = Gather::new();
+            let mut messages = ArrayVec::<_, BATCH>::new();
+            for start in starts.by_ref().take(BATCH) {
+                let first = data.len();
+                link.payload(item.frame, start..item.payload.end.min(start + step), &mut data);
+                messages.push(Outgoing { first, buffers: data.len() - first, segment: 0 });
+            }
+            self.call(&data, &messages)?;
+        }
+        Ok(1)
+    }
+
+    fn call(&self, data: &Gather<'_>, messages: &[Outgoing]) -> Result<usize, Errno> {
+        dgram::send(self.fd, data, messages, self.to, self.from)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    }
+}
+
+/// How many items go into the next message, and every how many bytes it is to be cut.
+fn group(items: &[Item], cuts: bool) -> Option<(usize, u16)> {
+    let (first, rest) = items.split_first()?;
+    let size = first.payload.len();
+    if first.segment != 0 {
+        // Without cuts it is sent alone, in pieces.
+        return cuts.then_some((1, first.segment));
+    }
+    let (mut count, mut total, mut last) = (1, size, size);
+    for item in rest.iter().filter(|_| cuts && size > 0) {
+        let len = item.payload.len();
+        total += len;
+        let end = last < size || len > size || len == 0;
+        if end || item.segment != 0 || total > MAX_CUT_BYTES || count == MAX_CUTS {
+            break;
+        }
+        (count, last) = (count + 1, len);
+    }
+    Some((count, if count > 1 { u16::try_from(size).ok()? } else { 0 }))
+}
+
+/// The kernel, or the device it would send through, cannot cut a message.
+fn refuses_cuts(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::OPNOTSUPP | Errno::NOPROTOOPT)
+}
+
+/// Passes on the errors that a flow's own socket has.
+fn own_failures<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, fd: &OwnedFd) {
+    let mut payload = [0; QUOTE];
+    for _ in 0..BURST {
+        let Ok(failure) = dgram::receive_failure(fd.as_fd(), &mut payload) else { break };
+        report(ctx, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default());
+    }
+    let _ = super::socket_error(fd);
+}
+
+/// Tells the guest why a datagram with (at least) `payload` was not delivered.
+fn report<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, failure: &Failure, payload: &[u8]) {
+    let quoted = quote(ctx, key, ttl, payload.len());
+    super::report(ctx, key, failure, &quoted, payload);
+}
+
+/// A datagram of the guest with `len` bytes of payload.
+fn quote<L: Link>(ctx: &Context<L>, key: &Key, ttl: u8, len: usize) -> Quoted {
+    let len = len + passt_proto::wire::udp::LEN;
+    let [a, b] = key.guest.port.to_be_bytes();
+    let [c, d] = key.remote.port.to_be_bytes();
+    let [e, f] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
+    let path = Path { ttl, ..ctx.path(key.guest.addr, key.remote.addr) };
+    Quoted { path, protocol: protocol::UDP, transport: [a, b, c, d, e, f, 0, 0], len }
+}
