@@ -134,15 +134,15 @@ struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// Where it goes (RFC 2131, section 4.1).
+    /// Where it goes (RFC 2131, section 4.1); not to an address that no client can have.
     fn destination(&self) -> Ipv4Addr {
-        let header = self.request.header;
-        let client = self.request.client_address();
-        match (self.answer, client) {
+        let broadcast = self.request.header.flags.get() & dhcp::BROADCAST != 0;
+        let unicast = |a: &Ipv4Addr| !(a.is_multicast() || a.is_broadcast() || a.is_loopback());
+        match (self.answer, self.request.client_address().filter(unicast)) {
             (Answer::Nak, _) | (Answer::Inform, None) => Ipv4Addr::BROADCAST,
             (_, Some(client)) => client,
-            _ if header.flags.get() & dhcp::BROADCAST != 0 => Ipv4Addr::BROADCAST,
-            _ => self.v4.addr,
+            (_, None) if broadcast => Ipv4Addr::BROADCAST,
+            (_, None) => self.v4.addr,
         }
     }
 

@@ -160,7 +160,7 @@ impl Offload {
         }
         .max(1);
         let offsets = (0..payload_len.max(1)).step_by(size);
-        (0u16..).zip(offsets).map(move |(index, offset)| {
+        offsets.zip(0..=u16::MAX).map(move |(offset, index)| {
             let left = payload_len.saturating_sub(offset);
             Piece { index, offset, len: left.min(size), last: left <= size }
         })
@@ -368,6 +368,13 @@ mod tests {
             assert_eq!(Offload::from_bytes(&header), Err(DropReason::Offload));
         }
         assert_eq!(Offload::from_bytes(&[0; 9]), Err(DropReason::Truncated));
+    }
+
+    #[test]
+    fn more_pieces_than_an_index_counts() {
+        let offload = Offload { gso: Gso::Udp, gso_size: 1, ..Offload::default() };
+        assert_eq!(offload.pieces(0xffff).last().map(|p| (p.index, p.last)), Some((0xfffe, true)));
+        assert_eq!(offload.pieces(0x2_0000).count(), 0x1_0000);
     }
 
     #[test]

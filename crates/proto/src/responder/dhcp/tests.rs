@@ -153,6 +153,15 @@ fn information_without_a_lease() {
 }
 
 #[test]
+fn no_client_has_such_an_address() {
+    for address in [[127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
+        let mut request = message(&[53, 1, 8]);
+        request[12..16].copy_from_slice(&address);
+        assert_eq!(ask(&config(), &request).unwrap().frame.dst, IpAddr::from([255; 4]));
+    }
+}
+
+#[test]
 fn broadcast_where_asked_for() {
     let mut request = message(&[53, 1, 1]);
     request[10] = 0x80;
