@@ -66,7 +66,11 @@ impl<L: Link> Context<L> {
             let mut count = 1;
             if size > fits {
                 for part in parts(len, size) {
-                    self.fragments(&path, ports, next, part);
+                    if part.len() > fits {
+                        self.fragments(&path, ports, next, part);
+                    } else {
+                        self.super_frame(&path, ports, next..next + 1, part, 0);
+                    }
                 }
             } else if joined {
                 for part in parts(len, MAX_PAYLOAD / size * size) {
