@@ -17,7 +17,9 @@ use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, Mode, Outcome, PastaOptions, PerFamily};
+use crate::cli::{self, Config, Mode, Outcome, PastaOptions, PerFamily, PortRange};
+use crate::flow::Protocol;
+use crate::host::listen::{self, Listener, Scope};
 use crate::life::background::{self, PidFile};
 use crate::life::namespace::{self, Entered};
 use crate::life::start::{self, Inherited};
@@ -92,6 +94,7 @@ fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> any
     let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
     let capture = capture(config)?;
     let setup = set_up(config)?;
+    let listeners = listen(config)?;
     let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
     let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
     let wanted = setup.tap.as_ref().unwrap_or(&default);
@@ -101,6 +104,7 @@ fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> any
     let mut worker = Worker::new(TapLink::new(tap, mtu), &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
     worker.context().capture = capture;
+    worker.listen(listeners).context("Couldn't watch ports")?;
 
     // Everything is in place from here on.
     if config.foreground {
@@ -127,6 +131,27 @@ fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),
     }
+}
+
+/// Opens the sockets of forwarded ports.
+fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let ephemeral = ephemeral.ok().and_then(|text| {
+        let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
+        PortRange::new(ports.next()?, ports.next()?)
+    });
+    let ephemeral = ephemeral.unwrap_or(PortRange::DYNAMIC);
+    let mut listeners = Vec::new();
+    for (protocol, enabled, ports) in [
+        (Protocol::Tcp, config.services.tcp, &config.ports.tcp_in),
+        (Protocol::Udp, config.services.udp, &config.ports.udp_in),
+    ] {
+        if enabled {
+            let scope = Scope { protocol, families: config.families, freebind: config.freebind };
+            listeners.append(&mut listen::open(&ports.rules(ephemeral)?, scope)?);
+        }
+    }
+    Ok(listeners)
 }
 
 /// Begins the recording that was asked for.

@@ -372,6 +372,9 @@ impl PortRange {
     /// Every port there is.
     pub const ALL: Self = Self { first: 1, last: u16::MAX };
 
+    /// The dynamic ports of RFC 6335, section 6.
+    pub const DYNAMIC: Self = Self { first: 49152, last: u16::MAX };
+
     /// A range from its ends, both included; `None` without a port or with port 0.
     pub fn new(first: u16, last: u16) -> Option<Self> {
         (1 <= first && first <= last).then_some(Self { first, last })
