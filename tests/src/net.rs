@@ -144,9 +144,11 @@ impl Net {
         peer.ip(&format!("addr add {FAR6}/128 dev lo nodad"));
         host.ip(&format!("route add default via {GATEWAY4}"));
         host.ip(&format!("route add default via {GATEWAY6}"));
+        // Right after the link came up the first solicitation may be lost, which
+        // costs whoever sends it a second.
         eventually("the link's IPv6 is up", || {
-            let addresses = host.run("ip -6 addr show dev eth0");
-            (addresses.contains("fe80:") && !addresses.contains("tentative")).then_some(())
+            let outcome = host.peer(&format!("connect [{GATEWAY6}]:9"));
+            outcome.starts_with("ConnectionRefused").then_some(())
         });
         Some(net)
     }

@@ -214,7 +214,9 @@ pub(crate) fn pump(direction: &str, to: &str, seconds: u64) -> Result<String> {
     } else {
         let mut stream = request(to, "flood")?;
         while Instant::now() < end {
-            bytes += stream.read(&mut buffer)? as u64;
+            let count = stream.read(&mut buffer)?;
+            ensure!(count > 0, "ended early");
+            bytes += count as u64;
         }
     }
     let millis = u64::try_from(start.elapsed().as_millis())?;
