@@ -31,10 +31,17 @@ fn refused() {
     }
 }
 
+/// Addresses behind the peer that swallow everything.
+fn blackhole(net: &Net) {
+    net.peer.ip("route add blackhole 198.51.100.66/32");
+    net.peer.ip("route add blackhole 2001:db8:f::66/128");
+}
+
 /// The guest gives up by its own timer; nothing may answer before.
 #[test]
 fn blackholed_the_guest_gives_up_first() {
-    let Some((guest, _net)) = connected() else { return };
+    let Some((guest, net)) = connected() else { return };
+    blackhole(&net);
     guest.sysctl("net.ipv4.tcp_syn_retries=1");
     for address in ["198.51.100.66", "2001:db8:f::66"] {
         let (outcome, millis) = connect(&guest, &at(address, 80));
@@ -48,6 +55,7 @@ fn blackholed_the_guest_gives_up_first() {
 #[test]
 fn blackholed_the_host_gives_up_first() {
     let Some((guest, net)) = connected() else { return };
+    blackhole(&net);
     net.host.sysctl("net.ipv4.tcp_syn_retries=1");
     guest.sysctl("net.ipv4.tcp_syn_retries=2");
     let (outcome, _) = connect(&guest, &at("198.51.100.66", 80));

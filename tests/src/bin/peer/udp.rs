@@ -29,7 +29,8 @@ pub(crate) fn serve(address: &str) -> Result<()> {
 pub(crate) fn sweep(to: &str, largest: usize) -> Result<String> {
     let socket = connected(to)?;
     let content = Stream::new(3).next_chunk().to_vec();
-    let sizes: Vec<usize> = (1..1600).chain((1600..largest).step_by(509)).chain([largest]).collect();
+    let sizes: Vec<usize> =
+        (1..largest.min(1600)).chain((1600..largest).step_by(509)).chain([largest]).collect();
     let mut buffer = vec![0; 65_536];
     for (offset, size) in sizes.iter().enumerate() {
         let datagram = &content[offset..offset + size];
