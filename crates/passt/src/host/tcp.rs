@@ -72,6 +72,8 @@ pub struct TcpFlow {
     peek_offset: Option<u32>,
     /// The host's peer has finished.
     ended: bool,
+    /// The host's connection was reset: an end of its stream is none.
+    reset: bool,
     /// What the timer is set to.
     timer: Option<Instant>,
 }
@@ -239,6 +241,7 @@ fn begin<L: Link>(
         rest: None,
         peek_offset,
         ended: false,
+        reset: false,
         timer: None,
     };
     let handle = flows.insert(key, Flow::Tcp(flow)).map_err(|_| DropReason::TableFull)?;
@@ -352,7 +355,8 @@ impl TcpFlow {
                 None => Verdict::Keep,
             };
         }
-        self.ended |= events.contains(EventFlags::RDHUP);
+        self.reset |= error.is_some();
+        self.ended |= events.contains(EventFlags::RDHUP) && !self.reset;
         if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
             self.conn.handle(ctx.now, Event::Readable);
         }
@@ -364,7 +368,7 @@ impl TcpFlow {
         }
         let verdict = self.pull(ctx, handle);
         // What arrived before a reset is still to be had, and was passed on first.
-        if error.is_some() && verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
+        if self.reset && verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -464,7 +468,7 @@ impl TcpFlow {
             msg::peek(self.fd.as_fd(), &room)
         };
         let found = match found {
-            Ok(0) => None,
+            Ok(0) if !self.reset => None,
             Ok(n) => n.checked_sub(skipped),
             Err(_) => Some(0),
         };
