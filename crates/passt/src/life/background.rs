@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process, setsid};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The PID file.
-    #[error("PID file {}: {source}", path.display())]
+    #[error("PID file {}", path.display())]
     PidFile {
         /// Where it is.
         path: PathBuf,
@@ -20,7 +20,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The way to the background.
-    #[error("Couldn't go to the background: {0}")]
+    #[error("Couldn't go to the background")]
     Detach(#[from] io::Error),
 }
 

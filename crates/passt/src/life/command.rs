@@ -25,7 +25,7 @@ const HOST_NAME_MAX: usize = 64;
 
 /// Why the command couldn't be started.
 #[derive(Debug, thiserror::Error)]
-#[error("Couldn't start command or shell: {0}")]
+#[error("Couldn't start command or shell")]
 pub struct Error(#[from] io::Error);
 
 /// A command or shell in its own namespaces.

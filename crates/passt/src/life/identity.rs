@@ -24,7 +24,7 @@ pub enum Error {
     #[error("Invalid --runas option: {0}")]
     Invalid(String),
     /// The kernel refused.
-    #[error("Can't change to user {uid}, group {gid}: {source}")]
+    #[error("Can't change to user {uid}, group {gid}")]
     Refused {
         /// The user wanted.
         uid: u32,

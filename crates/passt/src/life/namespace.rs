@@ -23,6 +23,14 @@ use super::start::Inherited;
 use super::watch::{self, Watch};
 use crate::cli::{Config, PastaOptions, Target, Userns};
 
+/// What of root's capabilities outlives the change of identity, until a user namespace replaces it:
+/// for joining and making namespaces, for devices and low ports in one that has no user
+/// namespace of its own, and for mapping root to root.
+const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SETFCAP);
+
 /// Why there is no namespace to work for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,7 +38,7 @@ pub enum Error {
     #[error(transparent)]
     Identity(#[from] identity::Error),
     /// A path refers to no namespace that we may open.
-    #[error("Couldn't open {kind} namespace {}: {source}", path.display())]
+    #[error("Couldn't open {kind} namespace {}", path.display())]
     Open {
         /// `user` or `network`.
         kind: &'static str,
@@ -40,7 +48,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The namespace is there but closed to us.
-    #[error("Couldn't enter {kind} namespace {}: {source}", path.display())]
+    #[error("Couldn't enter {kind} namespace {}", path.display())]
     Enter {
         /// `user` or `network`.
         kind: &'static str,
@@ -50,7 +58,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel or a security module doesn't let us have one.
-    #[error("Couldn't create user namespace: {0}")]
+    #[error("Couldn't create user namespace")]
     Detach(#[source] io::Error),
     /// The program of the new namespace couldn't be started.
     #[error(transparent)]
@@ -129,8 +137,7 @@ fn enter_user(userns: &Userns, wanted: Option<Identity>) -> Result<(), Error> {
         Userns::New | Userns::Current => None,
     };
     if let Some(identity) = wanted {
-        identity
-            .assume(CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE)?;
+        identity.assume(KEPT)?;
     }
     if let Some((opened, path)) = joined {
         opened.join().map_err(|source| Error::Enter { kind: "user", path: path.clone(), source })?;

@@ -17,8 +17,9 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Gives back what [`limits`] changed.
+    /// Gives back what [`limits`] changed, and leaves no signal blocked.
     pub(super) fn restore(&self) -> io::Result<()> {
+        signal::unblock_all()?;
         umask(self.umask);
         setrlimit(Resource::Nofile, self.nofile)?;
         Ok(())

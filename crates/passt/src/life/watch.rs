@@ -25,7 +25,7 @@ const PSEUDO: [i128; 3] = [0x9fa0, 0x1cd1, 0x6265_6572];
 
 /// The end of a namespace can't be watched.
 #[derive(Debug, thiserror::Error)]
-#[error("Couldn't watch network namespace {}: {source}", path.display())]
+#[error("Couldn't watch network namespace {}", path.display())]
 pub struct Error {
     path: PathBuf,
     source: io::Error,
