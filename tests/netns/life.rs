@@ -191,6 +191,22 @@ fn the_end_of_a_named_namespace_is_noticed() {
     }
 }
 
+/// Whoever unmounts a namespace may not be told that we keep it busy.
+#[test]
+fn a_mounted_namespace_can_be_unmounted() {
+    let Some(net) = Net::new() else { return };
+    let path = net.dir().join("ns");
+    let script = "set -e; touch ns; unshare -n mount --bind /proc/self/ns/net ns; \
+                  ./pasta --config-net --quiet --pid pid --netns ./ns; nsenter --net=./ns ip addr; \
+                  umount ns; rm ns";
+    let mut command = normal(&net, "unshare");
+    let shown = Process::start(command.args(["-Urm", "sh", "-c", script])).succeed();
+    assert!(shown.contains("127.0.0.1/8") && shown.contains("mtu 65520"), "{shown}");
+    assert!(!path.exists());
+    let pid = fs::read_to_string(net.dir().join("pid")).expect("PID file").trim().parse().expect("a PID");
+    eventually_within(NOTICED, "end of pasta", || has_ended(pid).then_some(()));
+}
+
 /// By its number or by the path of its namespace, which may also be one that
 /// can only be polled.
 #[test]

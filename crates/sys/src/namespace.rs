@@ -19,6 +19,14 @@ impl Netns {
         File::open(path).map(Self)
     }
 
+    /// The same namespace without what its path needs: the mount that it was opened from
+    /// can be removed while this lives. Shows at once whether it can be entered.
+    pub fn detached(self) -> io::Result<Self> {
+        // Where there is no /proc, the mount stays.
+        let own = self.run(|| File::open("/proc/thread-self/ns/net"))?;
+        Ok(own.map_or(self, Self))
+    }
+
     /// Runs `work` in the namespace and returns its result, while this thread and
     /// so the process stay in theirs: sockets and devices that `work` opens belong
     /// to the namespace wherever they are used afterwards.

@@ -103,8 +103,7 @@ fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<E
     // Some paths can only be reached with the user namespace's privileges.
     let entered = early.or_else(|_: Error| open())?;
     let enter = |source| Error::Enter { kind: "network", path: path.into(), source };
-    entered.netns.run(|| ()).map_err(enter)?;
-    Ok(entered)
+    Ok(Entered { netns: entered.netns.detached().map_err(enter)?, ..entered })
 }
 
 fn create(
