@@ -33,6 +33,8 @@ use crate::worker::Context;
 const FAR: Duration = Duration::from_millis(2);
 /// Promise to a guest while the pool of slack is empty.
 const SMALL_ROOM: u32 = 16 * 1024;
+/// Largest MTU of a link.
+const MAX_MTU: u16 = 65_520;
 /// Super-frames sent for one flow before others get their turn.
 const BURST: usize = 8;
 /// Bytes of the buffer that skipped data goes to where `SO_PEEK_OFF` is missing.
@@ -82,7 +84,8 @@ impl Tcp {
     pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64)) -> Self {
         let room = link.caps().queue_limit.map_or(slack::ROOM, |limit| limit.min(slack::ROOM));
         let config = |headers: u16| tcp::Config {
-            mss: mtu.saturating_sub(headers).max(88),
+            // A guest that was not told its MTU knows better than we do what fits.
+            mss: if mtu == 0 { MAX_MTU } else { mtu }.saturating_sub(headers).max(88),
             room: u32::try_from(room).unwrap_or(u32::MAX),
             max_peek: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
             timestamps: false,
