@@ -20,6 +20,8 @@ mod isn;
 mod open;
 mod receive;
 mod rtt;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 pub use isn::IsnSecret;
@@ -337,7 +339,14 @@ impl Connection {
             return Push::NONE;
         }
         if flags.contains(Flags::RST) {
-            self.end(None, true);
+            // RFC 9293, sections 3.10.7.3 and 3.10.7.4.
+            let believed = match opening.guest {
+                Some((irs, _)) => segment.seq.distance(irs + 1) <= self.config.room,
+                None => acked,
+            };
+            if believed {
+                self.end(None, true);
+            }
             return Push::NONE;
         }
         match opening.guest {

@@ -98,8 +98,9 @@ impl Receive {
     /// Takes a segment's place in the stream; returns what to queue of it.
     pub(super) fn segment(&mut self, now: Instant, seq: Seq, len: u32, fin: bool) -> Push {
         let expected = self.next + self.pending;
+        let ended = self.fin == Some(expected);
         if len == 0 && !fin {
-            if seq != expected {
+            if seq != expected + u32::from(ended) {
                 // A keep-alive or window probe: RFC 9293, section 3.10.7.4.
                 self.ack = Ack::Now;
             }
@@ -107,7 +108,7 @@ impl Receive {
         }
         let skip = expected.distance(seq);
         let repeated = skip > len || (skip == len && !fin);
-        if seq.after(expected) || repeated || self.fin == Some(expected) {
+        if seq.after(expected) || repeated || ended {
             // A gap or a repetition: the same acknowledgement again tells what is expected.
             self.ack = Ack::Now;
             return Push::NONE;
@@ -218,7 +219,8 @@ impl Receive {
         self.acked = self.ackable().max(self.acked);
         let scale = if self.scaled { WINDOW_SCALE } else { 0 };
         // Rounded up: rounding down would move the edge back.
-        let units = self.target_edge().distance(self.acked).div_ceil(1 << scale).min(u32::from(u16::MAX));
+        let edge = self.target_edge().max(self.acked);
+        let units = edge.distance(self.acked).div_ceil(1 << scale).min(u32::from(u16::MAX));
         self.edge = self.edge.max(self.acked + (units << scale));
         (self.acked, u16::try_from(units).unwrap_or(u16::MAX))
     }

@@ -268,7 +268,7 @@ impl Transmit {
                 recovery.next = stop;
             }
             self.arm(now);
-            return (start, false);
+            return (start, self.end == Some(stop) && stop.before(self.max));
         }
         self.nxt = stop;
         if !stop.before(self.max) {
@@ -336,8 +336,9 @@ impl Transmit {
         self.attempts += 1;
         self.rtt.back_off();
         self.timer = None;
-        let probe = self.in_flight() == 0;
-        if !probe {
+        // With a closed window nothing goes out again, unless the guest is asked.
+        let probe = self.in_flight() == 0 || self.window == 0;
+        if self.in_flight() > 0 {
             // Go back. What the guest acknowledged selectively it may have dropped since (RFC 2018, section 8).
             self.nxt = self.una;
             self.sacked.clear();
@@ -374,9 +375,10 @@ impl Transmit {
         self.una - 1
     }
 
-    /// The host has finished, and the guest has acknowledged that.
+    /// The host has finished, and the guest has acknowledged that. A socket that is closed with
+    /// data in its receive queue resets the connection, so that has to be empty as well.
     pub(super) fn is_finished(&self) -> bool {
-        self.end.is_some_and(|end| self.una == end + 1)
+        self.discard == 0 && self.end.is_some_and(|end| self.una == end + 1)
     }
 
     pub(super) fn mss(&self) -> u32 {

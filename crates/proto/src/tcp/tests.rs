@@ -1,0 +1,753 @@
+//! Tests that read like packet traces, and arbitrary sequences of operations.
+//!
+//! The guest's bytes begin at 1001, those of the host's peer at 5001. The
+//! window promised to the guest is 20 000 bytes and an MSS 1000, unless a test says otherwise.
+
+extern crate std;
+
+use std::vec::Vec;
+
+use super::*;
+
+const IRS: u32 = 1000;
+const ISS: u32 = 5000;
+const ROOM: u32 = 20_000;
+const MSS: u32 = 1000;
+
+const SYN: Flags = Flags::SYN;
+const ACK: Flags = Flags::ACK;
+const FIN: Flags = Flags::FIN.union(Flags::ACK);
+const RST: Flags = Flags::RST;
+
+fn config() -> Config {
+    Config { mss: 1000, room: ROOM, max_peek: 8000, timestamps: true, sack: true }
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A segment of the guest; its window is 10 000 bytes.
+fn seg(flags: Flags, seq: u32, ack: u32) -> Segment {
+    Segment {
+        src_port: 40_000,
+        dst_port: 80,
+        seq: Seq(seq),
+        ack: Seq(ack),
+        flags,
+        window: 10_000,
+        ..Segment::default()
+    }
+}
+
+fn syn() -> Segment {
+    let options = Options { mss: Some(1000), sack_permitted: true, ..Options::default() };
+    Segment { options, ..seg(SYN, IRS, 0) }
+}
+
+struct Trace {
+    conn: Connection,
+    now: Instant,
+}
+
+impl Trace {
+    /// The guest's SYN arrived.
+    fn connecting(syn: &Segment) -> Self {
+        Self { conn: Connection::from_guest(config(), syn, Seq(ISS)), now: Instant::from_millis(1000) }
+    }
+
+    /// The guest opened the connection, and the host has nothing to say.
+    fn established() -> Self {
+        Self::established_with(&syn(), None)
+    }
+
+    fn established_with(syn: &Segment, far: Option<Duration>) -> Self {
+        let mut t = Self::connecting(syn);
+        t.event(Event::Connected { far });
+        assert_eq!(t.emits().flags, SYN | ACK);
+        let options = Options { timestamps: syn.options.timestamps, ..Options::default() };
+        t.gets(Segment { options, ..seg(ACK, IRS + 1, ISS + 1) }, 0);
+        t.finds_nothing();
+        t.quiet();
+        t
+    }
+
+    /// A segment with `len` bytes arrives from the guest; what is pushed is queued at once.
+    fn gets(&mut self, segment: Segment, len: u32) -> Push {
+        let push = self.conn.segment(self.now, &segment, len);
+        if push.len > 0 {
+            self.event(Event::Queued { taken: push.len, held: 0, room: ROOM });
+        }
+        push
+    }
+
+    fn event(&mut self, event: Event) {
+        self.conn.handle(self.now, event);
+    }
+
+    fn after(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.event(Event::Timeout);
+    }
+
+    fn action(&mut self) -> Option<Action> {
+        self.conn.next_action(self.now)
+    }
+
+    #[track_caller]
+    fn quiet(&mut self) {
+        assert_eq!(self.action(), None);
+    }
+
+    #[track_caller]
+    fn emits(&mut self) -> Segment {
+        match self.action() {
+            Some(Action::Emit(segment)) => segment,
+            other => panic!("{other:?} instead of a segment"),
+        }
+    }
+
+    #[track_caller]
+    fn acks(&mut self, ack: u32) -> Segment {
+        let segment = self.emits();
+        assert_eq!((segment.flags, segment.ack), (ACK, Seq(ack)), "{segment:?}");
+        segment
+    }
+
+    #[track_caller]
+    fn peeks(&mut self, offset: u32, len: u32) {
+        assert_eq!(self.action(), Some(Action::Peek { offset, len }));
+    }
+
+    /// The next peek finds the queue empty there.
+    #[track_caller]
+    fn finds_nothing(&mut self) {
+        assert!(matches!(self.action(), Some(Action::Peek { .. })));
+        self.conn.drained(false);
+    }
+
+    /// The peek just asked for finds `len` bytes; returns the segment's header.
+    fn finds(&mut self, len: u32, drained: bool, ended: bool) -> Segment {
+        self.conn.transmit(self.now, len, drained, ended)
+    }
+
+    /// The host sends `count` full segments, one at a time.
+    fn sends(&mut self, count: u32) {
+        for n in 0..count {
+            self.event(Event::Readable);
+            assert!(matches!(self.action(), Some(Action::Peek { .. })), "segment {n}");
+            self.finds(MSS, true, false);
+        }
+        self.quiet();
+    }
+}
+
+#[test]
+fn opened_by_the_guest() {
+    // RFC 9293, section 3.5; answered only when the host's connect succeeded.
+    let mut t = Trace::connecting(&syn());
+    t.quiet();
+    t.gets(syn(), 0);
+    t.quiet();
+    t.event(Event::Connected { far: None });
+    let reply = t.emits();
+    assert_eq!((reply.flags, reply.seq, reply.ack), (SYN | ACK, Seq(ISS), Seq(IRS + 1)));
+    assert_eq!((reply.options.mss, reply.options.sack_permitted), (Some(1000), true));
+    assert_eq!((reply.options.window_scale, reply.options.timestamps), (None, None), "not offered");
+    assert_eq!((reply.src_port, reply.dst_port), (80, 40_000));
+    t.quiet();
+    // Our answer was lost.
+    t.gets(syn(), 0);
+    assert_eq!(t.emits().flags, SYN | ACK);
+    t.after(ms(1999));
+    t.quiet();
+    t.after(ms(1));
+    assert_eq!(t.emits().flags, SYN | ACK);
+    // The acknowledgement was lost, but data brings another one.
+    assert_eq!(t.gets(seg(ACK, IRS + 1, ISS + 1), 10), Push { skip: 0, len: 10 });
+    t.finds_nothing();
+    t.acks(IRS + 11);
+    t.quiet();
+}
+
+#[test]
+fn opened_by_the_host() {
+    let mut t = Trace {
+        conn: Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO),
+        now: Instant::ZERO,
+    };
+    let ours = t.emits();
+    assert_eq!((ours.flags, ours.seq, ours.options.window_scale), (SYN, Seq(ISS), Some(WINDOW_SCALE)));
+    t.after(ms(1000));
+    assert_eq!(t.emits().flags, SYN);
+    t.gets(Segment { flags: SYN | ACK, ..seg(ACK, IRS, ISS + 1) }, 0);
+    t.finds_nothing();
+    assert_eq!(t.acks(IRS + 1).seq, Seq(ISS + 1));
+    t.quiet();
+    // The acknowledgement was lost: RFC 5961, section 4.
+    t.gets(Segment { flags: SYN | ACK, ..seg(ACK, IRS, ISS + 1) }, 0);
+    t.acks(IRS + 1);
+    t.quiet();
+}
+
+#[test]
+fn host_refuses() {
+    let mut t = Trace::connecting(&syn());
+    t.event(Event::Failed);
+    let reset = t.emits();
+    assert_eq!((reset.flags, reset.seq, reset.ack), (RST | ACK, Seq(0), Seq(IRS + 1)));
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+#[test]
+fn guest_refuses() {
+    let open = || Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO);
+    let mut t = Trace { conn: open(), now: Instant::ZERO };
+    t.emits();
+    // RFC 9293, section 3.10.7.3: without an acknowledgement of our SYN it is somebody else's.
+    t.gets(seg(RST, IRS, 0), 0);
+    t.gets(seg(RST | ACK, IRS, ISS + 7), 0);
+    t.quiet();
+    t.gets(seg(RST | ACK, 0, ISS + 1), 0);
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+#[test]
+fn attempts_to_open_end() {
+    let mut t = Trace {
+        conn: Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO),
+        now: Instant::ZERO,
+    };
+    let mut sent = Vec::new();
+    let reset = loop {
+        let segment = t.emits();
+        if segment.flags.contains(RST) {
+            break t.now;
+        }
+        sent.push(t.now.as_millis() / 1000);
+        t.now = t.conn.next_timeout().expect("a timer");
+        t.event(Event::Timeout);
+    };
+    assert_eq!(sent, [0, 1, 3, 7, 15, 31, 63]);
+    assert_eq!(reset.as_millis(), 127_000);
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+#[test]
+fn forgotten_connection_of_the_guest() {
+    // RFC 9293, section 3.5.2: it answers our SYN with an acknowledgement of something else.
+    let mut t = Trace {
+        conn: Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO),
+        now: Instant::ZERO,
+    };
+    t.emits();
+    t.gets(seg(ACK, 77, 4444), 0);
+    let reset = t.emits();
+    assert_eq!((reset.flags, reset.seq), (RST, Seq(4444)));
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+#[test]
+fn data_is_acknowledged_when_queued() {
+    let mut t = Trace::established();
+    let push = t.conn.segment(t.now, &seg(ACK, 1001, 5001), 500);
+    assert_eq!(push, Push { skip: 0, len: 500 });
+    t.event(Event::Queued { taken: 500, held: 0, room: ROOM });
+    assert_eq!(t.acks(1501).window, 20_000);
+    t.quiet();
+    // Half of it again, and some more.
+    assert_eq!(t.gets(seg(ACK, 1251, 5001), 500), Push { skip: 250, len: 250 });
+    t.acks(1751);
+    // All of it again: RFC 9293, section 3.10.7.4.
+    assert_eq!(t.gets(seg(ACK, 1001, 5001), 500), Push::NONE);
+    t.acks(1751);
+    t.quiet();
+}
+
+#[test]
+fn a_gap_is_told_each_time() {
+    // RFC 5681, section 4.2.
+    let mut t = Trace::established();
+    for n in 1..4 {
+        assert_eq!(t.gets(seg(ACK, 1001 + n * 1000, 5001), 1000), Push::NONE);
+        t.acks(1001);
+        t.quiet();
+    }
+    t.gets(seg(ACK, 1001, 5001), 1000);
+    t.acks(2001);
+}
+
+#[test]
+fn what_exceeds_the_window_is_cut() {
+    let mut t = Trace::established();
+    let push = t.conn.segment(t.now, &seg(FIN, 1001, 5001), ROOM + 5);
+    assert_eq!(push, Push { skip: 0, len: ROOM });
+    // The host's kernel took nothing of it.
+    t.event(Event::Queued { taken: ROOM, held: ROOM, room: ROOM });
+    assert_eq!(t.acks(1001).window, 20_000);
+    assert_eq!(t.gets(seg(ACK, 1001 + ROOM, 5001), 1), Push::NONE, "window probe");
+    t.acks(1001);
+    t.quiet();
+    // It takes some, which is acknowledged; the edge stays.
+    t.event(Event::Flushed { held: ROOM / 2 });
+    assert_eq!(t.acks(1001 + ROOM / 2).window, 10_000);
+    // It has taken all: the window opens again.
+    t.event(Event::Flushed { held: 0 });
+    assert_eq!(t.acks(1001 + ROOM).window, 20_000);
+    t.quiet();
+}
+
+#[test]
+fn unacceptable_acknowledgements() {
+    // RFC 9293, section 3.10.7.4: of something never sent.
+    let mut t = Trace::established();
+    assert_eq!(t.gets(seg(ACK, 1001, 5002), 100), Push::NONE);
+    assert_eq!(t.acks(1001).seq, Seq(5001));
+    // Old ones are ignored, but not their data.
+    assert_eq!(t.gets(seg(ACK, 1001, 4000), 100).len, 100);
+    t.acks(1101);
+    // Without one, a segment is nothing.
+    assert_eq!(t.gets(seg(Flags::empty(), 1101, 0), 100), Push::NONE);
+    t.quiet();
+}
+
+#[test]
+fn resets_have_to_be_in_the_window() {
+    // RFC 9293, section 3.10.7.4.
+    for (seq, believed) in
+        [(1000, false), (1001, true), (1001 + ROOM, true), (1002 + ROOM, false), (0, false)]
+    {
+        let mut t = Trace::established();
+        t.gets(seg(RST, seq, 0), 0);
+        assert_eq!(t.action(), believed.then_some(Action::Abort), "{seq}");
+    }
+}
+
+#[test]
+fn syn_is_challenged() {
+    // RFC 5961, section 4.2.
+    let mut t = Trace::established();
+    for seq in [1000, 1001, 0x8000_0000] {
+        t.gets(seg(SYN, seq, 0), 0);
+        assert_eq!(t.acks(1001).seq, Seq(5001));
+        t.quiet();
+    }
+}
+
+#[test]
+fn keep_alive_is_answered() {
+    let mut t = Trace::established();
+    for len in [0, 1] {
+        t.gets(seg(ACK, 1000, 5001), len);
+        t.acks(1001);
+        t.quiet();
+    }
+}
+
+#[test]
+fn retransmission_timer() {
+    // RFC 6298, section 5: the handshake took no time, so the least timeout is used.
+    let mut t = Trace::established();
+    t.sends(2);
+    for (wait, doubled) in [(200, 400), (400, 800), (800, 1600)] {
+        t.after(ms(wait - 1));
+        t.quiet();
+        t.after(ms(1));
+        t.peeks(0, 2000);
+        assert_eq!(t.finds(2000, false, false).seq, Seq(5001));
+        t.quiet();
+        assert_eq!(t.conn.next_timeout(), Some(t.now + ms(doubled)));
+    }
+    // (5.2), (5.3): an acknowledgement stops or restarts it.
+    t.gets(seg(ACK, 1001, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(200)));
+    t.gets(seg(ACK, 1001, 7001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.finds_nothing();
+    t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + KEEPALIVE));
+}
+
+const KEEPALIVE: Duration = Duration::from_secs(120);
+
+#[test]
+fn guest_that_does_not_answer_is_given_up() {
+    let mut t = Trace::established();
+    t.sends(1);
+    let (begun, mut sent) = (t.now, 0);
+    loop {
+        match t.action() {
+            Some(Action::Peek { .. }) => {
+                t.finds(1000, true, false);
+                sent += 1;
+            }
+            Some(Action::Emit(Segment { flags: ACK, seq: Seq(5000), .. })) => {} // keep-alive
+            Some(Action::Emit(segment)) => assert_eq!(segment.flags, RST | ACK),
+            Some(Action::Abort) => break,
+            Some(other) => panic!("{other:?}"),
+            None => {
+                t.now = t.conn.next_timeout().expect("a timer");
+                t.event(Event::Timeout);
+            }
+        }
+    }
+    assert_eq!(sent, 15);
+    let waited = t.now.since(begun).as_secs();
+    assert!((600..1200).contains(&waited), "{waited}");
+}
+
+#[test]
+fn fast_retransmission() {
+    // RFC 5681, section 3.2, and RFC 6582: five segments, the first and the third are lost.
+    let mut t = Trace::established_with(&Segment { options: Options::default(), ..syn() }, None);
+    t.conn.config.mss = 1000;
+    let size = 536;
+    for _ in 0..5 {
+        t.event(Event::Readable);
+        assert!(matches!(t.action(), Some(Action::Peek { .. })));
+        t.finds(size, true, false);
+    }
+    for _ in 0..2 {
+        t.gets(seg(ACK, 1001, 5001), 0);
+        t.quiet();
+    }
+    t.gets(seg(ACK, 1001, 5001), 0);
+    t.peeks(0, size);
+    assert_eq!(t.finds(size, false, false).seq, Seq(5001));
+    t.quiet();
+    // A partial acknowledgement: the next hole is filled at once, and only that.
+    t.gets(seg(ACK, 1001, 5001 + 2 * size), 0);
+    assert_eq!(t.action(), Some(Action::Discard(2 * size)));
+    t.peeks(0, size);
+    assert_eq!(t.finds(size, false, false).seq, Seq(5001 + 2 * size));
+    t.quiet();
+    t.gets(seg(ACK, 1001, 5001 + 5 * size), 0);
+    assert_eq!(t.action(), Some(Action::Discard(3 * size)));
+    t.quiet();
+    assert_eq!(t.conn.retransmitted(), 2);
+}
+
+#[test]
+fn what_is_no_duplicate() {
+    // RFC 5681, section 2: with data, with another window, or with nothing outstanding.
+    let mut t = Trace::established();
+    for _ in 0..5 {
+        t.gets(seg(ACK, 1001, 5001), 0);
+    }
+    t.sends(2);
+    for n in 0..5 {
+        t.gets(Segment { window: 9000 + n, ..seg(ACK, 1001, 5001) }, 0);
+        t.quiet();
+    }
+    for n in 0..5 {
+        t.gets(Segment { window: 9004, ..seg(ACK, 1001 + 100 * n, 5001) }, 100);
+        t.acks(1101 + 100 * n);
+        t.quiet();
+    }
+}
+
+fn sack(blocks: &[(u32, u32)]) -> Segment {
+    let mut segment = seg(ACK, 1001, 5001);
+    for &(from, to) in blocks {
+        segment.options.sack.push(Seq(from), Seq(to));
+    }
+    segment
+}
+
+#[test]
+fn selective_acknowledgements() {
+    // RFC 2018: of eight segments the first, the fourth and the fifth are missing.
+    let mut t = Trace::established();
+    t.sends(8);
+    t.gets(sack(&[(6001, 7001)]), 0);
+    t.gets(sack(&[(6001, 8001)]), 0);
+    t.quiet();
+    t.gets(sack(&[(10_001, 11_001), (6001, 8001)]), 0);
+    t.peeks(0, 1000);
+    t.finds(1000, false, false);
+    t.peeks(3000, 2000);
+    assert_eq!(t.finds(2000, false, false).seq, Seq(8001));
+    t.quiet();
+    t.gets(sack(&[(10_001, 13_001), (6001, 8001)]), 0);
+    t.quiet();
+    t.gets(seg(ACK, 1001, 13_001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(8000)));
+    t.quiet();
+}
+
+#[test]
+fn selective_acknowledgements_may_be_withdrawn() {
+    // RFC 2018, section 8: after a timeout they do not count.
+    let mut t = Trace::established();
+    t.sends(3);
+    t.gets(sack(&[(6001, 8001)]), 0);
+    t.after(ms(200));
+    t.peeks(0, 2000);
+    t.finds(2000, false, false);
+    t.quiet();
+}
+
+#[test]
+fn wrapped_sequence_numbers() {
+    // RFC 7323, section 5.3.
+    let stamped = |segment: Segment, value| Segment {
+        options: Options { timestamps: Some((value, 0)), ..segment.options },
+        ..segment
+    };
+    let mut t = Trace::established_with(&stamped(syn(), 100), None);
+    assert_eq!(t.gets(stamped(seg(ACK, 1001, 5001), 200), 10).len, 10);
+    let reply = t.acks(1011);
+    assert_eq!(reply.options.timestamps.map(|(_, echo)| echo), Some(200));
+    assert_eq!(t.gets(stamped(seg(ACK, 1011, 5001), 199), 10), Push::NONE);
+    t.acks(1011);
+    assert_eq!(t.gets(stamped(seg(ACK, 1011, 5001), 200), 10).len, 10);
+    t.acks(1021);
+    // A reset is never held back by its timestamp.
+    t.gets(stamped(seg(RST, 1021, 0), 1), 0);
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+#[test]
+fn closed_window_is_probed() {
+    // RFC 9293, section 3.8.6.1.
+    let mut t = Trace::established();
+    let window = |window| Segment { window, ..seg(ACK, 1001, 5001) };
+    t.gets(window(0), 0);
+    t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + KEEPALIVE), "nothing to send");
+    t.event(Event::Readable);
+    t.quiet();
+    for wait in [200, 400, 800] {
+        t.after(ms(wait - 1));
+        t.quiet();
+        t.after(ms(1));
+        assert_eq!(t.acks(1001).seq, Seq(5000));
+        t.quiet();
+        t.gets(window(0), 0);
+        t.quiet();
+    }
+    t.gets(window(3000), 0);
+    t.peeks(0, 3000);
+    t.finds(3000, false, false);
+    t.quiet();
+}
+
+#[test]
+fn withdrawn_window_is_probed() {
+    // RFC 9293, section 3.8.6: shrinking is discouraged, but has to be survived.
+    let mut t = Trace::established();
+    t.sends(2);
+    t.gets(Segment { window: 0, ..seg(ACK, 1001, 5001) }, 0);
+    t.quiet();
+    t.after(ms(200));
+    assert_eq!(t.acks(1001).seq, Seq(5000));
+    t.quiet();
+    t.gets(seg(ACK, 1001, 5001), 0);
+    t.peeks(0, 2000);
+}
+
+#[test]
+fn silly_windows_are_not_filled() {
+    // RFC 9293, section 3.8.6.2.1.
+    let mut t = Trace::established();
+    let window = |window, ack| Segment { window, ..seg(ACK, 1001, ack) };
+    t.gets(window(1500, 5001), 0);
+    t.event(Event::Readable);
+    t.peeks(0, 1000);
+    t.finds(1000, false, false);
+    t.quiet();
+    t.gets(window(1400, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.peeks(0, 1000);
+}
+
+#[test]
+fn window_updates() {
+    let mut t = Trace::established();
+    t.sends(1);
+    // An older segment, overtaken by the one before, does not change the window: RFC 9293, SND.WL1.
+    t.gets(Segment { window: 5000, ..seg(ACK, 1001, 5001) }, 100);
+    t.acks(1101);
+    t.gets(Segment { window: 0, ..seg(ACK, 1000, 5001) }, 0);
+    t.acks(1101);
+    t.event(Event::Readable);
+    t.peeks(1000, 4000);
+}
+
+#[test]
+fn fin_is_repeated() {
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    let last = t.finds(100, true, true);
+    assert_eq!((last.flags, last.seq), (Flags::PSH | FIN, Seq(5001)));
+    t.quiet();
+    t.after(ms(200));
+    t.peeks(0, 2000);
+    assert_eq!(t.finds(100, true, true).flags, Flags::PSH | FIN);
+    t.quiet();
+    t.gets(seg(ACK, 1001, 5101), 0);
+    assert_eq!(t.action(), Some(Action::Discard(100)));
+    t.after(ms(200));
+    let fin = t.emits();
+    assert_eq!((fin.flags, fin.seq), (FIN, Seq(5101)));
+    t.quiet();
+    t.gets(seg(ACK, 1001, 5102), 0);
+    t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + KEEPALIVE), "half-closed");
+}
+
+#[test]
+fn fin_travels_with_what_fills_the_last_gap() {
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.finds(2000, true, true);
+    for _ in 0..3 {
+        t.gets(seg(ACK, 1001, 5001), 0);
+    }
+    t.peeks(0, 1000);
+    assert_eq!(t.finds(1000, false, false).flags, ACK);
+    t.gets(seg(ACK, 1001, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.peeks(0, 1000);
+    assert_eq!(t.finds(1000, false, false).flags, Flags::PSH | FIN);
+    t.quiet();
+}
+
+#[test]
+fn end_without_data() {
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.conn.drained(true);
+    assert_eq!(t.emits().flags, FIN);
+    t.quiet();
+}
+
+#[test]
+fn guest_closes_first() {
+    let mut t = Trace::established();
+    assert_eq!(t.gets(seg(FIN, 1001, 5001), 100).len, 100);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1102);
+    t.quiet();
+    // Half-closed: it still gets data, and its acknowledgements need no answer.
+    t.sends(1);
+    t.gets(seg(ACK, 1102, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.quiet();
+    // Its FIN again.
+    t.gets(seg(FIN, 1101, 6001), 0);
+    t.acks(1102);
+    t.quiet();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.conn.drained(true);
+    assert_eq!(t.emits().flags, FIN);
+    t.gets(seg(ACK, 1102, 6002), 0);
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+#[test]
+fn fin_waits_for_what_is_held() {
+    let mut t = Trace::established();
+    t.conn.segment(t.now, &seg(FIN, 1001, 5001), 100);
+    t.event(Event::Queued { taken: 100, held: 60, room: ROOM });
+    t.acks(1041);
+    t.quiet();
+    t.event(Event::Flushed { held: 0 });
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1102);
+}
+
+#[test]
+fn the_queue_is_emptied_before_the_socket_is_closed() {
+    let mut t = Trace::established();
+    t.gets(seg(FIN, 1001, 5001), 0);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1002);
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.finds(100, true, true);
+    t.gets(seg(ACK, 1002, 5102), 0);
+    assert_eq!(t.action(), Some(Action::Discard(100)));
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+#[test]
+fn simultaneous_close() {
+    // RFC 9293, section 3.6, figure 13.
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.conn.drained(true);
+    assert_eq!(t.emits().flags, FIN);
+    t.gets(seg(FIN, 1001, 5001), 0);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1002);
+    t.quiet();
+    t.gets(seg(ACK, 1002, 5002), 0);
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+#[test]
+fn host_fails() {
+    let mut t = Trace::established();
+    t.sends(1);
+    t.event(Event::Failed);
+    let reset = t.emits();
+    assert_eq!((reset.flags, reset.seq, reset.ack), (RST | ACK, Seq(6001), Seq(1001)));
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+#[test]
+fn far_peers_acknowledge_themselves() {
+    let mut t = Trace::established_with(&syn(), Some(ms(40)));
+    assert_eq!(t.gets(seg(FIN, 1001, 5001), 1000).len, 1000);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1001);
+    t.quiet();
+    t.after(ms(10));
+    assert_eq!(t.action(), Some(Action::AskUnacknowledged));
+    t.event(Event::Unacknowledged { bytes: 401 });
+    t.acks(1601);
+    t.quiet();
+    t.after(ms(10));
+    assert_eq!(t.action(), Some(Action::AskUnacknowledged));
+    t.event(Event::Unacknowledged { bytes: 0 });
+    t.acks(2002);
+    t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(120_000 - 20)), "no more to ask for");
+}
+
+#[test]
+fn acknowledgements_travel_with_responses() {
+    let mut t = Trace::established();
+    // A response that is there at once shows that requests and responses alternate here.
+    t.gets(seg(ACK, 1001, 5001), 10);
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    assert_eq!(t.finds(10, true, false).ack, Seq(1011));
+    t.quiet();
+    // Now the acknowledgement waits a little, and travels with the response.
+    t.gets(seg(ACK, 1011, 5011), 10);
+    assert_eq!(t.action(), Some(Action::Discard(10)));
+    t.quiet();
+    t.after(ms(9));
+    t.quiet();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    assert_eq!(t.finds(10, true, false).ack, Seq(1021));
+    t.quiet();
+    // No response in time; the next acknowledgement does not wait.
+    t.gets(seg(ACK, 1021, 5021), 10);
+    assert_eq!(t.action(), Some(Action::Discard(10)));
+    t.quiet();
+    t.after(ms(10));
+    t.acks(1031);
+    t.gets(seg(ACK, 1031, 5021), 10);
+    t.acks(1041);
+    t.quiet();
+}
