@@ -75,14 +75,18 @@ impl Config {
             Mode::Pasta(_) => None,
         };
         let control = self.control_socket.as_ref().map(|_| "--conf-path");
+        let splice = self.pasta().into_iter().flat_map(|pasta| {
+            let only = (pasta.splice == Splice::Only).then_some("--splice-only");
+            only.or(pasta.host_lo_to_ns_lo.then_some("--host-lo-to-ns-lo"))
+        });
         let ports = [
-            ("-t all, auto, ~, %, or target address", &self.ports.tcp_in),
-            ("-u all, auto, ~, %, or target address", &self.ports.udp_in),
-            ("-T all, auto, or ~", &self.ports.tcp_out),
-            ("-U all, auto, or ~", &self.ports.udp_out),
+            ("-t all, auto, ~, %, or target address", self.ports.tcp_in.is_plain()),
+            ("-u all, auto, ~, %, or target address", self.ports.udp_in.is_plain()),
+            ("-T", self.ports.tcp_out.is_default()),
+            ("-U", self.ports.udp_out.is_default()),
         ];
-        let ports = ports.iter().filter(|(_, ports)| !ports.is_plain());
-        let parts: Vec<&str> = passt.into_iter().chain(control).chain(ports.map(|&(text, _)| text)).collect();
+        let ports = ports.iter().filter(|(_, there)| !there).map(|&(text, _)| text);
+        let parts: Vec<&str> = passt.into_iter().chain(control).chain(splice).chain(ports).collect();
         (!parts.is_empty()).then(|| format!("Not supported yet: {}", parts.join("; ")))
     }
 

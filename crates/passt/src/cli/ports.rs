@@ -131,6 +131,16 @@ impl Ports {
     }
 }
 
+impl Ports {
+    /// Whether nothing in particular was asked for: nothing, or what a namespace listens on.
+    pub(super) fn is_default(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Specs(specs) => specs.iter().all(|spec| *spec == PortSpec::auto()),
+        }
+    }
+}
+
 /// In a mix of `none` and others, the first specifier that can't be.
 fn first_conflict(specs: &[OsString]) -> String {
     let none_first = specs.first().is_some_and(|s| s == "none");
