@@ -75,7 +75,7 @@ impl Config {
             Mode::Pasta(_) => None,
         };
         let control = self.control_socket.as_ref().map(|_| "--conf-path");
-        let splice = self.pasta().into_iter().flat_map(|pasta| {
+        let splice = self.pasta().into_iter().filter_map(|pasta| {
             let only = (pasta.splice == Splice::Only).then_some("--splice-only");
             only.or(pasta.host_lo_to_ns_lo.then_some("--host-lo-to-ns-lo"))
         });
