@@ -55,18 +55,17 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// The program under test: `PASTA` from the environment, or the release build.
 pub fn pasta_path() -> PathBuf {
-    let path = std::env::var_os("PASTA").map_or_else(|| target_dir().join("release/pasta"), PathBuf::from);
-    assert!(path.exists(), "{}: build it first: cargo build --release", path.display());
-    path
+    std::env::var_os("PASTA").map_or_else(|| built("release/pasta"), PathBuf::from)
 }
 
 /// The transfer helper that cargo built along with the tests.
 fn peer_path() -> PathBuf {
-    let exe = std::env::current_exe().expect("own path");
-    exe.ancestors().nth(2).expect("target directory").join("peer")
+    built("peer")
 }
 
-fn target_dir() -> PathBuf {
+/// What cargo built, above the running test or command.
+fn built(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
-    exe.ancestors().nth(3).expect("target directory").to_path_buf()
+    let found = exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("no {name}: build it first: cargo build --release"))
 }

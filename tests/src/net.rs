@@ -173,6 +173,12 @@ impl Net {
         Some(Self { host, peer, dir })
     }
 
+    /// One more namespace that nothing connects yet, for a guest of other
+    /// programs. There can be one at a time.
+    pub fn empty_guest(&self) -> Ns {
+        Ns::new(self.host.name.replace("host", "guest"), self.dir())
+    }
+
     /// A directory of this test that every user may write to.
     pub fn dir(&self) -> &Path {
         &self.dir.0

@@ -1,5 +1,6 @@
-//! Development commands: `cargo xtask test`.
+//! Development commands: `cargo xtask test`, `cargo xtask bench`.
 
+mod bench;
 mod machine;
 mod tally;
 
@@ -14,11 +15,17 @@ use tally::Tally;
 const FUZZ_TIME: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    if !std::env::args().skip(1).eq(["test".to_owned()]) {
-        eprintln!("usage: cargo xtask test\n\n  test   install what the tests need, build, run all of them");
-        return ExitCode::from(2);
-    }
-    match test() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.split_first() {
+        Some((command, [])) if command == "test" => test(),
+        Some((command, options)) if command == "bench" => bench(options),
+        _ => {
+            let test = "test     install what the tests need, build, run all of them";
+            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {}", bench::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -28,9 +35,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Compares with other programs; true if this one did not fail.
+fn bench(options: &[String]) -> Result<bool> {
+    machine::prepare();
+    bench::bench(root()?, options)
+}
+
 /// Runs every test there is; true if none failed.
 fn test() -> Result<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace")?;
+    let root = root()?;
     machine::prepare();
     let build = cargo(root, &["build", "--release", "--package", "passt", "--bins"]).status()?;
     ensure!(build.success(), "the release build failed");
@@ -46,6 +59,10 @@ fn test() -> Result<bool> {
     fuzz(&root.join("fuzz"), &mut tally)?;
     tally.print();
     Ok(tally.failed == 0)
+}
+
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace")
 }
 
 fn cargo(dir: &Path, args: &[&str]) -> Command {

@@ -2,6 +2,7 @@
 //! they get, a source of hostile frames. Each prints one line with the outcome.
 
 mod mangle;
+mod rr;
 mod tcp;
 mod udp;
 
@@ -30,6 +31,9 @@ fn main() -> Result<()> {
         ["idle", to, seconds] => tcp::idle(to, seconds.parse()?),
         ["steady", to] => tcp::steady(to),
         ["pump", direction, to, seconds] => say(&tcp::pump(direction, to, seconds.parse()?)?),
+        ["rr-serve", address] => rr::serve(address),
+        ["rr", to, seconds] => say(&rr::request_response(to, seconds.parse()?)?),
+        ["crr", to, seconds] => say(&rr::connect_request_response(to, seconds.parse()?)?),
         ["udp-serve", address] => udp::serve(address),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),

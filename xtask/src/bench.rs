@@ -1,0 +1,115 @@
+//! `cargo xtask bench`: how fast a guest's network is with this program, with
+//! the others that do the same, and with the kernel alone.
+//!
+//! Contenders run interleaved, so that a machine whose speed drifts treats
+//! them alike, and each run starts afresh: namespaces last, translators don't.
+//! Nothing here judges: what must hold is in the tests.
+
+mod contender;
+mod measure;
+mod plot;
+mod report;
+mod scenario;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use passt_tests::Net;
+
+use contender::Contender;
+use report::{Cell, Outcome, Report, Row};
+use scenario::Scenario;
+
+/// What the command line takes after `bench`.
+pub(crate) const USAGE: &str = "\
+bench [SCENARIO…] [--peer NAME=PATH…] [--rounds N] [--seconds N] [--out DIR]
+         compare with other programs and the kernel alone. SCENARIO is a part of a
+         name, as tcp-out-1500 or rr; --peer adds a build of pasta, which every user
+         can execute, to the pasta and slirp4netns on PATH; 5 rounds of 2 seconds;
+         results are merged into docs/bench";
+
+/// How to run it.
+struct Options {
+    scenarios: Vec<Scenario>,
+    peers: Vec<Contender>,
+    rounds: usize,
+    seconds: u32,
+    out: PathBuf,
+}
+
+/// Measures what `args` name and reports it; false if this program failed in
+/// a run.
+pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
+    let options = parse(root, args)?;
+    for package in [&["passt", "--release", "--bins"][..], &["passt-tests", "--bin", "peer"]] {
+        let build = crate::cargo(root, &["build", "--package"]).args(package).status()?;
+        ensure!(build.success(), "the build of {package:?} failed");
+    }
+    let net = Net::new().context("namespaces could not be made, see above")?;
+    let contenders = contender::find(&net, &options.peers);
+    let mut report = Report::new(root, &contenders);
+    for scenario in &options.scenarios {
+        report.rows.push(run(&net, scenario, &contenders, &options));
+    }
+    println!("{}", report.table());
+    let complete = report.rows.iter().all(Row::ours_complete);
+    report.merge(&options.out);
+    report.write(&options.out)?;
+    Ok(complete)
+}
+
+fn parse(root: &Path, args: &[String]) -> Result<Options> {
+    let (mut words, mut peers) = (Vec::new(), Vec::new());
+    let (mut rounds, mut seconds, mut out) = (5, 2, root.join("docs/bench"));
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--peer" => peers.push(Contender::named(value()?)?),
+            "--rounds" => rounds = value()?.parse().context("--rounds")?,
+            "--seconds" => seconds = value()?.parse().context("--seconds")?,
+            "--out" => out = value()?.into(),
+            option if option.starts_with('-') => bail!("unknown option: {option}\n{USAGE}"),
+            word => words.push(word.to_owned()),
+        }
+    }
+    ensure!(rounds > 0 && seconds > 0, "nothing to measure");
+    let scenarios = scenario::select(&words)?;
+    Ok(Options { scenarios, peers, rounds, seconds, out })
+}
+
+/// All rounds of one scenario, the contenders taking turns at who is first.
+fn run(net: &Net, scenario: &Scenario, contenders: &[Contender], options: &Options) -> Row {
+    let mut outcomes: BTreeMap<&str, Vec<Outcome>> = BTreeMap::new();
+    for round in 0..options.rounds {
+        for turn in 0..contenders.len() {
+            let contender = &contenders[(round + turn) % contenders.len()];
+            // The harness panics where a test would have failed: here that is
+            // a contender's result like any other.
+            let attempt = || measure::measure(net, scenario, contender, options.seconds);
+            let outcome = catch_unwind(AssertUnwindSafe(attempt));
+            let outcome = outcome.unwrap_or_else(|_| Outcome::Failed("failed".to_owned()));
+            eprintln!(
+                "{scenario} {}/{} {}: {}",
+                round + 1,
+                options.rounds,
+                contender.name,
+                outcome.text(scenario.unit())
+            );
+            outcomes.entry(&contender.name).or_default().push(outcome);
+        }
+    }
+    let cell = |contender: &Contender| Cell {
+        name: contender.name.clone(),
+        role: contender.role,
+        rounds: outcomes.remove(&*contender.name).unwrap_or_default(),
+    };
+    Row {
+        scenario: scenario.to_string(),
+        group: scenario.kind.name().to_owned(),
+        unit: scenario.unit().to_owned(),
+        cells: contenders.iter().map(cell).collect(),
+    }
+}
