@@ -25,7 +25,8 @@ pub(crate) fn measure(net: &Net, scenario: &Scenario, contender: &Contender, sec
     let places: [&dyn Place; 3] = [inside.place(), &net.host, &net.peer];
     for place in places {
         place.sysctl(&format!("net.ipv4.tcp_congestion_control={}", scenario.control));
-        place.sysctl("net.ipv4.ip_local_port_range=1024 65535");
+        // Enough for all connections of a run, and none where servers listen.
+        place.sysctl("net.ipv4.ip_local_port_range=10000 65535");
     }
     let translator = Translator::of(&inside);
     let server = if scenario.server == Server::Far { places[2] } else { places[1] };
