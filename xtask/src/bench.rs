@@ -28,7 +28,8 @@ bench [SCENARIO…] [--peer NAME=PATH…] [--rounds N] [--seconds N] [--out DIR]
          compare with other programs and the kernel alone. SCENARIO is a part of a
          name, as tcp-out-1500 or rr; --peer adds a build of pasta, which every user
          can execute, to the pasta and slirp4netns on PATH; 5 rounds of 2 seconds;
-         results are merged into docs/bench";
+         results of all go to docs/bench, of some to target/bench, or to DIR, where
+         they join those of the same programs on the same machine";
 
 /// How to run it.
 struct Options {
@@ -62,7 +63,7 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
 
 fn parse(root: &Path, args: &[String]) -> Result<Options> {
     let (mut words, mut peers) = (Vec::new(), Vec::new());
-    let (mut rounds, mut seconds, mut out) = (5, 2, root.join("docs/bench"));
+    let (mut rounds, mut seconds, mut out) = (5, 2, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -70,13 +71,16 @@ fn parse(root: &Path, args: &[String]) -> Result<Options> {
             "--peer" => peers.push(Contender::named(value()?)?),
             "--rounds" => rounds = value()?.parse().context("--rounds")?,
             "--seconds" => seconds = value()?.parse().context("--seconds")?,
-            "--out" => out = value()?.into(),
+            "--out" => out = Some(value()?.into()),
             option if option.starts_with('-') => bail!("unknown option: {option}\n{USAGE}"),
             word => words.push(word.to_owned()),
         }
     }
     ensure!(rounds > 0 && seconds > 0, "nothing to measure");
     let scenarios = scenario::select(&words)?;
+    // A part measured while developing does not replace the whole.
+    let default = if words.is_empty() { "docs/bench" } else { "target/bench" };
+    let out = out.unwrap_or_else(|| root.join(default));
     Ok(Options { scenarios, peers, rounds, seconds, out })
 }
 

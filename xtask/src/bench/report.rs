@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contender::{Contender, Role};
 use super::plot;
+use super::scenario::{self, Kind};
 
 /// Everything known about one machine.
 #[derive(Serialize, Deserialize)]
@@ -186,7 +187,7 @@ impl Report {
         let is_new = |row: &Row| self.rows.iter().all(|new| new.scenario != row.scenario);
         let kept: Vec<Row> = earlier.rows.into_iter().filter(is_new).collect();
         self.rows.extend(kept);
-        self.rows.sort_by(|a, b| (&a.group, &a.scenario).cmp(&(&b.group, &b.scenario)));
+        self.rows.sort_by_key(|row| scenario::rank(&row.scenario));
     }
 
     /// Writes results.json, README.md and a plot for each kind of traffic.
@@ -194,6 +195,10 @@ impl Report {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         std::fs::write(dir.join("results.json"), serde_json::to_string_pretty(self)? + "\n")?;
         std::fs::write(dir.join("README.md"), self.markdown())?;
+        for kind in Kind::ALL {
+            // An earlier one may be of another machine.
+            drop(std::fs::remove_file(dir.join(format!("{}.svg", kind.name()))));
+        }
         for group in self.groups() {
             let rows: Vec<&Row> = self.rows.iter().filter(|row| row.group == group).collect();
             std::fs::write(dir.join(format!("{group}.svg")), plot::bars(&rows))?;

@@ -38,6 +38,8 @@ pub(crate) enum Server {
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::StreamOut, Self::StreamIn, Self::Rr, Self::Crr];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::StreamOut => "tcp-out",
@@ -86,10 +88,16 @@ pub(crate) fn select(wanted: &[String]) -> Result<Vec<Scenario>> {
     Ok(chosen)
 }
 
+/// A name's place in the grid, behind it if it is none of today's.
+pub(crate) fn rank(name: &str) -> usize {
+    let grid = all();
+    grid.iter().position(|scenario| scenario.to_string() == name).unwrap_or(grid.len())
+}
+
 /// The whole grid.
 fn all() -> Vec<Scenario> {
     let mut grid = Vec::new();
-    for kind in [Kind::StreamOut, Kind::StreamIn, Kind::Rr, Kind::Crr] {
+    for kind in Kind::ALL {
         // One byte at a time knows no MTU and no congestion.
         let (mtus, controls): (&[u32], &[_]) =
             if kind.is_bulk() { (&[65_520, 1500], &["cubic", "bbr"]) } else { (&[65_520], &["cubic"]) };
