@@ -169,7 +169,7 @@ impl Net {
         let host = Ns::new(format!("passt-host-{id}"), &dir.0);
         let peer = Ns::new(format!("passt-peer-{id}"), &dir.0);
         host.sysctl("net.ipv4.ping_group_range=0 2147483647");
-        host.resolv_conf("");
+        host.resolv_conf("nameserver 192.0.2.53\nsearch example.test\n");
         Some(Self { host, peer, dir })
     }
 
