@@ -384,14 +384,15 @@ fn services(config: &Config, v6: Option<&Net>) -> Services {
     on
 }
 
-/// The tap interface. Unless it is given a name it takes that of the template.
+/// The tap interface. Unless it is given a name it takes that of the template, if it can: loopback has its own.
 fn tap(
     config: &Config,
     pasta: &PastaOptions,
     template: &PerFamily<Option<String>>,
     nets: &PerFamily<Option<Net>>,
 ) -> TapSetup {
-    let name = pasta.interface.as_ref().or(template.v4.as_ref()).or(template.v6.as_ref());
+    let template = template.v4.as_ref().or(template.v6.as_ref()).filter(|name| *name != "lo");
+    let name = pasta.interface.as_ref().or(template);
     let family = |net: &Option<Net>| net.as_ref().map(|n| n.family.clone());
     let network = pasta.config_net.then(|| GuestNetwork {
         mtu: config.mtu.map(u32::from),

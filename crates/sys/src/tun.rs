@@ -7,6 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::result;
 
+/// What makes devices.
+const DEVICE: &str = "/dev/net/tun";
+
 bitflags::bitflags! {
     /// `TUN_F_*` of include/uapi/linux/if_tun.h: what frames read from the
     /// device may leave to us.
@@ -47,7 +50,8 @@ impl Tap {
             .read(true)
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/net/tun")?;
+            .open(DEVICE)
+            .map_err(|error| io::Error::new(error.kind(), format!("{DEVICE}: {error}")))?;
         let base = libc::IFF_TAP | libc::IFF_NO_PI;
         let header = !plain && set_interface(&file, name, base | libc::IFF_VNET_HDR).is_ok();
         if !header {

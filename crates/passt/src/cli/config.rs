@@ -80,8 +80,8 @@ impl Config {
             only.or(pasta.host_lo_to_ns_lo.then_some("--host-lo-to-ns-lo"))
         });
         let ports = [
-            ("-t all, auto, ~, %, or target address", self.ports.tcp_in.is_plain()),
-            ("-u all, auto, ~, %, or target address", self.ports.udp_in.is_plain()),
+            ("-t with auto", !self.ports.tcp_in.detects()),
+            ("-u with auto", !self.ports.udp_in.detects()),
             ("-T", self.ports.tcp_out.is_default()),
             ("-U", self.ports.udp_out.is_default()),
         ];

@@ -121,17 +121,11 @@ impl Ports {
         Ok(rules)
     }
 
-    /// Whether this is within what can be forwarded today: ports and ranges, with an address and
-    /// other target ports; or a default.
-    pub(super) fn is_plain(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Specs(specs) => specs.iter().all(PortSpec::is_plain),
-        }
+    /// Whether ports are to be detected, other than by default.
+    pub(super) fn detects(&self) -> bool {
+        !self.is_default() && matches!(self, Self::Specs(specs) if specs.iter().any(|spec| spec.auto))
     }
-}
 
-impl Ports {
     /// Whether nothing in particular was asked for: nothing, or what a namespace listens on.
     pub(super) fn is_default(&self) -> bool {
         match self {
@@ -244,12 +238,6 @@ impl PortSpec {
                 scan: self.auto,
             })
         })
-    }
-
-    fn is_plain(&self) -> bool {
-        let simple = |item: &Item| matches!(item, Item::Range { target: None, .. });
-        let plain = !self.auto && self.exclude.is_empty() && self.items.iter().all(simple);
-        *self == Self::auto() || (plain && self.listen.interface.is_none())
     }
 }
 

@@ -63,20 +63,24 @@ pub fn open(rules: &[Rule], scope: Scope) -> Result<Vec<Listener>, Error> {
     let mut complete = true;
     for rule in rules.iter().filter(|rule| !rule.scan) {
         let before = listeners.len();
-        let mut refused = None;
+        let (mut refused, mut strict) = (None, !rule.weak);
         for port in rule.ports.first()..=rule.ports.last() {
             match Listener::open(rule, port, scope) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
+                    // Taking what there is must leave descriptors for what comes in.
+                    let exhausted =
+                        matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+                    strict |= exhausted;
                     refused = Some((port, error));
-                    if !rule.weak {
+                    if strict {
                         break;
                     }
                 }
             }
         }
         if let Some((port, error)) = refused
-            && (!rule.weak || listeners.len() == before)
+            && (strict || listeners.len() == before)
         {
             warn(&rule.listen, port, scope.protocol, &error);
             complete = false;
