@@ -69,8 +69,7 @@ pub fn open(rules: &[Rule], scope: Scope) -> Result<Vec<Listener>, Error> {
                 Ok(listener) => listeners.push(listener),
                 Err(error) => {
                     // Taking what there is must leave descriptors for what comes in.
-                    let exhausted =
-                        matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+                    let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
                     strict |= exhausted;
                     refused = Some((port, error));
                     if strict {
