@@ -42,6 +42,7 @@ fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -
     }
     let offload = frame.offload;
     let (source, class) = classify(frame.head, frame.len)?;
+    log::trace!("from guest: {} bytes, {class:?}", frame.len);
     let mut reply = [0; REPLY_ROOM];
     let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, &mut reply);
     ctx.guest_mac = Some(source);

@@ -82,6 +82,9 @@ pub(crate) fn with_flow<L: Link>(
 /// Removes a flow with all that it has.
 pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: Handle) {
     ctx.timers.cancel(handle.index);
+    if let Some((key, _)) = flows.get_mut(handle) {
+        log::debug!("{key}: ended");
+    }
     match flows.remove(handle) {
         Some(Flow::Tcp(flow)) => flow.give_back(ctx),
         Some(Flow::Udp(_) | Flow::Echo(_)) | None => {}
@@ -136,6 +139,7 @@ fn insert<L: Link>(
     }
     ctx.timers.set(handle.index, due);
     ctx.counters.flows += 1;
+    log::debug!("{key}: begun");
     Ok(handle)
 }
 

@@ -255,6 +255,7 @@ fn begin<L: Link>(
         return Err(DropReason::Socket);
     }
     ctx.counters.flows += 1;
+    log::debug!("{key}: begun");
     Ok(handle)
 }
 

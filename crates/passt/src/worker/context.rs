@@ -162,6 +162,7 @@ impl<L: Link> Context<L> {
             self.link.reserved(payload, &mut rest);
             self.capture.record(self.now, header, &rest);
         }
+        log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
         match self.link.commit(header, offload, payload) {
             Ok(()) => self.counters.sent(header.len() + payload),
             Err(reason) => self.dropped(reason),
@@ -171,6 +172,7 @@ impl<L: Link> Context<L> {
     /// Sends a complete frame.
     pub fn send(&mut self, frame: &[u8]) {
         self.capture.record(self.now, frame, &Gather::new());
+        log::trace!("to guest: {} bytes, complete", frame.len());
         match self.link.send(frame) {
             Ok(()) => self.counters.sent(frame.len()),
             Err(reason) => self.dropped(reason),
