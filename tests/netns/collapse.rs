@@ -6,12 +6,17 @@ use std::path::Path;
 use passt_tests::transfer::at;
 use passt_tests::{FAR4, GATEWAY4, Guest, Net, Place, User, pasta_path, skip};
 
-/// Counters of the guest's kernel: segments it sent and sent again, those it
-/// received, and of these the ones that came out of order, behind a loss, or twice.
+/// Counters of the guest's kernel: segments it sent, those it sent again and those
+/// of them that were probes only; segments it received, and those of them that
+/// came out of order, behind a loss, or twice.
+///
+/// A probe (RFC 8985) goes out when nothing was acknowledged for 8 ms, which a busy
+/// machine's scheduler alone can do. A real loss shows in more than a probe.
 #[derive(Clone, Copy)]
 struct Segments {
     sent: u64,
     sent_again: u64,
+    probes: u64,
     received: u64,
     received_oddly: u64,
 }
@@ -26,6 +31,7 @@ impl Segments {
         Self {
             sent: value("TcpOutSegs "),
             sent_again: value("TcpRetransSegs "),
+            probes: value("TcpExtTCPLossProbes "),
             received: value("TcpInSegs "),
             received_oddly: value("TcpExtTCPOFOQueue ") + value("TcpExtTCPDSACKOldSent "),
         }
@@ -33,7 +39,12 @@ impl Segments {
 
     fn assert_few_again_since(&self, before: Self, case: &str) {
         let (sent, again) = (self.sent - before.sent, self.sent_again - before.sent_again);
-        assert!(again * 1000 <= sent, "{case}: the guest sent {sent} segments, {again} again");
+        let probes = self.probes - before.probes;
+        println!("{case}: sent {sent}, again {again}, of these probes {probes}");
+        assert!(
+            again.saturating_sub(probes) * 1000 <= sent && probes * 100 <= sent,
+            "{case}: the guest sent {sent} segments, {again} again, of these {probes} as probes"
+        );
         let (received, oddly) =
             (self.received - before.received, self.received_oddly - before.received_oddly);
         assert!(oddly * 1000 <= received, "{case}: the guest received {received} segments, {oddly} oddly");
@@ -63,7 +74,6 @@ fn no_collapse(mtu: u32, congestion_control: &str) {
             let before = Segments::of(&guest);
             let rate = pump(&guest, direction, &at(server, 5001));
             let case = format!("{direction} {server} mtu {mtu} {congestion_control}: {rate} Mbit/s");
-            println!("{case}");
             assert!(rate > 1000, "{case}");
             Segments::of(&guest).assert_few_again_since(before, &case);
         }

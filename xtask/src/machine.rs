@@ -60,7 +60,8 @@ fn install_programs() {
     drop(services);
 }
 
-fn installed(program: &str) -> bool {
+/// Whether a program is in PATH or the administrator's directories.
+pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     path.split(':').any(|dir| Path::new(dir).join(program).is_file())
 }
