@@ -6,6 +6,7 @@
 //! worth keeping are in `seeds.txt`, and `SIM_SEED` in the environment replaces them.
 
 mod closing;
+mod engine;
 mod guest;
 mod host;
 mod link;

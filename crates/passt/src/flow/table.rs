@@ -69,6 +69,11 @@ impl<T> Table<T> {
         self.live == 0
     }
 
+    /// Whether there is no room for another flow.
+    pub fn is_full(&self) -> bool {
+        self.live == self.capacity
+    }
+
     /// Adds a flow; gives it back when the table is full or `key` is taken.
     pub fn insert(&mut self, key: Key, value: T) -> Result<Handle, T> {
         let place = self.place_of(&key);

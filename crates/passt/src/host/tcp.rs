@@ -187,6 +187,10 @@ fn connect<L: Link>(
     key: Key,
     syn: &Segment,
 ) -> Result<(), DropReason> {
+    if flows.is_full() {
+        // Before the host's peer sees anything of it.
+        return Err(DropReason::TableFull);
+    }
     let side = ctx.map.from_guest(Protocol::Tcp, key.remote)?;
     let fd = super::socket(ctx, SocketType::STREAM, None, side.remote.addr, side.bind)
         .map_err(|_| DropReason::Socket)?;

@@ -88,6 +88,7 @@ impl<L: Link> Worker<L> {
 
     /// One round at a time given by the caller, without waiting: for tests with a clock of their own.
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
+        self.ctx.now = now;
         self.link_readable()?;
         self.round(Some(Duration::ZERO), || now, &mut |_, _| false).map(drop)
     }
