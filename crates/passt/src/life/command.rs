@@ -138,8 +138,9 @@ fn run(argv: &[OsString], hostname: &str, inherited: Inherited, mut ready: PipeR
         return 1;
     }
     let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
-    let error = to_command(argv, shell.unwrap_or_else(|| "/bin/sh".into())).exec();
-    log::error!("Failed to start command or shell: {error}");
+    let mut command = to_command(argv, shell.unwrap_or_else(|| "/bin/sh".into()));
+    let error = command.exec();
+    log::error!("Failed to start command or shell {}: {error}", command.get_program().display());
     1
 }
 
