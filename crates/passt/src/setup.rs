@@ -307,6 +307,8 @@ fn either(values: PerFamily<bool>, v6: bool) -> bool {
 ///
 /// A resolver on the host's loopback is out of a guest's reach. It is announced by the
 /// address that is forwarded to it, for which the host's loopback serves if none was chosen.
+/// One on the gateway, as in many homes, would be hidden where the gateway's address stands for the
+/// host's loopback: queries to it reach the gateway all the same.
 fn servers(
     config: &Config,
     resolv: &Resolv,
@@ -322,8 +324,12 @@ fn servers(
         if map.ours.is_none() {
             continue;
         }
-        let first = resolv.servers.iter().find(|s| s.is_ipv6() == v6);
-        map.dns_host = map.dns_host.or(first.map(|s| Addr::from(*s)));
+        let resolvers = || resolv.servers.iter().filter(|s| s.is_ipv6() == v6).map(|s| Addr::from(*s));
+        let hidden = resolvers().find(|s| Some(*s) == map.host_loopback);
+        if map.dns_forward.is_none() && map.dns_host.is_none() {
+            (map.dns_forward, map.dns_host) = (hidden, hidden);
+        }
+        map.dns_host = map.dns_host.or_else(|| resolvers().next());
         let loopback = map.dns_host.is_some_and(Addr::is_loopback);
         if from_host && loopback && map.dns_forward.is_none() {
             map.dns_forward = map.host_loopback;
