@@ -20,7 +20,7 @@ fn mutated_frames_do_no_harm() {
         transfer.wait_for("STEADY");
     }
     let flood = guest.start_peer("mangle eth0 100000 1");
-    let taken = flood.succeed_within(Duration::from_mins(2));
+    let taken = flood.succeed_within(Duration::from_secs(150));
     assert!(taken.trim().parse::<u64>().expect("a number") >= 100_000);
     guest.assert_alive();
     for transfer in transfers {

@@ -141,7 +141,7 @@ fn redis_benchmark(place: &impl Place, address: &str) {
     for pipeline in [1, 16] {
         let line =
             format!("redis-benchmark -h {address} -p 6379 -n 10000 -c 50 -P {pipeline} -q -t set,get,lpush");
-        let out = place.start(&line).succeed_within(Duration::from_mins(1));
+        let out = place.start(&line).succeed_within(Duration::from_secs(90));
         assert_eq!(out.matches("requests per second").count(), 3, "{out}");
     }
 }
