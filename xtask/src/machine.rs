@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 
 /// A program the tests run, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("arping", "arping"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
