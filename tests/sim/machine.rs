@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) timestamps: bool,
     /// Acknowledge only what the host's peer has.
     pub(crate) far: Option<Duration>,
+    /// How often the host's peer does something, if it is near.
+    pub(crate) tick: Duration,
     /// Who opens the connection.
     pub(crate) guest_opens: bool,
     /// Whether the host's connect succeeds.
@@ -102,6 +104,7 @@ impl Default for Setup {
             sack: true,
             timestamps: false,
             far: None,
+            tick: ms(1),
             guest_opens: true,
             connects: true,
             up: 0,
@@ -219,7 +222,7 @@ impl Sim {
 
     fn next(&mut self) -> Option<Instant> {
         self.tick = self.tick.or_else(|| {
-            let rtt = self.setup.far.unwrap_or(ms(1));
+            let rtt = self.setup.far.unwrap_or(self.setup.tick);
             let connected = self.conn.is_some() || self.end == Some(Action::Close);
             (connected && self.host.is_busy()).then(|| self.now + rtt)
         });

@@ -11,6 +11,7 @@ mod guest;
 mod host;
 mod link;
 mod machine;
+mod measure;
 mod transfers;
 
 use std::time::Duration;
