@@ -16,7 +16,7 @@ fn half_closed_by_the_guest() {
         sim.run_for(secs(200));
         assert_eq!(sim.end, None);
         (sim.host.to_send, sim.host.closing) = (500_000, true);
-        sim.run(secs(60), Sim::is_complete);
+        sim.run(secs(3600), Sim::is_complete);
     }
 }
 
@@ -31,14 +31,14 @@ fn half_closed_by_the_host() {
         assert_eq!(sim.end, None);
         (sim.app.to_send, sim.app.closing) = (500_000, true);
         sim.guest_step();
-        sim.run(secs(60), Sim::is_complete);
+        sim.run(secs(3600), Sim::is_complete);
     }
 }
 
 #[test]
 fn a_half_closed_guest_is_not_answered_more_than_it_says() {
     let mut sim = Sim::new(&Setup { up: 1, down: 4 << 20, ..Setup::default() });
-    sim.run(secs(60), Sim::is_complete);
+    sim.run(secs(3600), Sim::is_complete);
     assert!(sim.bare < 10, "{} bare acknowledgements", sim.bare);
 }
 

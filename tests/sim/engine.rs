@@ -286,6 +286,39 @@ fn transfers_each_way() {
 }
 
 #[test]
+fn transfers_without_peek_offsets() {
+    for nodes in [&[] as &[Node], &bad()] {
+        let mut world = World::usual(0, nodes);
+        world.worker.context().tcp.use_peek_offset = false;
+        world.connect(true, MIB, 4 * MIB);
+        world.connect(false, 0, 0);
+        world.connect(false, MIB, 1000);
+        world.run_to_end();
+    }
+}
+
+#[test]
+fn an_end_that_comes_late() {
+    for peek_offset in [true, false] {
+        let mut world = World::usual(0, &[]);
+        world.worker.context().tcp.use_peek_offset = peek_offset;
+        world.connect(true, 0, 0);
+        (world.pairs[0].closed, world.pairs[0].app.closing) = (true, false);
+        world.run(secs(10), |world| world.pairs[0].app.state(&world.guest) == State::Established);
+        // The end arrives while the guest has not acknowledged what is before it.
+        world.down.nodes.push(Node::Delay(ms(20)));
+        world.pairs[0].to_send = 10_000;
+        world.run(secs(10), |world| world.pairs[0].sent == 10_000);
+        for _ in 0..3 {
+            world.step();
+        }
+        assert_eq!(world.pairs[0].app.received, 0);
+        (world.pairs[0].closed, world.pairs[0].app.closing) = (false, true);
+        world.run_to_end();
+    }
+}
+
+#[test]
 fn transfers_at_other_mtus() {
     for mtu in [576, 9000, 65_520] {
         let addrs = [IpCidr::new(GUEST4.into(), 24)];

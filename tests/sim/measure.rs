@@ -41,7 +41,7 @@ fn measure_options() {
                     let (from_guest, to_guest) = (link(loss, half), link(loss, half));
                     let tick = Duration::from_micros(100);
                     let setup =
-                        Setup { mtu, sack, timestamps, from_guest, to_guest, tick, ..Setup::default() };
+                        Setup { mtu, sack, timestamps, tick, from_guest, to_guest, ..Setup::default() };
                     let (median, worst) = millis(&setup);
                     format!("{median} ({worst})")
                 };

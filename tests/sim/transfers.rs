@@ -10,7 +10,7 @@ const MIB: u64 = 1024 * 1024;
 
 fn transfer(setup: &Setup) -> Sim {
     let mut sim = Sim::new(setup);
-    sim.run(secs(900), Sim::is_complete);
+    sim.run(secs(3600), Sim::is_complete);
     sim
 }
 
@@ -121,7 +121,7 @@ fn host_that_does_not_read() {
             assert_eq!(sim.host.delivered, 0);
             assert!(sim.app.sent < 2 * MIB, "the guest is held back");
             sim.host.reading = true;
-            sim.run(secs(600), Sim::is_complete);
+            sim.run(secs(3600), Sim::is_complete);
         }
     }
 }
@@ -136,7 +136,7 @@ fn guest_that_does_not_read() {
             assert!(sim.host.arrived < 2 * MIB, "the host is held back");
             sim.app.reading = true;
             sim.guest_step();
-            sim.run(secs(600), Sim::is_complete);
+            sim.run(secs(3600), Sim::is_complete);
         }
     }
 }
@@ -149,7 +149,7 @@ fn guest_that_is_paused() {
         sim.guest_runs = false;
         sim.run_for(secs(60));
         sim.guest_runs = true;
-        sim.run(secs(600), Sim::is_complete);
+        sim.run(secs(3600), Sim::is_complete);
     }
 }
 

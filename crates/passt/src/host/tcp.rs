@@ -51,6 +51,9 @@ pub struct Tcp {
     /// Connections that got a segment in the batch.
     dirty: Vec<Handle>,
     scratch: Vec<u8>,
+    /// Whether `SO_PEEK_OFF` is used where the kernel has it, for IPv4 since 6.9 and for IPv6
+    /// since 6.11. Only tests switch it off.
+    pub use_peek_offset: bool,
 }
 
 /// Payload of a frame in the batch, and the next piece for the same connection.
@@ -98,6 +101,7 @@ impl Tcp {
             pieces: Vec::with_capacity(1024),
             dirty: Vec::with_capacity(1024),
             scratch: vec![0; SCRATCH],
+            use_peek_offset: true,
         }
     }
 
@@ -238,7 +242,8 @@ fn begin<L: Link>(
     fd: OwnedFd,
 ) -> Result<Handle, DropReason> {
     let path = ctx.path(key.remote.addr, key.guest.addr);
-    let peek_offset = socket::set_peek_offset(fd.as_fd(), 0).is_ok().then_some(0);
+    let peek_offset =
+        (ctx.tcp.use_peek_offset && socket::set_peek_offset(fd.as_fd(), 0).is_ok()).then_some(0);
     let flow = TcpFlow {
         conn,
         fd,
@@ -477,7 +482,9 @@ impl TcpFlow {
         };
         let found = match found {
             Ok(0) if !self.reset => None,
-            Ok(n) => n.checked_sub(skipped),
+            // The kernel tells of an end only where nothing had to be skipped.
+            Ok(n) if n <= skipped && self.ended && !self.reset => None,
+            Ok(n) => Some(n.saturating_sub(skipped)),
             Err(_) => Some(0),
         };
         match found {
