@@ -27,17 +27,17 @@ fn a_closed_port_is_refused() {
     }
 }
 
-/// The server sees the host's address, and the guest's own port where it is free.
+/// The server sees the host's address, and the guest's own port where it is free:
+/// that the other family uses the same number makes it no less so.
 #[test]
 fn the_source_port_is_kept() {
     let Some(net) = Net::new() else { return };
     let _servers = [FAR4, FAR6].map(|address| udp_server(&net, address));
     let guest = net.pasta(User::Normal).with("--config-net").start();
-    guest.sysctl("net.ipv4.ip_local_port_range=41000 41001");
+    guest.sysctl("net.ipv4.ip_local_port_range=41000 41000");
     for (address, host) in [(FAR4, HOST4), (FAR6, HOST6)] {
         let seen = guest.peer(&format!("udp-ask {} who", at(address, 6001)));
-        let expected = [at(host, 41_000), at(host, 41_001)];
-        assert!(expected.contains(&seen.trim().to_owned()), "{seen}");
+        assert_eq!(seen.trim(), at(host, 41_000));
     }
 }
 
