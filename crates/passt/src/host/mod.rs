@@ -107,6 +107,10 @@ pub(crate) fn socket<L>(
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
+    if family == AddressFamily::INET6 {
+        // Or a port in use with IPv4 could not be had.
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
     if let Some(name) = interface
         && !remote.is_loopback()
     {
