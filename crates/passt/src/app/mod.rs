@@ -4,6 +4,9 @@
 //! process ends, or a command is released, everything is in place; a failure
 //! before that is one line on standard error and status 1.
 
+mod passt;
+mod pasta;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
@@ -11,31 +14,21 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use passt_proto::addr::Mac;
 use passt_proto::time::Instant;
-use passt_sys::tun::Tap;
-use rustix::event::epoll::EventFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, Mode, Outcome, PastaOptions, PerFamily, PortRange};
+use crate::cli::{self, Config, Mode, Outcome, PerFamily, PortRange};
 use crate::flow::Protocol;
 use crate::host::listen::{self, Listener, Scope};
-use crate::life::background::{self, PidFile};
-use crate::life::namespace::{self, Entered};
-use crate::life::start::{self, Inherited};
-use crate::life::watch::Watch;
-use crate::link::tap::TapLink;
-use crate::netconf::guest::{self, TapConfig};
+use crate::life::start;
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
 use crate::pcap::Capture;
-use crate::setup::{self, Setup, TapSetup};
-use crate::worker::{Exit, Options, Protocols, Token, Worker, clock};
+use crate::setup::{self, Setup};
+use crate::worker::{Options, Protocols, clock};
 
 /// Flows at most; the table takes memory only as it is used.
 const MAX_FLOWS: usize = 1 << 17;
-/// MTU of a tap device that nobody has set another for.
-const DEFAULT_MTU: usize = 1500;
 
 /// The entry of both programs; the name in `argv[0]` tells which one it is.
 pub fn main() -> ExitCode {
@@ -84,52 +77,8 @@ fn run(config: &Config) -> anyhow::Result<u8> {
         anyhow::bail!(missing);
     }
     match &config.mode {
-        Mode::Passt(_) => anyhow::bail!("The side of the virtual machine is not there yet"),
-        Mode::Pasta(pasta) => run_pasta(config, pasta, inherited),
-    }
-}
-
-fn run_pasta(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
-    // What needs the rights and the view of whoever started us comes before the change of identity.
-    let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
-    let capture = capture(config)?;
-    let setup = set_up(config)?;
-    let listeners = listen(config)?;
-    let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
-    let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
-    let wanted = setup.tap.as_ref().unwrap_or(&default);
-    let (tap, mac) = netns.run(|| create_tap(wanted))??;
-    let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
-    let options = engine_options(config, setup)?;
-    let mut worker = Worker::new(TapLink::new(tap, mtu), &options, clock()).context("Couldn't set up")?;
-    worker.context().guest_mac = mac;
-    worker.context().capture = capture;
-    worker.listen(listeners).context("Couldn't watch ports")?;
-
-    // Everything is in place from here on.
-    if config.foreground {
-        background::stay(pid_file)?;
-    } else {
-        background::detach(pid_file)?.ready()?;
-        crate::log::background();
-    }
-    if let Some(fd) = watch.fd() {
-        worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
-    }
-    watch.release()?;
-    work(&mut worker, &watch)
-}
-
-/// Runs the engine until the end; the exit status.
-fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
-    let mut end = Ok(None);
-    let exit = worker.run(|_, _| {
-        end = watch.check();
-        !matches!(end, Ok(None))
-    });
-    match exit {
-        Exit::Link(error) => Err(error).context("Tap device"),
-        Exit::External(_) => Ok(end?.unwrap_or_default()),
+        Mode::Passt(passt) => passt::run(config, passt, inherited),
+        Mode::Pasta(pasta) => pasta::run(config, pasta, inherited),
     }
 }
 
@@ -174,18 +123,6 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
         log::info!("{line}");
     }
     Ok(setup)
-}
-
-/// Creates the tap device in this thread's network namespace and configures it; with it comes its address.
-fn create_tap(wanted: &TapSetup) -> anyhow::Result<(Tap, Option<Mac>)> {
-    let TapSetup { name, config } = wanted;
-    let mut netlink = Rtnl::open()?;
-    if let Err(error) = guest::loopback_up(&mut netlink) {
-        log::warn!("{error}");
-    }
-    let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
-    let link = guest::configure(&mut netlink, name, config)?;
-    Ok((tap, link.mac))
 }
 
 fn engine_options(config: &Config, setup: Setup) -> io::Result<Options> {
