@@ -82,7 +82,7 @@ fn options(mtu: u16, max_flows: usize) -> Options {
         map: AddressMap {
             v4: family(HOST4.into(), GUEST4.into(), HOST4.into()),
             v6: family(HOST6.into(), GUEST6.into(), OURS6.into()),
-            scope: 0,
+            ..AddressMap::default()
         },
         outbound_if: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use passt_proto::addr::Addr;
 use passt_proto::responder::{self, Name, Services, V4, V6};
-use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
 use thiserror::Error;
 
 use crate::cli::{Addresses, Config, PastaOptions, PerFamily, Source, Splice};
@@ -85,6 +85,13 @@ impl Setup {
             v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             scope: host.v6.as_ref().map_or(0, |t| t.link.index),
+            bypass: config.pasta().map_or(Bypass::Off, |pasta| {
+                match (pasta.splice, pasta.host_lo_to_ns_lo) {
+                    (Splice::Never, _) => Bypass::Off,
+                    (_, true) => Bypass::Loopback,
+                    (_, false) => Bypass::Public,
+                }
+            }),
         };
         let dns = servers(config, resolv, &mut map, &mut warnings);
         let responder = responder::Config {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use passt::cli::{Families, Listen, PortRange, Rule};
-use passt::flow::Protocol;
+use passt::flow::{Protocol, Side};
 use passt::host::listen::{self, Scope};
 use passt::link::Caps;
 use passt::link::channel::{Channel, Packet};
@@ -87,7 +87,7 @@ impl Guest {
                 fqdn: None,
                 services: responder::Services::empty(),
             },
-            map: AddressMap { v4: family(true), v6: family(false), scope: 0 },
+            map: AddressMap { v4: family(true), v6: family(false), ..AddressMap::default() },
             outbound_if: [None, None],
             protocols: Protocols { tcp: true, udp: true, icmp: true },
             max_flows: 64,
@@ -429,7 +429,7 @@ fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
 }
 
 fn scope(protocol: Protocol) -> Scope {
-    Scope { protocol, families: Families::Both, freebind: false }
+    Scope { side: Side::Host, protocol, families: Families::Both, freebind: false }
 }
 
 #[test]

@@ -32,9 +32,23 @@ pub struct AddressMap {
     pub v4: FamilyMap,
     /// Those of IPv6.
     pub v6: FamilyMap,
+    /// How local connections bypass the link.
+    pub bypass: Bypass,
     /// Index of the host's interface on which link-local addresses and multicast
     /// groups of IPv6 are reached; zero leaves it to the kernel.
     pub scope: u32,
+}
+
+/// Where connections from the host's loopback arrive that bypass the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bypass {
+    /// There is no bypass (`--no-splice`, or no namespace): they travel on the link.
+    #[default]
+    Off,
+    /// At the guest's own address, so that what listens on its loopback alone stays out of reach.
+    Public,
+    /// At the guest's loopback (`--host-lo-to-ns-lo`).
+    Loopback,
 }
 
 /// The addresses of one family. Each is of that family; `None` is a feature that is off
@@ -127,6 +141,27 @@ impl AddressMap {
             return Err(DropReason::Unmapped);
         }
         Ok(GuestSide { remote: Endpoint::new(shown, source.port), guest })
+    }
+
+    /// The address in the guest's namespace at which something arrives that `source` sent to
+    /// `destination` on the host's side, if it bypasses the link: what comes from loopback does, unless
+    /// the user chose a `target` for this way in. An unspecified `destination` is unknown.
+    pub fn past_link(&self, source: Addr, destination: Addr, target: Option<Addr>) -> Option<Addr> {
+        if !source.is_loopback() || target.is_some() {
+            return None;
+        }
+        let map = self.family(source);
+        match self.bypass {
+            Bypass::Off => None,
+            Bypass::Public => map.seen.or(map.assigned),
+            Bypass::Loopback if destination.is_loopback() => Some(destination),
+            Bypass::Loopback => Some(loopback(source)),
+        }
+    }
+
+    /// Whom something in the guest's namespace means that reached us at its loopback at `destination`.
+    pub fn past_link_out(destination: Addr) -> Addr {
+        loopback(destination)
     }
 
     /// The address by which the guest knows `source`, a host on the host's side.
@@ -236,6 +271,7 @@ mod tests {
                 "fe80::1",
             ]),
             scope: 7,
+            bypass: Bypass::Off,
         }
     }
 
@@ -309,6 +345,31 @@ mod tests {
                 expected.map(|(remote, guest)| GuestSide { remote: at(remote), guest: addr(guest) });
             assert_eq!(side.ok(), expected, "{source} to {destination}");
         }
+    }
+
+    #[test]
+    fn past_link() {
+        use Bypass::{Loopback, Off, Public};
+        let cases = [
+            (Off, "127.0.0.1", "127.0.0.1", None, None),
+            (Public, "127.0.0.1", "127.0.0.1", None, Some("192.0.2.2")),
+            (Public, "127.0.0.7", "127.0.0.9", None, Some("192.0.2.2")),
+            (Public, "::1", "::1", None, Some("2001:db8::2")),
+            (Public, "192.0.2.2", "192.0.2.2", None, None),
+            (Public, "127.0.0.1", "127.0.0.1", Some("192.0.2.7"), None),
+            (Loopback, "127.0.0.1", "127.0.0.1", None, Some("127.0.0.1")),
+            (Loopback, "127.0.0.1", "127.0.0.9", None, Some("127.0.0.9")),
+            (Loopback, "127.0.0.5", "0.0.0.0", None, Some("127.0.0.1")),
+            (Loopback, "::1", "::1", None, Some("::1")),
+            (Loopback, "203.0.113.5", "192.0.2.2", None, None),
+        ];
+        for (bypass, source, destination, target, expected) in cases {
+            let map = AddressMap { bypass, ..map() };
+            let found = map.past_link(addr(source), addr(destination), target.map(addr));
+            assert_eq!(found, expected.map(addr), "{bypass:?} {source} {destination}");
+        }
+        let unnumbered = AddressMap { bypass: Public, ..AddressMap::default() };
+        assert_eq!(unnumbered.past_link(addr("127.0.0.1"), addr("127.0.0.1"), None), None);
     }
 
     /// Without a name for loopback or for the host itself, the guest sees our address.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -48,6 +49,57 @@ impl Netns {
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A thread that stays in a network namespace and opens sockets there. What it opens belongs
+/// to the namespace wherever it is used. Threads do not survive a fork: begun after the last one.
+#[derive(Debug)]
+pub struct Resident(SyncSender<Job>);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Bytes of stack of a [`Resident`].
+const STACK: usize = 64 * 1024;
+
+impl Resident {
+    /// Starts the thread; see [`Netns::run`] for the rights that this needs. It ends with this value.
+    pub fn start(netns: &Netns) -> io::Result<Self> {
+        let netns = netns.0.try_clone()?;
+        Self::with(move || Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?))
+    }
+
+    /// Starts a thread that stays in the network namespace of this one, for tests.
+    pub fn here() -> io::Result<Self> {
+        Self::with(|| Ok(()))
+    }
+
+    fn with(enter: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
+        let (jobs, todo) = sync_channel::<Job>(1);
+        let (entered, result) = sync_channel(1);
+        thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
+            let inside = enter();
+            let stay = inside.is_ok();
+            if entered.send(inside).is_ok() && stay {
+                for job in todo {
+                    job();
+                }
+            }
+        })?;
+        result.recv().map_err(io::Error::other)??;
+        Ok(Self(jobs))
+    }
+
+    /// Runs `work` in the namespace and waits for its result.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (done, result) = sync_channel(1);
+        let job = move || {
+            // Nobody else could be told.
+            let _gone = done.send(work());
+        };
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        self.0.send(Box::new(job)).map_err(|_| gone())?;
+        result.recv().map_err(|_| gone())
     }
 }
 

@@ -18,7 +18,7 @@ use passt_proto::time::Instant;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, Mode, Outcome, PerFamily, PortRange};
-use crate::flow::Protocol;
+use crate::flow::{Protocol, Side};
 use crate::host::listen::{self, Listener, Scope};
 use crate::life::start;
 use crate::netconf::resolv::Resolv;
@@ -96,7 +96,8 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
         (Protocol::Udp, config.services.udp, &config.ports.udp_in),
     ] {
         if enabled {
-            let scope = Scope { protocol, families: config.families, freebind: config.freebind };
+            let scope =
+                Scope { side: Side::Host, protocol, families: config.families, freebind: config.freebind };
             listeners.append(&mut listen::open(&ports.rules(ephemeral)?, scope)?);
         }
     }

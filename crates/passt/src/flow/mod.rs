@@ -12,15 +12,36 @@ use passt_proto::addr::Endpoint;
 pub use passt_proto::rules::Protocol;
 pub use table::{Handle, Table};
 
-/// A flow as the guest sees it: what frames from the guest are looked up by.
+/// What a flow is looked up by. One on the link: as the guest sees it. One that bypasses the
+/// link: as the client sees it, on whose side it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// How its data travels.
+    pub via: Via,
     /// The transport protocol.
     pub protocol: Protocol,
-    /// The guest's own address and port.
+    /// The guest's own address and port; on the bypass those that the client reached.
     pub guest: Endpoint,
-    /// The remote address and port, as the guest sees them.
+    /// The remote address and port, as the guest sees them; on the bypass the client's own.
     pub remote: Endpoint,
+}
+
+/// How the data of a flow travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// In frames.
+    Link,
+    /// From socket to socket, from a client on this side to the other one.
+    Bypass(Side),
+}
+
+/// Where sockets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// In the host's network namespace.
+    Host,
+    /// In the guest's network namespace.
+    Namespace,
 }
 
 /// What is known about one conversation.
@@ -36,6 +57,11 @@ pub enum Flow {
 
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} {} - {}", self.protocol, self.guest, self.remote)
+        let Self { via, protocol, guest, remote } = self;
+        match via {
+            Via::Link => write!(f, "{protocol:?} {guest} - {remote}"),
+            Via::Bypass(Side::Host) => write!(f, "{protocol:?} host {remote} - {guest}"),
+            Via::Bypass(Side::Namespace) => write!(f, "{protocol:?} namespace {remote} - {guest}"),
+        }
     }
 }

@@ -194,12 +194,13 @@ impl<T> Table<T> {
 mod tests {
     use super::*;
     use crate::flow::Protocol;
+    use crate::flow::Via;
     use passt_proto::addr::Endpoint;
     use std::net::Ipv4Addr;
 
     fn key(port: u16) -> Key {
         let at = |p| Endpoint::new(Ipv4Addr::LOCALHOST, p);
-        Key { protocol: Protocol::Tcp, guest: at(port), remote: at(1) }
+        Key { via: Via::Link, protocol: Protocol::Tcp, guest: at(port), remote: at(1) }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
 use super::{Verdict, udp};
-use crate::flow::{Flow, Handle, Key, Protocol, Table};
+use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::link::Link;
 use crate::worker::Context;
 
@@ -59,7 +59,12 @@ pub(crate) fn request<L: Link>(
     index: usize,
     request: &Request,
 ) -> Result<(), DropReason> {
-    let key = Key { protocol: Protocol::Echo, guest: request.guest, remote: Endpoint::new(request.dst, 0) };
+    let key = Key {
+        via: Via::Link,
+        protocol: Protocol::Echo,
+        guest: request.guest,
+        remote: Endpoint::new(request.dst, 0),
+    };
     let handle = flows.find(&key).map_or_else(|| begin(ctx, flows, key), Ok)?;
     let Some((_, Flow::Echo(flow))) = flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
     flow.last = ctx.now;

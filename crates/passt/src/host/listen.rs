@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
 use super::{tcp, udp};
 use crate::cli::{Families, Listen, Rule};
-use crate::flow::{Flow, Key, Protocol, Table};
+use crate::flow::{Flow, Key, Protocol, Side, Table, Via};
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -32,6 +32,8 @@ pub struct Listener {
     pub(super) fd: OwnedFd,
     /// The address that it is bound to.
     pub(super) addr: Addr,
+    /// Where it is.
+    pub side: Side,
     protocol: Protocol,
     family: AddressFamily,
     /// The port of the guest.
@@ -43,6 +45,8 @@ pub struct Listener {
 /// What sockets are opened for.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
+    /// The namespace of the thread that opens them.
+    pub side: Side,
     /// [`Protocol::Tcp`] or [`Protocol::Udp`].
     pub protocol: Protocol,
     /// Families that are on.
@@ -119,7 +123,15 @@ impl Listener {
         let (fd, family) = opened?;
         let target_port = rule.to + (port - rule.ports.first());
         let target = rule.target.map(Addr::from);
-        Ok(Self { fd, addr: ip.into(), protocol: scope.protocol, family, target_port, target })
+        Ok(Self {
+            fd,
+            addr: ip.into(),
+            side: scope.side,
+            protocol: scope.protocol,
+            family,
+            target_port,
+            target,
+        })
     }
 
     /// A peer's address in the form that the socket takes.
@@ -136,7 +148,7 @@ impl Listener {
     ) -> Result<Key, DropReason> {
         let side = map.to_guest(self.protocol, source, destination, self.target)?;
         let guest = Endpoint::new(side.guest, self.target_port);
-        Ok(Key { protocol: self.protocol, guest, remote: side.remote })
+        Ok(Key { via: Via::Link, protocol: self.protocol, guest, remote: side.remote })
     }
 
     /// Has the loop call [`event`] for this socket, by its number.

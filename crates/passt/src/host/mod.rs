@@ -49,6 +49,19 @@ pub(crate) fn event<L: Link>(
     }
 }
 
+/// The second socket of a flow that bypasses the link has something to tell.
+pub(crate) fn second_event<L: Link>(
+    _: &mut Context<L>,
+    _: Handle,
+    _: &Key,
+    flow: &mut Flow,
+    _: EventFlags,
+) -> Verdict {
+    match flow {
+        Flow::Tcp(_) | Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
+    }
+}
+
 /// A flow asked to be called again ([`Context::call_again`]).
 pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {

@@ -24,7 +24,7 @@ use rustix::net::{SocketType, sockopt};
 
 use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
-use crate::flow::{Flow, Handle, Key, Protocol, Table};
+use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD};
 use crate::worker::Context;
 
@@ -126,7 +126,7 @@ pub(crate) fn segment<L: Link>(
 ) -> Result<(), DropReason> {
     let guest = Endpoint::new(src, segment.src_port);
     let remote = Endpoint::new(dst, segment.dst_port);
-    let key = Key { protocol: Protocol::Tcp, guest, remote };
+    let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
     let Some(handle) = flows.find(&key) else {
         return no_flow(ctx, flows, key, segment, payload.len());
     };
@@ -221,7 +221,7 @@ pub(crate) fn accepted<L: Link>(
     guest: Endpoint,
 ) -> Result<(), DropReason> {
     prepare(&fd);
-    let key = Key { protocol: Protocol::Tcp, guest, remote };
+    let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);
     let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);

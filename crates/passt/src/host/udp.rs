@@ -29,7 +29,7 @@ use rustix::net::{SocketType, sockopt};
 
 use super::listen::{self, Listener};
 use super::{Verdict, unreachable, with_flow};
-use crate::flow::{Flow, Handle, Key, Protocol, Table};
+use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::worker::Context;
 
@@ -134,7 +134,7 @@ pub(crate) fn datagram<L: Link>(
     datagram: &Datagram,
     offload: &Offload,
 ) -> Result<(), DropReason> {
-    let key = Key { protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
+    let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
     let handle = match ctx.udp.owner {
         Some((owner, handle)) if owner == key => handle,
         _ => {

@@ -185,8 +185,10 @@ impl<L: Link> Context<L> {
 pub enum Token {
     /// The link has frames.
     Link,
-    /// A flow's socket.
+    /// A flow's socket; the client's, where a flow has two.
     Flow(Handle),
+    /// The second socket of a flow that bypasses the link.
+    Second(Handle),
     /// A listening socket, by its number.
     Listener(u32),
     /// Something outside of the engine, by its number.
@@ -194,26 +196,28 @@ pub enum Token {
 }
 
 impl Token {
-    /// Bits of a generation that fit; a handle that outlives 2³⁰ successors is not told from the last.
-    const GENERATION: u32 = (1 << 30) - 1;
+    /// Bits of a generation that fit; a handle that outlives 2²⁹ successors is not told from the last.
+    const GENERATION: u32 = (1 << 29) - 1;
 
     fn encode(self) -> u64 {
         let (tag, high, low) = match self {
             Self::Link => (0u64, 0, 0),
             Self::Flow(handle) => (1, handle.generation & Self::GENERATION, handle.index),
-            Self::Listener(number) => (2, 0, number),
-            Self::External(number) => (3, 0, number),
+            Self::Second(handle) => (2, handle.generation & Self::GENERATION, handle.index),
+            Self::Listener(number) => (3, 0, number),
+            Self::External(number) => (4, 0, number),
         };
-        tag << 62 | u64::from(high) << 32 | u64::from(low)
+        tag << 61 | u64::from(high) << 32 | u64::from(low)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
     pub(super) fn decode(value: u64) -> Self {
         let (high, low) = ((value >> 32) as u32 & Self::GENERATION, value as u32);
-        match value >> 62 {
+        match value >> 61 {
             0 => Self::Link,
             1 => Self::Flow(Handle { index: low, generation: high }),
-            2 => Self::Listener(low),
+            2 => Self::Second(Handle { index: low, generation: high }),
+            3 => Self::Listener(low),
             _ => Self::External(low),
         }
     }
@@ -225,8 +229,14 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        let flow = Token::Flow(Handle { index: 0xffff_fffe, generation: Token::GENERATION });
-        for token in [Token::Link, flow, Token::Listener(7), Token::External(u32::MAX)] {
+        let handle = Handle { index: 0xffff_fffe, generation: Token::GENERATION };
+        for token in [
+            Token::Link,
+            Token::Flow(handle),
+            Token::Second(handle),
+            Token::Listener(7),
+            Token::External(u32::MAX),
+        ] {
             assert_eq!(Token::decode(token.encode()), token);
         }
     }

@@ -128,6 +128,9 @@ impl<L: Link> Worker<L> {
                 Token::Link => self.link_readable()?,
                 Token::Flow(handle) => self
                     .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
+                Token::Second(handle) => self.flow(handle, |ctx, handle, key, flow| {
+                    host::second_event(ctx, handle, key, flow, event.flags)
+                }),
                 Token::External(number) if external(number, &mut self.ctx) => return Ok(Some(number)),
                 Token::External(_) => {}
                 Token::Listener(number) => {
