@@ -11,6 +11,7 @@
 
 pub mod channel;
 mod complete;
+pub mod stream;
 pub mod tap;
 
 use std::io;

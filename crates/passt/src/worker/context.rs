@@ -112,6 +112,12 @@ impl<L: Link> Context<L> {
         })
     }
 
+    /// Watches the link, if it has a descriptor: for a new one, or a new client.
+    pub fn watch_link(&mut self) -> io::Result<()> {
+        let Some(fd) = self.link.fd() else { return Ok(()) };
+        self.watch(fd, Token::Link, epoll::EventFlags::IN)
+    }
+
     /// Watches a flow's socket for everything, edge-triggered.
     pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
         use epoll::EventFlags as E;

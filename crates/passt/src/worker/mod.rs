@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll;
 
 pub use context::{Context, Options, Protocols, Token};
 pub use counters::{Counters, Traffic};
@@ -37,7 +37,7 @@ pub struct Worker<L> {
 pub enum Exit {
     /// Something outside of the engine asked for it.
     External(u32),
-    /// The link is gone.
+    /// The link is gone; another client may come.
     Link(io::Error),
 }
 
@@ -45,10 +45,8 @@ impl<L: Link> Worker<L> {
     /// An engine on `link`.
     pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
         let [a, b, ..] = options.secrets;
-        let ctx = Context::new(link, options, now)?;
-        if let Some(fd) = ctx.link.fd() {
-            ctx.watch(fd, Token::Link, EventFlags::IN)?;
-        }
+        let mut ctx = Context::new(link, options, now)?;
+        ctx.watch_link()?;
         let chores = Chores::new(options, now);
         Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)), chores })
     }
@@ -123,9 +121,11 @@ impl<L: Link> Worker<L> {
         };
         self.ctx.now = clock();
         self.ctx.counters.rounds += 1;
+        let mut link = Ok(());
         for event in events {
             match Token::decode(event.data.u64()) {
-                Token::Link => self.link_readable()?,
+                // What flows were told would not be repeated to them: a link that is gone waits.
+                Token::Link => link = self.link_readable(),
                 Token::Flow(handle) => self
                     .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
                 Token::Second(handle) => self.flow(handle, |ctx, handle, key, flow| {
@@ -149,7 +149,7 @@ impl<L: Link> Worker<L> {
         }
         self.chores.run(&mut self.ctx, self.flows.len());
         self.ctx.link.flush();
-        Ok(None)
+        link.map(|()| None)
     }
 
     fn link_readable(&mut self) -> io::Result<()> {
