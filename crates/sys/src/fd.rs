@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -67,6 +67,35 @@ fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
         let _ = close(fd);
     }
     Ok(())
+}
+
+/// Takes over descriptor `fd`, which the process was started with and nothing here owns
+/// yet. It gets another number, and isn't passed on to programs. A standard
+/// descriptor stays open, too.
+pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers; a number that is no descriptor is an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if fd >= FIRST {
+        close(fd)?;
+    }
+    // SAFETY: just made, and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Makes descriptor `number` refer to what `fd` does, and has it passed on to a program that
+/// is executed. What was open there is closed: nothing here may own it.
+pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
+    // Also if it has that number already, which dup2(2) would leave alone: a duplicate isn't closed by exec.
+    let copy = rustix::io::fcntl_dupfd_cloexec(&fd, number.saturating_add(1))?;
+    drop(fd);
+    // SAFETY: takes no pointers; that nobody owns `number` is the caller's promise.
+    match unsafe { libc::dup2(copy.as_raw_fd(), number) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn close(fd: RawFd) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::result;
 
@@ -62,6 +62,24 @@ pub fn bind_to_device(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         )
     } as isize)
     .map(drop)
+}
+
+/// `SO_PEERCRED`, unix(7): the process at the other end when the connection was made; 0
+/// if this PID namespace doesn't have it. (rustix demands that a PID is not 0.)
+pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `peer`, which is that long.
+    result(unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    } as isize)?;
+    Ok(peer.pid)
 }
 
 /// Sets an option whose value has the layout of `T`, a plain C type.

@@ -17,10 +17,11 @@ use anyhow::Context;
 use passt_proto::time::Instant;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, Mode, Outcome, PerFamily, PortRange};
+use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
 use crate::flow::{Protocol, Side};
 use crate::host::listen::{self, Listener, Scope};
-use crate::life::start;
+use crate::life::background::{self, PidFile};
+use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
 use crate::pcap::Capture;
@@ -67,7 +68,12 @@ fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
 
 /// Runs until something ends the process; the exit status.
 fn run(config: &Config) -> anyhow::Result<u8> {
-    let inherited = start::limits(None).context("Couldn't set limits")?;
+    let given = match &config.mode {
+        Mode::Passt(PasstOptions { socket: GuestSocket::Fd(fd), .. }) => Some(*fd),
+        _ => None,
+    };
+    let inherited = start::limits(given).context("Couldn't set limits")?;
+    let client = given.map(socket::inherit).transpose()?;
     let name = if config.pasta().is_some() { "pasta" } else { "passt" };
     crate::log::init(name, &config.log)?;
     for warning in &config.warnings {
@@ -77,9 +83,39 @@ fn run(config: &Config) -> anyhow::Result<u8> {
         anyhow::bail!(missing);
     }
     match &config.mode {
-        Mode::Passt(passt) => passt::run(config, passt, inherited),
+        Mode::Passt(passt) => passt::run(config, passt, client),
         Mode::Pasta(pasta) => pasta::run(config, pasta, inherited),
     }
+}
+
+/// What is opened and read as whoever started us, for passt and pasta alike.
+struct Prepared {
+    pid_file: Option<PidFile>,
+    capture: Capture,
+    setup: Setup,
+    listeners: Vec<Listener>,
+}
+
+impl Prepared {
+    fn new(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            pid_file: config.pid_file.as_deref().map(PidFile::open).transpose()?,
+            capture: capture(config)?,
+            setup: set_up(config)?,
+            listeners: listen(config)?,
+        })
+    }
+}
+
+/// Everything is in place: goes to the background, or stays. Whoever started us may go on.
+fn ready(config: &Config, pid_file: Option<PidFile>) -> anyhow::Result<()> {
+    if config.foreground {
+        background::stay(pid_file)?;
+    } else {
+        background::detach(pid_file)?.ready()?;
+        crate::log::background();
+    }
+    Ok(())
 }
 
 /// Opens the sockets of forwarded ports.

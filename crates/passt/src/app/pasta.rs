@@ -5,9 +5,8 @@ use passt_proto::addr::Mac;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::{capture, engine_options, listen, set_up};
+use super::{Prepared, engine_options, ready};
 use crate::cli::{Config, PastaOptions};
-use crate::life::background::{self, PidFile};
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
@@ -23,10 +22,7 @@ const DEFAULT_MTU: usize = 1500;
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
 pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
-    let pid_file = config.pid_file.as_deref().map(PidFile::open).transpose()?;
-    let capture = capture(config)?;
-    let setup = set_up(config)?;
-    let listeners = listen(config)?;
+    let Prepared { pid_file, capture, setup, listeners } = Prepared::new(config)?;
     let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
     let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
     let wanted = setup.tap.as_ref().unwrap_or(&default);
@@ -38,13 +34,7 @@ pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -
     worker.context().capture = capture;
     worker.listen(listeners).context("Couldn't watch ports")?;
 
-    // Everything is in place from here on.
-    if config.foreground {
-        background::stay(pid_file)?;
-    } else {
-        background::detach(pid_file)?.ready()?;
-        crate::log::background();
-    }
+    ready(config, pid_file)?;
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
     }

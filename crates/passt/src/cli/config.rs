@@ -69,9 +69,8 @@ impl Config {
     /// What was asked for and isn't built yet: one line for the user, `None` if all of it is.
     /// Defaults never count.
     pub fn unsupported(&self) -> Option<String> {
-        let passt = match &self.mode {
-            Mode::Passt(passt) if passt.vhost_user => Some("--vhost-user"),
-            Mode::Passt(_) => Some("passt mode"),
+        let vhost_user = match &self.mode {
+            Mode::Passt(passt) => passt.vhost_user.then_some("--vhost-user"),
             Mode::Pasta(_) => None,
         };
         let control = self.control_socket.as_ref().map(|_| "--conf-path");
@@ -86,7 +85,7 @@ impl Config {
             ("-U", self.ports.udp_out.is_default()),
         ];
         let ports = ports.iter().filter(|(_, there)| !there).map(|&(text, _)| text);
-        let parts: Vec<&str> = passt.into_iter().chain(control).chain(splice).chain(ports).collect();
+        let parts: Vec<&str> = vhost_user.into_iter().chain(control).chain(splice).chain(ports).collect();
         (!parts.is_empty()).then(|| format!("Not supported yet: {}", parts.join("; ")))
     }
 

@@ -461,13 +461,13 @@ fn integrators() {
         "pasta --stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 --gateway=10.0.2.2 --dns-forward=10.0.2.3 --no-map-gw --ipv4-only --tcp-ports=auto --udp-ports=auto 77",
         "pasta --stderr --ns-ifname=tap0 --mtu=65520 --config-net --address=10.0.2.100 --netmask=24 --gateway=10.0.2.2 --dns-forward=10.0.2.3 --tcp-ports=none --udp-ports=none --address=fd00::100 --gateway=fd00::2 --dns-forward=fd00::3 --userns=/proc/7/ns/user --netns=/run/n",
         "pasta --config-net -t [::]/80:80 -t 0.0.0.0/80:80 1",
+        "passt --one-off --socket /run/x.socket --pid /run/x.pid --mtu 1500 --interface eth0 --log-file /var/log/x --hostname h --fqdn f.test --address 10.0.0.2 --netmask 24 --tcp-ports 10.0.0.1%eth0/22,8000-8100:9000-9100,~8050 --udp-ports %eth0/all",
+        "passt -q -f --fd 7 -t 0.0.0.0/1-2:3-4 -u 0.0.0.0/1-2:3-4",
     ] {
         assert_eq!(run(line).unsupported(), None, "{line}");
     }
     for line in [
-        "passt --one-off --socket /run/x.socket --pid /run/x.pid --mtu 1500 --interface eth0 --log-file /var/log/x --hostname h --fqdn f.test --address 10.0.0.2 --netmask 24 --tcp-ports 10.0.0.1%eth0/22,8000-8100:9000-9100,~8050 --udp-ports %eth0/all",
         "passt --vhost-user --quiet --pid /tmp/x --fd 3",
-        "passt -q -f --fd 7 -t 0.0.0.0/1-2:3-4 -u 0.0.0.0/1-2:3-4",
         "passt --vhost-user --foreground -s /tmp/s --repair-path none -4 -a 192.168.97.2 -n 30 -g 192.168.97.1 --map-host-loopback 192.168.97.1 -D 8.8.8.8",
     ] {
         assert!(run(line).unsupported().is_some(), "{line}");
@@ -489,7 +489,8 @@ fn what_is_not_built_yet() {
         ("pasta -u auto,5000 1", Some("Not supported yet: -u with auto")),
         ("pasta -T ~22 1", Some("Not supported yet: -T")),
         ("pasta -c /x 1", Some("Not supported yet: --conf-path")),
-        ("passt -c /x", Some("Not supported yet: passt mode; --conf-path")),
+        ("passt -c /x", Some("Not supported yet: --conf-path")),
+        ("passt -1 -s /x -t all -u 53", None),
         ("passt --vhost-user", Some("Not supported yet: --vhost-user")),
     ] {
         assert_eq!(run(line).unsupported().as_deref(), text, "{line}");

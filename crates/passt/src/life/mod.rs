@@ -3,7 +3,8 @@
 //!
 //! [`app`](crate::app) calls the parts in the order of a start: [`start`], then
 //! [`pid_file`](background::PidFile) and other files as whoever started us, then
-//! [`enter`](namespace::enter), which changes identity and goes where the namespace is, then, when
+//! for pasta [`enter`](namespace::enter), which changes identity and goes where the namespace is, and for passt
+//! [`identity`], after its [`socket`] was bound, then, when
 //! all is ready, [`background`]. From there on only [`watch`] matters, one descriptor of the
 //! engine's loop. What is left out: the sandbox, that is, giving up what
 //! the loop doesn't need.
@@ -12,5 +13,6 @@ pub mod background;
 pub mod command;
 pub mod identity;
 pub mod namespace;
+pub mod socket;
 pub mod start;
 pub mod watch;

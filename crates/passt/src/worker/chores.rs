@@ -35,6 +35,12 @@ impl Chores {
         }
     }
 
+    /// Has the guest asked and told at once, as at the start.
+    pub(super) fn greet(&mut self, now: Instant) {
+        self.solicit = Some(now);
+        self.advertise = self.advertise.and(Some(now));
+    }
+
     /// When there is something to do next.
     pub(super) fn due(&self) -> Option<Instant> {
         [self.solicit, self.advertise, self.stats.map(|(due, _)| due)].into_iter().flatten().min()

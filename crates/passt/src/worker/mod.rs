@@ -61,6 +61,13 @@ impl<L: Link> Worker<L> {
         Ok(())
     }
 
+    /// A guest has come to a link that had none: watches the link's descriptor, and has the guest
+    /// told what it would have been told at the start.
+    pub fn greet(&mut self) -> io::Result<()> {
+        self.chores.greet(self.ctx.now);
+        self.ctx.watch_link()
+    }
+
     /// Everything but the flows.
     pub fn context(&mut self) -> &mut Context<L> {
         &mut self.ctx
@@ -121,17 +128,17 @@ impl<L: Link> Worker<L> {
         };
         self.ctx.now = clock();
         self.ctx.counters.rounds += 1;
-        let mut link = Ok(());
+        // What flows are told would not be repeated to them: no end keeps the other events waiting.
+        let (mut link, mut external_end) = (Ok(()), None);
         for event in events {
             match Token::decode(event.data.u64()) {
-                // What flows were told would not be repeated to them: a link that is gone waits.
                 Token::Link => link = self.link_readable(),
                 Token::Flow(handle) => self
                     .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
                 Token::Second(handle) => self.flow(handle, |ctx, handle, key, flow| {
                     host::second_event(ctx, handle, key, flow, event.flags)
                 }),
-                Token::External(number) if external(number, &mut self.ctx) => return Ok(Some(number)),
+                Token::External(number) if external(number, &mut self.ctx) => external_end = Some(number),
                 Token::External(_) => {}
                 Token::Listener(number) => {
                     host::listen::event(&mut self.ctx, &mut self.flows, number, event.flags);
@@ -149,7 +156,7 @@ impl<L: Link> Worker<L> {
         }
         self.chores.run(&mut self.ctx, self.flows.len());
         self.ctx.link.flush();
-        link.map(|()| None)
+        external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
     fn link_readable(&mut self) -> io::Result<()> {

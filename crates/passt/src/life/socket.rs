@@ -1,0 +1,178 @@
+//! The socket at which a virtual machine reaches us: found, bound, or inherited, and
+//! who comes there.
+//!
+//! A path is bound by whoever started us, before the change of identity, and for them
+//! alone (see [`limits`](super::start::limits)). It is never removed: a socket file without a
+//! process is *stale*, and replaced by the next who wants its name.
+
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use passt_sys::{fd, socket};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketType, getpeername, sockopt};
+
+use crate::cli::GuestSocket;
+
+/// How many default names there are, numbered from 1.
+const NAMES: u32 = 63;
+
+/// Why no virtual machine can reach us.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A path was given where another process listens.
+    #[error("Socket path {} already in use", .0.display())]
+    InUse(PathBuf),
+    /// The kernel doesn't let us have a path.
+    #[error("Couldn't bind UNIX domain socket {}", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// All default names are taken.
+    #[error("Couldn't find a free name for a UNIX domain socket up to {}", name(NAMES).display())]
+    NoName,
+    /// The descriptor given is no connected stream socket.
+    #[error("Invalid --fd: {0}")]
+    Fd(RawFd),
+}
+
+/// Takes over the connected stream socket that the process was started with as descriptor `fd`. To be
+/// called before anything else is opened.
+pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
+    let socket = fd::take_inherited(fd).map_err(|_| Error::Fd(fd))?;
+    let is_stream = sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
+    // A socket that only listens has no peer.
+    if is_stream && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
+}
+
+/// Listens where the command line says; `None` if our client is there already.
+pub fn listen(wanted: &GuestSocket) -> Result<Option<UnixListener>, Error> {
+    let (listener, path) = match wanted {
+        GuestSocket::Fd(_) => return Ok(None),
+        GuestSocket::Path(path) => (bind(path)?, path.clone()),
+        GuestSocket::FirstFree => first_free()?,
+    };
+    listener.set_nonblocking(true).map_err(|source| Error::Bind { path: path.clone(), source })?;
+    log::info!("UNIX domain socket bound at {}", path.display());
+    Ok(Some(listener))
+}
+
+fn first_free() -> Result<(UnixListener, PathBuf), Error> {
+    for path in (1..=NAMES).map(name) {
+        match bind(&path) {
+            Ok(listener) => return Ok((listener, path)),
+            Err(Error::InUse(_)) => {}
+            // Another user's, whose directory keeps us from removing it.
+            Err(Error::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::NoName)
+}
+
+/// The default names.
+fn name(number: u32) -> PathBuf {
+    format!("/tmp/passt_{number}.socket").into()
+}
+
+fn bind(path: &Path) -> Result<UnixListener, Error> {
+    if is_live(path) {
+        return Err(Error::InUse(path.into()));
+    }
+    if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        // If it stays, that is what binding will complain about.
+        let _ = fs::remove_file(path);
+    }
+    UnixListener::bind(path).map_err(|source| Error::Bind { path: path.into(), source })
+}
+
+/// Whether a process has this socket, without its noticing: a real connection would be a client, the
+/// only one for some. The wrong type is refused only where there is a socket (unix(7), `EPROTOTYPE`).
+fn is_live(path: &Path) -> bool {
+    match UnixDatagram::unbound().and_then(|socket| socket.connect(path)) {
+        Ok(()) => true,
+        Err(error) => error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()),
+    }
+}
+
+/// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
+/// is no client for us.
+pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
+    let client = match accept(listener) {
+        Ok(client) => client,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+        Err(error) => {
+            log::warn!("Couldn't accept a connection: {error}");
+            return None;
+        }
+    };
+    // 0 where our PID namespace doesn't have the client.
+    let pid = socket::peer_pid(&client).unwrap_or(0);
+    if taken {
+        log::info!("discarding connection from PID {pid}");
+        return None;
+    }
+    log::info!("accepted connection from PID {pid}");
+    Some(client.into())
+}
+
+/// Whether a client has closed its end, whatever of its frames is still to be read.
+pub fn has_left(client: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(&client, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && !polled[0].revents().is_empty()
+}
+
+fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    let (client, _) = listener.accept()?;
+    client.set_nonblocking(true)?;
+    Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("socket-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn a_live_socket_is_not_disturbed() {
+        let path = path("live");
+        let listener = bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(
+            bind(&path).unwrap_err().to_string(),
+            format!("Socket path {} already in use", path.display())
+        );
+        assert!(admit(&listener, false).is_none(), "a connection was made");
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let path = path("stale");
+        drop(bind(&path).unwrap());
+        assert!(path.exists());
+        drop(bind(&path).unwrap());
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn nothing_but_a_socket_is_replaced() {
+        let path = path("file");
+        fs::write(&path, "text").unwrap();
+        assert!(matches!(bind(&path), Err(Error::Bind { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        fs::remove_file(path).unwrap();
+    }
+}
