@@ -31,8 +31,8 @@ pub struct Launch<'n> {
 }
 
 impl<'n> Launch<'n> {
-    pub(crate) fn new(net: &'n Net, user: User) -> Self {
-        Self { net, user, program: net.dir().join("pasta"), options: Vec::new() }
+    pub(crate) fn new(net: &'n Net, user: User, name: &str) -> Self {
+        Self { net, user, program: net.dir().join(name), options: Vec::new() }
     }
 
     /// Starts another program instead, to compare with.

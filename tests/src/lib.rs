@@ -12,13 +12,18 @@
 //! deadline, and a process is ready when it says so.
 #![expect(clippy::missing_panics_doc, reason = "a test helper panics where the test has failed")]
 
+pub mod client;
+pub mod dhcp;
+pub mod frame;
 mod guest;
+mod machine;
 mod net;
 mod process;
 pub mod stream;
 pub mod transfer;
 
 pub use guest::{Guest, Launch, User};
+pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 
@@ -56,6 +61,11 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 /// The program under test: `PASTA` from the environment, or the release build.
 pub fn pasta_path() -> PathBuf {
     std::env::var_os("PASTA").map_or_else(|| built("release/pasta"), PathBuf::from)
+}
+
+/// The same under its name for virtual machines: `PASST`, or the release build.
+pub fn passt_path() -> PathBuf {
+    std::env::var_os("PASST").map_or_else(|| built("release/passt"), PathBuf::from)
 }
 
 /// The transfer helper that cargo built along with the tests.

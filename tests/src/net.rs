@@ -186,7 +186,12 @@ impl Net {
 
     /// The program under test, to be given options and started in `host`.
     pub fn pasta(&self, user: User) -> Launch<'_> {
-        Launch::new(self, user)
+        Launch::new(self, user, "pasta")
+    }
+
+    /// The same under its name for virtual machines.
+    pub fn passt(&self, user: User) -> Launch<'_> {
+        Launch::new(self, user, "passt")
     }
 }
 
@@ -199,6 +204,7 @@ impl Dir {
         root(&format!("mkdir -m 1777 {}", dir.0.display()));
         std::fs::copy(peer_path(), dir.0.join("peer")).expect("peer copied");
         std::fs::copy(crate::pasta_path(), dir.0.join("pasta")).expect("pasta copied");
+        std::fs::copy(crate::passt_path(), dir.0.join("passt")).expect("passt copied");
         dir
     }
 }

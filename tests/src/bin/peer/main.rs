@@ -1,6 +1,7 @@
 //! What runs inside the tests' namespaces: servers, clients that check what
 //! they get, a source of hostile frames. Each prints one line with the outcome.
 
+mod machine;
 mod mangle;
 mod rr;
 mod tcp;
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
         ["udp-serve", address] => udp::serve(address),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
+        ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         other => bail!("unknown command: {other:?}"),
     }

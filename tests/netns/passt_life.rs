@@ -1,0 +1,384 @@
+//! passt's socket: where it is, who may come, what happens when they leave; and the life of the process.
+
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use passt_tests::client::{Client, MAC};
+use passt_tests::frame::{self, ethernet, fix_checksums, ip4, tcp, udp};
+use passt_tests::transfer::at;
+use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
+use rustix::io::{FdFlags, fcntl_setfd};
+
+/// The MAC address that passt shows unless told otherwise.
+const OURS: [u8; 6] = [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
+
+/// Starts passt in the foreground, and waits until it listens at `socket` of the test's directory.
+fn start(net: &Net, user: User, options: &str) -> (Process, PathBuf) {
+    let socket = net.dir().join(format!("socket-{user:?}"));
+    let launch = net.passt(user).with(options).with(&format!("--foreground --socket {}", socket.display()));
+    let mut passt = Process::start(&mut launch.command(""));
+    passt.wait_for(&format!("UNIX domain socket bound at {}", socket.display()));
+    (passt, socket)
+}
+
+fn served(socket: &Path) -> Client {
+    let mut client = Client::wait_for(socket);
+    assert_eq!(client.ask_for_gateway(), OURS);
+    client
+}
+
+/// A background process, ended with the value.
+struct Daemon(u32);
+
+impl Daemon {
+    fn of(pid_file: &Path) -> Self {
+        let text = fs::read_to_string(pid_file).expect("PID file");
+        Self(text.strip_suffix('\n').expect("one line").parse().expect("a PID"))
+    }
+
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(Command::new("kill").args(["-KILL", &self.0.to_string()]).output());
+    }
+}
+
+#[test]
+fn default_names_are_taken_in_order() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        let start = || {
+            let mut passt = Process::start(&mut net.passt(user).with("--foreground").command(""));
+            let line = passt.wait_for("UNIX domain socket bound at ");
+            let path = PathBuf::from(line.rsplit(' ').next().expect("a path"));
+            drop(served(&path));
+            (passt, path)
+        };
+        let number = |path: &Path| {
+            let text = path.to_str().expect("text").strip_prefix("/tmp/passt_").expect("a default name");
+            text.strip_suffix(".socket").expect("a default name").parse::<u32>().expect("a number")
+        };
+        let (first, second) = (start(), start());
+        assert!(number(&first.1) >= 1 && number(&first.1) < number(&second.1), "{user:?}");
+        let free = first.1.clone();
+        drop(first);
+        assert!(free.exists(), "the file of a killed process is stale");
+        let third = start();
+        assert_eq!(third.1, free, "{user:?}");
+        for (_, path) in [second, third] {
+            fs::remove_file(path).expect("our socket");
+        }
+    }
+}
+
+#[test]
+fn a_live_socket_is_refused_and_a_stale_one_replaced() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        // An instance that serves one client only must not take a question for it.
+        let (mut first, socket) = start(&net, user, "--one-off");
+        let launch = net.passt(user).with(&format!("--quiet --socket {}", socket.display()));
+        let second = launch.run("");
+        assert_eq!(second.status.code(), Some(1));
+        assert_eq!(second.stderr, format!("Socket path {} already in use\n", socket.display()));
+        served(&socket);
+        assert!(eventually("end of passt", || first.try_wait()).success());
+        assert!(fs::symlink_metadata(&socket).expect("stale").file_type().is_socket());
+        let (_third, socket) = start(&net, user, "");
+        served(&socket);
+    }
+}
+
+#[test]
+fn the_socket_is_whose_who_starts_us() {
+    let Some(net) = Net::new() else { return };
+    for (user, id) in [(User::Root, 0), (User::Normal, User::NORMAL_ID)] {
+        let (_passt, socket) = start(&net, user, "");
+        let file = fs::symlink_metadata(&socket).expect("socket");
+        assert_eq!((file.uid(), file.permissions().mode() & 0o077), (id, 0), "{user:?}");
+        fs::remove_file(socket).expect("socket");
+    }
+}
+
+#[test]
+fn only_a_socket_is_replaced() {
+    let Some(net) = Net::new() else { return };
+    let file = net.dir().join("file");
+    fs::write(&file, "text").expect("file");
+    let missing = net.dir().join("missing/socket");
+    for path in [&file, &missing] {
+        let finished = net.passt(User::Root).with("--quiet --socket").with(&path.to_string_lossy()).run("");
+        assert_eq!(finished.status.code(), Some(1));
+        assert!(finished.stderr.contains(path.to_str().expect("text")), "{}", finished.stderr);
+    }
+    assert_eq!(fs::read_to_string(file).expect("file"), "text");
+}
+
+#[test]
+fn who_comes_second_is_sent_away() {
+    let Some(net) = Net::new() else { return };
+    let (mut passt, socket) = start(&net, User::Root, "");
+    let mut first = served(&socket);
+    for _ in 0..2 {
+        Client::connect(&socket).wait_for_end();
+    }
+    passt.wait_for(&format!("discarding connection from PID {}", std::process::id()));
+    first.ask_for_gateway();
+}
+
+#[test]
+fn one_client_after_the_other_is_served() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        let (mut passt, socket) = start(&net, user, "");
+        for _ in 0..20 {
+            served(&socket);
+        }
+        passt.wait_for("Client connection closed");
+        assert!(passt.try_wait().is_none());
+    }
+}
+
+#[test]
+fn a_one_off_ends_with_its_client() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        let (mut passt, socket) = start(&net, user, "--one-off");
+        let mut client = served(&socket);
+        Client::connect(&socket).wait_for_end();
+        client.ask_for_gateway();
+        drop(client);
+        passt.wait_for("Client connection closed, exiting");
+        assert_eq!(passt.finish().status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_length_that_no_frame_has_ends_the_connection() {
+    let Some(net) = Net::new() else { return };
+    let (mut passt, socket) = start(&net, User::Normal, "");
+    for length in [0_u32, 1, 13, 70_000, 1 << 24, u32::MAX] {
+        let mut client = served(&socket);
+        client.send_raw(&length.to_be_bytes());
+        client.wait_for_end();
+    }
+    // A frame that is cut off is no worse than none.
+    served(&socket).send_raw(&[0, 0, 0, 100, 1, 2, 3]);
+    served(&socket);
+    assert!(passt.try_wait().is_none());
+}
+
+/// The next client is told what the first was, without a question.
+#[test]
+fn every_client_is_greeted() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "");
+    for _ in 0..2 {
+        let mut client = Client::wait_for(&socket);
+        client.find("an ARP request", |frame| frame[12..14] == [8, 6] && frame[20..22] == [0, 1]);
+        let icmp6 = |kind| move |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[54] == kind;
+        client.find("a solicitation", icmp6(135));
+        client.find("a router advertisement", icmp6(134));
+    }
+}
+
+/// What the guest showed of itself is known when it comes again.
+#[test]
+fn the_addresses_of_the_guest_are_kept() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-t 5001 -u 6001");
+    let mut client = served(&socket);
+    client.send(&ethernet(MAC, 0x0800, &ip4("192.0.2.99", FAR4, frame::UDP, &udp(1, 9, b"learn"))));
+    client.ask_for_gateway();
+    drop(client);
+    let mut client = Client::wait_for(&socket);
+    client.find("a greeting", |_| true);
+    let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
+    let request = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
+    assert_eq!((&request[..6], &request[30..34]), (&MAC[..], &[192, 0, 2, 99][..]));
+}
+
+/// A connection outlives a client that goes and comes again.
+#[test]
+fn flows_are_kept() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    let (_passt, socket) = start(&net, User::Normal, "");
+    let segment = |seq: u32, ack: u32, flags, payload: &[u8]| {
+        let mut frame =
+            ethernet(MAC, 0x0800, &ip4(HOST4, FAR4, frame::TCP, &tcp(2000, 5001, flags, &[], payload)));
+        frame[38..42].copy_from_slice(&seq.to_be_bytes());
+        frame[42..46].copy_from_slice(&ack.to_be_bytes());
+        fix_checksums(&mut frame);
+        frame
+    };
+    let is_segment = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == frame::TCP;
+    let mut client = served(&socket);
+    client.send(&segment(1000, 0, 2, b""));
+    let answer = client.find("SYN-ACK", is_segment);
+    assert_eq!(answer[47] & 0x17, 0x12, "SYN and ACK");
+    let next = u32::from_be_bytes(answer[38..42].try_into().expect("a number")).wrapping_add(1);
+    client.send(&segment(1001, next, 0x10, b""));
+    drop(client);
+    let mut client = Client::wait_for(&socket);
+    client.send(&segment(1001, next, 0x18, b"once\n!"));
+    let echo = client.find("the echo", |frame| is_segment(frame) && frame[54] == b'!');
+    assert_eq!(echo[38..42], next.to_be_bytes());
+}
+
+#[test]
+fn a_connection_can_be_inherited() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        let (mut client, theirs) = pair();
+        let options = format!("--foreground --fd {}", theirs.as_raw_fd());
+        let passt = Process::start(&mut net.passt(user).with(&options).command(""));
+        drop(theirs);
+        assert_eq!(client.ask_for_gateway(), OURS);
+        drop(client);
+        let finished = passt.finish();
+        assert_eq!(finished.status.code(), Some(0));
+        assert!(finished.stderr.contains("Client connection closed, exiting"), "{}", finished.stderr);
+        assert!(!finished.stderr.contains("bound at"), "{}", finished.stderr);
+
+        // As qemu does it: in the background, and the end of the connection is the end of us.
+        let (mut client, theirs) = pair();
+        let file = net.dir().join(format!("pid-{user:?}"));
+        let options = format!("--quiet --pid {} --fd {}", file.display(), theirs.as_raw_fd());
+        assert!(net.passt(user).with(&options).run("").status.success());
+        drop(theirs);
+        let daemon = Daemon::of(&file);
+        assert_eq!(client.ask_for_gateway(), OURS);
+        drop(client);
+        eventually("end of passt", || daemon.has_ended().then_some(()));
+    }
+}
+
+/// A client and what passt is to inherit as its other end.
+fn pair() -> (Client, OwnedFd) {
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    (ours.into(), inheritable(theirs))
+}
+
+fn inheritable(fd: impl Into<OwnedFd>) -> OwnedFd {
+    let fd = fd.into();
+    fcntl_setfd(&fd, FdFlags::empty()).expect("a descriptor");
+    fd
+}
+
+#[test]
+fn only_a_connection_can_be_inherited() {
+    let Some(net) = Net::new() else { return };
+    let listening = inheritable(UnixListener::bind(net.dir().join("listening")).expect("socket"));
+    let datagrams = inheritable(std::os::unix::net::UnixDatagram::pair().expect("sockets").0);
+    let file = inheritable(fs::File::open("/dev/null").expect("file"));
+    let numbers = [&listening, &datagrams, &file].map(std::os::fd::AsRawFd::as_raw_fd);
+    for fd in numbers.into_iter().chain([0, 1, 999, i32::MAX]) {
+        let finished = net.passt(User::Normal).with(&format!("--quiet --foreground --fd {fd}")).run("");
+        assert_eq!(finished.status.code(), Some(1), "{fd}");
+        assert_eq!(finished.stderr, format!("Invalid --fd: {fd}\n"));
+    }
+}
+
+#[test]
+fn in_the_background_all_is_ready_when_the_parent_ends() {
+    let Some(net) = Net::new() else { return };
+    for (user, id) in [(User::Root, 65_534), (User::Normal, User::NORMAL_ID)] {
+        // Root may start us where nobody else may look; names are relative to it.
+        let dir = net.dir().join(format!("{user:?}"));
+        fs::create_dir(&dir).expect("directory");
+        if user == User::Normal {
+            std::os::unix::fs::chown(&dir, Some(id), None).expect("directory");
+        }
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("mode");
+        let launch = net.passt(user).with("--socket socket --pid pid -t 5001 --log-file log");
+        let finished = Process::start(launch.command("").current_dir(&dir)).finish();
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let mut client = Client::connect(&dir.join("socket"));
+        assert_eq!(client.ask_for_gateway(), OURS);
+        assert!(net.peer.peer(&format!("connect {}", at(HOST4, 5001))).starts_with("connected"));
+
+        let daemon = Daemon::of(&dir.join("pid"));
+        assert_eq!(fs::metadata(dir.join("pid")).expect("PID file").permissions().mode() & 0o777, 0o600);
+        for fd in 0..3 {
+            let open = fs::read_link(format!("/proc/{}/fd/{fd}", daemon.0)).expect("a descriptor");
+            assert_eq!(open, Path::new("/dev/null"));
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.0)).expect("status");
+        assert!(status.contains(&format!("Uid:\t{id}\t{id}\t{id}\t{id}")), "{status}");
+        assert!(Command::new("kill").arg(daemon.0.to_string()).status().expect("kill").success());
+        eventually("end of passt", || daemon.has_ended().then_some(()));
+        client.wait_for_end();
+        assert!(dir.join("socket").exists() && dir.join("pid").exists(), "files stay");
+        // Who comes after us needs neither removed.
+        let again = Process::start(launch.command("").current_dir(&dir)).finish();
+        assert!(again.status.success(), "{}", again.stderr);
+        drop(Daemon::of(&dir.join("pid")));
+    }
+}
+
+/// With and without a client.
+#[test]
+fn signals_end_us() {
+    let Some(net) = Net::new() else { return };
+    for (signal, status) in [("TERM", Some(0)), ("QUIT", Some(0)), ("INT", None)] {
+        for connected in [false, true] {
+            let file = net.dir().join("pid");
+            let (mut passt, socket) = start(&net, User::Normal, &format!("--pid {}", file.display()));
+            eventually("the PID file", || {
+                fs::read_to_string(&file).is_ok_and(|text| text == format!("{}\n", passt.pid())).then_some(())
+            });
+            let client = connected.then(|| served(&socket));
+            passt.signal(signal);
+            let ended = eventually("end of passt", || passt.try_wait());
+            assert_eq!(ended.code(), status, "{signal}");
+            assert!(socket.exists());
+            drop(client);
+            fs::remove_file(&file).expect("PID file");
+        }
+    }
+}
+
+#[test]
+fn what_fails_before_it_is_ready_says_why() {
+    let Some(net) = Net::new() else { return };
+    let (passt, socket) = start(&net, User::Root, "-t 5001");
+    let pid_file = net.dir().join("pid");
+    fs::write(&pid_file, "old").expect("file");
+    let taken = format!("--pid {} --socket {}", pid_file.display(), socket.display());
+    let cases = [
+        ("-t 5001 --one-off", "5001"),
+        ("extra", "Extra non-option argument: extra"),
+        ("--vhost-user", "Not supported yet: --vhost-user"),
+        ("-T 53", "-T is for pasta mode only"),
+        ("-t auto", "auto"),
+        ("--pid /no/such/directory/pid", "/no/such/directory/pid"),
+        ("--interface no-such", "Invalid interface name no-such"),
+        (&taken, "already in use"),
+    ];
+    for (options, reason) in cases {
+        let socket = if options == taken { "" } else { " --socket other" };
+        let finished = net.passt(User::Root).with("--quiet").run(&format!("{socket} {options}"));
+        assert_eq!(finished.status.code(), Some(1), "{options}");
+        let lines: Vec<&str> = finished.stderr.lines().filter(|line| !line.contains("as root")).collect();
+        assert!(lines.first().is_some_and(|line| line.contains(reason)), "{options}: {lines:?}");
+        assert_eq!(finished.stdout, "");
+    }
+    assert_eq!(
+        fs::read_to_string(pid_file).expect("file"),
+        "old",
+        "another instance's PID file is left alone"
+    );
+    drop(passt);
+    let finished = net.passt(User::Normal).with("--print-capabilities").run("");
+    assert_eq!(finished.stdout, "{\n  \"type\": \"net\"\n}\n");
+}

@@ -1,0 +1,57 @@
+//! Programs inside that configure a guest's interface, `eth0`, by DHCP or wait until
+//! the kernel has done it by NDP.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use crate::{Net, Place, eventually};
+
+/// Has udhcpc configure the interface; what it said, with a line
+/// `LEASE address/bits router dns mtu search`.
+pub fn udhcpc(net: &Net, guest: &impl Place) -> String {
+    let script = script(
+        net,
+        "[ \"$1\" = bound ] || exit 0\n\
+         ip addr add $ip/$mask dev $interface\n\
+         ip route add default via $router dev $interface\n\
+         echo LEASE $ip/$mask $router $dns $mtu $search\n",
+    );
+    let options = "-i eth0 -f -q -n -t 5 -T 1 -O mtu -O search";
+    guest.run(&format!("udhcpc {options} -s {}", script.display()))
+}
+
+const DHCLIENT_SCRIPT: &str = "case $reason in\n\
+    BOUND)\n\
+    ip addr add $new_ip_address/$new_subnet_mask dev $interface\n\
+    ip route add default via $new_routers dev $interface\n\
+    echo LEASE $new_ip_address $new_subnet_mask $new_routers $new_domain_name_servers;;\n\
+    BOUND6)\n\
+    ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface nodad\n\
+    echo LEASE $new_ip6_address $new_dhcp6_name_servers;;\n\
+    esac\nexit 0\n";
+
+/// Runs dhclient until it has a lease, and returns what the script said.
+pub fn dhclient(net: &Net, guest: &impl Place, family: &str) -> String {
+    let script = script(net, DHCLIENT_SCRIPT);
+    let dir = net.dir().display();
+    let files = format!("-sf {} -lf {dir}/leases -pf {dir}/dhclient.pid -cf /dev/null", script.display());
+    guest.start(&format!("dhclient {family} -d {files} eth0")).wait_for("LEASE")
+}
+
+/// An IPv6 address with this property that may be used already.
+pub fn wait_for_address(guest: &impl Place, property: &str) -> String {
+    eventually(property, || {
+        let addresses = guest.run("ip -o -6 addr show dev eth0");
+        let usable = |line: &&str| line.contains(property) && !line.contains("tentative");
+        addresses.lines().find(usable).map(str::to_owned)
+    })
+}
+
+/// A script for DHCP clients that configures the interface and says `LEASE`.
+fn script(net: &Net, text: &str) -> PathBuf {
+    let path = net.dir().join("script");
+    std::fs::write(&path, format!("#!/bin/sh\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin\n{text}"))
+        .expect("script");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("script");
+    path
+}
