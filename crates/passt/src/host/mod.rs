@@ -70,6 +70,14 @@ pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow
     }
 }
 
+/// The link has room for a flow that waited for it ([`Context::await_link`]).
+pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
+    match flow {
+        Flow::Tcp(flow) => flow.resume(ctx, handle),
+        Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
+    }
+}
+
 /// A flow's timer fired.
 pub(crate) fn timeout<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {

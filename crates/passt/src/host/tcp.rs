@@ -25,7 +25,7 @@ use rustix::net::{SocketType, sockopt};
 use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
-use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD};
+use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
 use crate::worker::Context;
 
 /// From this round trip on, acknowledgements to the guest are those of the
@@ -81,6 +81,8 @@ pub struct TcpFlow {
     reset: bool,
     /// What the timer is set to.
     timer: Option<Instant>,
+    /// Is to be called when the link has room.
+    waits: bool,
 }
 
 impl Tcp {
@@ -255,6 +257,7 @@ fn begin<L: Link>(
         ended: false,
         reset: false,
         timer: None,
+        waits: false,
     };
     let handle = flows.insert(key, Flow::Tcp(flow)).map_err(|_| DropReason::TableFull)?;
     let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
@@ -424,15 +427,20 @@ impl TcpFlow {
     /// Does what the connection wants done now.
     pub(super) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
         let mut burst = BURST;
-        while let Some(action) = self.conn.next_action(ctx.now) {
+        let mut room = true;
+        while let Some(action) = self.next_action(ctx.now, room) {
             match action {
                 Action::Emit(segment) => emit(ctx, &self.path, &segment),
                 Action::Peek { offset, len } => {
-                    if burst == 0 || !self.peek(ctx, offset, len) {
+                    if burst == 0 {
                         ctx.call_again(handle);
                         break;
                     }
                     burst -= 1;
+                    room = self.peek(ctx, offset, len);
+                    if !room && !std::mem::replace(&mut self.waits, true) {
+                        ctx.await_link(handle);
+                    }
                 }
                 Action::Discard(bytes) => self.discard(bytes),
                 Action::Shutdown => {
@@ -453,6 +461,16 @@ impl TcpFlow {
         Verdict::Keep
     }
 
+    fn next_action(&mut self, now: Instant, room: bool) -> Option<Action> {
+        if room { self.conn.next_action(now) } else { self.conn.next_action_without_data(now) }
+    }
+
+    /// The link has room again.
+    pub(super) fn resume<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.waits = false;
+        self.pull(ctx, handle)
+    }
+
     /// A timer that fires too early costs less than moving it with every segment.
     fn set_timer<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if let Some(due) = self.conn.next_timeout()
@@ -466,16 +484,21 @@ impl TcpFlow {
     /// Sends up to `len` bytes, `offset` bytes behind the head of the receive queue;
     /// false if the link has no room.
     fn peek<L: Link>(&mut self, ctx: &mut Context<L>, offset: u32, len: u32) -> bool {
+        if ctx.link.is_congested() {
+            return false;
+        }
+        let mss = self.conn.mss();
+        let len = len.min(mss.saturating_mul(count(MAX_PIECES)));
         if self.peek_offset.is_some_and(|at| at != offset) {
             let wanted = i32::try_from(offset).unwrap_or(i32::MAX);
             self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
         }
         let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
-        let mss = self.conn.mss();
+        let header_len = self.path.header_len() + self.conn.header_len();
         let found = {
             let mut room = Scatter::new();
             room.push_discard(&mut ctx.tcp.scratch, skipped);
-            if !ctx.link.reserve(MAX_HEADERS, len as usize, mss as usize, &mut room) {
+            if !ctx.link.reserve(header_len, len as usize, mss as usize, &mut room) {
                 return false;
             }
             msg::peek(self.fd.as_fd(), &room)

@@ -78,8 +78,8 @@ pub trait Link {
 
     /// Lends room for `payload` bytes (at most [`MAX_PAYLOAD`]), appended to
     /// `into`. Frames behind headers of `header` bytes will be cut every `segment`
-    /// bytes, if the link has to cut. Not committing gives the room back. False
-    /// if the link has no room now.
+    /// bytes, if the link has to cut, at most [`MAX_PIECES`] of them. Not committing gives the
+    /// room back. False if the link has no room now.
     fn reserve<'a>(
         &'a mut self,
         header: usize,
@@ -100,10 +100,22 @@ pub trait Link {
     /// Sends a frame whose bytes are complete, checksums included.
     fn send(&mut self, frame: &[u8]) -> Result<(), DropReason>;
 
-    /// Passes on what a batch of commits left in the link's own queues.
-    fn flush(&mut self) {}
+    /// Passes on what a batch of commits left in the link's own queues. True if some is
+    /// left until the descriptor is writable; to be called again then.
+    fn flush(&mut self) -> bool {
+        false
+    }
+
+    /// Whether so much waits in the link's own queues that payload which can wait
+    /// elsewhere should.
+    fn is_congested(&self) -> bool {
+        false
+    }
 }
 
 /// Most payload bytes of one frame for the guest: with the shortest headers of TCP
 /// they fill the 65 535 bytes that IPv4's total length can express.
 pub const MAX_PAYLOAD: usize = 65_535 - 40;
+
+/// Most pieces that one frame for the guest is cut into.
+pub const MAX_PIECES: usize = 256;

@@ -86,6 +86,10 @@ pub struct Context<L> {
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
     pub(super) ready: VecDeque<Handle>,
+    /// Flows that have something to send once the link is not congested.
+    pub(super) waiting: VecDeque<Handle>,
+    /// The link is watched for room to send what it queued.
+    backlog: bool,
     epoll: OwnedFd,
 }
 
@@ -108,14 +112,29 @@ impl<L: Link> Context<L> {
             capture: Capture::off(),
             timers: Wheel::new(options.max_flows, now),
             ready: VecDeque::with_capacity(1024),
+            waiting: VecDeque::with_capacity(1024),
+            backlog: false,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })
     }
 
     /// Watches the link, if it has a descriptor: for a new one, or a new client.
     pub fn watch_link(&mut self) -> io::Result<()> {
+        self.backlog = false;
         let Some(fd) = self.link.fd() else { return Ok(()) };
         self.watch(fd, Token::Link, epoll::EventFlags::IN)
+    }
+
+    /// Sends what the link queued, and has the loop told when the link takes the rest.
+    pub(super) fn flush_link(&mut self) -> io::Result<()> {
+        use epoll::EventFlags as E;
+        let backlog = self.link.flush();
+        let Some(fd) = self.link.fd() else { return Ok(()) };
+        if backlog != self.backlog {
+            self.rewatch(fd, Token::Link, if backlog { E::IN | E::OUT } else { E::IN })?;
+            self.backlog = backlog;
+        }
+        Ok(())
     }
 
     /// Watches a flow's socket for everything, edge-triggered.
@@ -143,6 +162,11 @@ impl<L: Link> Context<L> {
     /// Has a flow called again in the next round, before the loop sleeps.
     pub fn call_again(&mut self, handle: Handle) {
         self.ready.push_back(handle);
+    }
+
+    /// Has a flow called again once the link is not congested. A flow asks again only after that.
+    pub fn await_link(&mut self, handle: Handle) {
+        self.waiting.push_back(handle);
     }
 
     /// The path of packets to the guest at `guest` from a host that it knows as `remote`.

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventFlags};
 
 pub use context::{Context, Options, Protocols, Token};
 pub use counters::{Counters, Traffic};
@@ -100,7 +100,8 @@ impl<L: Link> Worker<L> {
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
-        if !self.ctx.ready.is_empty() {
+        let resumes = !self.ctx.waiting.is_empty() && !self.ctx.link.is_congested();
+        if resumes || !self.ctx.ready.is_empty() {
             return Some(self.ctx.now);
         }
         self.ctx.timers.next().into_iter().chain(self.chores.due()).min()
@@ -131,20 +132,24 @@ impl<L: Link> Worker<L> {
         // What flows are told would not be repeated to them: no end keeps the other events waiting.
         let (mut link, mut external_end) = (Ok(()), None);
         for event in events {
+            let flags = event.flags;
             match Token::decode(event.data.u64()) {
+                // Room for what is queued, which is sent at the end of the round.
+                Token::Link if flags == EventFlags::OUT => {}
                 Token::Link => link = self.link_readable(),
-                Token::Flow(handle) => self
-                    .flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, event.flags)),
-                Token::Second(handle) => self.flow(handle, |ctx, handle, key, flow| {
-                    host::second_event(ctx, handle, key, flow, event.flags)
-                }),
+                Token::Flow(handle) => {
+                    self.flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, flags));
+                }
+                Token::Second(handle) => self
+                    .flow(handle, |ctx, handle, key, flow| host::second_event(ctx, handle, key, flow, flags)),
                 Token::External(number) if external(number, &mut self.ctx) => external_end = Some(number),
                 Token::External(_) => {}
                 Token::Listener(number) => {
-                    host::listen::event(&mut self.ctx, &mut self.flows, number, event.flags);
+                    host::listen::event(&mut self.ctx, &mut self.flows, number, flags);
                 }
             }
         }
+        self.resume();
         for _ in 0..self.ctx.ready.len() {
             let Some(handle) = self.ctx.ready.pop_front() else { break };
             self.flow(handle, host::again);
@@ -155,8 +160,19 @@ impl<L: Link> Worker<L> {
             }
         }
         self.chores.run(&mut self.ctx, self.flows.len());
-        self.ctx.link.flush();
+        self.ctx.flush_link()?;
         external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
+    }
+
+    /// Calls flows that wait for room in the link, as long as there is some.
+    fn resume(&mut self) {
+        for _ in 0..self.ctx.waiting.len() {
+            if self.ctx.link.is_congested() {
+                break;
+            }
+            let Some(handle) = self.ctx.waiting.pop_front() else { break };
+            self.flow(handle, host::resume);
+        }
     }
 
     fn link_readable(&mut self) -> io::Result<()> {

@@ -29,6 +29,7 @@ pub use receive::Push;
 
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
+use crate::wire;
 use crate::wire::tcp::{Flags, Options, Segment};
 use open::Open;
 use transmit::Unresponsive;
@@ -256,6 +257,16 @@ impl Connection {
 
     /// What to do next; call until it returns `None`, and after every event and batch of segments.
     pub fn next_action(&mut self, now: Instant) -> Option<Action> {
+        self.next(now, true)
+    }
+
+    /// As [`Connection::next_action`], but for [`Action::Peek`]: for a link that has no room for payload
+    /// now. What the guest has sent is acknowledged nevertheless.
+    pub fn next_action_without_data(&mut self, now: Instant) -> Option<Action> {
+        self.next(now, false)
+    }
+
+    fn next(&mut self, now: Instant, data: bool) -> Option<Action> {
         match &mut self.state {
             State::Connecting { .. } => None,
             State::Opening(opening) => opening.next_segment(now, &self.config, self.ports).map(Action::Emit),
@@ -263,7 +274,7 @@ impl Connection {
                 self.end(None, false);
                 Some(Action::Close)
             }
-            State::Open(open) => open.next_action(now, self.ports),
+            State::Open(open) => open.next_action(now, self.ports, data),
             State::Ended { guest, abort } => {
                 let last = if *abort { Action::Abort } else { Action::Close };
                 Some(guest.take().map_or(last, Action::Emit))
@@ -302,6 +313,14 @@ impl Connection {
         match &self.state {
             State::Open(open) => open.mss(),
             _ => u32::from(self.config.mss),
+        }
+    }
+
+    /// Bytes of the TCP header of a segment with payload.
+    pub fn header_len(&self) -> usize {
+        match &self.state {
+            State::Open(open) => open.header_len(),
+            _ => wire::tcp::LEN,
         }
     }
 

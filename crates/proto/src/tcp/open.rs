@@ -130,7 +130,7 @@ impl Open {
         self.heard.max(self.asked) + KEEPALIVE
     }
 
-    pub(super) fn next_action(&mut self, now: Instant, ports: Ports) -> Option<Action> {
+    pub(super) fn next_action(&mut self, now: Instant, ports: Ports, data: bool) -> Option<Action> {
         let discard = self.tx.take_discard();
         if discard > 0 {
             return Some(Action::Discard(discard));
@@ -142,12 +142,12 @@ impl Open {
             return Some(Action::Shutdown);
         }
         match self.tx.next() {
-            Some(Next::Data { offset, len }) => return Some(Action::Peek { offset, len }),
+            Some(Next::Data { offset, len }) if data => return Some(Action::Peek { offset, len }),
             Some(Next::Fin) => {
                 let seq = self.tx.sent_fin(now);
                 return Some(Action::Emit(self.stamped(now, ports, seq, Flags::FIN, true)));
             }
-            None => {}
+            Some(Next::Data { .. }) | None => {}
         }
         let seq = if core::mem::take(&mut self.probe) {
             self.tx.probe_position()
@@ -179,6 +179,12 @@ impl Open {
 
     pub(super) fn mss(&self) -> u32 {
         self.tx.mss()
+    }
+
+    /// Only timestamps are in every segment, and nothing else is in one with payload.
+    pub(super) fn header_len(&self) -> usize {
+        let timestamps = self.timestamps.map(|recent| (0, recent));
+        Segment { options: Options { timestamps, ..Options::default() }, ..Segment::default() }.header_len()
     }
 
     pub(super) fn retransmitted(&self) -> u32 {

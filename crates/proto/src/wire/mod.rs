@@ -21,6 +21,7 @@ pub mod ipv6;
 pub mod ndp;
 pub mod offload;
 pub mod report;
+pub mod stream;
 pub mod tcp;
 pub mod udp;
 pub mod writer;
