@@ -58,14 +58,10 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file())
 }
 
-/// The program under test: `PASTA` from the environment, or the release build.
-pub fn pasta_path() -> PathBuf {
-    std::env::var_os("PASTA").map_or_else(|| built("release/pasta"), PathBuf::from)
-}
-
-/// The same under its name for virtual machines: `PASST`, or the release build.
-pub fn passt_path() -> PathBuf {
-    std::env::var_os("PASST").map_or_else(|| built("release/passt"), PathBuf::from)
+/// A program under test: named by the environment, as in `PASTA=/usr/bin/pasta`, or the release build.
+pub fn program_path(name: &str) -> PathBuf {
+    let named = std::env::var_os(name.to_uppercase());
+    named.map_or_else(|| built(&format!("release/{name}")), PathBuf::from)
 }
 
 /// The transfer helper that cargo built along with the tests.
