@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use passt::cli::{Families, Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
-use passt::host::listen::{self, Scope};
+use passt::forward::listener::{self as listen, Scope};
 use passt::link::Caps;
 use passt::link::channel::{Channel, Packet};
 use passt::worker::{Options, Protocols, Worker};

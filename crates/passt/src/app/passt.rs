@@ -43,7 +43,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     if let Some(listener) = &listener {
         worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
     }
-    ready(config, pid_file)?;
+    ready(config, pid_file, || Ok(()))?;
     serve(&mut worker, listener.as_ref(), passt.one_off)
 }
 

@@ -67,25 +67,13 @@ pub struct Config {
 
 impl Config {
     /// What was asked for and isn't built yet: one line for the user, `None` if all of it is.
-    /// Defaults never count.
     pub fn unsupported(&self) -> Option<String> {
         let vhost_user = match &self.mode {
             Mode::Passt(passt) => passt.vhost_user.then_some("--vhost-user"),
             Mode::Pasta(_) => None,
         };
         let control = self.control_socket.as_ref().map(|_| "--conf-path");
-        let splice = self.pasta().into_iter().filter_map(|pasta| {
-            let only = (pasta.splice == Splice::Only).then_some("--splice-only");
-            only.or(pasta.host_lo_to_ns_lo.then_some("--host-lo-to-ns-lo"))
-        });
-        let ports = [
-            ("-t with auto", !self.ports.tcp_in.detects()),
-            ("-u with auto", !self.ports.udp_in.detects()),
-            ("-T", self.ports.tcp_out.is_default()),
-            ("-U", self.ports.udp_out.is_default()),
-        ];
-        let ports = ports.iter().filter(|(_, there)| !there).map(|&(text, _)| text);
-        let parts: Vec<&str> = vhost_user.into_iter().chain(control).chain(splice).chain(ports).collect();
+        let parts: Vec<&str> = vhost_user.into_iter().chain(control).collect();
         (!parts.is_empty()).then(|| format!("Not supported yet: {}", parts.join("; ")))
     }
 

@@ -120,19 +120,6 @@ impl Ports {
         }
         Ok(rules)
     }
-
-    /// Whether ports are to be detected, other than by default.
-    pub(super) fn detects(&self) -> bool {
-        !self.is_default() && matches!(self, Self::Specs(specs) if specs.iter().any(|spec| spec.auto))
-    }
-
-    /// Whether nothing in particular was asked for: nothing, or what a namespace listens on.
-    pub(super) fn is_default(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Specs(specs) => specs.iter().all(|spec| *spec == PortSpec::auto()),
-        }
-    }
 }
 
 /// In a mix of `none` and others, the first specifier that can't be.

@@ -1,7 +1,7 @@
 //! The host's side: what flows do with their sockets.
 
 pub mod echo;
-pub mod listen;
+pub(crate) mod listen;
 pub mod slack;
 pub mod tcp;
 pub mod udp;

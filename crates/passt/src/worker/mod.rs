@@ -19,6 +19,7 @@ pub use counters::{Counters, Traffic};
 
 use self::chores::Chores;
 use crate::flow::{Flow, Handle, Key, Table};
+use crate::forward::Listener;
 use crate::link::Link;
 use crate::{from_guest, host};
 
@@ -52,13 +53,8 @@ impl<L: Link> Worker<L> {
     }
 
     /// Forwards the ports of listening sockets from now on.
-    pub fn listen(&mut self, listeners: Vec<host::listen::Listener>) -> io::Result<()> {
-        for listener in listeners {
-            let number = u32::try_from(self.ctx.listeners.len()).unwrap_or(u32::MAX);
-            listener.watch(&self.ctx, number)?;
-            self.ctx.listeners.push(listener);
-        }
-        Ok(())
+    pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
+        listeners.into_iter().try_for_each(|listener| self.ctx.listen(listener))
     }
 
     /// A guest has come to a link that had none: watches the link's descriptor, and has the guest
