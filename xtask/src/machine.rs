@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("slirp4netns", "slirp4netns"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
     ("udhcpc", "udhcpc"),
