@@ -4,7 +4,7 @@ use std::path::{Path as File, PathBuf};
 
 use anyhow::{Context as _, Result};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Net, Ns, Place, Process, User, eventually, find_program,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Machine, Net, Ns, Place, Process, User, eventually, find_program,
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,15 +65,20 @@ impl Contender {
     pub(crate) fn takes_part(&self, scenario: &Scenario) -> bool {
         let section = scenario.section();
         match self.role {
-            Role::Ours | Role::C => true,
+            Role::Ours | Role::C => section != Section::Stream || self.passt().is_file(),
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
-                Section::Bypass => false,
+                Section::Bypass | Section::Stream => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
             Role::Loopback => section == Section::Bypass,
         }
+    }
+
+    /// Its program for virtual machines, which lies beside the other.
+    fn passt(&self) -> PathBuf {
+        self.program.as_deref().unwrap_or(File::new("")).with_file_name("passt")
     }
 
     /// Connects a new guest and waits until its network is there. A server on
@@ -83,11 +88,12 @@ impl Contender {
             (None, Role::Loopback) => Inside::Host,
             (None, _) => Inside::veth(net, scenario),
             (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
+            (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
             (Some(program), _) => {
                 let ports = match scenario.path {
                     Path::LoopbackOut => format!("-t none -T {port}"),
                     Path::LoopbackIn => format!("-t {port} -T none"),
-                    Path::Far | Path::Local => "-t none -T none".to_owned(),
+                    Path::Far | Path::Local | Path::Machine => "-t none -T none".to_owned(),
                 };
                 let options = format!("--config-net --mtu {} {ports} -u none -U none", scenario.mtu);
                 Inside::Pasta(net.pasta(User::Normal).program(program).with(&options).start())
@@ -100,6 +106,8 @@ impl Contender {
 pub(crate) enum Inside {
     /// Namespace and network are the program's.
     Pasta(Guest),
+    /// The program serves a stand-in for a virtual machine.
+    Passt(Process, Machine),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
     /// One veth from the guest to where the server is.
@@ -118,6 +126,18 @@ const GUEST4: &str = "10.0.2.100";
 const GUEST6: &str = "fd00::100";
 
 impl Inside {
+    fn passt(net: &Net, program: &File, mtu: u32) -> Self {
+        let socket = net.dir().join("socket");
+        drop(std::fs::remove_file(&socket));
+        let options = format!("--foreground --socket {} --mtu {mtu} -t none -u none", socket.display());
+        let launch = net.passt(User::Normal).program(program).with(&options);
+        let passt = Process::start(&mut launch.command(""));
+        eventually("passt's socket", || socket.exists().then_some(()));
+        let machine = Machine::start(net, &socket, mtu);
+        machine.configure();
+        Self::Passt(passt, machine)
+    }
+
     fn slirp(net: &Net, program: &File, mtu: u32) -> Self {
         let guest = net.empty_guest();
         let path = format!("/run/netns/{}", guest.name());
@@ -147,6 +167,7 @@ impl Inside {
     pub(crate) fn guest<'a>(&'a self, net: &'a Net) -> &'a dyn Place {
         match self {
             Self::Pasta(guest) => guest,
+            Self::Passt(_, machine) => machine,
             Self::Slirp(_, guest) | Self::Veth(guest) => guest,
             Self::Host => &net.host,
         }
@@ -158,7 +179,7 @@ impl Inside {
             (_, Path::LoopbackOut | Path::LoopbackIn) => ["127.0.0.1", "::1"],
             (Self::Veth(_), _) | (Self::Slirp(..), Path::Local) => [NEAR_END4, NEAR_END6],
             (_, Path::Local) => [GATEWAY4, GATEWAY6],
-            (_, Path::Far) => [FAR4, FAR6],
+            (_, Path::Far | Path::Machine) => [FAR4, FAR6],
         };
         if family == Family::V4 { v4 } else { v6 }
     }
@@ -167,9 +188,14 @@ impl Inside {
     pub(crate) fn translator(&self) -> Option<u32> {
         match self {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
-            Self::Slirp(slirp, _) => Some(slirp.pid()),
+            Self::Passt(program, _) | Self::Slirp(program, _) => Some(program.pid()),
             Self::Veth(_) | Self::Host => None,
         }
+    }
+
+    /// The process that is the guest's network device.
+    pub(crate) fn device(&self) -> Option<u32> {
+        if let Self::Passt(_, machine) = self { Some(machine.device.pid()) } else { None }
     }
 }
 

@@ -57,8 +57,9 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     }
     let ends = Ends::new(net, &inside, scenario, port);
     let translator = Translator::of(&inside);
-    if let Some(translator) = translator.as_ref().filter(|_| scenario.kind.is_rr()) {
-        translator.pin(&last_cpu());
+    if scenario.kind.is_rr() {
+        let translators = translator.iter().flat_map(Translator::processes).copied();
+        translators.chain(inside.device()).for_each(pin);
     }
     let crowd = ends.crowd(scenario.held)?;
 
@@ -110,7 +111,7 @@ impl<'a> Ends<'a> {
     pub(crate) fn new(net: &'a Net, inside: &'a Inside, scenario: &Scenario, port: u16) -> Self {
         let guest = inside.guest(net);
         let (client, server): (&dyn Place, &dyn Place) = match scenario.path {
-            Path::Far => (guest, &net.peer),
+            Path::Far | Path::Machine => (guest, &net.peer),
             Path::Local | Path::LoopbackOut => (guest, &net.host),
             Path::LoopbackIn => (&net.host, guest),
         };
@@ -250,6 +251,12 @@ fn finish(command: &mut Command) -> Result<Output, String> {
 fn numbers(text: &str) -> (f64, f64) {
     let mut numbers = text.split_whitespace().flat_map(str::parse);
     (numbers.next().unwrap_or(0.0), numbers.next().unwrap_or(1.0))
+}
+
+/// Has a process run on the CPU for transactions.
+fn pin(pid: u32) {
+    let mut pin = Command::new("taskset");
+    drop(pin.args(["-a", "-p", "-c", &last_cpu(), &pid.to_string()]).output());
 }
 
 fn last_cpu() -> String {

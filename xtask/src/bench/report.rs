@@ -348,6 +348,8 @@ and the most in parentheses.
   *out* from the guest (`-T`), *in* to it (`-t`).
 - *udp-out* and *udp-in* are datagrams of 1400 bytes, counted where they arrive: sent one by one,
   *segmented*: by `UDP_SEGMENT`, *50k*: 50 000 a second, where the loss is what matters.
+- *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
+  between its device and the socket of *passt*, without an emulator's cost.
 - *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
   namespace that was there has its network and the process started has ended. Memory is read after 2
   idle seconds; *flows-N* is what each of N idle connections adds to it, in the translator alone.

@@ -65,6 +65,8 @@ pub(crate) enum Path {
     LoopbackOut,
     /// From the host's loopback to a server on the guest's.
     LoopbackIn,
+    /// As [`Self::Far`], from a virtual machine.
+    Machine,
 }
 
 /// The addresses that are used.
@@ -91,6 +93,7 @@ pub(crate) enum Section {
     Tcp,
     Bypass,
     Udp,
+    Stream,
     Cost,
 }
 
@@ -158,6 +161,7 @@ impl Section {
             Self::Tcp => "TCP through the tap device",
             Self::Bypass => "Loopback traffic, which bypasses the tap device",
             Self::Udp => "UDP through the tap device",
+            Self::Stream => "TCP of a virtual machine, at passt's socket",
             Self::Cost => "Start, idleness, and connections that are only held",
         }
     }
@@ -178,7 +182,11 @@ impl Scenario {
 
     /// Where the report has it.
     pub(crate) fn section(&self) -> Section {
-        if self.path.is_loopback() { Section::Bypass } else { self.kind.section() }
+        match self.path {
+            Path::LoopbackOut | Path::LoopbackIn => Section::Bypass,
+            Path::Machine => Section::Stream,
+            Path::Far | Path::Local => self.kind.section(),
+        }
     }
 
     /// The unit of the figure.
@@ -200,11 +208,12 @@ impl Scenario {
     /// What is drawn together.
     pub(crate) fn group(&self) -> String {
         let kind = self.kind.name();
-        match (self.path.is_loopback(), self.held) {
-            (true, _) if self.kind.is_bulk() => "bypass".to_owned(),
-            (true, _) => kind.replace("tcp", "bypass"),
-            (false, 1..) if self.kind == Kind::TcpRr => format!("{kind}-held"),
-            (false, _) => kind.to_owned(),
+        match self.section() {
+            Section::Bypass if self.kind.is_bulk() => "bypass".to_owned(),
+            Section::Bypass => kind.replace("tcp", "bypass"),
+            Section::Stream => kind.replace("tcp", "stream"),
+            Section::Tcp if self.held > 0 => format!("{kind}-held"),
+            _ => kind.to_owned(),
         }
     }
 
@@ -224,10 +233,12 @@ impl fmt::Display for Scenario {
                 Path::Local => "local",
                 Path::LoopbackOut => "out",
                 Path::LoopbackIn => "in",
+                Path::Machine => "machine",
             },
         );
         match section {
             Section::Bypass => write!(f, "{}-{path}", self.group())?,
+            Section::Stream => write!(f, "{}-{}", self.group(), self.mtu)?,
             Section::Cost => f.write_str(self.kind.name())?,
             Section::Tcp | Section::Udp => write!(f, "{}-{}-{path}", self.kind.name(), self.mtu)?,
         }
@@ -296,6 +307,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         grid.extend(loads.map(|load| Scenario { kind, load, mtu: 1500, ..USUAL }));
     }
     grid.push(Scenario { kind: Kind::UdpRr, mtu: 1500, ..USUAL });
+    for kind in [Kind::TcpOut, Kind::TcpIn, Kind::TcpRr] {
+        let mtus: &[u32] = if kind.is_bulk() { &[65_520, 1500] } else { &[65_520] };
+        grid.extend(mtus.iter().map(|&mtu| Scenario { kind, path: Path::Machine, mtu, ..USUAL }));
+    }
     let costs = [Kind::StartCommand, Kind::StartBackground, Kind::IdleRss, Kind::IdlePss, Kind::IdleWakeups];
     grid.extend(costs.map(|kind| Scenario { kind, ..USUAL }));
     grid.extend([1000, 10_000].map(|held| Scenario { kind: Kind::Flows, held, ..USUAL }));
@@ -319,6 +334,10 @@ mod tests {
         assert_eq!(names("tcp-in-1500-bbr"), ["tcp-in-1500-far-bbr", "tcp-in-1500-local-bbr"]);
         assert_eq!(names("tcp-out-8-1500"), ["tcp-out-1500-far-cubic-8"]);
         assert_eq!(names("bypass-crr"), ["bypass-crr-out", "bypass-crr-in"]);
+        assert_eq!(
+            names("stream"),
+            ["stream-out-65520", "stream-out-1500", "stream-in-65520", "stream-in-1500", "stream-rr-65520"]
+        );
         assert_eq!(names("udp-in-50k"), ["udp-in-1500-far-50k"]);
         assert_eq!(names("10000"), ["tcp-rr-65520-far-cubic-held-10000", "flows-10000"]);
         assert_eq!(select(&[]).unwrap(), all());

@@ -29,6 +29,11 @@ impl Translator {
         Some(Self(tree))
     }
 
+    /// Its process ids.
+    pub(crate) fn processes(&self) -> &[u32] {
+        &self.0
+    }
+
     /// What all their threads used so far, in user space and in the kernel.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         let ticks: f64 = self.0.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.ticks).sum();
@@ -49,14 +54,6 @@ impl Translator {
             numbers_in(&tasks).into_iter().map(move |tid| format!("{tasks}/{tid}/status"))
         });
         threads.map(|file| of_thread(&file)).sum()
-    }
-
-    /// Has them run on one CPU.
-    pub(crate) fn pin(&self, cpu: &str) {
-        for pid in &self.0 {
-            let pin = Command::new("taskset").args(["-a", "-p", "-c", cpu, &pid.to_string()]).output();
-            drop(pin);
-        }
     }
 
     /// How many system calls they make while `work` is done, which slows them.
