@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 /// A program the tests run, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
