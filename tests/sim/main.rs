@@ -12,6 +12,7 @@ mod host;
 mod link;
 mod machine;
 mod measure;
+mod stream;
 mod transfers;
 
 use std::time::Duration;

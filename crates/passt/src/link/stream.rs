@@ -51,8 +51,8 @@ const RELIEVED: usize = CONGESTED / 2;
 const FULL_BATCH: usize = 128 * 1024;
 /// Part of the queue for frames without payload.
 const SPARE: usize = 64 * 1024;
-/// Send buffer asked for; the kernel gives what `net.core.wmem_max` allows.
-const SEND_BUFFER: usize = 4 * 1024 * 1024;
+/// Send buffer asked for, more than the default; what waits there delays what comes after it.
+const SEND_BUFFER: usize = 256 * 1024;
 
 /// A socket towards a virtual machine as a link.
 pub struct StreamLink {

@@ -145,7 +145,6 @@ impl<L: Link> Worker<L> {
                 }
             }
         }
-        self.resume();
         for _ in 0..self.ctx.ready.len() {
             let Some(handle) = self.ctx.ready.pop_front() else { break };
             self.flow(handle, host::again);
@@ -156,12 +155,17 @@ impl<L: Link> Worker<L> {
             }
         }
         self.chores.run(&mut self.ctx, self.flows.len());
-        self.ctx.flush_link()?;
+        self.flush()?;
         external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
-    /// Calls flows that wait for room in the link, as long as there is some.
-    fn resume(&mut self) {
+    /// Sends what the link queued, then calls flows that wait for room there, as long as there is some:
+    /// here, before others take it in the next round.
+    fn flush(&mut self) -> io::Result<()> {
+        self.ctx.flush_link()?;
+        if self.ctx.waiting.is_empty() {
+            return Ok(());
+        }
         for _ in 0..self.ctx.waiting.len() {
             if self.ctx.link.is_congested() {
                 break;
@@ -169,6 +173,7 @@ impl<L: Link> Worker<L> {
             let Some(handle) = self.ctx.waiting.pop_front() else { break };
             self.flow(handle, host::resume);
         }
+        self.ctx.flush_link()
     }
 
     fn link_readable(&mut self) -> io::Result<()> {

@@ -191,6 +191,24 @@ fn opened_by_the_host() {
 }
 
 #[test]
+fn a_link_without_room_still_carries_acknowledgements() {
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.gets(seg(ACK, IRS + 1, ISS + 1), 10);
+    t.peeks(0, 8000);
+    let now = t.now;
+    let Some(Action::Emit(ack)) = t.conn.next_action_without_data(now) else { panic!("no acknowledgement") };
+    assert_eq!((ack.ack, t.conn.next_action_without_data(now)), (Seq(IRS + 11), None));
+    // Room again: nothing was forgotten.
+    t.peeks(0, 8000);
+    assert_eq!(t.finds(1000, true, true).flags, FIN | Flags::PSH);
+    t.quiet();
+    t.after(ms(5000));
+    assert_eq!(t.conn.next_action_without_data(t.now), None, "not sent again without room either");
+    t.peeks(0, 2000);
+}
+
+#[test]
 fn host_refuses() {
     let mut t = Trace::connecting(&syn());
     t.event(Event::Failed);
