@@ -212,6 +212,25 @@ impl Listener {
         Ok(Key { via: Via::Link, protocol: self.protocol, guest, remote: side.remote })
     }
 
+    /// What `client` reached that was accepted as `fd`, and its target on the other side, if the
+    /// connection bypasses the link.
+    pub(crate) fn past_link(
+        &self,
+        map: &AddressMap,
+        fd: &OwnedFd,
+        client: Endpoint,
+    ) -> Option<(Endpoint, Endpoint)> {
+        if self.side == Side::Host && (!client.addr.is_loopback() || self.target.is_some()) {
+            return None;
+        }
+        let reached = Endpoint::from(SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?);
+        let target = match self.side {
+            Side::Host => map.past_link(client.addr, reached.addr, self.target)?,
+            Side::Namespace => self.target.unwrap_or_else(|| AddressMap::past_link_out(reached.addr)),
+        };
+        Some((reached, Endpoint::new(target, self.target_port)))
+    }
+
     /// Has the loop tell of this socket, by its number.
     pub(crate) fn watch<L: Link>(&self, ctx: &Context<L>, number: u32) -> io::Result<()> {
         let events = match self.protocol {
@@ -246,6 +265,8 @@ fn bound(
     if tcp {
         // Old connections in TIME_WAIT do not keep the port; for UDP this would share it.
         sockopt::set_socket_reuseaddr(&fd, true)?;
+        // What is accepted inherits it.
+        sockopt::set_tcp_nodelay(&fd, true)?;
     } else {
         dgram::want_failures(fd.as_fd(), v6)?;
         if ip.is_unspecified() {

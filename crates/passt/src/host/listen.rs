@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use super::splice::{self, Accepted};
 use super::{tcp, udp};
-use crate::flow::{Flow, Protocol, Side, Table};
+use crate::flow::{Flow, Protocol, Table};
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -43,11 +45,18 @@ fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
             Err(Errno::CONNABORTED | Errno::INTR) => continue,
             Err(_) => return ctx.dropped(DropReason::Socket),
         };
-        let key = source
-            .filter(|_| listener.side == Side::Host)
-            .ok_or(DropReason::Socket)
-            .and_then(|source| listener.key(&ctx.map, source.into(), listener.addr));
-        let accepted = key.and_then(|key| tcp::accepted(ctx, flows, fd, key.remote, key.guest));
+        let accepted = match source.map(Endpoint::from) {
+            None => Err(DropReason::Socket),
+            Some(client) => match listener.past_link(&ctx.map, &fd, client) {
+                Some((reached, target)) => {
+                    let accepted = Accepted { fd, side: listener.side, client, reached, target };
+                    splice::begin(ctx, flows, accepted)
+                }
+                None => listener
+                    .key(&ctx.map, client, listener.addr)
+                    .and_then(|key| tcp::accepted(ctx, flows, fd, key.remote, key.guest)),
+            },
+        };
         if let Err(reason) = accepted {
             ctx.dropped(reason);
         }

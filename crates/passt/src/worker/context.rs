@@ -19,6 +19,7 @@ use rustix::event::epoll;
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
 use crate::forward::{Listener, Listeners};
+use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
 use crate::host::udp::Udp;
 use crate::link::Link;
@@ -77,6 +78,8 @@ pub struct Context<L> {
     pub capture: Capture,
     /// What all TCP connections share.
     pub tcp: Tcp,
+    /// What all connections share that bypass the link.
+    pub(crate) splice: Splice,
     /// What all flows of datagrams share.
     pub udp: Udp,
     /// The host does not let us open ping sockets.
@@ -101,6 +104,7 @@ impl<L: Link> Context<L> {
         let [_, _, a, b] = options.secrets;
         Ok(Self {
             tcp: Tcp::new(&link, options.services.mtu, (a, b)),
+            splice: Splice::new(),
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
             listeners: Listeners::default(),
