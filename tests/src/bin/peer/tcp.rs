@@ -21,6 +21,8 @@ const SHARE: usize = 4096;
 /// about what clients can't be told.
 pub(crate) fn serve(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
+    // The library's default is few for a thousand at once.
+    rustix::net::listen(&listener, 4096)?;
     say(&format!("LISTENING {}", listener.local_addr()?))?;
     loop {
         let (stream, _) = listener.accept()?;
