@@ -31,20 +31,18 @@ pub(crate) fn start_command(turn: &Turn<'_>) -> Result<Sample, String> {
 /// Milliseconds until a namespace that is there has a network, and the process
 /// that was started has ended.
 pub(crate) fn start_background(turn: &Turn<'_>) -> Result<Sample, String> {
-    let net = turn.net;
-    let (program, guest, file) =
-        (program(turn.contender)?.display(), net.empty_guest(), net.dir().join("pid"));
-    let line = format!(
-        "time 1 {program} {OPTIONS} --quiet --runas 0 --pid {} --netns /run/netns/{}",
-        file.display(),
-        guest.name()
-    );
+    let (net, program, file) = (turn.net, program(turn.contender)?.display(), turn.net.dir().join("pid"));
     let mut sum = 0.0;
     for _ in 0..STARTS {
+        let guest = net.empty_guest();
+        let line = format!(
+            "time 1 {program} {OPTIONS} --quiet --runas 0 --pid {} --netns /run/netns/{}",
+            file.display(),
+            guest.name()
+        );
         sum += timed(net, User::Root, &line)?.value;
         let pid = eventually("a PID file", || fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok());
         drop(Command::new("kill").arg(pid.to_string()).status());
-        eventually("its end", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
         drop(fs::remove_file(&file));
     }
     Ok(Sample::of(sum / f64::from(STARTS)))
