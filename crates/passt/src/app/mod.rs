@@ -19,7 +19,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
 use crate::flow::{Protocol, Side};
-use crate::forward::{Listener, Scope, listener};
+use crate::forward::{Entry, Forward, Listener, listener};
 use crate::life::background::{self, PidFile};
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
@@ -93,16 +93,20 @@ struct Prepared {
     pid_file: Option<PidFile>,
     capture: Capture,
     setup: Setup,
+    forward: Forward,
     listeners: Vec<Listener>,
 }
 
 impl Prepared {
     fn new(config: &Config) -> anyhow::Result<Self> {
+        let options = listener::Options { families: config.families, freebind: config.freebind };
+        let mut forward = Forward::new(options);
         Ok(Self {
             pid_file: config.pid_file.as_deref().map(PidFile::open).transpose()?,
             capture: capture(config)?,
             setup: set_up(config)?,
-            listeners: listen(config, Side::Host)?,
+            listeners: listen(config, Side::Host, &mut forward)?,
+            forward,
         })
     }
 }
@@ -126,8 +130,8 @@ fn ready(
     Ok(())
 }
 
-/// Opens the sockets of forwarded ports on one side, whose network namespace is this thread's.
-fn listen(config: &Config, side: Side) -> anyhow::Result<Vec<Listener>> {
+/// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.
+fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<Vec<Listener>> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let ephemeral = ephemeral.ok().and_then(|text| {
         let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
@@ -143,9 +147,9 @@ fn listen(config: &Config, side: Side) -> anyhow::Result<Vec<Listener>> {
     for (protocol, enabled, ports) in
         [(Protocol::Tcp, config.services.tcp, tcp), (Protocol::Udp, config.services.udp, udp)]
     {
-        if enabled {
-            let scope = Scope { side, protocol, families: config.families, freebind: config.freebind };
-            listeners.append(&mut listener::open(&ports.rules(ephemeral)?, scope)?);
+        let rules = if enabled { ports.rules(ephemeral)? } else { Vec::new() };
+        for rule in rules {
+            listeners.append(&mut forward.open(Entry { side, protocol, rule })?);
         }
     }
     Ok(listeners)

@@ -9,6 +9,7 @@ use rustix::event::epoll::EventFlags;
 use super::{Prepared, engine_options, listen, ready};
 use crate::cli::{Config, PastaOptions};
 use crate::flow::Side;
+use crate::forward;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
@@ -45,20 +46,21 @@ fn serve<L: Link>(
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
-    let Prepared { pid_file, capture, setup, listeners } = prepared;
+    let Prepared { pid_file, capture, setup, mut forward, listeners } = prepared;
     let Entered { netns, mut watch } = entered;
-    let inside = netns.run(|| listen(config, Side::Namespace))??;
+    let inside = netns.run(|| listen(config, Side::Namespace, &mut forward))??;
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
     worker.context().capture = capture;
+    worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(inside).context("Couldn't watch the namespace's ports")?;
 
     ready(config, pid_file, || {
         let resident = Resident::start(&netns).context("Couldn't stay in the network namespace")?;
         worker.context().inside = Some(resident);
-        Ok(())
+        forward::follow(worker.context()).context("Couldn't find out what listens")
     })?;
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;

@@ -240,9 +240,10 @@ pub struct RunAs {
 }
 
 /// The network protocols in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
     /// IPv4 and IPv6, each if the host has it.
+    #[default]
     Both,
     /// IPv4 alone.
     V4Only,
@@ -251,6 +252,16 @@ pub enum Families {
 }
 
 impl Families {
+    /// Those that are true, if any.
+    pub fn of(v4: bool, v6: bool) -> Option<Self> {
+        match (v4, v6) {
+            (true, true) => Some(Self::Both),
+            (true, false) => Some(Self::V4Only),
+            (false, true) => Some(Self::V6Only),
+            (false, false) => None,
+        }
+    }
+
     /// Whether IPv4 may be used.
     pub fn v4(self) -> bool {
         self != Self::V6Only

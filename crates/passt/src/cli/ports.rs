@@ -429,7 +429,14 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn overlaps(&self, other: &Self) -> bool {
+    /// The port of ours that stands for `target`, a port on the other side.
+    pub fn port_of(&self, target: u16) -> Option<u16> {
+        let port = self.ports.first.checked_add(target.checked_sub(self.to)?)?;
+        (port <= self.ports.last).then_some(port)
+    }
+
+    /// Whether one packet could be for both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.ports.meets(other.ports) && self.listen.meets(&other.listen)
     }
 }

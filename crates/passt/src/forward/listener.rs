@@ -1,6 +1,7 @@
 //! Listening sockets: how they are opened, on either side, and the numbers they have in the loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +14,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
-use crate::cli::{Families, Listen, Rule};
+use super::table::{Entry, Place, RuleId};
+use crate::cli::{Families, Listen};
 use crate::flow::{Key, Protocol, Side, Via};
 use crate::link::Link;
 use crate::worker::{Context, Token};
@@ -34,19 +36,20 @@ pub struct Listener {
     /// [`Protocol::Tcp`] or [`Protocol::Udp`].
     pub(crate) protocol: Protocol,
     family: AddressFamily,
+    /// Which port of which rule it is there for, and for which families.
+    pub(super) place: Place,
+    pub(super) families: Families,
+    /// What the kernel calls it when it tells what listens.
+    inode: u64,
     /// The port on the other side.
     pub(crate) target_port: u16,
     /// The address on the other side, if the user chose one.
     pub(crate) target: Option<Addr>,
 }
 
-/// What sockets are opened for.
-#[derive(Clone, Copy, Debug)]
-pub struct Scope {
-    /// The namespace of the thread that opens them.
-    pub side: Side,
-    /// [`Protocol::Tcp`] or [`Protocol::Udp`].
-    pub protocol: Protocol,
+/// What holds for all sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
     /// Families that are on.
     pub families: Families,
     /// Addresses need not be the host's (`--freebind`).
@@ -63,6 +66,7 @@ pub struct Error;
 #[derive(Debug, Default)]
 pub struct Listeners {
     open: BTreeMap<u32, Listener>,
+    inodes: HashSet<u64>,
     next: u32,
 }
 
@@ -71,6 +75,7 @@ impl Listeners {
     pub fn insert(&mut self, listener: Listener) -> u32 {
         let number = self.next;
         self.next = number.wrapping_add(1);
+        self.inodes.insert(listener.inode);
         self.open.insert(number, listener);
         number
     }
@@ -82,7 +87,14 @@ impl Listeners {
 
     /// Takes a socket out, to be closed.
     pub fn remove(&mut self, number: u32) -> Option<Listener> {
-        self.open.remove(&number)
+        let listener = self.open.remove(&number)?;
+        self.inodes.remove(&listener.inode);
+        Some(listener)
+    }
+
+    /// Whether the socket with this inode is one of these.
+    pub(super) fn is_ours(&self, inode: u64) -> bool {
+        self.inodes.contains(&inode)
     }
 
     /// All of them with their numbers.
@@ -104,93 +116,109 @@ impl Listeners {
     }
 }
 
-/// Opens the sockets of `rules`, but for those that follow what listens elsewhere. A port that
-/// cannot be had is a warning and an error, unless its rule takes what there is.
-pub fn open(rules: &[Rule], scope: Scope) -> Result<Vec<Listener>, Error> {
-    let mut listeners = Vec::new();
-    let mut complete = true;
-    for rule in rules.iter().filter(|rule| !rule.scan) {
-        let before = listeners.len();
-        let (mut refused, mut strict) = (None, !rule.weak);
-        for port in rule.ports.first()..=rule.ports.last() {
-            match Listener::open(rule, port, scope) {
-                Ok(opened) => listeners.extend(opened),
-                Err(error) => {
-                    // Taking what there is must leave descriptors for what comes in.
-                    let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                    strict |= exhausted;
-                    refused = Some((port, error));
-                    if strict {
-                        break;
-                    }
+/// Opens the sockets of a rule from a thread on its side, unless it follows what listens elsewhere. A port that
+/// can't be had is a warning and an error, unless the rule takes what there is.
+pub(super) fn open(id: RuleId, entry: &Entry, options: Options) -> Result<Vec<Listener>, Error> {
+    let Entry { rule, .. } = entry;
+    let (mut listeners, mut refused, mut strict) = (Vec::new(), None, !rule.weak);
+    if rule.scan {
+        return Ok(listeners);
+    }
+    for port in rule.ports.first()..=rule.ports.last() {
+        match Listener::open(Place { rule: id, port }, entry, options) {
+            Ok(opened) => listeners.extend(opened),
+            Err(error) => {
+                // Taking what there is must leave descriptors for what comes in.
+                strict |= matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+                refused = Some((port, error));
+                if strict {
+                    break;
                 }
             }
         }
-        if let Some((port, error)) = refused
-            && (strict || listeners.len() == before)
-        {
-            warn(&rule.listen, port, scope, &error);
-            complete = false;
-        }
     }
-    complete.then_some(listeners).ok_or(Error)
+    match refused {
+        Some((port, error)) if strict || listeners.is_empty() => {
+            warn(entry, port, &error);
+            Err(Error)
+        }
+        _ => Ok(listeners),
+    }
 }
 
-fn warn(listen: &Listen, port: u16, scope: Scope, error: &io::Error) {
-    let side = if scope.side == Side::Host { "HOST" } else { "NS" };
-    let protocol = if scope.protocol == Protocol::Tcp { "TCP" } else { "UDP" };
+fn warn(entry: &Entry, port: u16, error: &io::Error) {
+    let Entry { side, protocol, rule } = entry;
     let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
     let reason = reason.split(" (os error").next().unwrap_or_default();
-    if *listen == Listen::default() {
+    let (side, protocol) = (side_name(*side), protocol_name(*protocol));
+    if rule.listen == Listen::default() {
         log::warn!("Listen failed for {side} {protocol} port {port}: {reason}");
     } else {
-        log::warn!("Listen failed for {side} {protocol} port {listen}/{port}: {reason}");
+        log::warn!("Listen failed for {side} {protocol} port {}/{port}: {reason}", rule.listen);
+    }
+}
+
+fn side_name(side: Side) -> &'static str {
+    if side == Side::Host { "HOST" } else { "NS" }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (side, protocol) = (side_name(self.side), protocol_name(self.protocol));
+        write!(f, "{side} {protocol} port {}", self.place.port)
     }
 }
 
 impl Listener {
-    /// Opens what `port` of a rule needs: one socket, or in the namespace, where Linux before 5.7 doesn't
+    /// Opens what a port of a rule needs: one socket, or in the namespace, where Linux before 5.7 doesn't
     /// let us bind to the interface, one for each loopback address.
-    pub fn open(rule: &Rule, port: u16, scope: Scope) -> io::Result<Vec<Self>> {
-        if scope.side == Side::Host {
-            return Ok(vec![Self::open_at(&rule.listen, rule, port, scope)?]);
+    pub(super) fn open(place: Place, entry: &Entry, options: Options) -> io::Result<Vec<Self>> {
+        if entry.side == Side::Host {
+            return Ok(vec![Self::open_at(&entry.rule.listen, place, entry, options)?]);
         }
         let interface = Listen { addr: None, interface: Some(LOOPBACK.to_owned()) };
-        match Self::open_at(&interface, rule, port, scope) {
+        match Self::open_at(&interface, place, entry, options) {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PERM) => {}
             opened => return Ok(vec![opened?]),
         }
-        let v4 = scope.families.v4().then_some(Ipv4Addr::LOCALHOST.into());
-        let v6 = scope.families.v6().then_some(Ipv6Addr::LOCALHOST.into());
-        let address = |ip| Self::open_at(&Listen { addr: Some(ip), interface: None }, rule, port, scope);
+        let v4 = options.families.v4().then_some(Ipv4Addr::LOCALHOST.into());
+        let v6 = options.families.v6().then_some(Ipv6Addr::LOCALHOST.into());
+        let address = |ip| Self::open_at(&Listen { addr: Some(ip), interface: None }, place, entry, options);
         v4.into_iter().chain(v6).map(address).collect()
     }
 
-    fn open_at(listen: &Listen, rule: &Rule, port: u16, scope: Scope) -> io::Result<Self> {
+    fn open_at(listen: &Listen, place: Place, entry: &Entry, options: Options) -> io::Result<Self> {
+        let Entry { side, protocol, ref rule } = *entry;
         let any_v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let any_v6 = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-        let (ip, both) = match (listen.addr, scope.families) {
+        let (ip, both) = match (listen.addr, options.families) {
             (Some(ip), _) => (ip, false),
             (None, Families::V4Only) => (any_v4, false),
             (None, Families::V6Only) => (any_v6, false),
             (None, Families::Both) => (any_v6, true),
         };
         let interface = listen.interface.as_deref();
-        let opened = match bound(ip, port, both, interface, scope) {
+        let bound = |ip, both| bound(ip, place.port, both, interface, protocol, options.freebind);
+        let opened = match bound(ip, both) {
             // A host without IPv6.
-            Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => {
-                bound(any_v4, port, false, interface, scope)
-            }
+            Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bound(any_v4, false),
             opened => opened,
         };
         let (fd, family) = opened?;
         Ok(Self {
+            inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),
-            side: scope.side,
-            protocol: scope.protocol,
+            side,
+            protocol,
             family,
-            target_port: rule.to + (port - rule.ports.first()),
+            place,
+            families: options.families,
+            target_port: rule.to + (place.port - rule.ports.first()),
             target: rule.target.map(Addr::from),
         })
     }
@@ -252,9 +280,10 @@ fn bound(
     port: u16,
     both: bool,
     interface: Option<&str>,
-    scope: Scope,
+    protocol: Protocol,
+    freebind: bool,
 ) -> io::Result<(OwnedFd, AddressFamily)> {
-    let tcp = scope.protocol == Protocol::Tcp;
+    let tcp = protocol == Protocol::Tcp;
     let v6 = ip.is_ipv6();
     let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let kind = if tcp { SocketType::STREAM } else { SocketType::DGRAM };
@@ -273,7 +302,7 @@ fn bound(
             dgram::want_destination(fd.as_fd(), v6)?;
         }
     }
-    if scope.freebind {
+    if freebind {
         sockopt::set_ip_freebind(&fd, true)?;
     }
     let mut index = 0;

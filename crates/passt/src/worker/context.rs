@@ -18,7 +18,7 @@ use rustix::event::epoll;
 
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
-use crate::forward::{Listener, Listeners};
+use crate::forward::{Forward, Listener, Listeners};
 use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
 use crate::host::udp::Udp;
@@ -86,6 +86,8 @@ pub struct Context<L> {
     pub(crate) echo_refused: bool,
     /// Forwarded ports, as numbered by [`Token::Listener`].
     pub listeners: Listeners,
+    /// Rules of forwarded ports, and what they follow.
+    pub forward: Forward,
     /// Opens sockets in the guest's namespace; `None` without one.
     pub inside: Option<Resident>,
     /// One timer for each flow, numbered as in the table.
@@ -108,6 +110,7 @@ impl<L: Link> Context<L> {
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
             listeners: Listeners::default(),
+            forward: Forward::default(),
             inside: None,
             link,
             now,

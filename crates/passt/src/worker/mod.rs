@@ -21,7 +21,7 @@ use self::chores::Chores;
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::forward::Listener;
 use crate::link::Link;
-use crate::{from_guest, host};
+use crate::{forward, from_guest, host};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -100,7 +100,7 @@ impl<L: Link> Worker<L> {
         if resumes || !self.ctx.ready.is_empty() {
             return Some(self.ctx.now);
         }
-        self.ctx.timers.next().into_iter().chain(self.chores.due()).min()
+        [self.ctx.timers.next(), self.chores.due(), self.ctx.forward.due()].into_iter().flatten().min()
     }
 
     fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
@@ -155,6 +155,9 @@ impl<L: Link> Worker<L> {
             }
         }
         self.chores.run(&mut self.ctx, self.flows.len());
+        if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
+            forward::poll(&mut self.ctx);
+        }
         self.flush()?;
         external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
