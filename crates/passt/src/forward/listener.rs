@@ -14,6 +14,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
+use super::pressure::Opening;
 use super::table::{Entry, Place, RuleId};
 use crate::cli::{Families, Listen};
 use crate::flow::{Key, Protocol, Side, Via};
@@ -39,6 +40,8 @@ pub struct Listener {
     /// Which port of which rule it is there for, and for which families.
     pub(super) place: Place,
     pub(super) families: Families,
+    /// Its connections that are being established.
+    pub(crate) opening: Opening,
     /// What the kernel calls it when it tells what listens.
     inode: u64,
     /// The port on the other side.
@@ -210,6 +213,7 @@ impl Listener {
         };
         let (fd, family) = opened?;
         Ok(Self {
+            opening: Opening::default(),
             inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),

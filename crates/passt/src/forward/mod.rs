@@ -7,6 +7,7 @@
 
 mod detect;
 pub mod listener;
+pub(crate) mod pressure;
 pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,7 +11,7 @@ use rustix::net::SocketFlags;
 
 use super::splice::{self, Accepted};
 use super::{tcp, udp};
-use crate::flow::{Flow, Protocol, Table};
+use crate::flow::{Flow, Protocol, Side, Table};
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -35,26 +35,44 @@ pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, numb
     }
 }
 
+/// Goes on with listening sockets that had to wait for room.
+pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    for number in ctx.pressure.resume(ctx.now) {
+        accept(ctx, flows, number);
+    }
+}
+
 fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
     for _ in 0..BURST {
         let Some(listener) = ctx.listeners.get(number) else { return };
+        // Clients in the namespace are the guest's own.
+        let reserved = flows.is_reserved() && listener.side == Side::Host;
+        if reserved || listener.opening.is_full() || ctx.pressure.is_scarce() {
+            return ctx.pressure.wait(number);
+        }
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, source) = match rustix::net::acceptfrom_with(&listener.fd, flags) {
             Ok((fd, source)) => (fd, source.and_then(|a| SocketAddr::try_from(a).ok())),
             Err(Errno::AGAIN) => return,
             Err(Errno::CONNABORTED | Errno::INTR) => continue,
-            Err(_) => return ctx.dropped(DropReason::Socket),
+            Err(_) => {
+                ctx.pressure.exhausted(ctx.now);
+                ctx.pressure.wait(number);
+                return ctx.dropped(DropReason::Socket);
+            }
         };
+        ctx.pressure.taken(&fd, ctx.now);
+        let ticket = listener.opening.ticket();
         let accepted = match source.map(Endpoint::from) {
             None => Err(DropReason::Socket),
             Some(client) => match listener.past_link(&ctx.map, &fd, client) {
                 Some((reached, target)) => {
-                    let accepted = Accepted { fd, side: listener.side, client, reached, target };
+                    let accepted = Accepted { fd, side: listener.side, client, reached, target, ticket };
                     splice::begin(ctx, flows, accepted)
                 }
                 None => listener
                     .key(&ctx.map, client, listener.addr)
-                    .and_then(|key| tcp::accepted(ctx, flows, fd, key.remote, key.guest)),
+                    .and_then(|key| tcp::accepted(ctx, flows, fd, key, ticket)),
             },
         };
         if let Err(reason) = accepted {

@@ -25,6 +25,7 @@ use rustix::net::{SocketType, sockopt};
 use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
+use crate::forward::pressure::Ticket;
 use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
 use crate::worker::Context;
 
@@ -79,6 +80,8 @@ pub struct TcpFlow {
     ended: bool,
     /// The host's connection was reset: an end of its stream is none.
     reset: bool,
+    /// It came in, and the guest has not accepted it yet.
+    ticket: Option<Ticket>,
     /// What the timer is set to.
     timer: Option<Instant>,
     /// Is to be called when the link has room.
@@ -214,22 +217,25 @@ fn connect<L: Link>(
 }
 
 /// A connection that a listening socket accepted is opened towards the guest,
-/// which sees it coming from `remote` to its own `guest`.
+/// which sees it as `key` says.
 pub(crate) fn accepted<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
     fd: OwnedFd,
-    remote: Endpoint,
-    guest: Endpoint,
+    key: Key,
+    ticket: Ticket,
 ) -> Result<(), DropReason> {
+    let Key { guest, remote, .. } = key;
     prepare(&fd);
-    let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);
     let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);
     let handle = begin(ctx, flows, key, conn, fd)?;
     with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
-        Flow::Tcp(flow) => flow.pull(ctx, handle),
+        Flow::Tcp(flow) => {
+            flow.ticket = Some(ticket);
+            flow.pull(ctx, handle)
+        }
         _ => Verdict::Keep,
     });
     Ok(())
@@ -256,6 +262,7 @@ fn begin<L: Link>(
         peek_offset,
         ended: false,
         reset: false,
+        ticket: None,
         timer: None,
         waits: false,
     };
@@ -456,6 +463,9 @@ impl TcpFlow {
                 }
                 Action::Close => return Verdict::Remove,
             }
+        }
+        if self.ticket.is_some() && !self.conn.is_opening() {
+            self.ticket = None;
         }
         self.set_timer(ctx, handle);
         Verdict::Keep

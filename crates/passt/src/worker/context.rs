@@ -18,6 +18,7 @@ use rustix::event::epoll;
 
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
+use crate::forward::pressure::Pressure;
 use crate::forward::{Forward, Listener, Listeners};
 use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
@@ -88,6 +89,8 @@ pub struct Context<L> {
     pub listeners: Listeners,
     /// Rules of forwarded ports, and what they follow.
     pub forward: Forward,
+    /// What keeps room for flows that exist, and for the guest's own.
+    pub(crate) pressure: Pressure,
     /// Opens sockets in the guest's namespace; `None` without one.
     pub inside: Option<Resident>,
     /// One timer for each flow, numbered as in the table.
@@ -111,6 +114,7 @@ impl<L: Link> Context<L> {
             echo_refused: false,
             listeners: Listeners::default(),
             forward: Forward::default(),
+            pressure: Pressure::new(),
             inside: None,
             link,
             now,

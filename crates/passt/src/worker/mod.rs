@@ -100,7 +100,8 @@ impl<L: Link> Worker<L> {
         if resumes || !self.ctx.ready.is_empty() {
             return Some(self.ctx.now);
         }
-        [self.ctx.timers.next(), self.chores.due(), self.ctx.forward.due()].into_iter().flatten().min()
+        let Context { timers, forward, pressure, .. } = &self.ctx;
+        [timers.next(), self.chores.due(), forward.due(), pressure.due()].into_iter().flatten().min()
     }
 
     fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
@@ -158,6 +159,7 @@ impl<L: Link> Worker<L> {
         if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
             forward::poll(&mut self.ctx);
         }
+        host::listen::resume(&mut self.ctx, &mut self.flows);
         self.flush()?;
         external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }

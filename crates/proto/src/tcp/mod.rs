@@ -329,6 +329,11 @@ impl Connection {
         matches!(self.state, State::Connecting { .. })
     }
 
+    /// Whether the guest has not confirmed yet that it opens the connection.
+    pub fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening(_))
+    }
+
     /// The guest's initial sequence number while the host's connect is under way, to quote its SYN.
     pub fn guest_isn(&self) -> Seq {
         if let State::Connecting { irs, .. } = self.state { irs } else { Seq(0) }

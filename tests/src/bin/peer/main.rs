@@ -21,6 +21,8 @@ fn main() -> Result<()> {
     match args.as_slice() {
         ["hold"] => hold(),
         ["serve", address] => tcp::serve(address),
+        ["serve-late", address] => tcp::serve_late(address),
+        ["begin", to, count] => tcp::begin(to, count.parse()?),
         ["up", to, length, seed] => say(&tcp::up(to, length.parse()?, seed.parse()?)?),
         ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),
         ["down", from, length, seed] => say(&tcp::down(from, length.parse()?, seed.parse()?, 0)?),

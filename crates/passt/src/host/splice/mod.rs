@@ -27,6 +27,7 @@ use self::pipe::{Pipe, Pipes};
 use self::sockets::Sockets;
 use super::{Verdict, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
+use crate::forward::pressure::Ticket;
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -52,8 +53,8 @@ pub struct SpliceFlow {
     ends: [End; 2],
     /// Data from the end of the same number to the other one.
     ways: [Way; 2],
-    /// The kernel has not said yet that the target accepted.
-    connecting: bool,
+    /// Until the kernel says that the target accepted.
+    connecting: Option<Ticket>,
 }
 
 #[derive(Debug)]
@@ -119,6 +120,8 @@ pub(crate) struct Accepted {
     pub(crate) reached: Endpoint,
     /// What that stands for on the other side.
     pub(crate) target: Endpoint,
+    /// To be kept while it is not established.
+    pub(crate) ticket: Ticket,
 }
 
 /// Connects an accepted client to its target.
@@ -127,14 +130,17 @@ pub(crate) fn begin<L: Link>(
     flows: &mut Table<Flow>,
     accepted: Accepted,
 ) -> Result<(), DropReason> {
-    let Accepted { fd, side, client, reached, target } = accepted;
+    let Accepted { fd, side, client, reached, target, ticket } = accepted;
     let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
     let result = start(ctx, flows, key, target);
     let Ok((other, connecting)) = result else {
         return refuse(&fd);
     };
-    let flow =
-        SpliceFlow { ends: [End::new(fd), End::new(other)], ways: [Way::new(), Way::new()], connecting };
+    let flow = SpliceFlow {
+        ends: [End::new(fd), End::new(other)],
+        ways: [Way::new(), Way::new()],
+        connecting: connecting.then_some(ticket),
+    };
     let handle = flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
     ctx.counters.flows += 1;
     log::debug!("{key}: begun, to {target}");
@@ -198,7 +204,7 @@ impl SpliceFlow {
         self.ends[CLIENT].readable = true;
         let carried = self.carry(ctx, handle, CLIENT);
         let watched = self.watch(ctx, handle, CLIENT).and_then(|()| {
-            self.ends[TARGET].watched_for_room |= self.connecting;
+            self.ends[TARGET].watched_for_room |= self.connecting.is_some();
             self.watch(ctx, handle, TARGET)
         });
         if watched.is_err() {
@@ -234,7 +240,7 @@ impl SpliceFlow {
         {
             log::debug!("{key}: {error}");
             self.ends[this].reset = true;
-            if self.connecting {
+            if self.connecting.is_some() {
                 return self.abort();
             }
         }
@@ -245,7 +251,7 @@ impl SpliceFlow {
             carried = self.carry(ctx, handle, this);
         }
         if events.contains(EventFlags::OUT) && carried.is_ok() {
-            self.connecting &= this != TARGET;
+            self.connecting.take_if(|_| this == TARGET);
             from = 1 - this;
             carried = self.carry(ctx, handle, from);
         }
@@ -329,7 +335,7 @@ impl SpliceFlow {
     /// All was passed on: now the end is.
     fn tell_end(&mut self, from: usize) -> Step {
         // A connection that is still being opened would be given up, and a reset is no end.
-        if !(self.connecting && from == CLIENT || self.ends[from].reset) {
+        if !(self.connecting.is_some() && from == CLIENT || self.ends[from].reset) {
             self.ways[from].state = State::Ended;
             // With both ways at their end closing says the same.
             if self.ways[1 - from].state != State::Ended {
@@ -355,7 +361,7 @@ impl SpliceFlow {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             sent => sent?,
         };
-        self.connecting &= from != CLIENT || sent == 0;
+        self.connecting.take_if(|_| from == CLIENT && sent > 0);
         if !spare {
             msg::discard(self.ends[from].fd.as_fd(), sent)?;
             self.ends[from].readable |= sent < len;
@@ -398,7 +404,7 @@ impl SpliceFlow {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        self.connecting &= from != CLIENT;
+        self.connecting.take_if(|_| from == CLIENT);
         Ok(Step::More)
     }
 
