@@ -188,7 +188,7 @@ impl<E: End> World<E> {
     }
 
     fn connect_to(&mut self, v4: bool, port: u16, up: u64) -> App {
-        let socket = self.guest.tcp(256 * 1024, false);
+        let socket = self.guest.tcp(256 * 1024);
         self.local_port += 1;
         let local = self.local_port;
         let remote: IpAddr = if v4 { HOST4.into() } else { HOST6.into() };

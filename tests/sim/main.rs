@@ -11,7 +11,6 @@ mod guest;
 mod host;
 mod link;
 mod machine;
-mod measure;
 mod stream;
 mod transfers;
 

@@ -15,7 +15,7 @@ use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_proto::wire::tcp::{Flags, Segment};
+use passt_proto::wire::tcp::{Flags, LEN as HEADER_LEN, Segment};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
@@ -96,7 +96,6 @@ impl Tcp {
             mss: if mtu == 0 { MAX_MTU } else { mtu }.saturating_sub(headers).max(88),
             room: u32::try_from(room).unwrap_or(u32::MAX),
             max_peek: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
-            timestamps: false,
             sack: true,
         };
         Self {
@@ -504,7 +503,7 @@ impl TcpFlow {
             self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
         }
         let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
-        let header_len = self.path.header_len() + self.conn.header_len();
+        let header_len = self.path.header_len() + HEADER_LEN;
         let found = {
             let mut room = Scatter::new();
             room.push_discard(&mut ctx.tcp.scratch, skipped);
