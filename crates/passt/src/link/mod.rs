@@ -11,7 +11,6 @@
 
 pub mod channel;
 mod complete;
-pub mod none;
 pub mod stream;
 pub mod tap;
 
