@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, GATEWAY4, Guest, Net, Place, User, pasta_path, skip};
+use passt_tests::{FAR4, GATEWAY4, Guest, Net, Place, User, program_path, skip};
 
 /// Counters of the guest's kernel: segments it sent, those it sent again and those
 /// of them that were probes only; segments it received, and those of them that
@@ -104,7 +104,7 @@ fn mtu_1500_bbr() {
 #[test]
 fn ten_times_the_c_program() {
     let theirs = Path::new("/usr/bin/pasta");
-    if !theirs.exists() || pasta_path() == theirs {
+    if !theirs.exists() || program_path("pasta") == theirs {
         return skip("no /usr/bin/pasta to compare with");
     }
     let Some(net) = Net::new() else { return };

@@ -326,6 +326,32 @@ fn in_the_background_all_is_ready_when_the_parent_ends() {
     }
 }
 
+/// libvirt's command line, and what it relies on.
+#[test]
+fn libvirt_gets_what_it_asks_for() {
+    let Some(net) = Net::new() else { return };
+    let dir = net.dir().display();
+    let options = format!(
+        "--one-off --socket {dir}/vm.socket --pid {dir}/vm.pid --mtu 1500 --interface eth0 \
+         --log-file {dir}/vm.log --hostname box --fqdn box.example.test --address 192.0.2.7 --netmask 24 \
+         --tcp-ports {HOST4}%eth0/2222:22 --tcp-ports 8000-8100:9000-9100,~8050 --udp-ports %eth0/5353"
+    );
+    let finished = net.passt(User::Normal).with(&options).run("");
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let daemon = Daemon::of(&net.dir().join("vm.pid"));
+    let mut client = Client::connect(&net.dir().join("vm.socket"));
+    let offer = client.discover();
+    assert_eq!(offer[58..62], [192, 0, 2, 7]);
+    for (port, outcome) in [(2222, "connected"), (8000, "connected"), (8050, "ConnectionRefused")] {
+        let seen = net.peer.peer(&format!("connect {}", at(HOST4, port)));
+        assert!(seen.starts_with(outcome), "{port}: {seen}");
+    }
+    drop(client);
+    eventually("end of passt", || daemon.has_ended().then_some(()));
+    let log = fs::read_to_string(net.dir().join("vm.log")).expect("log");
+    assert!(log.contains("Client connection closed, exiting"), "{log}");
+}
+
 /// With and without a client.
 #[test]
 fn signals_end_us() {

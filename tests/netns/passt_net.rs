@@ -18,7 +18,7 @@ fn start(net: &Net, user: User, options: &str, mtu: u32) -> (Process, Machine) {
 
 fn passt(net: &Net, user: User, options: &str) -> (Process, PathBuf) {
     let socket = net.dir().join("socket");
-    let launch = net.passt(user).with(options).with(&format!("-f -s {} -m 65520", socket.display()));
+    let launch = net.passt(user).with(&format!("-f -s {}", socket.display())).with(options);
     let mut passt = Process::start(&mut launch.command(""));
     passt.wait_for("UNIX domain socket bound at");
     (passt, socket)
@@ -122,7 +122,7 @@ fn udhcpc() {
     let _server = net.peer.serve(&at(FAR4, 5001));
     let (_passt, machine) = start(&net, User::Root, "-D 192.0.2.53 -S example.test -m 1400", 1500);
     let out = dhcp::udhcpc(&net, &machine);
-    let expected = format!("LEASE {HOST4}/24 {GATEWAY4} 192.0.2.53 65520 example.test");
+    let expected = format!("LEASE {HOST4}/24 {GATEWAY4} 192.0.2.53 1400 example.test");
     assert!(out.contains(&expected), "{out}");
     exchange(&machine, &at(FAR4, 5001));
 }
@@ -239,9 +239,32 @@ fn passt_can_be_replaced() {
     exchange(&machine, &at(FAR4, 5001));
     drop(first);
     let (_second, _) = passt(&net, User::Normal, "");
-    let again = || (machine.device.stdout().matches("CONNECTED").count() == 2).then_some(());
-    eventually("the machine is connected again", again);
+    wait_for_connection(&machine, 2);
     exchange(&machine, &at(FAR4, 5001));
+}
+
+fn wait_for_connection(machine: &Machine, number: usize) {
+    let there = || (machine.device.stdout().matches("CONNECTED").count() >= number).then_some(());
+    eventually("the machine is connected again", there);
+}
+
+/// What is under way when a client leaves is lost, and sent again to the next.
+#[test]
+fn transfers_survive_new_connections() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    let (passt, mut machine) = configured(&net, User::Normal, "", 1500);
+    let start = |direction| machine.start_peer(&format!("{direction} {} {} 1", at(FAR4, 5001), 256 * MIB));
+    let transfers = [start("up"), start("down")];
+    for number in 2..8 {
+        machine.device.write("again\n");
+        wait_for_connection(&machine, number);
+    }
+    for transfer in transfers {
+        let summary = transfer.succeed_within(Duration::from_mins(1));
+        assert_eq!(summary.trim(), passt_tests::stream::expected(256 * MIB, 1));
+    }
+    assert!(passt.stderr().matches("Client connection closed").count() >= 6, "{}", passt.stderr());
 }
 
 /// A machine that does not read keeps neither the process nor others waiting.

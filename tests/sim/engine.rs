@@ -7,8 +7,9 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
+use passt::link::Link;
 use passt::link::channel::{Channel, Packet};
-use passt::worker::{Options, Protocols, Worker};
+use passt::worker::{Options, Protocols, Worker, clock};
 use passt_proto::addr::Mac;
 use passt_proto::drop::DropReason;
 use passt_proto::responder::{Config, Services, V4, V6};
@@ -23,7 +24,7 @@ use crate::guest::{App, Guest};
 use crate::link::{Node, Path, Rng};
 use crate::{DOWN, UP, check, fill, ms, secs, seeds};
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GUEST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 /// What the guest calls the host's loopback, and its gateway.
@@ -33,27 +34,58 @@ const OURS6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Rounds without news after which the clock may jump.
 const PATIENCE: u32 = 20;
 
-struct World {
-    worker: Worker<Channel>,
-    guest: Guest,
+pub(crate) struct World<E: End> {
+    pub(crate) worker: Worker<E::Link>,
+    /// The guest's end of the link.
+    pub(crate) end: E,
+    pub(crate) guest: Guest,
     now: Instant,
     rng: Rng,
     up: Path,
     down: Path,
-    pairs: Vec<Pair>,
+    pub(crate) pairs: Vec<Pair>,
     local_port: u16,
     /// Whether nonsense is sent between the guest's frames.
-    garbage: bool,
+    pub(crate) garbage: bool,
+    /// Whether the clock is the kernel's.
+    pub(crate) real_time: bool,
     idle: u32,
 }
 
+/// Where frames enter and leave an engine.
+pub(crate) trait End {
+    /// The engine's end.
+    type Link: Link;
+
+    /// Sends a frame to the engine.
+    fn send(&mut self, link: &mut Self::Link, frame: Packet);
+
+    /// What the engine has sent.
+    fn receive(&mut self, link: &mut Self::Link) -> Vec<Vec<u8>>;
+}
+
+/// The link in memory.
+struct Memory;
+
+impl End for Memory {
+    type Link = Channel;
+
+    fn send(&mut self, link: &mut Channel, frame: Packet) {
+        link.from_guest.push_back(frame);
+    }
+
+    fn receive(&mut self, link: &mut Channel) -> Vec<Vec<u8>> {
+        link.to_guest.drain(..).map(|packet| packet.bytes).collect()
+    }
+}
+
 /// A program in the guest, and its server on the host.
-struct Pair {
-    app: App,
+pub(crate) struct Pair {
+    pub(crate) app: App,
     listener: TcpListener,
     stream: Option<TcpStream>,
     to_send: u64,
-    sent: u64,
+    pub(crate) sent: u64,
     /// It has closed its direction.
     closed: bool,
     received: u64,
@@ -92,13 +124,36 @@ fn options(mtu: u16, max_flows: usize) -> Options {
     }
 }
 
-impl World {
+impl World<Memory> {
     fn new(seed: u64, mtu: u16, max_flows: usize, addrs: &[IpCidr], nodes: &[Node]) -> Self {
+        Self::over((Memory, Channel::plain()), seed, (mtu, max_flows), addrs, nodes)
+    }
+
+    fn usual(seed: u64, nodes: &[Node]) -> Self {
+        Self::new(seed, 1500, 512, &addresses(), nodes)
+    }
+}
+
+/// Addresses of a guest.
+pub(crate) fn addresses() -> [IpCidr; 2] {
+    [IpCidr::new(GUEST4.into(), 24), IpCidr::new(GUEST6.into(), 64)]
+}
+
+impl<E: End> World<E> {
+    /// An engine and a guest at the two ends of a link, with an MTU and at most so many flows.
+    pub(crate) fn over(
+        (end, link): (E, E::Link),
+        seed: u64,
+        (mtu, max_flows): (u16, usize),
+        addrs: &[IpCidr],
+        nodes: &[Node],
+    ) -> Self {
         let now = Instant::from_millis(1000);
         let nodes =
             [&[Node::Mtu(usize::from(mtu) + 14), Node::Delay(Duration::from_micros(100))], nodes].concat();
         Self {
-            worker: Worker::new(Channel::plain(), &options(mtu, max_flows), now).expect("an engine"),
+            worker: Worker::new(link, &options(mtu, max_flows), now).expect("an engine"),
+            end,
             guest: Guest::new(Medium::Ethernet, mtu.into(), addrs),
             now,
             rng: Rng(seed),
@@ -107,16 +162,13 @@ impl World {
             pairs: Vec::new(),
             local_port: 10_000,
             garbage: false,
+            real_time: false,
             idle: 0,
         }
     }
 
-    fn usual(seed: u64, nodes: &[Node]) -> Self {
-        Self::new(seed, 1500, 512, &[IpCidr::new(GUEST4.into(), 24), IpCidr::new(GUEST6.into(), 64)], nodes)
-    }
-
     /// The guest connects to a new server, which sends `down` bytes and gets `up`.
-    fn connect(&mut self, v4: bool, up: u64, down: u64) -> usize {
+    pub(crate) fn connect(&mut self, v4: bool, up: u64, down: u64) -> usize {
         let local: IpAddr = if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let listener = TcpListener::bind((local, 0)).expect("a listener");
         listener.set_nonblocking(true).expect("non-blocking");
@@ -136,7 +188,7 @@ impl World {
     }
 
     fn connect_to(&mut self, v4: bool, port: u16, up: u64) -> App {
-        let socket = self.guest.tcp(256 * 1024, false);
+        let socket = self.guest.tcp(256 * 1024);
         self.local_port += 1;
         let local = self.local_port;
         let remote: IpAddr = if v4 { HOST4.into() } else { HOST6.into() };
@@ -149,7 +201,7 @@ impl World {
         App::new(socket, up)
     }
 
-    fn run(&mut self, limit: Duration, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn run(&mut self, limit: Duration, done: impl Fn(&mut Self) -> bool) {
         let deadline = self.now + limit;
         while !done(self) {
             assert!(self.now < deadline, "not done in time");
@@ -157,12 +209,12 @@ impl World {
         }
     }
 
-    fn run_to_end(&mut self) {
+    pub(crate) fn run_to_end(&mut self) {
         self.run(secs(3600), |world| world.pairs.iter().all(Pair::is_complete));
         self.run(secs(3600), |world| world.worker.flow_count() == 0);
     }
 
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let mut busy = false;
         while let Some(frame) = self.down.receive(self.now) {
             self.guest.device.received.push_back(frame);
@@ -179,14 +231,14 @@ impl World {
         while let Some(frame) = self.up.receive(self.now) {
             if self.garbage {
                 let nonsense = garbage(&frame, &mut self.rng);
-                self.worker.context().link.from_guest.push_back(nonsense);
+                self.end.send(&mut self.worker.context().link, nonsense);
             }
-            self.worker.context().link.from_guest.push_back(Packet::from(frame));
+            self.end.send(&mut self.worker.context().link, Packet::from(frame));
             busy = true;
         }
         self.worker.turn(self.now).expect("a link");
-        for packet in std::mem::take(&mut self.worker.context().link.to_guest) {
-            self.down.send(self.now, &packet.bytes, &mut self.rng);
+        for frame in self.end.receive(&mut self.worker.context().link) {
+            self.down.send(self.now, &frame, &mut self.rng);
         }
         busy |= self.pairs.iter_mut().fold(false, |busy, pair| busy | pair.work());
         self.advance(busy);
@@ -194,6 +246,10 @@ impl World {
 
     /// To the next time when something is due; slowly, if only the host's kernel may be waited for.
     fn advance(&mut self, busy: bool) {
+        if self.real_time {
+            self.now = clock();
+            return;
+        }
         self.idle = if busy { 0 } else { self.idle + 1 };
         let due =
             [self.up.next(), self.down.next(), self.worker.next_timeout(), self.guest.next_timeout(self.now)];
@@ -245,7 +301,7 @@ impl Pair {
         before != (self.sent, self.received, self.eof)
     }
 
-    fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.eof && self.received == self.app.to_send && self.app.eof && self.app.received == self.to_send
     }
 }
@@ -269,7 +325,7 @@ fn garbage(frame: &[u8], rng: &mut Rng) -> Packet {
     Packet::from(bytes)
 }
 
-fn bad() -> [Node; 3] {
+pub(crate) fn bad() -> [Node; 3] {
     [Node::Loss(50), Node::Duplicate(10), Node::Reorder(20, ms(2))]
 }
 

@@ -1,6 +1,5 @@
 //! The guest: the TCP/IP stack of smoltcp, which shares no code with ours.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 
 use passt_proto::time::Instant;
@@ -42,10 +41,6 @@ pub(crate) struct App {
     pub(crate) eof: bool,
 }
 
-thread_local! {
-    static MILLIS: Cell<u32> = const { Cell::new(0) };
-}
-
 impl Guest {
     /// A guest on a link that carries frames, or bare packets.
     pub(crate) fn new(medium: Medium, mtu: usize, addrs: &[IpCidr]) -> Self {
@@ -61,20 +56,18 @@ impl Guest {
         Self { device, iface, sockets: SocketSet::new(Vec::new()) }
     }
 
-    pub(crate) fn tcp(&mut self, buffer: usize, timestamps: bool) -> SocketHandle {
+    pub(crate) fn tcp(&mut self, buffer: usize) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; buffer]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
-        if timestamps {
-            socket.set_tsval_generator(Some(|| MILLIS.get()));
-        }
+        // Offered as by most systems, and refused.
+        socket.set_tsval_generator(Some(|| 1));
         self.sockets.add(socket)
     }
 
     /// Has the stack work off what arrived and what is due.
     pub(crate) fn poll(&mut self, now: Instant) {
-        MILLIS.set(u32::try_from(now.as_millis() & 0xffff_ffff).expect("masked"));
         self.iface.poll(time(now), &mut self.device, &mut self.sockets);
     }
 

@@ -36,7 +36,6 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) mtu: u16,
     pub(crate) sack: bool,
-    pub(crate) timestamps: bool,
     /// Acknowledge only what the host's peer has.
     pub(crate) far: Option<Duration>,
     /// How often the host's peer does something, if it is near.
@@ -102,7 +101,6 @@ impl Default for Setup {
             seed: 0,
             mtu: 1500,
             sack: true,
-            timestamps: false,
             far: None,
             tick: ms(1),
             guest_opens: true,
@@ -133,13 +131,7 @@ impl Setup {
     }
 
     fn config(&self) -> Config {
-        Config {
-            mss: self.mtu - 40,
-            room: ROOM,
-            max_peek: 65_483,
-            timestamps: self.timestamps,
-            sack: self.sack,
-        }
+        Config { mss: self.mtu - 40, room: ROOM, max_peek: 65_483, sack: self.sack }
     }
 }
 
@@ -150,7 +142,7 @@ impl Sim {
         let [a, b, c, d] = GUEST;
         let addr = IpCidr::new(IpAddress::v4(a, b, c, d), 24);
         let mut guest = Guest::new(Medium::Ip, setup.mtu.into(), &[addr]);
-        let handle = guest.tcp(setup.buffer, setup.timestamps);
+        let handle = guest.tcp(setup.buffer);
         let now = Instant::from_millis(10);
         guest.poll(now);
         let mut sim = Self {
@@ -308,7 +300,7 @@ impl Sim {
         };
         let len = u32::try_from(payload.len()).expect("a segment");
         self.seen.received(segment);
-        let due = self.seen.due(segment, len).filter(|_| !self.setup.timestamps);
+        let due = self.seen.due(segment, len);
         let push = conn.segment(self.now, segment, len);
         assert!(due.is_none_or(|due| push.len == due), "dropped inside the window: {push:?}, {due:?}");
         self.seen.pushed += push.len;

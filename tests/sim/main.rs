@@ -11,7 +11,7 @@ mod guest;
 mod host;
 mod link;
 mod machine;
-mod measure;
+mod stream;
 mod transfers;
 
 use std::time::Duration;

@@ -21,13 +21,11 @@ mod net;
 mod process;
 pub mod stream;
 pub mod transfer;
-mod vm;
 
 pub use guest::{Guest, Launch, User};
 pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
-pub use vm::Vm;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -60,14 +58,10 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file())
 }
 
-/// The program under test: `PASTA` from the environment, or the release build.
-pub fn pasta_path() -> PathBuf {
-    std::env::var_os("PASTA").map_or_else(|| built("release/pasta"), PathBuf::from)
-}
-
-/// The same under its name for virtual machines: `PASST`, or the release build.
-pub fn passt_path() -> PathBuf {
-    std::env::var_os("PASST").map_or_else(|| built("release/passt"), PathBuf::from)
+/// A program under test: named by the environment, as in `PASTA=/usr/bin/pasta`, or the release build.
+pub fn program_path(name: &str) -> PathBuf {
+    let named = std::env::var_os(name.to_uppercase());
+    named.map_or_else(|| built(&format!("release/{name}")), PathBuf::from)
 }
 
 /// The transfer helper that cargo built along with the tests.

@@ -58,11 +58,6 @@ pub trait Place {
     /// The transfer helper where this place's user can read it.
     fn peer_path(&self) -> PathBuf;
 
-    /// How many times longer than on this machine anything may take here.
-    fn slowness(&self) -> u32 {
-        1
-    }
-
     /// Sets a kernel parameter of this namespace, `key=value`.
     fn sysctl(&self, setting: &str) {
         Process::start(self.command("sysctl").args(["-qw", setting])).succeed();
@@ -208,8 +203,9 @@ impl Dir {
         let dir = Self(std::env::temp_dir().join(format!("passt-test-{id}")));
         root(&format!("mkdir -m 1777 {}", dir.0.display()));
         std::fs::copy(peer_path(), dir.0.join("peer")).expect("peer copied");
-        std::fs::copy(crate::pasta_path(), dir.0.join("pasta")).expect("pasta copied");
-        std::fs::copy(crate::passt_path(), dir.0.join("passt")).expect("passt copied");
+        for name in ["pasta", "passt"] {
+            std::fs::copy(crate::program_path(name), dir.0.join(name)).expect("program copied");
+        }
         dir
     }
 }

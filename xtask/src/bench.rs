@@ -6,11 +6,14 @@
 //! Nothing here judges: what must hold is in the tests.
 
 mod contender;
+mod cost;
 mod measure;
 mod plot;
 mod report;
 mod scenario;
+mod translator;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use passt_tests::Net;
 
 use contender::Contender;
+use measure::Turn;
 use report::{Cell, Outcome, Report, Row};
 use scenario::Scenario;
 
@@ -86,15 +90,17 @@ fn parse(root: &Path, args: &[String]) -> Result<Options> {
 
 /// All rounds of one scenario, the contenders taking turns at who is first.
 fn run(net: &Net, scenario: &Scenario, contenders: &[Contender], options: &Options) -> Row {
+    let takes_part = |contender: &&Contender| contender.takes_part(scenario);
+    let contenders: Vec<_> = contenders.iter().filter(takes_part).collect();
     let mut outcomes: BTreeMap<&str, Vec<Outcome>> = BTreeMap::new();
     for round in 0..options.rounds {
         for turn in 0..contenders.len() {
-            let contender = &contenders[(round + turn) % contenders.len()];
+            let contender = contenders[(round + turn) % contenders.len()];
             // The harness panics where a test would have failed: here that is
             // a contender's result like any other.
-            let attempt = || measure::measure(net, scenario, contender, options.seconds);
-            let outcome = catch_unwind(AssertUnwindSafe(attempt));
-            let outcome = outcome.unwrap_or_else(|_| Outcome::Failed("failed".to_owned()));
+            let turn = Turn { net, scenario, contender, seconds: options.seconds, trace: round == 0 };
+            let outcome = catch_unwind(AssertUnwindSafe(|| turn.measure()));
+            let outcome = outcome.unwrap_or_else(|panic| Outcome::Failed(reason(panic.as_ref())));
             eprintln!(
                 "{scenario} {}/{} {}: {}",
                 round + 1,
@@ -105,15 +111,24 @@ fn run(net: &Net, scenario: &Scenario, contenders: &[Contender], options: &Optio
             outcomes.entry(&contender.name).or_default().push(outcome);
         }
     }
-    let cell = |contender: &Contender| Cell {
+    let cell = |contender: &&Contender| Cell {
         name: contender.name.clone(),
         role: contender.role,
         rounds: outcomes.remove(&*contender.name).unwrap_or_default(),
     };
     Row {
         scenario: scenario.to_string(),
-        group: scenario.kind.name().to_owned(),
+        section: scenario.section().title().to_owned(),
+        group: scenario.group(),
         unit: scenario.unit().to_owned(),
+        is_cost: scenario.is_cost(),
         cells: contenders.iter().map(cell).collect(),
     }
+}
+
+/// What the harness said when it gave up, without the command line.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map_or("failed", String::as_str);
+    let line = text.lines().next().unwrap_or_default();
+    line.split_once(" from ").map_or(line, |(reason, _)| reason).to_owned()
 }

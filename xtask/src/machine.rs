@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 /// A program the tests run, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),
     ("dig", "bind9-dnsutils"),
@@ -20,17 +21,16 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("pasta", "passt"),
     ("ping", "iputils-ping"),
-    ("qemu-system-x86_64", "qemu-system-x86"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
     ("slirp4netns", "slirp4netns"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("strace", "strace"),
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
     ("udhcpc", "udhcpc"),
     ("wrk", "wrk"),
-    ("xz", "xz-utils"),
 ];
 
 /// Does what can be done as this user; says in one line what can't.

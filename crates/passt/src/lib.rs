@@ -3,6 +3,7 @@
 pub mod app;
 pub mod cli;
 pub mod flow;
+pub mod forward;
 mod from_guest;
 pub mod host;
 pub mod life;

@@ -80,7 +80,8 @@ impl Setup {
         resolv: &Resolv,
     ) -> Result<(Self, Vec<String>), SetupError> {
         let mut warnings = Vec::new();
-        let nets = nets(config, host, &mut warnings)?;
+        let linked = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
+        let nets = if linked { nets(config, host, &mut warnings)? } else { PerFamily::default() };
         let mut map = AddressMap {
             v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
@@ -108,8 +109,7 @@ impl Setup {
             v4: nets.v4.as_ref().and_then(|n| n.template.clone()),
             v6: nets.v6.as_ref().and_then(|n| n.template.clone()),
         };
-        let tap =
-            config.pasta().filter(|p| p.splice != Splice::Only).map(|p| tap(config, p, &template, &nets));
+        let tap = config.pasta().filter(|_| linked).map(|p| tap(config, p, &template, &nets));
         let outbound_interface = config.host.outbound_interface.clone();
         Ok((Self { responder, map, outbound_interface, tap, template }, warnings))
     }

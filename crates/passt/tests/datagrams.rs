@@ -8,9 +8,9 @@ use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use passt::cli::{Families, Listen, PortRange, Rule};
+use passt::cli::{Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
-use passt::host::listen::{self, Scope};
+use passt::forward::{Entry, Error, Forward, Listener};
 use passt::link::Caps;
 use passt::link::channel::{Channel, Packet};
 use passt::worker::{Options, Protocols, Worker};
@@ -428,8 +428,8 @@ fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
     Rule { listen, ports, to, target: None, weak: false, scan: false }
 }
 
-fn scope(protocol: Protocol) -> Scope {
-    Scope { side: Side::Host, protocol, families: Families::Both, freebind: false }
+fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Error> {
+    Forward::default().open(Entry { side: Side::Host, protocol, rule })
 }
 
 #[test]
@@ -444,7 +444,7 @@ fn forwarded_datagrams_and_their_answers() {
         ] {
             let port = free_port();
             let mut guest = Guest::new(caps, 1500);
-            let listeners = listen::open(&[rule(listen, port, 7)], scope(Protocol::Udp)).unwrap();
+            let listeners = open(Protocol::Udp, rule(listen, port, 7)).unwrap();
             guest.worker.listen(listeners).unwrap();
             let client = UdpSocket::bind(client).unwrap();
             let ip = client.local_addr().unwrap().ip();
@@ -474,7 +474,7 @@ fn forwarded_datagrams_and_their_answers() {
 fn the_guest_speaks_first_from_a_forwarded_port() {
     let port = free_port();
     let mut guest = Guest::new(PLAIN, 1500);
-    guest.worker.listen(listen::open(&[rule(None, port, port)], scope(Protocol::Udp)).unwrap()).unwrap();
+    guest.worker.listen(open(Protocol::Udp, rule(None, port, port)).unwrap()).unwrap();
     let (peer, peer_port) = server(true);
     guest.send(true, (port, peer_port), b"hello");
     let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
@@ -494,7 +494,7 @@ fn forwarded_connections_arrive_at_the_target_port() {
         let mut guest = Guest::new(PLAIN, 1500);
         let (port, listeners) = loop {
             let port = free_port();
-            if let Ok(listeners) = listen::open(&[rule(None, port, 80)], scope(Protocol::Tcp)) {
+            if let Ok(listeners) = open(Protocol::Tcp, rule(None, port, 80)) {
                 break (port, listeners);
             }
         };
@@ -518,17 +518,17 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let port = loop {
             let port = free_port();
-            if port < u16::MAX && listen::open(&[rule(None, port, port)], scope(protocol)).is_ok() {
+            if port < u16::MAX && open(protocol, rule(None, port, port)).is_ok() {
                 break port;
             }
         };
-        let taken = listen::open(&[rule(Some("127.0.0.1"), port, port)], scope(protocol)).unwrap();
+        let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
         let strict = rule(Some("127.0.0.1"), port, port);
-        assert_eq!(listen::open(std::slice::from_ref(&strict), scope(protocol)).unwrap_err(), listen::Error);
+        assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen(_))));
         let weak = Rule { weak: true, ..strict };
-        assert!(listen::open(std::slice::from_ref(&weak), scope(protocol)).is_err(), "not a single one");
+        assert!(open(protocol, weak.clone()).is_err(), "not a single one");
         let range = Rule { ports: PortRange::new(port, port.saturating_add(20)).unwrap(), ..weak };
-        assert!(!listen::open(&[range], scope(protocol)).unwrap().is_empty());
+        assert!(!open(protocol, range).unwrap().is_empty());
         drop(taken);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use arrayvec::ArrayVec;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// A network namespace, held open: it lives at least as long as this.
@@ -55,9 +57,20 @@ impl AsFd for Netns {
 /// A thread that stays in a network namespace and opens sockets there. What it opens belongs
 /// to the namespace wherever it is used. Threads do not survive a fork: begun after the last one.
 #[derive(Debug)]
-pub struct Resident(SyncSender<Job>);
+pub struct Resident {
+    jobs: SyncSender<Job>,
+    batches: Receiver<Batch>,
+}
 
-type Job = Box<dyn FnOnce() + Send>;
+enum Job {
+    Run(Box<dyn FnOnce() + Send>),
+    Streams(AddressFamily),
+}
+
+type Batch = (AddressFamily, ArrayVec<OwnedFd, BATCH>);
+
+/// Sockets made at once by [`Resident::order_streams`].
+pub const BATCH: usize = 16;
 
 /// Bytes of stack of a [`Resident`].
 const STACK: usize = 64 * 1024;
@@ -75,19 +88,18 @@ impl Resident {
     }
 
     fn with(enter: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
-        let (jobs, todo) = sync_channel::<Job>(1);
+        let (jobs, todo) = sync_channel(1);
+        let (ready, batches) = sync_channel(1);
         let (entered, result) = sync_channel(1);
         thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
             let inside = enter();
             let stay = inside.is_ok();
             if entered.send(inside).is_ok() && stay {
-                for job in todo {
-                    job();
-                }
+                work(&todo, &ready);
             }
         })?;
         result.recv().map_err(io::Error::other)??;
-        Ok(Self(jobs))
+        Ok(Self { jobs, batches })
     }
 
     /// Runs `work` in the namespace and waits for its result.
@@ -98,9 +110,44 @@ impl Resident {
             let _gone = done.send(work());
         };
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        self.0.send(Box::new(job)).map_err(|_| gone())?;
+        self.jobs.send(Job::Run(Box::new(job))).map_err(|_| gone())?;
         result.recv().map_err(|_| gone())
     }
+
+    /// Has a batch of sockets made, as by [`stream`], to be asked for with [`Resident::streams`]. False
+    /// if the thread is busy. Only one order may be open.
+    pub fn order_streams(&self, family: AddressFamily) -> bool {
+        self.jobs.try_send(Job::Streams(family)).is_ok()
+    }
+
+    /// The batch that was ordered, less what could not be made; `None` if it is not ready, or with
+    /// `wait` if the thread is gone.
+    pub fn streams(&self, wait: bool) -> Option<(AddressFamily, ArrayVec<OwnedFd, BATCH>)> {
+        if wait { self.batches.recv().ok() } else { self.batches.try_recv().ok() }
+    }
+}
+
+fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>) {
+    for job in todo {
+        match job {
+            Job::Run(work) => work(),
+            Job::Streams(family) => {
+                let made = (0..BATCH).map_while(|_| stream(family).ok()).collect();
+                if ready.send((family, made)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A TCP socket in the network namespace of this thread, without waiting and without delay for small messages.
+pub fn stream(family: AddressFamily) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+    crate::socket::set_urgent_inline(fd.as_fd())?;
+    Ok(fd)
 }
 
 /// A user namespace, held open.

@@ -1,4 +1,4 @@
-//! A `NETLINK_ROUTE` socket that carries bytes (rtnetlink(7)).
+//! A netlink socket that carries bytes (netlink(7)).
 //!
 //! What the bytes say is the business of the crate above. Messages from
 //! anybody but the kernel are not handed on.
@@ -6,9 +6,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto,
+    socket_with,
 };
 
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
@@ -17,20 +18,29 @@ pub const MAX_DATAGRAM: usize = 1 << 20;
 /// The kernel's own address; bound to, it asks for any free one.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
 
-/// A blocking socket for requests to the routing subsystem of the network
-/// namespace in which it was opened.
+/// A blocking socket for requests to a subsystem of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NetlinkSocket(OwnedFd);
 
 impl NetlinkSocket {
-    /// Opens and binds the socket. The kernel is asked for explanations with
+    /// Opens a socket for the routing subsystem (rtnetlink(7)). The kernel is asked for explanations with
     /// its errors and to apply filters of dump requests; older kernels do without.
     pub fn open() -> io::Result<Self> {
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        bind(&fd, &KERNEL)?;
+        let Self(fd) = Self::bound(None)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             enable(fd.as_fd(), option);
         }
+        Ok(Self(fd))
+    }
+
+    /// Opens a socket for questions about sockets (`sock_diag(7)`).
+    pub fn open_diag() -> io::Result<Self> {
+        Self::bound(Some(SOCK_DIAG))
+    }
+
+    fn bound(protocol: Option<Protocol>) -> io::Result<Self> {
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        bind(&fd, &KERNEL)?;
         Ok(Self(fd))
     }
 

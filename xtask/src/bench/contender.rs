@@ -1,12 +1,14 @@
 //! Who is measured, and how each gives a guest its network.
 
-use std::path::{Path, PathBuf};
+use std::path::{Path as File, PathBuf};
 
 use anyhow::{Context as _, Result};
-use passt_tests::{FAR4, GATEWAY4, Guest, Net, Ns, Place, Process, User, eventually, find_program};
+use passt_tests::{
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Machine, Net, Ns, Place, Process, User, eventually, find_program,
+};
 use serde::{Deserialize, Serialize};
 
-use super::scenario::{Scenario, Server};
+use super::scenario::{Family, Kind, Path, Scenario, Section};
 
 /// One of those compared.
 pub(crate) struct Contender {
@@ -26,8 +28,17 @@ pub(crate) enum Role {
     C,
     /// Another translator.
     Slirp,
-    /// The kernel alone.
-    Ceiling,
+    /// The kernel alone, over a veth.
+    Veth,
+    /// The kernel alone, within the host.
+    Loopback,
+}
+
+impl Role {
+    /// Whether no translator can be expected to be faster.
+    pub(crate) fn is_kernel(self) -> bool {
+        matches!(self, Self::Veth | Self::Loopback)
+    }
 }
 
 /// Ours, those named, those found, and the kernel alone.
@@ -37,7 +48,7 @@ pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
     all.extend(find_program("pasta").map(|path| new("C", Role::C, Some(path))));
     all.extend(named.iter().map(|peer| new(&peer.name, Role::C, peer.program.clone())));
     all.extend(find_program("slirp4netns").map(|path| new("slirp4netns", Role::Slirp, Some(path))));
-    all.push(new("veth", Role::Ceiling, None));
+    all.extend([new("veth", Role::Veth, None), new("loopback", Role::Loopback, None)]);
     all
 }
 
@@ -50,14 +61,41 @@ impl Contender {
         Ok(Self { name: name.to_owned(), role: Role::C, program: Some(path) })
     }
 
-    /// Connects a new guest and waits until its network is there.
-    pub(crate) fn connect(&self, net: &Net, scenario: &Scenario) -> Inside {
-        let mtu = scenario.mtu;
+    /// Whether it can do this at all, with the setting that is made here.
+    pub(crate) fn takes_part(&self, scenario: &Scenario) -> bool {
+        let section = scenario.section();
+        match self.role {
+            Role::Ours | Role::C => section != Section::Stream || self.passt().is_file(),
+            Role::Slirp => match section {
+                Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
+                Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
+                Section::Bypass | Section::Stream => false,
+            },
+            Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
+            Role::Loopback => section == Section::Bypass,
+        }
+    }
+
+    /// Its program for virtual machines, which lies beside the other.
+    fn passt(&self) -> PathBuf {
+        self.program.as_deref().unwrap_or(File::new("")).with_file_name("passt")
+    }
+
+    /// Connects a new guest and waits until its network is there. A server on
+    /// a loopback interface will have this port.
+    pub(crate) fn connect(&self, net: &Net, scenario: &Scenario, port: u16) -> Inside {
         match (&self.program, self.role) {
-            (None, _) => Inside::veth(net, mtu, scenario.server),
-            (Some(program), Role::Slirp) => Inside::slirp(net, program, mtu),
+            (None, Role::Loopback) => Inside::Host,
+            (None, _) => Inside::veth(net, scenario),
+            (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
+            (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
             (Some(program), _) => {
-                let options = format!("--config-net --mtu {mtu} -t none -u none -T none -U none");
+                let ports = match scenario.path {
+                    Path::LoopbackOut => format!("-t none -T {port}"),
+                    Path::LoopbackIn => format!("-t {port} -T none"),
+                    Path::Far | Path::Local | Path::Machine => "-t none -T none".to_owned(),
+                };
+                let options = format!("--config-net --mtu {} {ports} -u none -U none", scenario.mtu);
                 Inside::Pasta(net.pasta(User::Normal).program(program).with(&options).start())
             }
         }
@@ -68,66 +106,96 @@ impl Contender {
 pub(crate) enum Inside {
     /// Namespace and network are the program's.
     Pasta(Guest),
+    /// The program serves a stand-in for a virtual machine.
+    Passt(Process, Machine),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
     /// One veth from the guest to where the server is.
     Veth(Ns),
+    /// No guest: what it does is done on the host.
+    Host,
 }
 
 /// The server's end of a veth, and the host as slirp4netns shows it.
-const NEAR_END: &str = "10.0.2.2";
+const NEAR_END4: &str = "10.0.2.2";
+/// The server's end of a veth.
+const NEAR_END6: &str = "fd00::2";
 /// The guest's address, but for pasta's guests.
-const GUEST: &str = "10.0.2.100";
+const GUEST4: &str = "10.0.2.100";
+/// The guest's address on a veth.
+const GUEST6: &str = "fd00::100";
 
 impl Inside {
-    fn slirp(net: &Net, program: &Path, mtu: u32) -> Self {
+    fn passt(net: &Net, program: &File, mtu: u32) -> Self {
+        let socket = net.dir().join("socket");
+        drop(std::fs::remove_file(&socket));
+        let options = format!("--foreground --socket {} --mtu {mtu} -t none -u none", socket.display());
+        let launch = net.passt(User::Normal).program(program).with(&options);
+        let passt = Process::start(&mut launch.command(""));
+        eventually("passt's socket", || socket.exists().then_some(()));
+        let machine = Machine::start(net, &socket, mtu);
+        machine.configure();
+        Self::Passt(passt, machine)
+    }
+
+    fn slirp(net: &Net, program: &File, mtu: u32) -> Self {
         let guest = net.empty_guest();
         let path = format!("/run/netns/{}", guest.name());
         let program = program.display();
         let line = format!("{program} --configure --mtu={mtu} --netns-type=path {path} tap0");
         let slirp = net.host.start(&line);
         eventually("slirp4netns configures the guest", || {
-            guest.run("ip -4 -o addr").contains(GUEST).then_some(())
+            guest.run("ip -4 -o addr").contains(GUEST4).then_some(())
         });
         Self::Slirp(slirp, guest)
     }
 
-    fn veth(net: &Net, mtu: u32, server: Server) -> Self {
-        let near = if server == Server::Far { &net.peer } else { &net.host };
-        let guest = net.empty_guest();
+    fn veth(net: &Net, scenario: &Scenario) -> Self {
+        let near = if scenario.path == Path::Far { &net.peer } else { &net.host };
+        let (guest, mtu) = (net.empty_guest(), scenario.mtu);
         let peer = format!("peer name guest0 mtu {mtu} netns {}", near.name());
         guest.ip(&format!("link add eth0 mtu {mtu} type veth {peer}"));
-        for (ns, link, address) in [(&guest, "eth0", GUEST), (near, "guest0", NEAR_END)] {
-            ns.ip(&format!("addr add {address}/24 dev {link}"));
+        for (ns, link, v4, v6) in [(&guest, "eth0", GUEST4, GUEST6), (near, "guest0", NEAR_END4, NEAR_END6)] {
+            ns.ip(&format!("addr add {v4}/24 dev {link}"));
+            ns.ip(&format!("addr add {v6}/64 dev {link} nodad"));
             ns.ip(&format!("link set {link} up"));
         }
         Self::Veth(guest)
     }
 
     /// Where the guest's programs run.
-    pub(crate) fn place(&self) -> &dyn Place {
+    pub(crate) fn guest<'a>(&'a self, net: &'a Net) -> &'a dyn Place {
         match self {
             Self::Pasta(guest) => guest,
+            Self::Passt(_, machine) => machine,
             Self::Slirp(_, guest) | Self::Veth(guest) => guest,
+            Self::Host => &net.host,
         }
     }
 
-    /// The address at which the guest finds the server.
-    pub(crate) fn address_of(&self, server: Server) -> &'static str {
-        match (self, server) {
-            (Self::Veth(_), _) | (Self::Slirp(..), Server::Local) => NEAR_END,
-            (Self::Pasta(_), Server::Local) => GATEWAY4,
-            (_, Server::Far) => FAR4,
-        }
+    /// The address at which the client finds the server.
+    pub(crate) fn server_address(&self, path: Path, family: Family) -> &'static str {
+        let [v4, v6] = match (self, path) {
+            (_, Path::LoopbackOut | Path::LoopbackIn) => ["127.0.0.1", "::1"],
+            (Self::Veth(_), _) | (Self::Slirp(..), Path::Local) => [NEAR_END4, NEAR_END6],
+            (_, Path::Local) => [GATEWAY4, GATEWAY6],
+            (_, Path::Far | Path::Machine) => [FAR4, FAR6],
+        };
+        if family == Family::V4 { v4 } else { v6 }
     }
 
     /// The process that translates.
     pub(crate) fn translator(&self) -> Option<u32> {
         match self {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
-            Self::Slirp(slirp, _) => Some(slirp.pid()),
-            Self::Veth(_) => None,
+            Self::Passt(program, _) | Self::Slirp(program, _) => Some(program.pid()),
+            Self::Veth(_) | Self::Host => None,
         }
+    }
+
+    /// The process that is the guest's network device.
+    pub(crate) fn device(&self) -> Option<u32> {
+        if let Self::Passt(_, machine) = self { Some(machine.device.pid()) } else { None }
     }
 }
 

@@ -1,114 +1,227 @@
-//! One run of one scenario with one contender.
+//! One run of one scenario with one contender: traffic, and what it costs.
 
 use std::collections::HashMap;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use passt_tests::transfer::at;
 use passt_tests::{Net, Place, Process};
 use serde_json::Value;
 
 use super::contender::{Contender, Inside};
+use super::cost;
 use super::report::{Outcome, Sample};
-use super::scenario::{Kind, Scenario, Server};
+use super::scenario::{Family, Kind, Load, Path, Scenario, Section};
+use super::translator::Translator;
 
 /// Beyond its proper time, how long a run may take to begin and end, in seconds.
 const PATIENCE: u32 = 6;
-/// Ticks of a second in /proc: the same on all but Alpha.
-const USER_HZ: f64 = 100.0;
+/// Seconds for which system calls are counted, apart from what is timed.
+const TRACED: u32 = 1;
 /// `timeout`'s exit code for a command that it ended.
 const TIMED_OUT: i32 = 124;
 
-/// Connects a guest, moves data for `seconds`, and says how that went. Panics
-/// if the guest can't be connected or the server not started.
-pub(crate) fn measure(net: &Net, scenario: &Scenario, contender: &Contender, seconds: u32) -> Outcome {
-    let inside = contender.connect(net, scenario);
-    let places: [&dyn Place; 3] = [inside.place(), &net.host, &net.peer];
+/// One contender's turn.
+pub(crate) struct Turn<'a> {
+    pub(crate) net: &'a Net,
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) contender: &'a Contender,
+    /// How long to measure.
+    pub(crate) seconds: u32,
+    /// Whether to count system calls afterwards.
+    pub(crate) trace: bool,
+}
+
+impl Turn<'_> {
+    /// Connects a guest, measures, and says how that went. Panics if the guest
+    /// can't be connected or the server not started.
+    pub(crate) fn measure(&self) -> Outcome {
+        let result = match self.scenario.kind {
+            Kind::StartCommand => cost::start_command(self),
+            Kind::StartBackground => cost::start_background(self),
+            Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups => cost::idle(self),
+            Kind::Flows => cost::flows(self),
+            _ => traffic(self),
+        };
+        result.map_or_else(Outcome::Failed, Outcome::Done)
+    }
+}
+
+fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
+    let Turn { net, scenario, .. } = *turn;
+    let port = new_port();
+    let inside = turn.contender.connect(net, scenario, port);
+    let places: [&dyn Place; 3] = [inside.guest(net), &net.host, &net.peer];
     for place in places {
         place.sysctl(&format!("net.ipv4.tcp_congestion_control={}", scenario.control));
-        // Enough for all connections of a run, and none where servers listen.
-        place.sysctl("net.ipv4.ip_local_port_range=10000 65535");
     }
+    let ends = Ends::new(net, &inside, scenario, port);
     let translator = Translator::of(&inside);
-    let server = if scenario.server == Server::Far { places[2] } else { places[1] };
-    let to = inside.address_of(scenario.server);
+    if scenario.kind.is_rr() {
+        let translators = translator.iter().flat_map(Translator::processes).copied();
+        translators.chain(inside.device()).for_each(pin);
+    }
+    let crowd = ends.crowd(scenario.held)?;
 
-    let before = (translator.cpu_seconds(), places.map(counters));
-    let moved = if scenario.kind.is_bulk() {
-        stream(places[0], server, to, scenario.kind == Kind::StreamIn, seconds)
-    } else {
-        translator.pin(&last_cpu());
-        transactions(places[0], server, to, scenario.kind.name(), seconds)
-    };
-    let Moved { rate, amount } = match moved {
-        Ok(moved) => moved,
-        Err(failure) => return Outcome::Failed(failure),
-    };
-    let cpu = translator.cpu_seconds() - before.0;
+    let cpu = || translator.as_ref().map(Translator::cpu_seconds);
+    let before = (cpu(), places.map(counters));
+    let moved = ends.transfer(scenario, turn.seconds)?;
+    let used = cpu().zip(before.0).map(|(after, before)| after - before);
     let changes: Vec<_> =
         before.1.iter().zip(places).map(|(before, place)| change(before, &counters(place))).collect();
-    Outcome::Done(Sample {
-        rate,
-        cpu: (!translator.0.is_empty()).then_some(cpu / amount),
-        resent: changes.iter().map(|change| share(change, "RetransSegs")).fold(0.0, f64::max),
-        disordered: share(&changes[0], "TCPOFOQueue"),
+    let traced =
+        translator.filter(|_| turn.trace).map(|it| it.system_calls(|| ends.transfer(scenario, TRACED)));
+    drop(crowd);
+
+    let unit = if scenario.kind.is_bulk() { 1e3 } else { 1e6 };
+    let is_tcp = scenario.section() != Section::Udp;
+    Ok(Sample {
+        value: moved.rate,
+        cpu: used.map(|used| used / moved.amount),
+        system_calls: traced.and_then(|(calls, moved)| Some(calls / moved.ok()?.amount / unit)),
+        resent: is_tcp.then(|| changes.iter().map(|change| share(change, "RetransSegs")).fold(0.0, f64::max)),
+        disordered: is_tcp.then(|| share(&changes[0], "TCPOFOQueue")),
+        lost: moved.lost,
     })
 }
 
-/// What went through: in Gbit/s and GB, or in transactions/s and millions of them.
+/// What went through.
 struct Moved {
+    /// In the scenario's unit.
     rate: f64,
+    /// In GB, or in millions of transactions or datagrams.
     amount: f64,
+    /// The share of datagrams that did not arrive.
+    lost: Option<f64>,
 }
 
-/// One iperf3 stream.
-fn stream(
-    guest: &dyn Place,
-    server: &dyn Place,
-    to: &str,
-    to_guest: bool,
-    seconds: u32,
-) -> Result<Moved, String> {
-    let port = new_port();
-    let mut server = server.start(&format!("iperf3 -s -1 -p {port} --forceflush"));
-    server.wait_for("Server listening");
-    let mut client = within(guest, seconds, "iperf3");
-    client.args(["-J", "-c", to, "-p", &port.to_string(), "-t", &seconds.to_string()]);
-    let output = finish(client.args(to_guest.then_some("-R")))?;
-    let result: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
-    let received = &result["end"]["sum_received"];
-    match (received["bits_per_second"].as_f64(), received["bytes"].as_f64()) {
-        (Some(rate), Some(bytes)) if bytes > 0.0 => Ok(Moved { rate: rate / 1e9, amount: bytes / 1e9 }),
-        _ => Err(result["error"].as_str().unwrap_or("moved nothing").to_owned()),
+/// Two places and how one reaches the other.
+pub(crate) struct Ends<'a> {
+    client: &'a dyn Place,
+    server: &'a dyn Place,
+    /// The server's address as the client knows it.
+    to: &'static str,
+    /// Where the server listens.
+    any: &'static str,
+    port: u16,
+}
+
+impl<'a> Ends<'a> {
+    /// The ends for a scenario, their kernels prepared for many connections.
+    pub(crate) fn new(net: &'a Net, inside: &'a Inside, scenario: &Scenario, port: u16) -> Self {
+        let guest = inside.guest(net);
+        let (client, server): (&dyn Place, &dyn Place) = match scenario.path {
+            Path::Far | Path::Machine => (guest, &net.peer),
+            Path::Local | Path::LoopbackOut => (guest, &net.host),
+            Path::LoopbackIn => (&net.host, guest),
+        };
+        for place in [guest, &net.host, &net.peer] {
+            // Enough for all connections of a run, and none where servers listen.
+            place.sysctl("net.ipv4.ip_local_port_range=10000 65535");
+        }
+        server.sysctl("net.core.somaxconn=65535");
+        let to = inside.server_address(scenario.path, scenario.family);
+        let any = match scenario.family {
+            // A reply has its socket's address if that is bound.
+            _ if scenario.section() == Section::Udp => to,
+            Family::V4 => "0.0.0.0",
+            Family::V6 => "::",
+        };
+        Self { client, server, to, any, port }
     }
-}
 
-/// The transfer helper's requests and responses, its two ends on one CPU: on
-/// two, what is measured is how the scheduler places them.
-fn transactions(
-    guest: &dyn Place,
-    server: &dyn Place,
-    to: &str,
-    kind: &str,
-    seconds: u32,
-) -> Result<Moved, String> {
-    let (cpu, peer, port) = (last_cpu(), guest.peer_path(), new_port());
-    let mut server: Process =
-        server.start(&format!("taskset -c {cpu} {} rr-serve 0.0.0.0:{port}", peer.display()));
-    server.wait_for("LISTENING");
-    let mut client = within(guest, seconds, "taskset");
-    client.args(["-c", &cpu]).arg(peer);
-    client.args([kind.trim_start_matches("tcp-"), &format!("{to}:{port}"), &seconds.to_string()]);
-    let output = finish(&mut client)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let numbers: Vec<f64> = text.split_whitespace().flat_map(str::parse).collect();
-    match numbers.as_slice() {
-        [count, elapsed] if *count > 0.0 => Ok(Moved { rate: count / elapsed, amount: count / 1e6 }),
-        _ => Err("no transaction".to_owned()),
+    fn transfer(&self, scenario: &Scenario, seconds: u32) -> Result<Moved, String> {
+        match scenario.kind {
+            Kind::TcpRr => self.transactions("rr-serve", "rr", seconds),
+            Kind::TcpCrr => self.transactions("rr-serve", "crr", seconds),
+            Kind::UdpRr => self.transactions("udp-serve", "udp-rr", seconds),
+            Kind::UdpOut => self.datagrams(false, scenario.load, seconds),
+            Kind::UdpIn => self.datagrams(true, scenario.load, seconds),
+            // By the loopback both directions are from client to server.
+            kind => {
+                self.streams(kind == Kind::TcpIn && !scenario.path.is_loopback(), scenario.streams, seconds)
+            }
+        }
+    }
+
+    /// iperf3's streams.
+    fn streams(&self, to_client: bool, count: u32, seconds: u32) -> Result<Moved, String> {
+        let Self { to, port, .. } = self;
+        let mut server = self.server.start(&format!("iperf3 -s -1 -p {port} --forceflush"));
+        server.wait_for("Server listening");
+        let mut client = within(self.client, seconds, "iperf3");
+        client.args(format!("-J -c {to} -p {port} -t {seconds} -P {count}").split(' '));
+        let output = finish(client.args(to_client.then_some("-R")))?;
+        let result: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+        let received = &result["end"]["sum_received"];
+        match (received["bits_per_second"].as_f64(), received["bytes"].as_f64()) {
+            (Some(rate), Some(bytes)) if bytes > 0.0 => {
+                Ok(Moved { rate: rate / 1e9, amount: bytes / 1e9, lost: None })
+            }
+            _ => Err(result["error"].as_str().unwrap_or("moved nothing").to_owned()),
+        }
+    }
+
+    /// The transfer helper's requests and responses, its two ends on one CPU:
+    /// on two, what is measured is how the scheduler places them.
+    fn transactions(&self, serve: &str, ask: &str, seconds: u32) -> Result<Moved, String> {
+        let (cpu, peer) = (last_cpu(), self.client.peer_path());
+        let at_server = at(self.any, self.port);
+        let mut server: Process =
+            self.server.start(&format!("taskset -c {cpu} {} {serve} {at_server}", peer.display()));
+        server.wait_for("LISTENING");
+        let mut client = within(self.client, seconds, "taskset");
+        client.args(["-c", &cpu]).arg(peer);
+        client.args([ask, &at(self.to, self.port), &seconds.to_string()]);
+        let (count, elapsed) = numbers(&String::from_utf8_lossy(&finish(&mut client)?.stdout));
+        if count == 0.0 {
+            return Err("no transaction".to_owned());
+        }
+        Ok(Moved { rate: count / elapsed, amount: count / 1e6, lost: None })
+    }
+
+    /// The transfer helper's datagrams, counted where they arrive.
+    fn datagrams(&self, to_client: bool, load: Load, seconds: u32) -> Result<Moved, String> {
+        let at_server = at(self.any, self.port);
+        let load = format!("{seconds} {} {}", load.segments(), load.rate());
+        let (serve, ask) = if to_client {
+            (format!("udp-source {at_server} {load}"), "udp-fetch")
+        } else {
+            (format!("udp-sink {at_server}"), "udp-send")
+        };
+        let mut server = self.server.start_peer(&serve);
+        server.wait_for("LISTENING");
+        let mut client = within(self.client, seconds, &self.client.peer_path().to_string_lossy());
+        client.args([ask, &at(self.to, self.port)]);
+        client.args(load.split(' ').filter(|_| !to_client));
+        let at_client = String::from_utf8_lossy(&finish(&mut client)?.stdout).into_owned();
+        let at_server = server.finish().stdout;
+        let [(sent, _), (received, elapsed)] =
+            if to_client { [&at_server, &at_client] } else { [&at_client, &at_server] }
+                .map(|text| numbers(text));
+        if received == 0.0 {
+            return Err("no datagram".to_owned());
+        }
+        Ok(Moved { rate: received / elapsed, amount: received / 1e6, lost: Some(1.0 - received / sent) })
+    }
+
+    /// Idle connections, and who serves them. They end with the values. Fails
+    /// if not all can be had.
+    pub(crate) fn crowd(&self, count: u32) -> Result<[Process; 2], String> {
+        let port = new_port();
+        let mut server = self.server.start_peer(&format!("crowd-serve {}", at(self.any, port)));
+        server.wait_for("LISTENING");
+        let mut client = self.client.start_peer(&format!("crowd {} {count}", at(self.to, port)));
+        let line = client.wait_for("CROWDED");
+        match line.split_whitespace().nth(1).and_then(|opened| opened.parse::<u32>().ok()) {
+            Some(opened) if opened == count => Ok([client, server]),
+            opened => Err(format!("only {} connections", opened.unwrap_or(0))),
+        }
     }
 }
 
 /// A port for each run: thousands of closed connections still wait on the last.
-fn new_port() -> u16 {
+pub(crate) fn new_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(5201);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -134,53 +247,16 @@ fn finish(command: &mut Command) -> Result<Output, String> {
     }
 }
 
-/// The processes of a translator.
-struct Translator(Vec<u32>);
-
-impl Translator {
-    /// The process started, and all that it started.
-    fn of(inside: &Inside) -> Self {
-        let mut tree: Vec<u32> = inside.translator().into_iter().collect();
-        let all: Vec<u32> = std::fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
-        let mut known = 0;
-        while known < tree.len() {
-            let parent = tree[known];
-            tree.extend(all.iter().filter(|pid| stat(**pid).is_some_and(|stat| stat.parent == parent)));
-            known += 1;
-        }
-        Self(tree)
-    }
-
-    /// What all their threads used so far, in user space and in the kernel.
-    fn cpu_seconds(&self) -> f64 {
-        let ticks: f64 = self.0.iter().filter_map(|pid| stat(*pid)).map(|stat| stat.ticks).sum();
-        ticks / USER_HZ
-    }
-
-    fn pin(&self, cpu: &str) {
-        for pid in &self.0 {
-            let pin = Command::new("taskset").args(["-a", "-p", "-c", cpu, &pid.to_string()]).output();
-            drop(pin);
-        }
-    }
+/// A count and the seconds it took, as the transfer helper prints them.
+fn numbers(text: &str) -> (f64, f64) {
+    let mut numbers = text.split_whitespace().flat_map(str::parse);
+    (numbers.next().unwrap_or(0.0), numbers.next().unwrap_or(1.0))
 }
 
-struct Stat {
-    parent: u32,
-    ticks: f64,
-}
-
-/// The fields of /proc/PID/stat that matter, proc(5).
-fn stat(pid: u32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may contain anything.
-    let (_, rest) = text.rsplit_once(") ")?;
-    let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse::<u32>().ok();
-    Some(Stat { parent: field(4)?, ticks: f64::from(field(14)?) + f64::from(field(15)?) })
+/// Has a process run on the CPU for transactions.
+fn pin(pid: u32) {
+    let mut pin = Command::new("taskset");
+    drop(pin.args(["-a", "-p", "-c", &last_cpu(), &pid.to_string()]).output());
 }
 
 fn last_cpu() -> String {

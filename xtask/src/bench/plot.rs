@@ -15,8 +15,8 @@ const TOP: f64 = 50.0;
 /// A group of bars for each scenario: medians, with a line from the least to
 /// the most.
 pub(crate) fn bars(rows: &[&Row]) -> String {
-    let rates = rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.spread(|s| Some(s.rate)));
-    let scale = BARS / rates.map(|rate| rate.max).fold(f64::MIN_POSITIVE, f64::max);
+    let values = rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.spread(|s| Some(s.value)));
+    let scale = BARS / values.map(|value| value.max).fold(f64::MIN_POSITIVE, f64::max);
     let mut body = String::new();
     let mut y = TOP;
     for row in rows {
@@ -39,11 +39,11 @@ pub(crate) fn bars(rows: &[&Row]) -> String {
 }
 
 fn bar(body: &mut String, y: f64, scale: f64, cell: &super::report::Cell) {
-    let Some(rate) = cell.spread(|sample| Some(sample.rate)) else {
+    let Some(value) = cell.spread(|sample| Some(sample.value)) else {
         return draw(body, LABELS + 4.0, y + 12.0, "start", &format!("{}: failed", cell.name));
     };
     let (height, middle) = (THICKNESS - 3.0, y + 6.5);
-    let [width, min, max] = [rate.median, rate.min, rate.max].map(|value| value * scale);
+    let [width, min, max] = [value.median, value.min, value.max].map(|value| value * scale);
     let (from, to, label) = (LABELS + min, LABELS + max, LABELS + max + 6.0);
     writeln!(
         body,
@@ -52,7 +52,7 @@ fn bar(body: &mut String, y: f64, scale: f64, cell: &super::report::Cell) {
         colour(cell.role)
     )
     .expect("a string takes all");
-    draw(body, label, y + 11.0, "start", &format!("{} {}", short(rate.median), cell.name));
+    draw(body, label, y + 11.0, "start", &format!("{} {}", short(value.median), cell.name));
 }
 
 fn legend(body: &mut String, rows: &[&Row]) {
@@ -82,6 +82,6 @@ fn colour(role: Role) -> &'static str {
         Role::Ours => "#0072b2",
         Role::C => "#e69f00",
         Role::Slirp => "#cc79a7",
-        Role::Ceiling => "#bbbbbb",
+        Role::Veth | Role::Loopback => "#bbbbbb",
     }
 }

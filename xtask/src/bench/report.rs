@@ -1,7 +1,7 @@
 //! What came out, as a table, as JSON and as Markdown. Scenarios measured
 //! before on the same machine with the same programs stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contender::{Contender, Role};
 use super::plot;
-use super::scenario::{self, Kind};
+use super::scenario;
 
 /// Everything known about one machine.
 #[derive(Serialize, Deserialize)]
@@ -25,9 +25,13 @@ pub(crate) struct Report {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) scenario: String,
-    /// The kind of traffic.
+    /// The chapter of the report.
+    pub(crate) section: String,
+    /// What is drawn together.
     pub(crate) group: String,
     pub(crate) unit: String,
+    /// Whether the figure should be low.
+    pub(crate) is_cost: bool,
     pub(crate) cells: Vec<Cell>,
 }
 
@@ -49,18 +53,55 @@ pub(crate) enum Outcome {
     Failed(String),
 }
 
-/// The figures of one round.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+/// The figures of one round; None where there is nothing to count.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// In the row's unit.
-    pub(crate) rate: f64,
+    pub(crate) value: f64,
     /// The translator's CPU seconds for a GB, or for a million transactions.
     pub(crate) cpu: Option<f64>,
+    /// The translator's system calls for a MB, for a transaction, or in a second.
+    pub(crate) system_calls: Option<f64>,
     /// The largest share of segments that a kernel sent again, of guest, host and peer.
-    pub(crate) resent: f64,
+    pub(crate) resent: Option<f64>,
     /// The share of segments that came to the guest behind a gap.
-    pub(crate) disordered: f64,
+    pub(crate) disordered: Option<f64>,
+    /// The share of datagrams that did not arrive.
+    pub(crate) lost: Option<f64>,
 }
+
+impl Sample {
+    /// A figure by itself.
+    pub(crate) fn of(value: f64) -> Self {
+        Self { value, ..Self::default() }
+    }
+}
+
+/// A figure beside that of the row.
+struct Figure {
+    title: &'static str,
+    of: fn(&Sample) -> Option<f64>,
+    text: fn(f64) -> String,
+}
+
+const FIGURES: [Figure; 4] = [
+    Figure {
+        title: "CPU seconds of the translator for each GB, or each million transactions or datagrams",
+        of: |sample| sample.cpu,
+        text: short,
+    },
+    Figure {
+        title: "System calls of the translator for each MB, transaction or datagram; idle, in a second",
+        of: |sample| sample.system_calls,
+        text: short,
+    },
+    Figure {
+        title: "Segments sent again, worst of guest, host and peer",
+        of: |sample| sample.resent,
+        text: percent,
+    },
+    Figure { title: "Datagrams lost", of: |sample| sample.lost, text: percent },
+];
 
 impl Outcome {
     /// One line for a person.
@@ -68,9 +109,14 @@ impl Outcome {
         match self {
             Self::Failed(why) => why.clone(),
             Self::Done(sample) => {
-                let cpu = sample.cpu.map(|cpu| format!(", CPU {}", short(cpu))).unwrap_or_default();
-                let again = percent(sample.resent);
-                format!("{} {unit}{cpu}, {again} sent again", short(sample.rate))
+                let more = [
+                    sample.cpu.map(|cpu| format!(", CPU {}", short(cpu))),
+                    sample.system_calls.map(|calls| format!(", {} system calls", short(calls))),
+                    sample.resent.map(|share| format!(", {} sent again", percent(share))),
+                    sample.lost.map(|share| format!(", {} lost", percent(share))),
+                ];
+                let more: String = more.into_iter().flatten().collect();
+                format!("{} {unit}{more}", short(sample.value))
             }
         }
     }
@@ -106,7 +152,7 @@ impl Cell {
 
     /// The rate and how far it varied; what failed, and how often.
     fn text(&self) -> String {
-        let rate = self.spread(|sample| Some(sample.rate));
+        let rate = self.spread(|sample| Some(sample.value));
         let mut text = rate.map_or_else(String::new, |rate| {
             format!("{} ({}–{})", short(rate.median), short(rate.min), short(rate.max))
         });
@@ -131,16 +177,18 @@ impl Row {
         ours.all(|cell| cell.rounds.iter().all(|outcome| outcome.sample().is_some()))
     }
 
-    /// The median over rounds of this program's rate against the best of a role's.
-    fn ratio(&self, role: Role) -> Option<f64> {
+    /// The median over rounds of this program's figure against the best of
+    /// those whose role is chosen.
+    fn ratio(&self, choose: impl Fn(Role) -> bool) -> Option<f64> {
         let count = self.cells.iter().map(|cell| cell.rounds.len()).max()?;
-        let best = |role, round: usize| {
-            let cells = self.cells.iter().filter(|cell| cell.role == role);
-            let rates = cells.filter_map(|cell| Some(cell.rounds.get(round)?.sample()?.rate));
-            rates.max_by(f64::total_cmp)
+        let best = |choose: &dyn Fn(Role) -> bool, round: usize| {
+            let cells = self.cells.iter().filter(|cell| choose(cell.role));
+            let values = cells.filter_map(|cell| Some(cell.rounds.get(round)?.sample()?.value));
+            if self.is_cost { values.min_by(f64::total_cmp) } else { values.max_by(f64::total_cmp) }
         };
-        let ratio = |round| Some(best(Role::Ours, round)? / best(role, round)?);
-        Spread::of((0..count).filter_map(ratio)).map(|spread| spread.median)
+        let ratio = |round| Some(best(&|role| role == Role::Ours, round)? / best(&choose, round)?);
+        let ratios = (0..count).filter_map(ratio).filter(|ratio| ratio.is_finite());
+        Spread::of(ratios).map(|spread| spread.median)
     }
 
     fn words(&self, names: &[&str], text: impl Fn(&Cell) -> String) -> Vec<String> {
@@ -169,12 +217,8 @@ impl Report {
 
     /// The figures and ratios, aligned.
     pub(crate) fn table(&self) -> String {
-        let rows = self.grid();
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
-        let pad = |(word, width): (&String, &usize)| format!("{word:width$}");
-        let line = |row: &Vec<String>| row.iter().zip(&widths).map(pad).collect::<Vec<_>>().join("  ");
-        rows.iter().map(line).collect::<Vec<_>>().join("\n")
+        let tables: Vec<_> = self.sections().map(|rows| aligned(&grid(&rows))).collect();
+        tables.join("\n\n")
     }
 
     /// Adds the scenarios of an earlier report, if it can be compared.
@@ -195,11 +239,12 @@ impl Report {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         std::fs::write(dir.join("results.json"), serde_json::to_string_pretty(self)? + "\n")?;
         std::fs::write(dir.join("README.md"), self.markdown())?;
-        for kind in Kind::ALL {
+        for scenario in scenario::all() {
             // An earlier one may be of another machine.
-            drop(std::fs::remove_file(dir.join(format!("{}.svg", kind.name()))));
+            drop(std::fs::remove_file(dir.join(format!("{}.svg", scenario.group()))));
         }
-        for group in self.groups() {
+        let rows: Vec<&Row> = self.rows.iter().collect();
+        for group in groups(&rows) {
             let rows: Vec<&Row> = self.rows.iter().filter(|row| row.group == group).collect();
             std::fs::write(dir.join(format!("{group}.svg")), plot::bars(&rows))?;
         }
@@ -211,51 +256,75 @@ impl Report {
         for (name, value) in &self.setting {
             writeln!(text, "- {name}: {value}").expect("a string takes all");
         }
-        text.push_str("\n## Throughput and transactions\n\n");
-        text.push_str(&markdown_table(&self.grid()));
-        text.push_str("\n## CPU seconds of the translator for each GB, or for each million transactions\n\n");
-        text.push_str(&markdown_table(&self.figures(|sample| sample.cpu, short)));
-        text.push_str("\n## Segments sent again, worst of guest, host and peer\n\n");
-        text.push_str(&markdown_table(&self.figures(|sample| Some(sample.resent), percent)));
-        for group in self.groups() {
-            write!(text, "\n![{group}]({group}.svg)\n").expect("a string takes all");
+        for rows in self.sections() {
+            let title = rows.first().map_or("", |row| &row.section);
+            write!(text, "\n## {title}\n\n{}", markdown_table(&grid(&rows))).expect("a string takes all");
+            for figure in &FIGURES {
+                if let Some(table) = figures(&rows, figure) {
+                    write!(text, "\n{}:\n\n{}", figure.title, markdown_table(&table))
+                        .expect("a string takes all");
+                }
+            }
+            for group in groups(&rows) {
+                write!(text, "\n![{group}]({group}.svg)\n").expect("a string takes all");
+            }
         }
         text
     }
 
-    fn groups(&self) -> Vec<&str> {
-        let mut groups: Vec<&str> = self.rows.iter().map(|row| &*row.group).collect();
-        groups.dedup();
-        groups
+    /// The rows of each section.
+    fn sections(&self) -> impl Iterator<Item = Vec<&Row>> {
+        let rows = |section| self.rows.iter().filter(|row| row.section == section).collect();
+        unique(self.rows.iter().map(|row| &*row.section)).into_iter().map(rows)
     }
+}
 
-    fn names(&self) -> Vec<&str> {
-        self.rows.first().map_or_else(Vec::new, |row| row.cells.iter().map(|cell| &*cell.name).collect())
-    }
+fn groups<'a>(rows: &[&'a Row]) -> Vec<&'a str> {
+    unique(rows.iter().map(|row| &*row.group))
+}
 
-    /// Rates and their ratios, with a heading.
-    fn grid(&self) -> Vec<Vec<String>> {
-        let names = self.names();
-        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let heading = [owned(&["Scenario", "Unit"]), owned(&names), owned(&["× C", "× veth"])].concat();
-        let row = |row: &Row| {
-            let ratio = |role| row.ratio(role).map_or_else(|| "–".to_owned(), short);
-            let words = row.words(&names, Cell::text);
-            let ratios = vec![ratio(Role::C), ratio(Role::Ceiling)];
-            [owned(&[&row.scenario, &row.unit]), words, ratios].concat()
-        };
-        std::iter::once(heading).chain(self.rows.iter().map(row)).collect()
-    }
+/// The contenders of any row.
+fn names<'a>(rows: &[&'a Row]) -> Vec<&'a str> {
+    unique(rows.iter().flat_map(|row| &row.cells).map(|cell| &*cell.name))
+}
 
-    /// The medians of another figure, with a heading.
-    fn figures(&self, figure: impl Fn(&Sample) -> Option<f64>, text: fn(f64) -> String) -> Vec<Vec<String>> {
-        let names = self.names();
-        let median =
-            |cell: &Cell| cell.spread(&figure).map_or_else(|| "–".to_owned(), |spread| text(spread.median));
-        let heading = std::iter::once("Scenario").chain(names.iter().copied()).map(str::to_owned).collect();
-        let row = |row: &Row| [vec![row.scenario.clone()], row.words(&names, median)].concat();
-        std::iter::once(heading).chain(self.rows.iter().map(row)).collect()
-    }
+/// Each once, in the order of their first occurrence.
+fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = BTreeSet::new();
+    all.filter(|text| seen.insert(*text)).collect()
+}
+
+/// The figures and their ratios, with a heading.
+fn grid(rows: &[&Row]) -> Vec<Vec<String>> {
+    let names = names(rows);
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let heading = [owned(&["Scenario", "Unit"]), owned(&names), owned(&["× C", "× kernel"])].concat();
+    let row = |row: &&Row| {
+        let ratios = [row.ratio(|role| role == Role::C), row.ratio(Role::is_kernel)];
+        let ratios = ratios.map(|ratio| ratio.map_or_else(|| "–".to_owned(), short)).to_vec();
+        [owned(&[&row.scenario, &row.unit]), row.words(&names, Cell::text), ratios].concat()
+    };
+    std::iter::once(heading).chain(rows.iter().map(row)).collect()
+}
+
+/// The medians of another figure, with a heading, for the rows that have it.
+fn figures(rows: &[&Row], figure: &Figure) -> Option<Vec<Vec<String>>> {
+    let has = |row: &Row| row.cells.iter().any(|cell| cell.spread(figure.of).is_some());
+    let rows: Vec<&Row> = rows.iter().copied().filter(|row| has(row)).collect();
+    let names = names(&rows);
+    let median =
+        |cell: &Cell| cell.spread(figure.of).map_or_else(|| "–".to_owned(), |all| (figure.text)(all.median));
+    let heading = std::iter::once("Scenario").chain(names.iter().copied()).map(str::to_owned).collect();
+    let row = |row: &&Row| [vec![row.scenario.clone()], row.words(&names, median)].concat();
+    (!rows.is_empty()).then(|| std::iter::once(heading).chain(rows.iter().map(row)).collect())
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
+    let pad = |(word, width): (&String, &usize)| format!("{word:width$}");
+    let line = |row: &Vec<String>| row.iter().zip(&widths).map(pad).collect::<Vec<_>>().join("  ");
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 const INTRODUCTION: &str = "\
@@ -266,13 +335,26 @@ name to repeat some. Every figure in `results.json` is one round; below are medi
 and the most in parentheses.
 
 - *ours* is this program, *C* the `pasta` on PATH, *veth* the kernel alone: a veth between the
-  guest and the server's namespace. All have the same namespaces, and rounds interleave. The ratios
-  are medians over the rounds of this program against the best C build, and against the kernel alone.
+  guest and the server's namespace; *loopback* the same within the host. All have the same
+  namespaces, and rounds interleave. The ratios are medians over the rounds of this program against
+  the best C build, and against the kernel alone; for time and memory less than 1 is better.
 - A scenario is named by traffic, the guest's MTU, the server's place (*far*: in a namespace behind
-  the host's veth; *local*: on the host itself) and the congestion control of every namespace.
-- *tcp-out* is one iperf3 stream from the guest, *tcp-in* one to it. *tcp-rr* exchanges a byte each
+  the host's veth; *local*: on the host itself) and the congestion control of every namespace;
+  *v6*: by IPv6, else IPv4; *8*: streams at once, else one; *held-N*: while N idle connections are
+  open.
+- *tcp-out* is iperf3 from the guest, *tcp-in* to it. *tcp-rr* exchanges a byte each
   way over one connection, *tcp-crr* over a new one each time, all parties on one CPU.
+- *bypass* is the same between the loopback interfaces of guest and host, by a forwarded port:
+  *out* from the guest (`-T`), *in* to it (`-t`).
+- *udp-out* and *udp-in* are datagrams of 1400 bytes, counted where they arrive: sent one by one,
+  *segmented*: by `UDP_SEGMENT`, *50k*: 50 000 a second, where the loss is what matters.
+- *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
+  between its device and the socket of *passt*, without an emulator's cost.
+- *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
+  namespace that was there has its network and the process started has ended. Memory is read after 2
+  idle seconds; *flows-N* is what each of N idle connections adds to it, in the translator alone.
 - CPU seconds are of the translator's own processes, in user space and in the kernel.
+- System calls are counted by strace in a run of their own, which is slower: batches are larger there.
 - Segments sent again are the kernels' own count. What a translator sends to the guest again is
   not in it; what was missing there shows in `results.json` as `disordered`.
 
@@ -340,30 +422,34 @@ fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
-    fn cell(name: &str, role: Role, rates: &[f64]) -> Cell {
-        let outcome = |rate: &f64| match *rate {
+    fn cell(name: &str, role: Role, values: &[f64]) -> Cell {
+        let outcome = |value: &f64| match *value {
             0.0 => Outcome::Failed("stalled".to_owned()),
-            rate => Outcome::Done(Sample { rate, cpu: None, resent: 0.0, disordered: 0.0 }),
+            value => Outcome::Done(Sample::of(value)),
         };
-        Cell { name: name.to_owned(), role, rounds: rates.iter().map(outcome).collect() }
+        Cell { name: name.to_owned(), role, rounds: values.iter().map(outcome).collect() }
     }
 
     #[test]
     fn ratios_are_medians_over_rounds_against_the_best() {
-        let row = Row {
+        let mut row = Row {
             scenario: "s".to_owned(),
+            section: "t".to_owned(),
             group: "g".to_owned(),
             unit: "u".to_owned(),
+            is_cost: false,
             cells: vec![
                 cell("ours", Role::Ours, &[10.0, 20.0, 30.0]),
                 cell("C", Role::C, &[1.0, 1.0, 0.0]),
                 cell("new C", Role::C, &[0.5, 4.0, 2.0]),
             ],
         };
-        assert_eq!(row.ratio(Role::C), Some(10.0));
-        assert_eq!(row.ratio(Role::Ceiling), None);
+        assert_eq!(row.ratio(|role| role == Role::C), Some(10.0));
+        assert_eq!(row.ratio(Role::is_kernel), None);
         assert!(row.ours_complete());
         assert_eq!(row.cells[1].text(), "1.00 (1.00–1.00); stalled 1 of 3");
+        row.is_cost = true;
+        assert_eq!(row.ratio(|role| role == Role::C), Some(20.0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
 use crate::flow::{Protocol, Side};
-use crate::host::listen::{self, Listener, Scope};
+use crate::forward::{Entry, Forward, Listener, listener};
 use crate::life::background::{self, PidFile};
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
@@ -93,33 +93,45 @@ struct Prepared {
     pid_file: Option<PidFile>,
     capture: Capture,
     setup: Setup,
+    forward: Forward,
     listeners: Vec<Listener>,
 }
 
 impl Prepared {
     fn new(config: &Config) -> anyhow::Result<Self> {
+        let options = listener::Options { families: config.families, freebind: config.freebind };
+        let mut forward = Forward::new(options);
         Ok(Self {
             pid_file: config.pid_file.as_deref().map(PidFile::open).transpose()?,
             capture: capture(config)?,
             setup: set_up(config)?,
-            listeners: listen(config)?,
+            listeners: listen(config, Side::Host, &mut forward)?,
+            forward,
         })
     }
 }
 
-/// Everything is in place: goes to the background, or stays. Whoever started us may go on.
-fn ready(config: &Config, pid_file: Option<PidFile>) -> anyhow::Result<()> {
+/// Goes to the background, or stays. Once the `last` things, which only the final process can do, are
+/// in place, whoever started us may go on.
+fn ready(
+    config: &Config,
+    pid_file: Option<PidFile>,
+    last: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     if config.foreground {
+        last()?;
         background::stay(pid_file)?;
     } else {
-        background::detach(pid_file)?.ready()?;
+        let detached = background::detach(pid_file)?;
+        last()?;
+        detached.ready()?;
         crate::log::background();
     }
     Ok(())
 }
 
-/// Opens the sockets of forwarded ports.
-fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
+/// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.
+fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<Vec<Listener>> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let ephemeral = ephemeral.ok().and_then(|text| {
         let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
@@ -127,14 +139,17 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     });
     let ephemeral = ephemeral.unwrap_or(PortRange::DYNAMIC);
     let mut listeners = Vec::new();
-    for (protocol, enabled, ports) in [
-        (Protocol::Tcp, config.services.tcp, &config.ports.tcp_in),
-        (Protocol::Udp, config.services.udp, &config.ports.udp_in),
-    ] {
-        if enabled {
-            let scope =
-                Scope { side: Side::Host, protocol, families: config.families, freebind: config.freebind };
-            listeners.append(&mut listen::open(&ports.rules(ephemeral)?, scope)?);
+    let ports = &config.ports;
+    let (tcp, udp) = match side {
+        Side::Host => (&ports.tcp_in, &ports.udp_in),
+        Side::Namespace => (&ports.tcp_out, &ports.udp_out),
+    };
+    for (protocol, enabled, ports) in
+        [(Protocol::Tcp, config.services.tcp, tcp), (Protocol::Udp, config.services.udp, udp)]
+    {
+        let rules = if enabled { ports.rules(ephemeral)? } else { Vec::new() };
+        for rule in rules {
+            listeners.append(&mut forward.open(Entry { side, protocol, rule })?);
         }
     }
     Ok(listeners)

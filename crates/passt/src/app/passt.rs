@@ -28,7 +28,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     // What needs the rights and the view of whoever started us comes before the change of identity. The socket
     // is first: if another process has it, its files are not to be touched.
     let listener = socket::listen(&passt.socket)?;
-    let Prepared { pid_file, capture, setup, listeners } = Prepared::new(config)?;
+    let Prepared { pid_file, capture, setup, forward, listeners } = Prepared::new(config)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         identity.assume(CapabilitySet::NET_BIND_SERVICE)?;
     }
@@ -39,11 +39,12 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().capture = capture;
+    worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
     if let Some(listener) = &listener {
         worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
     }
-    ready(config, pid_file)?;
+    ready(config, pid_file, || Ok(()))?;
     serve(&mut worker, listener.as_ref(), passt.one_off)
 }
 

@@ -2,17 +2,22 @@
 
 use anyhow::Context;
 use passt_proto::addr::Mac;
+use passt_sys::namespace::Resident;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::{Prepared, engine_options, ready};
+use super::{Prepared, engine_options, listen, ready};
 use crate::cli::{Config, PastaOptions};
+use crate::flow::Side;
+use crate::forward;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
+use crate::link::Link;
+use crate::link::none::NoLink;
 use crate::link::tap::TapLink;
 use crate::netconf::Rtnl;
-use crate::netconf::guest::{self, TapConfig};
+use crate::netconf::guest;
 use crate::setup::TapSetup;
 use crate::worker::{Exit, Token, Worker, clock};
 
@@ -22,19 +27,41 @@ const DEFAULT_MTU: usize = 1500;
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
 pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
-    let Prepared { pid_file, capture, setup, listeners } = Prepared::new(config)?;
-    let Entered { netns, mut watch } = namespace::enter(config, pasta, inherited)?;
-    let default = TapSetup { name: "tap0".into(), config: TapConfig::default() };
-    let wanted = setup.tap.as_ref().unwrap_or(&default);
-    let (tap, mac) = netns.run(|| create_tap(wanted))??;
+    let mut prepared = Prepared::new(config)?;
+    let entered = namespace::enter(config, pasta, inherited)?;
+    let Some(wanted) = prepared.setup.tap.take() else {
+        entered.netns.run(|| Rtnl::open().map(|mut netlink| loopback_up(&mut netlink)))??;
+        return serve(config, prepared, entered, NoLink, None);
+    };
+    let (tap, mac) = entered.netns.run(|| create_tap(&wanted))??;
     let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
+    serve(config, prepared, entered, TapLink::new(tap, mtu), mac)
+}
+
+/// Runs on a link to a guest whose address there is `mac`.
+fn serve<L: Link>(
+    config: &Config,
+    prepared: Prepared,
+    entered: Entered,
+    link: L,
+    mac: Option<Mac>,
+) -> anyhow::Result<u8> {
+    let Prepared { pid_file, capture, setup, mut forward, listeners } = prepared;
+    let Entered { netns, mut watch } = entered;
+    let inside = netns.run(|| listen(config, Side::Namespace, &mut forward))??;
     let options = engine_options(config, setup)?;
-    let mut worker = Worker::new(TapLink::new(tap, mtu), &options, clock()).context("Couldn't set up")?;
+    let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
     worker.context().capture = capture;
+    worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
+    worker.listen(inside).context("Couldn't watch the namespace's ports")?;
 
-    ready(config, pid_file)?;
+    ready(config, pid_file, || {
+        let resident = Resident::start(&netns).context("Couldn't stay in the network namespace")?;
+        worker.context().inside = Some(resident);
+        forward::follow(worker.context()).context("Couldn't find out what listens")
+    })?;
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
     }
@@ -43,7 +70,7 @@ pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -
 }
 
 /// Runs the engine until the end; the exit status.
-fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
+fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch) -> anyhow::Result<u8> {
     let mut end = Ok(None);
     let exit = worker.run(|_, _| {
         end = watch.check();
@@ -59,10 +86,14 @@ fn work(worker: &mut Worker<TapLink>, watch: &Watch) -> anyhow::Result<u8> {
 fn create_tap(wanted: &TapSetup) -> anyhow::Result<(Tap, Option<Mac>)> {
     let TapSetup { name, config } = wanted;
     let mut netlink = Rtnl::open()?;
-    if let Err(error) = guest::loopback_up(&mut netlink) {
-        log::warn!("{error}");
-    }
+    loopback_up(&mut netlink);
     let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
     let link = guest::configure(&mut netlink, name, config)?;
     Ok((tap, link.mac))
+}
+
+fn loopback_up(netlink: &mut Rtnl) {
+    if let Err(error) = guest::loopback_up(netlink) {
+        log::warn!("{error}");
+    }
 }

@@ -67,25 +67,13 @@ pub struct Config {
 
 impl Config {
     /// What was asked for and isn't built yet: one line for the user, `None` if all of it is.
-    /// Defaults never count.
     pub fn unsupported(&self) -> Option<String> {
         let vhost_user = match &self.mode {
             Mode::Passt(passt) => passt.vhost_user.then_some("--vhost-user"),
             Mode::Pasta(_) => None,
         };
         let control = self.control_socket.as_ref().map(|_| "--conf-path");
-        let splice = self.pasta().into_iter().filter_map(|pasta| {
-            let only = (pasta.splice == Splice::Only).then_some("--splice-only");
-            only.or(pasta.host_lo_to_ns_lo.then_some("--host-lo-to-ns-lo"))
-        });
-        let ports = [
-            ("-t with auto", !self.ports.tcp_in.detects()),
-            ("-u with auto", !self.ports.udp_in.detects()),
-            ("-T", self.ports.tcp_out.is_default()),
-            ("-U", self.ports.udp_out.is_default()),
-        ];
-        let ports = ports.iter().filter(|(_, there)| !there).map(|&(text, _)| text);
-        let parts: Vec<&str> = vhost_user.into_iter().chain(control).chain(splice).chain(ports).collect();
+        let parts: Vec<&str> = vhost_user.into_iter().chain(control).collect();
         (!parts.is_empty()).then(|| format!("Not supported yet: {}", parts.join("; ")))
     }
 
@@ -252,9 +240,10 @@ pub struct RunAs {
 }
 
 /// The network protocols in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Families {
     /// IPv4 and IPv6, each if the host has it.
+    #[default]
     Both,
     /// IPv4 alone.
     V4Only,
@@ -263,6 +252,16 @@ pub enum Families {
 }
 
 impl Families {
+    /// Those that are true, if any.
+    pub fn of(v4: bool, v6: bool) -> Option<Self> {
+        match (v4, v6) {
+            (true, true) => Some(Self::Both),
+            (true, false) => Some(Self::V4Only),
+            (false, true) => Some(Self::V6Only),
+            (false, false) => None,
+        }
+    }
+
     /// Whether IPv4 may be used.
     pub fn v4(self) -> bool {
         self != Self::V6Only

@@ -104,7 +104,7 @@ impl Draft {
     }
 
     fn ports(&self) -> Result<PortOptions, Error> {
-        let parse = |specs, option, outbound| {
+        let parse = |specs: &[OsString], option, outbound| {
             let context = Context {
                 option,
                 outbound,
@@ -113,11 +113,18 @@ impl Draft {
             };
             Ports::parse(specs, context)
         };
+        let outbound = |specs: &[OsString], option| match parse(specs, option, true)? {
+            _ if self.no_splice && specs.is_empty() => Ok(Ports::None),
+            Ports::Specs(_) if self.no_splice => {
+                Err(Error::Conflict("-T and -U forward nothing with --no-splice"))
+            }
+            ports => Ok(ports),
+        };
         Ok(PortOptions {
             tcp_in: parse(&self.tcp_in, "-t", false)?,
             udp_in: parse(&self.udp_in, "-u", false)?,
-            tcp_out: parse(&self.tcp_out, "-T", true)?,
-            udp_out: parse(&self.udp_out, "-U", true)?,
+            tcp_out: outbound(&self.tcp_out, "-T")?,
+            udp_out: outbound(&self.udp_out, "-U")?,
         })
     }
 

@@ -120,19 +120,6 @@ impl Ports {
         }
         Ok(rules)
     }
-
-    /// Whether ports are to be detected, other than by default.
-    pub(super) fn detects(&self) -> bool {
-        !self.is_default() && matches!(self, Self::Specs(specs) if specs.iter().any(|spec| spec.auto))
-    }
-
-    /// Whether nothing in particular was asked for: nothing, or what a namespace listens on.
-    pub(super) fn is_default(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Specs(specs) => specs.iter().all(|spec| *spec == PortSpec::auto()),
-        }
-    }
 }
 
 /// In a mix of `none` and others, the first specifier that can't be.
@@ -442,7 +429,14 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn overlaps(&self, other: &Self) -> bool {
+    /// The port of ours that stands for `target`, a port on the other side.
+    pub fn port_of(&self, target: u16) -> Option<u16> {
+        let port = self.ports.first.checked_add(target.checked_sub(self.to)?)?;
+        (port <= self.ports.last).then_some(port)
+    }
+
+    /// Whether one packet could be for both.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.ports.meets(other.ports) && self.listen.meets(&other.listen)
     }
 }

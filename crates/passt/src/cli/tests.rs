@@ -142,6 +142,8 @@ fn refused() {
         ("pasta 2147483648", "Invalid PID: 2147483648"),
         ("pasta --no-copy-routes", "--no-copy-routes needs --config-net"),
         ("pasta --no-copy-addrs", "--no-copy-addrs needs --config-net"),
+        ("pasta --no-splice -T auto", "-T and -U forward nothing with --no-splice"),
+        ("pasta -U 53 --no-splice -T none", "-T and -U forward nothing with --no-splice"),
         ("pasta --no-splice --splice-only", "--no-splice and --splice-only exclude each other"),
         ("pasta --host-lo-to-ns-lo --no-splice", "--no-splice and --host-lo-to-ns-lo exclude each other"),
         // Ports are read last.
@@ -392,6 +394,10 @@ fn families_and_services() {
     assert_eq!(config.dns.servers, Source::None);
     assert!(config.services.tcp && !config.services.icmp && !config.services.dhcp);
     assert_eq!(pasta("pasta --no-splice").splice, Splice::Never);
+    for line in ["pasta --no-splice", "pasta -T none --no-splice -U none"] {
+        let ports = run(line).ports;
+        assert_eq!((ports.tcp_out, ports.udp_out), (Ports::None, Ports::None), "{line}");
+    }
 }
 
 #[test]
@@ -481,13 +487,9 @@ fn what_is_not_built_yet() {
         ("pasta -t none -u none -T none -U none 1", None),
         ("pasta -t auto -u auto -T auto -U auto 1", None),
         ("pasta -t 22,80-90:180-190 -t %lo/23 -u all,~53 -u 0.0.0.0/53:10.0.0.1/5353 1", None),
-        ("pasta -T 5432 1", Some("Not supported yet: -T")),
-        ("pasta -U 53 1", Some("Not supported yet: -U")),
-        ("pasta --splice-only 1", Some("Not supported yet: --splice-only")),
-        ("pasta --host-lo-to-ns-lo 1", Some("Not supported yet: --host-lo-to-ns-lo")),
+        ("pasta -T 5432 -U 53 -u auto,5000 -T ~22 1", None),
+        ("pasta --splice-only 1", None),
         ("pasta --no-splice 1", None),
-        ("pasta -u auto,5000 1", Some("Not supported yet: -u with auto")),
-        ("pasta -T ~22 1", Some("Not supported yet: -T")),
         ("pasta -c /x 1", Some("Not supported yet: --conf-path")),
         ("passt -c /x", Some("Not supported yet: --conf-path")),
         ("passt -1 -s /x -t all -u 53", None),

@@ -49,6 +49,8 @@ pub enum Side {
 pub enum Flow {
     /// A TCP connection.
     Tcp(crate::host::tcp::TcpFlow),
+    /// A TCP connection that bypasses the link.
+    Splice(crate::host::splice::SpliceFlow),
     /// A UDP flow.
     Udp(crate::host::udp::UdpFlow),
     /// Pings.

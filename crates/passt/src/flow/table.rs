@@ -13,6 +13,9 @@ use siphasher::sip::SipHasher13;
 
 use super::Key;
 
+/// The part of all slots that only the guest's own flows get.
+const RESERVE: usize = 16;
+
 /// Names a flow for as long as it lives; of no effect afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
@@ -72,6 +75,11 @@ impl<T> Table<T> {
     /// Whether there is no room for another flow.
     pub fn is_full(&self) -> bool {
         self.live == self.capacity
+    }
+
+    /// Whether what room there is should be left for the guest's own flows.
+    pub fn is_reserved(&self) -> bool {
+        self.live >= self.capacity - self.capacity / RESERVE
     }
 
     /// Adds a flow; gives it back when the table is full or `key` is taken.

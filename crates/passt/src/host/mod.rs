@@ -1,8 +1,9 @@
 //! The host's side: what flows do with their sockets.
 
 pub mod echo;
-pub mod listen;
+pub(crate) mod listen;
 pub mod slack;
+pub mod splice;
 pub mod tcp;
 pub mod udp;
 
@@ -44,6 +45,7 @@ pub(crate) fn event<L: Link>(
 ) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.event(ctx, handle, key, events),
+        Flow::Splice(flow) => flow.event(ctx, handle, key, false, events),
         Flow::Udp(flow) => flow.event(ctx, key, events),
         Flow::Echo(flow) => flow.event(ctx, key, events),
     }
@@ -51,21 +53,23 @@ pub(crate) fn event<L: Link>(
 
 /// The second socket of a flow that bypasses the link has something to tell.
 pub(crate) fn second_event<L: Link>(
-    _: &mut Context<L>,
-    _: Handle,
-    _: &Key,
+    ctx: &mut Context<L>,
+    handle: Handle,
+    key: &Key,
     flow: &mut Flow,
-    _: EventFlags,
+    events: EventFlags,
 ) -> Verdict {
     match flow {
+        Flow::Splice(flow) => flow.event(ctx, handle, key, true, events),
         Flow::Tcp(_) | Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
     }
 }
 
 /// A flow asked to be called again ([`Context::call_again`]).
-pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
+pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, key: &Key, flow: &mut Flow) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.pull(ctx, handle),
+        Flow::Splice(flow) => flow.again(ctx, handle, key),
         Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
     }
 }
@@ -74,7 +78,7 @@ pub(crate) fn again<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow
 pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.resume(ctx, handle),
-        Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
+        Flow::Splice(_) | Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
     }
 }
 
@@ -82,6 +86,7 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flo
 pub(crate) fn timeout<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
     match flow {
         Flow::Tcp(flow) => flow.timeout(ctx, handle),
+        Flow::Splice(_) => Verdict::Keep,
         Flow::Udp(flow) => flow.timeout(ctx, handle),
         Flow::Echo(flow) => flow.timeout(ctx, handle),
     }
@@ -108,6 +113,7 @@ pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: H
     }
     match flows.remove(handle) {
         Some(Flow::Tcp(flow)) => flow.give_back(ctx),
+        Some(Flow::Splice(flow)) => flow.give_back(ctx),
         Some(Flow::Udp(_) | Flow::Echo(_)) | None => {}
     }
 }

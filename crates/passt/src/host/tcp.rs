@@ -15,7 +15,7 @@ use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_proto::wire::tcp::{Flags, Segment};
+use passt_proto::wire::tcp::{Flags, LEN as HEADER_LEN, Segment};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
@@ -25,6 +25,7 @@ use rustix::net::{SocketType, sockopt};
 use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
+use crate::forward::pressure::Ticket;
 use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
 use crate::worker::Context;
 
@@ -79,6 +80,8 @@ pub struct TcpFlow {
     ended: bool,
     /// The host's connection was reset: an end of its stream is none.
     reset: bool,
+    /// It came in, and the guest has not accepted it yet.
+    ticket: Option<Ticket>,
     /// What the timer is set to.
     timer: Option<Instant>,
     /// Is to be called when the link has room.
@@ -93,7 +96,6 @@ impl Tcp {
             mss: if mtu == 0 { MAX_MTU } else { mtu }.saturating_sub(headers).max(88),
             room: u32::try_from(room).unwrap_or(u32::MAX),
             max_peek: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
-            timestamps: false,
             sack: true,
         };
         Self {
@@ -214,22 +216,25 @@ fn connect<L: Link>(
 }
 
 /// A connection that a listening socket accepted is opened towards the guest,
-/// which sees it coming from `remote` to its own `guest`.
+/// which sees it as `key` says.
 pub(crate) fn accepted<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
     fd: OwnedFd,
-    remote: Endpoint,
-    guest: Endpoint,
+    key: Key,
+    ticket: Ticket,
 ) -> Result<(), DropReason> {
+    let Key { guest, remote, .. } = key;
     prepare(&fd);
-    let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);
     let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);
     let handle = begin(ctx, flows, key, conn, fd)?;
     with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
-        Flow::Tcp(flow) => flow.pull(ctx, handle),
+        Flow::Tcp(flow) => {
+            flow.ticket = Some(ticket);
+            flow.pull(ctx, handle)
+        }
         _ => Verdict::Keep,
     });
     Ok(())
@@ -256,6 +261,7 @@ fn begin<L: Link>(
         peek_offset,
         ended: false,
         reset: false,
+        ticket: None,
         timer: None,
         waits: false,
     };
@@ -457,6 +463,9 @@ impl TcpFlow {
                 Action::Close => return Verdict::Remove,
             }
         }
+        if self.ticket.is_some() && !self.conn.is_opening() {
+            self.ticket = None;
+        }
         self.set_timer(ctx, handle);
         Verdict::Keep
     }
@@ -494,7 +503,7 @@ impl TcpFlow {
             self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
         }
         let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
-        let header_len = self.path.header_len() + self.conn.header_len();
+        let header_len = self.path.header_len() + HEADER_LEN;
         let found = {
             let mut room = Scatter::new();
             room.push_discard(&mut ctx.tcp.scratch, skipped);

@@ -27,9 +27,9 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::listen::{self, Listener};
 use super::{Verdict, unreachable, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
+use crate::forward::Listeners;
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::worker::Context;
 
@@ -91,7 +91,7 @@ enum Socket {
     /// A listening socket by its number, from which datagrams go `to` the remote,
     /// and come `from` an address of the host.
     Shared {
-        number: usize,
+        number: u32,
         to: SocketAddr,
         from: Option<IpAddr>,
     },
@@ -203,8 +203,7 @@ fn begin<L: Link>(
             return Err(DropReason::Socket);
         }
     };
-    let shared =
-        if kept { None } else { listen::answering(&ctx.listeners, key.guest.port, side.remote.addr) };
+    let shared = if kept { None } else { ctx.listeners.answering(key.guest.port, side.remote.addr) };
     let socket = match shared {
         Some((number, listener)) => {
             let to = listener.form(ctx.map.socket_addr(side.remote));
@@ -255,7 +254,7 @@ fn insert<L: Link>(
 }
 
 /// Datagrams that came through a listening socket are in the inbox: passes them on, each to its flow.
-pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: usize, count: usize) {
+pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32, count: usize) {
     let mut next = 0;
     while let Some((first, _)) = ctx.udp.inbox.message(next)
         && next < count
@@ -283,7 +282,7 @@ pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
 fn inbound<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
-    number: usize,
+    number: u32,
     source: Option<SocketAddr>,
     destination: Option<IpAddr>,
 ) -> Result<Handle, DropReason> {
@@ -292,19 +291,26 @@ fn inbound<L: Link>(
     let to = listener.form(source);
     let destination = destination.map_or(listener.addr, Addr::from);
     let (key, remote) = (listener.key(&ctx.map, source.into(), destination)?, Endpoint::from(source));
+    let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
+    let socket = Socket::Shared { number, to, from };
     if let Some(handle) = flows.find(&key) {
         // Two hosts that look the same to the guest cannot both be served.
         return match flows.get_mut(handle) {
-            Some((_, Flow::Udp(flow))) if flow.remote == remote => Ok(handle),
+            Some((_, Flow::Udp(flow))) if flow.remote == remote => {
+                if matches!(flow.socket, Socket::Shared { number: former, .. } if former != number) {
+                    // The port was closed and opened again meanwhile.
+                    flow.socket = socket;
+                }
+                Ok(handle)
+            }
             _ => Err(DropReason::Unmapped),
         };
     }
-    let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
-    insert(ctx, flows, key, UdpFlow::new(Socket::Shared { number, to, from }, remote, ctx.now))
+    insert(ctx, flows, key, UdpFlow::new(socket, remote, ctx.now))
 }
 
 /// Errors about what went out through a listening socket: passes them on.
-pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: usize) {
+pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
     for _ in 0..BURST {
         let Some(listener) = ctx.listeners.get(number) else { return };
         let mut payload = [0; QUOTE];
@@ -354,7 +360,7 @@ impl UdpFlow {
         if let Socket::Own(fd) = &self.socket { Some(fd) } else { None }
     }
 
-    fn way<'a>(&'a self, listeners: &'a [Listener]) -> Option<Way<'a>> {
+    fn way<'a>(&'a self, listeners: &'a Listeners) -> Option<Way<'a>> {
         Some(match &self.socket {
             Socket::Own(fd) => Way { fd: fd.as_fd(), to: None, from: None },
             Socket::Shared { number, to, from } => {

@@ -66,7 +66,7 @@ pub fn listen(wanted: &GuestSocket) -> Result<Option<UnixListener>, Error> {
 }
 
 fn first_free() -> Result<(UnixListener, PathBuf), Error> {
-    for path in (1..=NAMES).map(name) {
+    for path in names() {
         match bind(&path) {
             Ok(listener) => return Ok((listener, path)),
             Err(Error::InUse(_)) => {}
@@ -78,7 +78,11 @@ fn first_free() -> Result<(UnixListener, PathBuf), Error> {
     Err(Error::NoName)
 }
 
-/// The default names.
+/// The default names, in the order in which they are taken.
+pub fn names() -> impl Iterator<Item = PathBuf> {
+    (1..=NAMES).map(name)
+}
+
 fn name(number: u32) -> PathBuf {
     format!("/tmp/passt_{number}.socket").into()
 }

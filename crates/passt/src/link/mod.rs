@@ -11,6 +11,7 @@
 
 pub mod channel;
 mod complete;
+pub mod none;
 pub mod stream;
 pub mod tap;
 

@@ -145,17 +145,17 @@ impl Rtnl {
 }
 
 /// One message of a datagram.
-struct Message<'a> {
-    kind: u16,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
     flags: u16,
-    seq: u32,
-    body: &'a [u8],
+    pub(crate) seq: u32,
+    pub(crate) body: &'a [u8],
 }
 
 impl Message<'_> {
     /// What `NLMSG_ERROR` and `NLMSG_DONE` say: their body begins with a negated
     /// error code, zero for success.
-    fn result(&self) -> Result<(), Error> {
+    pub(crate) fn result(&self) -> Result<(), Error> {
         match u32_at(self.body, 0).map(u32::cast_signed) {
             Some(code) if code < 0 => Err(Error::Refused {
                 errno: io::Error::from_raw_os_error(code.saturating_neg()),
@@ -185,7 +185,7 @@ impl Message<'_> {
 }
 
 /// The messages of a datagram. Ends at the first that is not whole.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let len = u32_at(rest, 0)? as usize;

@@ -13,11 +13,14 @@ use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::offload::Offload;
 use passt_sys::iovec::Gather;
+use passt_sys::namespace::Resident;
 use rustix::event::epoll;
 
 use crate::flow::Handle;
 use crate::flow::timer::Wheel;
-use crate::host::listen::Listener;
+use crate::forward::pressure::Pressure;
+use crate::forward::{Forward, Listener, Listeners};
+use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
 use crate::host::udp::Udp;
 use crate::link::Link;
@@ -76,12 +79,20 @@ pub struct Context<L> {
     pub capture: Capture,
     /// What all TCP connections share.
     pub tcp: Tcp,
+    /// What all connections share that bypass the link.
+    pub(crate) splice: Splice,
     /// What all flows of datagrams share.
     pub udp: Udp,
     /// The host does not let us open ping sockets.
     pub(crate) echo_refused: bool,
     /// Forwarded ports, as numbered by [`Token::Listener`].
-    pub listeners: Vec<Listener>,
+    pub listeners: Listeners,
+    /// Rules of forwarded ports, and what they follow.
+    pub forward: Forward,
+    /// What keeps room for flows that exist, and for the guest's own.
+    pub(crate) pressure: Pressure,
+    /// Opens sockets in the guest's namespace; `None` without one.
+    pub inside: Option<Resident>,
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
@@ -98,9 +109,13 @@ impl<L: Link> Context<L> {
         let [_, _, a, b] = options.secrets;
         Ok(Self {
             tcp: Tcp::new(&link, options.services.mtu, (a, b)),
+            splice: Splice::new(),
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
+            forward: Forward::default(),
+            pressure: Pressure::new(),
+            inside: None,
             link,
             now,
             counters: Counters::default(),
@@ -141,6 +156,16 @@ impl<L: Link> Context<L> {
     pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
         use epoll::EventFlags as E;
         self.watch(fd, Token::Flow(handle), E::IN | E::OUT | E::RDHUP | E::ET)
+    }
+
+    /// Forwards what comes in through a socket from now on.
+    pub fn listen(&mut self, listener: Listener) -> io::Result<()> {
+        let number = self.listeners.insert(listener);
+        let watched = self.listeners.get(number).map_or(Ok(()), |listener| listener.watch(self, number));
+        if watched.is_err() {
+            self.listeners.remove(number);
+        }
+        watched
     }
 
     /// Watches a descriptor.

@@ -19,8 +19,9 @@ pub use counters::{Counters, Traffic};
 
 use self::chores::Chores;
 use crate::flow::{Flow, Handle, Key, Table};
+use crate::forward::Listener;
 use crate::link::Link;
-use crate::{from_guest, host};
+use crate::{forward, from_guest, host};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
@@ -52,13 +53,8 @@ impl<L: Link> Worker<L> {
     }
 
     /// Forwards the ports of listening sockets from now on.
-    pub fn listen(&mut self, listeners: Vec<host::listen::Listener>) -> io::Result<()> {
-        for listener in listeners {
-            let number = u32::try_from(self.ctx.listeners.len()).unwrap_or(u32::MAX);
-            listener.watch(&self.ctx, number)?;
-            self.ctx.listeners.push(listener);
-        }
-        Ok(())
+    pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
+        listeners.into_iter().try_for_each(|listener| self.ctx.listen(listener))
     }
 
     /// A guest has come to a link that had none: watches the link's descriptor, and has the guest
@@ -104,7 +100,8 @@ impl<L: Link> Worker<L> {
         if resumes || !self.ctx.ready.is_empty() {
             return Some(self.ctx.now);
         }
-        self.ctx.timers.next().into_iter().chain(self.chores.due()).min()
+        let Context { timers, forward, pressure, .. } = &self.ctx;
+        [timers.next(), self.chores.due(), forward.due(), pressure.due()].into_iter().flatten().min()
     }
 
     fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
@@ -149,7 +146,6 @@ impl<L: Link> Worker<L> {
                 }
             }
         }
-        self.resume();
         for _ in 0..self.ctx.ready.len() {
             let Some(handle) = self.ctx.ready.pop_front() else { break };
             self.flow(handle, host::again);
@@ -160,12 +156,21 @@ impl<L: Link> Worker<L> {
             }
         }
         self.chores.run(&mut self.ctx, self.flows.len());
-        self.ctx.flush_link()?;
+        if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
+            forward::poll(&mut self.ctx);
+        }
+        host::listen::resume(&mut self.ctx, &mut self.flows);
+        self.flush()?;
         external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
-    /// Calls flows that wait for room in the link, as long as there is some.
-    fn resume(&mut self) {
+    /// Sends what the link queued, then calls flows that wait for room there, as long as there is some:
+    /// here, before others take it in the next round.
+    fn flush(&mut self) -> io::Result<()> {
+        self.ctx.flush_link()?;
+        if self.ctx.waiting.is_empty() {
+            return Ok(());
+        }
         for _ in 0..self.ctx.waiting.len() {
             if self.ctx.link.is_congested() {
                 break;
@@ -173,6 +178,7 @@ impl<L: Link> Worker<L> {
             let Some(handle) = self.ctx.waiting.pop_front() else { break };
             self.flow(handle, host::resume);
         }
+        self.ctx.flush_link()
     }
 
     fn link_readable(&mut self) -> io::Result<()> {

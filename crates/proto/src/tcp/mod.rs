@@ -29,7 +29,6 @@ pub use receive::Push;
 
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
-use crate::wire;
 use crate::wire::tcp::{Flags, Options, Segment};
 use open::Open;
 use transmit::Unresponsive;
@@ -43,8 +42,6 @@ pub struct Config {
     pub room: u32,
     /// Most bytes in one [`Action::Peek`].
     pub max_peek: u32,
-    /// Whether to negotiate timestamps (RFC 7323).
-    pub timestamps: bool,
     /// Whether to negotiate selective acknowledgements (RFC 2018).
     pub sack: bool,
 }
@@ -164,7 +161,6 @@ struct Offer {
     mss: u16,
     window_scale: Option<u8>,
     sack: bool,
-    timestamp: Option<u32>,
     window: u16,
 }
 
@@ -316,17 +312,14 @@ impl Connection {
         }
     }
 
-    /// Bytes of the TCP header of a segment with payload.
-    pub fn header_len(&self) -> usize {
-        match &self.state {
-            State::Open(open) => open.header_len(),
-            _ => wire::tcp::LEN,
-        }
-    }
-
     /// Whether the host's connect is still under way.
     pub fn is_connecting(&self) -> bool {
         matches!(self.state, State::Connecting { .. })
+    }
+
+    /// Whether the guest has not confirmed yet that it opens the connection.
+    pub fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening(_))
     }
 
     /// The guest's initial sequence number while the host's connect is under way, to quote its SYN.
@@ -374,13 +367,13 @@ impl Connection {
                 Push::NONE
             }
             Some((irs, offer)) if acked => {
-                let mut open = Open::new(now, &self.config, &opening, irs, &offer);
+                let mut open = Open::new(now, &self.config, &opening, irs, offer);
                 let push = open.segment(now, segment, len);
                 self.state = State::Open(open);
                 push
             }
             None if acked && flags.contains(Flags::SYN) => {
-                let mut open = Open::new(now, &self.config, &opening, segment.seq, &Offer::new(segment));
+                let mut open = Open::new(now, &self.config, &opening, segment.seq, Offer::new(segment));
                 open.acknowledge_now();
                 self.state = State::Open(open);
                 Push::NONE
@@ -405,7 +398,6 @@ impl Offer {
             mss: options.mss.unwrap_or(DEFAULT_MSS).max(64),
             window_scale: options.window_scale,
             sack: options.sack_permitted,
-            timestamp: options.timestamps.map(|(value, _)| value),
             window: syn.window,
         }
     }
@@ -419,13 +411,10 @@ impl Opening {
         self.due = now + Duration::from_secs(1 << self.attempts.min(OPEN_ATTEMPTS));
         self.attempts = self.attempts.saturating_add(1);
         let offer = self.guest.map(|(_, offer)| offer);
-        let echo = offer.and_then(|o| o.timestamp).unwrap_or(0);
-        let timestamps = config.timestamps && offer.is_none_or(|o| o.timestamp.is_some());
         let options = Options {
             mss: Some(config.mss),
             window_scale: offer.is_none_or(|o| o.window_scale.is_some()).then_some(WINDOW_SCALE),
             sack_permitted: config.sack && offer.is_none_or(|o| o.sack),
-            timestamps: timestamps.then(|| (timestamp(now), echo)),
             ..Options::default()
         };
         let (flags, ack) = match self.guest {
@@ -457,10 +446,4 @@ impl Ports {
             options: Options::default(),
         }
     }
-}
-
-/// The value of our timestamp clock: milliseconds (RFC 7323, section 5.4).
-#[expect(clippy::cast_possible_truncation, reason = "the clock wraps by definition")]
-fn timestamp(now: Instant) -> u32 {
-    now.as_millis() as u32
 }

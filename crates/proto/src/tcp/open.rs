@@ -3,24 +3,20 @@
 use super::receive::{Push, Receive};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
-use super::{Action, Config, Event, Offer, Opening, Ports, WINDOW_SCALE, timestamp};
+use super::{Action, Config, Event, Offer, Opening, Ports, WINDOW_SCALE};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
-use crate::wire::tcp::{Flags, Options, Segment};
+use crate::wire::tcp::{Flags, Segment};
 
 /// A guest that was silent for this long is asked whether it still is there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
-/// Bytes that the timestamps option takes in every segment, with padding.
-const TIMESTAMPS_LEN: u32 = 12;
 
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     rx: Receive,
     tx: Transmit,
-    /// Our latest view of the guest's timestamp clock, where negotiated.
-    timestamps: Option<u32>,
     probe: bool,
     ask: bool,
     /// When the guest was last heard of.
@@ -31,15 +27,13 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(now: Instant, config: &Config, opening: &Opening, irs: Seq, offer: &Offer) -> Self {
-        let timestamps = offer.timestamp.filter(|_| config.timestamps);
-        let overhead = if timestamps.is_some() { TIMESTAMPS_LEN } else { 0 };
-        let mss = u32::from(offer.mss.min(config.mss)).saturating_sub(overhead).max(1);
+    pub(super) fn new(now: Instant, config: &Config, opening: &Opening, irs: Seq, offer: Offer) -> Self {
+        let mss = u32::from(offer.mss.min(config.mss)).max(1);
         let mut rtt = Rtt::default();
         if opening.attempts == 1 {
             rtt.sample(now.since(opening.first_sent));
         }
-        let max_peek = config.max_peek.saturating_sub(overhead);
+        let max_peek = config.max_peek;
         let limits = Limits {
             mss,
             max_peek: if mss < max_peek { max_peek - max_peek % mss } else { max_peek },
@@ -52,7 +46,6 @@ impl Open {
             rx: Receive::new(irs, room, scaled, mss, opening.far),
             // The window in a SYN is never scaled: RFC 7323, section 2.2.
             tx: Transmit::new(opening.iss + 1, irs, u32::from(offer.window), limits, rtt),
-            timestamps,
             probe: false,
             ask: false,
             heard: now,
@@ -68,8 +61,8 @@ impl Open {
             self.reset = self.rx.in_window(segment.seq);
             return Push::NONE;
         }
-        if self.is_wrapped(segment) || flags.contains(Flags::SYN) {
-            // RFC 7323, section 5.3, R1; RFC 5961, section 4.2.
+        if flags.contains(Flags::SYN) {
+            // RFC 5961, section 4.2.
             self.rx.acknowledge_now();
             return Push::NONE;
         }
@@ -81,19 +74,6 @@ impl Open {
             return Push::NONE;
         }
         self.rx.segment(now, segment.seq, len, flags.contains(Flags::FIN))
-    }
-
-    /// Protection against wrapped sequence numbers: whether the segment's
-    /// timestamp is older than one seen before (RFC 7323, section 5). If not, remembers it.
-    fn is_wrapped(&mut self, segment: &Segment) -> bool {
-        let (Some(recent), Some((value, _))) = (&mut self.timestamps, segment.options.timestamps) else {
-            return false;
-        };
-        let old = Seq(value).before(Seq(*recent));
-        if !old && !segment.seq.after(self.rx.acked()) {
-            *recent = value;
-        }
-        old
     }
 
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Result<(), Unresponsive> {
@@ -145,7 +125,7 @@ impl Open {
             Some(Next::Data { offset, len }) if data => return Some(Action::Peek { offset, len }),
             Some(Next::Fin) => {
                 let seq = self.tx.sent_fin(now);
-                return Some(Action::Emit(self.stamped(now, ports, seq, Flags::FIN, true)));
+                return Some(Action::Emit(self.stamped(ports, seq, Flags::FIN, true)));
             }
             Some(Next::Data { .. }) | None => {}
         }
@@ -156,7 +136,7 @@ impl Open {
         } else {
             return None;
         };
-        Some(Action::Emit(self.stamped(now, ports, seq, Flags::empty(), false)))
+        Some(Action::Emit(self.stamped(ports, seq, Flags::empty(), false)))
     }
 
     pub(super) fn transmit(
@@ -170,7 +150,7 @@ impl Open {
         let (seq, fin) = self.tx.sent(now, len, drained, ended);
         let push = if drained || fin { Flags::PSH } else { Flags::empty() };
         let fin = if fin { Flags::FIN } else { Flags::empty() };
-        self.stamped(now, ports, seq, push | fin, true)
+        self.stamped(ports, seq, push | fin, true)
     }
 
     pub(super) fn drained(&mut self, ended: bool) {
@@ -179,12 +159,6 @@ impl Open {
 
     pub(super) fn mss(&self) -> u32 {
         self.tx.mss()
-    }
-
-    /// Only timestamps are in every segment, and nothing else is in one with payload.
-    pub(super) fn header_len(&self) -> usize {
-        let timestamps = self.timestamps.map(|recent| (0, recent));
-        Segment { options: Options { timestamps, ..Options::default() }, ..Segment::default() }.header_len()
     }
 
     pub(super) fn retransmitted(&self) -> u32 {
@@ -210,10 +184,8 @@ impl Open {
         Segment { ack, flags: Flags::RST | Flags::ACK, ..ports.segment(self.tx.position()) }
     }
 
-    fn stamped(&mut self, now: Instant, ports: Ports, seq: Seq, flags: Flags, with_data: bool) -> Segment {
+    fn stamped(&mut self, ports: Ports, seq: Seq, flags: Flags, with_data: bool) -> Segment {
         let (ack, window) = self.rx.stamp(with_data);
-        let timestamps = self.timestamps.map(|recent| (timestamp(now), recent));
-        let options = Options { timestamps, ..Options::default() };
-        Segment { ack, window, flags: flags | Flags::ACK, options, ..ports.segment(seq) }
+        Segment { ack, window, flags: flags | Flags::ACK, ..ports.segment(seq) }
     }
 }

@@ -225,11 +225,6 @@ impl Receive {
         (self.acked, u16::try_from(units).unwrap_or(u16::MAX))
     }
 
-    /// The last acknowledgement sent.
-    pub(super) fn acked(&self) -> Seq {
-        self.acked
-    }
-
     /// The guest has finished, and that is acknowledged.
     pub(super) fn is_finished(&self) -> bool {
         self.shut && self.fin.is_some_and(|at| self.acked == at + 1)

@@ -20,7 +20,7 @@ const FIN: Flags = Flags::FIN.union(Flags::ACK);
 const RST: Flags = Flags::RST;
 
 fn config() -> Config {
-    Config { mss: 1000, room: ROOM, max_peek: 8000, timestamps: true, sack: true }
+    Config { mss: 1000, room: ROOM, max_peek: 8000, sack: true }
 }
 
 fn ms(n: u64) -> Duration {
@@ -65,8 +65,7 @@ impl Trace {
         let mut t = Self::connecting(syn);
         t.event(Event::Connected { far });
         assert_eq!(t.emits().flags, SYN | ACK);
-        let options = Options { timestamps: syn.options.timestamps, ..Options::default() };
-        t.gets(Segment { options, ..seg(ACK, IRS + 1, ISS + 1) }, 0);
+        t.gets(seg(ACK, IRS + 1, ISS + 1), 0);
         t.finds_nothing();
         t.quiet();
         t
@@ -153,7 +152,7 @@ fn opened_by_the_guest() {
     let reply = t.emits();
     assert_eq!((reply.flags, reply.seq, reply.ack), (SYN | ACK, Seq(ISS), Seq(IRS + 1)));
     assert_eq!((reply.options.mss, reply.options.sack_permitted), (Some(1000), true));
-    assert_eq!((reply.options.window_scale, reply.options.timestamps), (None, None), "not offered");
+    assert_eq!(reply.options.window_scale, None, "not offered");
     assert_eq!((reply.src_port, reply.dst_port), (80, 40_000));
     t.quiet();
     // Our answer was lost.
@@ -188,6 +187,24 @@ fn opened_by_the_host() {
     t.gets(Segment { flags: SYN | ACK, ..seg(ACK, IRS, ISS + 1) }, 0);
     t.acks(IRS + 1);
     t.quiet();
+}
+
+#[test]
+fn a_link_without_room_still_carries_acknowledgements() {
+    let mut t = Trace::established();
+    t.event(Event::Readable);
+    t.gets(seg(ACK, IRS + 1, ISS + 1), 10);
+    t.peeks(0, 8000);
+    let now = t.now;
+    let Some(Action::Emit(ack)) = t.conn.next_action_without_data(now) else { panic!("no acknowledgement") };
+    assert_eq!((ack.ack, t.conn.next_action_without_data(now)), (Seq(IRS + 11), None));
+    // Room again: nothing was forgotten.
+    t.peeks(0, 8000);
+    assert_eq!(t.finds(1000, true, true).flags, FIN | Flags::PSH);
+    t.quiet();
+    t.after(ms(5000));
+    assert_eq!(t.conn.next_action_without_data(t.now), None, "not sent again without room either");
+    t.peeks(0, 2000);
 }
 
 #[test]
@@ -486,26 +503,6 @@ fn selective_acknowledgements_may_be_withdrawn() {
     t.peeks(0, 2000);
     t.finds(2000, false, false);
     t.quiet();
-}
-
-#[test]
-fn wrapped_sequence_numbers() {
-    // RFC 7323, section 5.3.
-    let stamped = |segment: Segment, value| Segment {
-        options: Options { timestamps: Some((value, 0)), ..segment.options },
-        ..segment
-    };
-    let mut t = Trace::established_with(&stamped(syn(), 100), None);
-    assert_eq!(t.gets(stamped(seg(ACK, 1001, 5001), 200), 10).len, 10);
-    let reply = t.acks(1011);
-    assert_eq!(reply.options.timestamps.map(|(_, echo)| echo), Some(200));
-    assert_eq!(t.gets(stamped(seg(ACK, 1011, 5001), 199), 10), Push::NONE);
-    t.acks(1011);
-    assert_eq!(t.gets(stamped(seg(ACK, 1011, 5001), 200), 10).len, 10);
-    t.acks(1021);
-    // A reset is never held back by its timestamp.
-    t.gets(stamped(seg(RST, 1021, 0), 1), 0);
-    assert_eq!(t.action(), Some(Action::Abort));
 }
 
 #[test]

@@ -295,13 +295,11 @@ mod tests {
             payload in prop::collection::vec(any::<u8>(), 0..6000),
             mss in 1u16..3000,
             seq: u32,
-            timestamps: Option<(u32, u32)>,
         ) {
             let flags = tcp::Flags::ACK | tcp::Flags::PSH | tcp::Flags::FIN | tcp::Flags::CWR;
-            let mut segment = tcp::Segment {
+            let segment = tcp::Segment {
                 src_port: 80, dst_port: 40000, seq: Seq(seq), flags, window: 1, ..Default::default()
             };
-            segment.options.timestamps = timestamps;
             let mut header = [0; MAX_HEADERS];
             let (len, offload) = path(v4).emit_tcp(&mut header, &segment, payload.len(), mss).unwrap();
             let frames = cut(&header[..len], &offload, &payload);

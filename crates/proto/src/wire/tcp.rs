@@ -1,4 +1,6 @@
-//! TCP segments (RFC 9293, section 3.1) and the options of RFC 7323 and RFC 2018.
+//! TCP segments (RFC 9293, section 3.1) and the options that we take part in.
+//!
+//! Others are ignored. Blocks of selective acknowledgements (RFC 2018) are only read: we send none.
 //!
 //! The checksum is neither verified nor computed here: that needs the payload,
 //! which belongs to kernels and devices.
@@ -100,9 +102,7 @@ pub struct Options {
     pub window_scale: Option<u8>,
     /// Selective acknowledgement is permitted.
     pub sack_permitted: bool,
-    /// Timestamp value and echo reply.
-    pub timestamps: Option<(u32, u32)>,
-    /// Selectively acknowledged blocks.
+    /// Selectively acknowledged blocks; never written.
     pub sack: SackBlocks,
 }
 
@@ -165,7 +165,6 @@ mod kind {
     pub(super) const WINDOW_SCALE: u8 = 3;
     pub(super) const SACK_PERMITTED: u8 = 4;
     pub(super) const SACK: u8 = 5;
-    pub(super) const TIMESTAMPS: u8 = 8;
 }
 
 impl Options {
@@ -203,42 +202,14 @@ impl Options {
                     self.sack.push(left, Seq(u32::from_be_bytes([e, f, g, h])));
                 }
             }
-            (kind::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
-                let value = u32::from_be_bytes([a, b, c, d]);
-                self.timestamps = Some((value, u32::from_be_bytes([e, f, g, h])));
-            }
             _ => {}
         }
     }
 
     /// Bytes that [`Options::emit`] writes: each option is padded to whole words.
     fn len(&self) -> usize {
-        let mss = if self.mss.is_some() { 4 } else { 0 };
-        let scale = if self.window_scale.is_some() { 4 } else { 0 };
-        let sack = match self.sack_room() {
-            0 => 0,
-            blocks => 4 + 8 * blocks,
-        };
-        mss + scale + self.fixed_len() + sack
-    }
-
-    /// Bytes of timestamps and SACK-permitted, which share their padding.
-    fn fixed_len(&self) -> usize {
-        match (self.timestamps, self.sack_permitted) {
-            (Some(_), _) => 12,
-            (None, true) => 4,
-            (None, false) => 0,
-        }
-    }
-
-    /// The SACK blocks that fit: three beside timestamps, else four; none in a SYN,
-    /// the only segment with the other options.
-    fn sack_room(&self) -> usize {
-        if self.mss.is_some() || self.window_scale.is_some() || self.sack_permitted {
-            return 0;
-        }
-        let room = if self.timestamps.is_some() { 3 } else { 4 };
-        self.sack.as_slice().len().min(room)
+        let options = [self.mss.is_some(), self.window_scale.is_some(), self.sack_permitted];
+        4 * options.into_iter().filter(|is_there| *is_there).count()
     }
 
     /// Writes the options to `out`, which is [`Options::len`] bytes long, in the
@@ -250,28 +221,12 @@ impl Options {
             w.u16(mss)?;
         }
         if self.sack_permitted {
-            w.put(&[kind::SACK_PERMITTED, 2])?;
-        }
-        if self.timestamps.is_some() != self.sack_permitted {
-            w.put(&[kind::NOP; 2])?;
-        }
-        if let Some((value, echo)) = self.timestamps {
-            w.put(&[kind::TIMESTAMPS, 10])?;
-            w.u32(value)?;
-            w.u32(echo)?;
+            w.put(&[kind::NOP, kind::NOP, kind::SACK_PERMITTED, 2])?;
         }
         if let Some(scale) = self.window_scale {
             w.put(&[kind::NOP, kind::WINDOW_SCALE, 3, scale])?;
         }
-        let blocks = self.sack.as_slice().get(..self.sack_room())?;
-        if !blocks.is_empty() {
-            let len = u8::try_from(2 + 8 * blocks.len()).ok()?;
-            w.put(&[kind::NOP, kind::NOP, kind::SACK, len])?;
-        }
-        blocks.iter().try_for_each(|(left, right)| {
-            w.u32(left.0)?;
-            w.u32(right.0)
-        })
+        Some(())
     }
 }
 
@@ -324,7 +279,6 @@ mod tests {
             mss: Some(1460),
             window_scale: Some(7),
             sack_permitted: true,
-            timestamps: Some((1, 0)),
             sack: SackBlocks::default(),
         };
         assert_eq!(options, expected);
@@ -353,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn selective_acknowledgements() {
+        let block = [0, 0, 0, 5, 0, 0, 0, 9];
+        for whole in 0..=4u8 {
+            // What follows is cut short, and no block.
+            let bytes =
+                [&[1, 1, 5, 2 + 8 * whole + 4][..], &block.repeat(whole.into()), &block[..4]].concat();
+            assert_eq!(parse_options(&bytes).sack.as_slice(), &[(Seq(5), Seq(9)); 4][..whole.into()]);
+        }
+    }
+
+    #[test]
     fn bad_headers() {
         let mut bytes = [0; 24];
         assert_eq!(Segment::parse(&bytes[..19]), Err(DropReason::Truncated));
@@ -369,15 +334,8 @@ mod tests {
             mss: Option<u16>,
             window_scale in prop::option::of(0..=14u8),
             sack_permitted: bool,
-            timestamps: Option<(u32, u32)>,
-            sack: [(u32, u32); 3],
-            sacks in 0..=3usize,
         ) -> Options {
-            let mut options = Options { mss, window_scale, sack_permitted, timestamps, ..Options::default() };
-            if mss.is_none() && window_scale.is_none() && !sack_permitted {
-                sack.iter().take(sacks).for_each(|&(l, r)| options.sack.push(Seq(l), Seq(r)));
-            }
-            options
+            Options { mss, window_scale, sack_permitted, ..Options::default() }
         }
     }
 

@@ -51,7 +51,6 @@ struct World {
     conn: Option<Connection>,
     now: Instant,
     config: Config,
-    timestamps: bool,
     far: bool,
     /// Sent by the guest: next byte expected; whether that was told by the connection.
     irs: Option<Seq>,
@@ -85,7 +84,6 @@ impl World {
             mss: u16::try_from(bytes.u16()?.clamp(88, 65_000)).ok()?,
             room: bytes.u16()? << (bits & 7),
             max_peek: 65_483,
-            timestamps: bits & 8 != 0,
             sack: bits & 16 != 0,
         };
         let (now, far) = (Instant::from_millis(1000), bits & 32 != 0);
@@ -93,7 +91,6 @@ impl World {
             conn: None,
             now,
             config,
-            timestamps: false,
             far,
             irs: None,
             next: IRS + 1,
@@ -233,7 +230,6 @@ impl World {
         self.irs = Some(syn.seq);
         self.guest_scale = syn.options.window_scale;
         self.guest_edge = ISS + 1 + u32::from(syn.window);
-        self.timestamps = syn.options.timestamps.is_some() && self.config.timestamps;
     }
 
     /// What has to be taken of a segment that is plain, in sequence and inside the window.
@@ -241,7 +237,7 @@ impl World {
         let end = segment.seq + len;
         let plain = segment.flags.contains(Flags::ACK) && !segment.flags.intersects(Flags::SYN | Flags::RST);
         let fits = !segment.seq.after(self.next) && end.after(self.next) && !end.after(self.edge?);
-        let known = self.open && !self.fin && !self.timestamps && !segment.ack.after(self.max);
+        let known = self.open && !self.fin && !segment.ack.after(self.max);
         (plain && fits && known).then(|| end.distance(self.next))
     }
 
@@ -328,9 +324,6 @@ fn options(bytes: &mut Bytes) -> Option<Options> {
         options.window_scale = Some(bytes.u8()? % 15);
     }
     options.sack_permitted = bits & 4 != 0;
-    if bits & 8 != 0 {
-        options.timestamps = Some((bytes.u16()?, 0));
-    }
     for _ in 0..bits >> 6 {
         let from = bytes.near(ISS)?;
         options.sack.push(from, bytes.near(from + 1000)?);

@@ -2,7 +2,9 @@
 //! each behind its length, many of them in one write. For tests, and fast enough for benchmarks.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 
 use anyhow::{Context as _, Result};
 use passt_sys::tun::Tap;
@@ -16,12 +18,20 @@ const BATCH: usize = 256 * 1024;
 /// Room for one frame and its length.
 const FRAME: usize = 65_536 + 4;
 
-/// Makes the device and connects it to `socket`, again whenever the other side closes. Says
-/// `CONNECTED` each time. Runs for ever.
+/// Makes the device and connects it to `socket`, again whenever the other side closes or a
+/// line on standard input says so. Says `CONNECTED` each time. Runs for ever.
 pub(crate) fn run(interface: &str, socket: &str) -> Result<()> {
+    static CURRENT: Mutex<Option<UnixStream>> = Mutex::new(None);
     let tap = Tap::open(interface, true).context("tap device")?;
+    std::thread::spawn(|| {
+        for _ in io::stdin().lines() {
+            let current = CURRENT.lock().expect("no panic");
+            let _ = current.as_ref().map(|stream| stream.shutdown(Shutdown::Both));
+        }
+    });
     loop {
         let stream = eventually(socket, || UnixStream::connect(socket).ok());
+        *CURRENT.lock().expect("no panic") = Some(stream.try_clone()?);
         say("CONNECTED")?;
         std::thread::scope(|scope| {
             scope.spawn(|| to_guest(&tap, &stream).err());

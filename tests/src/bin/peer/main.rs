@@ -1,17 +1,18 @@
 //! What runs inside the tests' namespaces: servers, clients that check what
 //! they get, a source of hostile frames. Each prints one line with the outcome.
 
+mod flood;
 mod machine;
 mod mangle;
 mod rr;
 mod tcp;
 mod udp;
-mod vm;
 
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use flood::Load;
 
 fn main() -> Result<()> {
     raise_descriptor_limit();
@@ -20,6 +21,8 @@ fn main() -> Result<()> {
     match args.as_slice() {
         ["hold"] => hold(),
         ["serve", address] => tcp::serve(address),
+        ["serve-late", address] => tcp::serve_late(address),
+        ["begin", to, count] => tcp::begin(to, count.parse()?),
         ["up", to, length, seed] => say(&tcp::up(to, length.parse()?, seed.parse()?)?),
         ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),
         ["down", from, length, seed] => say(&tcp::down(from, length.parse()?, seed.parse()?, 0)?),
@@ -37,13 +40,23 @@ fn main() -> Result<()> {
         ["rr-serve", address] => rr::serve(address),
         ["rr", to, seconds] => say(&rr::request_response(to, seconds.parse()?)?),
         ["crr", to, seconds] => say(&rr::connect_request_response(to, seconds.parse()?)?),
+        ["crowd-serve", address] => rr::never_accept(address),
+        ["crowd", to, count] => rr::crowd(to, count.parse()?),
+        ["time", count, program, arguments @ ..] => say(&time(count.parse()?, program, arguments)?),
         ["udp-serve", address] => udp::serve(address),
+        ["udp-rr", to, seconds] => say(&udp::request_response(to, seconds.parse()?)?),
+        ["udp-sink", address] => say(&flood::sink(address)?),
+        ["udp-source", address, seconds, segments, rate] => {
+            say(&flood::source(address, Load::parse(seconds, segments, rate)?)?)
+        }
+        ["udp-send", to, seconds, segments, rate] => {
+            say(&flood::send(to, Load::parse(seconds, segments, rate)?)?)
+        }
+        ["udp-fetch", from] => say(&flood::fetch(from)?),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
-        ["agent", ports @ ..] => vm::agent(ports),
-        ["in-vm", dir, words @ ..] => std::process::exit(vm::in_vm(Path::new(dir), words)?),
         other => bail!("unknown command: {other:?}"),
     }
 }
@@ -54,6 +67,20 @@ fn hold() -> Result<()> {
     say(&format!("READY {}", ns.display()))?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+/// Runs a program to its end `count` times, one after the other; returns the
+/// mean of the seconds that one took.
+fn time(count: u32, program: &str, arguments: &[&str]) -> Result<String> {
+    #[expect(clippy::disallowed_methods, reason = "a program runs in real time")]
+    let start = std::time::Instant::now();
+    for _ in 0..count {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        let status = command.status().with_context(|| program.to_owned())?;
+        ensure!(status.success(), "{program}: {status}");
+    }
+    Ok((start.elapsed().as_secs_f64() / f64::from(count)).to_string())
 }
 
 /// Prints a line at once.

@@ -34,7 +34,30 @@ pub(crate) fn connect_request_response(to: &str, seconds: u64) -> Result<String>
     repeat(seconds, || exchange(&mut connect(to)?))
 }
 
-fn repeat(seconds: u64, mut once: impl FnMut() -> Result<()>) -> Result<String> {
+/// Has the kernel take all connections to `address`, and does nothing with
+/// them. Prints `LISTENING` when it does.
+pub(crate) fn never_accept(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
+    rustix::net::listen(&listener, i32::from(u16::MAX))?;
+    say(&format!("LISTENING {}", listener.local_addr()?))?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Opens up to `count` connections and keeps them until standard input ends.
+/// Prints `CROWDED` and how many are open when all are, or when one takes long.
+pub(crate) fn crowd(to: &str, count: usize) -> Result<()> {
+    let to = to.parse()?;
+    let connect = |_| TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok();
+    let connections: Vec<_> = (0..count).map_while(connect).collect();
+    say(&format!("CROWDED {}", connections.len()))?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// Calls `once` again and again for a time; returns how often, and in how many
+/// seconds.
+pub(crate) fn repeat(seconds: u64, mut once: impl FnMut() -> Result<()>) -> Result<String> {
     let start = Instant::now();
     let mut count = 0_u64;
     while start.elapsed() < Duration::from_secs(seconds) {

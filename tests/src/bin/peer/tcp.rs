@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "transfers are timed in real time")]
 
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,7 +21,21 @@ const SHARE: usize = 4096;
 /// about what clients can't be told.
 pub(crate) fn serve(address: &str) -> Result<()> {
     let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
+    // The library's default is few for a thousand at once.
+    rustix::net::listen(&listener, 4096)?;
     say(&format!("LISTENING {}", listener.local_addr()?))?;
+    accept_all(&listener)
+}
+
+/// Listens on `address`, but serves only once there is a line of standard input.
+pub(crate) fn serve_late(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
+    say(&format!("LISTENING {}", listener.local_addr()?))?;
+    std::io::stdin().read_line(&mut String::new())?;
+    accept_all(&listener)
+}
+
+fn accept_all(listener: &TcpListener) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
         let serve_one = move || {
@@ -125,6 +139,25 @@ pub(crate) fn abort(to: &str) -> Result<()> {
     let mut stream = request(to, "echo")?;
     check_echo(&mut stream, b"before the reset")?;
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    Ok(())
+}
+
+/// Begins `count` connections at once, waits for none of them, prints `BEGUN`, and keeps
+/// them until standard input ends.
+pub(crate) fn begin(to: &str, count: u64) -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    let to: SocketAddr = to.parse()?;
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
+        match connect(&socket, &to) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => sockets.push(socket),
+            Err(error) => return Err(error).context("connect"),
+        }
+    }
+    say("BEGUN")?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use passt_tests::stream::Stream;
 
-use crate::say;
+use crate::{rr, say};
 
 /// Echoes datagrams for ever; `who` is answered with the client's address.
 pub(crate) fn serve(address: &str) -> Result<()> {
@@ -51,7 +51,19 @@ pub(crate) fn ask(to: &str, text: &str) -> Result<String> {
     })
 }
 
-fn connected(to: &str) -> Result<UdpSocket> {
+/// Exchanges a byte each way again and again; returns how often, and in how
+/// many seconds.
+pub(crate) fn request_response(to: &str, seconds: u64) -> Result<String> {
+    let socket = connected(to)?;
+    rr::repeat(seconds, || {
+        socket.send(b"?")?;
+        ensure!(socket.recv(&mut [0])? == 1, "an empty response");
+        Ok(())
+    })
+}
+
+/// A socket that sends to `to` and waits for no reply longer than 3 seconds.
+pub(crate) fn connected(to: &str) -> Result<UdpSocket> {
     let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to).with_context(|| format!("connect to {to}"))?;

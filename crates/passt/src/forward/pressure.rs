@@ -1,0 +1,140 @@
+//! Room for connections that come in.
+//!
+//! A flood of connections to a forwarded port must leave flows that exist, and the guest's own new ones,
+//! alone. So what one listening socket lets in before it is established is bounded, and the last
+//! descriptors and places in the flow table are not for those who come in. Others wait in the
+//! kernel's backlog, and are let in once there is room: listening sockets are watched
+//! edge-triggered, so those that could not be emptied are kept in mind here.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use passt_proto::time::{Duration, Instant};
+use rustix::process::{Resource, getrlimit};
+
+/// Connections of one listening socket that are being established, at most.
+const OPENING: u32 = 256;
+/// The part of all descriptors that is kept, and the most of them.
+const KEPT: (u64, u64) = (8, 1024);
+/// When to look for free descriptors again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Counts the connections of a listening socket that are being established.
+#[derive(Debug, Default)]
+pub(crate) struct Opening(Arc<AtomicU32>);
+
+/// Stands for one of them, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<AtomicU32>);
+
+impl Opening {
+    /// A ticket for one more.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ticket(Arc::clone(&self.0))
+    }
+
+    /// Whether there are enough.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= OPENING
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Descriptors, and the listening sockets that wait for room.
+#[derive(Debug)]
+pub(crate) struct Pressure {
+    /// Descriptors from here on are kept.
+    kept: RawFd,
+    /// There are no others; when to look again.
+    scarce: Option<Instant>,
+    waiting: BTreeSet<u32>,
+}
+
+impl Pressure {
+    /// For the limit that the process has now.
+    pub(crate) fn new() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let kept = limit - (limit / KEPT.0).min(KEPT.1);
+        Self { kept: kept.try_into().unwrap_or(RawFd::MAX), scarce: None, waiting: BTreeSet::new() }
+    }
+
+    /// Whether only descriptors are left that are kept.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.scarce.is_some()
+    }
+
+    /// Takes note of a new descriptor: the kernel gives out the lowest free number.
+    pub(crate) fn taken(&mut self, fd: impl AsFd, now: Instant) {
+        if fd.as_fd().as_raw_fd() >= self.kept {
+            self.exhausted(now);
+        }
+    }
+
+    /// The kernel has no descriptors for us.
+    pub(crate) fn exhausted(&mut self, now: Instant) {
+        self.scarce = Some(now + LOOK_AGAIN);
+    }
+
+    /// Keeps a listening socket in mind that has to wait.
+    pub(crate) fn wait(&mut self, number: u32) {
+        self.waiting.insert(number);
+    }
+
+    /// Those that wait and should be tried now.
+    pub(crate) fn resume(&mut self, now: Instant) -> BTreeSet<u32> {
+        if !self.waiting.is_empty() && self.scarce.is_some_and(|due| due <= now) {
+            self.scarce = None;
+            match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0) {
+                Ok(fd) => self.taken(fd, now),
+                Err(_) => self.exhausted(now),
+            }
+        }
+        if self.is_scarce() { BTreeSet::new() } else { std::mem::take(&mut self.waiting) }
+    }
+
+    /// When there is something to resume, if nothing happens before.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.scarce.filter(|_| !self.waiting.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_are_counted() {
+        let opening = Opening::default();
+        let mut tickets: Vec<Ticket> = (0..OPENING).map(|_| opening.ticket()).collect();
+        assert!(opening.is_full());
+        tickets.pop();
+        assert!(!opening.is_full());
+    }
+
+    #[test]
+    fn who_waits_is_tried_when_descriptors_are_free() {
+        let (now, later) = (Instant::ZERO, Instant::ZERO + LOOK_AGAIN);
+        let mut pressure = Pressure::new();
+        for number in [3, 5, 3] {
+            pressure.wait(number);
+        }
+        assert_eq!((pressure.resume(now), pressure.due()), ([3, 5].into(), None));
+        pressure.exhausted(now);
+        assert_eq!(pressure.due(), None, "nobody waits");
+        pressure.wait(7);
+        assert_eq!((pressure.resume(now), pressure.due()), ([].into(), Some(later)));
+        pressure.kept = 0;
+        assert_eq!((pressure.resume(later), pressure.is_scarce()), ([].into(), true), "all are kept");
+        pressure.kept = RawFd::MAX;
+        assert_eq!(pressure.resume(later + LOOK_AGAIN), [7].into());
+        assert!(!pressure.is_scarce());
+    }
+}

@@ -1,0 +1,448 @@
+//! The bypass: TCP connections between the loopbacks of host and namespace go from socket to
+//! socket, and never become frames.
+//!
+//! The two kernels' sockets do all of TCP. Small messages are copied, which is cheaper than two
+//! calls of `splice(2)`; from the first read that fills the buffer on, data passes through a
+//! pipe without being touched. What the other side has no room for waits in that pipe, and
+//! nothing more is read until it is gone: the sender's kernel sees a full window. Where
+//! no pipe can be had, data stays in the receive queue until it is sent on.
+//!
+//! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
+
+mod pipe;
+mod sockets;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::Endpoint;
+use passt_proto::drop::DropReason;
+use passt_sys::{msg, namespace, socket};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, Shutdown};
+use rustix::pipe::{SpliceFlags, splice};
+
+use self::pipe::{Pipe, Pipes};
+use self::sockets::Sockets;
+use super::{Verdict, with_flow};
+use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
+use crate::forward::pressure::Ticket;
+use crate::link::Link;
+use crate::worker::{Context, Token};
+
+/// Steps for one flow and direction before others get their turn.
+const BURST: usize = 16;
+/// Less than this at a time is copied.
+const SMALL: usize = 16 * 1024;
+/// The client's end, which was accepted, and the end that was connected for it.
+const CLIENT: usize = 0;
+const TARGET: usize = 1;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Splice {
+    buffer: Vec<u8>,
+    pipes: Pipes,
+    sockets: Sockets,
+}
+
+/// A connection that bypasses the link.
+#[derive(Debug)]
+pub struct SpliceFlow {
+    ends: [End; 2],
+    /// Data from the end of the same number to the other one.
+    ways: [Way; 2],
+    /// Until the kernel says that the target accepted.
+    connecting: Option<Ticket>,
+}
+
+#[derive(Debug)]
+struct End {
+    fd: OwnedFd,
+    /// There may be something to read.
+    readable: bool,
+    /// The peer has finished: reading goes on until the end is seen.
+    finished: bool,
+    /// The connection was reset.
+    reset: bool,
+    /// The loop tells when there is room again.
+    watched_for_room: bool,
+}
+
+#[derive(Debug)]
+struct Way {
+    state: State,
+    pipe: Option<Pipe>,
+    /// Bytes in the pipe.
+    held: usize,
+    /// Bytes taken since the loop called.
+    taken: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Messages are small.
+    Copying,
+    /// Data is plenty.
+    Splicing,
+    /// All was read, not all of it written.
+    Ending,
+    /// The other end was told of the end.
+    Ended,
+}
+
+/// How to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// With another step.
+    More,
+    /// When the loop calls again.
+    Wait,
+}
+
+impl Splice {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; pipe::MIN_SIZE], pipes: Pipes::default(), sockets: Sockets::new() }
+    }
+}
+
+/// A client that a listening socket accepted, and whom it means.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// Its socket.
+    pub(crate) fd: OwnedFd,
+    /// Where it is.
+    pub(crate) side: Side,
+    /// Its own address and port.
+    pub(crate) client: Endpoint,
+    /// What it connected to.
+    pub(crate) reached: Endpoint,
+    /// What that stands for on the other side.
+    pub(crate) target: Endpoint,
+    /// To be kept while it is not established.
+    pub(crate) ticket: Ticket,
+}
+
+/// Connects an accepted client to its target.
+pub(crate) fn begin<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    accepted: Accepted,
+) -> Result<(), DropReason> {
+    let Accepted { fd, side, client, reached, target, ticket } = accepted;
+    let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
+    let result = start(ctx, flows, key, target);
+    let Ok((other, connecting)) = result else {
+        return refuse(&fd);
+    };
+    let flow = SpliceFlow {
+        ends: [End::new(fd), End::new(other)],
+        ways: [Way::new(), Way::new()],
+        connecting: connecting.then_some(ticket),
+    };
+    let handle = flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
+    ctx.counters.flows += 1;
+    log::debug!("{key}: begun, to {target}");
+    with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
+        Flow::Splice(flow) => flow.begun(ctx, handle, key),
+        _ => Verdict::Keep,
+    });
+    Ok(())
+}
+
+/// Lets a client know that it can't be served.
+fn refuse(client: &OwnedFd) -> Result<(), DropReason> {
+    let _ = socket::set_reset_on_close(client.as_fd());
+    Err(DropReason::Socket)
+}
+
+/// The socket towards the target, and whether it is still connecting.
+fn start<L>(
+    ctx: &mut Context<L>,
+    flows: &Table<Flow>,
+    key: Key,
+    target: Endpoint,
+) -> io::Result<(OwnedFd, bool)> {
+    if flows.is_full() {
+        return Err(Errno::NFILE.into());
+    }
+    let v4 = target.addr.is_v4();
+    let fd = match (key.via, &ctx.inside) {
+        (Via::Bypass(Side::Host), Some(inside)) => ctx.splice.sockets.take(inside, v4)?,
+        (Via::Bypass(Side::Namespace), _) => {
+            namespace::stream(if v4 { AddressFamily::INET } else { AddressFamily::INET6 })?
+        }
+        _ => return Err(Errno::NETUNREACH.into()),
+    };
+    match rustix::net::connect(&fd, &target.socket_addr()) {
+        Ok(()) => Ok((fd, false)),
+        Err(Errno::INPROGRESS) => Ok((fd, true)),
+        Err(error) => {
+            log::debug!("{key}: {error}");
+            Err(error.into())
+        }
+    }
+}
+
+impl End {
+    fn new(fd: OwnedFd) -> Self {
+        Self { fd, readable: false, finished: false, reset: false, watched_for_room: false }
+    }
+}
+
+impl Way {
+    fn new() -> Self {
+        Self { state: State::Copying, pipe: None, held: 0, taken: 0 }
+    }
+}
+
+impl SpliceFlow {
+    /// Everything is in place: what the client sent already goes on at once, since on
+    /// loopback the target has mostly accepted before `connect` returns.
+    fn begun<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
+        self.ends[CLIENT].readable = true;
+        let carried = self.carry(ctx, handle, CLIENT);
+        let watched = self.watch(ctx, handle, CLIENT).and_then(|()| {
+            self.ends[TARGET].watched_for_room |= self.connecting.is_some();
+            self.watch(ctx, handle, TARGET)
+        });
+        if watched.is_err() {
+            ctx.dropped(DropReason::Socket);
+            return self.abort();
+        }
+        self.verdict(ctx, handle, key, CLIENT, carried)
+    }
+
+    fn watch<L: Link>(&self, ctx: &Context<L>, handle: Handle, end: usize) -> io::Result<()> {
+        let (token, events) = self.interest(handle, end);
+        ctx.watch(&self.ends[end].fd, token, events)
+    }
+
+    fn interest(&self, handle: Handle, end: usize) -> (Token, EventFlags) {
+        let room = if self.ends[end].watched_for_room { EventFlags::OUT } else { EventFlags::empty() };
+        let token = if end == CLIENT { Token::Flow(handle) } else { Token::Second(handle) };
+        (token, EventFlags::IN | EventFlags::RDHUP | EventFlags::ET | room)
+    }
+
+    /// One of the sockets has something to tell.
+    pub(super) fn event<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        handle: Handle,
+        key: &Key,
+        second: bool,
+        events: EventFlags,
+    ) -> Verdict {
+        let this = usize::from(second);
+        if events.contains(EventFlags::ERR)
+            && let Some(error) = super::socket_error(&self.ends[this].fd)
+        {
+            log::debug!("{key}: {error}");
+            self.ends[this].reset = true;
+            if self.connecting.is_some() {
+                return self.abort();
+            }
+        }
+        let (mut carried, mut from) = (Ok(()), this);
+        if events.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            self.ends[this].readable = true;
+            self.ends[this].finished |= events.contains(EventFlags::RDHUP);
+            carried = self.carry(ctx, handle, this);
+        }
+        if events.contains(EventFlags::OUT) && carried.is_ok() {
+            self.connecting.take_if(|_| this == TARGET);
+            from = 1 - this;
+            carried = self.carry(ctx, handle, from);
+        }
+        self.verdict(ctx, handle, key, from, carried)
+    }
+
+    /// The flow asked to be called again.
+    pub(super) fn again<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
+        for from in [CLIENT, TARGET] {
+            if let Err(error) = self.carry(ctx, handle, from) {
+                return self.verdict(ctx, handle, key, from, Err(error));
+            }
+        }
+        self.verdict(ctx, handle, key, CLIENT, Ok(()))
+    }
+
+    /// What becomes of the flow after data was `carried` away `from` an end.
+    fn verdict<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        handle: Handle,
+        key: &Key,
+        from: usize,
+        carried: io::Result<()>,
+    ) -> Verdict {
+        if let Err(error) = carried {
+            log::debug!("{key}: {error}");
+            // What the other end sent before it broke is passed on first.
+            (self.ends[1 - from].readable, self.ends[1 - from].reset) = (true, true);
+            let _ = self.carry(ctx, handle, 1 - from);
+            return self.abort();
+        }
+        if self.ends.iter().any(|end| end.reset) {
+            return self.abort();
+        }
+        let over = self.ways.iter().all(|way| way.state == State::Ended);
+        if over { Verdict::Remove } else { Verdict::Keep }
+    }
+
+    /// Resets both connections: what happened to one happens to the other.
+    fn abort(&self) -> Verdict {
+        for end in &self.ends {
+            let _ = socket::set_reset_on_close(end.fd.as_fd());
+        }
+        Verdict::Remove
+    }
+
+    /// Moves what there is from one end to the other, as far as there is room.
+    fn carry<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<()> {
+        self.ways[from].taken = 0;
+        for _ in 0..BURST {
+            if self.step(ctx, handle, from)? == Step::Wait {
+                let way = &mut self.ways[from];
+                if let Some(pipe) = way.pipe.take_if(|_| way.held == 0) {
+                    ctx.splice.pipes.give_back(pipe);
+                }
+                return Ok(());
+            }
+        }
+        ctx.call_again(handle);
+        Ok(())
+    }
+
+    fn step<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
+        let way = &mut self.ways[from];
+        match way.state {
+            _ if way.held > 0 => self.flush(ctx, handle, from),
+            State::Ended => Ok(Step::Wait),
+            State::Ending => Ok(self.tell_end(from)),
+            _ if !self.ends[from].readable => {
+                if way.taken < SMALL {
+                    way.state = State::Copying;
+                }
+                Ok(Step::Wait)
+            }
+            State::Copying => self.copy(ctx, handle, from),
+            State::Splicing => self.fill(ctx, from),
+        }
+    }
+
+    /// All was passed on: now the end is.
+    fn tell_end(&mut self, from: usize) -> Step {
+        // A connection that is still being opened would be given up, and a reset is no end.
+        if !(self.connecting.is_some() && from == CLIENT || self.ends[from].reset) {
+            self.ways[from].state = State::Ended;
+            // With both ways at their end closing says the same.
+            if self.ways[1 - from].state != State::Ended {
+                let _ = rustix::net::shutdown(&self.ends[1 - from].fd, Shutdown::Write);
+            }
+        }
+        Step::Wait
+    }
+
+    /// Reads once, and sends that on. What finds no room waits in a pipe; without one it is not
+    /// taken from the receive queue before.
+    fn copy<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
+        let spare = ctx.splice.pipes.is_ready();
+        let flags = if spare { RecvFlags::DONTWAIT } else { RecvFlags::DONTWAIT | RecvFlags::PEEK };
+        let buffer = &mut ctx.splice.buffer;
+        let room = buffer.len();
+        let received = rustix::net::recv(&self.ends[from].fd, buffer.as_mut_slice(), flags);
+        let len = self.received(from, received.map(|(len, _)| len), room)?;
+        if len == 0 {
+            return Ok(Step::More);
+        }
+        let sent = match msg::send_slice(self.ends[1 - from].fd.as_fd(), &ctx.splice.buffer[..len]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            sent => sent?,
+        };
+        self.connecting.take_if(|_| from == CLIENT && sent > 0);
+        if !spare {
+            msg::discard(self.ends[from].fd.as_fd(), sent)?;
+            self.ends[from].readable |= sent < len;
+        } else if sent < len {
+            let pipe = ctx.splice.pipes.take().ok_or(Errno::NFILE)?;
+            let held = rustix::io::write(&pipe.writer, &ctx.splice.buffer[sent..len])?;
+            let way = &mut self.ways[from];
+            (way.state, way.held, way.pipe) = (State::Splicing, held, Some(pipe));
+        } else if len == room {
+            self.ways[from].state = State::Splicing;
+        }
+        if sent < len { self.wait_for_room(ctx, handle, 1 - from) } else { Ok(Step::More) }
+    }
+
+    /// Moves data into a pipe.
+    fn fill<L: Link>(&mut self, ctx: &mut Context<L>, from: usize) -> io::Result<Step> {
+        let way = &mut self.ways[from];
+        way.pipe = way.pipe.take().or_else(|| ctx.splice.pipes.take());
+        let Some(pipe) = &way.pipe else {
+            way.state = State::Copying;
+            return Ok(Step::More);
+        };
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let filled = splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
+        // It ends early where the pipe has no more places: less than asked for doesn't mean all.
+        let len = self.received(from, filled, 0)?;
+        self.ways[from].held += len;
+        Ok(Step::More)
+    }
+
+    /// Moves data out of the pipe.
+    fn flush<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
+        let way = &mut self.ways[from];
+        let Some(pipe) = &way.pipe else { return Err(Errno::PIPE.into()) };
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        match splice(&pipe.reader, None, &self.ends[1 - from].fd, None, way.held, flags) {
+            Ok(0) => return Err(Errno::PIPE.into()),
+            Ok(len) => way.held = way.held.saturating_sub(len),
+            Err(Errno::AGAIN) => return self.wait_for_room(ctx, handle, 1 - from),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.connecting.take_if(|_| from == CLIENT);
+        Ok(Step::More)
+    }
+
+    /// The outcome of reading from an end into `room` bytes; the bytes read.
+    fn received(&mut self, from: usize, result: Result<usize, Errno>, room: usize) -> io::Result<usize> {
+        let (end, way) = (&mut self.ends[from], &mut self.ways[from]);
+        match result {
+            Ok(0) => way.state = State::Ending,
+            // The queue is empty, but for an end that was announced.
+            Ok(len) if len < room => end.readable = end.finished,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => end.readable = false,
+            Err(error) => return Err(error.into()),
+        }
+        let len = result.unwrap_or(0);
+        way.taken += len;
+        Ok(len)
+    }
+
+    /// Has the loop tell when there is room at an end again.
+    fn wait_for_room<L: Link>(&mut self, ctx: &Context<L>, handle: Handle, end: usize) -> io::Result<Step> {
+        if !std::mem::replace(&mut self.ends[end].watched_for_room, true) {
+            let (token, events) = self.interest(handle, end);
+            // What is not watched yet will be soon.
+            match ctx.rewatch(&self.ends[end].fd, token, events) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Step::Wait)
+    }
+
+    /// Gives back what the flow borrowed.
+    pub(super) fn give_back<L>(self, ctx: &mut Context<L>) {
+        for way in self.ways {
+            if let Some(pipe) = way.pipe.filter(|_| way.held == 0) {
+                ctx.splice.pipes.give_back(pipe);
+            }
+        }
+    }
+}

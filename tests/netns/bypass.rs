@@ -1,0 +1,217 @@
+//! Local TCP connections: from the host's loopback into the namespace (`-t`), and from the
+//! namespace's loopback to the host (`-T`).
+
+use std::time::Duration;
+
+use passt_tests::transfer::{GIB, MIB, at, download, exchange, upload};
+use passt_tests::{
+    DEADLINE, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually,
+    eventually_within, find_program, stream,
+};
+
+const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
+/// Forwarded into the namespace, and out of it.
+const IN: u16 = 5001;
+const OUT: u16 = 5002;
+
+fn started(options: &str) -> Option<(Guest, Net)> {
+    let net = Net::new()?;
+    let ports = format!("--config-net -t {IN} -u none -T {OUT} -U none {options}");
+    Some((net.pasta(User::Normal).with(&ports).start(), net))
+}
+
+/// Where clients are, where servers are, and the port in between, for both directions.
+fn ways<'a>(guest: &'a Guest, net: &'a Net) -> [(&'a dyn Place, &'a dyn Place, u16); 2] {
+    [(&net.host, guest, IN), (guest, &net.host, OUT)]
+}
+
+#[test]
+fn both_families_both_ways() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let _server = server.serve(&format!("[::]:{port}"));
+        for address in LOOPBACKS {
+            exchange(client, &at(address, port));
+        }
+    }
+}
+
+#[test]
+fn a_gibibyte_each_way() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let _server = server.serve(&format!("[::]:{port}"));
+        upload(client, &at("127.0.0.1", port), GIB);
+        download(client, &at("::1", port), GIB);
+    }
+}
+
+/// Who the server sees, and at which of its addresses.
+#[test]
+fn addresses_seen() {
+    let cases = [
+        ("", [HOST4, HOST6], ["127.0.0.1", "::1"]),
+        ("--host-lo-to-ns-lo", ["127.0.0.1", "::1"], ["127.0.0.1", "::1"]),
+    ];
+    for (options, inside, outside) in cases {
+        let Some((guest, net)) = started(options) else { return };
+        for ((client, server, port), seen) in ways(&guest, &net).into_iter().zip([inside, outside]) {
+            let _server = server.serve(&format!("[::]:{port}"));
+            for (address, seen) in LOOPBACKS.into_iter().zip(seen) {
+                let who = client.peer(&format!("who {}", at(address, port)));
+                assert_eq!(who.trim(), seen, "{options} to {address}:{port}");
+            }
+        }
+    }
+}
+
+/// What listens on loopback alone is reached with `--host-lo-to-ns-lo` only, and at the loopback
+/// address that the client used.
+#[test]
+fn loopback_is_not_exposed() {
+    for (options, seen) in [("", "nobody"), ("--host-lo-to-ns-lo", "127.0.0.1")] {
+        let Some((guest, net)) = started(options) else { return };
+        let _server = guest.serve(&at("127.0.0.7", IN));
+        let to = at("127.0.0.7", IN);
+        if options.is_empty() {
+            let refused = net.host.start_peer(&format!("down {to} 9 1")).finish();
+            assert_ne!(refused.stdout.trim(), stream::expected(9, 1), "{options}: {seen}");
+        } else {
+            assert_eq!(net.host.peer(&format!("who {to}")).trim(), seen);
+        }
+    }
+}
+
+/// Without the bypass the host's loopback appears as the gateway, as every other host
+/// that the guest could not answer.
+#[test]
+fn without_the_bypass() {
+    let Some(net) = Net::new() else { return };
+    let options = format!("--config-net --no-splice -t {IN} -u none");
+    let guest = net.pasta(User::Normal).with(&options).start();
+    let _server = guest.serve(&format!("[::]:{IN}"));
+    for (address, gateway) in LOOPBACKS.into_iter().zip([GATEWAY4, GATEWAY6]) {
+        assert_eq!(net.host.peer(&format!("who {}", at(address, IN))).trim(), gateway);
+    }
+}
+
+/// Nobody listens on the other side: the client, accepted already, is reset.
+#[test]
+fn nobody_there() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, _, port) in ways(&guest, &net) {
+        for address in LOOPBACKS {
+            let outcome = client.start_peer(&format!("reset {}", at(address, port))).finish();
+            let told = outcome.stdout.contains("ConnectionReset") || outcome.stderr.contains("reset by peer");
+            assert!(told, "{address}:{port}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn resets_pass_both_ways() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let mut server = server.serve(&format!("[::]:{port}"));
+        for address in LOOPBACKS {
+            let to = at(address, port);
+            assert_eq!(client.peer(&format!("reset {to}")).trim(), "ConnectionReset", "{to}");
+            client.peer(&format!("abort {to}"));
+            let line = server.wait_for("ERROR");
+            assert!(line.contains("ConnectionReset"), "{to}: {line}");
+        }
+    }
+}
+
+/// The client ends its direction first in every upload; here the server does.
+#[test]
+fn half_closed_by_the_server() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let mut server = server.serve(&format!("[::]:{port}"));
+        let got = client.peer(&format!("late {} {} {}", at("127.0.0.1", port), 3 * MIB, 2 * MIB));
+        assert_eq!(got.trim(), stream::expected(3 * MIB, 1));
+        let line = server.wait_for("LATE");
+        assert!(line.contains(stream::expected(2 * MIB, 2).as_str()), "{line}");
+    }
+}
+
+/// A receiver that stops for ten seconds and goes on, in either direction at once.
+#[test]
+fn slow_receivers() {
+    let Some((guest, net)) = started("") else { return };
+    let length = 64 * MIB;
+    let running: Vec<(Process, Process)> = ways(&guest, &net)
+        .into_iter()
+        .flat_map(|(client, server, port)| {
+            let to = at("127.0.0.1", port);
+            let server = server.serve(&format!("[::]:{port}"));
+            let up = client.start_peer(&format!("up-slow {to} {length} 10"));
+            let down = client.start_peer(&format!("down-slow {to} {length} 10"));
+            [Some((up, server)), Some((down, client.start("true")))]
+        })
+        .flatten()
+        .collect();
+    for (client, _server) in running {
+        let got = client.succeed_within(Duration::from_secs(40));
+        assert_eq!(got.trim(), stream::expected(length, 1));
+    }
+}
+
+#[test]
+fn a_thousand_at_once() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let _server = server.serve(&format!("[::]:{port}"));
+        for address in LOOPBACKS {
+            assert_eq!(client.peer(&format!("many {} 1000", at(address, port))).trim(), "1000");
+        }
+    }
+}
+
+/// 100 000 short connections leave no descriptor behind, pipes included.
+#[test]
+fn churn_leaks_nothing() {
+    let Some((mut guest, net)) = started("") else { return };
+    let servers: Vec<Process> =
+        ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}"))).into();
+    for (client, _, port) in ways(&guest, &net) {
+        // Sockets made in advance, and spare pipes, are no leak.
+        exchange(client, &at("127.0.0.1", port));
+        client.peer(&format!("churn {} 50", at("::1", port)));
+    }
+    let idle = guest.descriptors();
+    let clients: Vec<Process> = ways(&guest, &net)
+        .into_iter()
+        .flat_map(|(client, _, port)| {
+            LOOPBACKS.map(|address| client.start_peer(&format!("churn {} 25000", at(address, port))))
+        })
+        .collect();
+    for client in clients {
+        client.succeed_within(Duration::from_secs(150));
+    }
+    // Sockets made in advance vary in number.
+    let limit = idle + 48;
+    eventually_within(DEADLINE, &format!("{limit} descriptors"), || {
+        (guest.descriptors() <= limit).then_some(())
+    });
+    guest.assert_alive();
+    drop(servers);
+}
+
+#[test]
+fn iperf3_both_ways() {
+    if find_program("iperf3").is_none() {
+        return passt_tests::skip("no iperf3");
+    }
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        for reverse in ["", "-R"] {
+            let mut server = server.start(&format!("iperf3 -s -1 -p {port} --forceflush"));
+            server.wait_for("Server listening");
+            let report = client.run(&format!("iperf3 -c 127.0.0.1 -p {port} -t 1 -f m {reverse}"));
+            println!("{}", report.lines().filter(|line| line.contains("receiver")).collect::<String>());
+            eventually("the server's end", || server.try_wait());
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! More connections from outside than there is room for.
+
+use std::path::Path;
+
+use passt_tests::transfer::{at, exchange};
+use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
+
+/// What we let in for one port before the guest accepts it, and what its kernel does by itself, with
+/// some sockets for other purposes.
+const BOUND: usize = 256 + 130 + 64;
+
+fn steady(place: &impl passt_tests::Place, to: &str) -> Process {
+    let mut client = place.start_peer(&format!("steady {to}"));
+    client.wait_for("STEADY");
+    client
+}
+
+/// 10 000 connections to a server inside that accepts none: connections that exist, new ones of the guest
+/// and those to another port don't suffer, and once the server goes on, so does its port.
+#[test]
+fn a_server_that_accepts_nothing() {
+    let Some(net) = Net::new() else { return };
+    let mut guest = net.pasta(User::Normal).with("--config-net -t 5001,5002 -u none -T none -U none").start();
+    let mut stuck = guest.start_peer("serve-late [::]:5001");
+    stuck.wait_for("LISTENING");
+    let _servers = [guest.serve("[::]:5002"), net.peer.serve(&at(FAR4, 5003))];
+    let existing = [steady(&net.peer, &at(HOST4, 5002)), steady(&guest, &at(FAR4, 5003))];
+    let before = guest.descriptors();
+
+    let mut crowd = net.peer.start_peer(&format!("begin {} 10000", at(HOST4, 5001)));
+    crowd.wait_for("BEGUN");
+    eventually("some are let in", || (guest.descriptors() > before + 256).then_some(()));
+    exchange(&net.peer, &at(HOST4, 5002));
+    exchange(&guest, &at(FAR4, 5003));
+    let more = guest.descriptors() - before;
+    assert!(more <= BOUND, "{more} descriptors more");
+
+    crowd.close_stdin();
+    stuck.write("go\n");
+    let seen = net.peer.peer(&format!("who {}", at(HOST4, 5001)));
+    assert!(!seen.trim().is_empty());
+    exchange(&net.peer, &at(HOST4, 5001));
+    for client in existing {
+        client.succeed();
+    }
+    guest.assert_alive();
+}
+
+/// With few descriptors, those who come in don't get the last ones, and are let in later.
+#[test]
+fn descriptors_are_kept_for_the_guest() {
+    let Some(net) = Net::new() else { return };
+    let limited = format!("--nofile=256:256 {}", net.dir().join("pasta").display());
+    let options = "--config-net -t 5001 -u none -T none -U none";
+    let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
+    let mut guest = launch.with(&limited).with(options).start();
+    let _servers = [guest.serve("[::]:5001"), net.peer.serve(&at(FAR4, 5003))];
+    let mut crowd = net.peer.start_peer(&format!("begin {} 1000", at(HOST4, 5001)));
+    crowd.wait_for("BEGUN");
+    eventually("descriptors are scarce", || (guest.descriptors() > 220).then_some(()));
+    for _ in 0..10 {
+        exchange(&guest, &at(FAR4, 5003));
+    }
+    let taken = guest.descriptors();
+    assert!(taken <= 232, "{taken} descriptors");
+    crowd.close_stdin();
+    exchange(&net.peer, &at(HOST4, 5001));
+    guest.assert_alive();
+}
