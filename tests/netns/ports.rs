@@ -86,11 +86,119 @@ fn udp_port_to_the_same_and_another() {
     assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6003))).trim(), "ConnectionRefused");
 }
 
-/// Podman asks for ports like this; the second start must fail and say why.
+/// Every form of a specifier, for both protocols: what it is, the server inside, which addresses
+/// and ports outside reach it, and which are closed.
 #[test]
-fn a_port_in_use_is_an_error() {
-    let Some((_guest, net)) = start("-t 5001 -u none") else { return };
-    let second = net.pasta(User::Normal).with("--config-net -t 5001 -u none").run("true");
-    assert_eq!(second.status.code(), Some(1), "{second:?}");
-    assert!(second.stderr.contains("5001"), "{}", second.stderr);
+fn forms() {
+    let interface = [at(HOST4, 5001), at(OTHER4, 5001), at(HOST6, 5001)];
+    let [host, other, v6] = interface.clone();
+    let closed = |port| vec![at(HOST4, port), at(HOST6, port)];
+    let cases = [
+        ("5000-5001", 5001, interface.to_vec(), closed(5002)),
+        ("5001,5003:5001", 5001, [interface.to_vec(), vec![at(HOST4, 5003)]].concat(), closed(5002)),
+        ("5000-5002:7000-7002,~5002", 7001, interface.to_vec(), [closed(5002), closed(7001)].concat()),
+        (&format!("{HOST4}/5001"), 5001, vec![host.clone()], vec![other.clone(), v6.clone()]),
+        (&format!("[{HOST6}]/5001"), 5001, vec![v6.clone()], vec![host.clone(), other.clone()]),
+        ("*/5001", 5001, interface.to_vec(), closed(5002)),
+        ("%eth0/5001", 5001, interface.to_vec(), closed(5002)),
+        (&format!("{OTHER4}%eth0/5001:7001"), 7001, vec![other], vec![host, v6]),
+        ("all", 5001, interface.to_vec(), closed(5999)),
+        ("~5002", 5001, interface.to_vec(), closed(5002)),
+        ("all,~1-1100", 5001, interface.to_vec(), closed(1001)),
+    ];
+    for (spec, server, reached, closed) in cases {
+        let Some(net) = Net::new() else { return };
+        net.host.ip(&format!("addr add {OTHER4}/24 dev eth0"));
+        // What is ephemeral is the kernel's business, and all others would be very many.
+        net.host.sysctl("net.ipv4.ip_local_port_range=5998 65535");
+        let ports = format!("--config-net -T none -U none -t {spec} -u {spec}");
+        let guest = net.pasta(User::Normal).with(&ports).start();
+        let server = format!("[::]:{server}");
+        let _servers = [guest.serve(&server), udp_server(&guest, &server)];
+        for to in reached {
+            let client = if to.starts_with('[') { GATEWAY6 } else { GATEWAY4 };
+            assert_eq!(net.peer.peer(&format!("who {to}")).trim(), client, "{spec}: {to}");
+            let seen = net.peer.peer(&format!("udp-ask {to} who"));
+            assert!(seen.contains(client), "{spec}: {to}: {seen}");
+        }
+        for to in closed {
+            let outcome = net.peer.peer(&format!("connect {to}"));
+            assert!(outcome.starts_with("ConnectionRefused"), "{spec}: {to}: {outcome}");
+            let outcome = net.peer.peer(&format!("udp-ask {to} who"));
+            assert_eq!(outcome.trim(), "ConnectionRefused", "{spec}: {to}");
+        }
+    }
+}
+
+/// A target's address is one of the namespace's that pasta knows nothing of.
+#[test]
+fn another_address_inside() {
+    let Some((guest, net)) = start("-t 0.0.0.0/5001:10.9.9.9/7001 -u 0.0.0.0/6001:10.9.9.9/7001") else {
+        return;
+    };
+    guest.run("ip addr add 10.9.9.9/32 dev lo");
+    let _servers = [guest.serve("10.9.9.9:7001"), udp_server(&guest, "10.9.9.9:7001")];
+    exchange(&net.peer, &at(HOST4, 5001));
+    assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6001))).trim(), "hello");
+    let outcome = net.peer.peer(&format!("connect {}", at(HOST6, 5001)));
+    assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+}
+
+/// From the namespace's loopback, to the same port of the host's and to others.
+#[test]
+fn from_the_namespace() {
+    let options = "--config-net -t none -u none -T 5001,5002-5004:7002-7004,~5003 -U none";
+    let Some(net) = Net::new() else { return };
+    let guest = net.pasta(User::Normal).with(options).start();
+    let _servers = [5001, 7002, 7003, 7004].map(|port| net.host.serve(&format!("[::]:{port}")));
+    for loopback in ["127.0.0.1", "::1"] {
+        for port in [5001, 5002, 5004] {
+            assert_eq!(guest.peer(&format!("who {}", at(loopback, port))).trim(), loopback, "{port}");
+        }
+        for port in [5003, 7002] {
+            let outcome = guest.peer(&format!("connect {}", at(loopback, port)));
+            assert!(outcome.starts_with("ConnectionRefused"), "{port}: {outcome}");
+        }
+    }
+    // Not from the tap device's side.
+    let outcome = guest.peer(&format!("connect {}", at(HOST4, 5001)));
+    assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+}
+
+/// What can't be had is an error with its reason, on either side.
+#[test]
+fn ports_that_cannot_be_had() {
+    let Some(net) = Net::new() else { return };
+    net.host.sysctl("net.ipv4.ip_local_port_range=32768 60999");
+    let inside = net.empty_guest();
+    inside.ip("link set lo up");
+    let _servers = [net.host.serve("127.0.0.1:5001"), inside.serve("127.0.0.1:5002")];
+    let other = at("192.0.2.99", 5003).replace(':', "/");
+    let cases = [
+        ("-t 5001", "HOST TCP port 5001: Address already in use"),
+        ("-t 4999-5003:6999-7003", "HOST TCP port 5001: Address already in use"),
+        ("-T 5002 -t 5009", "NS TCP port 5002: Address already in use"),
+        (&format!("-u {other}"), "HOST UDP port 192.0.2.99/5003: "),
+        ("-t %none0/5003", "HOST TCP port *%none0/5003: "),
+        ("-t 127.0.0.1/5001 -t 127.0.0.2/5001 -t 0.0.0.0/5001", "Forwarding configuration conflict"),
+    ];
+    for (spec, message) in cases {
+        let defaults = ["-t", "-u", "-T", "-U"]
+            .map(|option| if spec.contains(option) { String::new() } else { format!(" {option} none") });
+        let launch = net.pasta(User::Root).with(spec).with(&defaults.concat());
+        let finished = launch.run(&format!("--netns {}", inside.name()));
+        assert_eq!(finished.status.code(), Some(1), "{spec}: {finished:?}");
+        assert!(finished.stderr.contains(message), "{spec}: {}", finished.stderr);
+    }
+    // Addresses may come later, low ports are root's, and of all ports some are enough.
+    for (user, spec) in [
+        (User::Normal, format!("--freebind -t {other} -u {other}")),
+        (User::Root, "-t 80 -u 53".to_owned()),
+        (User::Normal, "-t 127.0.0.1/5001,auto -u ~1-32000".to_owned()),
+    ] {
+        let finished = net.pasta(user).with("-T none -U none").with(&spec).run("true");
+        assert!(finished.status.success(), "{spec}: {}", finished.stderr);
+    }
+    let finished = net.pasta(User::Normal).with("-t 80").run("true");
+    assert!(finished.stderr.contains("HOST TCP port 80: Permission denied"), "{}", finished.stderr);
 }

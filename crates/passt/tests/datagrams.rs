@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use passt::cli::{Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
-use passt::forward::{Entry, Error, Forward, Listener};
+use passt::forward::{Error, Forward, Listener};
 use passt::link::Caps;
 use passt::link::channel::{Channel, Packet};
 use passt::worker::{Options, Protocols, Worker};
@@ -429,7 +429,7 @@ fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
 }
 
 fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Error> {
-    Forward::default().open(Entry { side: Side::Host, protocol, rule })
+    Forward::default().open(Side::Host, protocol, vec![rule])
 }
 
 #[test]
@@ -524,7 +524,7 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
         };
         let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
         let strict = rule(Some("127.0.0.1"), port, port);
-        assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen(_))));
+        assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen)));
         let weak = Rule { weak: true, ..strict };
         assert!(open(protocol, weak.clone()).is_err(), "not a single one");
         let range = Rule { ports: PortRange::new(port, port.saturating_add(20)).unwrap(), ..weak };

@@ -19,7 +19,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
 use crate::flow::{Protocol, Side};
-use crate::forward::{Entry, Forward, Listener, listener};
+use crate::forward::{Forward, Listener, listener};
 use crate::life::background::{self, PidFile};
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
@@ -148,9 +148,7 @@ fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<
         [(Protocol::Tcp, config.services.tcp, tcp), (Protocol::Udp, config.services.udp, udp)]
     {
         let rules = if enabled { ports.rules(ephemeral)? } else { Vec::new() };
-        for rule in rules {
-            listeners.append(&mut forward.open(Entry { side, protocol, rule })?);
-        }
+        listeners.append(&mut forward.open(side, protocol, rules)?);
     }
     Ok(listeners)
 }

@@ -59,11 +59,6 @@ pub struct Options {
     pub freebind: bool,
 }
 
-/// Why ports are not forwarded; which ones was logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Couldn't listen on requested ports")]
-pub struct Error;
-
 /// The sockets that listen now, each with a number that is never used twice: what is left of a
 /// closed one, an event or a flow, reaches no other.
 #[derive(Debug, Default)]
@@ -119,45 +114,49 @@ impl Listeners {
     }
 }
 
-/// Opens the sockets of a rule from a thread on its side, unless it follows what listens elsewhere. A port that
-/// can't be had is a warning and an error, unless the rule takes what there is.
-pub(super) fn open(id: RuleId, entry: &Entry, options: Options) -> Result<Vec<Listener>, Error> {
-    let Entry { rule, .. } = entry;
-    let (mut listeners, mut refused, mut strict) = (Vec::new(), None, !rule.weak);
-    if rule.scan {
-        return Ok(listeners);
-    }
-    for port in rule.ports.first()..=rule.ports.last() {
+/// A port that couldn't be had.
+#[derive(Debug)]
+pub(super) struct Refused {
+    port: u16,
+    error: io::Error,
+    /// The rule must have it, or there are no descriptors for what comes in.
+    pub(super) fatal: bool,
+}
+
+/// Opens the sockets of a rule from a thread on its side, unless it follows what listens elsewhere, as far as they can be
+/// had. With them comes the last port that couldn't, if any.
+pub(super) fn open(id: RuleId, entry: &Entry, options: Options) -> (Vec<Listener>, Option<Refused>) {
+    let (mut listeners, mut refused) = (Vec::new(), None);
+    let ports = entry.rule.ports;
+    for port in (ports.first()..=ports.last()).take_while(|_| !entry.rule.scan) {
         match Listener::open(Place { rule: id, port }, entry, options) {
             Ok(opened) => listeners.extend(opened),
             Err(error) => {
-                // Taking what there is must leave descriptors for what comes in.
-                strict |= matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                refused = Some((port, error));
-                if strict {
+                let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+                let fatal = exhausted || !entry.rule.weak;
+                refused = Some(Refused { port, error, fatal });
+                if fatal {
                     break;
                 }
             }
         }
     }
-    match refused {
-        Some((port, error)) if strict || listeners.is_empty() => {
-            warn(entry, port, &error);
-            Err(Error)
-        }
-        _ => Ok(listeners),
-    }
+    (listeners, refused)
 }
 
-fn warn(entry: &Entry, port: u16, error: &io::Error) {
-    let Entry { side, protocol, rule } = entry;
-    let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
-    let reason = reason.split(" (os error").next().unwrap_or_default();
-    let (side, protocol) = (side_name(*side), protocol_name(*protocol));
-    if rule.listen == Listen::default() {
-        log::warn!("Listen failed for {side} {protocol} port {port}: {reason}");
-    } else {
-        log::warn!("Listen failed for {side} {protocol} port {}/{port}: {reason}", rule.listen);
+impl Refused {
+    /// Tells the user.
+    pub(super) fn warn(&self, entry: &Entry) {
+        let Self { port, error, .. } = self;
+        let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        let (side, protocol) = (side_name(entry.side), protocol_name(entry.protocol));
+        let listen = &entry.rule.listen;
+        if *listen == Listen::default() {
+            log::warn!("Listen failed for {side} {protocol} port {port}: {reason}");
+        } else {
+            log::warn!("Listen failed for {side} {protocol} port {listen}/{port}: {reason}");
+        }
     }
 }
 

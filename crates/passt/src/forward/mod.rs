@@ -20,8 +20,8 @@ use self::detect::Source;
 pub use self::listener::{Listener, Listeners, Options};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
-use crate::cli::Families;
-use crate::flow::Side;
+use crate::cli::{Families, Rule};
+use crate::flow::{Protocol, Side};
 use crate::link::Link;
 use crate::worker::Context;
 
@@ -37,11 +37,8 @@ pub enum Error {
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// Its ports can't be had; which ones was logged.
-    #[error(transparent)]
-    Listen(#[from] listener::Error),
-    /// The thread in the namespace, or the loop, doesn't take its sockets.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("Couldn't listen on requested ports")]
+    Listen,
 }
 
 /// Forwarding rules, and what they follow.
@@ -70,18 +67,31 @@ impl Forward {
         Self { options, ..Self::default() }
     }
 
-    /// Adds a rule, and opens its ports from a thread on its side. A rule that follows what listens elsewhere has none yet.
-    pub fn open(&mut self, entry: Entry) -> Result<Vec<Listener>, Error> {
-        if self.rules.find(&entry).is_some() {
-            return Ok(Vec::new());
+    /// Adds rules, and opens their ports from a thread on their side. Those that follow what listens elsewhere
+    /// have none yet.
+    pub fn open(&mut self, side: Side, protocol: Protocol, rules: Vec<Rule>) -> Result<Vec<Listener>, Error> {
+        let (mut opened, mut lacking) = (Vec::new(), Vec::new());
+        for entry in rules.into_iter().map(|rule| Entry { side, protocol, rule }) {
+            let id = self.rules.add(entry.clone())?;
+            let (mut listeners, refused) = listener::open(id, &entry, self.options);
+            match refused {
+                Some(refused) if refused.fatal => {
+                    refused.warn(&entry);
+                    return Err(Error::Listen);
+                }
+                Some(refused) if listeners.is_empty() => lacking.push((entry, refused)),
+                _ => opened.append(&mut listeners),
+            }
         }
-        let id = self.rules.add(entry)?;
-        let entry = self.rules.get(id);
-        let opened = entry.map_or(Ok(Vec::new()), |entry| listener::open(id, entry, self.options));
-        if opened.is_err() {
-            self.rules.remove(id);
+        // What is left out of a range makes several of it: one port of all of them is enough.
+        let listen = |l: &Listener| self.rules.get(l.place.rule).map(|entry| &entry.rule.listen);
+        for (entry, refused) in lacking {
+            if !opened.iter().any(|l| listen(l) == Some(&entry.rule.listen)) {
+                refused.warn(&entry);
+                return Err(Error::Listen);
+            }
         }
-        Ok(opened?)
+        Ok(opened)
     }
 
     /// When [`poll`] has something to do.

@@ -22,6 +22,7 @@ fn main() -> Result<()> {
         ["hold"] => hold(),
         ["serve", address] => tcp::serve(address),
         ["serve-late", address] => tcp::serve_late(address),
+        ["serve-one", address] => tcp::serve_one(address),
         ["begin", to, count] => tcp::begin(to, count.parse()?),
         ["up", to, length, seed] => say(&tcp::up(to, length.parse()?, seed.parse()?)?),
         ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),

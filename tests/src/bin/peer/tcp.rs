@@ -35,6 +35,15 @@ pub(crate) fn serve_late(address: &str) -> Result<()> {
     accept_all(&listener)
 }
 
+/// Serves one connection on `address`, and stops listening when that has come.
+pub(crate) fn serve_one(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| address.to_owned())?;
+    say(&format!("LISTENING {}", listener.local_addr()?))?;
+    let (stream, _) = listener.accept()?;
+    drop(listener);
+    answer(stream)
+}
+
 fn accept_all(listener: &TcpListener) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;

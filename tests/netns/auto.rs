@@ -1,0 +1,260 @@
+//! Ports that follow what listens on the other side, as they do unless told otherwise.
+
+use std::fs;
+use std::time::Duration;
+
+use passt_tests::transfer::{at, exchange};
+use passt_tests::{
+    GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually_within, have, skip,
+};
+
+/// A service is seen once a second, and one more is for a busy machine.
+const NOTICED: Duration = Duration::from_secs(2);
+
+fn start(options: &str) -> Option<(Guest, Net)> {
+    let net = Net::new()?;
+    let guest = net.pasta(User::Normal).with("--config-net").with(options).start();
+    Some((guest, net))
+}
+
+fn udp_server(place: &impl Place, address: &str) -> Process {
+    let mut server = place.start_peer(&format!("udp-serve {address}"));
+    server.wait_for("LISTENING");
+    server
+}
+
+/// What listens in a place, as the kernel lists it.
+fn listening(place: &(impl Place + ?Sized)) -> String {
+    place.run("ss -Hlntu")
+}
+
+/// Whether something listens on `port` for `protocol` there, in which of the families.
+fn bound(place: &(impl Place + ?Sized), protocol: &str, port: u16) -> [bool; 2] {
+    let list = listening(place);
+    let at_port: Vec<&str> = list
+        .lines()
+        .filter(|line| line.starts_with(protocol))
+        .filter_map(|line| line.split_whitespace().nth(4)?.strip_suffix(&format!(":{port}")))
+        .collect();
+    let dual = at_port.iter().any(|address| address.starts_with('*'));
+    let of = |v6: bool| at_port.iter().any(|address| address.starts_with('[') == v6);
+    [dual || of(false), dual || of(true)]
+}
+
+fn noticed(what: &str, ready: impl Fn() -> bool) {
+    eventually_within(NOTICED, what, || ready().then_some(()));
+}
+
+#[test]
+fn services_inside_come_and_go() {
+    let Some((guest, net)) = start("-T none -U none") else { return };
+    for (address, families) in
+        [("[::]", [true, true]), ("0.0.0.0", [true, false]), (HOST6, [false, true]), ("[::]", [true, true])]
+    {
+        let listen =
+            |port| if address.starts_with('[') { format!("{address}:{port}") } else { at(address, port) };
+        let servers = [guest.serve(&listen(5001)), udp_server(&guest, &listen(6001))];
+        noticed("TCP", || bound(&net.host, "tcp", 5001) == families);
+        noticed("UDP", || bound(&net.host, "udp", 6001) == families);
+        for (to, client, serves) in [(HOST4, GATEWAY4, families[0]), (HOST6, GATEWAY6, families[1])] {
+            if serves {
+                exchange(&net.peer, &at(to, 5001));
+                assert_eq!(net.peer.peer(&format!("who {}", at(to, 5001))).trim(), client);
+                let seen = net.peer.peer(&format!("udp-ask {} who", at(to, 6001)));
+                assert!(seen.contains(client), "{seen}");
+            } else {
+                let outcome = net.peer.peer(&format!("connect {}", at(to, 5001)));
+                assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+            }
+        }
+        drop(servers);
+        noticed("the end", || bound(&net.host, "tcp", 5001) == [false; 2]);
+        noticed("the end", || bound(&net.host, "udp", 6001) == [false; 2]);
+    }
+}
+
+/// From the namespace the host's services are at loopback, if that is where the host has them.
+#[test]
+fn services_of_the_host_come_and_go() {
+    let Some((guest, net)) = start("-t none -u none") else { return };
+    for (address, families) in
+        [("[::]", [true, true]), ("127.0.0.1", [true, false]), ("[::1]", [false, true]), (HOST4, [false; 2])]
+    {
+        let servers = [5001, 5009].map(|port| {
+            // The second one shows when the first has been looked at.
+            net.host.serve(&if port == 5001 { format!("{address}:{port}") } else { format!("[::]:{port}") })
+        });
+        noticed("the other", || bound(&guest, "tcp", 5009) == [true; 2]);
+        assert_eq!(bound(&guest, "tcp", 5001), families, "{address}");
+        assert_eq!(bound(&guest, "udp", 5001), families, "{address}: UDP follows");
+        for (loopback, serves) in ["127.0.0.1", "::1"].into_iter().zip(families) {
+            if serves {
+                exchange(&guest, &at(loopback, 5001));
+                assert_eq!(guest.peer(&format!("who {}", at(loopback, 5001))).trim(), loopback);
+            }
+        }
+        drop(servers);
+        noticed("the end", || bound(&guest, "tcp", 5001) == [false; 2]);
+        noticed("the end", || bound(&guest, "tcp", 5009) == [false; 2]);
+    }
+}
+
+/// A service on loopback inside is nobody's business outside, unless the user says so.
+#[test]
+fn loopback_inside() {
+    for (options, families) in [("", [false; 2]), ("--host-lo-to-ns-lo", [true, false])] {
+        let Some((guest, net)) = start(&format!("-T none -U none {options}")) else { return };
+        let _servers = [guest.serve("127.0.0.1:5001"), guest.serve("[::]:5009")];
+        noticed("the other", || bound(&net.host, "tcp", 5009) == [true; 2]);
+        assert_eq!(bound(&net.host, "tcp", 5001), families, "{options}");
+        if families[0] {
+            exchange(&net.host, "127.0.0.1:5001");
+        }
+    }
+}
+
+/// Our own sockets are no services: what is forwarded one way doesn't come back the other way.
+#[test]
+fn no_loops() {
+    let Some((guest, net)) = start("") else { return };
+    let places: [&dyn Place; 2] = [&guest, &net.host];
+    for (place, other) in [(places[0], places[1]), (places[1], places[0])] {
+        let server = place.serve("[::]:5001");
+        noticed("the service", || bound(other, "tcp", 5001) == [true; 2]);
+        // What we hold there has been looked at when this is seen.
+        let _marker = other.serve("[::]:5009");
+        noticed("the other", || bound(place, "tcp", 5009) == [true; 2]);
+        let sockets =
+            listening(place).lines().filter(|l| l.starts_with("tcp") && l.contains(":5001 ")).count();
+        assert_eq!(sockets, 1, "{}", listening(place));
+        drop(server);
+        noticed("the end", || bound(other, "tcp", 5001) == [false; 2]);
+    }
+}
+
+/// With ranges only those, exclusions aside, and other ports where that was asked for.
+#[test]
+fn ranges() {
+    let Some((guest, net)) = start("-t auto,5000-5009:7000-7009,~5002 -u none -T none -U none") else {
+        return;
+    };
+    let _servers = [5001, 7001, 7002, 7009].map(|port| guest.serve(&format!("[::]:{port}")));
+    noticed("the last", || bound(&net.host, "tcp", 5009) == [true; 2]);
+    exchange(&net.peer, &at(HOST4, 5001));
+    for port in [5002, 7001, 7009] {
+        assert_eq!(bound(&net.host, "tcp", port), [false; 2], "{port}");
+    }
+    assert_eq!(bound(&net.host, "udp", 5001), [false; 2]);
+}
+
+/// A port that somebody else has is taken when that one is gone.
+#[test]
+fn a_port_in_use_is_taken_later() {
+    let Some((guest, net)) = start("-u none -U none") else { return };
+    let theirs = net.host.serve("127.0.0.1:5001");
+    let _servers = [guest.serve("0.0.0.0:5001"), guest.serve("[::]:5009")];
+    noticed("the other", || bound(&net.host, "tcp", 5009) == [true; 2]);
+    assert!(!listening(&net.host).contains("0.0.0.0:5001 "));
+    drop(theirs);
+    noticed("the port", || listening(&net.host).contains("0.0.0.0:5001 "));
+    exchange(&net.peer, &at(HOST4, 5001));
+}
+
+#[test]
+fn connections_outlive_their_port() {
+    let Some((guest, net)) = start("-T none -U none") else { return };
+    let mut server = guest.start_peer("serve-one [::]:5001");
+    server.wait_for("LISTENING");
+    noticed("the service", || bound(&net.host, "tcp", 5001) == [true; 2]);
+    let mut client = net.peer.start_peer(&format!("steady {}", at(HOST4, 5001)));
+    client.wait_for("STEADY");
+    noticed("the end", || bound(&net.host, "tcp", 5001) == [false; 2]);
+    let rounds = client.stdout();
+    let outcome = client.succeed();
+    assert!(outcome.contains("rounds"), "{rounds} {outcome}");
+}
+
+/// Services that are there already are forwarded when the parent ends.
+#[test]
+fn what_is_there_is_ready_at_once() {
+    let Some(net) = Net::new() else { return };
+    let inside = net.empty_guest();
+    inside.ip("link set lo up");
+    let _servers = [inside.serve("[::]:5001"), net.host.serve("[::]:5002")];
+    let pid = net.dir().join("pid");
+    let options = format!("--config-net --pid {}", pid.display());
+    let started = net.pasta(User::Root).with(&options).run(&format!("--netns {}", inside.name()));
+    assert!(started.status.success(), "{}", started.stderr);
+    assert_eq!(bound(&net.host, "tcp", 5001), [true; 2]);
+    assert_eq!(bound(&inside, "tcp", 5002), [true; 2]);
+    exchange(&net.peer, &at(HOST4, 5001));
+    exchange(&inside, &at("127.0.0.1", 5002));
+    let pid = fs::read_to_string(pid).expect("PID file");
+    net.host.run(&format!("kill {}", pid.trim()));
+}
+
+/// A web server inside is there for the host and for others, and nobody asked for it.
+#[test]
+fn nginx_inside() {
+    if !have(&["curl", "nginx", "wrk"]) {
+        return;
+    }
+    let Some((guest, net)) = start("") else { return };
+    let dir = net.dir().display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {dir}/{kind}; "))
+        .concat();
+    let config = format!(
+        "daemon off; master_process off; user root; pid {dir}/nginx.pid; error_log stderr; events {{ }}\n\
+         http {{ access_log off; {temporary} server {{ listen [::]:8080 ipv6only=off; root {dir}; }} }}\n"
+    );
+    fs::write(net.dir().join("nginx.conf"), config).expect("configuration");
+    fs::write(net.dir().join("page"), "from inside\n").expect("page");
+    let _server = guest.start(&format!("nginx -e stderr -c {dir}/nginx.conf"));
+    noticed("the service", || bound(&net.host, "tcp", 8080) == [true; 2]);
+    for (place, to) in [(&net.host, "localhost"), (&net.host, HOST4), (&net.peer, HOST4)] {
+        assert_eq!(place.run(&format!("curl -sS -f http://{to}:8080/page")), "from inside\n", "{to}");
+    }
+    assert_eq!(net.peer.run(&format!("curl -sS -f http://[{HOST6}]:8080/page")), "from inside\n");
+    for (place, to) in [(&net.host, "127.0.0.1"), (&net.peer, HOST4)] {
+        let out = place.run(&format!("wrk -t 2 -c 50 -d 2s http://{to}:8080/page"));
+        let failed = out.contains("Socket errors") || out.contains("Non-2xx");
+        assert!(out.contains("requests in") && !failed, "{out}");
+    }
+}
+
+/// A test by UDP that is arranged by TCP: no program opens the UDP port before.
+#[test]
+fn iperf3_by_udp() {
+    if !have(&["iperf3"]) {
+        return;
+    }
+    let Some((guest, net)) = start("") else { return };
+    let mut server = guest.start("iperf3 -s -1 --forceflush");
+    server.wait_for("Server listening");
+    noticed("the service", || bound(&net.host, "udp", 5201) == [true; 2]);
+    let report = net.peer.run(&format!("iperf3 -u -b 10M -t 1 -c {HOST4}"));
+    let received = report.lines().find(|line| line.contains("receiver")).unwrap_or_default();
+    assert!(received.contains("(0%)"), "{report}");
+}
+
+/// While nothing happens, a look at both sides each second is all there is.
+#[test]
+fn idle() {
+    if !have(&["strace"]) {
+        return;
+    }
+    let Some((mut guest, net)) = start("") else { return };
+    let file = net.dir().join("calls");
+    let pid = guest.pasta.pid();
+    let mut command = std::process::Command::new("timeout");
+    let strace = command.args(["-s", "INT", "5", "strace", "-f", "-p", &pid.to_string(), "-o"]).arg(&file);
+    let finished = Process::start(strace).finish();
+    let Ok(text) = fs::read_to_string(file) else { return skip(&finished.stderr) };
+    // What the guest's kernel sends of its own accord is not counted.
+    let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+    let (looks, wakes) = (count("sendto(") + count("recvmmsg("), count("epoll_"));
+    println!("{looks} system calls to look, {wakes} waits, {} in 5 seconds", text.lines().count());
+    assert!((32..=48).contains(&looks) && wakes <= 6 + count(" read(") / 2);
+    guest.assert_alive();
+}
