@@ -67,8 +67,8 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let before = (cpu(), places.map(counters));
     let moved = ends.transfer(scenario, turn.seconds)?;
     let used = cpu().zip(before.0).map(|(after, before)| after - before);
-    let changes: Vec<_> =
-        before.1.iter().zip(places).map(|(before, place)| change(before, &counters(place))).collect();
+    let after = places.map(counters);
+    let [guest, host, peer] = &std::array::from_fn(|i| change(&before.1[i], &after[i]));
     let traced =
         translator.filter(|_| turn.trace).map(|it| it.system_calls(|| ends.transfer(scenario, TRACED)));
     drop(crowd);
@@ -79,8 +79,8 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
         value: moved.rate,
         cpu: used.map(|used| used / moved.amount),
         system_calls: traced.and_then(|(calls, moved)| Some(calls / moved.ok()?.amount / unit)),
-        resent: is_tcp.then(|| changes.iter().map(|change| share(change, "RetransSegs")).fold(0.0, f64::max)),
-        disordered: is_tcp.then(|| share(&changes[0], "TCPOFOQueue")),
+        resent: is_tcp.then(|| share(guest, &["RetransSegs", "TCPOFOQueue", "TCPDSACKOldSent"])),
+        resent_beyond: is_tcp.then(|| share(host, &["RetransSegs"]).max(share(peer, &["RetransSegs"]))),
         lost: moved.lost,
     })
 }
@@ -280,9 +280,9 @@ fn change(before: &Counters, after: &Counters) -> Counters {
     after.iter().map(|(name, value)| (name.clone(), value - before.get(name).unwrap_or(&0.0))).collect()
 }
 
-/// A counter's part of the segments that the namespace sent or received,
-/// whichever are more.
-fn share(change: &Counters, name: &str) -> f64 {
+/// What some counters count, as a part of the segments that the namespace sent or
+/// received, whichever are more.
+fn share(change: &Counters, names: &[&str]) -> f64 {
     let count = |name| change.get(name).copied().unwrap_or(0.0);
-    count(name) / count("OutSegs").max(count("InSegs")).max(1.0)
+    names.iter().copied().map(count).sum::<f64>() / count("OutSegs").max(count("InSegs")).max(1.0)
 }
