@@ -255,11 +255,34 @@ impl Listener {
             return None;
         }
         let reached = Endpoint::from(SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?);
-        let target = match self.side {
-            Side::Host => map.past_link(client.addr, reached.addr, self.target)?,
-            Side::Namespace => self.target.unwrap_or_else(|| AddressMap::past_link_out(reached.addr)),
+        Some((reached, self.other_side(map, client.addr, reached.addr)?))
+    }
+
+    /// The flow of what `source` sends to `destination`, and its target on the other side, if it bypasses
+    /// the link.
+    pub(crate) fn route(
+        &self,
+        map: &AddressMap,
+        source: Endpoint,
+        destination: Addr,
+    ) -> Result<(Key, Option<Endpoint>), DropReason> {
+        let Some(target) = self.other_side(map, source.addr, destination) else {
+            return Ok((self.key(map, source, destination)?, None));
         };
-        Some((reached, Endpoint::new(target, self.target_port)))
+        let guest = Endpoint::new(destination, self.place.port);
+        Ok((
+            Key { via: Via::Bypass(self.side), protocol: self.protocol, guest, remote: source },
+            Some(target),
+        ))
+    }
+
+    /// What `reached` stands for on the other side, if what `client` sends there bypasses the link.
+    fn other_side(&self, map: &AddressMap, client: Addr, reached: Addr) -> Option<Endpoint> {
+        let target = match self.side {
+            Side::Host => map.past_link(client, reached, self.target)?,
+            Side::Namespace => self.target.unwrap_or_else(|| AddressMap::past_link_out(reached)),
+        };
+        Some(Endpoint::new(target, self.target_port))
     }
 
     /// Has the loop tell of this socket, by its number.

@@ -127,17 +127,8 @@ pub(crate) fn socket<L>(
     remote: Addr,
     bind: Option<Addr>,
 ) -> io::Result<OwnedFd> {
-    let (family, interface) = if remote.is_v4() {
-        (AddressFamily::INET, &ctx.outbound_if[0])
-    } else {
-        (AddressFamily::INET6, &ctx.outbound_if[1])
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
-    if family == AddressFamily::INET6 {
-        // Or a port in use with IPv4 could not be had.
-        sockopt::set_ipv6_v6only(&fd, true)?;
-    }
+    let interface = &ctx.outbound_if[usize::from(!remote.is_v4())];
+    let fd = bare_socket(kind, protocol, remote)?;
     if let Some(name) = interface
         && !remote.is_loopback()
     {
@@ -145,6 +136,22 @@ pub(crate) fn socket<L>(
     }
     if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
+    }
+    Ok(fd)
+}
+
+/// A socket of the family of `remote`, in the network namespace of this thread.
+fn bare_socket(
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+    remote: Addr,
+) -> io::Result<OwnedFd> {
+    let family = if remote.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
+    if family == AddressFamily::INET6 {
+        // Or a port in use with IPv4 could not be had.
+        sockopt::set_ipv6_v6only(&fd, true)?;
     }
     Ok(fd)
 }

@@ -55,6 +55,7 @@ fn main() -> Result<()> {
         }
         ["udp-fetch", from] => say(&flood::fetch(from)?),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
+        ["udp-many", to, count] => udp::many(to, count.parse()?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),

@@ -51,6 +51,26 @@ pub(crate) fn ask(to: &str, text: &str) -> Result<String> {
     })
 }
 
+/// Has `count` clients at once, each with a socket of its own, get their own datagrams back, twice.
+pub(crate) fn many(to: &str, count: usize) -> Result<()> {
+    let clients = (0..count).map(|_| connected(to)).collect::<Result<Vec<_>>>()?;
+    for round in 0..2 {
+        // No more at once than fit a socket's queue anywhere on the way.
+        for (group, members) in clients.chunks(50).enumerate() {
+            let text = |member| format!("{round}: client {group}/{member}");
+            for (member, client) in members.iter().enumerate() {
+                client.send(text(member).as_bytes())?;
+            }
+            for (member, client) in members.iter().enumerate().rev() {
+                let mut buffer = [0; 64];
+                let count = client.recv(&mut buffer).with_context(|| text(member))?;
+                ensure!(&buffer[..count] == text(member).as_bytes(), "not for {}", text(member));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Exchanges a byte each way again and again; returns how often, and in how
 /// many seconds.
 pub(crate) fn request_response(to: &str, seconds: u64) -> Result<String> {

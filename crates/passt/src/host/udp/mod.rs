@@ -3,13 +3,15 @@
 //! A flow that the guest begins has a socket of its own, connected, so that the kernel
 //! passes on nothing but answers and errors. A flow that comes in through a forwarded port
 //! uses the listening socket: no moment exists in which its datagrams could
-//! go astray, and no port is shared with other programs. There is no state
-//! but when a flow was last used.
+//! go astray, and no port is shared with other programs. One that bypasses the link
+//! uses both, on a side each ([`bypass`]). There is no state but when a flow was last used.
+
+mod bypass;
+mod send;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_proto::addr::{Addr, Endpoint};
@@ -21,23 +23,19 @@ use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::offload::{Gso, Offload};
 use passt_proto::wire::report::Quoted;
-use passt_sys::dgram::{self, BATCH, Failure, Inbox, Outgoing};
+use passt_sys::dgram::{self, Failure, Inbox};
 use passt_sys::iovec::{Gather, Scatter};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
+use self::send::{Frames, Item, MAX_CUTS, Way};
 use super::{Verdict, unreachable, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::forward::Listeners;
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::worker::Context;
 
-/// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
-/// most that wait in a batch.
-const MAX_CUTS: usize = 64;
-/// Most bytes of such a message.
-const MAX_CUT_BYTES: usize = 65_000;
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
 /// More of an undelivered datagram is never quoted.
@@ -55,13 +53,6 @@ pub struct Udp {
     timeouts: Timeouts,
 }
 
-/// The payload of a frame, to be cut every `segment` bytes unless that is zero.
-struct Item {
-    frame: usize,
-    payload: Range<usize>,
-    segment: u16,
-}
-
 /// How long an unused flow lives.
 #[derive(Clone, Copy, Debug)]
 struct Timeouts {
@@ -73,34 +64,34 @@ struct Timeouts {
 
 /// A UDP flow.
 pub struct UdpFlow {
-    socket: Socket,
-    /// Whom the guest talks to, on the host's side.
+    sockets: Sockets,
+    /// Whom the guest talks to, on the host's side; on the bypass the server.
     remote: Endpoint,
     ttl: u8,
     /// The kernel takes messages to be cut (`UDP_SEGMENT`).
     cuts: bool,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     joined: bool,
-    /// Batches seen from the guest and to it, up to two.
+    /// Batches seen from the guest (on the bypass the client) and to it, up to two.
     seen: [u8; 2],
     last: Instant,
 }
 
-enum Socket {
+/// What the datagrams of a flow travel through.
+enum Sockets {
+    /// One of its own, connected to the remote.
     Own(OwnedFd),
-    /// A listening socket by its number, from which datagrams go `to` the remote,
-    /// and come `from` an address of the host.
-    Shared {
-        number: u32,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-    },
+    /// A listening socket.
+    Shared(Shared),
+    /// On the bypass: one of its own on the server's side, and the one that listens for clients.
+    Both(OwnedFd, Shared),
 }
 
-/// How to send.
-struct Way<'a> {
-    fd: BorrowedFd<'a>,
-    to: Option<SocketAddr>,
+/// A listening socket by its number, from which datagrams go `to` a peer, and come `from`
+/// an address of the host.
+struct Shared {
+    number: u32,
+    to: SocketAddr,
     from: Option<IpAddr>,
 }
 
@@ -152,7 +143,7 @@ pub(crate) fn datagram<L: Link>(
     let cut = offload.gso == Gso::Udp && datagram.payload.len() > usize::from(offload.gso_size);
     let segment = if cut { offload.gso_size } else { 0 };
     ctx.udp.owner = Some((key, handle));
-    ctx.udp.batch.push(Item { frame: index, payload: datagram.payload.clone(), segment });
+    ctx.udp.batch.push(Item { index, payload: datagram.payload.clone(), segment });
     Ok(())
 }
 
@@ -176,7 +167,7 @@ impl Flow {
     fn set_ttl(&mut self, ttl: u8) -> Verdict {
         if let Self::Udp(flow) = self {
             flow.ttl = ttl;
-            if let Socket::Own(fd) = &flow.socket {
+            if let Some(fd) = flow.fd() {
                 let _ = dgram::set_ttl(fd.as_fd(), !flow.remote.addr.is_v4(), ttl);
             }
         }
@@ -204,14 +195,14 @@ fn begin<L: Link>(
         }
     };
     let shared = if kept { None } else { ctx.listeners.answering(key.guest.port, side.remote.addr) };
-    let socket = match shared {
+    let sockets = match shared {
         Some((number, listener)) => {
             let to = listener.form(ctx.map.socket_addr(side.remote));
-            Socket::Shared { number, to, from: side.bind.map(Addr::ip) }
+            Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) })
         }
-        None => Socket::Own(fd),
+        None => Sockets::Own(fd),
     };
-    insert(ctx, flows, key, UdpFlow::new(socket, side.remote, ctx.now))
+    insert(ctx, flows, key, UdpFlow::new(sockets, side.remote, ctx.now))
 }
 
 /// A datagram socket connected to `side`, and whether it got the guest's own port (or identifier).
@@ -222,24 +213,36 @@ pub(super) fn open<L: Link>(
     side: &HostSide,
     port: u16,
 ) -> io::Result<(OwnedFd, bool)> {
-    let v4 = side.remote.addr.is_v4();
     let fd = super::socket(ctx, SocketType::DGRAM, protocol, side.remote.addr, None)?;
-    let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let from = side.bind.unwrap_or(any.into());
-    let kept = rustix::net::bind(&fd, &ctx.map.socket_addr(Endpoint::new(from, port))).is_ok();
-    if !kept && side.bind.is_some() {
-        rustix::net::bind(&fd, &ctx.map.socket_addr(Endpoint::new(from, 0)))?;
+    let from = side.bind.unwrap_or_else(|| any(side.remote.addr));
+    let (from, to) = (ctx.map.socket_addr(Endpoint::new(from, port)), ctx.map.socket_addr(side.remote));
+    let kept = connect(&fd, from, to, protocol.is_none() && ctx.link.caps().udp_segmentation)?;
+    Ok((fd, kept))
+}
+
+/// The unspecified address of `like`'s family.
+fn any(like: Addr) -> Addr {
+    if like.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// Connects a datagram socket to `to`, bound to `from`, or another port if that is taken; returns whether
+/// it is not. It reports errors of the network, and gets datagrams `joined` if that is asked for.
+fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined: bool) -> io::Result<bool> {
+    let kept = rustix::net::bind(fd, &from).is_ok();
+    if !kept && !from.ip().is_unspecified() {
+        from.set_port(0);
+        rustix::net::bind(fd, &from)?;
     }
-    if v4 {
-        sockopt::set_socket_broadcast(&fd, true)?;
+    if to.is_ipv4() {
+        sockopt::set_socket_broadcast(fd, true)?;
     }
-    dgram::want_failures(fd.as_fd(), !v4)?;
-    if protocol.is_none() && ctx.link.caps().udp_segmentation {
+    dgram::want_failures(fd.as_fd(), to.is_ipv6())?;
+    if joined {
         // Linux before 5.0 does not know how to.
         let _ = dgram::want_joined(fd.as_fd());
     }
-    rustix::net::connect(&fd, &ctx.map.socket_addr(side.remote))?;
-    Ok((fd, kept))
+    rustix::net::connect(fd, &to)?;
+    Ok(kept)
 }
 
 /// Adds a flow to the table and its socket to the loop.
@@ -265,12 +268,14 @@ pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
         };
         let end = next + (next..count).take_while(same).count();
         match inbound(ctx, flows, number, first.source, first.destination) {
-            Ok(handle) => with_flow(ctx, flows, handle, |ctx, _, key, flow| {
-                if let Flow::Udp(flow) = flow {
+            Ok(handle) => with_flow(ctx, flows, handle, |ctx, _, key, flow| match flow {
+                Flow::Udp(flow) if key.via != Via::Link => flow.serve(ctx, next..end),
+                Flow::Udp(flow) => {
                     flow.used(1, ctx.now);
                     ctx.datagrams(key, next..end);
+                    Verdict::Keep
                 }
-                Verdict::Keep
+                _ => Verdict::Keep,
             }),
             Err(reason) => ctx.dropped(reason),
         }
@@ -290,23 +295,28 @@ fn inbound<L: Link>(
     let source = source.ok_or(DropReason::Socket)?;
     let to = listener.form(source);
     let destination = destination.map_or(listener.addr, Addr::from);
-    let (key, remote) = (listener.key(&ctx.map, source.into(), destination)?, Endpoint::from(source));
+    let (key, server) = listener.route(&ctx.map, source.into(), destination)?;
     let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
-    let socket = Socket::Shared { number, to, from };
+    let shared = Shared { number, to, from };
+    let remote = server.unwrap_or(source.into());
     if let Some(handle) = flows.find(&key) {
-        // Two hosts that look the same to the guest cannot both be served.
         return match flows.get_mut(handle) {
-            Some((_, Flow::Udp(flow))) if flow.remote == remote => {
-                if matches!(flow.socket, Socket::Shared { number: former, .. } if former != number) {
-                    // The port was closed and opened again meanwhile.
-                    flow.socket = socket;
-                }
+            Some((_, Flow::Udp(flow))) if flow.remote == remote || server.is_some() => {
+                flow.reopened(shared);
                 Ok(handle)
             }
+            // Two hosts that look the same to the guest cannot both be served.
             _ => Err(DropReason::Unmapped),
         };
     }
-    insert(ctx, flows, key, UdpFlow::new(socket, remote, ctx.now))
+    if flows.is_full() {
+        return Err(DropReason::TableFull);
+    }
+    let sockets = match key.via {
+        Via::Link => Sockets::Shared(shared),
+        Via::Bypass(from) => Sockets::Both(bypass::open(ctx, from, remote, key.remote.port)?, shared),
+    };
+    insert(ctx, flows, key, UdpFlow::new(sockets, remote, ctx.now))
 }
 
 /// Errors about what went out through a listening socket: passes them on.
@@ -316,7 +326,8 @@ pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
         let mut payload = [0; QUOTE];
         let Ok(failure) = dgram::receive_failure(listener.fd.as_fd(), &mut payload) else { break };
         let Some(peer) = failure.destination else { continue };
-        let Ok(key) = listener.key(&ctx.map, peer.into(), Endpoint::from(peer).addr) else { continue };
+        let route = listener.route(&ctx.map, peer.into(), Endpoint::from(peer).addr);
+        let Ok((key, None)) = route else { continue };
         if flows.find(&key).is_some() {
             report(ctx, &key, DEFAULT_TTL, &failure, payload.get(..failure.len).unwrap_or_default());
         }
@@ -327,53 +338,43 @@ pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
 }
 
 impl UdpFlow {
-    fn new(socket: Socket, remote: Endpoint, now: Instant) -> Self {
-        Self { socket, remote, ttl: DEFAULT_TTL, cuts: true, joined: false, seen: [0; 2], last: now }
+    fn new(sockets: Sockets, remote: Endpoint, now: Instant) -> Self {
+        Self { sockets, remote, ttl: DEFAULT_TTL, cuts: true, joined: false, seen: [0; 2], last: now }
     }
 
     /// Sends the batch. What cannot be sent is reported to the guest.
     fn send<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
         self.used(0, ctx.now);
-        let (mut next, mut again) = (0, true);
+        let mut next = 0;
         while let Some(items) = ctx.udp.batch.get(next..).filter(|items| !items.is_empty()) {
-            let Some(way) = self.way(&ctx.listeners) else { return Verdict::Remove };
-            match way.send(&ctx.link, items, self.cuts) {
-                Ok(sent) => (next, again) = (next + sent, true),
-                Err(error) if self.cuts && refuses_cuts(error) => self.cuts = false,
-                Err(Errno::AGAIN | Errno::NOBUFS) => {
-                    ctx.dropped(DropReason::Socket);
-                    next += 1;
-                }
-                // It may be about an earlier datagram: that is in the error queue.
-                Err(_) if again => again = false,
-                Err(error) => {
-                    self.failed(ctx, key, next, error);
-                    (next, again) = (next + 1, true);
-                }
-            }
+            let Some(way) = self.sockets.to_remote(&ctx.listeners) else { return Verdict::Remove };
+            let Some((sent, error)) = way.deliver(&Frames(&ctx.link), items, &mut self.cuts) else { break };
+            self.failed(ctx, key, next + sent, error);
+            next += sent + 1;
         }
         Verdict::Keep
     }
 
     /// Its own socket, if it has one.
     pub(super) fn fd(&self) -> Option<&OwnedFd> {
-        if let Socket::Own(fd) = &self.socket { Some(fd) } else { None }
+        match &self.sockets {
+            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
+            Sockets::Shared(_) => None,
+        }
     }
 
-    fn way<'a>(&'a self, listeners: &'a Listeners) -> Option<Way<'a>> {
-        Some(match &self.socket {
-            Socket::Own(fd) => Way { fd: fd.as_fd(), to: None, from: None },
-            Socket::Shared { number, to, from } => {
-                Way { fd: listeners.get(*number)?.fd.as_fd(), to: Some(*to), from: *from }
-            }
-        })
+    /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
+    fn reopened(&mut self, listener: Shared) {
+        if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
+            *shared = listener;
+        }
     }
 
     /// Item `index` of the batch could not be sent at all.
     fn failed<L: Link>(&self, ctx: &mut Context<L>, key: &Key, index: usize, error: Errno) {
         ctx.dropped(DropReason::Socket);
         let (Some(error), Some(item)) = (unreachable(error), ctx.udp.batch.get(index)) else { return };
-        let (frame, range) = (item.frame, item.payload.clone());
+        let (frame, range) = (item.index, item.payload.clone());
         let quoted = quote(ctx, key, self.ttl, range.len());
         let mut payload = [0; QUOTE];
         let copied = {
@@ -388,31 +389,29 @@ impl UdpFlow {
     /// The flow's own socket has something to tell.
     pub(super) fn event<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key, events: EventFlags) -> Verdict {
         if events.contains(EventFlags::ERR)
-            && let Socket::Own(fd) = &self.socket
+            && let Some(fd) = self.fd()
         {
             own_failures(ctx, key, self.ttl, fd);
         }
-        if events.contains(EventFlags::IN) {
-            self.receive(ctx, key);
-        }
-        Verdict::Keep
+        if events.contains(EventFlags::IN) { self.receive(ctx, key) } else { Verdict::Keep }
     }
 
     /// Passes on what arrived. What stays is reported by the kernel again.
-    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) {
-        let Socket::Own(fd) = &self.socket else { return };
+    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
+        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Verdict::Keep };
         let mut burst = BURST;
         while self.joined && burst > 0 {
             match Self::receive_joined(ctx, key, fd) {
                 Ok(joined) => self.joined = joined,
-                Err(_) => return,
+                Err(_) => return Verdict::Keep,
             }
             burst -= 1;
         }
         if burst == 0 {
-            return self.used(1, ctx.now);
+            self.used(1, ctx.now);
+            return Verdict::Keep;
         }
-        let Ok(count) = ctx.udp.inbox.receive(fd.as_fd()) else { return };
+        let Ok(count) = ctx.udp.inbox.receive(fd.as_fd()) else { return Verdict::Keep };
         // Before the socket was connected, others could send to it.
         let ours = |i: &usize| match ctx.udp.inbox.message(*i) {
             Some((message, _)) => message.source.map(Endpoint::from) == Some(self.remote),
@@ -420,9 +419,13 @@ impl UdpFlow {
         };
         let first = (0..count).position(|i| ours(&i)).unwrap_or(count);
         let end = first + (first..count).take_while(ours).count();
+        if key.via != Via::Link {
+            return self.answer(ctx, first..end);
+        }
         self.joined = (first..end).any(|i| ctx.udp.inbox.message(i).is_some_and(|(m, _)| m.segment != 0));
         self.used(1, ctx.now);
         ctx.datagrams(key, first..end);
+        Verdict::Keep
     }
 
     /// Receives one message of joined datagrams to where the guest will find it; false
@@ -463,93 +466,31 @@ impl UdpFlow {
     }
 }
 
-impl Way<'_> {
-    /// Sends items, or the first of them, in one call; returns how many.
-    fn send<L: Link>(&self, link: &L, items: &[Item], cuts: bool) -> Result<usize, Errno> {
-        if let [item, ..] = items
-            && item.segment != 0
-            && !cuts
-        {
-            return self.send_pieces(link, item);
+impl Sockets {
+    /// The way to the remote, unless the socket is closed.
+    fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Way<'a>> {
+        match self {
+            Self::Own(fd) | Self::Both(fd, _) => Some(Way { fd: fd.as_fd(), to: None, from: None }),
+            Self::Shared(shared) => shared.way(listeners),
         }
-        let mut data = Gather::new();
-        let mut messages = ArrayVec::<_, BATCH>::new();
-        let mut counts = ArrayVec::<_, BATCH>::new();
-        let mut rest = items;
-        while let Some((count, segment)) = group(rest, cuts)
-            && !messages.is_full()
-        {
-            let (own, others) = rest.split_at(count);
-            let first = data.len();
-            if !own.iter().all(|item| link.payload(item.frame, item.payload.clone(), &mut data)) {
-                break;
-            }
-            messages.push(Outgoing { first, buffers: data.len() - first, segment });
-            counts.push(count);
-            rest = others;
-        }
-        if messages.is_empty() {
-            return Err(Errno::MSGSIZE);
-        }
-        let sent = self.call(&data, &messages)?;
-        Ok(counts.iter().take(sent).sum())
-    }
-
-    /// Sends the pieces of a super-frame each for itself.
-    fn send_pieces<L: Link>(&self, link: &L, item: &Item) -> Result<usize, Errno> {
-        let step = usize::from(item.segment).max(1);
-        let mut starts = item.payload.clone().step_by(step).peekable();
-        while starts.peek().is_some() {
-            let mut data = Gather::new();
-            let mut messages = ArrayVec::<_, BATCH>::new();
-            for start in starts.by_ref().take(BATCH) {
-                let first = data.len();
-                link.payload(item.frame, start..item.payload.end.min(start + step), &mut data);
-                messages.push(Outgoing { first, buffers: data.len() - first, segment: 0 });
-            }
-            self.call(&data, &messages)?;
-        }
-        Ok(1)
-    }
-
-    fn call(&self, data: &Gather<'_>, messages: &[Outgoing]) -> Result<usize, Errno> {
-        dgram::send(self.fd, data, messages, self.to, self.from)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
     }
 }
 
-/// How many items go into the next message, and every how many bytes it is to be cut.
-fn group(items: &[Item], cuts: bool) -> Option<(usize, u16)> {
-    let (first, rest) = items.split_first()?;
-    let size = first.payload.len();
-    if first.segment != 0 {
-        // Without cuts it is sent alone, in pieces.
-        return cuts.then_some((1, first.segment));
+impl Shared {
+    fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {
+        Some(Way { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
     }
-    let (mut count, mut total, mut last) = (1, size, size);
-    for item in rest.iter().filter(|_| cuts && size > 0) {
-        let len = item.payload.len();
-        total += len;
-        let end = last < size || len > size || len == 0;
-        if end || item.segment != 0 || total > MAX_CUT_BYTES || count == MAX_CUTS {
-            break;
-        }
-        (count, last) = (count + 1, len);
-    }
-    Some((count, if count > 1 { u16::try_from(size).ok()? } else { 0 }))
 }
 
-/// The kernel, or the device it would send through, cannot cut a message.
-fn refuses_cuts(error: Errno) -> bool {
-    matches!(error, Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::OPNOTSUPP | Errno::NOPROTOOPT)
-}
-
-/// Passes on the errors that a flow's own socket has.
+/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told.
 fn own_failures<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, fd: &OwnedFd) {
     let mut payload = [0; QUOTE];
     for _ in 0..BURST {
         let Ok(failure) = dgram::receive_failure(fd.as_fd(), &mut payload) else { break };
-        report(ctx, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default());
+        match key.via {
+            Via::Link => report(ctx, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default()),
+            Via::Bypass(_) => ctx.dropped(DropReason::Socket),
+        }
     }
     let _ = super::socket_error(fd);
 }

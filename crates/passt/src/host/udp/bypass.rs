@@ -1,0 +1,95 @@
+//! Datagrams that bypass the link: what comes from the loopback interface of either side goes
+//! from socket to socket, never in frames.
+//!
+//! Clients talk to a listening socket. For each there is a flow with a socket on the other side,
+//! connected to the server, that has the client's port where it is free; so answers
+//! find the client for whom they are, and it sees the address that it sent to as their source.
+//! Batches stay batches, and what the kernel joined stays joined.
+//!
+//! Left out: errors. A client on loopback would hear of a closed port at once, but nothing makes
+//! a listening socket say so to a single client. They are counted, and the flow
+//! goes on, since a server may come.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+
+use arrayvec::ArrayVec;
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::drop::DropReason;
+use passt_sys::dgram::{BATCH, Inbox};
+use rustix::net::SocketType;
+
+use super::send::{Item, Way};
+use super::{Sockets, UdpFlow, any, connect};
+use crate::flow::Side;
+use crate::host::{Verdict, bare_socket};
+use crate::link::Link;
+use crate::worker::Context;
+
+/// A socket for what came in on side `from`, on the other side and connected to `server`, if possible
+/// from `port`.
+pub(super) fn open<L: Link>(
+    ctx: &Context<L>,
+    from: Side,
+    server: Endpoint,
+    port: u16,
+) -> Result<OwnedFd, DropReason> {
+    let made = match (from, &ctx.inside) {
+        (Side::Namespace, _) => datagram_socket(server.addr),
+        (Side::Host, Some(inside)) => inside.run(move || datagram_socket(server.addr)).and_then(|made| made),
+        (Side::Host, None) => return Err(DropReason::Unmapped),
+    };
+    let local = Endpoint::new(any(server.addr), port);
+    let fd = made.map_err(|_| DropReason::Socket)?;
+    connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
+    Ok(fd)
+}
+
+fn datagram_socket(remote: Addr) -> io::Result<OwnedFd> {
+    bare_socket(SocketType::DGRAM, None, remote)
+}
+
+impl UdpFlow {
+    /// Passes on what is in the inbox at `messages`, from the client.
+    pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
+        self.used(0, ctx.now);
+        let way = self.sockets.to_remote(&ctx.listeners);
+        let failed = way.map(|way| relay(&way, &ctx.udp.inbox, messages, &mut self.cuts));
+        count(ctx, failed)
+    }
+
+    /// Passes on what is in the inbox at `messages`, from the server.
+    pub(super) fn answer<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
+        self.used(1, ctx.now);
+        let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
+        let way = client.way(&ctx.listeners);
+        let failed = way.map(|way| relay(&way, &ctx.udp.inbox, messages, &mut self.cuts));
+        count(ctx, failed)
+    }
+}
+
+/// Sends messages of the inbox; returns how many could not be sent.
+fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut bool) -> usize {
+    let item = |index| {
+        let (message, _) = inbox.message(index)?;
+        let cut = message.len > usize::from(message.segment);
+        Some(Item { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
+    };
+    let items: ArrayVec<_, BATCH> = messages.filter_map(item).collect();
+    let (mut rest, mut failed) = (items.as_slice(), 0);
+    while let Some((sent, _)) = way.deliver(inbox, rest, cuts) {
+        failed += 1;
+        rest = rest.get(sent + 1..).unwrap_or_default();
+    }
+    failed
+}
+
+/// Counts what failed; a flow whose listening socket is closed ends.
+fn count<L: Link>(ctx: &mut Context<L>, failed: Option<usize>) -> Verdict {
+    let Some(failed) = failed else { return Verdict::Remove };
+    for _ in 0..failed {
+        ctx.dropped(DropReason::Socket);
+    }
+    Verdict::Keep
+}

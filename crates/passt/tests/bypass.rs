@@ -1,0 +1,347 @@
+//! Datagrams that bypass the link, through the whole engine without one. Both sides are the namespace
+//! of the test: clients and servers are sockets on its loopback interface, where what
+//! is sent has arrived when the call returns.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use passt::cli::{Listen, PortRange, Rule};
+use passt::flow::{Protocol, Side};
+use passt::forward::Forward;
+use passt::link::none::NoLink;
+use passt::worker::{Options, Protocols, Worker};
+use passt_proto::addr::Mac;
+use passt_proto::drop::DropReason;
+use passt_proto::responder;
+use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
+use passt_proto::time::Instant;
+use passt_sys::dgram::{self, Outgoing};
+use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::namespace::Resident;
+
+const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
+
+struct Engine {
+    worker: Worker<NoLink>,
+    now: Instant,
+}
+
+impl Engine {
+    fn new(bypass: Bypass) -> Self {
+        // An address of ours that is not the one that clients talk to.
+        let v4 = FamilyMap { assigned: Some(ip("127.0.0.2").into()), ..FamilyMap::default() };
+        let options = Options {
+            services: responder::Config {
+                our_mac: Mac([2; 6]),
+                mtu: 0,
+                v4: None,
+                v6: None,
+                search: arrayvec::ArrayVec::new(),
+                hostname: None,
+                fqdn: None,
+                services: responder::Services::empty(),
+            },
+            map: AddressMap { bypass, v4, ..AddressMap::default() },
+            outbound_if: [None, None],
+            protocols: Protocols { tcp: true, udp: true, icmp: true },
+            max_flows: 64,
+            stats: None,
+            secrets: [1, 2, 3, 4],
+        };
+        let now = Instant::from_millis(1000);
+        let mut worker = Worker::new(NoLink, &options, now).unwrap();
+        worker.context().inside = Some(Resident::here().unwrap());
+        Self { worker, now }
+    }
+
+    /// Forwards `port` of one side to `to` of the other.
+    fn forward(&mut self, side: Side, address: &str, port: u16, to: u16) {
+        let listen = Listen { addr: Some(ip(address)), interface: None };
+        let rule = Rule {
+            listen,
+            ports: PortRange::new(port, port).unwrap(),
+            to,
+            target: None,
+            weak: false,
+            scan: false,
+        };
+        // Opened as for the host: sockets of the namespace would listen on one interface.
+        let mut listeners = Forward::default().open(Side::Host, Protocol::Udp, vec![rule]).unwrap();
+        for listener in &mut listeners {
+            listener.side = side;
+        }
+        self.worker.listen(listeners).unwrap();
+    }
+
+    /// A client's socket, connected to a port that stands for `server` on the other side.
+    fn client_of(&mut self, side: Side, server: &UdpSocket, address: &str) -> UdpSocket {
+        let port = free_port(address);
+        self.forward(side, address, port, server.local_addr().unwrap().port());
+        client(address, port)
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn(self.now).unwrap();
+    }
+
+    fn sleep_until_flows_end(&mut self) -> Duration {
+        let begun = self.now;
+        while self.worker.flow_count() > 0 {
+            self.now = self.worker.next_timeout().unwrap();
+            self.turn();
+        }
+        self.now.since(begun)
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn socket(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind((address, 0)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+fn client(address: &str, port: u16) -> UdpSocket {
+    let client = socket(if address.contains(':') { "::1" } else { "127.0.0.1" });
+    client.connect((address, port)).unwrap();
+    client
+}
+
+fn free_port(address: &str) -> u16 {
+    socket(address).local_addr().unwrap().port()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
+}
+
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 65_536];
+    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    buffer.truncate(len);
+    (buffer, from)
+}
+
+fn empty(socket: &UdpSocket) -> bool {
+    socket.recv(&mut [0; 9]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn datagrams_of_every_size_both_ways() {
+    for (side, address) in [Side::Host, Side::Namespace].into_iter().flat_map(|s| LOOPBACKS.map(|a| (s, a))) {
+        let mut engine = Engine::new(Bypass::Loopback);
+        let server = socket(address);
+        let client = engine.client_of(side, &server, address);
+        for len in [0, 1, 2, 1472, 1473, 9000, 32_768, 65_471, 65_506, 65_507] {
+            client.send(&pattern(len)).unwrap();
+            engine.turn();
+            let (received, from) = receive(&server);
+            assert!(received == pattern(len), "{len} bytes arrived as {}", received.len());
+            server.send_to(&received, from).unwrap();
+            engine.turn();
+            // The client is connected: it hears nobody but whom it talked to.
+            assert!(receive(&client).0 == pattern(len), "{len} bytes came back");
+        }
+        assert_eq!(engine.worker.flow_count(), 1);
+    }
+}
+
+/// Clients keep their ports if these are free on the other side, and are told apart in any case.
+#[test]
+fn clients_are_kept_apart() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    let port = free_port("127.0.0.1");
+    engine.forward(Side::Host, "127.0.0.1", port, server.local_addr().unwrap().port());
+    let clients: Vec<UdpSocket> = (0..60).map(|_| client("127.0.0.1", port)).collect();
+    for (i, client) in (0u8..).zip(&clients) {
+        client.send(&[i]).unwrap();
+    }
+    engine.turn();
+    engine.turn();
+    let mut all: Vec<_> = clients.iter().map(|_| receive(&server)).collect();
+    all.reverse();
+    for (payload, from) in &all {
+        server.send_to(payload, from).unwrap();
+    }
+    for _ in 0..3 {
+        engine.turn();
+    }
+    for (i, client) in (0u8..).zip(&clients) {
+        assert_eq!(receive(client).0, [i]);
+        assert!(empty(client));
+    }
+    assert_eq!(engine.worker.flow_count(), 60);
+}
+
+#[test]
+fn who_arrives_where() {
+    for (bypass, side, reached, expected) in [
+        (Bypass::Public, Side::Host, "127.0.0.1", "127.0.0.2"),
+        (Bypass::Public, Side::Host, "127.0.0.9", "127.0.0.2"),
+        (Bypass::Loopback, Side::Host, "127.0.0.9", "127.0.0.9"),
+        (Bypass::Loopback, Side::Namespace, "127.0.0.9", "127.0.0.1"),
+        (Bypass::Loopback, Side::Host, "::1", "::1"),
+    ] {
+        let mut engine = Engine::new(bypass);
+        let server = socket(expected);
+        let to_any = if reached == "::1" { "::" } else { "0.0.0.0" };
+        let port = free_port(to_any);
+        engine.forward(side, to_any, port, server.local_addr().unwrap().port());
+        let client = client(reached, port);
+        client.send(b"?").unwrap();
+        engine.turn();
+        let (_, from) = receive(&server);
+        server.send_to(b"!", from).unwrap();
+        engine.turn();
+        assert_eq!(receive(&client).0, b"!", "{bypass:?} {side:?} {reached}");
+    }
+}
+
+/// Without a bypass, or an address of the guest, or a way into the namespace, nothing passes.
+#[test]
+fn nothing_bypasses_unless_it_may() {
+    let cases = [
+        (Bypass::Off, "127.0.0.1", true),
+        (Bypass::Public, "::1", true),
+        (Bypass::Public, "127.0.0.1", false),
+    ];
+    for (bypass, address, inside) in cases {
+        let mut engine = Engine::new(bypass);
+        if !inside {
+            engine.worker.context().inside = None;
+        }
+        let server = socket(if address == "::1" { address } else { "0.0.0.0" });
+        let client = engine.client_of(Side::Host, &server, address);
+        client.send(b"?").unwrap();
+        engine.turn();
+        assert!(empty(&server));
+        assert_eq!(engine.worker.drops(DropReason::Unmapped), 1, "{bypass:?} {address}");
+    }
+}
+
+/// What a sender's kernel left joined is passed on joined; batches come out as they went in.
+#[test]
+fn batches_and_joined_datagrams() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    dgram::want_joined(server.as_fd()).unwrap();
+    let client = engine.client_of(Side::Host, &server, "127.0.0.1");
+    dgram::want_joined(client.as_fd()).unwrap();
+    let payload = pattern(30_500);
+    let mut data = Gather::new();
+    data.push(&payload);
+    let mut buffer = vec![0; 65_536];
+    let mut joined = |socket: &UdpSocket| {
+        let mut into = Scatter::new();
+        into.push(&mut buffer);
+        let message = dgram::receive(socket.as_fd(), &into).unwrap();
+        assert!(buffer[..message.len] == payload);
+        (message.segment, message.source.unwrap())
+    };
+    dgram::send(client.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1000 }], None, None)
+        .unwrap();
+    engine.turn();
+    let (segment, from) = joined(&server);
+    assert_eq!(segment, 1000);
+    server.connect(from).unwrap();
+    dgram::send(server.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1200 }], None, None)
+        .unwrap();
+    engine.turn();
+    assert_eq!(joined(&client).0, 1200);
+
+    let sizes = [1000, 1000, 1000, 400, 1200, 1200, 1300, 0, 7];
+    for len in sizes {
+        client.send(&pattern(len)).unwrap();
+    }
+    engine.turn();
+    let mut received = 0;
+    while received < sizes.iter().sum() {
+        received += receive(&server).0.len();
+    }
+    assert_eq!(received, sizes.iter().sum());
+}
+
+/// A closed port is counted, once the kernel has told of it, and ends nothing: a server may come.
+#[test]
+fn a_closed_port_ends_nothing() {
+    for address in LOOPBACKS {
+        let mut engine = Engine::new(Bypass::Loopback);
+        let absent = socket(address);
+        let at = absent.local_addr().unwrap();
+        let client = engine.client_of(Side::Host, &absent, address);
+        drop(absent);
+        for _ in 0..2 {
+            client.send(b"anybody?").unwrap();
+            engine.turn();
+            engine.turn();
+        }
+        assert_eq!(engine.worker.drops(DropReason::Socket), 2);
+        assert!(empty(&client));
+        let server = UdpSocket::bind(at).unwrap();
+        client.send(b"now?").unwrap();
+        engine.turn();
+        assert_eq!(receive(&server).0, b"now?");
+        assert_eq!(engine.worker.flow_count(), 1);
+    }
+}
+
+#[test]
+fn unused_flows_end() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    let client = engine.client_of(Side::Host, &server, "127.0.0.1");
+    client.send(b"1").unwrap();
+    engine.turn();
+    receive(&server);
+    let single = engine.sleep_until_flows_end();
+    for _ in 0..2 {
+        client.send(b"2").unwrap();
+        engine.turn();
+        let (_, from) = receive(&server);
+        server.send_to(b"3", from).unwrap();
+        engine.turn();
+        receive(&client);
+    }
+    let stream = engine.sleep_until_flows_end();
+    assert!(single >= Duration::from_secs(1) && stream > single, "{single:?} {stream:?}");
+}
+
+/// Without the listening socket there is no way to the client.
+#[test]
+fn a_flow_ends_with_its_listener() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    let client = engine.client_of(Side::Host, &server, "127.0.0.1");
+    client.send(b"?").unwrap();
+    engine.turn();
+    let (_, from) = receive(&server);
+    let numbers: Vec<u32> = engine.worker.context().listeners.iter().map(|(number, _)| number).collect();
+    for number in numbers {
+        engine.worker.context().listeners.remove(number);
+    }
+    server.send_to(b"!", from).unwrap();
+    engine.turn();
+    assert_eq!(engine.worker.flow_count(), 0);
+}
+
+#[test]
+fn a_full_table_refuses_and_counts() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    let port = free_port("127.0.0.1");
+    engine.forward(Side::Host, "127.0.0.1", port, server.local_addr().unwrap().port());
+    let clients: Vec<UdpSocket> = (0..65).map(|_| client("127.0.0.1", port)).collect();
+    for client in &clients {
+        client.send(b"?").unwrap();
+        engine.turn();
+    }
+    assert_eq!(engine.worker.flow_count(), 64);
+    assert_eq!(engine.worker.drops(DropReason::TableFull), 1);
+}
