@@ -1,6 +1,7 @@
 //! Ports that follow what listens on the other side, as they do unless told otherwise.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use passt_tests::transfer::{at, exchange};
@@ -45,6 +46,21 @@ fn noticed(what: &str, ready: impl Fn() -> bool) {
     eventually_within(NOTICED, what, || ready().then_some(()));
 }
 
+/// A client at `place` exchanges data with TCP port 5001 and UDP port 6001 of `to`, and is seen by the address
+/// given. With none the ports are closed.
+fn seen_as(place: &impl Place, to: &str, client: Option<&str>) {
+    let (tcp, udp) = (at(to, 5001), format!("udp-ask {} who", at(to, 6001)));
+    let Some(client) = client else {
+        let outcome = place.peer(&format!("connect {tcp}"));
+        assert!(outcome.starts_with("ConnectionRefused"), "{tcp}: {outcome}");
+        return assert_eq!(place.peer(&udp).trim(), "ConnectionRefused", "{udp}");
+    };
+    exchange(place, &tcp);
+    assert_eq!(place.peer(&format!("who {tcp}")).trim(), client, "{tcp}");
+    let seen: SocketAddr = place.peer(&udp).trim().parse().expect("an address");
+    assert_eq!(seen.ip().to_canonical().to_string(), client, "{udp}");
+}
+
 #[test]
 fn services_inside_come_and_go() {
     let Some((guest, net)) = start("-T none -U none") else { return };
@@ -56,17 +72,11 @@ fn services_inside_come_and_go() {
         let servers = [guest.serve(&listen(5001)), udp_server(&guest, &listen(6001))];
         noticed("TCP", || bound(&net.host, "tcp", 5001) == families);
         noticed("UDP", || bound(&net.host, "udp", 6001) == families);
-        for (to, client, serves) in [(HOST4, GATEWAY4, families[0]), (HOST6, GATEWAY6, families[1])] {
-            if serves {
-                exchange(&net.peer, &at(to, 5001));
-                assert_eq!(net.peer.peer(&format!("who {}", at(to, 5001))).trim(), client);
-                let seen = net.peer.peer(&format!("udp-ask {} who", at(to, 6001)));
-                assert!(seen.contains(client), "{seen}");
-            } else {
-                let outcome = net.peer.peer(&format!("connect {}", at(to, 5001)));
-                assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
-            }
-        }
+        let [v4, v6] = families;
+        seen_as(&net.peer, HOST4, v4.then_some(GATEWAY4));
+        seen_as(&net.peer, HOST6, v6.then_some(GATEWAY6));
+        seen_as(&net.host, "127.0.0.1", v4.then_some(HOST4));
+        seen_as(&net.host, "::1", v6.then_some(HOST6));
         drop(servers);
         noticed("the end", || bound(&net.host, "tcp", 5001) == [false; 2]);
         noticed("the end", || bound(&net.host, "udp", 6001) == [false; 2]);
@@ -80,18 +90,18 @@ fn services_of_the_host_come_and_go() {
     for (address, families) in
         [("[::]", [true, true]), ("127.0.0.1", [true, false]), ("[::1]", [false, true]), (HOST4, [false; 2])]
     {
-        let servers = [5001, 5009].map(|port| {
-            // The second one shows when the first has been looked at.
-            net.host.serve(&if port == 5001 { format!("{address}:{port}") } else { format!("[::]:{port}") })
-        });
+        let servers = (
+            net.host.serve(&format!("{address}:5001")),
+            udp_server(&net.host, &format!("{address}:6001")),
+            // When this is seen, the others have been.
+            net.host.serve("[::]:5009"),
+        );
         noticed("the other", || bound(&guest, "tcp", 5009) == [true; 2]);
         assert_eq!(bound(&guest, "tcp", 5001), families, "{address}");
         assert_eq!(bound(&guest, "udp", 5001), families, "{address}: UDP follows");
+        assert_eq!(bound(&guest, "udp", 6001), families, "{address}: UDP");
         for (loopback, serves) in ["127.0.0.1", "::1"].into_iter().zip(families) {
-            if serves {
-                exchange(&guest, &at(loopback, 5001));
-                assert_eq!(guest.peer(&format!("who {}", at(loopback, 5001))).trim(), loopback);
-            }
+            seen_as(&guest, loopback, serves.then_some(loopback));
         }
         drop(servers);
         noticed("the end", || bound(&guest, "tcp", 5001) == [false; 2]);

@@ -31,7 +31,7 @@ use rustix::net::{SocketType, sockopt};
 
 use self::send::{Frames, Item, MAX_CUTS, Way};
 use super::{Verdict, unreachable, with_flow};
-use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
+use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::Listeners;
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::worker::Context;
@@ -309,7 +309,8 @@ fn inbound<L: Link>(
             _ => Err(DropReason::Unmapped),
         };
     }
-    if flows.is_full() {
+    // Clients in the namespace are the guest's own.
+    if flows.is_full() || flows.is_reserved() && listener.side == Side::Host {
         return Err(DropReason::TableFull);
     }
     let sockets = match key.via {
