@@ -113,6 +113,21 @@ fn loopback_is_not_exposed() {
     }
 }
 
+/// A port that is forwarded both ways between loopbacks leads nowhere, and not round for ever.
+#[test]
+fn a_port_forwarded_both_ways() {
+    let Some(net) = Net::new() else { return };
+    let options = format!("--config-net --host-lo-to-ns-lo -t {IN} -u {IN} -T {IN} -U {IN}");
+    let guest = net.pasta(User::Normal).with(&options).start();
+    let before = guest.descriptors();
+    let places: [&dyn Place; 2] = [&net.host, &guest];
+    for place in places {
+        assert_eq!(place.peer(&format!("udp-ask {} hello", at("127.0.0.1", IN))).trim(), "WouldBlock");
+        place.start_peer(&format!("who {}", at("127.0.0.1", IN))).finish();
+    }
+    assert!(guest.descriptors() <= before + 64, "{} were {before}", guest.descriptors());
+}
+
 /// A resolver in the namespace answers on the host's loopback.
 #[test]
 fn a_resolver_inside() {

@@ -292,6 +292,20 @@ fn a_closed_port_ends_nothing() {
     }
 }
 
+/// What would go round for ever does not begin to.
+#[test]
+fn a_port_forwarded_both_ways() {
+    for (side, other) in [(Side::Host, Side::Namespace), (Side::Namespace, Side::Host)] {
+        let mut engine = Engine::new(Bypass::Loopback);
+        let ports = [(); 2].map(|()| free_port("127.0.0.1"));
+        engine.forward(side, "127.0.0.1", ports[0], ports[1]);
+        engine.forward(other, "127.0.0.1", ports[1], ports[0]);
+        client("127.0.0.1", ports[0]).send(b"?").unwrap();
+        engine.turn();
+        assert_eq!((engine.worker.flow_count(), engine.worker.drops(DropReason::Circular)), (0, 1));
+    }
+}
+
 #[test]
 fn unused_flows_end() {
     let mut engine = Engine::new(Bypass::Loopback);

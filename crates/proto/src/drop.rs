@@ -51,6 +51,8 @@ reasons! {
     IpSource = "ip-source",
     /// The destination address makes no sense for the protocol.
     IpDestination = "ip-destination",
+    /// It would come back to us for ever: a port is forwarded both ways between loopbacks.
+    Circular = "circular",
     /// A loopback address on a link.
     Loopback = "loopback",
     /// Malformed TCP header.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
-use passt_proto::rules::AddressMap;
+use passt_proto::rules::{AddressMap, Bypass};
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -98,6 +98,18 @@ impl Listeners {
     /// All of them with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Listener)> {
         self.open.iter().map(|(&number, listener)| (number, listener))
+    }
+
+    /// Whether what a flow on the bypass sends to `target` would come back to us, again and again: where
+    /// both loopbacks stand for each other, and the port is forwarded both ways.
+    pub(crate) fn circular(&self, bypass: Bypass, key: &Key, target: Endpoint) -> bool {
+        bypass == Bypass::Loopback
+            && self.open.values().any(|l| {
+                key.via != Via::Bypass(l.side)
+                    && key.protocol == l.protocol
+                    && target.port == l.place.port
+                    && (target.addr == l.addr || l.addr.is_unspecified())
+            })
     }
 
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what

@@ -133,8 +133,12 @@ pub(crate) fn begin<L: Link>(
     let Accepted { fd, side, client, reached, target, ticket } = accepted;
     let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
     let result = start(ctx, flows, key, target);
-    let Ok((other, connecting)) = result else {
-        return refuse(&fd);
+    let (other, connecting) = match result {
+        Ok(started) => started,
+        Err(error) => {
+            log::debug!("{key}: {error}");
+            return refuse(&fd);
+        }
     };
     let flow = SpliceFlow {
         ends: [End::new(fd), End::new(other)],
@@ -167,6 +171,9 @@ fn start<L>(
     if flows.is_full() {
         return Err(Errno::NFILE.into());
     }
+    if ctx.listeners.circular(ctx.map.bypass, &key, target) {
+        return Err(Errno::LOOP.into());
+    }
     let v4 = target.addr.is_v4();
     let fd = match (key.via, &ctx.inside) {
         (Via::Bypass(Side::Host), Some(inside)) => ctx.splice.sockets.take(inside, v4)?,
@@ -178,10 +185,7 @@ fn start<L>(
     match rustix::net::connect(&fd, &target.socket_addr()) {
         Ok(()) => Ok((fd, false)),
         Err(Errno::INPROGRESS) => Ok((fd, true)),
-        Err(error) => {
-            log::debug!("{key}: {error}");
-            Err(error.into())
-        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -313,6 +313,9 @@ fn inbound<L: Link>(
     if flows.is_full() || flows.is_reserved() && listener.side == Side::Host {
         return Err(DropReason::TableFull);
     }
+    if ctx.listeners.circular(ctx.map.bypass, &key, remote) {
+        return Err(DropReason::Circular);
+    }
     let sockets = match key.via {
         Via::Link => Sockets::Shared(shared),
         Via::Bypass(from) => Sockets::Both(bypass::open(ctx, from, remote, key.remote.port)?, shared),
