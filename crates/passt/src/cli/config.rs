@@ -131,7 +131,7 @@ pub enum RepairSocket {
 }
 
 /// Options of pasta.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PastaOptions {
     /// The namespace to connect.
     pub target: Target,
@@ -156,11 +156,12 @@ pub struct PastaOptions {
 }
 
 /// The network namespace that pasta connects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Target {
     /// A new one, in which this program runs; never empty.
     Command(Vec<OsString>),
     /// A new one, in which the user's login shell runs.
+    #[default]
     Shell,
     /// That of a process.
     Pid(i32),
@@ -185,9 +186,10 @@ impl Target {
 }
 
 /// The user namespace that pasta works in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Userns {
     /// A new one.
+    #[default]
     New,
     /// The one we are in.
     Current,
@@ -196,9 +198,10 @@ pub enum Userns {
 }
 
 /// Which traffic bypasses the tap device by splicing sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Splice {
     /// Loopback traffic.
+    #[default]
     Loopback,
     /// None.
     Never,

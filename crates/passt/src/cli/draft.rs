@@ -52,7 +52,7 @@ impl Draft {
             program,
             config: default_config(program, Mode::Passt(passt.clone())),
             passt,
-            pasta: default_pasta(),
+            pasta: PastaOptions { netns_quit: true, ..PastaOptions::default() },
             socket: None,
             fd: None,
             netns: None,
@@ -73,6 +73,11 @@ impl Draft {
     /// Keeps a line for the log.
     pub(super) fn warn(&mut self, text: impl Into<String>) {
         self.config.warnings.push(text.into());
+    }
+
+    /// Warns of an option that is there for compatibility alone.
+    pub(super) fn will_go(&mut self, option: &str) {
+        self.warn(format!("{option} will be dropped soon"));
     }
 
     /// Checks what no option can by itself, and draws the conclusions.
@@ -293,20 +298,5 @@ fn default_config(program: Program, mode: Mode) -> Config {
             udp_out: Ports::None,
         },
         warnings: Vec::new(),
-    }
-}
-
-fn default_pasta() -> PastaOptions {
-    PastaOptions {
-        target: Target::Shell,
-        userns: Userns::New,
-        interface: None,
-        mac: None,
-        config_net: false,
-        copy_routes: PerFamily { v4: true, v6: true },
-        copy_addrs: PerFamily { v4: true, v6: true },
-        host_lo_to_ns_lo: false,
-        splice: Splice::Loopback,
-        netns_quit: true,
     }
 }

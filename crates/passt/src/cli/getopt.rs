@@ -40,25 +40,18 @@ impl Getopt {
 
     /// The next option, or the operands; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Token>, Error> {
-        enum Word {
-            Long(String),
-            Short(char),
-            Operand(OsString),
-        }
-        let word = match self.words.next() {
-            Ok(None) => return Ok(None),
-            Ok(Some(lexopt::Arg::Long(name))) => Word::Long(name.to_owned()),
-            Ok(Some(lexopt::Arg::Short(letter))) => Word::Short(letter),
-            Ok(Some(lexopt::Arg::Value(operand))) => Word::Operand(operand),
-            Err(error) => return Err(self.fail(&error.to_string())),
-        };
-        match word {
-            Word::Long(name) => self.long(&name).map(Some),
-            Word::Short(letter) => self.short(letter).map(Some),
-            Word::Operand(first) => {
+        match self.words.next() {
+            Ok(None) => Ok(None),
+            Ok(Some(lexopt::Arg::Long(name))) => {
+                let name = name.to_owned();
+                self.long(&name).map(Some)
+            }
+            Ok(Some(lexopt::Arg::Short(letter))) => self.short(letter).map(Some),
+            Ok(Some(lexopt::Arg::Value(first))) => {
                 let rest = self.words.raw_args().into_iter().flatten();
                 Ok(Some(Token::Operands([first].into_iter().chain(rest).collect())))
             }
+            Err(error) => Err(self.fail(&error.to_string())),
         }
     }
 
@@ -75,15 +68,16 @@ impl Getopt {
                 return Err(self.unknown(&word, found));
             }
         };
-        let shown = format!("--{}", option.long);
+        let shown = format!("--{}", option.long());
         match (&option.action, value) {
             (Action::Flag(_) | Action::Print(_), Some(_)) => {
                 Err(self.fail(&format!("option '{shown}' doesn't allow an argument")))
             }
-            (Action::Value(..), None) => match self.words.value() {
-                Ok(value) => Ok(Token::Option(option, shown, Some(value))),
-                Err(_) => Err(self.fail(&format!("option '{shown}' requires an argument"))),
-            },
+            (Action::Value(_), None) => {
+                let missing = |_| self.fail(&format!("option '{shown}' requires an argument"));
+                let value = self.words.value().map_err(missing)?;
+                Ok(Token::Option(option, shown, Some(value)))
+            }
             (_, value) => Ok(Token::Option(option, shown, value)),
         }
     }
@@ -94,12 +88,10 @@ impl Getopt {
         };
         let value = match option.action {
             Action::Flag(_) | Action::Print(_) => None,
-            Action::Value(..) => match self.words.value() {
-                Ok(value) => Some(value),
-                Err(_) => {
-                    return Err(self.fail(&format!("option requires an argument -- '{letter}'")));
-                }
-            },
+            Action::Value(_) => {
+                let missing = |_| self.fail(&format!("option requires an argument -- '{letter}'"));
+                Some(self.words.value().map_err(missing)?)
+            }
         };
         Ok(Token::Option(option, format!("-{letter}"), value))
     }
@@ -112,7 +104,7 @@ impl Getopt {
         let mut text = format!("option '{word}' is ambiguous; possibilities:");
         for option in found {
             // Writing to a string can't fail.
-            let _ = write!(text, " '--{}'", option.long);
+            let _ = write!(text, " '--{}'", option.long());
         }
         self.fail(&text)
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Program;
-use super::option::{Action, Opt};
+use super::option::Opt;
 use super::options::GROUPS;
 
 /// Column in which descriptions begin.
@@ -54,14 +54,8 @@ pub(super) fn capabilities(_: Program, _name: &str) -> String {
 }
 
 fn describe(text: &mut String, option: &Opt) {
-    let mut names = match option.short {
-        Some(letter) => format!("  -{letter}, --{}", option.long),
-        None => format!("      --{}", option.long),
-    };
-    if let Action::Value(placeholder, _) = option.action {
-        names.push(' ');
-        names.push_str(placeholder);
-    }
+    let indent = if option.short().is_some() { 2 } else { 6 };
+    let names = format!("{:indent$}{}", "", option.names);
     let mut first = names.as_str();
     if first.len() + 2 > COLUMN {
         line(text, format_args!("{first}"));

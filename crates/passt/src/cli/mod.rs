@@ -77,7 +77,7 @@ fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
         }
         match option.action {
             Action::Flag(set) => set(&mut draft),
-            Action::Value(_, set) => {
+            Action::Value(set) => {
                 let value = value.unwrap_or_default();
                 set(&mut draft, &Arg::new(&shown, &value))?;
             }
@@ -106,7 +106,7 @@ impl Program {
     fn detect(name: &OsStr, argv: &[OsString]) -> Option<Self> {
         let mut words = Getopt::new(argv.to_vec());
         while let Ok(Some(Token::Option(option, ..))) = words.next() {
-            if option.long == options::VHOST_USER {
+            if option.long() == "vhost-user" {
                 return Some(Self::VhostUser);
             }
         }
@@ -128,20 +128,10 @@ enum Error {
     Program,
     /// An option of another mode.
     #[error("{shown} is for {mode} mode only")]
-    Scope {
-        /// The option as it was given.
-        shown: String,
-        /// The mode it belongs to.
-        mode: &'static str,
-    },
+    Scope { shown: String, mode: &'static str },
     /// A value that the option can't take.
     #[error("Invalid {what}: {value}")]
-    Invalid {
-        /// What it should have been.
-        what: &'static str,
-        /// What was given.
-        value: String,
-    },
+    Invalid { what: &'static str, value: String },
     /// A value that isn't the name of an interface.
     #[error("Invalid interface name {0}: not a name that an interface can have")]
     Interface(String),
@@ -153,12 +143,7 @@ enum Error {
     Mtu(u64),
     /// A DNS server or search domain that can't be one.
     #[error("Cannot use DNS {what} {value}")]
-    Dns {
-        /// `address` or `search domain`.
-        what: &'static str,
-        /// What was given.
-        value: String,
-    },
+    Dns { what: &'static str, value: String },
     /// Options that exclude or lack each other.
     #[error("{0}")]
     Conflict(&'static str),

@@ -1,6 +1,6 @@
 //! What an option is: its names, where it belongs, what it does with its argument.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::draft::Draft;
@@ -9,10 +9,8 @@ use super::{Error, Program};
 
 /// One option.
 pub(super) struct Opt {
-    /// The long name, without dashes.
-    pub(super) long: &'static str,
-    /// The letter.
-    pub(super) short: Option<char>,
+    /// Letter, long name and argument as the help shows them: `-m, --mtu MTU`, `--pid FILE`.
+    pub(super) names: &'static str,
     /// Modes that have it.
     pub(super) scope: Scope,
     /// What it does, and whether it takes an argument.
@@ -51,8 +49,8 @@ impl Scope {
 pub(super) enum Action {
     /// Takes no argument.
     Flag(fn(&mut Draft)),
-    /// Takes an argument, shown by this name.
-    Value(&'static str, fn(&mut Draft, &Arg<'_>) -> Result<(), Error>),
+    /// Takes an argument.
+    Value(fn(&mut Draft, &Arg<'_>) -> Result<(), Error>),
     /// Ends the program with this text, made for a program and the name it was called by.
     Print(fn(Program, &str) -> String),
 }
@@ -89,6 +87,13 @@ impl<'a> Arg<'a> {
         valid.then(|| self.value.into()).ok_or_else(|| self.invalid(what))
     }
 
+    /// Adds it to a list that is read later.
+    #[expect(clippy::unnecessary_wraps, reason = "all options with an argument look the same")]
+    pub(super) fn push_to(&self, list: &mut Vec<OsString>) -> Result<(), Error> {
+        list.push(self.value.to_owned());
+        Ok(())
+    }
+
     /// Whether it is this word.
     pub(super) fn is(&self, text: &str) -> bool {
         self.value == text
@@ -106,35 +111,51 @@ impl<'a> Arg<'a> {
 }
 
 /// An option without argument.
-pub(super) const fn flag(long: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Flag(set), help }
+pub(super) const fn flag(names: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
+    Opt { names, scope: Scope::Both, action: Action::Flag(set), help }
 }
 
 /// An option with an argument.
 pub(super) const fn value(
-    long: &'static str,
-    placeholder: &'static str,
+    names: &'static str,
     help: &'static str,
     set: fn(&mut Draft, &Arg<'_>) -> Result<(), Error>,
 ) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Value(placeholder, set), help }
+    Opt { names, scope: Scope::Both, action: Action::Value(set), help }
 }
 
 /// An option that ends the program with a text.
-pub(super) const fn print(long: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
-    Opt { long, short: None, scope: Scope::Both, action: Action::Print(text), help }
+pub(super) const fn print(names: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
+    Opt { names, scope: Scope::Both, action: Action::Print(text), help }
+}
+
+/// Gives options to some modes alone, apart from those that are limited already.
+pub(super) const fn all_only<const N: usize>(scope: Scope, mut options: [Opt; N]) -> [Opt; N] {
+    let mut i = 0;
+    while i < N {
+        if matches!(options[i].scope, Scope::Both) {
+            options[i].scope = scope;
+        }
+        i += 1;
+    }
+    options
 }
 
 impl Opt {
-    /// Gives it a letter.
-    pub(super) const fn short(mut self, letter: char) -> Self {
-        self.short = Some(letter);
-        self
-    }
-
     /// Gives it to some modes alone.
     pub(super) const fn only(mut self, scope: Scope) -> Self {
         self.scope = scope;
         self
+    }
+
+    /// The long name, without dashes.
+    pub(super) fn long(&self) -> &'static str {
+        let (_, long) = self.names.split_once("--").unwrap_or_default();
+        long.split(' ').next().unwrap_or_default()
+    }
+
+    /// The letter.
+    pub(super) fn short(&self) -> Option<char> {
+        self.names.chars().nth(1).filter(|&letter| letter != '-')
     }
 }

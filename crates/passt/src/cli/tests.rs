@@ -204,11 +204,11 @@ fn options_that_print() {
 fn the_table_is_consistent() {
     let all: Vec<_> = GROUPS.iter().flat_map(|(_, group)| group.iter()).collect();
     for (i, option) in all.iter().enumerate() {
-        assert_eq!(options::by_prefix(option.long).len(), 1, "{}", option.long);
+        assert_eq!(options::by_prefix(option.long()).len(), 1, "{}", option.names);
         for other in &all[..i] {
-            assert_ne!(option.long, other.long);
-            let alias = option.long.starts_with(other.long);
-            assert!(option.short.is_none() || option.short != other.short || alias);
+            assert_ne!(option.long(), other.long());
+            let alias = option.long().starts_with(other.long());
+            assert!(option.short().is_none() || option.short() != other.short() || alias);
         }
     }
     // Every letter that getopt_long was given in the C program.
