@@ -9,24 +9,29 @@ use crate::{Net, Place, eventually};
 /// Has udhcpc configure the interface; what it said, with a line
 /// `LEASE address/bits router dns mtu search`.
 pub fn udhcpc(net: &Net, guest: &impl Place) -> String {
-    let script = script(
-        net,
-        "[ \"$1\" = bound ] || exit 0\n\
-         ip addr add $ip/$mask dev $interface\n\
-         ip route add default via $router dev $interface\n\
-         echo LEASE $ip/$mask $router $dns $mtu $search\n",
-    );
+    let script = script(net, UDHCPC_SCRIPT);
     let options = "-i eth0 -f -q -n -t 5 -T 1 -O mtu -O search";
     guest.run(&format!("udhcpc {options} -s {}", script.display()))
 }
 
-const DHCLIENT_SCRIPT: &str = "case $reason in\n\
+/// What udhcpc calls.
+pub(crate) const UDHCPC_SCRIPT: &str = "#!/bin/sh\n\
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
+    [ \"$1\" = bound ] || exit 0\n\
+    ip addr add $ip/$mask dev $interface\n\
+    ip route add default via $router dev $interface\n\
+    echo LEASE $ip/$mask $router $dns $mtu $search\n";
+
+/// What dhclient calls.
+pub(crate) const DHCLIENT_SCRIPT: &str = "#!/bin/sh\n\
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
+    case $reason in\n\
     BOUND)\n\
     ip addr add $new_ip_address/$new_subnet_mask dev $interface\n\
     ip route add default via $new_routers dev $interface\n\
     echo LEASE $new_ip_address $new_subnet_mask $new_routers $new_domain_name_servers;;\n\
     BOUND6)\n\
-    ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface nodad\n\
+    ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface\n\
     echo LEASE $new_ip6_address $new_dhcp6_name_servers;;\n\
     esac\nexit 0\n";
 
@@ -47,11 +52,10 @@ pub fn wait_for_address(guest: &impl Place, property: &str) -> String {
     })
 }
 
-/// A script for DHCP clients that configures the interface and says `LEASE`.
+/// A file with this script, which configures the interface and says `LEASE`.
 fn script(net: &Net, text: &str) -> PathBuf {
     let path = net.dir().join("script");
-    std::fs::write(&path, format!("#!/bin/sh\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin\n{text}"))
-        .expect("script");
+    std::fs::write(&path, text).expect("script");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("script");
     path
 }

@@ -82,6 +82,17 @@ impl<'n> Launch<'n> {
         Guest { pasta, holder, own_users: true, peer }
     }
 
+    /// Starts the program in the foreground as passt, and waits until it
+    /// listens at a socket of this name in the test's directory.
+    pub fn listen(&self, socket: &str) -> Process {
+        let path = self.net.dir().join(socket);
+        drop(std::fs::remove_file(&path));
+        let mut passt =
+            Process::start(&mut self.command(&format!("--foreground --socket {}", path.display())));
+        passt.wait_for("UNIX domain socket bound at");
+        passt
+    }
+
     /// Starts the program in the foreground for an existing namespace that
     /// process `holder` is in. It is ready when the caller's condition says so.
     pub fn join(&self, operands: &str, holder: u32) -> Guest {

@@ -21,11 +21,13 @@ mod net;
 mod process;
 pub mod stream;
 pub mod transfer;
+mod vm;
 
 pub use guest::{Guest, Launch, User};
 pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
+pub use vm::Vm;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

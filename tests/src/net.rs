@@ -58,6 +58,11 @@ pub trait Place {
     /// The transfer helper where this place's user can read it.
     fn peer_path(&self) -> PathBuf;
 
+    /// How many times longer than on this machine anything may take here.
+    fn slowness(&self) -> u32 {
+        1
+    }
+
     /// Sets a kernel parameter of this namespace, `key=value`.
     fn sysctl(&self, setting: &str) {
         Process::start(self.command("sysctl").args(["-qw", setting])).succeed();

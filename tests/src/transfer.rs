@@ -10,8 +10,8 @@ pub const GIB: u64 = 1 << 30;
 pub const MIB: u64 = 1 << 20;
 
 /// How long a transfer may take: at 200 Mbit/s, and what starting it costs.
-fn deadline(length: u64) -> Duration {
-    Duration::from_secs(15 + length / (25 * MIB))
+pub fn deadline(place: &(impl Place + ?Sized), length: u64) -> Duration {
+    Duration::from_secs(15 + length / (25 * MIB)) * place.slowness()
 }
 
 /// An address and port as `host:port`, with brackets where IPv6 needs them.
@@ -22,14 +22,15 @@ pub fn at(address: &str, port: u16) -> String {
 /// Sends `length` bytes from `place` to the server at `to`, which must get
 /// exactly these.
 pub fn upload(place: &(impl Place + ?Sized), to: &str, length: u64) {
-    let reply = place.start_peer(&format!("up {to} {length} 1")).succeed_within(deadline(length));
+    let reply = place.start_peer(&format!("up {to} {length} 1")).succeed_within(deadline(place, length));
     assert_eq!(reply.trim(), stream::expected(length, 1), "sent to {to}");
 }
 
 /// Fetches `length` bytes from the server at `from` to `place`, which must get
 /// exactly these.
 pub fn download(place: &(impl Place + ?Sized), from: &str, length: u64) {
-    let received = place.start_peer(&format!("down {from} {length} 1")).succeed_within(deadline(length));
+    let received =
+        place.start_peer(&format!("down {from} {length} 1")).succeed_within(deadline(place, length));
     assert_eq!(received.trim(), stream::expected(length, 1), "fetched from {from}");
 }
 

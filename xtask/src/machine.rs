@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("pasta", "passt"),
     ("ping", "iputils-ping"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
     ("slirp4netns", "slirp4netns"),
@@ -31,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tcpdump", "tcpdump"),
     ("udhcpc", "udhcpc"),
     ("wrk", "wrk"),
+    ("xz", "xz-utils"),
 ];
 
 /// Does what can be done as this user; says in one line what can't.

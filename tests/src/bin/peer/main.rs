@@ -7,8 +7,10 @@ mod mangle;
 mod rr;
 mod tcp;
 mod udp;
+mod vm;
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -59,6 +61,8 @@ fn main() -> Result<()> {
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
+        ["agent", ports @ ..] => vm::agent(ports),
+        ["in-vm", dir, words @ ..] => std::process::exit(vm::in_vm(Path::new(dir), words)?),
         other => bail!("unknown command: {other:?}"),
     }
 }

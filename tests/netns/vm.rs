@@ -1,0 +1,216 @@
+//! passt's guests: virtual machines in qemu, with a kernel and programs of their own.
+
+use std::time::Duration;
+
+use passt_tests::dhcp::wait_for_address;
+use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
+use passt_tests::{
+    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually, have,
+    stream,
+};
+
+/// qemu's side of a socket in the test's directory that passt listens at.
+fn netdev(net: &Net, socket: &str) -> String {
+    format!("stream,server=off,addr.type=unix,addr.path={}", net.dir().join(socket).display())
+}
+
+/// A machine that has its addresses, and the passt that gave it them.
+fn start(net: &Net, options: &str) -> Option<(Vm, Process)> {
+    let passt = net.passt(User::Normal).with(options).listen("socket");
+    let vm = Vm::boot(net, "guest", &netdev(net, "socket"))?;
+    configure(&vm);
+    Some((vm, passt))
+}
+
+/// Has a machine get an address of each family; returns what DHCP gave.
+fn configure(vm: &Vm) -> String {
+    vm.run("ip link set eth0 up");
+    let lease = vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
+    wait_for_address(vm, "scope global");
+    // A guest is known by the addresses that it uses.
+    vm.run(&format!("ping -c 1 -W 3 {GATEWAY6}"));
+    lease.lines().find(|line| line.starts_with("LEASE")).expect("a lease").trim().to_owned()
+}
+
+/// The transfer server behind the gateway, in both families.
+fn far_servers(net: &Net) -> [Process; 2] {
+    [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)))
+}
+
+#[test]
+fn configures_itself_and_resolves() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["dnsmasq", "dhclient"]) {
+        return;
+    }
+    net.host.resolv_conf(&format!("nameserver {FAR4}\nnameserver {FAR6}\n"));
+    let mut resolver = net.peer.start(&format!(
+        "dnsmasq --keep-in-foreground --log-facility=- --conf-file=/dev/null --no-resolv --no-hosts --user=root \
+         --pid-file= --bind-interfaces --listen-address={FAR4},{FAR6} \
+         --address=/example.test/203.0.113.7 --address=/example.test/2001:db8::7"
+    ));
+    resolver.wait_for("started");
+    let _passt = net.passt(User::Normal).listen("socket");
+    let Some(vm) = Vm::boot(&net, "guest", &netdev(&net, "socket")) else { return };
+
+    assert_eq!(configure(&vm), format!("LEASE {HOST4}/24 {GATEWAY4} {FAR4} 65520"));
+    let slaac = wait_for_address(&vm, "scope global");
+    assert!(slaac.contains("inet6 2001:db8::5054:ff:fe12:3456/64"), "{slaac}");
+    let lease = vm.run("dhclient -6 -1 -sf /etc/dhclient -cf /dev/null eth0");
+    assert_eq!(lease.trim(), format!("LEASE {HOST6} {FAR6}"));
+    wait_for_address(&vm, &format!("inet6 {HOST6}/"));
+
+    for address in [GATEWAY4, FAR4, GATEWAY6, FAR6] {
+        vm.run(&format!("ping -c 1 -W 3 {address}"));
+    }
+    for resolver in [FAR4, FAR6] {
+        let found = vm.run(&format!("nslookup example.test {resolver}"));
+        assert!(found.contains("203.0.113.7") && found.contains("2001:db8::7"), "{found}");
+    }
+}
+
+#[test]
+fn transfers_by_ipv4() {
+    transfers(FAR4, 1500);
+}
+
+#[test]
+fn transfers_by_ipv6() {
+    transfers(FAR6, 65_520);
+}
+
+fn transfers(address: &str, mtu: u32) {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    vm.run(&format!("ip link set eth0 mtu {mtu}"));
+    upload(&vm, &at(address, 5001), 256 * MIB);
+    download(&vm, &at(address, 5001), 256 * MIB);
+}
+
+/// A server inside is reached from the host and from another machine, and is
+/// told who it is that connects.
+#[test]
+fn serves_a_port() {
+    let Some(net) = Net::new() else { return };
+    let Some((vm, _passt)) = start(&net, "-t 5001 -u 6001") else { return };
+    let _server = vm.serve("[::]:5001");
+    let mut udp_server = vm.start_peer("udp-serve [::]:6001");
+    udp_server.wait_for("LISTENING");
+    // The peer's first address is the gateway's, which stands for the host.
+    net.peer.ip(&format!("route add {HOST4}/32 dev eth0 src {FAR4}"));
+    net.peer.ip(&format!("route add {HOST6}/128 dev eth0 src {FAR6}"));
+    let who = |place: &Ns, address: &str| {
+        exchange(place, &at(address, 5001));
+        assert_eq!(place.peer(&format!("udp-ask {} hello", at(address, 6001))).trim(), "hello");
+        place.peer(&format!("who {}", at(address, 5001))).trim().to_owned()
+    };
+    assert_eq!(who(&net.host, "127.0.0.1"), GATEWAY4);
+    assert_eq!(who(&net.host, "::1"), GATEWAY6);
+    assert_eq!(who(&net.peer, HOST4), FAR4);
+    assert_eq!(who(&net.peer, HOST6), FAR6);
+}
+
+#[test]
+fn five_hundred_connections_at_once() {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    for address in [FAR4, FAR6] {
+        assert_eq!(vm.peer(&format!("many {} 500", at(address, 5001))).trim(), "500");
+    }
+}
+
+#[test]
+fn qemu_restarts() {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let mut passt = net.passt(User::Normal).listen("socket");
+    let mut leases = Vec::new();
+    for _ in 0..2 {
+        let Some(vm) = Vm::boot(&net, "guest", &netdev(&net, "socket")) else { return };
+        leases.push(configure(&vm));
+        for address in [FAR4, FAR6] {
+            exchange(&vm, &at(address, 5001));
+        }
+        assert!(passt.try_wait().is_none(), "passt ended");
+    }
+    assert_eq!(leases[0], leases[1]);
+}
+
+/// qemu connects again to a passt that was started again; nothing inside has to know.
+#[test]
+fn passt_restarts() {
+    let Some(net) = Net::new() else { return };
+    if !Vm::qemu_has("-netdev stream,reconnect-ms", (9, 2)) {
+        return;
+    }
+    let _servers = far_servers(&net);
+    let first = net.passt(User::Normal).listen("socket");
+    let device = netdev(&net, "socket") + ",reconnect-ms=100";
+    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    configure(&vm);
+    drop(first);
+    let _second = net.passt(User::Normal).listen("socket");
+    for address in [FAR4, FAR6] {
+        exchange(&vm, &at(address, 5001));
+    }
+}
+
+#[test]
+fn passt_started_by_qemu() {
+    let Some(net) = Net::new() else { return };
+    if !Vm::qemu_has("-netdev passt", (10, 1)) {
+        return;
+    }
+    let _servers = far_servers(&net);
+    let device = format!("passt,path={}", net.dir().join("passt").display());
+    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    configure(&vm);
+    for address in [FAR4, FAR6] {
+        exchange(&vm, &at(address, 5001));
+    }
+}
+
+/// A machine that stands still for ten seconds finds its transfers unharmed.
+#[test]
+fn paused_in_mid_transfer() {
+    const LENGTH: u64 = 64 * MIB;
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    let mut transfers = [
+        vm.start_peer(&format!("up {} {LENGTH} 1", at(FAR4, 5001))),
+        vm.start_peer(&format!("down {} {LENGTH} 1", at(FAR6, 5001))),
+    ];
+    for counter in ["tx_bytes", "rx_bytes"] {
+        eventually(&format!("4 MiB of {counter}"), || {
+            let bytes = net.host.run(&format!("cat /sys/class/net/eth0/statistics/{counter}"));
+            bytes.trim().parse().is_ok_and(|bytes: u64| bytes > 4 * MIB).then_some(())
+        });
+    }
+    vm.monitor("stop");
+    assert!(transfers.iter_mut().all(|transfer| transfer.try_wait().is_none()), "stopped too late");
+    std::thread::sleep(Duration::from_secs(10));
+    vm.monitor("cont");
+    for transfer in transfers {
+        let summary = transfer.succeed_within(deadline(&vm, LENGTH));
+        assert_eq!(summary.trim(), stream::expected(LENGTH, 1));
+    }
+}
+
+/// Each reaches a port of the other by way of the host.
+#[test]
+fn two_guests() {
+    let Some(net) = Net::new() else { return };
+    let _passts = ["5001", "5002"].map(|port| net.passt(User::Normal).with("-t").with(port).listen(port));
+    let Some(first) = Vm::boot(&net, "first", &netdev(&net, "5001")) else { return };
+    let Some(second) = Vm::boot(&net, "second", &netdev(&net, "5002")) else { return };
+    configure(&first);
+    configure(&second);
+    let _servers = [first.serve("[::]:5001"), second.serve("[::]:5002")];
+    for gateway in [GATEWAY4, GATEWAY6] {
+        exchange(&first, &at(gateway, 5002));
+        exchange(&second, &at(gateway, 5001));
+    }
+}

@@ -1,0 +1,164 @@
+//! What a virtual machine boots: Debian's kernel for clouds, and a file system
+//! in memory with busybox, our helper and a few programs of this machine.
+//!
+//! Kernel, its modules and busybox are taken from packages without installing
+//! them, once, into the user's cache. The file system is made for each boot,
+//! as the helper changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::cpio::Archive;
+use crate::{dhcp, find_program};
+
+/// The package that depends on the newest kernel without drivers for real machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+/// What the guest needs, if the kernel has it as a module.
+const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "virtio_console", "af_packet", "ipv6"];
+/// Programs of this machine that are of use inside, if they are installed.
+const PROGRAMS: [&str; 2] = ["dhclient", "iperf3"];
+
+const INIT: &str = include_str!("init.sh");
+
+/// Files of a kernel and of the programs in its first file system.
+pub(super) struct Image {
+    parts: PathBuf,
+}
+
+impl Image {
+    /// The image from the cache, or from packages. An error is one line, and final.
+    pub(super) fn get() -> &'static Result<Self> {
+        static IMAGE: OnceLock<Result<Image>> = OnceLock::new();
+        IMAGE.get_or_init(Self::find_or_make)
+    }
+
+    fn find_or_make() -> Result<Self> {
+        let parts = cache()?.join("guest");
+        if !parts.exists() {
+            let work = parts.with_extension(std::process::id().to_string());
+            let made = make_parts(&work).and_then(|()| Ok(fs::rename(work.join("parts"), &parts)?));
+            drop(fs::remove_dir_all(&work));
+            // Another process may have been faster.
+            made.or_else(|error| if parts.exists() { Ok(()) } else { Err(error) })?;
+        }
+        Ok(Self { parts })
+    }
+
+    /// The kernel's file.
+    pub(super) fn kernel(&self) -> PathBuf {
+        self.parts.join("vmlinuz")
+    }
+
+    /// Writes the first file system, with this helper in it.
+    pub(super) fn write_initramfs(&self, peer: &Path, to: &Path) -> Result<()> {
+        let mut archive = Archive::default();
+        for directory in ["dev", "proc", "sys", "tmp", "etc", "var/lib/dhcp", "var/run"] {
+            archive.add_directory(directory);
+        }
+        for (path, text) in
+            [("init", INIT), ("etc/udhcpc", dhcp::UDHCPC_SCRIPT), ("etc/dhclient", dhcp::DHCLIENT_SCRIPT)]
+        {
+            archive.add(path, text.as_bytes());
+        }
+        archive.add("bin/busybox", &fs::read(self.parts.join("busybox"))?);
+        for module in fs::read_dir(self.parts.join("modules"))? {
+            let module = module?;
+            archive.add(&format!("modules/{}", module.file_name().display()), &fs::read(module.path())?);
+        }
+        let programs = PROGRAMS.into_iter().filter_map(find_program);
+        let mut files: Vec<PathBuf> = Vec::new();
+        for program in programs.chain([peer.to_owned()]) {
+            let name = program.file_name().context("a program's name")?;
+            archive.add(&format!("bin/{}", name.display()), &fs::read(&program)?);
+            files.extend(libraries(&program)?);
+        }
+        files.sort();
+        files.dedup();
+        for file in files {
+            archive.add(&file.to_string_lossy(), &fs::read(&file)?);
+        }
+        Ok(fs::write(to, archive.finish())?)
+    }
+}
+
+/// A directory that outlives the tests.
+fn cache() -> Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
+    Ok(base.map(PathBuf::from).or_else(home).context("no HOME")?.join("passt-tests"))
+}
+
+/// Leaves in `work/parts` the kernel, busybox, and modules that are named in
+/// the order to load them.
+fn make_parts(work: &Path) -> Result<()> {
+    fs::create_dir_all(work.join("parts/modules")).with_context(|| work.display().to_string())?;
+    let depends = output(work, "apt-cache", &["depends", KERNEL])?;
+    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let kernel = names.find(|name| name.starts_with("linux-image-"));
+    let kernel = kernel.with_context(|| format!("apt knows no {KERNEL}"))?;
+    output(work, "apt-get", &["download", "-q", kernel, "busybox-static"])?;
+    for entry in fs::read_dir(work)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            output(work, "dpkg-deb", &["-x", &path.to_string_lossy(), "root"])?;
+        }
+    }
+    let version = kernel.trim_start_matches("linux-image-");
+    fs::rename(work.join("root/boot").join(format!("vmlinuz-{version}")), work.join("parts/vmlinuz"))?;
+    fs::rename(merged(work, "bin/busybox"), work.join("parts/busybox"))?;
+    take_modules(work, version)
+}
+
+/// Copies modules and what each needs, numbered in the order to load them.
+fn take_modules(work: &Path, version: &str) -> Result<()> {
+    let modules = merged(work, &format!("lib/modules/{version}"));
+    output(&modules, "sh", &["-c", "find . -name '*.ko.xz' -exec xz -d {} +"])?;
+    let base = modules.ancestors().nth(3).context("modules")?;
+    let busybox = work.join("parts/busybox");
+    output(work, &busybox.to_string_lossy(), &["depmod", "-b", &base.to_string_lossy(), version])?;
+    let dependencies = fs::read_to_string(modules.join("modules.dep"))?;
+    let mut order: Vec<&str> = Vec::new();
+    for module in MODULES {
+        let name = format!("/{module}.ko:");
+        let line = dependencies.lines().find(|line| line.replace('-', "_").contains(&name));
+        // Itself comes first in its line, what must be loaded first last.
+        for path in line.iter().flat_map(|line| line.split_whitespace().rev()) {
+            if !order.contains(&path.trim_end_matches(':')) {
+                order.push(path.trim_end_matches(':'));
+            }
+        }
+    }
+    for (number, path) in order.into_iter().enumerate() {
+        let name = Path::new(path).file_name().context("a module's name")?;
+        let to = format!("parts/modules/{number:02}-{}", name.display());
+        fs::rename(modules.join(path), work.join(to)).with_context(|| path.to_owned())?;
+    }
+    Ok(())
+}
+
+/// A file of the unpacked packages, which may or may not have it under /usr.
+fn merged(work: &Path, path: &str) -> PathBuf {
+    let usr = work.join("root/usr").join(path);
+    if usr.exists() { usr } else { work.join("root").join(path) }
+}
+
+/// The shared libraries of a program, and what loads them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(Path::new("/"), "ldd", &[&program.to_string_lossy()])?;
+    Ok(listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
+/// Runs a program in a directory to its success and returns its output.
+fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(dir).stdin(Stdio::null());
+    let output = command.output().with_context(|| program.to_owned())?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let reason = errors.lines().last().unwrap_or("no reason given");
+    ensure!(output.status.success(), "{program} {}: {reason}", arguments.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
