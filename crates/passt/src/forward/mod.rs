@@ -1,7 +1,7 @@
 //! Forwarded ports: which sockets listen where, and why.
 //!
-//! Rules are in one [table](table). Some name ports, which are opened when the rule is added. Others
-//! follow what listens on the other side: once a second each side is [asked](detect) for its
+//! Rules are in one [table]. Some name ports, which are opened when the rule is added. Others
+//! follow what listens on the other side: once a second each side is asked for its
 //! services, and sockets are opened and closed as these come and go. What is done with
 //! connections and datagrams that come in is the business of [`host`](crate::host).
 

@@ -4,7 +4,7 @@
 //! passes on nothing but answers and errors. A flow that comes in through a forwarded port
 //! uses the listening socket: no moment exists in which its datagrams could
 //! go astray, and no port is shared with other programs. One that bypasses the link
-//! uses both, on a side each ([`bypass`]). There is no state but when a flow was last used.
+//! uses both, on a side each (`bypass`). There is no state but when a flow was last used.
 
 mod bypass;
 mod send;
