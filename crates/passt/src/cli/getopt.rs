@@ -74,8 +74,9 @@ impl Getopt {
                 Err(self.fail(&format!("option '{shown}' doesn't allow an argument")))
             }
             (Action::Value(_), None) => {
-                let missing = |_| self.fail(&format!("option '{shown}' requires an argument"));
-                let value = self.words.value().map_err(missing)?;
+                let value = self.words.value();
+                let value =
+                    value.map_err(|_| self.fail(&format!("option '{shown}' requires an argument")))?;
                 Ok(Token::Option(option, shown, Some(value)))
             }
             (_, value) => Ok(Token::Option(option, shown, value)),
@@ -89,8 +90,8 @@ impl Getopt {
         let value = match option.action {
             Action::Flag(_) | Action::Print(_) => None,
             Action::Value(_) => {
-                let missing = |_| self.fail(&format!("option requires an argument -- '{letter}'"));
-                Some(self.words.value().map_err(missing)?)
+                let value = self.words.value();
+                Some(value.map_err(|_| self.fail(&format!("option requires an argument -- '{letter}'")))?)
             }
         };
         Ok(Token::Option(option, format!("-{letter}"), value))

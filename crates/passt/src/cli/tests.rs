@@ -522,8 +522,8 @@ proptest! {
 /// Options, whole, shortened and with arguments, and values that some take.
 fn word() -> impl Strategy<Value = OsString> {
     let all: Vec<_> = GROUPS.iter().flat_map(|(_, group)| group.iter()).collect();
-    let longs: Vec<_> = all.iter().map(|option| option.long).collect();
-    let shorts: Vec<_> = all.iter().filter_map(|option| option.short).collect();
+    let longs: Vec<_> = all.iter().map(|option| option.long()).collect();
+    let shorts: Vec<_> = all.iter().filter_map(|option| option.short()).collect();
     let value = "none|auto|all|[0-9~:,%/*.-]{0,12}|fd00::[0-9]{1,3}|10\\.0\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?";
     prop_oneof![
         (proptest::sample::select(longs.clone()), 1..20usize).prop_map(|(long, len)| format!(
