@@ -311,7 +311,7 @@ fn in_the_background_all_is_ready_when_the_parent_ends() {
         assert_eq!(fs::metadata(dir.join("pid")).expect("PID file").permissions().mode() & 0o777, 0o600);
         for fd in 0..3 {
             let open = fs::read_link(format!("/proc/{}/fd/{fd}", daemon.0)).expect("a descriptor");
-            assert_eq!(open, Path::new("/dev/null"));
+            assert!(open.ends_with("null"), "{}", open.display());
         }
         let status = fs::read_to_string(format!("/proc/{}/status", daemon.0)).expect("status");
         assert!(status.contains(&format!("Uid:\t{id}\t{id}\t{id}\t{id}")), "{status}");

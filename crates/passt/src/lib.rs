@@ -6,6 +6,7 @@ pub mod flow;
 pub mod forward;
 mod from_guest;
 pub mod host;
+pub mod isolate;
 pub mod life;
 pub mod link;
 pub mod log;

@@ -21,12 +21,16 @@ pub fn ensure_standard() -> io::Result<()> {
     }
 }
 
-/// Points descriptors 0 to 2 at `/dev/null`: a process in the background has no terminal.
-pub fn null_standard() -> io::Result<()> {
-    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+/// Opens `/dev/null`.
+pub fn null() -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Points descriptors 0 to 2 at `null`: a process in the background has no terminal.
+pub fn null_standard(null: &OwnedFd) -> io::Result<()> {
+    dup2_stdin(null)?;
+    dup2_stdout(null)?;
+    dup2_stderr(null)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -59,6 +59,7 @@ impl AsFd for Netns {
 #[derive(Debug)]
 pub struct Resident {
     jobs: SyncSender<Job>,
+    thread: Option<JoinHandle<()>>,
     batches: Receiver<Batch>,
 }
 
@@ -91,7 +92,7 @@ impl Resident {
         let (jobs, todo) = sync_channel(1);
         let (ready, batches) = sync_channel(1);
         let (entered, result) = sync_channel(1);
-        thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
+        let thread = thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
             let inside = enter();
             let stay = inside.is_ok();
             if entered.send(inside).is_ok() && stay {
@@ -99,7 +100,7 @@ impl Resident {
             }
         })?;
         result.recv().map_err(io::Error::other)??;
-        Ok(Self { jobs, batches })
+        Ok(Self { jobs, batches, thread: Some(thread) })
     }
 
     /// Runs `work` in the namespace and waits for its result.
@@ -124,6 +125,15 @@ impl Resident {
     /// `wait` if the thread is gone.
     pub fn streams(&self, wait: bool) -> Option<(AddressFamily, ArrayVec<OwnedFd, BATCH>)> {
         if wait { self.batches.recv().ok() } else { self.batches.try_recv().ok() }
+    }
+}
+
+impl Drop for Resident {
+    /// Waits for the thread's end.
+    fn drop(&mut self) {
+        // Without a sender it has nothing more to do.
+        self.jobs = sync_channel(0).0;
+        let _panicked = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -178,6 +188,15 @@ pub fn detach_user() -> io::Result<()> {
     // SAFETY: does not unshare the descriptor table, the reason for which
     // the function is unsafe.
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+    Ok(())
+}
+
+/// Moves this thread, and those that it starts, to new namespaces: mount, IPC, UTS; with `NEWPID` the
+/// next children of the process. Needs `CAP_SYS_ADMIN` in its user namespace.
+pub fn detach(namespaces: UnshareFlags) -> io::Result<()> {
+    // SAFETY: what makes the function unsafe is a descriptor table that threads
+    // no longer share, which is left out here.
+    unsafe { unshare_unsafe(namespaces.difference(UnshareFlags::FILES)) }?;
     Ok(())
 }
 

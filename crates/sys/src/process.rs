@@ -83,11 +83,34 @@ pub fn become_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     rustix::thread::set_keep_capabilities(false)?;
+    keep_capabilities(keep)?;
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    Ok(())
+}
+
+/// Leaves this thread no capabilities but those of `keep` that it has, and without `CAP_SETPCAP`
+/// an unchanged bounding set, which no new privileges make meaningless.
+pub fn limit_capabilities(keep: CapabilitySet) -> io::Result<()> {
+    // Kernels before 4.3 have no ambient set.
+    let _old = rustix::thread::clear_ambient_capability_set();
+    let others = (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    for capability in others.filter(|capability| !keep.contains(*capability)) {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Beyond the last one that the kernel knows, or not allowed.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    keep_capabilities(keep)
+}
+
+/// Gives up all capabilities of this thread but those of `keep` that it has.
+fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
     let kept = rustix::thread::capabilities(None)?.permitted & keep;
     rustix::thread::set_capabilities(
         None,
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
     )?;
-    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     Ok(())
 }

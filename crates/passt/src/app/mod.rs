@@ -15,11 +15,13 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use passt_proto::time::Instant;
+use passt_sys::namespace::Resident;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
 use crate::flow::{Protocol, Side};
 use crate::forward::{Forward, Listener, listener};
+use crate::isolate;
 use crate::life::background::{self, PidFile};
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
@@ -111,23 +113,32 @@ impl Prepared {
     }
 }
 
-/// Goes to the background, or stays. Once the `last` things, which only the final process can do, are
-/// in place, whoever started us may go on.
+/// Goes to the background, or stays, and isolates the process that goes on once it has opened the rest with `open`
+/// and before it starts a thread with `inside`. Whoever started us may go on then.
 fn ready(
     config: &Config,
     pid_file: Option<PidFile>,
-    last: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+    open: impl FnOnce() -> anyhow::Result<()>,
+    inside: impl FnOnce() -> anyhow::Result<Option<Resident>>,
+) -> anyhow::Result<Option<Resident>> {
+    let isolate = || {
+        open()?;
+        isolate::names(config)?;
+        let resident = inside()?;
+        isolate::privileges(resident.as_ref())?;
+        anyhow::Ok(resident)
+    };
     if config.foreground {
-        last()?;
+        let resident = isolate()?;
         background::stay(pid_file)?;
-    } else {
-        let detached = background::detach(pid_file)?;
-        last()?;
-        detached.ready()?;
-        crate::log::background();
+        return Ok(resident);
     }
-    Ok(())
+    isolate::processes()?;
+    let detached = background::detach(pid_file)?;
+    let resident = isolate()?;
+    detached.ready()?;
+    crate::log::background();
+    Ok(resident)
 }
 
 /// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.

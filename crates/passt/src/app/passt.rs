@@ -9,10 +9,10 @@ use std::os::unix::net::UnixListener;
 
 use anyhow::Context;
 use rustix::event::epoll::EventFlags;
-use rustix::thread::CapabilitySet;
 
 use super::{Prepared, engine_options, ready};
 use crate::cli::{Config, PasstOptions};
+use crate::isolate;
 use crate::life::identity::Identity;
 use crate::life::socket;
 use crate::link::Link;
@@ -30,8 +30,9 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     let listener = socket::listen(&passt.socket)?;
     let Prepared { pid_file, capture, setup, forward, listeners } = Prepared::new(config)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
-        identity.assume(CapabilitySet::NET_BIND_SERVICE)?;
+        identity.assume(isolate::KEPT)?;
     }
+    isolate::user()?;
     let mut link = StreamLink::new();
     if let Some(client) = client {
         link.connect(client);
@@ -44,7 +45,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     if let Some(listener) = &listener {
         worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
     }
-    ready(config, pid_file, || Ok(()))?;
+    ready(config, pid_file, || Ok(()), || Ok(None))?;
     serve(&mut worker, listener.as_ref(), passt.one_off)
 }
 

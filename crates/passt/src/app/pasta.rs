@@ -57,11 +57,17 @@ fn serve<L: Link>(
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(inside).context("Couldn't watch the namespace's ports")?;
 
-    ready(config, pid_file, || {
-        let resident = Resident::start(&netns).context("Couldn't stay in the network namespace")?;
-        worker.context().inside = Some(resident);
-        forward::follow(worker.context()).context("Couldn't find out what listens")
-    })?;
+    let stay = || Resident::start(&netns).context("Couldn't stay in the network namespace");
+    let open = || {
+        worker.context().inside = Some(stay()?);
+        forward::follow(worker.context()).context("Couldn't find out what listens")?;
+        // The one that stays sees no more than the process will.
+        worker.context().inside = None;
+        Ok(())
+    };
+    let resident = ready(config, pid_file, open, || stay().map(Some))?;
+    worker.context().inside = resident;
+    drop(netns);
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
     }

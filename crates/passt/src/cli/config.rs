@@ -170,6 +170,11 @@ pub enum Target {
 }
 
 impl Target {
+    /// Whether a command is started.
+    pub fn is_command(&self) -> bool {
+        matches!(self, Self::Command(_) | Self::Shell)
+    }
+
     /// Path of an existing namespace, `None` if it is to be made.
     pub fn netns_path(&self) -> Option<PathBuf> {
         match self {

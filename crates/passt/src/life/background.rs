@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,11 @@ pub fn stay(pid_file: Option<PidFile>) -> Result<(), Error> {
 /// A process on its way to the background, whose parent still waits.
 #[derive(Debug)]
 #[must_use = "the parent waits for it"]
-pub struct Detached(PipeWriter);
+pub struct Detached {
+    parent: PipeWriter,
+    /// Opened in time: an isolated process finds no `/dev/null`.
+    null: OwnedFd,
+}
 
 /// Forks and goes on in the child, in a session of its own. The parent
 /// waits until the child is [ready](Detached::ready) and ends with status 0, or 1 if
@@ -67,7 +72,7 @@ pub fn detach(pid_file: Option<PidFile>) -> Result<Detached, Error> {
     let Some(child) = process::fork()? else {
         drop(reader);
         setsid().map_err(io::Error::from)?;
-        return Ok(Detached(writer));
+        return Ok(Detached { parent: writer, null: fd::null()? });
     };
     drop(writer);
     if let Some(Err(error)) = pid_file.map(|file| file.write(child)) {
@@ -82,8 +87,8 @@ pub fn detach(pid_file: Option<PidFile>) -> Result<Detached, Error> {
 impl Detached {
     /// Everything is in place: gives up the terminal, then lets the parent end.
     pub fn ready(mut self) -> Result<(), Error> {
-        fd::null_standard()?;
-        self.0.write_all(&[0])?;
+        fd::null_standard(&self.null)?;
+        self.parent.write_all(&[0])?;
         Ok(())
     }
 }

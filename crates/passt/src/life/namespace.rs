@@ -25,11 +25,12 @@ use crate::cli::{Config, PastaOptions, Target, Userns};
 
 /// What of root's capabilities outlives the change of identity, until a user namespace replaces it:
 /// for joining and making namespaces, for devices and low ports in one that has no user
-/// namespace of its own, and for mapping root to root.
+/// namespace of its own, for mapping root to root, and for giving up the rest.
 const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SETFCAP);
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP);
 
 /// Why there is no namespace to work for.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,167 @@
+//! What a process has left once it runs, looked at from outside.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
+
+use passt_tests::transfer::{at, exchange};
+use passt_tests::{FAR4, Net, Place as _, Process, User, eventually};
+
+/// `CAP_NET_BIND_SERVICE`, as a mask.
+const BIND: u64 = 1 << 10;
+
+/// How an instance was started, for what that changes.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    user: User,
+    /// It has a user namespace that isn't ours.
+    users: bool,
+    /// It is in the background, and so in a PID namespace of its own.
+    background: bool,
+}
+
+/// Requires that process `pid` has nothing that a guest could use.
+fn assert_isolated(pid: u32, expected: Expected) {
+    let link = |pid: &str, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("a namespace");
+    let id = pid.to_string();
+    let mut own = vec!["mnt", "ipc", "uts"];
+    own.extend(expected.users.then_some("user"));
+    own.extend(expected.background.then_some("pid"));
+    for name in own {
+        assert_ne!(link(&id, name), link("self", name), "{expected:?}: {name} namespace");
+    }
+    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("threads") {
+        assert_task(&task.expect("a thread").path().display().to_string(), expected);
+    }
+    assert_empty_root(pid, expected);
+    assert_hidden(pid, expected);
+    assert_descriptors(pid, expected);
+}
+
+fn assert_task(task: &str, expected: Expected) {
+    let status = fs::read_to_string(format!("{task}/status")).expect("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
+        line.unwrap_or_else(|| panic!("no {name}: {status}")).trim().to_owned()
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let mask = u64::from_str_radix(&field(set), 16).expect("a mask");
+        assert_eq!(mask & !BIND, 0, "{expected:?}: {set} of {task} is {mask:x}");
+    }
+    assert_eq!(field("NoNewPrivs"), "1", "{expected:?}");
+}
+
+fn assert_empty_root(pid: u32, expected: Expected) {
+    let entries = fs::read_dir(format!("/proc/{pid}/root")).expect("its root").count();
+    assert_eq!(entries, 0, "{expected:?}: entries of the root directory");
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+    let mounts: Vec<&str> = mounts.lines().collect();
+    assert_eq!(mounts.len(), 1, "{expected:?}: {mounts:?}");
+    let options = mounts[0].split_whitespace().nth(5).expect("options");
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(options.split(',').any(|has| has == option), "{expected:?}: {}", mounts[0]);
+    }
+    assert!(mounts[0].contains(" - tmpfs "), "{expected:?}: {}", mounts[0]);
+}
+
+/// Another process of the same user can neither see its descriptors nor trace it.
+fn assert_hidden(pid: u32, expected: Expected) {
+    let owner = fs::metadata(format!("/proc/{pid}/status")).expect("a process").uid();
+    assert_eq!(owner, 0, "{expected:?}: /proc/{pid} belongs to root where it can't be dumped");
+    let id = if expected.user == User::Root { "65534".to_owned() } else { User::NORMAL_ID.to_string() };
+    for look in [&["ls", "fd"][..], &["cat", "maps"], &["readlink", "ns/net"], &["cat", "environ"]] {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={id}"), &format!("--regid={id}"), "--clear-groups"]);
+        command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+        let output = command.args([look[0], &format!("/proc/{pid}/{}", look[1])]).output().expect("setpriv");
+        assert!(!output.status.success(), "{expected:?}: {look:?} says {output:?}");
+    }
+}
+
+/// Nothing is open that has a name in the file system, but for standard streams, the tap and what was asked for.
+fn assert_descriptors(pid: u32, expected: Expected) {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors") {
+        let path = entry.expect("a descriptor").path();
+        let number: u32 = path.file_name().and_then(|n| n.to_str()?.parse().ok()).expect("a number");
+        // One may be closed while we look.
+        let Ok(target) = fs::read_link(&path) else { continue };
+        let target = target.display().to_string();
+        let known =
+            ["anon_inode:[eventpoll]", "anon_inode:[signalfd]", "anon_inode:inotify", "anon_inode:[pidfd]"];
+        let expected_kind = target.starts_with("socket:")
+            || target.starts_with("pipe:")
+            || known.contains(&target.as_str())
+            // What is left of a path once its mount is out of reach.
+            || target.ends_with("/net/tun")
+            || target.ends_with("/status");
+        let standard = number < 3 && (!expected.background || target.ends_with("/null"));
+        assert!(standard || expected_kind, "{expected:?}: {number} is {target}");
+    }
+}
+
+#[test]
+fn pasta_with_a_command() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    for user in User::BOTH {
+        let guest = net.pasta(user).with("--config-net").start();
+        assert_isolated(guest.pasta.pid(), Expected { user, users: true, background: false });
+        exchange(&guest, &at(FAR4, 5001));
+    }
+}
+
+/// For a namespace that exists, in the background; without a user namespace of its own there is none
+/// to enter.
+#[test]
+fn pasta_in_the_background() {
+    let Some(net) = Net::new() else { return };
+    let guest = net.empty_guest();
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    for options in ["", "--runas 65533:65533"] {
+        let pid_file = net.dir().join("pid");
+        let line = format!("--config-net {options} --pid {} --netns {}", pid_file.display(), guest.name());
+        let finished = net.pasta(User::Root).with(&line).run("");
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let pid = read_pid(&pid_file);
+        let user = if options.is_empty() { User::Root } else { User::Normal };
+        assert_isolated(pid, Expected { user, users: false, background: true });
+        exchange(&guest, &at(FAR4, 5001));
+        end(pid);
+    }
+}
+
+#[test]
+fn passt() {
+    let Some(net) = Net::new() else { return };
+    for user in User::BOTH {
+        let socket = net.dir().join(format!("socket-{user:?}"));
+        let options = format!("--foreground --socket {}", socket.display());
+        let mut passt = Process::start(&mut net.passt(user).with(&options).command(""));
+        passt.wait_for("UNIX domain socket bound");
+        eventually("isolation", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", passt.pid())).ok()?;
+            status.contains("NoNewPrivs:\t1").then_some(())
+        });
+        let hidden =
+            || fs::metadata(format!("/proc/{}/status", passt.pid())).ok()?.uid().eq(&0).then_some(());
+        eventually("the last step", hidden);
+        assert_isolated(passt.pid(), Expected { user, users: true, background: false });
+        drop(passt);
+        let pid_file = net.dir().join(format!("pid-{user:?}"));
+        let options = format!("--socket {} --pid {}", socket.display(), pid_file.display());
+        let finished = net.passt(user).with(&options).run("");
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let pid = read_pid(&pid_file);
+        assert_isolated(pid, Expected { user, users: true, background: true });
+        end(pid);
+    }
+}
+
+fn read_pid(file: &std::path::Path) -> u32 {
+    fs::read_to_string(file).expect("PID file").trim().parse().expect("a PID")
+}
+
+fn end(pid: u32) {
+    Command::new("kill").arg(pid.to_string()).status().expect("kill");
+    eventually("its end", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+}
