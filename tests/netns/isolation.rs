@@ -1,7 +1,9 @@
 //! What a process has left once it runs, looked at from outside.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
 use passt_tests::transfer::{at, exchange};
@@ -22,6 +24,11 @@ struct Expected {
 
 /// Requires that process `pid` has nothing that a guest could use.
 fn assert_isolated(pid: u32, expected: Expected) {
+    // The last thing that it does; it tells of being ready before.
+    eventually("a filter", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.contains("Seccomp:\t2").then_some(())
+    });
     let link = |pid: &str, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("a namespace");
     let id = pid.to_string();
     let mut own = vec!["mnt", "ipc", "uts"];
@@ -48,7 +55,7 @@ fn assert_task(task: &str, expected: Expected) {
         let mask = u64::from_str_radix(&field(set), 16).expect("a mask");
         assert_eq!(mask & !BIND, 0, "{expected:?}: {set} of {task} is {mask:x}");
     }
-    assert_eq!(field("NoNewPrivs"), "1", "{expected:?}");
+    assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"), "{expected:?}");
 }
 
 fn assert_empty_root(pid: u32, expected: Expected) {
@@ -138,13 +145,6 @@ fn passt() {
         let options = format!("--foreground --socket {}", socket.display());
         let mut passt = Process::start(&mut net.passt(user).with(&options).command(""));
         passt.wait_for("UNIX domain socket bound");
-        eventually("isolation", || {
-            let status = fs::read_to_string(format!("/proc/{}/status", passt.pid())).ok()?;
-            status.contains("NoNewPrivs:\t1").then_some(())
-        });
-        let hidden =
-            || fs::metadata(format!("/proc/{}/status", passt.pid())).ok()?.uid().eq(&0).then_some(());
-        eventually("the last step", hidden);
         assert_isolated(passt.pid(), Expected { user, users: true, background: false });
         drop(passt);
         let pid_file = net.dir().join(format!("pid-{user:?}"));
@@ -164,4 +164,70 @@ fn read_pid(file: &std::path::Path) -> u32 {
 fn end(pid: u32) {
     Command::new("kill").arg(pid.to_string()).status().expect("kill");
     eventually("its end", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+}
+
+/// What a guest would do that has taken the process over, and what becomes of the process: `None` if
+/// it ends for that, or else what it is told.
+const DEEDS: [(&str, Option<&str>); 9] = [
+    ("open", None),
+    ("socket", None),
+    ("execve", None),
+    ("mmap", None),
+    ("brk", None),
+    ("ptrace", None),
+    ("ioctl", None),
+    ("setsockopt", None),
+    // The call is needed. What there is to connect to is none of our business: Landlock (Linux 6.12).
+    ("connect", Some("Err(Os { code: 1,")),
+];
+
+/// A build that does what it is told once it is sealed.
+#[test]
+fn deeds_of_an_intruder() {
+    let Some(net) = Net::new() else { return };
+    let name = SocketAddr::from_abstract_name(b"provoked").expect("a name");
+    let _listener = inside(&net, move || UnixListener::bind_addr(&name).expect("a free name"));
+    for (deed, result) in DEEDS {
+        for name in ["pasta", "passt"] {
+            let program = net.dir().join(format!("provoke-{name}"));
+            fs::create_dir_all(&program).expect("a directory");
+            let program = program.join(name);
+            fs::copy(passt_tests::built(&format!("provoke/debug/{name}")), &program).expect(
+                "a build with \
+                 the feature provoke, as `cargo xtask test` makes it",
+            );
+            let launch = net.pasta(User::Normal).program(&program);
+            let (options, operands) = match name {
+                "pasta" => ("--config-net".to_owned(), "sleep 1"),
+                _ => (format!("--foreground --socket {}", net.dir().join("provoked-socket").display()), ""),
+            };
+            let mut command = launch.with(&options).command(operands);
+            let mut process = Process::start(command.env("PASST_PROVOKE", deed));
+            match result {
+                None => {
+                    process.wait_for("is not allowed, exiting");
+                    let finished = process.finish();
+                    assert_eq!(finished.status.code(), Some(128 + 31), "{name} {deed}: {}", finished.stderr);
+                }
+                Some(result) => {
+                    let line = process.wait_for("provoked connect");
+                    assert!(line.contains(result) || !has_scopes(), "{name} {deed}: {line}");
+                }
+            }
+        }
+    }
+}
+
+/// Runs in the host's network namespace, whose abstract names are its own.
+fn inside<T: Send>(net: &Net, work: impl FnOnce() -> T + Send) -> T {
+    let path = std::path::Path::new("/run/netns").join(net.host.name());
+    passt_sys::namespace::Netns::open(&path).and_then(|netns| netns.run(work)).expect("a namespace")
+}
+
+/// Whether Landlock knows of abstract sockets.
+fn has_scopes() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's version");
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.contains("landlock_restrict_self") && numbers.next() >= Some(6) && numbers.next() >= Some(12)
 }

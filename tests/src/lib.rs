@@ -72,7 +72,7 @@ fn peer_path() -> PathBuf {
 }
 
 /// What cargo built, above the running test or command.
-fn built(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
     let found = exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|file| file.is_file());
     found.unwrap_or_else(|| panic!("no {name}: build it first: cargo build --release"))

@@ -42,8 +42,12 @@ fn bench(options: &[String]) -> Result<bool> {
 fn test() -> Result<bool> {
     let root = root()?;
     machine::prepare();
-    let build = cargo(root, &["build", "--release", "--package", "passt", "--bins"]).status()?;
-    ensure!(build.success(), "the release build failed");
+    // Beside what users get, one that does what it should not be able to.
+    let intruder = ["--features", "provoke", "--target-dir", "target/provoke"];
+    for options in [&["--release"][..], &intruder] {
+        let build = cargo(root, &["build", "--package", "passt", "--bins"]).args(options).status()?;
+        ensure!(build.success(), "the build failed: {options:?}");
+    }
 
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
     let mut tally = Tally::default();

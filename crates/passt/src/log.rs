@@ -11,13 +11,17 @@
 mod file;
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
+
+use passt_sys::msg;
+use passt_sys::seccomp::{Call, Sysno};
 
 use crate::cli::{LogOptions, Verbosity};
 use file::LogFile;
@@ -28,6 +32,12 @@ const SYSLOG: &str = "/dev/log";
 const LOG_DAEMON: u8 = 3;
 /// Longest line; what is longer is cut. RFC 3164, section 4.1, allows packets of this size.
 const MAX_LINE: usize = 1024;
+
+/// System calls for a line.
+pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
+
+/// System calls for a line in a file of limited size.
+pub const FILE_CALLS: &[Call] = file::CALLS;
 
 static LOGGER: Logger = Logger(Mutex::new(None));
 
@@ -63,6 +73,16 @@ pub fn init(name: &'static str, options: &LogOptions) -> Result<(), LogError> {
 pub fn background() {
     if let Some(sink) = LOGGER.lock().as_mut() {
         sink.stderr = false;
+    }
+}
+
+/// Writes the last line of a process, wherever it was interrupted.
+pub fn last_words(message: fmt::Arguments<'_>) {
+    // If it was in the middle of a line, that one is lost.
+    if let Ok(mut sink) = LOGGER.0.try_lock()
+        && let Some(sink) = sink.as_mut()
+    {
+        sink.write(Level::Error, &message);
     }
 }
 
@@ -129,7 +149,7 @@ impl Sink {
         let mut line = Line::new();
         if self.stderr {
             let end = line.fill(|line| self.stamp(line, self.timed).and_then(|()| line.write_fmt(*message)));
-            let _ = io::stderr().write_all(end);
+            let _ = msg::write_slice(rustix::stdio::stderr(), end);
         }
         if self.file.is_some() {
             let text = line.fill(|line| self.stamp(line, true).and_then(|()| line.write_fmt(*message)));
@@ -140,7 +160,7 @@ impl Sink {
         if let Some(socket) = &self.syslog {
             let priority = LOG_DAEMON << 3 | severity(level);
             let text = line.fill(|line| write!(line, "<{priority}>{}: {message}", self.name));
-            let _ = socket.send(text.strip_suffix(b"\n").unwrap_or(text));
+            let _ = msg::send_slice(socket.as_fd(), text.strip_suffix(b"\n").unwrap_or(text));
         }
     }
 

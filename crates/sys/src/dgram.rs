@@ -11,7 +11,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::iovec::{Gather, Scatter};
 use crate::result;
+use crate::seccomp::{Call, Sysno};
 use crate::socket::set;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] =
+    &[Call::any(Sysno::recvmmsg), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmmsg)];
 
 /// Most messages of one call.
 pub const BATCH: usize = 32;

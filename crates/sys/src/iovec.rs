@@ -23,6 +23,13 @@ impl<'a> Gather<'a> {
         Self(List::new())
     }
 
+    /// A list of one buffer.
+    pub fn of(buffer: &'a [u8]) -> Self {
+        let mut list = Self::new();
+        list.push(buffer);
+        list
+    }
+
     /// Appends a buffer; false when the list is full.
     pub fn push(&mut self, buffer: &'a [u8]) -> bool {
         self.0.push(buffer.as_ptr().cast_mut(), buffer.len())

@@ -17,6 +17,9 @@ pub mod msg;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+#[cfg(feature = "provoke")]
+pub mod provoke;
+pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod tun;

@@ -5,6 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::iovec::{Gather, Scatter};
 use crate::result;
+use crate::seccomp::{Call, Sysno};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::recvfrom),
+    Call::any(Sysno::recvmsg),
+    Call::any(Sysno::sendmsg),
+    Call::any(Sysno::writev),
+];
 
 /// Sends the gathered bytes on a connected stream socket, without waiting and
 /// without SIGPIPE; returns how many the kernel took.
@@ -27,10 +36,12 @@ pub fn write(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
 
 /// Sends one slice like [`send`].
 pub fn send_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
-    // SAFETY: pointer and length are those of a live slice.
-    result(unsafe {
-        libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    })
+    send(fd, &Gather::of(data))
+}
+
+/// Writes one slice like [`write`].
+pub fn write_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
+    write(fd, &Gather::of(data))
 }
 
 /// Copies data from a stream socket's receive queue and leaves it there

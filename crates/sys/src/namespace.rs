@@ -12,6 +12,11 @@ use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::seccomp::{Call, Sysno};
+
+/// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs.
+pub const CALLS: &[Call] = &[Call::any(Sysno::futex)];
+
 /// A network namespace, held open: it lives at least as long as this.
 #[derive(Debug)]
 pub struct Netns(File);

@@ -7,10 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto,
-    socket_with,
-};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+
+use crate::iovec::Gather;
+use crate::msg;
+use crate::seccomp::{Call, Sysno};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::any(Sysno::recvfrom), Call::any(Sysno::sendmsg)];
 
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
 pub const MAX_DATAGRAM: usize = 1 << 20;
@@ -46,8 +50,8 @@ impl NetlinkSocket {
 
     /// Sends one message, complete with its header.
     pub fn send(&self, message: &[u8]) -> io::Result<()> {
-        rustix::io::retry_on_intr(|| sendto(&self.0, message, SendFlags::empty(), &KERNEL))?;
-        Ok(())
+        // Without an address it goes to the kernel.
+        msg::send(self.0.as_fd(), &Gather::of(message)).map(drop)
     }
 
     /// Waits for the kernel's next datagram and makes it the content of `buf`,

@@ -5,6 +5,26 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::result;
+use crate::seccomp::{Call, Choice, Sysno};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::getsockopt),
+    Call::only(Sysno::ioctl, &[&[(1, UNSENT)]]),
+    Call::only(Sysno::setsockopt, LEVELS),
+];
+
+/// `SIOCOUTQ` (`tcp(7)`), in the type of the filter.
+const UNSENT: i64 = libc::TIOCOUTQ.cast_signed();
+
+/// What options may be set of.
+const LEVELS: &[Choice] = &[
+    &[(1, libc::SOL_SOCKET as i64)],
+    &[(1, libc::IPPROTO_IP as i64)],
+    &[(1, libc::IPPROTO_IPV6 as i64)],
+    &[(1, libc::IPPROTO_TCP as i64)],
+    &[(1, libc::IPPROTO_UDP as i64)],
+];
 
 /// `SO_PEEK_OFF`, socket(7): where the next peek starts, counted from the head
 /// of the receive queue; TCP has it since Linux 6.9 (IPv6: 6.11).

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
+use passt_sys::process::exit_now;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
@@ -38,20 +39,24 @@ pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().collect();
     match start::signals().context("Couldn't set up signals").and_then(|()| obey(argv)) {
         Ok(status) => status.into(),
-        Err(error) => {
-            report(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => report(&error).into(),
     }
 }
 
-fn report(error: &anyhow::Error) {
+/// Ends a sealed process.
+fn end(result: anyhow::Result<u8>) -> ! {
+    exit_now(result.unwrap_or_else(|error| report(&error)))
+}
+
+/// Says why there is a failure; its exit status.
+fn report(error: &anyhow::Error) -> u8 {
     if log::log_enabled!(log::Level::Error) {
         log::error!("{error:#}");
     } else {
         // Without standard error there is nobody to tell.
         let _ = writeln!(io::stderr(), "{error:#}");
     }
+    1
 }
 
 fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {

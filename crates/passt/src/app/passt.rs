@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use anyhow::Context;
 use rustix::event::epoll::EventFlags;
 
-use super::{Prepared, engine_options, ready};
+use super::{Prepared, end, engine_options, ready};
 use crate::cli::{Config, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
@@ -46,7 +46,8 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
         worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
     }
     ready(config, pid_file, || Ok(()), || Ok(None))?;
-    serve(&mut worker, listener.as_ref(), passt.one_off)
+    isolate::seal(config)?;
+    end(serve(&mut worker, listener.as_ref(), passt.one_off))
 }
 
 /// Serves one client after the other, or only one; the exit status.

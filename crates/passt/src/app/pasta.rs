@@ -6,10 +6,11 @@ use passt_sys::namespace::Resident;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::{Prepared, engine_options, listen, ready};
+use super::{Prepared, end, engine_options, listen, ready};
 use crate::cli::{Config, PastaOptions};
 use crate::flow::Side;
 use crate::forward;
+use crate::isolate;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
@@ -71,8 +72,9 @@ fn serve<L: Link>(
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
     }
+    isolate::seal(config)?;
     watch.release()?;
-    work(&mut worker, &watch)
+    end(work(&mut worker, &watch))
 }
 
 /// Runs the engine until the end; the exit status.

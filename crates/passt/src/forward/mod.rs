@@ -15,6 +15,7 @@ use std::io;
 
 use passt_proto::time::{Duration, Instant};
 use passt_sys::namespace::Resident;
+use passt_sys::seccomp::{Call, Sysno};
 
 use self::detect::Source;
 pub use self::listener::{Listener, Listeners, Options};
@@ -24,6 +25,15 @@ use crate::cli::{Families, Rule};
 use crate::flow::{Protocol, Side};
 use crate::link::Link;
 use crate::worker::Context;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::bind),
+    Call::any(Sysno::fstat),
+    Call::any(Sysno::listen),
+    // Where `sock_diag` is not to be had.
+    Call::any(Sysno::pread64),
+];
 
 /// How often each side is asked what listens there.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use passt_proto::time::{Duration, Instant};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, getrlimit};
 
 /// Connections of one listening socket that are being established, at most.
@@ -92,7 +93,7 @@ impl Pressure {
     pub(crate) fn resume(&mut self, now: Instant) -> BTreeSet<u32> {
         if !self.waiting.is_empty() && self.scarce.is_some_and(|due| due <= now) {
             self.scarce = None;
-            match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0) {
+            match rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None) {
                 Ok(fd) => self.taken(fd, now),
                 Err(_) => self.exhausted(now),
             }

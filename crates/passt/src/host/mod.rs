@@ -17,6 +17,7 @@ use passt_proto::time::Instant;
 use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::Failure;
+use passt_sys::seccomp::{Call, Choice, Sysno};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -24,6 +25,19 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::link::Link;
 use crate::worker::{Context, Token};
+
+/// System calls on the host's sockets that the modules here make themselves, once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::accept4),
+    Call::any(Sysno::bind),
+    Call::any(Sysno::close),
+    Call::any(Sysno::connect),
+    Call::any(Sysno::shutdown),
+    Call::only(Sysno::socket, FAMILIES),
+];
+
+const FAMILIES: &[Choice] =
+    &[&[(0, AddressFamily::INET.as_raw() as i64)], &[(0, AddressFamily::INET6.as_raw() as i64)]];
 
 /// Whether a flow lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,9 @@
 //! ports. Threads have credentials, roots and domains of their own: what a thread should not keep is
 //! given up before it is started, and capabilities by each itself.
 //!
-//! The filter for system calls and the end of memory from the kernel come last, in
-//! [`app`](crate::app).
+//! The filter for system calls comes last: [`seal`].
 
+pub mod filter;
 mod landlock;
 mod root;
 
@@ -77,4 +77,17 @@ pub fn privileges(inside: Option<&Resident>) -> Result<(), Error> {
     }
     let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     hidden.map_err(io::Error::from).map_err(Error::at("core dumps"))
+}
+
+/// Has the kernel refuse what life does not need. Destructors are no longer to be run: what
+/// they give back the kernel takes anyway.
+pub fn seal(config: &Config) -> anyhow::Result<()> {
+    #[cfg(feature = "provoke")]
+    let provocation = passt_sys::provoke::Provocation::prepare();
+    filter::install(config)?;
+    #[cfg(feature = "provoke")]
+    if let Some((name, result)) = provocation.as_ref().map(|p| p.act()) {
+        log::error!("provoked {name}: {result:?}");
+    }
+    Ok(())
 }

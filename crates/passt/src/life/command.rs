@@ -6,12 +6,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
+use passt_sys::msg;
 use passt_sys::process::{self, NewNamespaces};
 use passt_sys::signal::SignalFd;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -67,10 +68,10 @@ impl Command {
     pub fn release(&mut self) -> io::Result<()> {
         match self.release.take() {
             // If it has ended already, its status will tell.
-            Some(mut pipe) => pipe.write_all(&[0]).or_else(|error| match error.kind() {
-                io::ErrorKind::BrokenPipe => Ok(()),
-                _ => Err(error),
-            }),
+            Some(pipe) => match msg::write_slice(pipe.as_fd(), &[0]) {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+                _ => Ok(()),
+            },
             None => Ok(()),
         }
     }

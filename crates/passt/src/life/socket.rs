@@ -9,13 +9,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
-use passt_sys::{fd, socket};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::{fd, msg, socket};
 use rustix::io::Errno;
-use rustix::net::{SocketType, getpeername, sockopt};
+use rustix::net::{SocketFlags, SocketType, accept_with, getpeername, sockopt};
 
 use crate::cli::GuestSocket;
 
@@ -107,12 +107,15 @@ fn is_live(path: &Path) -> bool {
     }
 }
 
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::any(Sysno::accept4), Call::any(Sysno::sendmsg)];
+
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
 /// is no client for us.
 pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
-    let client = match accept(listener) {
+    let client = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(client) => client,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+        Err(Errno::AGAIN) => return None,
         Err(error) => {
             log::warn!("Couldn't accept a connection: {error}");
             return None;
@@ -125,20 +128,13 @@ pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
         return None;
     }
     log::info!("accepted connection from PID {pid}");
-    Some(client.into())
+    Some(client)
 }
 
 /// Whether a client has closed its end, whatever of its frames is still to be read.
 pub fn has_left(client: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::new(&client, PollFlags::RDHUP)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&now)).is_ok() && !polled[0].revents().is_empty()
-}
-
-fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
-    let (client, _) = listener.accept()?;
-    client.set_nonblocking(true)?;
-    Ok(client)
+    // Nothing is sent; but to somebody who is gone not even that can be.
+    msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

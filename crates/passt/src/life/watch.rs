@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
+use passt_sys::seccomp::{Call, Sysno};
 use rustix::fs::{self, Access, AtFlags, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
@@ -18,6 +19,15 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use rustix::time::{timerfd_create, timerfd_settime};
 
 use super::command::Command;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::faccessat),
+    Call::any(Sysno::kill),
+    Call::any(Sysno::pread64),
+    Call::any(Sysno::read),
+    Call::any(Sysno::wait4),
+];
 
 /// File systems on which inotify never reports a deletion (include/uapi/linux/magic.h):
 /// procfs, devpts, sysfs.

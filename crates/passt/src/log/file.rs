@@ -10,7 +10,16 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use passt_sys::seccomp::{Call, Sysno};
 use rustix::fs::{FallocateFlags, fallocate};
+
+/// System calls made here once the process runs.
+pub(super) const CALLS: &[Call] = &[
+    Call::any(Sysno::fallocate),
+    Call::any(Sysno::ftruncate),
+    Call::any(Sysno::pread64),
+    Call::any(Sysno::pwrite64),
+];
 
 /// Blocks of most file systems: only multiples of them can be taken out.
 const BLOCK: usize = 4096;

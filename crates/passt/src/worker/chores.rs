@@ -8,6 +8,8 @@ use passt_proto::responder::{Services, arp, ndp};
 use passt_proto::time::{Duration, Instant};
 
 use super::{Context, Options};
+use passt_sys::msg;
+
 use crate::link::Link;
 
 /// Bounds of the time between unsolicited router advertisements, in seconds
@@ -101,5 +103,5 @@ fn report<L>(ctx: &Context<L>, flows: usize) {
         let _ = write!(line, " | dropped {} {count}", reason.name());
     }
     line.push('\n');
-    let _ = rustix::io::write(rustix::stdio::stdout(), line.as_bytes());
+    let _ = msg::write_slice(rustix::stdio::stdout(), line.as_bytes());
 }

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
+use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
 pub use context::{Context, Options, Protocols, Token};
@@ -22,6 +23,15 @@ use crate::flow::{Flow, Handle, Key, Table};
 use crate::forward::Listener;
 use crate::link::Link;
 use crate::{forward, from_guest, host};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::epoll_ctl),
+    Call::any(Sysno::epoll_pwait),
+    Call::any(Sysno::exit_group),
+    // Counters on standard output.
+    Call::any(Sysno::writev),
+];
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;

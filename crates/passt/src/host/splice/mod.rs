@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
+use passt_sys::seccomp::{Call, Choice, Sysno};
 use passt_sys::{msg, namespace, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -30,6 +31,19 @@ use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
 use crate::worker::{Context, Token};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::only(Sysno::fcntl, PIPE_SIZE),
+    Call::any(Sysno::getsockname),
+    Call::any(Sysno::pipe2),
+    Call::any(Sysno::recvfrom),
+    Call::any(Sysno::splice),
+    Call::any(Sysno::write),
+];
+
+/// `F_SETPIPE_SZ` and `F_GETPIPE_SZ` (`include/uapi/linux/fcntl.h`).
+const PIPE_SIZE: &[Choice] = &[&[(1, 1031)], &[(1, 1032)]];
 
 /// Steps for one flow and direction before others get their turn.
 const BURST: usize = 16;

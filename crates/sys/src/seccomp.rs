@@ -1,0 +1,136 @@
+//! The last lock: which system calls there are from now on (`seccomp(2)`).
+//!
+//! Modules say beside their code which calls they make once the process runs, and what their
+//! arguments may be. The filter is compiled from that when it is installed. What start-up alone
+//! needs is in none of these lists.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+pub use syscalls::Sysno;
+
+/// A system call, and what is allowed of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    number: Sysno,
+    /// Empty: anything. Otherwise one of these must hold.
+    choices: &'static [Choice],
+}
+
+/// Arguments that are allowed: numbers, from 0, and values; 32 bits are compared. All must hold.
+pub type Choice = &'static [(u8, i64)];
+
+impl Call {
+    /// Whatever the arguments are.
+    pub const fn any(number: Sysno) -> Self {
+        Self { number, choices: &[] }
+    }
+
+    /// With some arguments only.
+    pub const fn only(number: Sysno, choices: &'static [Choice]) -> Self {
+        Self { number, choices }
+    }
+
+    /// The call's name in the kernel's tables.
+    pub fn name(self) -> &'static str {
+        self.number.name()
+    }
+}
+
+/// The filter could not be made or installed.
+#[derive(Debug, thiserror::Error)]
+#[error("system call filter: {0}")]
+pub struct Error(String);
+
+/// What to do before the process ends for a call that is not allowed: all that this may do is what the filter allows.
+pub type Report = fn(name: &str);
+
+static REPORT: OnceLock<Report> = OnceLock::new();
+
+/// Allows nothing but `calls` from now on, in all threads and for good. Another call ends the process
+/// with status 128 + `SIGSYS`, after `report`.
+pub fn install(calls: &[Call], report: Report) -> Result<(), Error> {
+    // If it is set, a filter is installed, and this will fail.
+    let _again = REPORT.set(report);
+    catch_violations().map_err(|error| Error(error.to_string()))?;
+    let program = compile(calls).map_err(|error| Error(error.to_string()))?;
+    seccompiler::apply_filter_all_threads(&program).map_err(|error| Error(error.to_string()))
+}
+
+fn compile(calls: &[Call]) -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+    for call in calls {
+        let known = rules.entry(i64::from(call.number.id())).or_insert_with(|| Some(Vec::new()));
+        match known {
+            Some(known) if !call.choices.is_empty() => {
+                for choice in call.choices {
+                    known.push(rule(choice)?);
+                }
+            }
+            all => *all = None,
+        }
+    }
+    // To the compiler an empty list means that arguments don't matter.
+    let rules = rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect();
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, arch)?.try_into()
+}
+
+fn rule(choice: Choice) -> Result<SeccompRule, seccompiler::BackendError> {
+    let condition = |&(argument, value): &(u8, i64)| {
+        let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
+        SeccompCondition::new(argument, len, equal, value.cast_unsigned() & u64::from(u32::MAX))
+    };
+    SeccompRule::new(choice.iter().map(condition).collect::<Result<_, _>>()?)
+}
+
+fn catch_violations() -> io::Result<()> {
+    // SAFETY: all-zero is a valid `sigaction`: no flags, empty mask, SIG_DFL.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = violation as extern "C" fn(_, _, _) as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: `action` is initialised; its handler has the signature for SA_SIGINFO.
+    crate::result(unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } as isize)
+        .map(drop)
+}
+
+/// A call that is not allowed. Should `report` make another one, the signal is blocked,
+/// and the kernel ends the process.
+extern "C" fn violation(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
+    /// Where `si_syscall` is (`include/uapi/asm-generic/siginfo.h`): after three numbers, padding and
+    /// the address of the call.
+    const NUMBER: usize = 24;
+    // SAFETY: the kernel passes a `siginfo_t`, which is 128 bytes long.
+    let place = unsafe { info.byte_add(NUMBER) }.cast::<i32>();
+    // SAFETY: aligned, as the structure is for pointers, and written by the kernel.
+    let number = unsafe { place.read() };
+    let name = usize::try_from(number).ok().and_then(Sysno::new).map_or("unknown", |call| call.name());
+    if let Some(report) = REPORT.get() {
+        report(name);
+    }
+    // SAFETY: `_exit` is async-signal-safe and does not return.
+    unsafe { libc::_exit(128 + signal) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, Sysno, compile};
+
+    /// The same call in several lists is allowed once, with all that any of them allows.
+    #[test]
+    fn lists_add_up() {
+        let family = |value: i64| -> &'static [(u8, i64)] { Box::leak(Box::new([(0, value)])) };
+        let one = Call::only(Sysno::socket, Box::leak(Box::new([family(2)])));
+        let two = Call::only(Sysno::socket, Box::leak(Box::new([family(10)])));
+        let len = |calls: &[Call]| compile(calls).expect("a filter").len();
+        let [single, both] = [len(&[one]), len(&[one, two])];
+        assert!(both > single);
+        assert!(len(&[one, Call::any(Sysno::socket), two]) < single);
+        assert_eq!(len(&[Call::any(Sysno::read), Call::any(Sysno::read)]), len(&[Call::any(Sysno::read)]));
+    }
+}
