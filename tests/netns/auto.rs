@@ -263,7 +263,7 @@ fn idle() {
     let Ok(text) = fs::read_to_string(file) else { return skip(&finished.stderr) };
     // What the guest's kernel sends of its own accord is not counted.
     let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
-    let (looks, wakes) = (count("sendto(") + count("recvmmsg("), count("epoll_"));
+    let (looks, wakes) = (count("sendmsg(") + count("recvmmsg("), count("epoll_"));
     println!("{looks} system calls to look, {wakes} waits, {} in 5 seconds", text.lines().count());
     assert!((32..=48).contains(&looks) && wakes <= 6 + count(" read(") / 2);
     guest.assert_alive();

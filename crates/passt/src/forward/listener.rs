@@ -263,7 +263,8 @@ impl Listener {
         fd: &OwnedFd,
         client: Endpoint,
     ) -> Option<(Endpoint, Endpoint)> {
-        if self.side == Side::Host && (!client.addr.is_loopback() || self.target.is_some()) {
+        let from_outside = !client.addr.is_loopback() || self.target.is_some();
+        if self.side == Side::Host && (from_outside || map.bypass == Bypass::Off) {
             return None;
         }
         let reached = Endpoint::from(SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?);

@@ -30,10 +30,14 @@ use crate::worker::Context;
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::bind),
     Call::any(Sysno::fstat),
+    Call::only(Sysno::ioctl, &[&[(1, INTERFACE_INDEX)]]),
     Call::any(Sysno::listen),
     // Where `sock_diag` is not to be had.
     Call::any(Sysno::pread64),
 ];
+
+/// `SIOCGIFINDEX` (`netdevice(7)`): interfaces are named by rules, and come and go.
+const INTERFACE_INDEX: i64 = 0x8933;
 
 /// How often each side is asked what listens there.
 const INTERVAL: Duration = Duration::from_secs(1);
