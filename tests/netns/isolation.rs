@@ -168,12 +168,12 @@ fn end(pid: u32) {
 
 /// What a guest would do that has taken the process over, and what becomes of the process: `None` if
 /// it ends for that, or else what it is told.
-const DEEDS: [(&str, Option<&str>); 9] = [
+const DEEDS: [(&str, Option<&str>); 8] = [
     ("open", None),
     ("socket", None),
     ("execve", None),
+    // Memory to be executed.
     ("mmap", None),
-    ("brk", None),
     ("ptrace", None),
     ("ioctl", None),
     ("setsockopt", None),

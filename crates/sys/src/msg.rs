@@ -39,7 +39,7 @@ pub fn send_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     send(fd, &Gather::of(data))
 }
 
-/// Writes one slice like [`write`].
+/// Writes one slice like [`write()`].
 pub fn write_slice(fd: BorrowedFd<'_>, data: &[u8]) -> io::Result<usize> {
     write(fd, &Gather::of(data))
 }

@@ -35,9 +35,8 @@ impl Provocation {
             "socket" => (Sysno::socket, [PACKET, libc::SOCK_RAW as usize, 0, 0, 0, 0]),
             "execve" => (Sysno::execve, [path, 0, 0, 0, 0, 0]),
             "mmap" => {
-                (Sysno::mmap, [0, 4096, 3, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize, usize::MAX, 0])
+                (Sysno::mmap, [0, 4096, 7, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize, usize::MAX, 0])
             }
-            "brk" => (Sysno::brk, [0; 6]),
             "ptrace" => (Sysno::ptrace, [0; 6]),
             "ioctl" => (Sysno::ioctl, [0, libc::TIOCSTI as usize, path, 0, 0, 0]),
             "setsockopt" => {
