@@ -265,7 +265,10 @@ fn idle() {
     let looks = count("sendmsg(") + count("recvmmsg(");
     // What the guest's kernel sends of its own accord ends waits too; those that ran out are ours.
     let wakes = text.lines().filter(|line| line.contains("epoll_pwait(") && line.ends_with(" = 0")).count();
-    println!("{looks} system calls to look, {wakes} waits that ran out, {} calls in 5 seconds", text.lines().count());
+    println!(
+        "{looks} system calls to look, {wakes} waits that ran out, {} calls in 5 seconds",
+        text.lines().count()
+    );
     assert!((32..=48).contains(&looks) && wakes <= 6);
     guest.assert_alive();
 }
