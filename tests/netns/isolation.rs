@@ -168,15 +168,16 @@ fn end(pid: u32) {
 
 /// What a guest would do that has taken the process over, and what becomes of the process: `None` if
 /// it ends for that, or else what it is told.
-const DEEDS: [(&str, Option<&str>); 8] = [
+const DEEDS: [(&str, Option<&str>); 10] = [
     ("open", None),
     ("socket", None),
     ("execve", None),
-    // Memory to be executed.
+    ("brk", None),
     ("mmap", None),
     ("ptrace", None),
     ("ioctl", None),
     ("setsockopt", None),
+    ("memory", Some("Err(")),
     // The call is needed. What there is to connect to is none of our business: Landlock (Linux 6.12).
     ("connect", Some("Err(Os { code: 1,")),
 ];
@@ -210,7 +211,7 @@ fn deeds_of_an_intruder() {
                     assert_eq!(finished.status.code(), Some(128 + 31), "{name} {deed}: {}", finished.stderr);
                 }
                 Some(result) => {
-                    let line = process.wait_for("provoked connect");
+                    let line = process.wait_for(&format!("provoked {deed}"));
                     assert!(line.contains(result) || !has_scopes(), "{name} {deed}: {line}");
                 }
             }

@@ -10,6 +10,7 @@
     reason = "C's types differ from Rust's in width; values at this border are lengths and flags that fit"
 )]
 
+pub mod alloc;
 pub mod dgram;
 pub mod fd;
 pub mod iovec;

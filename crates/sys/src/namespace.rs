@@ -70,12 +70,29 @@ pub struct Resident {
 
 enum Job {
     Run(Box<dyn FnOnce() + Send>),
-    Streams(AddressFamily),
+    Sockets(Kind),
 }
 
-type Batch = (AddressFamily, ArrayVec<OwnedFd, BATCH>);
+type Batch = (Kind, ArrayVec<OwnedFd, BATCH>);
 
-/// Sockets made at once by [`Resident::order_streams`].
+/// Type and family of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// `SOCK_STREAM` or `SOCK_DGRAM`.
+    pub kind: SocketType,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: AddressFamily,
+}
+
+/// Those that can be ordered.
+pub const KINDS: [Kind; 4] = [
+    Kind { kind: SocketType::STREAM, family: AddressFamily::INET },
+    Kind { kind: SocketType::STREAM, family: AddressFamily::INET6 },
+    Kind { kind: SocketType::DGRAM, family: AddressFamily::INET },
+    Kind { kind: SocketType::DGRAM, family: AddressFamily::INET6 },
+];
+
+/// Sockets made at once by [`Resident::order`].
 pub const BATCH: usize = 16;
 
 /// Bytes of stack of a [`Resident`].
@@ -95,7 +112,8 @@ impl Resident {
 
     fn with(enter: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
         let (jobs, todo) = sync_channel(1);
-        let (ready, batches) = sync_channel(1);
+        // With room for all that can be ordered the thread never waits, and always has time for jobs.
+        let (ready, batches) = sync_channel(KINDS.len());
         let (entered, result) = sync_channel(1);
         let thread = thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
             let inside = enter();
@@ -120,15 +138,15 @@ impl Resident {
         result.recv().map_err(|_| gone())
     }
 
-    /// Has a batch of sockets made, as by [`stream`], to be asked for with [`Resident::streams`]. False
-    /// if the thread is busy. Only one order may be open.
-    pub fn order_streams(&self, family: AddressFamily) -> bool {
-        self.jobs.try_send(Job::Streams(family)).is_ok()
+    /// Has a batch of sockets made, as by [`socket`], to be asked for with [`Resident::ordered`]. False
+    /// if the thread is busy. Only one order of each of [`KINDS`] may be open.
+    pub fn order(&self, kind: Kind) -> bool {
+        self.jobs.try_send(Job::Sockets(kind)).is_ok()
     }
 
-    /// The batch that was ordered, less what could not be made; `None` if it is not ready, or with
+    /// A batch that was ordered, less what could not be made; `None` if none is ready, or with
     /// `wait` if the thread is gone.
-    pub fn streams(&self, wait: bool) -> Option<(AddressFamily, ArrayVec<OwnedFd, BATCH>)> {
+    pub fn ordered(&self, wait: bool) -> Option<(Kind, ArrayVec<OwnedFd, BATCH>)> {
         if wait { self.batches.recv().ok() } else { self.batches.try_recv().ok() }
     }
 }
@@ -146,9 +164,9 @@ fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>) {
     for job in todo {
         match job {
             Job::Run(work) => work(),
-            Job::Streams(family) => {
-                let made = (0..BATCH).map_while(|_| stream(family).ok()).collect();
-                if ready.send((family, made)).is_err() {
+            Job::Sockets(kind) => {
+                let made = (0..BATCH).map_while(|_| socket(kind).ok()).collect();
+                if ready.send((kind, made)).is_err() {
                     return;
                 }
             }
@@ -156,12 +174,17 @@ fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>) {
     }
 }
 
-/// A TCP socket in the network namespace of this thread, without waiting and without delay for small messages.
-pub fn stream(family: AddressFamily) -> io::Result<OwnedFd> {
+/// A socket in the network namespace of this thread, without waiting; for TCP without delay for small messages.
+pub fn socket(kind: Kind) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
-    crate::socket::set_urgent_inline(fd.as_fd())?;
+    let fd = rustix::net::socket_with(kind.family, kind.kind, flags, None)?;
+    if kind.kind == SocketType::STREAM {
+        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+        crate::socket::set_urgent_inline(fd.as_fd())?;
+    } else if kind.family == AddressFamily::INET6 {
+        // Or a port in use with IPv4 could not be had.
+        rustix::net::sockopt::set_ipv6_v6only(&fd, true)?;
+    }
     Ok(fd)
 }
 

@@ -26,6 +26,12 @@ impl Provocation {
 
     /// Does it; its name and result, if there is one.
     pub fn act(&self) -> (&str, io::Result<usize>) {
+        if self.name == "memory" {
+            // More than there is; a request that fails.
+            let mut bytes = Vec::<u8>::new();
+            let result = bytes.try_reserve(1 << 30).map(|()| bytes.capacity());
+            return (&self.name, result.map_err(io::Error::other));
+        }
         const ROOT: &CStr = c"/";
         const PACKET: usize = libc::AF_PACKET as usize;
         let abstract_address = address(b"\0provoked");
@@ -34,8 +40,9 @@ impl Provocation {
             "open" => (Sysno::openat, [libc::AT_FDCWD as usize, path, 0, 0, 0, 0]),
             "socket" => (Sysno::socket, [PACKET, libc::SOCK_RAW as usize, 0, 0, 0, 0]),
             "execve" => (Sysno::execve, [path, 0, 0, 0, 0, 0]),
+            "brk" => (Sysno::brk, [0; 6]),
             "mmap" => {
-                (Sysno::mmap, [0, 4096, 7, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize, usize::MAX, 0])
+                (Sysno::mmap, [0, 4096, 3, (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize, usize::MAX, 0])
             }
             "ptrace" => (Sysno::ptrace, [0; 6]),
             "ioctl" => (Sysno::ioctl, [0, libc::TIOCSTI as usize, path, 0, 0, 0]),

@@ -63,7 +63,8 @@ impl Source {
         services: &mut Vec<Service>,
     ) -> io::Result<()> {
         let mut found = |service: Service, inode: u64| {
-            if service.port != 0 && !ours(inode) {
+            // There is memory for so many.
+            if service.port != 0 && !ours(inode) && services.len() < services.capacity() {
                 services.push(service);
             }
         };
@@ -197,6 +198,9 @@ impl Answer {
     }
 }
 
+/// Bytes of a file that are looked at: some 300 000 sockets.
+const TEXT: usize = 48 * 1024 * 1024;
+
 /// Files of `/proc/net`, that of IPv4 and, where the kernel has it, that of IPv6.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -211,7 +215,7 @@ impl Files {
         Ok(Self {
             tcp: [Some(open("tcp")?), open("tcp6").ok()],
             udp: [Some(open("udp")?), open("udp6").ok()],
-            text: Vec::new(),
+            text: Vec::with_capacity(TEXT),
         })
     }
 
@@ -232,11 +236,17 @@ impl Files {
     }
 }
 
+/// Bytes read at once.
+const STEP: usize = 16 * 1024;
+
 /// Appends all of a file, from its start.
 fn read_again(file: &File, text: &mut Vec<u8>) -> io::Result<()> {
     loop {
         let end = text.len();
-        text.resize(end + 16 * 1024, 0);
+        if end + STEP > TEXT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        text.resize(end + STEP, 0);
         let count = file.read_at(text.get_mut(end..).unwrap_or_default(), end as u64)?;
         text.truncate(end + count);
         if count == 0 {
@@ -300,7 +310,7 @@ mod tests {
         }
         for source in &mut sources {
             for _ in 0..2 {
-                let mut services = Vec::new();
+                let mut services = Vec::with_capacity(1000);
                 source.read(BOTH, &mut inbox, |_| false, &mut services).unwrap();
                 let told = |protocol, at: SocketAddr| {
                     services.iter().any(|s| {
@@ -328,7 +338,7 @@ mod tests {
         let port = ours.local_addr().unwrap().port();
         let theirs = TcpListener::bind(("127.0.0.7", port)).unwrap();
         let mut source = Source::open().unwrap();
-        let mut services = Vec::new();
+        let mut services = Vec::with_capacity(1000);
         let own = inode(&ours);
         source.read(BOTH, &mut Inbox::new(), |inode| inode == own, &mut services).unwrap();
         let at_port: Vec<Addr> = services.iter().filter(|s| s.port == port).map(|s| s.addr).collect();

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use passt_proto::time::{Duration, Instant};
+use passt_sys::alloc;
 use passt_sys::namespace::Resident;
 use passt_sys::seccomp::{Call, Sysno};
 
@@ -41,6 +42,10 @@ const INTERFACE_INDEX: i64 = 0x8933;
 
 /// How often each side is asked what listens there.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Services of one side that are followed; no more are looked at.
+const SERVICES: usize = 1 << 16;
+/// Sockets opened before memory is looked at again.
+const CHUNK: usize = 256;
 /// When a port that couldn't be had is tried again, if nothing else changes.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -119,11 +124,12 @@ impl Forward {
 pub fn follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
     let follows = [Side::Host, Side::Namespace].iter().any(|&side| ctx.forward.rules.interest(side).tcp);
     if let Some(inside) = ctx.inside.as_ref().filter(|_| follows) {
+        let services = || Vec::with_capacity(SERVICES);
         ctx.forward.detection = Some(Detection {
             host: Source::open()?,
             namespace: inside.run(Source::open)??,
-            heard: Heard::default(),
-            scratch: Vec::new(),
+            heard: Heard { host: services(), namespace: services() },
+            scratch: services(),
             due: ctx.now,
             retry: None,
         });
@@ -138,7 +144,9 @@ pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
     detection.due = ctx.now + INTERVAL;
     let changed = detection.listen(ctx);
     let again = detection.retry.is_some_and(|at| at <= ctx.now);
-    if changed || again {
+    if (changed || again) && !alloc::has_room() {
+        detection.retry = Some(ctx.now + RETRY);
+    } else if changed || again {
         let Forward { rules, options, .. } = &ctx.forward;
         let wanted = rules.wanted(&detection.heard, ctx.map.bypass, options.families);
         let complete = adjust(ctx, wanted);
@@ -185,14 +193,22 @@ fn adjust<L: Link>(ctx: &mut Context<L>, mut wanted: BTreeMap<Place, Families>) 
             log::debug!("{listener}: closed");
         }
     }
-    let jobs: Vec<Job> = wanted
-        .iter()
-        .filter_map(|(&place, &families)| {
-            let options = Options { families, ..ctx.forward.options };
-            Some(Job { place, entry: ctx.forward.rules.get(place.rule)?.clone(), options })
-        })
-        .collect();
-    let (host, namespace) = jobs.into_iter().partition(|job| job.entry.side == Side::Host);
+    let wanted: Vec<(Place, Families)> = wanted.into_iter().collect();
+    let mut complete = true;
+    for wanted in wanted.chunks(CHUNK) {
+        complete &= alloc::has_room() && open(ctx, wanted);
+    }
+    complete
+}
+
+/// Opens sockets for what is wanted. False if some can't be had now.
+fn open<L: Link>(ctx: &mut Context<L>, wanted: &[(Place, Families)]) -> bool {
+    let job = |&(place, families): &(Place, Families)| {
+        let options = Options { families, ..ctx.forward.options };
+        Some(Job { place, entry: ctx.forward.rules.get(place.rule)?.clone(), options })
+    };
+    let jobs = wanted.iter().filter_map(job);
+    let (host, namespace) = jobs.partition(|job| job.entry.side == Side::Host);
     let opened = Job::all(host).into_iter().chain(inside(ctx.inside.as_ref(), namespace));
     let mut complete = true;
     for result in opened.collect::<Vec<_>>() {

@@ -3,6 +3,7 @@
 pub mod echo;
 pub(crate) mod listen;
 pub mod slack;
+pub(crate) mod sockets;
 pub mod splice;
 pub mod tcp;
 pub mod udp;
@@ -17,12 +18,13 @@ use passt_proto::time::Instant;
 use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::Failure;
+use passt_sys::namespace::{self, Kind};
 use passt_sys::seccomp::{Call, Choice, Sysno};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::flow::{Flow, Handle, Key, Table};
+use crate::flow::{Flow, Handle, Key, Side, Table};
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -152,6 +154,17 @@ pub(crate) fn socket<L>(
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
     }
     Ok(fd)
+}
+
+/// A socket of the family of `target`, on the side that what comes in on side `from` goes to.
+fn socket_across<L>(ctx: &mut Context<L>, from: Side, kind: SocketType, target: Addr) -> io::Result<OwnedFd> {
+    let family = if target.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let kind = Kind { kind, family };
+    match (from, &ctx.inside) {
+        (Side::Namespace, _) => namespace::socket(kind),
+        (Side::Host, Some(inside)) => ctx.sockets.take(inside, kind),
+        (Side::Host, None) => Err(Errno::NETUNREACH.into()),
+    }
 }
 
 /// A socket of the family of `remote`, in the network namespace of this thread.

@@ -26,7 +26,7 @@ use super::slack::{self, Pool, Rest};
 use super::{Verdict, remove, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::forward::pressure::Ticket;
-use crate::link::{Link, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
+use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
 use crate::worker::Context;
 
 /// From this round trip on, acknowledgements to the guest are those of the
@@ -102,8 +102,8 @@ impl Tcp {
             config: [config(40), config(60)],
             isn: IsnSecret(secret.0, secret.1),
             slack: Pool::new(),
-            pieces: Vec::with_capacity(1024),
-            dirty: Vec::with_capacity(1024),
+            pieces: Vec::with_capacity(MAX_BATCH),
+            dirty: Vec::with_capacity(MAX_BATCH),
             scratch: vec![0; SCRATCH],
             use_peek_offset: true,
         }

@@ -1,6 +1,6 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
-use passt_sys::seccomp::{self, Call, Error, Sysno};
+use passt_sys::seccomp::{self, Call, Error};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
@@ -17,25 +17,7 @@ const PASTA: &[&[Call]] =
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS];
 
-/// What the allocator may ask for, never to be executed: until all memory is reserved at the start, what grows
-/// must not end the process.
-pub const MEMORY: &[Call] = &[
-    Call::any(Sysno::brk),
-    Call::any(Sysno::madvise),
-    Call::only(
-        Sysno::mmap,
-        &[&[(2, READ_WRITE), (3, PRIVATE)], &[(2, READ_WRITE), (3, RESERVED)], &[(2, 0), (3, RESERVED)]],
-    ),
-    Call::only(Sysno::mprotect, &[&[(2, READ_WRITE)]]),
-    Call::any(Sysno::mremap),
-    Call::any(Sysno::munmap),
-];
-/// `PROT_READ | PROT_WRITE`, `MAP_PRIVATE | MAP_ANONYMOUS`, and with `MAP_NORESERVE` (`mmap(2)`).
-const READ_WRITE: i64 = 3;
-const PRIVATE: i64 = 0x22;
-const RESERVED: i64 = 0x4022;
-
-/// The system calls of a process with this configuration, some more than once, but for [`MEMORY`].
+/// The system calls of a process with this configuration, some more than once.
 pub fn calls(config: &Config) -> Vec<Call> {
     let mode = match config.mode {
         Mode::Pasta(_) => PASTA,
@@ -47,7 +29,7 @@ pub fn calls(config: &Config) -> Vec<Call> {
 
 /// Has the kernel refuse all others, for good.
 pub(super) fn install(config: &Config) -> Result<(), Error> {
-    seccomp::install(&[&calls(config), MEMORY].concat(), |name| {
+    seccomp::install(&calls(config), |name| {
         log::last_words(format_args!("System call {name} is not allowed, exiting"));
     })
 }

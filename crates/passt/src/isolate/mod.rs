@@ -16,7 +16,7 @@ mod root;
 use std::io;
 
 use passt_sys::namespace::{self, Resident};
-use passt_sys::process;
+use passt_sys::{alloc, process};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
 
@@ -79,12 +79,14 @@ pub fn privileges(inside: Option<&Resident>) -> Result<(), Error> {
     hidden.map_err(io::Error::from).map_err(Error::at("core dumps"))
 }
 
-/// Has the kernel refuse what life does not need. Destructors are no longer to be run: what
+/// Has the kernel refuse what life does not need, more memory included. Destructors are no longer to be run: what
 /// they give back the kernel takes anyway.
 pub fn seal(config: &Config) -> anyhow::Result<()> {
     #[cfg(feature = "provoke")]
     let provocation = passt_sys::provoke::Provocation::prepare();
+    alloc::seal();
     filter::install(config)?;
+    alloc::count_anew();
     #[cfg(feature = "provoke")]
     if let Some((name, result)) = provocation.as_ref().map(|p| p.act()) {
         log::error!("provoked {name}: {result:?}");

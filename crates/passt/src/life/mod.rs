@@ -6,8 +6,7 @@
 //! for pasta [`enter`](namespace::enter), which changes identity and goes where the namespace is, and for passt
 //! [`identity`], after its [`socket`] was bound, then, when
 //! all is ready, [`background`]. From there on only [`watch`] matters, one descriptor of the
-//! engine's loop. What is left out: the sandbox, that is, giving up what
-//! the loop doesn't need.
+//! engine's loop. Giving up what the loop doesn't need is the business of [`isolate`](crate::isolate).
 
 pub mod background;
 pub mod command;

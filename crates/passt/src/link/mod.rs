@@ -118,5 +118,8 @@ pub trait Link {
 /// they fill the 65 535 bytes that IPv4's total length can express.
 pub const MAX_PAYLOAD: usize = 65_535 - 40;
 
+/// Most frames that are received at once.
+pub const MAX_BATCH: usize = 32 * 1024;
+
 /// Most pieces that one frame for the guest is cut into.
 pub const MAX_PIECES: usize = 256;

@@ -37,12 +37,13 @@ use passt_sys::msg;
 use rustix::net::{RecvFlags, sockopt};
 
 use self::queue::Queue;
-use super::{Caps, Frame, HEAD_LEN, Link, MAX_PAYLOAD, MAX_PIECES, complete};
+use super::{Caps, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
 
 /// Bytes read at most before they are dealt with, as for the tap link.
 const BATCH_BYTES: usize = 384 * 1024;
 /// Room for a batch, and for the start of a frame left over from the last.
 const RECEIVE_ROOM: usize = BATCH_BYTES + PREFIX + MAX_FRAME;
+const _: () = assert!(RECEIVE_ROOM / (PREFIX + passt_proto::wire::ethernet::LEN) <= MAX_BATCH);
 /// Memory of the send queue.
 const QUEUE: usize = 1024 * 1024;
 /// Length of the queue from which on it is congested, and down to which it stays so.
@@ -290,12 +291,7 @@ impl Lent {
 
 impl Incoming {
     fn new() -> Self {
-        Self {
-            bytes: vec![0; RECEIVE_ROOM],
-            received: 0,
-            complete: 0,
-            frames: Vec::with_capacity(RECEIVE_ROOM / (PREFIX + passt_proto::wire::ethernet::LEN)),
-        }
+        Self { bytes: vec![0; RECEIVE_ROOM], received: 0, complete: 0, frames: Vec::with_capacity(MAX_BATCH) }
     }
 
     fn clear(&mut self) {

@@ -3,12 +3,13 @@
 
 use std::fmt::Write;
 
+use arrayvec::ArrayString;
 use passt_proto::drop::DropReason;
 use passt_proto::responder::{Services, arp, ndp};
 use passt_proto::time::{Duration, Instant};
 
 use super::{Context, Options};
-use passt_sys::msg;
+use passt_sys::{alloc, msg};
 
 use crate::link::Link;
 
@@ -89,8 +90,12 @@ fn send<L: Link>(
 /// One line of statistics on standard output.
 fn report<L>(ctx: &Context<L>, flows: usize) {
     let counters = &ctx.counters;
-    let mut line = format!(
-        "flows {flows} begun {} | from guest {} frames {} bytes | to guest {} frames {} bytes | retransmitted {} | rounds {}",
+    // What doesn't fit is left out.
+    let mut line = ArrayString::<4096>::new();
+    let memory = alloc::usage();
+    let _ = write!(
+        line,
+        "flows {flows} begun {} | from guest {} frames {} bytes | to guest {} frames {} bytes | retransmitted {} | rounds {} | allocations {} bytes {}",
         counters.flows,
         counters.from_guest.frames,
         counters.from_guest.bytes,
@@ -98,10 +103,12 @@ fn report<L>(ctx: &Context<L>, flows: usize) {
         counters.to_guest.bytes,
         counters.retransmitted,
         counters.rounds,
+        memory.allocations,
+        memory.bytes,
     );
     for (reason, count) in counters.all_drops() {
         let _ = write!(line, " | dropped {} {count}", reason.name());
     }
-    line.push('\n');
+    let _ = line.try_push('\n');
     let _ = msg::write_slice(rustix::stdio::stdout(), line.as_bytes());
 }

@@ -1,7 +1,6 @@
 //! What a worker has besides its flows: link, clock, timers, counters, and what is
 //! known about the guest. Handlers of all protocols get it next to their flow.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -20,12 +19,14 @@ use crate::flow::Handle;
 use crate::flow::timer::Wheel;
 use crate::forward::pressure::Pressure;
 use crate::forward::{Forward, Listener, Listeners};
+use crate::host::sockets::Sockets;
 use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
 use crate::host::udp::Udp;
 use crate::link::Link;
 use crate::pcap::Capture;
 use crate::worker::counters::Counters;
+use crate::worker::queue::Queue;
 
 /// What the engine has to know, from the command line and the host's configuration.
 #[derive(Clone, Debug)]
@@ -81,6 +82,8 @@ pub struct Context<L> {
     pub tcp: Tcp,
     /// What all connections share that bypass the link.
     pub(crate) splice: Splice,
+    /// Sockets of the guest's namespace.
+    pub(crate) sockets: Sockets,
     /// What all flows of datagrams share.
     pub udp: Udp,
     /// The host does not let us open ping sockets.
@@ -96,9 +99,9 @@ pub struct Context<L> {
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
-    pub(super) ready: VecDeque<Handle>,
+    pub(super) ready: Queue,
     /// Flows that have something to send once the link is not congested.
-    pub(super) waiting: VecDeque<Handle>,
+    pub(super) waiting: Queue,
     /// The link is watched for room to send what it queued.
     backlog: bool,
     epoll: OwnedFd,
@@ -110,6 +113,7 @@ impl<L: Link> Context<L> {
         Ok(Self {
             tcp: Tcp::new(&link, options.services.mtu, (a, b)),
             splice: Splice::new(),
+            sockets: Sockets::new(),
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
             listeners: Listeners::default(),
@@ -126,8 +130,8 @@ impl<L: Link> Context<L> {
             protocols: options.protocols,
             capture: Capture::off(),
             timers: Wheel::new(options.max_flows, now),
-            ready: VecDeque::with_capacity(1024),
-            waiting: VecDeque::with_capacity(1024),
+            ready: Queue::new(options.max_flows),
+            waiting: Queue::new(options.max_flows),
             backlog: false,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })
@@ -186,12 +190,12 @@ impl<L: Link> Context<L> {
 
     /// Has a flow called again in the next round, before the loop sleeps.
     pub fn call_again(&mut self, handle: Handle) {
-        self.ready.push_back(handle);
+        self.ready.push(handle.index);
     }
 
     /// Has a flow called again once the link is not congested. A flow asks again only after that.
     pub fn await_link(&mut self, handle: Handle) {
-        self.waiting.push_back(handle);
+        self.waiting.push(handle.index);
     }
 
     /// The path of packets to the guest at `guest` from a host that it knows as `remote`.

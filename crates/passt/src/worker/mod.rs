@@ -6,6 +6,7 @@
 mod chores;
 mod context;
 mod counters;
+mod queue;
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -157,8 +158,10 @@ impl<L: Link> Worker<L> {
             }
         }
         for _ in 0..self.ctx.ready.len() {
-            let Some(handle) = self.ctx.ready.pop_front() else { break };
-            self.flow(handle, host::again);
+            let Some(index) = self.ctx.ready.pop() else { break };
+            if let Some(handle) = self.flows.at(index) {
+                self.flow(handle, host::again);
+            }
         }
         while let Some(index) = self.ctx.timers.pop(self.ctx.now) {
             if let Some(handle) = self.flows.at(index) {
@@ -185,8 +188,10 @@ impl<L: Link> Worker<L> {
             if self.ctx.link.is_congested() {
                 break;
             }
-            let Some(handle) = self.ctx.waiting.pop_front() else { break };
-            self.flow(handle, host::resume);
+            let Some(index) = self.ctx.waiting.pop() else { break };
+            if let Some(handle) = self.flows.at(index) {
+                self.flow(handle, host::resume);
+            }
         }
         self.ctx.flush_link()
     }

@@ -10,7 +10,6 @@
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
 mod pipe;
-mod sockets;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,14 +17,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_sys::seccomp::{Call, Choice, Sysno};
-use passt_sys::{msg, namespace, socket};
+use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown};
+use rustix::net::{RecvFlags, Shutdown, SocketType};
 use rustix::pipe::{SpliceFlags, splice};
 
 use self::pipe::{Pipe, Pipes};
-use self::sockets::Sockets;
 use super::{Verdict, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::pressure::Ticket;
@@ -58,7 +56,6 @@ const TARGET: usize = 1;
 pub(crate) struct Splice {
     buffer: Vec<u8>,
     pipes: Pipes,
-    sockets: Sockets,
 }
 
 /// A connection that bypasses the link.
@@ -117,7 +114,7 @@ enum Step {
 
 impl Splice {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; pipe::MIN_SIZE], pipes: Pipes::default(), sockets: Sockets::new() }
+        Self { buffer: vec![0; pipe::MIN_SIZE], pipes: Pipes::new() }
     }
 }
 
@@ -188,14 +185,8 @@ fn start<L>(
     if ctx.listeners.circular(ctx.map.bypass, &key, target) {
         return Err(Errno::LOOP.into());
     }
-    let v4 = target.addr.is_v4();
-    let fd = match (key.via, &ctx.inside) {
-        (Via::Bypass(Side::Host), Some(inside)) => ctx.splice.sockets.take(inside, v4)?,
-        (Via::Bypass(Side::Namespace), _) => {
-            namespace::stream(if v4 { AddressFamily::INET } else { AddressFamily::INET6 })?
-        }
-        _ => return Err(Errno::NETUNREACH.into()),
-    };
+    let Via::Bypass(from) = key.via else { return Err(Errno::NETUNREACH.into()) };
+    let fd = super::socket_across(ctx, from, SocketType::STREAM, target.addr)?;
     match rustix::net::connect(&fd, &target.socket_addr()) {
         Ok(()) => Ok((fd, false)),
         Err(Errno::INPROGRESS) => Ok((fd, true)),

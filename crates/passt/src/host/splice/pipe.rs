@@ -32,10 +32,15 @@ impl Pipe {
 }
 
 /// Empty pipes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipes(Vec<Pipe>);
 
 impl Pipes {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self(Vec::with_capacity(SPARE))
+    }
+
     /// Whether the next [`Pipes::take`] succeeds.
     pub(super) fn is_ready(&mut self) -> bool {
         if self.0.is_empty() {

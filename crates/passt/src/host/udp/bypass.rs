@@ -10,12 +10,11 @@
 //! a listening socket say so to a single client. They are counted, and the flow
 //! goes on, since a server may come.
 
-use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use arrayvec::ArrayVec;
-use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_sys::dgram::{BATCH, Inbox};
 use rustix::net::SocketType;
@@ -23,31 +22,23 @@ use rustix::net::SocketType;
 use super::send::{Item, Way};
 use super::{Sockets, UdpFlow, any, connect};
 use crate::flow::Side;
-use crate::host::{Verdict, bare_socket};
+use crate::host::{Verdict, socket_across};
 use crate::link::Link;
 use crate::worker::Context;
 
 /// A socket for what came in on side `from`, on the other side and connected to `server`, if possible
 /// from `port`.
 pub(super) fn open<L: Link>(
-    ctx: &Context<L>,
+    ctx: &mut Context<L>,
     from: Side,
     server: Endpoint,
     port: u16,
 ) -> Result<OwnedFd, DropReason> {
-    let made = match (from, &ctx.inside) {
-        (Side::Namespace, _) => datagram_socket(server.addr),
-        (Side::Host, Some(inside)) => inside.run(move || datagram_socket(server.addr)).and_then(|made| made),
-        (Side::Host, None) => return Err(DropReason::Unmapped),
-    };
+    let made = socket_across(ctx, from, SocketType::DGRAM, server.addr);
     let local = Endpoint::new(any(server.addr), port);
     let fd = made.map_err(|_| DropReason::Socket)?;
     connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
     Ok(fd)
-}
-
-fn datagram_socket(remote: Addr) -> io::Result<OwnedFd> {
-    bare_socket(SocketType::DGRAM, None, remote)
 }
 
 impl UdpFlow {

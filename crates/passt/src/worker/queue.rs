@@ -1,0 +1,75 @@
+//! Flows that are to be called later: each is in a queue once, so that a queue never needs more
+//! memory than was reserved for it.
+
+use std::collections::VecDeque;
+
+/// Numbers of places in the flow table, in order.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    order: VecDeque<u32>,
+    /// A bit for each place: whether it is in `order`.
+    queued: Vec<u64>,
+}
+
+impl Queue {
+    /// For flows numbered below `capacity`.
+    pub(super) fn new(capacity: usize) -> Self {
+        let capacity = capacity.next_power_of_two();
+        Self { order: VecDeque::with_capacity(capacity), queued: vec![0; capacity.div_ceil(64)] }
+    }
+
+    /// Adds a flow at the end, unless it is there. The flow that has the number when its turn comes is
+    /// called, which may be another.
+    pub(super) fn push(&mut self, index: u32) {
+        let Some((word, bit)) = self.bit(index) else { return };
+        if *word & bit == 0 {
+            *word |= bit;
+            self.order.push_back(index);
+        }
+    }
+
+    /// Takes the first.
+    pub(super) fn pop(&mut self) -> Option<u32> {
+        let index = self.order.pop_front()?;
+        if let Some((word, bit)) = self.bit(index) {
+            *word &= !bit;
+        }
+        if self.order.is_empty() {
+            // Back to the start of its memory: the rest need not be touched.
+            self.order.clear();
+        }
+        Some(index)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn bit(&mut self, index: u32) -> Option<(&mut u64, u64)> {
+        Some((self.queued.get_mut(index as usize / 64)?, 1 << (index % 64)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+
+    #[test]
+    fn each_once_and_in_order() {
+        let mut queue = Queue::new(100);
+        for index in [5, 99, 5, 64, 99, 1 << 20] {
+            queue.push(index);
+        }
+        assert_eq!(queue.len(), 3);
+        assert_eq!((queue.pop(), queue.pop()), (Some(5), Some(99)));
+        queue.push(5);
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(64), Some(5), None));
+        assert!(queue.is_empty());
+    }
+}
