@@ -156,7 +156,8 @@ pub(crate) fn socket<L>(
     Ok(fd)
 }
 
-/// A socket of the family of `target`, on the side that what comes in on side `from` goes to.
+/// A socket of the family of `target`, on the side that what comes in on side `from` goes to;
+/// `ENETUNREACH` if there is no way into the namespace.
 fn socket_across<L>(ctx: &mut Context<L>, from: Side, kind: SocketType, target: Addr) -> io::Result<OwnedFd> {
     let family = if target.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = Kind { kind, family };

@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_sys::dgram::{BATCH, Inbox};
+use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Item, Way};
@@ -36,7 +37,10 @@ pub(super) fn open<L: Link>(
 ) -> Result<OwnedFd, DropReason> {
     let made = socket_across(ctx, from, SocketType::DGRAM, server.addr);
     let local = Endpoint::new(any(server.addr), port);
-    let fd = made.map_err(|_| DropReason::Socket)?;
+    let fd = made.map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::NETUNREACH) => DropReason::Unmapped,
+        _ => DropReason::Socket,
+    })?;
     connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
     Ok(fd)
 }
