@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("g++", "g++"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("mandoc", "mandoc"),
     ("nginx", "nginx-light"),
     ("nsenter", "util-linux"),
     ("pasta", "passt"),

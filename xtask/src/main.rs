@@ -1,8 +1,9 @@
-//! Development commands: `cargo xtask test`, `cargo xtask bench`.
+//! Development commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask man`.
 
 mod bench;
 mod fuzz;
 mod machine;
+mod manual;
 mod tally;
 
 use std::path::Path;
@@ -15,10 +16,12 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.split_first() {
         Some((command, [])) if command == "test" => test(),
+        Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
         Some((command, options)) if command == "bench" => bench(options),
         _ => {
             let test = "test     install what the tests need, build, run all of them";
-            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {}", bench::USAGE);
+            let man = "man      write the manual pages, docs/man, from the table of options";
+            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {}", bench::USAGE);
             return ExitCode::from(2);
         }
     };

@@ -20,16 +20,21 @@ pub(super) fn usage(program: Program, name: &str) -> String {
         let lead = if i == 0 { "Usage:" } else { "      " };
         line(&mut text, format_args!("{lead} {name} [OPTION]...{form}"));
     }
-    for (title, group) in GROUPS {
-        let mut shown = group.iter().filter(|o| o.scope.refuses(program).is_none()).peekable();
-        if shown.peek().is_some() {
-            line(&mut text, format_args!("\n{title}:"));
-        }
-        for option in shown {
+    for (title, group) in groups(program) {
+        line(&mut text, format_args!("\n{title}:"));
+        for option in group {
             describe(&mut text, option);
         }
     }
     text
+}
+
+/// The options of a program, under their titles.
+pub(super) fn groups(program: Program) -> impl Iterator<Item = (&'static str, Vec<&'static Opt>)> {
+    GROUPS.iter().filter_map(move |&(title, group)| {
+        let shown: Vec<_> = group.iter().filter(|o| o.scope.refuses(program).is_none()).collect();
+        (!shown.is_empty()).then_some((title, shown))
+    })
 }
 
 /// Name, version and terms.

@@ -60,6 +60,24 @@ pub fn parse(argv: Vec<OsString>) -> Outcome {
     }
 }
 
+/// An option as documentation shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Letter, long name and argument: `-m, --mtu MTU`.
+    pub names: &'static str,
+    /// What it does, in lines; the last may begin with `default:`.
+    pub help: &'static str,
+}
+
+/// All options of pasta, or of passt in any mode, under titles.
+pub fn described(pasta: bool) -> Vec<(&'static str, Vec<Described>)> {
+    let program = if pasta { Program::Pasta } else { Program::VhostUser };
+    let describe = |option: &option::Opt| Described { names: option.names, help: option.help };
+    help::groups(program)
+        .map(|(title, options)| (title, options.into_iter().map(describe).collect()))
+        .collect()
+}
+
 fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let mut draft = Draft::new(program);
     let mut words = Getopt::new(argv);
