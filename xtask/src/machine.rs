@@ -7,8 +7,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// A program the tests run, and the Debian package that has it.
+/// A program the tests run, or another file that they need, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/share/selinux/devel/Makefile", "selinux-policy-dev"),
+    ("apparmor_parser", "apparmor"),
     ("busybox", "busybox"),
     ("curl", "curl"),
     ("dhclient", "isc-dhcp-client"),

@@ -18,7 +18,7 @@ use crate::{dhcp, find_program};
 /// The package that depends on the newest kernel without drivers for real machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// What the guest needs, if the kernel has it as a module.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_net", "virtio_console", "af_packet", "ipv6"];
+const MODULES: [&str; 6] = ["virtio_pci", "virtio_net", "virtio_console", "af_packet", "ipv6", "tun"];
 /// Programs of this machine that are of use inside, if they are installed.
 const PROGRAMS: [&str; 2] = ["dhclient", "iperf3"];
 
@@ -37,7 +37,7 @@ impl Image {
     }
 
     fn find_or_make() -> Result<Self> {
-        let parts = cache()?.join("guest");
+        let parts = cache()?.join(format!("guest-{}", MODULES.join("-")));
         if !parts.exists() {
             let work = parts.with_extension(std::process::id().to_string());
             let made = make_parts(&work).and_then(|()| Ok(fs::rename(work.join("parts"), &parts)?));
@@ -53,8 +53,8 @@ impl Image {
         self.parts.join("vmlinuz")
     }
 
-    /// Writes the first file system, with this helper in it.
-    pub(super) fn write_initramfs(&self, peer: &Path, to: &Path) -> Result<()> {
+    /// Writes the first file system, with this helper in it, and `more` files at absolute paths.
+    pub(super) fn write_initramfs(&self, peer: &Path, more: &[(&str, PathBuf)], to: &Path) -> Result<()> {
         let mut archive = Archive::default();
         for directory in ["dev", "proc", "sys", "tmp", "etc", "var/lib/dhcp", "var/run"] {
             archive.add_directory(directory);
@@ -75,6 +75,9 @@ impl Image {
             let name = program.file_name().context("a program's name")?;
             archive.add(&format!("bin/{}", name.display()), &fs::read(&program)?);
             files.extend(libraries(&program)?);
+        }
+        for (path, file) in more {
+            archive.add(path, &fs::read(file).with_context(|| file.display().to_string())?);
         }
         files.sort();
         files.dedup();

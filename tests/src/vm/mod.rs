@@ -35,6 +35,17 @@ impl Vm {
     /// `netdev` is what follows qemu's `-netdev`, without an identifier.
     /// Machines of one test differ in `name`. None if the test had to be skipped.
     pub fn boot(net: &Net, name: &str, netdev: &str) -> Option<Self> {
+        Self::boot_with(net, name, netdev, "", &[])
+    }
+
+    /// [`Vm::boot`] with more on the kernel's command line, and more executable files: their paths inside and here.
+    pub fn boot_with(
+        net: &Net,
+        name: &str,
+        netdev: &str,
+        append: &str,
+        files: &[(&str, PathBuf)],
+    ) -> Option<Self> {
         if !Self::possible() {
             return None;
         }
@@ -47,9 +58,9 @@ impl Vm {
         };
         let (dir, peer) = (net.dir().join(name), net.dir().join("peer"));
         std::fs::create_dir_all(&dir).expect("the machine's directory");
-        image.write_initramfs(&peer, &dir.join("initramfs")).expect("initramfs");
+        image.write_initramfs(&peer, files, &dir.join("initramfs")).expect("initramfs");
         let mut command = net.host.command(QEMU);
-        add_machine(&mut command, &dir, &image.kernel());
+        add_machine(&mut command, &dir, &image.kernel(), append);
         let device = "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56";
         command.args(["-netdev", &format!("{netdev},id=n0"), "-device", device]);
         let mut qemu = Process::start(&mut command);
@@ -120,11 +131,11 @@ impl Place for Vm {
 }
 
 /// Adds everything but the network.
-fn add_machine(command: &mut Command, dir: &Path, kernel: &Path) {
+fn add_machine(command: &mut Command, dir: &Path, kernel: &Path, append: &str) {
     command.args("-accel tcg -machine q35 -cpu max -smp 2 -m 512".split(' '));
     command.args("-nodefaults -no-user-config -no-reboot -display none -serial stdio".split(' '));
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(dir.join("initramfs"));
-    command.args(["-append", "console=ttyS0 quiet panic=-1"]);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {append}")]);
     let socket = |name: &str| format!("path={},server=on,wait=off", dir.join(name).display());
     command.args(["-chardev", &format!("socket,id=monitor,{}", socket("monitor"))]);
     command.args(["-mon", "chardev=monitor,mode=control", "-device", "virtio-serial-pci"]);
