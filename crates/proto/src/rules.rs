@@ -15,7 +15,7 @@ use crate::addr::{Addr, Endpoint};
 use crate::drop::DropReason;
 
 /// Transport protocols that flows exist for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -195,6 +195,12 @@ impl AddressMap {
         } else if !map.fixed {
             map.seen = Some(source);
         }
+    }
+
+    /// The addresses that the guest has, as far as is known.
+    pub fn guest(&self) -> [Option<Addr>; 5] {
+        let Self { v4, v6, .. } = self;
+        [v4.assigned, v4.seen, v6.assigned, v6.seen, v6.seen_link_local]
     }
 
     /// The form of `at` that sockets of the host take.

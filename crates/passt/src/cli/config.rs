@@ -270,6 +270,11 @@ impl Families {
         }
     }
 
+    /// Whether that of this address may be used.
+    pub fn has(self, addr: IpAddr) -> bool {
+        if addr.is_ipv4() { self.v4() } else { self.v6() }
+    }
+
     /// Whether IPv4 may be used.
     pub fn v4(self) -> bool {
         self != Self::V6Only

@@ -171,7 +171,8 @@ impl PortSpec {
         if parsed.auto && !context.pasta {
             return Err(PortError::AutoInPasst(context.option));
         }
-        if !parsed.targets_fit(context.families) {
+        let listens = parsed.listen.addr.is_none_or(|addr| context.families.has(addr));
+        if !listens || !parsed.targets_fit(context.families) {
             return Err(PortError::Invalid(shown()));
         }
         Ok(parsed)
@@ -575,6 +576,15 @@ mod tests {
         assert_eq!(shown(&["80:10.0.0.2/81"], v4), ["*/80>81@10.0.0.2"]);
         assert!(ports(&["80:fd00::1"], v4).is_err());
         assert!(ports(&["80:fd00::1"], context(false, true, Families::V6Only)).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_of_a_family_in_use() {
+        for (spec, families) in [("::1/22", Families::V4Only), ("127.0.0.1/auto", Families::V6Only)] {
+            let expected = Err(PortError::Invalid(spec.to_owned()));
+            assert_eq!(ports(&[spec], context(false, true, families)), expected);
+            assert!(ports(&[spec], context(false, true, Families::Both)).is_ok());
+        }
     }
 
     #[test]

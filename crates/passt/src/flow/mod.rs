@@ -36,12 +36,22 @@ pub enum Via {
 }
 
 /// Where sockets are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// In the host's network namespace.
     Host,
     /// In the guest's network namespace.
     Namespace,
+}
+
+impl Side {
+    /// The side across.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Host => Self::Namespace,
+            Self::Namespace => Self::Host,
+        }
+    }
 }
 
 /// What is known about one conversation.

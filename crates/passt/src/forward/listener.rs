@@ -1,10 +1,10 @@
 //! Listening sockets: how they are opened, on either side, and the numbers they have in the loop.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
@@ -14,7 +14,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
-use super::pressure::Opening;
+use super::pressure::{self, Opening};
 use super::table::{Entry, Place, RuleId};
 use crate::cli::{Families, Listen};
 use crate::flow::{Key, Protocol, Side, Via};
@@ -32,6 +32,10 @@ pub struct Listener {
     pub(crate) fd: OwnedFd,
     /// The address that it is bound to.
     pub(crate) addr: Addr,
+    /// Bound to `::`, it takes IPv4, too.
+    both: bool,
+    /// What goes by loopback reaches it.
+    by_loopback: bool,
     /// Where it is.
     pub side: Side,
     /// [`Protocol::Tcp`] or [`Protocol::Udp`].
@@ -65,8 +69,14 @@ pub struct Options {
 pub struct Listeners {
     open: BTreeMap<u32, Listener>,
     inodes: HashSet<u64>,
+    /// By side, protocol and port, and by those and the other side's port.
+    by_port: BTreeSet<Indexed>,
+    by_target: BTreeSet<Indexed>,
     next: u32,
 }
+
+/// A side, a protocol, a port, and a socket's number.
+type Indexed = (Side, Protocol, u16, u32);
 
 impl Listeners {
     /// Adds a socket and gives it a number.
@@ -74,6 +84,8 @@ impl Listeners {
         let number = self.next;
         self.next = number.wrapping_add(1);
         self.inodes.insert(listener.inode);
+        self.by_port.insert(listener.indexed(listener.place.port, number));
+        self.by_target.insert(listener.indexed(listener.target_port, number));
         self.open.insert(number, listener);
         number
     }
@@ -87,6 +99,8 @@ impl Listeners {
     pub fn remove(&mut self, number: u32) -> Option<Listener> {
         let listener = self.open.remove(&number)?;
         self.inodes.remove(&listener.inode);
+        self.by_port.remove(&listener.indexed(listener.place.port, number));
+        self.by_target.remove(&listener.indexed(listener.target_port, number));
         Some(listener)
     }
 
@@ -103,26 +117,30 @@ impl Listeners {
     /// Whether what a flow on the bypass sends to `target` would come back to us, again and again: where
     /// both loopbacks stand for each other, and the port is forwarded both ways.
     pub(crate) fn circular(&self, bypass: Bypass, key: &Key, target: Endpoint) -> bool {
+        let Via::Bypass(from) = key.via else { return false };
         bypass == Bypass::Loopback
-            && self.open.values().any(|l| {
-                key.via != Via::Bypass(l.side)
-                    && key.protocol == l.protocol
-                    && target.port == l.place.port
-                    && (target.addr == l.addr || l.addr.is_unspecified())
-            })
+            && self
+                .at(&self.by_port, from.other(), key.protocol, target.port)
+                .any(|(_, l)| l.by_loopback && l.takes(target.addr))
+    }
+
+    /// The sockets that an index has at a port.
+    fn at<'a>(
+        &'a self,
+        index: &'a BTreeSet<Indexed>,
+        side: Side,
+        protocol: Protocol,
+        port: u16,
+    ) -> impl Iterator<Item = (u32, &'a Listener)> {
+        let numbers = index.range((side, protocol, port, 0)..=(side, protocol, port, u32::MAX));
+        numbers.filter_map(|&(.., number)| Some((number, self.open.get(&number)?)))
     }
 
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
     /// the guest sends from there looks, to the outside, as if it came from the forwarded port.
     pub(crate) fn answering(&self, port: u16, remote: Addr) -> Option<(u32, &Listener)> {
-        self.iter().find(|(_, l)| {
-            l.side == Side::Host
-                && l.protocol == Protocol::Udp
-                && l.target_port == port
-                && l.addr.is_unspecified()
-                && (remote.is_v4() == l.addr.is_v4()
-                    || remote.is_v4() && sockopt::ipv6_v6only(&l.fd) == Ok(false))
-        })
+        self.at(&self.by_target, Side::Host, Protocol::Udp, port)
+            .find(|(_, l)| l.addr.is_unspecified() && l.takes(remote))
     }
 }
 
@@ -131,8 +149,10 @@ impl Listeners {
 pub(super) struct Refused {
     port: u16,
     error: io::Error,
-    /// The rule must have it, or there are no descriptors for what comes in.
+    /// The rule must have it.
     pub(super) fatal: bool,
+    /// There are no descriptors but those for what comes in.
+    pub(super) exhausted: bool,
 }
 
 /// Opens the sockets of a rule from a thread on its side, unless it follows what listens elsewhere, as far as they can be
@@ -140,20 +160,28 @@ pub(super) struct Refused {
 pub(super) fn open(id: RuleId, entry: &Entry, options: Options) -> (Vec<Listener>, Option<Refused>) {
     let (mut listeners, mut refused) = (Vec::new(), None);
     let ports = entry.rule.ports;
+    let most = if entry.rule.weak { pressure::for_ports() } else { RawFd::MAX };
     for port in (ports.first()..=ports.last()).take_while(|_| !entry.rule.scan) {
-        match Listener::open(Place { rule: id, port }, entry, options) {
+        let opened = Listener::open(Place { rule: id, port }, entry, options);
+        match opened.and_then(|opened| within(opened, most)) {
             Ok(opened) => listeners.extend(opened),
             Err(error) => {
                 let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                let fatal = exhausted || !entry.rule.weak;
-                refused = Some(Refused { port, error, fatal });
-                if fatal {
+                let fatal = !entry.rule.weak;
+                refused = Some(Refused { port, error, fatal, exhausted });
+                if fatal || exhausted {
                     break;
                 }
             }
         }
     }
     (listeners, refused)
+}
+
+/// The sockets that were opened, if their descriptors are below `most`.
+fn within(opened: Vec<Listener>, most: RawFd) -> io::Result<Vec<Listener>> {
+    let last = opened.iter().map(|listener| listener.fd.as_raw_fd()).max();
+    if last < Some(most) { Ok(opened) } else { Err(Errno::MFILE.into()) }
 }
 
 impl Refused {
@@ -216,18 +244,23 @@ impl Listener {
             (None, Families::Both) => (any_v6, true),
         };
         let interface = listen.interface.as_deref();
-        let bound = |ip, both| bound(ip, place.port, both, interface, protocol, options.freebind);
+        let bound = |ip, both| {
+            let fd = bound(ip, place.port, both, interface, protocol, options.freebind)?;
+            Ok((fd, ip, both))
+        };
         let opened = match bound(ip, both) {
             // A host without IPv6.
             Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bound(any_v4, false),
             opened => opened,
         };
-        let (fd, family) = opened?;
+        let ((fd, family), ip, both) = opened?;
         Ok(Self {
             opening: Opening::default(),
             inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),
+            both,
+            by_loopback: interface.is_none_or(|name| name == LOOPBACK),
             side,
             protocol,
             family,
@@ -236,6 +269,18 @@ impl Listener {
             target_port: rule.to + (place.port - rule.ports.first()),
             target: rule.target.map(Addr::from),
         })
+    }
+
+    /// Its place in an index by this port.
+    fn indexed(&self, port: u16, number: u32) -> Indexed {
+        (self.side, self.protocol, port, number)
+    }
+
+    /// Whether it takes what is sent to this address.
+    fn takes(&self, addr: Addr) -> bool {
+        let any =
+            self.addr.is_unspecified() && (self.addr.is_v4() == addr.is_v4() || self.both && addr.is_v4());
+        any || self.addr == addr
     }
 
     /// A peer's address in the form that the socket takes.
@@ -333,8 +378,10 @@ fn bound(
     if tcp {
         // Old connections in TIME_WAIT do not keep the port; for UDP this would share it.
         sockopt::set_socket_reuseaddr(&fd, true)?;
-        // What is accepted inherits it.
+        // What is accepted inherits these.
         sockopt::set_tcp_nodelay(&fd, true)?;
+        sockopt::set_socket_keepalive(&fd, true)?;
+        socket::set_urgent_inline(fd.as_fd())?;
     } else {
         dgram::want_failures(fd.as_fd(), v6)?;
         if ip.is_unspecified() {
@@ -358,4 +405,109 @@ fn bound(
         rustix::net::listen(&fd, BACKLOG)?;
     }
     Ok((fd, family))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+
+    use rustix::net::SendFlags;
+
+    use super::*;
+    use crate::cli::{PortRange, Rule};
+    use crate::forward::Rules;
+
+    /// A socket on the side and address, at a port that is free.
+    fn listener(side: Side, protocol: Protocol, listen: &str, families: Families) -> Listener {
+        let addr = (!listen.is_empty()).then(|| listen.parse().expect("an address"));
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let rule = Rule {
+            listen: Listen { addr, interface: None },
+            ports: PortRange::new(free, free).expect("a range"),
+            to: free,
+            target: None,
+            weak: false,
+            scan: false,
+        };
+        let entry = Entry { side, protocol, rule };
+        let rule = Rules::default().add(entry.clone()).expect("the only one");
+        let options = Options { families, freebind: false };
+        Listener::open_at(&entry.rule.listen, Place { rule, port: free }, &entry, options).expect("a socket")
+    }
+
+    /// What would come back is known by what the socket there takes, not by its port alone.
+    #[test]
+    fn circles() {
+        use Families::{Both, V6Only};
+        let cases = [
+            ("", Both, true, "127.0.0.1", true),
+            ("", Both, true, "::1", true),
+            ("", Both, false, "127.0.0.1", false),
+            ("", V6Only, true, "127.0.0.1", false),
+            ("", V6Only, true, "::1", true),
+            ("0.0.0.0", Both, true, "::1", false),
+            ("127.0.0.1", Both, true, "127.0.0.1", true),
+            ("127.0.0.1", Both, true, "127.0.0.2", false),
+        ];
+        for (listen, families, by_loopback, target, expected) in cases {
+            let mut listeners = Listeners::default();
+            let listener =
+                Listener { by_loopback, ..listener(Side::Namespace, Protocol::Tcp, listen, families) };
+            let port = listener.place.port;
+            let number = listeners.insert(listener);
+            let target = Endpoint::new(Addr::from(target.parse::<IpAddr>().expect("an address")), port);
+            let client = Endpoint::new(target.addr, 40_000);
+            let key =
+                |side| Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: target, remote: client };
+            let case = format!("{listen} {families:?} {by_loopback} {target}");
+            let from_host = key(Side::Host);
+            assert_eq!(listeners.circular(Bypass::Loopback, &from_host, target), expected, "{case}");
+            assert!(!listeners.circular(Bypass::Public, &from_host, target), "{case}");
+            assert!(!listeners.circular(Bypass::Loopback, &key(Side::Namespace), target), "{case}");
+            let beside = Endpoint::new(target.addr, port - 1);
+            assert!(!listeners.circular(Bypass::Loopback, &from_host, beside), "{case}");
+            listeners.remove(number);
+            assert!(!listeners.circular(Bypass::Loopback, &from_host, target), "{case}");
+        }
+    }
+
+    #[test]
+    fn answers_go_by_a_socket_that_can_send_them() {
+        let mut listeners = Listeners::default();
+        let any = listener(Side::Host, Protocol::Udp, "", Families::Both);
+        let v6 = listener(Side::Host, Protocol::Udp, "", Families::V6Only);
+        let one = listener(Side::Host, Protocol::Udp, "127.0.0.1", Families::Both);
+        let ports = [&any, &v6, &one].map(|l| l.target_port);
+        let numbers = [any, v6, one].map(|l| listeners.insert(l));
+        let answering = |port: u16, remote: &str| {
+            let remote = Addr::from(remote.parse::<IpAddr>().expect("an address"));
+            listeners.answering(port, remote).map(|(number, _)| number)
+        };
+        assert_eq!(answering(ports[0], "192.0.2.1"), Some(numbers[0]));
+        assert_eq!(answering(ports[0], "2001:db8::1"), Some(numbers[0]));
+        assert_eq!(answering(ports[1], "192.0.2.1"), None);
+        assert_eq!(answering(ports[1], "2001:db8::1"), Some(numbers[1]));
+        assert_eq!(answering(ports[2], "192.0.2.1"), None);
+    }
+
+    /// What a client sends as urgent stays in the stream.
+    #[test]
+    fn accepted_sockets_have_what_the_listening_one_has() {
+        let listening = listener(Side::Host, Protocol::Tcp, "127.0.0.1", Families::Both);
+        let client = TcpStream::connect(("127.0.0.1", listening.place.port)).expect("a connection");
+        rustix::net::send(&client, b"ab", SendFlags::OOB).expect("sent");
+        drop(client);
+        let flags = SocketFlags::CLOEXEC;
+        let fd = loop {
+            match rustix::net::accept_with(&listening.fd, flags) {
+                Err(Errno::AGAIN) => {}
+                accepted => break accepted.expect("a client"),
+            }
+        };
+        assert!(sockopt::tcp_nodelay(&fd) == Ok(true) && sockopt::socket_keepalive(&fd) == Ok(true));
+        let mut text = String::new();
+        TcpStream::from(fd).read_to_string(&mut text).expect("text");
+        assert_eq!(text, "ab");
+    }
 }

@@ -13,6 +13,7 @@ pub mod table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
 use passt_sys::namespace::Resident;
@@ -76,6 +77,8 @@ struct Detection {
     /// What is being read, to be compared with what was heard before.
     scratch: Vec<Service>,
     due: Instant,
+    /// Addresses of the guest when it was decided what to listen on.
+    guest: [Option<Addr>; 5],
     /// When to try again what couldn't be opened.
     retry: Option<Instant>,
 }
@@ -99,6 +102,10 @@ impl Forward {
                     return Err(Error::Listen);
                 }
                 Some(refused) if listeners.is_empty() => lacking.push((entry, refused)),
+                Some(refused) if refused.exhausted => {
+                    refused.warn(&entry);
+                    opened.append(&mut listeners);
+                }
                 _ => opened.append(&mut listeners),
             }
         }
@@ -131,6 +138,7 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
             heard: Heard { host: services(), namespace: services() },
             scratch: services(),
             due: ctx.now,
+            guest: ctx.map.guest(),
             retry: None,
         });
         poll(ctx);
@@ -142,13 +150,15 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
 pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
     let Some(mut detection) = ctx.forward.detection.take() else { return };
     detection.due = ctx.now + INTERVAL;
-    let changed = detection.listen(ctx);
+    let moved = detection.guest != ctx.map.guest();
+    detection.guest = ctx.map.guest();
+    let changed = detection.listen(ctx) || moved;
     let again = detection.retry.is_some_and(|at| at <= ctx.now);
     if (changed || again) && !alloc::has_room() {
         detection.retry = Some(ctx.now + RETRY);
     } else if changed || again {
         let Forward { rules, options, .. } = &ctx.forward;
-        let wanted = rules.wanted(&detection.heard, ctx.map.bypass, options.families);
+        let wanted = rules.wanted(&detection.heard, &ctx.map, options.families);
         let complete = adjust(ctx, wanted);
         detection.retry = (!complete).then(|| ctx.now + RETRY);
     }

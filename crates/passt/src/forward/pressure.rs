@@ -22,6 +22,15 @@ const KEPT: (u64, u64) = (8, 1024);
 /// When to look for free descriptors again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// The most descriptors that ports take which need not all be had: half of them. Connections need the others.
+pub(super) fn for_ports() -> RawFd {
+    RawFd::try_from(limit() / 2).unwrap_or(RawFd::MAX)
+}
+
+fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Counts the connections of a listening socket that are being established.
 #[derive(Debug, Default)]
 pub(crate) struct Opening(Arc<AtomicU32>);
@@ -62,8 +71,7 @@ pub(crate) struct Pressure {
 impl Pressure {
     /// For the limit that the process has now.
     pub(crate) fn new() -> Self {
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let kept = limit - (limit / KEPT.0).min(KEPT.1);
+        let kept = limit() - (limit() / KEPT.0).min(KEPT.1);
         Self { kept: kept.try_into().unwrap_or(RawFd::MAX), scarce: None, waiting: BTreeSet::new() }
     }
 

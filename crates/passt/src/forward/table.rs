@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use passt_proto::addr::Addr;
-use passt_proto::rules::Bypass;
+use passt_proto::rules::{AddressMap, Bypass};
 
 use crate::cli::{Families, Rule};
 use crate::flow::{Protocol, Side};
@@ -118,14 +118,14 @@ impl Rules {
     }
 
     /// What should be listened on because something listens on the other side, and in which families.
-    pub fn wanted(&self, heard: &Heard, bypass: Bypass, on: Families) -> BTreeMap<Place, Families> {
+    pub fn wanted(&self, heard: &Heard, map: &AddressMap, on: Families) -> BTreeMap<Place, Families> {
         let mut wanted = BTreeMap::new();
         for (&rule, entry) in self.entries.iter().filter(|(_, e)| e.rule.scan) {
             let services = match entry.side {
                 Side::Host => &heard.namespace,
                 Side::Namespace => &heard.host,
             };
-            for service in services.iter().filter(|s| entry.follows(s, bypass)) {
+            for service in services.iter().filter(|s| entry.follows(s, map)) {
                 let Some(port) = entry.rule.port_of(service.port) else { continue };
                 let [v4, v6] = entry.families(service);
                 let place = Place { rule, port };
@@ -148,7 +148,7 @@ impl Entry {
 
     /// Whether what we would send to the other side could arrive at `service`. UDP
     /// follows TCP, too: some programs open the one when they are asked to by the other.
-    fn follows(&self, service: &Service, bypass: Bypass) -> bool {
+    fn follows(&self, service: &Service, map: &AddressMap) -> bool {
         let Service { protocol, addr, .. } = *service;
         let arrives = match (self.rule.target, self.side) {
             _ if addr.is_unspecified() => true,
@@ -157,7 +157,8 @@ impl Entry {
             (None, Side::Namespace) => {
                 addr == Ipv4Addr::LOCALHOST.into() || addr == Ipv6Addr::LOCALHOST.into()
             }
-            (None, Side::Host) => !addr.is_loopback() || bypass == Bypass::Loopback,
+            (None, Side::Host) if addr.is_loopback() => map.bypass == Bypass::Loopback,
+            (None, Side::Host) => map.guest().contains(&Some(addr)),
         };
         arrives && (protocol == self.protocol || self.protocol == Protocol::Udp)
     }
@@ -174,6 +175,9 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::cli::{Listen, PortRange};
+
+    /// The guest's address.
+    const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
     fn rule(listen: &str, first: u16, last: u16) -> Rule {
         let addr = (!listen.is_empty()).then(|| listen.parse().expect("an address"));
@@ -207,7 +211,9 @@ mod tests {
             Side::Host => Heard { namespace: services, host: Vec::new() },
             Side::Namespace => Heard { host: services, namespace: Vec::new() },
         };
-        let wanted = rules.wanted(&heard, bypass, Families::Both);
+        let mut map = AddressMap { bypass, ..AddressMap::default() };
+        map.v4.assigned = Some(GUEST.into());
+        let wanted = rules.wanted(&heard, &map, Families::Both);
         let shown: Vec<_> = wanted
             .iter()
             .map(|(place, families)| match families {
@@ -230,7 +236,7 @@ mod tests {
         let all = || rule("", 1, 32767);
         let shifted = Rule { to: 80, ..rule("", 8080, 8089) };
         let to_v4 = Rule { target: Some("10.0.0.1".parse().expect("v4")), ..rule("0.0.0.0", 1, 32767) };
-        let cases: [Case; 18] = [
+        let cases: [Case; 19] = [
             (entry(Host, Tcp, all()), Public, &[], ""),
             (entry(Host, Tcp, all()), Public, &[(Tcp, "*:80"), (Tcp, "*:40000")], "80"),
             (entry(Host, Tcp, all()), Public, &[(Tcp, "0.0.0.0:80")], "80/4"),
@@ -239,7 +245,8 @@ mod tests {
             (entry(Host, Tcp, all()), Public, &[(Tcp, "127.0.0.1:80"), (Tcp, "[::1]:81")], ""),
             (entry(Host, Tcp, all()), Off, &[(Tcp, "127.0.0.1:80")], ""),
             (entry(Host, Tcp, all()), Loopback, &[(Tcp, "127.0.0.1:80"), (Tcp, "[::1]:81")], "80/4 81/6"),
-            (entry(Host, Tcp, all()), Public, &[(Tcp, "192.0.2.9:80"), (Udp, "*:53")], "80/4"),
+            (entry(Host, Tcp, all()), Public, &[(Tcp, "192.0.2.2:80"), (Udp, "*:53")], "80/4"),
+            (entry(Host, Tcp, all()), Loopback, &[(Tcp, "10.88.0.1:80"), (Tcp, "[fe80::1]:81")], ""),
             (entry(Host, Udp, all()), Public, &[(Udp, "*:53"), (Tcp, "*:5201")], "53 5201"),
             (entry(Host, Udp, all()), Public, &[(Udp, "224.0.0.251:5353")], ""),
             (entry(Host, Tcp, shifted), Public, &[(Tcp, "*:79"), (Tcp, "*:80"), (Tcp, "*:89")], "8080 8089"),
@@ -262,7 +269,7 @@ mod tests {
         let id = rules.add(entry(Side::Host, Protocol::Tcp, rule("", 1, 99))).expect("room");
         let services = ["*:80", "[::]:81"].map(|text| service(Protocol::Tcp, text));
         let heard = Heard { namespace: services.into(), host: Vec::new() };
-        let found = rules.wanted(&heard, Bypass::Public, Families::V4Only);
+        let found = rules.wanted(&heard, &AddressMap::default(), Families::V4Only);
         assert_eq!(found, [(Place { rule: id, port: 80 }, Families::V4Only)].into());
     }
 
@@ -275,7 +282,7 @@ mod tests {
             namespace: vec![service(Protocol::Tcp, "*:80")],
             host: vec![service(Protocol::Tcp, "*:80")],
         };
-        assert_eq!(rules.wanted(&heard, Bypass::Public, Families::Both), BTreeMap::new());
+        assert_eq!(rules.wanted(&heard, &AddressMap::default(), Families::Both), BTreeMap::new());
         assert_eq!(rules.interest(Side::Namespace), Interest::default());
         rules.add(entry(Side::Namespace, Protocol::Tcp, rule("", 1, 99))).expect("room");
         assert_eq!(rules.interest(Side::Host), Interest { tcp: true, udp: false });

@@ -70,9 +70,10 @@ fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
                     let accepted = Accepted { fd, side: listener.side, client, reached, target, ticket };
                     splice::begin(ctx, flows, accepted)
                 }
-                None => listener
-                    .key(&ctx.map, client, listener.addr)
-                    .and_then(|key| tcp::accepted(ctx, flows, fd, key, ticket)),
+                None => match listener.key(&ctx.map, client, listener.addr) {
+                    Ok(key) => tcp::accepted(ctx, flows, fd, key, ticket),
+                    Err(reason) => splice::refuse(&fd, reason),
+                },
             },
         };
         if let Err(reason) = accepted {

@@ -225,7 +225,6 @@ pub(crate) fn accepted<L: Link>(
     ticket: Ticket,
 ) -> Result<(), DropReason> {
     let Key { guest, remote, .. } = key;
-    prepare(&fd);
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);
     let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);
@@ -277,7 +276,7 @@ fn begin<L: Link>(
     Ok(handle)
 }
 
-/// Socket options of every connection. None is vital.
+/// Socket options of every connection; one that was accepted has them from the listening socket. None is vital.
 fn prepare(fd: &OwnedFd) {
     let _ = sockopt::set_tcp_nodelay(fd, true);
     let _ = socket::set_urgent_inline(fd.as_fd());

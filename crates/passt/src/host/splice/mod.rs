@@ -148,7 +148,7 @@ pub(crate) fn begin<L: Link>(
         Ok(started) => started,
         Err(error) => {
             log::debug!("{key}: {error}");
-            return refuse(&fd);
+            return refuse(&fd, DropReason::Socket);
         }
     };
     let flow = SpliceFlow {
@@ -167,9 +167,9 @@ pub(crate) fn begin<L: Link>(
 }
 
 /// Lets a client know that it can't be served.
-fn refuse(client: &OwnedFd) -> Result<(), DropReason> {
+pub(super) fn refuse(client: &OwnedFd, reason: DropReason) -> Result<(), DropReason> {
     let _ = socket::set_reset_on_close(client.as_fd());
-    Err(DropReason::Socket)
+    Err(reason)
 }
 
 /// The socket towards the target, and whether it is still connecting.
