@@ -20,6 +20,8 @@ struct Expected {
     users: bool,
     /// It is in the background, and so in a PID namespace of its own.
     background: bool,
+    /// What is open besides the standard streams, in the order of the alphabet.
+    open: &'static [&'static str],
 }
 
 /// Requires that process `pid` has nothing that a guest could use.
@@ -83,28 +85,43 @@ fn assert_hidden(pid: u32, expected: Expected) {
         let output = command.args([look[0], &format!("/proc/{pid}/{}", look[1])]).output().expect("setpriv");
         assert!(!output.status.success(), "{expected:?}: {look:?} says {output:?}");
     }
+    if passt_tests::find_program("strace").is_some() {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={id}"), &format!("--regid={id}"), "--clear-groups"]);
+        let output = command.args(["strace", "-p", &pid.to_string()]).output().expect("setpriv");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.contains("Operation not permitted"), "{expected:?}: {errors}");
+    }
 }
 
-/// Nothing is open that has a name in the file system, but for standard streams, the tap and what was asked for.
+/// Nothing is open but what has to be: no file of the host but the tap device and the command's status.
 fn assert_descriptors(pid: u32, expected: Expected) {
+    let mut open = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors") {
         let path = entry.expect("a descriptor").path();
         let number: u32 = path.file_name().and_then(|n| n.to_str()?.parse().ok()).expect("a number");
-        // One may be closed while we look.
-        let Ok(target) = fs::read_link(&path) else { continue };
-        let target = target.display().to_string();
-        let known =
-            ["anon_inode:[eventpoll]", "anon_inode:[signalfd]", "anon_inode:inotify", "anon_inode:[pidfd]"];
-        let expected_kind = target.starts_with("socket:")
-            || target.starts_with("pipe:")
-            || known.contains(&target.as_str())
-            // What is left of a path once its mount is out of reach.
-            || target.ends_with("/net/tun")
-            || target.ends_with("/status");
-        let standard = number < 3 && (!expected.background || target.ends_with("/null"));
-        assert!(standard || expected_kind, "{expected:?}: {number} is {target}");
+        let target = fs::read_link(&path).expect("a descriptor").display().to_string();
+        if number > 2 {
+            // A socket's number is its own; of a path less is left once its mount is out of reach.
+            let kind = target.split(":[").next().filter(|kind| *kind == "socket");
+            let name = || target.rsplit(['/', ':']).next().map(|name| name.trim_matches(['[', ']']));
+            open.push(kind.or_else(name).unwrap_or_default().to_owned());
+        } else {
+            assert!(!expected.background || target.ends_with("/null"), "{expected:?}: {number} is {target}");
+        }
     }
+    open.sort();
+    assert_eq!(open, expected.open, "{expected:?}");
 }
+
+/// Of pasta with a command: the two sockets ask the kernel what listens.
+const COMMAND: &[&str] = &["eventpoll", "signalfd", "socket", "socket", "status", "tun"];
+/// Of pasta for a namespace that exists, in the background.
+const NAMESPACE: &[&str] = &["eventpoll", "inotify", "socket", "socket", "tun"];
+/// Of passt, which listens.
+const MACHINE: &[&str] = &["eventpoll", "socket"];
+/// The same in the background.
+const MACHINE_LOGGED: &[&str] = &["eventpoll", "socket"];
 
 #[test]
 fn pasta_with_a_command() {
@@ -112,7 +129,7 @@ fn pasta_with_a_command() {
     let _server = net.peer.serve(&at(FAR4, 5001));
     for user in User::BOTH {
         let guest = net.pasta(user).with("--config-net").start();
-        assert_isolated(guest.pasta.pid(), Expected { user, users: true, background: false });
+        assert_isolated(guest.pasta.pid(), Expected { user, users: true, background: false, open: COMMAND });
         exchange(&guest, &at(FAR4, 5001));
     }
 }
@@ -131,7 +148,7 @@ fn pasta_in_the_background() {
         assert!(finished.status.success(), "{}", finished.stderr);
         let pid = read_pid(&pid_file);
         let user = if options.is_empty() { User::Root } else { User::Normal };
-        assert_isolated(pid, Expected { user, users: false, background: true });
+        assert_isolated(pid, Expected { user, users: false, background: true, open: NAMESPACE });
         exchange(&guest, &at(FAR4, 5001));
         end(pid);
     }
@@ -145,14 +162,14 @@ fn passt() {
         let options = format!("--foreground --socket {}", socket.display());
         let mut passt = Process::start(&mut net.passt(user).with(&options).command(""));
         passt.wait_for("UNIX domain socket bound");
-        assert_isolated(passt.pid(), Expected { user, users: true, background: false });
+        assert_isolated(passt.pid(), Expected { user, users: true, background: false, open: MACHINE });
         drop(passt);
         let pid_file = net.dir().join(format!("pid-{user:?}"));
         let options = format!("--socket {} --pid {}", socket.display(), pid_file.display());
         let finished = net.passt(user).with(&options).run("");
         assert!(finished.status.success(), "{}", finished.stderr);
         let pid = read_pid(&pid_file);
-        assert_isolated(pid, Expected { user, users: true, background: true });
+        assert_isolated(pid, Expected { user, users: true, background: true, open: MACHINE_LOGGED });
         end(pid);
     }
 }

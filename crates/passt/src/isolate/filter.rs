@@ -33,3 +33,25 @@ pub(super) fn install(config: &Config) -> Result<(), Error> {
         log::last_words(format_args!("System call {name} is not allowed, exiting"));
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::calls;
+    use crate::cli::{Outcome, parse};
+
+    /// What is declared is named as every architecture names it: AArch64 lacks older calls.
+    #[test]
+    fn calls_of_another_architecture() {
+        for line in ["pasta --log-file log", "passt --log-file log"] {
+            let Outcome::Run(config) = parse(line.split(' ').map(OsString::from).collect()) else {
+                panic!("{line}")
+            };
+            for call in calls(&config) {
+                let number = call.name().parse::<syscalls::aarch64::Sysno>();
+                assert!(number.is_ok(), "{line}: AArch64 has no {}", call.name());
+            }
+        }
+    }
+}
