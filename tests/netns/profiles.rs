@@ -1,5 +1,5 @@
 //! What security modules are told about the programs, `contrib/apparmor` and `contrib/selinux`: their own compilers
-//! take it, and under AppArmor everything works that has to.
+//! take it, and with `AppArmor` everything works that has to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +47,8 @@ fn confined_by_apparmor() {
     vm.run("ip link set eth0 up");
     vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
     vm.run("mount -t securityfs none /sys/kernel/security");
+    // As udev does.
+    vm.run("chmod 666 /dev/net/tun");
     for name in ["passt", "pasta"] {
         // The kernel wants it in one piece.
         vm.sh(&format!("dd if=/policy/{name} of=/sys/kernel/security/apparmor/.load bs=1M 2>&1"));

@@ -41,7 +41,7 @@ mod tests {
     use super::calls;
     use crate::cli::{Outcome, parse};
 
-    /// What is declared is named as every architecture names it: AArch64 lacks older calls.
+    /// What is declared is named as every architecture names it: `AArch64` lacks older calls.
     #[test]
     fn calls_of_another_architecture() {
         for line in ["pasta --log-file log", "passt --log-file log"] {

@@ -1,9 +1,9 @@
 //! A log file that stays below a size, while it is written under the one descriptor that was
 //! opened at the start: a sandbox has no name for a second file to rotate to.
 //!
-//! When a line would pass the limit about half of the file is cut at its front. Where the file
-//! system can, the blocks are just taken out; elsewhere what remains is copied to the front. Both
-//! leave a piece of a line there, which the first line, the version, then overwrites.
+//! When a line would pass the limit about half of the file is cut at its front: what remains is copied there.
+//! That leaves a piece of a line in front, which the first line, the version, then overwrites. Some file
+//! systems could just take out the blocks, which is one more system call to allow for what is rare and small.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -11,17 +11,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use passt_sys::seccomp::{Call, Sysno};
-use rustix::fs::{FallocateFlags, fallocate};
 
 /// System calls made here once the process runs.
-pub(super) const CALLS: &[Call] = &[
-    Call::any(Sysno::fallocate),
-    Call::any(Sysno::ftruncate),
-    Call::any(Sysno::pread64),
-    Call::any(Sysno::pwrite64),
-];
+pub(super) const CALLS: &[Call] =
+    &[Call::any(Sysno::ftruncate), Call::any(Sysno::pread64), Call::any(Sysno::pwrite64)];
 
-/// Blocks of most file systems: only multiples of them can be taken out.
+/// Bytes copied at once, longer than any line.
 const BLOCK: usize = 4096;
 
 /// The open file.
@@ -47,7 +42,7 @@ impl LogFile {
     /// Appends one line with its end, after making room.
     pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
         let len = u64::try_from(line.len()).unwrap_or(u64::MAX);
-        if self.size.saturating_add(len) > self.limit && self.cut(take_out).is_err() {
+        if self.size.saturating_add(len) > self.limit && self.cut().is_err() {
             self.restart()?;
         }
         self.file.write_all_at(line, self.size)?;
@@ -66,14 +61,12 @@ impl LogFile {
         Ok(())
     }
 
-    /// Cuts about half of the limit, with the means to take blocks out.
-    fn cut(&mut self, take_out: fn(&File, u64) -> io::Result<()>) -> io::Result<()> {
-        let amount = (self.limit / 2).next_multiple_of(BLOCK as u64);
+    /// Cuts half of the limit.
+    fn cut(&mut self) -> io::Result<()> {
+        let amount = self.limit / 2;
         let left = self.size.checked_sub(amount).filter(|&left| left > BLOCK as u64);
         let left = left.ok_or(ErrorKind::InvalidInput)?;
-        if take_out(&self.file, amount).is_err() {
-            self.move_down(amount, left)?;
-        }
+        self.move_down(amount, left)?;
         self.size = left;
         self.head()
     }
@@ -102,10 +95,6 @@ impl LogFile {
         let len = self.header.len() + end;
         self.file.write_all_at(block.get(..len).unwrap_or_default(), 0)
     }
-}
-
-fn take_out(file: &File, amount: u64) -> io::Result<()> {
-    Ok(fallocate(file, FallocateFlags::COLLAPSE_RANGE, 0, amount)?)
 }
 
 #[cfg(test)]
@@ -171,35 +160,6 @@ mod tests {
         }
         check(&file, 1999);
         assert!(log.size > LIMIT / 4);
-    }
-
-    #[test]
-    fn where_blocks_cannot_be_taken_out() {
-        let file = Temporary::new("move");
-        let mut log = file.log();
-        let mut last = 0;
-        for round in 0..5 {
-            let start = last;
-            while log.size + 1000 < LIMIT {
-                fill(&mut log, last..last + 1);
-                last += 1;
-            }
-            assert!(last > start, "round {round}");
-            log.cut(|_, _| Err(ErrorKind::Unsupported.into())).unwrap();
-            assert!(log.size < LIMIT / 2);
-            check(&file, last - 1);
-        }
-    }
-
-    #[test]
-    fn both_ways_are_the_same() {
-        let (a, b) = (Temporary::new("a"), Temporary::new("b"));
-        let (mut x, mut y) = (a.log(), b.log());
-        fill(&mut x, 0..250);
-        fill(&mut y, 0..250);
-        x.cut(take_out).unwrap();
-        y.cut(|_, _| Err(ErrorKind::Unsupported.into())).unwrap();
-        assert_eq!(a.lines(), b.lines());
     }
 
     #[test]
