@@ -1,5 +1,6 @@
 //! Listening sockets: how they are opened, on either side, and the numbers they have in the loop.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::io;
@@ -46,6 +47,8 @@ pub struct Listener {
     pub(super) families: Families,
     /// Its connections that are being established.
     pub(crate) opening: Opening,
+    /// The round in which it accepted last.
+    pub(crate) accepted: Cell<u64>,
     /// What the kernel calls it when it tells what listens.
     inode: u64,
     /// The port on the other side.
@@ -256,6 +259,7 @@ impl Listener {
         let ((fd, family), ip, both) = opened?;
         Ok(Self {
             opening: Opening::default(),
+            accepted: Cell::new(0),
             inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),
@@ -345,16 +349,11 @@ impl Listener {
 
     /// Has the loop tell of this socket, by its number.
     pub(crate) fn watch<L: Link>(&self, ctx: &Context<L>, number: u32) -> io::Result<()> {
-        let events = match self.protocol {
-            // Without descriptors for new connections, waiting ones must not keep the loop busy.
-            Protocol::Tcp => EventFlags::IN | EventFlags::ET,
-            _ => EventFlags::IN,
-        };
         if self.protocol == Protocol::Udp && ctx.link.caps().udp_segmentation {
             // Linux before 5.0 does not know how to.
             let _ = dgram::want_joined(self.fd.as_fd());
         }
-        ctx.watch(&self.fd, Token::Listener(number), events)
+        ctx.watch(&self.fd, Token::Listener(number), EventFlags::IN)
     }
 }
 

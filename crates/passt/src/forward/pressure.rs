@@ -3,8 +3,8 @@
 //! A flood of connections to a forwarded port must leave flows that exist, and the guest's own new ones,
 //! alone. So what one listening socket lets in before it is established is bounded, and the last
 //! descriptors and places in the flow table are not for those who come in. Others wait in the
-//! kernel's backlog, and are let in once there is room: listening sockets are watched
-//! edge-triggered, so those that could not be emptied are kept in mind here.
+//! kernel's backlog, and are let in once there is room: listening sockets that had to wait are not watched
+//! meanwhile, and kept in mind here.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, RawFd};

@@ -22,7 +22,10 @@ const BURST: usize = 32;
 pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32, events: EventFlags) {
     let Some(listener) = ctx.listeners.get(number) else { return };
     if listener.protocol == Protocol::Tcp {
-        return accept(ctx, flows, number);
+        if accept(ctx, flows, number) == Backlog::Waits {
+            watch(ctx, number, EventFlags::empty());
+        }
+        return;
     }
     if events.contains(EventFlags::ERR) {
         udp::failures(ctx, flows, number);
@@ -38,27 +41,53 @@ pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, numb
 /// Goes on with listening sockets that had to wait for room.
 pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
     for number in ctx.pressure.resume(ctx.now) {
-        accept(ctx, flows, number);
+        if accept(ctx, flows, number) == Backlog::Open {
+            watch(ctx, number, EventFlags::IN);
+        }
     }
 }
 
-fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
-    for _ in 0..BURST {
-        let Some(listener) = ctx.listeners.get(number) else { return };
+/// Whether those who wait to be accepted are to be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backlog {
+    /// By the loop.
+    Open,
+    /// Not before there is room: who cannot be accepted must not keep the loop busy.
+    Waits,
+}
+
+fn watch<L: Link>(ctx: &mut Context<L>, number: u32, events: EventFlags) {
+    let token = Token::Listener(number);
+    let watched = ctx.listeners.get(number).map(|listener| ctx.rewatch(&listener.fd, token, events));
+    if let Some(Err(_)) = watched {
+        ctx.dropped(DropReason::Socket);
+    }
+}
+
+/// Accepts one client, as most come alone and it takes a system call to see that nobody is behind; many if there were some
+/// in the round before.
+fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> Backlog {
+    let round = ctx.counters.rounds;
+    let last = ctx.listeners.get(number).map(|listener| listener.accepted.replace(round));
+    let most = if last.is_some_and(|last| last + 1 == round) { BURST } else { 1 };
+    for _ in 0..most {
+        let Some(listener) = ctx.listeners.get(number) else { return Backlog::Open };
         // Clients in the namespace are the guest's own.
         let reserved = flows.is_reserved() && listener.side == Side::Host;
         if reserved || listener.opening.is_full() || ctx.pressure.is_scarce() {
-            return ctx.pressure.wait(number);
+            ctx.pressure.wait(number);
+            return Backlog::Waits;
         }
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, source) = match rustix::net::acceptfrom_with(&listener.fd, flags) {
             Ok((fd, source)) => (fd, source.and_then(|a| SocketAddr::try_from(a).ok())),
-            Err(Errno::AGAIN) => return,
+            Err(Errno::AGAIN) => return Backlog::Open,
             Err(Errno::CONNABORTED | Errno::INTR) => continue,
             Err(_) => {
                 ctx.pressure.exhausted(ctx.now);
                 ctx.pressure.wait(number);
-                return ctx.dropped(DropReason::Socket);
+                ctx.dropped(DropReason::Socket);
+                return Backlog::Waits;
             }
         };
         ctx.pressure.taken(&fd, ctx.now);
@@ -80,12 +109,5 @@ fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
             ctx.dropped(reason);
         }
     }
-    // There may be more: has the kernel say so again.
-    let watched = ctx
-        .listeners
-        .get(number)
-        .map(|listener| ctx.rewatch(&listener.fd, Token::Listener(number), EventFlags::IN | EventFlags::ET));
-    if let Some(Err(_)) = watched {
-        ctx.dropped(DropReason::Socket);
-    }
+    Backlog::Open
 }

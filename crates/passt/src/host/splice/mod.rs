@@ -35,6 +35,7 @@ pub const CALLS: &[Call] = &[
     Call::only(Sysno::fcntl, PIPE_SIZE),
     Call::any(Sysno::getsockname),
     Call::any(Sysno::pipe2),
+    Call::any(Sysno::read),
     Call::any(Sysno::recvfrom),
     Call::any(Sysno::splice),
     Call::any(Sysno::write),
@@ -358,16 +359,20 @@ impl SpliceFlow {
     /// taken from the receive queue before.
     fn copy<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
         let spare = ctx.splice.pipes.is_ready();
-        let flags = if spare { RecvFlags::DONTWAIT } else { RecvFlags::DONTWAIT | RecvFlags::PEEK };
-        let buffer = &mut ctx.splice.buffer;
-        let room = buffer.len();
-        let received = rustix::net::recv(&self.ends[from].fd, buffer.as_mut_slice(), flags);
-        let len = self.received(from, received.map(|(len, _)| len), room)?;
+        let buffer = ctx.splice.buffer.as_mut_slice();
+        let (fd, room) = (&self.ends[from].fd, buffer.len());
+        // These sockets never block, and to read and write is less work for the kernel than to receive and send.
+        let received = if spare {
+            rustix::io::read(fd, buffer)
+        } else {
+            rustix::net::recv(fd, buffer, RecvFlags::PEEK).map(|(len, _)| len)
+        };
+        let len = self.received(from, received, room)?;
         if len == 0 {
             return Ok(Step::More);
         }
-        let sent = match msg::send_slice(self.ends[1 - from].fd.as_fd(), &ctx.splice.buffer[..len]) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        let sent = match rustix::io::write(&self.ends[1 - from].fd, &ctx.splice.buffer[..len]) {
+            Err(Errno::AGAIN | Errno::INTR) => 0,
             sent => sent?,
         };
         self.connecting.take_if(|_| from == CLIENT && sent > 0);
