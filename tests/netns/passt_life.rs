@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use passt_tests::client::{Client, MAC};
-use passt_tests::frame::{self, ethernet, fix_checksums, ip4, tcp, udp};
+use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, tcp, udp};
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
+use passt_tests::{FAR4, GATEWAY4, HOST4, Net, Place as _, Process, User, eventually};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 /// The MAC address that passt shows unless told otherwise.
@@ -205,6 +205,24 @@ fn the_addresses_of_the_guest_are_kept() {
     let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
     let request = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
     assert_eq!((&request[..6], &request[30..34]), (&MAC[..], &[192, 0, 2, 99][..]));
+}
+
+/// A connection that is older than what we know of the guest is sent where the guest turns out to be.
+#[test]
+fn what_came_before_the_guest_reaches_it() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-t 5001");
+    let syn = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == frame::TCP && frame[47] == 2;
+    let mut client = Client::connect(&socket);
+    let _connecting = net.peer.start_peer(&format!("connect {}", at(HOST4, 5001)));
+    assert_eq!(client.find("a SYN", syn)[..6], [0xff; 6], "nobody is known");
+    for mac in [MAC, [2, 0, 0, 0, 0, 9]] {
+        client.send(&ethernet(mac, 0x0806, &arp(mac, HOST4, GATEWAY4)));
+        client.find("the SYN again, to where the guest is", |frame| syn(frame) && frame[..6] == mac);
+        drop(client);
+        // The same guest with another network card.
+        client = Client::wait_for(&socket);
+    }
 }
 
 /// A connection outlives a client that goes and comes again.
