@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use passt_tests::client::{Client, MAC};
-use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, tcp, udp};
+use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, ip6, tcp, udp};
 use passt_tests::transfer::at;
 use passt_tests::{FAR4, GATEWAY4, HOST4, Net, Place as _, Process, User, eventually};
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -222,6 +222,26 @@ fn what_came_before_the_guest_reaches_it() {
         drop(client);
         // The same guest with another network card.
         client = Client::wait_for(&socket);
+    }
+}
+
+/// Any frame tells where the guest is, also one that nobody answers.
+#[test]
+fn the_guests_mac_is_learnt_from_whatever_it_sends() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-u 6001");
+    let mut client = Client::connect(&socket);
+    let report = ip6("fe80::9", "ff02::16", frame::ICMP6, &[143, 0, 0, 0, 0, 0, 0, 0]);
+    let cases = [(0x8035, &[0, 1, 8, 0, 6, 4, 0, 3][..]), (0x86dd, &report), (0x88cc, &[2, 7, 4])];
+    for (number, (kind, packet)) in (1..).zip(cases) {
+        let mac = [2, 0, 0, 0, 9, number];
+        client.send(&ethernet(mac, kind, packet));
+        // From no station that there can be.
+        client.send(&ethernet([1, 0, 0, 0, 9, number], kind, packet));
+        client.send(&ethernet([0; 6], kind, packet));
+        let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
+        let datagram = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
+        assert_eq!(datagram[..6], mac, "{kind:#x}");
     }
 }
 
