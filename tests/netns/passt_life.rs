@@ -135,6 +135,19 @@ fn who_comes_second_is_sent_away() {
     first.ask_for_gateway();
 }
 
+/// A client that wants to hear no more is still the one that we have.
+#[test]
+fn who_comes_after_a_deaf_client_is_sent_away() {
+    let Some(net) = Net::new() else { return };
+    let (mut passt, socket) = start(&net, User::Root, "");
+    let mut first = served(&socket);
+    first.stop_reading();
+    Client::connect(&socket).wait_for_end();
+    passt.wait_for("discarding connection from PID");
+    drop(first);
+    served(&socket);
+}
+
 #[test]
 fn one_client_after_the_other_is_served() {
     let Some(net) = Net::new() else { return };

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::{fd, msg, socket};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, SocketType, accept_with, getpeername, sockopt};
+use rustix::net::{RecvFlags, SocketFlags, SocketType, accept_with, getpeername, recv, sockopt};
 
 use crate::cli::GuestSocket;
 
@@ -108,7 +108,8 @@ fn is_live(path: &Path) -> bool {
 }
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::accept4), Call::any(Sysno::sendmsg)];
+pub const CALLS: &[Call] =
+    &[Call::any(Sysno::accept4), Call::any(Sysno::recvfrom), Call::any(Sysno::sendmsg)];
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
 /// is no client for us.
@@ -134,11 +135,18 @@ pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
 /// Whether a client has closed its end, whatever of its frames is still to be read.
 pub fn has_left(client: BorrowedFd<'_>) -> bool {
     // Nothing is sent; but to somebody who is gone not even that can be.
-    msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let is_deaf = msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    // Who has only stopped to read is still there: for them there would be no end to wait for.
+    is_deaf && recv(client, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) != Err(Errno::AGAIN)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net::Shutdown;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn path(name: &str) -> PathBuf {
@@ -165,6 +173,21 @@ mod tests {
         assert!(path.exists());
         drop(bind(&path).unwrap());
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_client_has_left_once_nothing_more_will_come() {
+        let cases: [(fn(UnixStream) -> Option<UnixStream>, bool); 4] = [
+            (Some, false),
+            (|client| client.shutdown(Shutdown::Read).map(|()| Some(client)).unwrap(), false),
+            (|_| None, true),
+            (|mut client| client.write_all(b"frames").map(|()| None).unwrap(), true),
+        ];
+        for (number, (act, expected)) in cases.into_iter().enumerate() {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let _open = act(theirs);
+            assert_eq!(has_left(ours.as_fd()), expected, "{number}");
+        }
     }
 
     #[test]
