@@ -10,7 +10,7 @@ use std::process::Command;
 use passt_tests::client::{Client, MAC};
 use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, ip6, tcp, udp};
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, GATEWAY4, HOST4, Net, Place as _, Process, User, eventually};
+use passt_tests::{FAR4, GATEWAY4, HOST4, Net, Place as _, Process, User, eventually, skip};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 /// The MAC address that passt shows unless told otherwise.
@@ -133,6 +133,36 @@ fn who_comes_second_is_sent_away() {
     }
     passt.wait_for(&format!("discarding connection from PID {}", std::process::id()));
     first.ask_for_gateway();
+}
+
+/// Also from a PID namespace in which nobody else is.
+#[test]
+fn who_comes_is_named_in_the_background() {
+    let Some(net) = Net::new() else { return };
+    if !knows_processes() {
+        skip("clients have no PID in the background before Linux 6.5");
+        return;
+    }
+    for user in User::BOTH {
+        let dir = net.dir().display();
+        let options = format!("--socket {dir}/{user:?} --pid {dir}/pid-{user:?} --log-file {dir}/log-{user:?}");
+        let finished = net.passt(user).with(&options).run("");
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let _daemon = Daemon::of(&net.dir().join(format!("pid-{user:?}")));
+        let socket = net.dir().join(format!("{user:?}"));
+        let _first = served(&socket);
+        Client::connect(&socket).wait_for_end();
+        Client::connect(&socket).wait_for_end();
+        let log = fs::read_to_string(net.dir().join(format!("log-{user:?}"))).expect("log");
+        for what in ["accepted", "discarding"] {
+            let line = format!("{what} connection from PID {}\n", std::process::id());
+            assert!(log.contains(&line), "{user:?}: {log}");
+        }
+    }
+}
+
+fn knows_processes() -> bool {
+    passt_sys::socket::peer_process(UnixStream::pair().expect("sockets").0).is_ok()
 }
 
 /// A client that wants to hear no more is still the one that we have.

@@ -13,10 +13,11 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use passt_sys::seccomp::{Call, Sysno};
-use passt_sys::{fd, msg, socket};
+use passt_sys::{fd, msg};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, SocketType, accept_with, getpeername, recv, sockopt};
 
+use super::peers::Peers;
 use crate::cli::GuestSocket;
 
 /// How many default names there are, numbered from 1.
@@ -113,7 +114,7 @@ pub const CALLS: &[Call] =
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
 /// is no client for us.
-pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
+pub fn admit(listener: &UnixListener, peers: &mut Peers, taken: bool) -> Option<OwnedFd> {
     let client = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(client) => client,
         Err(Errno::AGAIN) => return None,
@@ -122,8 +123,7 @@ pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
             return None;
         }
     };
-    // 0 where our PID namespace doesn't have the client.
-    let pid = socket::peer_pid(&client).unwrap_or(0);
+    let pid = peers.pid(&client);
     if taken {
         log::info!("discarding connection from PID {pid}");
         return None;
@@ -162,7 +162,7 @@ mod tests {
             bind(&path).unwrap_err().to_string(),
             format!("Socket path {} already in use", path.display())
         );
-        assert!(admit(&listener, false).is_none(), "a connection was made");
+        assert!(admit(&listener, &mut Peers::default(), false).is_none(), "a connection was made");
         fs::remove_file(path).unwrap();
     }
 
