@@ -11,7 +11,7 @@ use std::process::Command;
 use passt_tests::client::{Client, MAC};
 use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, ip6, tcp, udp};
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, GATEWAY4, HOST4, Net, Place as _, Process, User, eventually, skip};
+use passt_tests::{FAR4, GATEWAY4, HOST4, HOST6, Net, Place as _, Process, User, eventually, skip};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 /// The MAC address that passt shows unless told otherwise.
@@ -243,13 +243,30 @@ fn the_addresses_of_the_guest_are_kept() {
     let (_passt, socket) = start(&net, User::Normal, "-t 5001 -u 6001");
     let mut client = served(&socket);
     client.send(&ethernet(MAC, 0x0800, &ip4("192.0.2.99", FAR4, frame::UDP, &udp(1, 9, b"learn"))));
-    client.ask_for_gateway();
     drop(client);
     let mut client = Client::wait_for(&socket);
     client.find("a greeting", |_| true);
     let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
     let request = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
     assert_eq!((&request[..6], &request[30..34]), (&MAC[..], &[192, 0, 2, 99][..]));
+}
+
+/// A guest with an address of its own making is reached before it has sent anything from there.
+#[test]
+fn addresses_are_learnt_from_duplicate_detection() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-u 6001");
+    let mut client = Client::connect(&socket);
+    let detection = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &frame::v6("2001:db8::77")].concat();
+    client.send(&ethernet(MAC, 0x86dd, &ip6("::", "ff02::1:ff00:77", frame::ICMP6, &detection)));
+    client.send(&ethernet(MAC, 0x0806, &arp(MAC, "192.0.2.77", GATEWAY4)));
+    client.find("an ARP reply", |frame| frame[12..14] == [8, 6] && frame[20..22] == [0, 2]);
+    for (to, address, payload) in [(HOST6, &frame::v6("2001:db8::77")[..], 62), (HOST4, &[192, 0, 2, 77], 42)]
+    {
+        let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(to, 6001)));
+        let datagram = client.find("a datagram", |frame| frame.get(payload..payload + 5) == Some(b"hello"));
+        assert_eq!(&datagram[payload - 8 - address.len()..payload - 8], address, "{to}");
+    }
 }
 
 /// A connection that is older than what we know of the guest is sent where the guest turns out to be.

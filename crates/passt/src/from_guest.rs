@@ -45,6 +45,9 @@ fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -
     ctx.guest_mac = classify::source(frame.head).ok().or(ctx.guest_mac);
     let (source, class) = classify(frame.head, frame.len)?;
     log::trace!("from guest: {} bytes, {class:?}", frame.len);
+    if let Some(addr) = responder::claimed(source, &class, frame.head) {
+        ctx.map.claim(addr);
+    }
     let mut reply = [0; REPLY_ROOM];
     let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, &mut reply);
     if let Some(answer) = answer {
