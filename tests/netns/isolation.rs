@@ -102,8 +102,8 @@ fn assert_descriptors(pid: u32, expected: Expected) {
         let number: u32 = path.file_name().and_then(|n| n.to_str()?.parse().ok()).expect("a number");
         let target = fs::read_link(&path).expect("a descriptor").display().to_string();
         if number > 2 {
-            // A socket's number is its own; of a path less is left once its mount is out of reach.
-            let kind = target.split(":[").next().filter(|kind| *kind == "socket");
+            // A number is a socket's own; of a path less is left once its mount is out of reach.
+            let kind = target.split([':', '/']).find(|kind| ["socket", "fdinfo"].contains(kind));
             let name = || target.rsplit(['/', ':']).next().map(|name| name.trim_matches(['[', ']']));
             open.push(kind.or_else(name).unwrap_or_default().to_owned());
         } else {
@@ -120,8 +120,8 @@ const COMMAND: &[&str] = &["eventpoll", "signalfd", "socket", "socket", "status"
 const NAMESPACE: &[&str] = &["eventpoll", "inotify", "socket", "socket", "tun"];
 /// Of passt, which listens.
 const MACHINE: &[&str] = &["eventpoll", "socket"];
-/// The same in the background.
-const MACHINE_LOGGED: &[&str] = &["eventpoll", "socket"];
+/// The same in the background: the others name who comes.
+const MACHINE_BEHIND: &[&str] = &["eventpoll", "fdinfo", "pidfd", "socket"];
 
 #[test]
 fn pasta_with_a_command() {
@@ -169,7 +169,7 @@ fn passt() {
         let finished = net.passt(user).with(&options).run("");
         assert!(finished.status.success(), "{}", finished.stderr);
         let pid = read_pid(&pid_file);
-        assert_isolated(pid, Expected { user, users: true, background: true, open: MACHINE_LOGGED });
+        assert_isolated(pid, Expected { user, users: true, background: true, open: MACHINE_BEHIND });
         end(pid);
     }
 }

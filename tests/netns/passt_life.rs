@@ -1,6 +1,7 @@
 //! passt's socket: where it is, who may come, what happens when they leave; and the life of the process.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use passt_tests::client::{Client, MAC};
-use passt_tests::frame::{self, ethernet, fix_checksums, ip4, tcp, udp};
+use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, ip6, tcp, udp};
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
+use passt_tests::{FAR4, GATEWAY4, HOST4, HOST6, Net, Place as _, Process, User, eventually, skip};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 /// The MAC address that passt shows unless told otherwise.
@@ -135,6 +136,50 @@ fn who_comes_second_is_sent_away() {
     first.ask_for_gateway();
 }
 
+/// Also from a PID namespace in which nobody else is.
+#[test]
+fn who_comes_is_named_in_the_background() {
+    let Some(net) = Net::new() else { return };
+    if !knows_processes() {
+        skip("clients have no PID in the background before Linux 6.5");
+        return;
+    }
+    for user in User::BOTH {
+        let dir = net.dir().display();
+        let options =
+            format!("--socket {dir}/{user:?} --pid {dir}/pid-{user:?} --log-file {dir}/log-{user:?}");
+        let finished = net.passt(user).with(&options).run("");
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let _daemon = Daemon::of(&net.dir().join(format!("pid-{user:?}")));
+        let socket = net.dir().join(format!("{user:?}"));
+        let _first = served(&socket);
+        Client::connect(&socket).wait_for_end();
+        Client::connect(&socket).wait_for_end();
+        let log = fs::read_to_string(net.dir().join(format!("log-{user:?}"))).expect("log");
+        for what in ["accepted", "discarding"] {
+            let line = format!("{what} connection from PID {}\n", std::process::id());
+            assert!(log.contains(&line), "{user:?}: {log}");
+        }
+    }
+}
+
+fn knows_processes() -> bool {
+    passt_sys::socket::peer_process(UnixStream::pair().expect("sockets").0).is_ok()
+}
+
+/// A client that wants to hear no more is still the one that we have.
+#[test]
+fn who_comes_after_a_deaf_client_is_sent_away() {
+    let Some(net) = Net::new() else { return };
+    let (mut passt, socket) = start(&net, User::Root, "");
+    let mut first = served(&socket);
+    first.stop_reading();
+    Client::connect(&socket).wait_for_end();
+    passt.wait_for("discarding connection from PID");
+    drop(first);
+    served(&socket);
+}
+
 #[test]
 fn one_client_after_the_other_is_served() {
     let Some(net) = Net::new() else { return };
@@ -198,13 +243,67 @@ fn the_addresses_of_the_guest_are_kept() {
     let (_passt, socket) = start(&net, User::Normal, "-t 5001 -u 6001");
     let mut client = served(&socket);
     client.send(&ethernet(MAC, 0x0800, &ip4("192.0.2.99", FAR4, frame::UDP, &udp(1, 9, b"learn"))));
-    client.ask_for_gateway();
     drop(client);
     let mut client = Client::wait_for(&socket);
     client.find("a greeting", |_| true);
     let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
     let request = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
     assert_eq!((&request[..6], &request[30..34]), (&MAC[..], &[192, 0, 2, 99][..]));
+}
+
+/// A guest with an address of its own making is reached before it has sent anything from there.
+#[test]
+fn addresses_are_learnt_from_duplicate_detection() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-u 6001");
+    let mut client = Client::connect(&socket);
+    let detection = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &frame::v6("2001:db8::77")].concat();
+    client.send(&ethernet(MAC, 0x86dd, &ip6("::", "ff02::1:ff00:77", frame::ICMP6, &detection)));
+    client.send(&ethernet(MAC, 0x0806, &arp(MAC, "192.0.2.77", GATEWAY4)));
+    client.find("an ARP reply", |frame| frame[12..14] == [8, 6] && frame[20..22] == [0, 2]);
+    for (to, address, payload) in [(HOST6, &frame::v6("2001:db8::77")[..], 62), (HOST4, &[192, 0, 2, 77], 42)]
+    {
+        let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(to, 6001)));
+        let datagram = client.find("a datagram", |frame| frame.get(payload..payload + 5) == Some(b"hello"));
+        assert_eq!(&datagram[payload - 8 - address.len()..payload - 8], address, "{to}");
+    }
+}
+
+/// A connection that is older than what we know of the guest is sent where the guest turns out to be.
+#[test]
+fn what_came_before_the_guest_reaches_it() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-t 5001");
+    let mut client = Client::connect(&socket);
+    let _connecting = net.peer.start_peer(&format!("connect {}", at(HOST4, 5001)));
+    assert_eq!(client.find("a SYN", is_syn)[..6], [0xff; 6], "nobody is known");
+    for mac in [MAC, [2, 0, 0, 0, 0, 9]] {
+        client.send(&ethernet(mac, 0x0806, &arp(mac, HOST4, GATEWAY4)));
+        client.find("the SYN again, to where the guest is", |frame| is_syn(frame) && frame[..6] == mac);
+        drop(client);
+        // The same guest with another network card.
+        client = Client::wait_for(&socket);
+    }
+}
+
+/// Any frame tells where the guest is, also one that nobody answers.
+#[test]
+fn the_guests_mac_is_learnt_from_whatever_it_sends() {
+    let Some(net) = Net::new() else { return };
+    let (_passt, socket) = start(&net, User::Normal, "-u 6001");
+    let mut client = Client::connect(&socket);
+    let report = ip6("fe80::9", "ff02::16", frame::ICMP6, &[143, 0, 0, 0, 0, 0, 0, 0]);
+    let cases = [(0x8035, &[0, 1, 8, 0, 6, 4, 0, 3][..]), (0x86dd, &report), (0x88cc, &[2, 7, 4])];
+    for (number, (kind, packet)) in (1..).zip(cases) {
+        let mac = [2, 0, 0, 0, 9, number];
+        client.send(&ethernet(mac, kind, packet));
+        // From no station that there can be.
+        client.send(&ethernet([1, 0, 0, 0, 9, number], kind, packet));
+        client.send(&ethernet([0; 6], kind, packet));
+        let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
+        let datagram = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
+        assert_eq!(datagram[..6], mac, "{kind:#x}");
+    }
 }
 
 /// A connection outlives a client that goes and comes again.
@@ -334,7 +433,8 @@ fn libvirt_gets_what_it_asks_for() {
     let options = format!(
         "--one-off --socket {dir}/vm.socket --pid {dir}/vm.pid --mtu 1500 --interface eth0 \
          --log-file {dir}/vm.log --hostname box --fqdn box.example.test --address 192.0.2.7 --netmask 24 \
-         --tcp-ports {HOST4}%eth0/2222:22 --tcp-ports 8000-8100:9000-9100,~8050 --udp-ports %eth0/5353"
+         --tcp-ports {HOST4}%eth0/2222:22 --tcp-ports 8000-8100:9000-9100,~8050 --tcp-ports {HOST4}/8222,8443 \
+         --udp-ports %eth0/5353 --udp-ports 7000-7010:7100-7110,~7005"
     );
     let finished = net.passt(User::Normal).with(&options).run("");
     assert!(finished.status.success(), "{}", finished.stderr);
@@ -342,14 +442,57 @@ fn libvirt_gets_what_it_asks_for() {
     let mut client = Client::connect(&net.dir().join("vm.socket"));
     let offer = client.discover();
     assert_eq!(offer[58..62], [192, 0, 2, 7]);
-    for (port, outcome) in [(2222, "connected"), (8000, "connected"), (8050, "ConnectionRefused")] {
-        let seen = net.peer.peer(&format!("connect {}", at(HOST4, port)));
-        assert!(seen.starts_with(outcome), "{port}: {seen}");
-    }
+    assert_forwarded(&net, &mut client);
     drop(client);
     eventually("end of passt", || daemon.has_ended().then_some(()));
     let log = fs::read_to_string(net.dir().join("vm.log")).expect("log");
     assert!(log.contains("Client connection closed, exiting"), "{log}");
+}
+
+/// Each of the forms in which ports are forwarded to 192.0.2.7 leads there, and none further.
+fn assert_forwarded(net: &Net, client: &mut Client) {
+    let tcp = [
+        (&net.peer, HOST4, 2222, 22),
+        (&net.peer, HOST4, 8000, 9000),
+        (&net.host, "127.0.0.1", 8001, 9001),
+        (&net.peer, HOST4, 8100, 9100),
+        (&net.peer, HOST4, 8222, 8222),
+        (&net.peer, HOST4, 8443, 8443),
+    ];
+    let mut seen = Vec::new();
+    for (place, address, port, inside) in tcp {
+        let _connecting = place.start_peer(&format!("connect {}", at(address, port)));
+        // One that nobody answers is sent again.
+        let syn = client.find("a SYN", |frame| is_syn(frame) && !seen.contains(&reaches(frame)));
+        seen.push(reaches(&syn));
+        assert_eq!(seen.last(), Some(&("192.0.2.7".into(), inside)), "{address} {port}");
+    }
+    for (port, inside) in [(5353, 5353), (7000, 7100), (7010, 7110)] {
+        let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, port)));
+        let datagram = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
+        assert_eq!(reaches(&datagram), ("192.0.2.7".into(), inside), "{port}");
+    }
+    let nowhere = [(&net.peer, HOST4, &[8050, 7999, 8101][..]), (&net.host, "127.0.0.1", &[2222, 8222])];
+    for (place, address, ports) in nowhere {
+        for port in ports {
+            let outcome = place.peer(&format!("connect {}", at(address, *port)));
+            assert!(outcome.starts_with("ConnectionRefused"), "{address} {port}: {outcome}");
+        }
+    }
+    for port in [7005, 7011] {
+        let outcome = net.peer.peer(&format!("udp-ask {} hello", at(HOST4, port)));
+        assert_eq!(outcome.trim(), "ConnectionRefused", "{port}");
+    }
+}
+
+fn is_syn(frame: &[u8]) -> bool {
+    frame[12..14] == [8, 0] && frame[23] == frame::TCP && frame[47] == 2
+}
+
+/// Address and port that a packet of IPv4 is for.
+fn reaches(frame: &[u8]) -> (String, u16) {
+    let address: [u8; 4] = frame[30..34].try_into().expect("an address");
+    (Ipv4Addr::from(address).to_string(), u16::from_be_bytes([frame[36], frame[37]]))
 }
 
 /// With and without a client.

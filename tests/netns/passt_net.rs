@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use passt_tests::client::Client;
+use passt_tests::frame::v6;
 use passt_tests::transfer::{MIB, at, download, exchange, upload};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Machine, Net, Place as _, Process, User, dhcp, eventually,
@@ -120,10 +121,13 @@ fn udhcpc() {
         return;
     }
     let _server = net.peer.serve(&at(FAR4, 5001));
-    let (_passt, machine) = start(&net, User::Root, "-D 192.0.2.53 -S example.test -m 1400", 1500);
+    let names = "--hostname box --fqdn box.example.test";
+    let (_passt, machine) = start(&net, User::Root, &format!("-D 192.0.2.53 {names} -m 1400"), 1500);
     let out = dhcp::udhcpc(&net, &machine);
-    let expected = format!("LEASE {HOST4}/24 {GATEWAY4} 192.0.2.53 1400 example.test");
+    let expected = format!("LEASE {HOST4}/24 {GATEWAY4} 192.0.2.53 1400 example.test\n");
     assert!(out.contains(&expected), "{out}");
+    // Flags, then the name as in DNS, RFC 1035.
+    assert!(out.contains("NAMES box 04ffff03626f78076578616d706c65047465737400\n"), "{out}");
     exchange(&machine, &at(FAR4, 5001));
 }
 
@@ -134,14 +138,36 @@ fn dhclient() {
         return;
     }
     let _servers = [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)));
-    let (_passt, machine) = start(&net, User::Normal, "-D 192.0.2.53 -D 2001:db8::53", 1500);
-    let lease = dhcp::dhclient(&net, &machine, "-4");
+    let names = "--hostname box --fqdn box.example.test";
+    let options = format!("-D 192.0.2.53 -D 2001:db8::53 {names}");
+    let (_passt, machine) = start(&net, User::Normal, &options, 1500);
+    let (lease, names) = dhcp::dhclient(&net, &machine, "-4");
     assert_eq!(lease, format!("LEASE {HOST4} 255.255.255.0 {GATEWAY4} 192.0.2.53"));
+    assert_eq!(names, "NAMES search=example.test. host=box fqdn=box.example.test");
     exchange(&machine, &at(FAR4, 5001));
     dhcp::wait_for_address(&machine, "scope link");
-    let lease = dhcp::dhclient(&net, &machine, "-6");
+    let (lease, names) = dhcp::dhclient(&net, &machine, "-6");
     assert_eq!(lease, format!("LEASE {HOST6} 2001:db8::53"));
+    assert_eq!(names, "NAMES search=example.test. fqdn=box.example.test");
     exchange(&machine, &at(FAR6, 5001));
+}
+
+/// Not even who asks for names is told any, if we are not to.
+#[test]
+fn dhclient_without_names() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["dhclient"]) {
+        return;
+    }
+    let options = "-D 192.0.2.53 -D 2001:db8::53 --no-dhcp-dns --no-dhcp-search";
+    let (_passt, machine) = start(&net, User::Normal, options, 1500);
+    let (lease, names) = dhcp::dhclient(&net, &machine, "-4");
+    assert_eq!(lease, format!("LEASE {HOST4} 255.255.255.0 {GATEWAY4}"));
+    assert_eq!(names, "NAMES search= host= fqdn=");
+    dhcp::wait_for_address(&machine, "scope link");
+    let (lease, names) = dhcp::dhclient(&net, &machine, "-6");
+    assert_eq!(lease, format!("LEASE {HOST6}"));
+    assert_eq!(names, "NAMES search= fqdn=");
 }
 
 #[test]
@@ -182,6 +208,35 @@ fn names_are_offered_unless_they_are_not_wanted() {
     let nameless = offer("--no-dhcp-dns --no-dhcp-search");
     for option in [6, 12, 81, 119] {
         assert_eq!(nameless(option), None, "{option}");
+    }
+}
+
+/// What the router says to a machine that it greets, option by option.
+#[test]
+fn resolvers_are_advertised_unless_they_are_not_wanted() {
+    let Some(net) = Net::new() else { return };
+    let advertised = |options: &str| {
+        let (_passt, socket) = passt(&net, User::Normal, &format!("-D 192.0.2.53 -D 2001:db8::53 {options}"));
+        let advertises = |frame: &[u8]| frame[12..14] == [0x86, 0xdd] && frame[54] == 134;
+        let frame = Client::connect(&socket).find("a router advertisement", advertises);
+        move |option: u8| {
+            let mut rest = &frame[70..];
+            while let [kind, units, ..] = *rest {
+                let (value, next) = rest.split_at(usize::from(units) * 8);
+                if kind == option {
+                    return Some(value[8..].to_vec());
+                }
+                rest = next;
+            }
+            None
+        }
+    };
+    let (servers, search) = (v6("2001:db8::53"), b"\x07example\x04test\0\0\0");
+    let cases = [("", true, true), ("--no-dhcp-dns", false, true), ("--no-dhcp-search", true, false)];
+    for (options, dns, names) in cases {
+        let option = advertised(options);
+        assert_eq!(option(25), dns.then(|| servers.to_vec()), "{options}");
+        assert_eq!(option(31), names.then(|| search.to_vec()), "{options}");
     }
 }
 

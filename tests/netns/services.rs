@@ -34,7 +34,7 @@ fn dhclient_ipv4() {
     }
     let _server = net.peer.serve(&at(FAR4, 5001));
     let guest = unconfigured(&net, "--dhcp-dns -D 192.0.2.53");
-    let lease = dhcp::dhclient(&net, &guest, "-4");
+    let (lease, _) = dhcp::dhclient(&net, &guest, "-4");
     assert_eq!(lease, format!("LEASE {HOST4} 255.255.255.0 {GATEWAY4} 192.0.2.53"));
     exchange(&guest, &at(FAR4, 5001));
 }
@@ -48,7 +48,7 @@ fn dhclient_ipv6() {
     let _server = net.peer.serve(&at(FAR6, 5001));
     let guest = unconfigured(&net, "--dhcp-dns -D 2001:db8::53");
     dhcp::wait_for_address(&guest, "scope link");
-    let lease = dhcp::dhclient(&net, &guest, "-6");
+    let (lease, _) = dhcp::dhclient(&net, &guest, "-6");
     assert_eq!(lease, format!("LEASE {HOST6} 2001:db8::53"));
     exchange(&guest, &at(FAR6, 5001));
 }

@@ -165,6 +165,10 @@ fn passt() {
     drop(machine);
     passt.finish();
     compare(&trace.calls(), &declared(&format!("passt {options}")), MOST_PASST);
+    // In the background more is needed to name who comes, as a test of its log shows.
+    let [foreground, background] = ["passt --log-file log -f", "passt --log-file log"].map(declared);
+    assert!(background.difference(&foreground).eq(["dup3"]), "{background:?}");
+    assert!(background.len() <= MOST_PASST, "{background:?}");
 }
 
 /// `SIOCOUTQ` is for a peer that is slow to acknowledge, which not every run has. The clock is mostly read without a call, and by one in an

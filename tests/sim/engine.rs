@@ -1,5 +1,5 @@
-//! The whole engine between smoltcp and real sockets on loopback, over a link in memory that carries plain
-//! frames: smoltcp drops what has a wrong checksum or length.
+//! The whole engine between smoltcp and real sockets on loopback, over any link that carries plain
+//! frames: smoltcp drops what has a wrong checksum or length. The tests are in [`crate::every_link`].
 //!
 //! The engine's and the guest's clock is virtual. It jumps only when the host's kernel, which
 //! has a clock of its own, had time to say something.
@@ -11,24 +11,22 @@ use passt::link::Link;
 use passt::link::channel::{Channel, Packet};
 use passt::worker::{Options, Protocols, Worker, clock};
 use passt_proto::addr::Mac;
-use passt_proto::drop::DropReason;
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::rules::{AddressMap, FamilyMap};
 use passt_proto::time::{Duration, Instant};
 use smoltcp::phy::Medium;
-use smoltcp::socket::dhcpv4;
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::IpCidr;
 
 use crate::guest::{App, Guest};
 use crate::link::{Node, Path, Rng};
-use crate::{DOWN, UP, check, fill, ms, secs, seeds};
+use crate::{DOWN, UP, check, fill, ms, secs};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
-const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const GUEST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 /// What the guest calls the host's loopback, and its gateway.
-const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const OURS6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Rounds without news after which the clock may jump.
@@ -39,10 +37,10 @@ pub(crate) struct World<E: End> {
     /// The guest's end of the link.
     pub(crate) end: E,
     pub(crate) guest: Guest,
-    now: Instant,
+    pub(crate) now: Instant,
     rng: Rng,
     up: Path,
-    down: Path,
+    pub(crate) down: Path,
     pub(crate) pairs: Vec<Pair>,
     local_port: u16,
     /// Whether nonsense is sent between the guest's frames.
@@ -53,9 +51,12 @@ pub(crate) struct World<E: End> {
 }
 
 /// Where frames enter and leave an engine.
-pub(crate) trait End {
+pub(crate) trait End: Sized {
     /// The engine's end.
     type Link: Link;
+
+    /// Both ends of a new link.
+    fn pair() -> (Self, Self::Link);
 
     /// Sends a frame to the engine.
     fn send(&mut self, link: &mut Self::Link, frame: Packet);
@@ -65,10 +66,14 @@ pub(crate) trait End {
 }
 
 /// The link in memory.
-struct Memory;
+pub(crate) struct Memory;
 
 impl End for Memory {
     type Link = Channel;
+
+    fn pair() -> (Self, Channel) {
+        (Self, Channel::plain())
+    }
 
     fn send(&mut self, link: &mut Channel, frame: Packet) {
         link.from_guest.push_back(frame);
@@ -82,12 +87,12 @@ impl End for Memory {
 /// A program in the guest, and its server on the host.
 pub(crate) struct Pair {
     pub(crate) app: App,
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
     stream: Option<TcpStream>,
-    to_send: u64,
+    pub(crate) to_send: u64,
     pub(crate) sent: u64,
     /// It has closed its direction.
-    closed: bool,
+    pub(crate) closed: bool,
     received: u64,
     eof: bool,
 }
@@ -124,30 +129,20 @@ fn options(mtu: u16, max_flows: usize) -> Options {
     }
 }
 
-impl World<Memory> {
-    fn new(seed: u64, mtu: u16, max_flows: usize, addrs: &[IpCidr], nodes: &[Node]) -> Self {
-        Self::over((Memory, Channel::plain()), seed, (mtu, max_flows), addrs, nodes)
-    }
-
-    fn usual(seed: u64, nodes: &[Node]) -> Self {
-        Self::new(seed, 1500, 512, &addresses(), nodes)
-    }
-}
-
 /// Addresses of a guest.
 pub(crate) fn addresses() -> [IpCidr; 2] {
     [IpCidr::new(GUEST4.into(), 24), IpCidr::new(GUEST6.into(), 64)]
 }
 
 impl<E: End> World<E> {
-    /// An engine and a guest at the two ends of a link, with an MTU and at most so many flows.
-    pub(crate) fn over(
-        (end, link): (E, E::Link),
-        seed: u64,
-        (mtu, max_flows): (u16, usize),
-        addrs: &[IpCidr],
-        nodes: &[Node],
-    ) -> Self {
+    /// A guest with both addresses on a link with an MTU of 1500.
+    pub(crate) fn usual(seed: u64, nodes: &[Node]) -> Self {
+        Self::new(seed, (1500, 512), &addresses(), nodes)
+    }
+
+    /// An engine and a guest at the two ends of a new link, with an MTU and at most so many flows.
+    pub(crate) fn new(seed: u64, (mtu, max_flows): (u16, usize), addrs: &[IpCidr], nodes: &[Node]) -> Self {
+        let (end, link) = E::pair();
         let now = Instant::from_millis(1000);
         let nodes =
             [&[Node::Mtu(usize::from(mtu) + 14), Node::Delay(Duration::from_micros(100))], nodes].concat();
@@ -187,7 +182,7 @@ impl<E: End> World<E> {
         self.pairs.len() - 1
     }
 
-    fn connect_to(&mut self, v4: bool, port: u16, up: u64) -> App {
+    pub(crate) fn connect_to(&mut self, v4: bool, port: u16, up: u64) -> App {
         let socket = self.guest.tcp(256 * 1024);
         self.local_port += 1;
         let local = self.local_port;
@@ -327,146 +322,4 @@ fn garbage(frame: &[u8], rng: &mut Rng) -> Packet {
 
 pub(crate) fn bad() -> [Node; 3] {
     [Node::Loss(50), Node::Duplicate(10), Node::Reorder(20, ms(2))]
-}
-
-#[test]
-fn transfers_each_way() {
-    for v4 in [true, false] {
-        for (up, down) in [(16 * MIB, 0), (0, 16 * MIB), (16 * MIB, 16 * MIB)] {
-            let mut world = World::usual(0, &[]);
-            world.connect(v4, up, down);
-            world.run_to_end();
-            assert_eq!(world.worker.context().counters.retransmitted, 0);
-        }
-    }
-}
-
-#[test]
-fn transfers_without_peek_offsets() {
-    for nodes in [&[] as &[Node], &bad()] {
-        let mut world = World::usual(0, nodes);
-        world.worker.context().tcp.use_peek_offset = false;
-        world.connect(true, MIB, 4 * MIB);
-        world.connect(false, 0, 0);
-        world.connect(false, MIB, 1000);
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn an_end_that_comes_late() {
-    for peek_offset in [true, false] {
-        let mut world = World::usual(0, &[]);
-        world.worker.context().tcp.use_peek_offset = peek_offset;
-        world.connect(true, 0, 0);
-        (world.pairs[0].closed, world.pairs[0].app.closing) = (true, false);
-        world.run(secs(10), |world| world.pairs[0].app.state(&world.guest) == State::Established);
-        // The end arrives while the guest has not acknowledged what is before it.
-        world.down.nodes.push(Node::Delay(ms(20)));
-        world.pairs[0].to_send = 10_000;
-        world.run(secs(10), |world| world.pairs[0].sent == 10_000);
-        for _ in 0..3 {
-            world.step();
-        }
-        assert_eq!(world.pairs[0].app.received, 0);
-        (world.pairs[0].closed, world.pairs[0].app.closing) = (false, true);
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn transfers_at_other_mtus() {
-    for mtu in [576, 9000, 65_520] {
-        let addrs = [IpCidr::new(GUEST4.into(), 24)];
-        let mut world = World::new(0, mtu, 16, &addrs, &[]);
-        world.connect(true, 4 * MIB, 4 * MIB);
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn transfers_on_a_bad_link() {
-    for seed in seeds() {
-        let mut world = World::usual(seed, &bad());
-        world.connect(true, MIB, 16 * MIB);
-        world.connect(false, MIB, MIB);
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn many_connections() {
-    for nodes in [&[] as &[Node], &bad()] {
-        let mut world = World::usual(7, nodes);
-        for n in 0..200 {
-            world.connect(n % 2 == 0, 1000 * n, 20_000 - 100 * n);
-        }
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn malformed_frames_in_between() {
-    for seed in seeds() {
-        let mut world = World::usual(seed, &[]);
-        world.garbage = true;
-        world.connect(true, 2 * MIB, 2 * MIB);
-        world.connect(false, 2 * MIB, 2 * MIB);
-        world.run_to_end();
-        assert!(world.worker.drops(DropReason::MacSource) > 0);
-        assert!(world.worker.drops(DropReason::Truncated) > 0);
-    }
-}
-
-#[test]
-fn refused() {
-    for v4 in [true, false] {
-        let mut world = World::usual(0, &[]);
-        let pair = world.connect(v4, 0, 0);
-        let port = world.pairs.remove(pair).listener.local_addr().expect("an address").port();
-        let app = world.connect_to(v4, port, 0);
-        world.run(secs(10), |world| app.state(&world.guest) == State::Closed);
-        assert_eq!(world.worker.flow_count(), 0);
-    }
-}
-
-#[test]
-fn a_full_table_refuses_only_what_is_new() {
-    let addrs = [IpCidr::new(GUEST4.into(), 24)];
-    let mut world = World::new(0, 1500, 4, &addrs, &[]);
-    for _ in 0..4 {
-        world.connect(true, 0, 0);
-        world.pairs.last_mut().expect("it").app.closing = false;
-    }
-    world.run(secs(10), |world| world.worker.flow_count() == 4 && world.pairs.iter().all(|p| p.app.eof));
-    let fifth = world.connect(true, 1000, 1000);
-    world.run(secs(10), |world| world.worker.drops(DropReason::TableFull) > 0);
-    assert_eq!(world.worker.flow_count(), 4);
-    for pair in &mut world.pairs[..4] {
-        (pair.app.to_send, pair.app.closing) = (MIB, true);
-    }
-    // Room again: the guest's next SYN is welcome.
-    world.run_to_end();
-    assert!(world.pairs[fifth].is_complete());
-}
-
-#[test]
-fn configuration_by_dhcp() {
-    let mut world = World::new(0, 1500, 16, &[], &[]);
-    let handle = world.guest.sockets.add(dhcpv4::Socket::new());
-    let deadline = world.now + secs(30);
-    let config = loop {
-        assert!(world.now < deadline, "no lease");
-        world.step();
-        let event = world.guest.sockets.get_mut::<dhcpv4::Socket>(handle).poll();
-        if let Some(dhcpv4::Event::Configured(config)) = event {
-            break (config.address, config.router, config.dns_servers.clone());
-        }
-    };
-    let (address, router, dns) = config;
-    assert_eq!((address.address(), address.prefix_len(), router), (GUEST4, 24, Some(HOST4)));
-    assert_eq!(dns.as_slice(), [Ipv4Addr::new(192, 0, 2, 53)]);
-    world.guest.iface.update_ip_addrs(|list| list.push(IpCidr::Ipv4(address)).expect("room"));
-    world.connect(true, MIB, MIB);
-    world.run_to_end();
 }

@@ -2,11 +2,12 @@
 //!
 //! [`machine`] joins the TCP of smoltcp, as the guest, with the project's state machine and
 //! a model of the host's socket. [`engine`] joins it with the whole engine and real sockets
-//! on loopback. What happens follows from a seed, which a failing test prints; seeds
+//! on loopback, over each of the links that a test can have ([`every_link`]). What happens follows from a seed, which a failing test prints; seeds
 //! worth keeping are in `seeds.txt`, and `SIM_SEED` in the environment replaces them.
 
 mod closing;
 mod engine;
+mod every_link;
 mod guest;
 mod host;
 mod link;

@@ -1,5 +1,5 @@
-//! The whole engine behind a real socket, as it serves a virtual machine: what is in
-//! [`crate::engine`], but frames cross a stream that may stop.
+//! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
+//! and here what happens on a stream that may stop.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,12 +13,11 @@ use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 use rustix::event::epoll::EventFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::engine::{End, MIB, Pair, World, addresses, bad};
-use crate::link::Node;
-use crate::{secs, seeds};
+use crate::engine::{End, MIB, Pair, World};
+use crate::secs;
 
 /// A machine's end of the socket.
-struct Machine {
+pub(crate) struct Machine {
     socket: UnixStream,
     /// Frames from the guest that the socket did not take, and the start of one for it.
     outgoing: Vec<u8>,
@@ -28,14 +27,6 @@ struct Machine {
 }
 
 impl Machine {
-    fn new() -> (Self, StreamLink) {
-        let (ours, socket) = UnixStream::pair().expect("sockets");
-        socket.set_nonblocking(true).expect("non-blocking");
-        let mut link = StreamLink::new();
-        link.connect(ours.into());
-        (Self { socket, outgoing: Vec::new(), incoming: Vec::new(), pace: 1 << 20 }, link)
-    }
-
     fn push(&mut self) {
         match self.socket.write(&self.outgoing) {
             Ok(n) => drop(self.outgoing.drain(..n)),
@@ -46,6 +37,14 @@ impl Machine {
 
 impl End for Machine {
     type Link = StreamLink;
+
+    fn pair() -> (Self, StreamLink) {
+        let (ours, socket) = UnixStream::pair().expect("sockets");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let mut link = StreamLink::new();
+        link.connect(ours.into());
+        (Self { socket, outgoing: Vec::new(), incoming: Vec::new(), pace: 1 << 20 }, link)
+    }
 
     fn send(&mut self, _: &mut StreamLink, frame: Packet) {
         // What is shorter ends the client, which is tested elsewhere.
@@ -73,44 +72,14 @@ impl End for Machine {
     }
 }
 
-fn world(seed: u64, mtu: u16, nodes: &[Node]) -> World<Machine> {
-    World::over(Machine::new(), seed, (mtu, 512), &addresses(), nodes)
-}
-
-#[test]
-fn transfers() {
-    for mtu in [576, 1500, 65_520] {
-        let mut world = world(0, mtu, &[]);
-        world.connect(true, 4 * MIB, 8 * MIB);
-        world.connect(false, 8 * MIB, 4 * MIB);
-        world.run_to_end();
-        assert_eq!(world.worker.context().counters.retransmitted, 0);
-    }
-}
-
-#[test]
-fn transfers_on_a_bad_link() {
-    for seed in seeds() {
-        let mut world = world(seed, 1500, &bad());
-        world.connect(true, MIB, 8 * MIB);
-        world.connect(false, MIB, MIB);
-        world.run_to_end();
-    }
-}
-
-#[test]
-fn malformed_frames_in_between() {
-    let mut world = world(0, 1500, &[]);
-    world.garbage = true;
-    world.connect(true, 2 * MIB, 2 * MIB);
-    world.run_to_end();
-    assert!(world.worker.drops(DropReason::MacSource) > 0);
+fn world() -> World<Machine> {
+    World::usual(0, &[])
 }
 
 /// Connections share what the machine reads, both ways go on, and nothing is lost by us.
 #[test]
 fn a_machine_that_reads_slowly() {
-    let mut world = world(0, 1500, &[]);
+    let mut world = world();
     world.end.pace = 30_000;
     for _ in 0..32 {
         world.connect(true, MIB / 4, MIB);
@@ -131,7 +100,7 @@ fn a_machine_that_reads_slowly() {
 /// A machine that is paused: the loop sleeps, the host's peers are held back, and all ends well.
 #[test]
 fn a_machine_that_stops_reading() {
-    let mut world = world(0, 1500, &[]);
+    let mut world = world();
     world.real_time = true;
     world.step();
     for _ in 0..8 {
@@ -145,7 +114,8 @@ fn a_machine_that_stops_reading() {
     let rounds = world.worker.context().counters.rounds - before;
     assert!(rounds < 200, "{rounds} rounds in 3 s");
     assert!(world.pairs.iter().map(|pair| pair.sent).sum::<u64>() < 100 * MIB, "the peers are held back");
-    assert!(world.worker.context().link.is_congested());
+    // Congestion may have ended: the socket had room, and the guest's windows are full.
+    assert_eq!(world.worker.drops(DropReason::LinkBusy), 0);
     world.end.pace = 1 << 20;
     world.run_to_end();
 }

@@ -1,6 +1,7 @@
 //! What a virtual machine's program does at passt's socket, frame by frame.
 
 use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -57,6 +58,11 @@ impl Client {
                 return frame;
             }
         }
+    }
+
+    /// Takes nothing more from passt, which can tell.
+    pub fn stop_reading(&mut self) {
+        self.0.shutdown(Shutdown::Read).expect("a connection");
     }
 
     /// Waits until the other side closes.

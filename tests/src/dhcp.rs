@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use crate::{Net, Place, eventually};
 
 /// Has udhcpc configure the interface; what it said, with a line
-/// `LEASE address/bits router dns mtu search`.
+/// `LEASE address/bits router dns mtu search` and one
+/// `NAMES hostname fqdn`, the latter as the option's bytes in hexadecimal.
 pub fn udhcpc(net: &Net, guest: &impl Place) -> String {
     let script = script(net, UDHCPC_SCRIPT);
-    let options = "-i eth0 -f -q -n -t 5 -T 1 -O mtu -O search";
+    let options = "-i eth0 -f -q -n -t 5 -T 1 -O mtu -O search -O 81";
     guest.run(&format!("udhcpc {options} -s {}", script.display()))
 }
 
@@ -20,7 +21,8 @@ pub(crate) const UDHCPC_SCRIPT: &str = "#!/bin/sh\n\
     [ \"$1\" = bound ] || exit 0\n\
     ip addr add $ip/$mask dev $interface\n\
     ip route add default via $router dev $interface\n\
-    echo LEASE $ip/$mask $router $dns $mtu $search\n";
+    echo LEASE $ip/$mask $router $dns $mtu $search\n\
+    echo NAMES $hostname $opt81\n";
 
 /// What dhclient calls.
 pub(crate) const DHCLIENT_SCRIPT: &str = "#!/bin/sh\n\
@@ -29,19 +31,30 @@ pub(crate) const DHCLIENT_SCRIPT: &str = "#!/bin/sh\n\
     BOUND)\n\
     ip addr add $new_ip_address/$new_subnet_mask dev $interface\n\
     ip route add default via $new_routers dev $interface\n\
+    [ $NAMES ] && echo NAMES search=$new_domain_search host=$new_host_name fqdn=$new_fqdn_fqdn\n\
     echo LEASE $new_ip_address $new_subnet_mask $new_routers $new_domain_name_servers;;\n\
     BOUND6)\n\
     ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface\n\
+    [ $NAMES ] && echo NAMES search=$new_dhcp6_domain_search fqdn=$new_fqdn_fqdn\n\
     echo LEASE $new_ip6_address $new_dhcp6_name_servers;;\n\
     esac\nexit 0\n";
 
-/// Runs dhclient until it has a lease, and returns what the script said.
-pub fn dhclient(net: &Net, guest: &impl Place, family: &str) -> String {
+/// Runs dhclient, which asks for all that there is, until it has a lease; what the script said: a line
+/// `LEASE …` and before it `NAMES …`.
+pub fn dhclient(net: &Net, guest: &impl Place, family: &str) -> (String, String) {
     let script = script(net, DHCLIENT_SCRIPT);
     let dir = net.dir().display();
-    let files = format!("-sf {} -lf {dir}/leases -pf {dir}/dhclient.pid -cf /dev/null", script.display());
-    guest.start(&format!("dhclient {family} -d {files} eth0")).wait_for("LEASE")
+    let config = net.dir().join("dhclient.conf");
+    std::fs::write(&config, DHCLIENT_CONFIG).expect("configuration");
+    let files =
+        format!("-sf {} -lf {dir}/leases -pf {dir}/dhclient.pid -cf {}", script.display(), config.display());
+    let mut client = guest.start(&format!("dhclient {family} -e NAMES=yes -d {files} eth0"));
+    let lease = client.wait_for("LEASE");
+    (lease, client.wait_for("NAMES"))
 }
+
+/// What dhclient does not ask for by itself.
+const DHCLIENT_CONFIG: &str = "also request domain-search, fqdn.fqdn, dhcp6.fqdn;\n";
 
 /// An IPv6 address with this property that may be used already.
 pub fn wait_for_address(guest: &impl Place, property: &str) -> String {

@@ -4,7 +4,7 @@
 use std::io;
 
 use passt_proto::addr::{Addr, Endpoint};
-use passt_proto::classify::{Class, classify};
+use passt_proto::classify::{self, Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
 use passt_proto::wire::offload::Offload;
@@ -41,11 +41,15 @@ fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -
         ctx.capture.record(ctx.now, &[], &whole);
     }
     let offload = frame.offload;
+    // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
+    ctx.guest_mac = classify::source(frame.head).ok().or(ctx.guest_mac);
     let (source, class) = classify(frame.head, frame.len)?;
     log::trace!("from guest: {} bytes, {class:?}", frame.len);
+    if let Some(addr) = responder::claimed(source, &class, frame.head) {
+        ctx.map.claim(addr);
+    }
     let mut reply = [0; REPLY_ROOM];
     let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, &mut reply);
-    ctx.guest_mac = Some(source);
     if let Some(answer) = answer {
         let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;
         ctx.send(reply);

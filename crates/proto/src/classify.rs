@@ -83,16 +83,20 @@ pub struct Datagram {
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
 
+/// The station that sent a frame, whatever the frame is.
+pub fn source(head: &[u8]) -> Result<Mac, DropReason> {
+    let (frame, _) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
+    let source = Mac(frame.src);
+    if source.is_group() || source.is_zero() { Err(DropReason::MacSource) } else { Ok(source) }
+}
+
 /// Finds out what a frame of `frame_len` bytes is from its contiguous start `head`,
 /// which holds at least all headers, and of messages for a responder everything.
 /// Returns the frame's source address too.
 pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReason> {
     let head = head.get(..frame_len).unwrap_or(head);
+    let source = source(head)?;
     let (frame, rest) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
-    let source = Mac(frame.src);
-    if source.is_group() || source.is_zero() {
-        return Err(DropReason::MacSource);
-    }
     let available = frame_len.saturating_sub(ethernet::LEN);
     let class = match frame.ethertype.get() {
         ethernet::IPV4 => network(rest, ipv4::parse(rest, available)?)?,

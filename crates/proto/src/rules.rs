@@ -203,6 +203,25 @@ impl AddressMap {
         [v4.assigned, v4.seen, v6.assigned, v6.seen, v6.seen_link_local]
     }
 
+    /// Notes an address that the guest claims to have, before or without any packet from there. A claim counts less
+    /// than use: what the guest was assigned stays once it is known to be there, and none of our own names is taken.
+    pub fn claim(&mut self, claimed: Addr) {
+        let map = self.family(claimed);
+        let by_name = [map.host_loopback, map.host_itself, map.dns_forward, map.ours];
+        let shown = map.seen.is_some() && map.seen == map.assigned;
+        let is_global = claimed.is_v4() || !claimed.is_link_local();
+        if !(by_name.contains(&Some(claimed)) || shown && is_global) {
+            self.learn(claimed);
+        }
+    }
+
+    /// The guest has what it was assigned, as we have configured it.
+    pub fn configured(&mut self) {
+        for map in [&mut self.v4, &mut self.v6] {
+            map.seen = map.assigned;
+        }
+    }
+
     /// The form of `at` that sockets of the host take.
     pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
         match at.socket_addr() {
@@ -401,6 +420,41 @@ mod tests {
             let side = map.to_guest(Protocol::Tcp, at("203.0.113.5:80"), addr("192.0.2.2"), None);
             assert_eq!(side.map(|s| s.guest), Ok(addr(expected)));
         }
+    }
+
+    #[test]
+    fn claims_count_less_than_use() {
+        let after = |fixed, steps: &[(bool, &str)]| {
+            let mut map = map();
+            map.v6.fixed = fixed;
+            for (claim, address) in steps {
+                let note = if *claim { AddressMap::claim } else { AddressMap::learn };
+                note(&mut map, addr(address));
+            }
+            let side = map.to_guest(Protocol::Tcp, at("[2001:db8:8::8]:80"), addr("2001:db8::2"), None);
+            side.map(|side| side.guest)
+        };
+        let (claim, learn) = (true, false);
+        let (assigned, formed, other) = ("2001:db8::2", "2001:db8::aaaa", "2001:db8::bbbb");
+        let cases: [(_, &[_], _); 8] = [
+            (false, &[(claim, formed)], formed),
+            (false, &[(claim, formed), (claim, other)], other),
+            (false, &[(claim, formed), (claim, assigned), (claim, other)], assigned),
+            (false, &[(learn, assigned), (claim, other)], assigned),
+            (false, &[(claim, assigned), (learn, other)], other),
+            (false, &[(claim, "fe80::aaaa")], assigned),
+            (false, &[(claim, "2001:db8::1"), (claim, "2001:db8::3"), (claim, "2001:db8::53")], assigned),
+            (true, &[(claim, formed)], assigned),
+        ];
+        for (fixed, steps, expected) in cases {
+            assert_eq!(after(fixed, steps), Ok(addr(expected)), "{fixed} {steps:?}");
+        }
+        let mut map = map();
+        map.configured();
+        for address in ["fe80::aaaa", "fe80::1", formed] {
+            map.claim(addr(address));
+        }
+        assert_eq!((map.v6.seen, map.v6.seen_link_local), (map.v6.assigned, Some(addr("fe80::aaaa"))));
     }
 
     /// Whatever the guest reaches by a name, answers under that name.

@@ -8,12 +8,7 @@ use crate::result;
 use crate::seccomp::{Call, Sysno};
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[
-    Call::any(Sysno::recvfrom),
-    Call::any(Sysno::recvmsg),
-    Call::any(Sysno::sendmsg),
-    Call::any(Sysno::writev),
-];
+pub const CALLS: &[Call] = &[Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
 
 /// Sends the gathered bytes on a connected stream socket, without waiting and
 /// without SIGPIPE; returns how many the kernel took.
@@ -56,10 +51,10 @@ pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
 /// Removes up to `len` bytes from the head of a TCP socket's receive queue without
 /// copying them (`MSG_TRUNC`, tcp(7)); returns how many.
 pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
+    let vec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: len };
+    let mut message = header(std::slice::from_ref(&vec));
     // SAFETY: with MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket.
-    result(unsafe {
-        libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), len, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
-    })
+    result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_TRUNC) })
 }
 
 fn header(vecs: &[libc::iovec]) -> libc::msghdr {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::result;
 use crate::seccomp::{Call, Choice, Sysno};
@@ -100,6 +100,27 @@ pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
         )
     } as isize)?;
     Ok(peer.pid)
+}
+
+/// `SO_PEERPIDFD`, since Linux 6.5: a descriptor of the process at the other end when the
+/// connection was made, whatever PID namespace it is in.
+pub fn peer_process(fd: impl AsFd) -> io::Result<OwnedFd> {
+    /// include/uapi/asm-generic/socket.h
+    const SO_PEERPIDFD: i32 = 77;
+    let mut peer: RawFd = -1;
+    let mut len = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `peer`, which is that long.
+    result(unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    } as isize)?;
+    // SAFETY: the kernel has opened this descriptor for us just now.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
 }
 
 /// Sets an option whose value has the layout of `T`, a plain C type.

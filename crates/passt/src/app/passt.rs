@@ -14,6 +14,7 @@ use super::{Prepared, end, engine_options, ready};
 use crate::cli::{Config, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
+use crate::life::peers::Peers;
 use crate::life::socket;
 use crate::link::Link;
 use crate::link::stream::StreamLink;
@@ -45,15 +46,23 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     if let Some(listener) = &listener {
         worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
     }
-    ready(config, pid_file, || Ok(()), || Ok(None))?;
+    let mut peers = Peers::default();
+    let open = || {
+        if !config.foreground {
+            peers = Peers::outside();
+        }
+        Ok(())
+    };
+    ready(config, pid_file, open, || Ok(None))?;
     isolate::seal(config)?;
-    end(serve(&mut worker, listener.as_ref(), passt.one_off))
+    end(serve(&mut worker, listener.as_ref(), &mut peers, passt.one_off))
 }
 
 /// Serves one client after the other, or only one; the exit status.
 fn serve(
     worker: &mut Worker<StreamLink>,
     listener: Option<&UnixListener>,
+    peers: &mut Peers,
     one_off: bool,
 ) -> anyhow::Result<u8> {
     loop {
@@ -62,7 +71,7 @@ fn serve(
         let exit = worker.run(|_, ctx| {
             // One that left is seen off before the next is let in.
             let leaves = taken && ctx.link.fd().is_none_or(socket::has_left);
-            client = listener.filter(|_| !leaves).and_then(|listener| socket::admit(listener, taken));
+            client = listener.filter(|_| !leaves).and_then(|listener| socket::admit(listener, peers, taken));
             client.is_some()
         });
         if let Exit::Link(error) = exit {

@@ -53,6 +53,9 @@ fn serve<L: Link>(
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
+    if config.pasta().is_some_and(|pasta| pasta.config_net) {
+        worker.context().map.configured();
+    }
     worker.context().capture = capture;
     worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;

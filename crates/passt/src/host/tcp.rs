@@ -68,6 +68,7 @@ struct Piece {
 pub struct TcpFlow {
     conn: Connection,
     fd: OwnedFd,
+    /// Addresses of what is sent to the guest. Its MAC address is brought up to date in [`TcpFlow::pull`].
     path: Path,
     /// First and last piece of payload in the batch.
     batch: Option<(usize, usize)>,
@@ -431,6 +432,8 @@ impl TcpFlow {
 
     /// Does what the connection wants done now.
     pub(super) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        // A connection may be older than the first frame of the guest, or than its last network card.
+        self.path.dst_mac = ctx.guest_mac();
         let mut burst = BURST;
         let mut room = true;
         while let Some(action) = self.next_action(ctx.now, room) {

@@ -4,7 +4,7 @@ use passt_sys::seccomp::{self, Call, Error};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
-use crate::life::{socket as client, watch};
+use crate::life::{peers, socket as client, watch};
 use crate::{forward, host, log, worker};
 
 /// The engine's and the log's, whatever the link is.
@@ -19,12 +19,13 @@ const PASST: &[&[Call]] = &[client::CALLS];
 
 /// The system calls of a process with this configuration, some more than once.
 pub fn calls(config: &Config) -> Vec<Call> {
-    let mode = match config.mode {
-        Mode::Pasta(_) => PASTA,
-        Mode::Passt(_) => PASST,
+    let (mode, peers) = match config.mode {
+        Mode::Pasta(_) => (PASTA, None),
+        // In the foreground it has no PID namespace of its own.
+        Mode::Passt(_) => (PASST, (!config.foreground).then_some(peers::CALLS)),
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
-    [COMMON, mode].concat().into_iter().chain(file).flatten().copied().collect()
+    [COMMON, mode].concat().into_iter().chain(peers).chain(file).flatten().copied().collect()
 }
 
 /// Has the kernel refuse all others, for good.

@@ -12,6 +12,7 @@ pub mod background;
 pub mod command;
 pub mod identity;
 pub mod namespace;
+pub mod peers;
 pub mod socket;
 pub mod start;
 pub mod watch;

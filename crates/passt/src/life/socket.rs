@@ -12,11 +12,13 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
+use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
-use passt_sys::{fd, msg, socket};
+use passt_sys::{fd, msg};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, accept_with, getpeername, sockopt};
 
+use super::peers::Peers;
 use crate::cli::GuestSocket;
 
 /// How many default names there are, numbered from 1.
@@ -108,11 +110,11 @@ fn is_live(path: &Path) -> bool {
 }
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::accept4), Call::any(Sysno::sendmsg)];
+pub const CALLS: &[Call] = &[Call::any(Sysno::accept4), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg)];
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
 /// is no client for us.
-pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
+pub fn admit(listener: &UnixListener, peers: &mut Peers, taken: bool) -> Option<OwnedFd> {
     let client = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(client) => client,
         Err(Errno::AGAIN) => return None,
@@ -121,8 +123,7 @@ pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
             return None;
         }
     };
-    // 0 where our PID namespace doesn't have the client.
-    let pid = socket::peer_pid(&client).unwrap_or(0);
+    let pid = peers.pid(&client);
     if taken {
         log::info!("discarding connection from PID {pid}");
         return None;
@@ -134,11 +135,21 @@ pub fn admit(listener: &UnixListener, taken: bool) -> Option<OwnedFd> {
 /// Whether a client has closed its end, whatever of its frames is still to be read.
 pub fn has_left(client: BorrowedFd<'_>) -> bool {
     // Nothing is sent; but to somebody who is gone not even that can be.
-    msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let is_deaf = msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    // Who has only stopped to read is still there: for them there would be no end to wait for.
+    let mut byte = [0];
+    let mut into = Scatter::new();
+    into.push(&mut byte);
+    is_deaf && !msg::peek(client, &into).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::net::Shutdown;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn path(name: &str) -> PathBuf {
@@ -154,7 +165,7 @@ mod tests {
             bind(&path).unwrap_err().to_string(),
             format!("Socket path {} already in use", path.display())
         );
-        assert!(admit(&listener, false).is_none(), "a connection was made");
+        assert!(admit(&listener, &mut Peers::default(), false).is_none(), "a connection was made");
         fs::remove_file(path).unwrap();
     }
 
@@ -165,6 +176,22 @@ mod tests {
         assert!(path.exists());
         drop(bind(&path).unwrap());
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_client_has_left_once_nothing_more_will_come() {
+        type Act = fn(UnixStream) -> Option<UnixStream>;
+        let cases: [(Act, bool); 4] = [
+            (Some, false),
+            (|client| client.shutdown(Shutdown::Read).map(|()| Some(client)).unwrap(), false),
+            (|_| None, true),
+            (|mut client| client.write_all(b"frames").map(|()| None).unwrap(), true),
+        ];
+        for (number, (act, expected)) in cases.into_iter().enumerate() {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let _open = act(theirs);
+            assert_eq!(has_left(ours.as_fd()), expected, "{number}");
+        }
     }
 
     #[test]

@@ -198,11 +198,16 @@ impl<L: Link> Context<L> {
         self.waiting.push(handle.index);
     }
 
+    /// Where frames for the guest go: to everybody while its own link-layer address is unknown.
+    pub fn guest_mac(&self) -> Mac {
+        self.guest_mac.unwrap_or(Mac::BROADCAST)
+    }
+
     /// The path of packets to the guest at `guest` from a host that it knows as `remote`.
     pub fn path(&self, remote: Addr, guest: Addr) -> Path {
         Path {
             src_mac: self.services.our_mac,
-            dst_mac: self.guest_mac.unwrap_or(Mac::BROADCAST),
+            dst_mac: self.guest_mac(),
             src: remote,
             dst: guest,
             ttl: DEFAULT_TTL,

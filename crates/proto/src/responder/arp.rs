@@ -36,6 +36,13 @@ pub fn respond(
     emit(Mac(request.sender_mac), &reply, out)
 }
 
+/// The address that the sender of the ARP packet at the start of `bytes` says it has.
+pub fn claimed(bytes: &[u8]) -> Option<Addr> {
+    let sender = Addr::from(Ipv4Addr::from(Packet::parse(bytes)?.sender));
+    // One that only probes names none.
+    (!(sender.is_unspecified() || sender.is_group() || sender.is_loopback())).then_some(sender)
+}
+
 /// Asks the guest for its link-layer address, so that it learns ours.
 pub fn request(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let v4 = cfg.v4()?;

@@ -135,10 +135,9 @@ pub fn respond(
             let packet = frame.get(*offset..).ok_or(DropReason::Truncated);
             packet.and_then(|packet| arp::respond(cfg, packet, neighbour, out))
         }
-        Class::Ndp { src, dst, hop_limit, message } => bytes(message).and_then(|message| {
-            let request = ndp::Request { source, src: *src, dst: *dst, hop_limit: *hop_limit, message };
-            ndp::respond(cfg, &request, neighbour, out)
-        }),
+        Class::Ndp { .. } => ndp_request(source, class, frame)
+            .ok_or(DropReason::Truncated)
+            .and_then(|request| ndp::respond(cfg, &request, neighbour, out)),
         Class::Dhcp(datagram) if cfg.has(Services::DHCP) => {
             bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, source, message, out))
         }
@@ -147,6 +146,21 @@ pub fn respond(
         _ => return None,
     };
     Some(reply)
+}
+
+/// The address that `frame`, from the station `source`, says is the guest's own; it is of `class`.
+pub fn claimed(source: Mac, class: &Class, frame: &[u8]) -> Option<Addr> {
+    match class {
+        Class::Arp { offset } => arp::claimed(frame.get(*offset..)?),
+        _ => ndp::claimed(&ndp_request(source, class, frame)?),
+    }
+}
+
+/// A message of neighbour discovery, if it is all there.
+fn ndp_request<'a>(source: Mac, class: &Class, frame: &'a [u8]) -> Option<ndp::Request<'a>> {
+    let Class::Ndp { src, dst, hop_limit, message } = class else { return None };
+    let message = frame.get(message.clone())?;
+    Some(ndp::Request { source, src: *src, dst: *dst, hop_limit: *hop_limit, message })
 }
 
 #[cfg(test)]

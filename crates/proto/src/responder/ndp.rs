@@ -69,6 +69,21 @@ pub fn respond(
     }
 }
 
+/// The address that the sender of a message has, or will have once nobody objected (RFC 4862, section 5.4): we never do.
+pub fn claimed(request: &Request<'_>) -> Option<Addr> {
+    verify(request).ok()?;
+    let start = match *request.message {
+        [ndp::ROUTER_SOLICITATION, 0, ..] => 8,
+        [ndp::NEIGHBOUR_SOLICITATION | ndp::NEIGHBOUR_ADVERTISEMENT, 0, ..] => 24,
+        _ => return None,
+    };
+    verify_options(request, start).ok()?;
+    let detection =
+        request.src.is_unspecified() && request.message.starts_with(&[ndp::NEIGHBOUR_SOLICITATION]);
+    let addr = if detection { target(request).ok()?.into() } else { request.src };
+    (!(addr.is_unspecified() || addr.is_loopback())).then_some(addr)
+}
+
 /// A router advertisement for all nodes.
 pub fn unsolicited_ra(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let to = (multicast_mac(ALL_NODES), ALL_NODES.into());
@@ -123,16 +138,19 @@ fn verify_options(request: &Request<'_>, start: usize) -> Result<(), DropReason>
 /// The address that is asked for, if that is for us to answer.
 fn solicited(v6: &V6, request: &Request<'_>) -> Result<Ipv6Addr, DropReason> {
     verify_options(request, 24)?;
-    let target = request.message.get(8..).and_then(<[u8]>::first_chunk::<16>);
-    let target = Ipv6Addr::from(*target.ok_or(DropReason::NdpInvalid)?);
-    if target.is_multicast() {
-        return Err(DropReason::NdpInvalid);
-    }
+    let target = target(request)?;
     let detection = request.src.is_unspecified();
     if detection || target == v6.addr || target.is_unspecified() || target.is_loopback() {
         return Err(DropReason::NdpUnanswered);
     }
     Ok(target)
+}
+
+/// Whom a solicitation is about.
+fn target(request: &Request<'_>) -> Result<Ipv6Addr, DropReason> {
+    let target = request.message.get(8..).and_then(<[u8]>::first_chunk::<16>);
+    let target = target.map(|octets| Ipv6Addr::from(*octets)).filter(|target| !target.is_multicast());
+    target.ok_or(DropReason::NdpInvalid)
 }
 
 /// Writes an advertisement that `from` has its address.

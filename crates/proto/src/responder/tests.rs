@@ -184,6 +184,51 @@ fn neighbour_discovery_without_answer() {
     assert_eq!(reply(&off, &ndp_frame(GUEST_LL, 255, &plain)), Err(DropReason::ServiceOff));
 }
 
+#[test]
+fn addresses_are_claimed() {
+    let claim = |frame: &[u8]| {
+        let (source, class) = classify(frame, frame.len()).ok()?;
+        claimed(source, &class, frame)
+    };
+    let (v4, none) = ([192, 0, 2, 77], Ipv6Addr::UNSPECIFIED);
+    let (link, advertised) = (
+        [[1, 1].as_slice(), &GUEST.0].concat(),
+        [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &OTHER.octets()].concat(),
+    );
+    let router = [&[133, 0, 0, 0, 0, 0, 0, 0][..], &link].concat();
+    let cases = [
+        (arp_frame(1, v4, [192, 0, 2, 1]), Some(Addr::from(Ipv4Addr::from(v4)))),
+        (arp_frame(2, v4, v4), Some(Ipv4Addr::from(v4).into())),
+        (arp_frame(1, [0; 4], v4), None),
+        (arp_frame(1, [224, 0, 0, 1], v4), None),
+        (arp_frame(1, [255; 4], v4), None),
+        (arp_frame(1, [127, 0, 0, 1], v4), None),
+        (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &link)), Some(GUEST_LL.into())),
+        (ndp_frame(OTHER, 255, &advertised), Some(OTHER.into())),
+        (ndp_frame(GUEST_LL, 255, &router), Some(GUEST_LL.into())),
+        // Duplicate address detection.
+        (ndp_frame(none, 255, &solicitation(OTHER, &[])), Some(OTHER.into())),
+        (ndp_frame(none, 255, &solicitation(OTHER, &link)), None),
+        (ndp_frame(none, 255, &solicitation(Ipv6Addr::LOCALHOST, &[])), None),
+        (ndp_frame(none, 255, &solicitation(none, &[])), None),
+        (ndp_frame(none, 255, &solicitation(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), &[])), None),
+        (ndp_frame(none, 255, &advertised), None),
+        (ndp_frame(none, 255, &[133, 0, 0, 0, 0, 0, 0, 0]), None),
+        // Forwarded, cut off, of no known code.
+        (ndp_frame(GUEST_LL, 254, &solicitation(OTHER, &link)), None),
+        (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &link[..5])), None),
+        (ndp_frame(GUEST_LL, 255, &[135, 1, 0, 0, 0, 0, 0, 0]), None),
+    ];
+    for (number, (frame, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(claim(&frame), expected, "{number}");
+        let mut damaged = frame;
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+        let v6 = damaged[12] == 0x86;
+        assert!(!v6 || claim(&damaged).is_none(), "{number}");
+    }
+}
+
 /// The options of a router advertisement, by kind.
 fn ra_options(ra: &Decoded) -> Vec<(u8, Vec<u8>)> {
     assert_eq!((ra.payload[0], ra.payload[1], ra.ttl), (134, 0, 255));

@@ -1,0 +1,82 @@
+//! Which process is at the other end of a connection, also for one that has a PID namespace of its own.
+//!
+//! `SO_PEERCRED` tells PIDs of the namespace of whoever asks, which for us in the background has no client: it says 0.
+//! (Nor are there users: nobody is mapped where we are.) But a file of `/proc` speaks of the namespace that its file system
+//! was mounted for. One of them describes what is open at a number, there and then; it is opened
+//! before the file system is out of reach, and a client's process is put at its number to read who that is.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket;
+use rustix::io::{DupFlags, dup3};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+/// System calls made here once a process in the background runs.
+pub const CALLS: &[Call] = &[Call::any(Sysno::dup3), Call::any(Sysno::pread64)];
+
+/// Names processes.
+#[derive(Debug, Default)]
+pub struct Peers(Option<Slot>);
+
+/// A descriptor that is replaced, and what `/proc` says of its number.
+#[derive(Debug)]
+struct Slot {
+    fd: OwnedFd,
+    info: File,
+}
+
+impl Peers {
+    /// For a process in a PID namespace of its own, which still sees the `/proc` of the one before. Others need no
+    /// more than the default.
+    pub fn outside() -> Self {
+        Self(Slot::open())
+    }
+
+    /// The PID of the process that made a connection; 0 if it can't be had, as before Linux 6.5
+    /// in the background.
+    pub fn pid(&mut self, client: &OwnedFd) -> i32 {
+        match socket::peer_pid(client) {
+            Ok(pid) if pid != 0 => pid,
+            _ => self.0.as_mut().and_then(|slot| slot.pid(client)).unwrap_or(0),
+        }
+    }
+}
+
+impl Slot {
+    fn open() -> Option<Self> {
+        let fd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+        let info = File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+        Some(Self { fd, info })
+    }
+
+    fn pid(&mut self, client: &OwnedFd) -> Option<i32> {
+        dup3(socket::peer_process(client).ok()?, &mut self.fd, DupFlags::CLOEXEC).ok()?;
+        let mut text = [0; 512];
+        let len = self.info.read_at(&mut text, 0).ok()?;
+        let mut lines = str::from_utf8(text.get(..len)?).ok()?.lines();
+        // proc(5): -1 for one that has ended.
+        let pid = lines.find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        pid.filter(|pid| *pid > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_lead_to_the_same_process() {
+        let ours = OwnedFd::from(UnixStream::pair().unwrap().0);
+        let own = getpid().as_raw_nonzero().get();
+        assert_eq!(Peers::default().pid(&ours), own);
+        match socket::peer_process(&ours) {
+            Ok(_) => assert_eq!(Slot::open().unwrap().pid(&ours), Some(own)),
+            Err(error) => eprintln!("before Linux 6.5: {error}"),
+        }
+    }
+}

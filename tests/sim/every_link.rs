@@ -1,0 +1,178 @@
+//! What every link must do for a guest, once for each: a name in [`on_all`] is a test on each.
+
+use std::net::Ipv4Addr;
+
+use passt_proto::drop::DropReason;
+use smoltcp::socket::dhcpv4;
+use smoltcp::socket::tcp::State;
+use smoltcp::wire::IpCidr;
+
+use crate::engine::{End, GUEST4, HOST4, MIB, Memory, World, bad};
+use crate::link::Node;
+use crate::stream::Machine;
+use crate::{ms, secs, seeds};
+
+/// All tests of this module over the link of an [`End`].
+macro_rules! on {
+    ($module:ident, $end:ty: $($name:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $name() {
+                super::$name::<$end>();
+            })*
+        }
+    };
+}
+
+/// The same tests on each of the links.
+macro_rules! on_all {
+    ($($name:ident)*) => {
+        on!(memory, super::Memory: $($name)*);
+        on!(stream, super::Machine: $($name)*);
+    };
+}
+
+on_all! {
+    transfers_each_way
+    transfers_without_peek_offsets
+    an_end_that_comes_late
+    transfers_at_other_mtus
+    transfers_on_a_bad_link
+    many_connections
+    malformed_frames_in_between
+    refused
+    a_full_table_refuses_only_what_is_new
+    configuration_by_dhcp
+}
+
+fn transfers_each_way<E: End>() {
+    for v4 in [true, false] {
+        for (up, down) in [(16 * MIB, 0), (0, 16 * MIB), (16 * MIB, 16 * MIB)] {
+            let mut world = World::<E>::usual(0, &[]);
+            world.connect(v4, up, down);
+            world.run_to_end();
+            assert_eq!(world.worker.context().counters.retransmitted, 0);
+        }
+    }
+}
+
+fn transfers_without_peek_offsets<E: End>() {
+    for nodes in [&[] as &[Node], &bad()] {
+        let mut world = World::<E>::usual(0, nodes);
+        world.worker.context().tcp.use_peek_offset = false;
+        world.connect(true, MIB, 4 * MIB);
+        world.connect(false, 0, 0);
+        world.connect(false, MIB, 1000);
+        world.run_to_end();
+    }
+}
+
+fn an_end_that_comes_late<E: End>() {
+    for peek_offset in [true, false] {
+        let mut world = World::<E>::usual(0, &[]);
+        world.worker.context().tcp.use_peek_offset = peek_offset;
+        world.connect(true, 0, 0);
+        (world.pairs[0].closed, world.pairs[0].app.closing) = (true, false);
+        world.run(secs(10), |world| world.pairs[0].app.state(&world.guest) == State::Established);
+        // The end arrives while the guest has not acknowledged what is before it.
+        world.down.nodes.push(Node::Delay(ms(20)));
+        world.pairs[0].to_send = 10_000;
+        world.run(secs(10), |world| world.pairs[0].sent == 10_000);
+        for _ in 0..3 {
+            world.step();
+        }
+        assert_eq!(world.pairs[0].app.received, 0);
+        (world.pairs[0].closed, world.pairs[0].app.closing) = (false, true);
+        world.run_to_end();
+    }
+}
+
+fn transfers_at_other_mtus<E: End>() {
+    for mtu in [576, 9000, 65_520] {
+        let addrs = [IpCidr::new(GUEST4.into(), 24)];
+        let mut world = World::<E>::new(0, (mtu, 16), &addrs, &[]);
+        world.connect(true, 4 * MIB, 4 * MIB);
+        world.run_to_end();
+    }
+}
+
+fn transfers_on_a_bad_link<E: End>() {
+    for seed in seeds() {
+        let mut world = World::<E>::usual(seed, &bad());
+        world.connect(true, MIB, 16 * MIB);
+        world.connect(false, MIB, MIB);
+        world.run_to_end();
+    }
+}
+
+fn many_connections<E: End>() {
+    for nodes in [&[] as &[Node], &bad()] {
+        let mut world = World::<E>::usual(7, nodes);
+        for n in 0..200 {
+            world.connect(n % 2 == 0, 1000 * n, 20_000 - 100 * n);
+        }
+        world.run_to_end();
+    }
+}
+
+fn malformed_frames_in_between<E: End>() {
+    for seed in seeds() {
+        let mut world = World::<E>::usual(seed, &[]);
+        world.garbage = true;
+        world.connect(true, 2 * MIB, 2 * MIB);
+        world.connect(false, 2 * MIB, 2 * MIB);
+        world.run_to_end();
+        assert!(world.worker.drops(DropReason::MacSource) > 0);
+        assert!(world.worker.drops(DropReason::Truncated) > 0);
+    }
+}
+
+fn refused<E: End>() {
+    for v4 in [true, false] {
+        let mut world = World::<E>::usual(0, &[]);
+        let pair = world.connect(v4, 0, 0);
+        let port = world.pairs.remove(pair).listener.local_addr().expect("an address").port();
+        let app = world.connect_to(v4, port, 0);
+        world.run(secs(10), |world| app.state(&world.guest) == State::Closed);
+        assert_eq!(world.worker.flow_count(), 0);
+    }
+}
+
+fn a_full_table_refuses_only_what_is_new<E: End>() {
+    let addrs = [IpCidr::new(GUEST4.into(), 24)];
+    let mut world = World::<E>::new(0, (1500, 4), &addrs, &[]);
+    for _ in 0..4 {
+        world.connect(true, 0, 0);
+        world.pairs.last_mut().expect("it").app.closing = false;
+    }
+    world.run(secs(10), |world| world.worker.flow_count() == 4 && world.pairs.iter().all(|p| p.app.eof));
+    let fifth = world.connect(true, 1000, 1000);
+    world.run(secs(10), |world| world.worker.drops(DropReason::TableFull) > 0);
+    assert_eq!(world.worker.flow_count(), 4);
+    for pair in &mut world.pairs[..4] {
+        (pair.app.to_send, pair.app.closing) = (MIB, true);
+    }
+    // Room again: the guest's next SYN is welcome.
+    world.run_to_end();
+    assert!(world.pairs[fifth].is_complete());
+}
+
+fn configuration_by_dhcp<E: End>() {
+    let mut world = World::<E>::new(0, (1500, 16), &[], &[]);
+    let handle = world.guest.sockets.add(dhcpv4::Socket::new());
+    let deadline = world.now + secs(30);
+    let config = loop {
+        assert!(world.now < deadline, "no lease");
+        world.step();
+        let event = world.guest.sockets.get_mut::<dhcpv4::Socket>(handle).poll();
+        if let Some(dhcpv4::Event::Configured(config)) = event {
+            break (config.address, config.router, config.dns_servers.clone());
+        }
+    };
+    let (address, router, dns) = config;
+    assert_eq!((address.address(), address.prefix_len(), router), (GUEST4, 24, Some(HOST4)));
+    assert_eq!(dns.as_slice(), [Ipv4Addr::new(192, 0, 2, 53)]);
+    world.guest.iface.update_ip_addrs(|list| list.push(IpCidr::Ipv4(address)).expect("room"));
+    world.connect(true, MIB, MIB);
+    world.run_to_end();
+}
