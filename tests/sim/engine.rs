@@ -196,7 +196,7 @@ impl<E: End> World<E> {
         App::new(socket, up)
     }
 
-    pub(crate) fn run(&mut self, limit: Duration, done: impl Fn(&mut Self) -> bool) {
+    pub(crate) fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let deadline = self.now + limit;
         while !done(self) {
             assert!(self.now < deadline, "not done in time");
@@ -231,7 +231,7 @@ impl<E: End> World<E> {
             self.end.send(&mut self.worker.context().link, Packet::from(frame));
             busy = true;
         }
-        self.worker.turn(self.now).expect("a link");
+        turn(&mut self.worker, self.now);
         for frame in self.end.receive(&mut self.worker.context().link) {
             self.down.send(self.now, &frame, &mut self.rng);
         }
@@ -259,6 +259,12 @@ impl<E: End> World<E> {
         }
         self.now = next.max(self.now + Duration::from_micros(1));
     }
+}
+
+/// A round of the engine, apart from everything else here, for [`crate::gauge`].
+#[inline(never)]
+fn turn<L: Link>(worker: &mut Worker<L>, now: Instant) {
+    worker.turn(now).expect("a link");
 }
 
 impl Pair {

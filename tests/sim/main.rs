@@ -8,6 +8,7 @@
 mod closing;
 mod engine;
 mod every_link;
+mod gauge;
 mod guest;
 mod host;
 mod link;
