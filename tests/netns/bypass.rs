@@ -215,3 +215,28 @@ fn iperf3_both_ways() {
         }
     }
 }
+
+/// An end that stops with megabytes under way and everything full, and is reset by the other: whichever resets,
+/// whichever way the data goes, and on whichever side the client is.
+#[test]
+fn resets_in_mid_transfer() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let mut server = server.serve(&format!("[::]:{port}"));
+        for (address, role) in
+            LOOPBACKS.into_iter().flat_map(|address| ["reading", "writing"].map(|r| (address, r)))
+        {
+            let to = at(address, port);
+            let seen = client.peer(&format!("reset-within server {role} {to}"));
+            assert_eq!(seen.trim(), "ConnectionReset", "by the server, {role}, {to}");
+            let before = server.stdout().matches("BORNE").count();
+            client.peer(&format!("reset-within client {role} {to}"));
+            let seen = eventually("the server's end", || {
+                let lines = server.stdout();
+                lines.lines().filter(|line| line.contains("BORNE")).nth(before).map(str::to_owned)
+            });
+            assert_eq!(seen, "BORNE ConnectionReset", "by the client, {role}, {to}");
+            assert!(server.try_wait().is_none());
+        }
+    }
+}
