@@ -240,3 +240,56 @@ fn resets_in_mid_transfer() {
         }
     }
 }
+
+/// Hundreds of transfers that stop with data in pipes, half of which are reset: no pipe stays but the spare
+/// ones, and no socket.
+#[test]
+fn stalled_transfers_leak_nothing() {
+    /// Both ends of the pipes that are kept.
+    const SPARE: usize = 2 * 32;
+    let Some((mut guest, net)) = started("") else { return };
+    let servers: Vec<Process> =
+        ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}"))).into();
+    // Sockets that hold little, so that data is in pipes soon.
+    small_buffers(&guest, &net);
+    // Standard input and output are pipes, too.
+    let limit = guest.pipe_ends() + SPARE;
+    for (client, _, port) in ways(&guest, &net) {
+        exchange(client, &at("127.0.0.1", port));
+        client.peer(&format!("churn {} 50", at("::1", port)));
+    }
+    let sockets = guest.descriptors() - guest.pipe_ends();
+    for _ in 0..3 {
+        let mut clients: Vec<Process> = ways(&guest, &net)
+            .into_iter()
+            .flat_map(|(client, _, port)| {
+                LOOPBACKS.map(|address| client.start_peer(&format!("stalled {} 32", at(address, port))))
+            })
+            .collect();
+        for client in &mut clients {
+            client.wait_for("STALLED");
+        }
+        let busy = guest.pipe_ends();
+        assert!(busy > limit, "only {busy} ends of pipes while transfers are stalled");
+        for client in &mut clients {
+            client.write("go\n");
+        }
+        for client in clients {
+            client.succeed();
+        }
+        eventually("as few pipes as are kept", || (guest.pipe_ends() <= limit).then_some(()));
+        // Sockets made in advance vary in number.
+        eventually("as few sockets as before", || {
+            (guest.descriptors() - guest.pipe_ends() <= sockets + 48).then_some(())
+        });
+    }
+    guest.assert_alive();
+    drop(servers);
+}
+
+/// Sockets that hold little, so that what finds no room has to wait in between.
+fn small_buffers(guest: &Guest, net: &Net) {
+    for place in [guest as &dyn Place, &net.host] {
+        place.sysctl("net.ipv4.tcp_wmem=4096 16384 65536");
+    }
+}

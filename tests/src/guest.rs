@@ -123,6 +123,13 @@ impl Guest {
         std::fs::read_dir(format!("/proc/{}/fd", self.pasta.pid())).expect("pasta lives").count()
     }
 
+    /// How many of these are ends of pipes.
+    pub fn pipe_ends(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pasta.pid())).expect("pasta lives");
+        let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
+    }
+
     /// Requires that the program under test still runs.
     pub fn assert_alive(&mut self) {
         let status = self.pasta.try_wait();
