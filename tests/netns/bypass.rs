@@ -1,6 +1,7 @@
 //! Local TCP connections: from the host's loopback into the namespace (`-t`), and from the
 //! namespace's loopback to the host (`-T`).
 
+use std::path::Path;
 use std::time::Duration;
 
 use passt_tests::transfer::{GIB, MIB, at, download, exchange, upload};
@@ -292,4 +293,41 @@ fn small_buffers(guest: &Guest, net: &Net) {
     for place in [guest as &dyn Place, &net.host] {
         place.sysctl("net.ipv4.tcp_wmem=4096 16384 65536");
     }
+}
+
+/// With no descriptor left for a pipe, what finds no room waits in the receive queue, and arrives whole.
+#[test]
+fn without_pipes() {
+    const DESCRIPTORS: usize = 104;
+    const CLIENTS: usize = 12;
+    let Some(net) = Net::new() else { return };
+    let limited = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS} {}", net.dir().join("pasta").display());
+    let ports = format!("--config-net -t {IN} -u none -T {OUT} -U none");
+    let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
+    let mut guest = launch.with(&limited).with(&ports).start();
+    small_buffers(&guest, &net);
+    let _servers = ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}")));
+    let others = guest.pipe_ends();
+    let mut clients: Vec<Process> = ways(&guest, &net)
+        .into_iter()
+        .flat_map(|(client, _, port)| {
+            let line = format!("later {} {} 3", at("127.0.0.1", port), 4 * MIB);
+            [(); CLIENTS].map(|()| client.start_peer(&line))
+        })
+        .collect();
+    for client in &mut clients {
+        client.wait_for("READY");
+    }
+    for client in &mut clients {
+        client.write("go\n");
+    }
+    eventually("no descriptor is left", || (guest.descriptors() >= DESCRIPTORS - 1).then_some(()));
+    let pipes = (guest.pipe_ends() - others) / 2;
+    assert!(pipes < 2 * CLIENTS, "{pipes} pipes");
+    let expected = stream::expected(4 * MIB, 1);
+    for client in clients {
+        let got = client.succeed_within(Duration::from_mins(1));
+        assert_eq!(got.lines().skip(1).collect::<Vec<_>>(), [&expected, &expected]);
+    }
+    guest.assert_alive();
 }
