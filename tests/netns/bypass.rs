@@ -331,3 +331,24 @@ fn without_pipes() {
     }
     guest.assert_alive();
 }
+
+/// What bypasses the tap device is not seen there.
+#[test]
+fn no_frames_pass_the_tap() {
+    let Some((guest, net)) = started("") else { return };
+    let _servers = ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}")));
+    for (client, _, port) in ways(&guest, &net) {
+        for address in LOOPBACKS {
+            let before = guest.frames("eth0");
+            upload(client, &at(address, port), 16 * MIB);
+            download(client, &at(address, port), 16 * MIB);
+            let passed = guest.frames("eth0") - before;
+            // The namespace's kernel sends some of its own accord.
+            assert!(passed <= 10, "{passed} frames for {address}:{port}");
+        }
+    }
+    // As against what does not bypass it.
+    let before = guest.frames("eth0");
+    upload(&net.peer, &at(HOST4, IN), MIB);
+    assert!(guest.frames("eth0") > before + 10);
+}

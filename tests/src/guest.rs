@@ -130,6 +130,15 @@ impl Guest {
         links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
     }
 
+    /// Frames that passed interface `name` inside so far, either way.
+    pub fn frames(&self, name: &str) -> u64 {
+        let table = self.run("cat /proc/net/dev");
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}:")));
+        let counters: Vec<&str> = line.expect("the interface").split_whitespace().collect();
+        let count = |column: usize| counters[column].parse::<u64>().expect("a number");
+        count(1) + count(9)
+    }
+
     /// Requires that the program under test still runs.
     pub fn assert_alive(&mut self) {
         let status = self.pasta.try_wait();
