@@ -1,6 +1,7 @@
 //! Local TCP connections: from the host's loopback into the namespace (`-t`), and from the
 //! namespace's loopback to the host (`-T`).
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -351,4 +352,51 @@ fn no_frames_pass_the_tap() {
     let before = guest.frames("eth0");
     upload(&net.peer, &at(HOST4, IN), MIB);
     assert!(guest.frames("eth0") > before + 10);
+}
+
+/// With the bypass alone there is no tap device, whether the host has a network or not: loopbacks are
+/// connected, TCP and UDP, and who comes from elsewhere is not served.
+#[test]
+fn the_bypass_alone() {
+    for (net, connected) in [(Net::new(), true), (Net::isolated(), false)] {
+        let Some(net) = net else { return };
+        let ports = format!("--splice-only -t {IN} -u {IN} -T {OUT} -U {OUT}");
+        let guest = net.pasta(User::Normal).with(&ports).start();
+        let interfaces = guest.run("ip -o link");
+        assert!(interfaces.lines().count() == 1 && interfaces.contains(": lo: "), "{interfaces}");
+        assert_eq!(guest.run("ip route") + &guest.run("ip -6 route show default"), "");
+        for (client, server, port) in ways(&guest, &net) {
+            let _servers =
+                [server.serve(&format!("[::]:{port}")), udp_server(server, &format!("[::]:{port}"))];
+            for address in LOOPBACKS {
+                let to = at(address, port);
+                exchange(client, &to);
+                assert_eq!(client.peer(&format!("who {to}")).trim(), address);
+                let seen = client.peer(&format!("udp-ask {to} who"));
+                let seen: SocketAddr = seen.trim().parse().expect("an address");
+                assert_eq!(seen.ip().to_canonical().to_string(), address);
+            }
+            if connected && port == IN {
+                for address in [HOST4, HOST6] {
+                    not_served(&net.peer, &at(address, port));
+                }
+            }
+            let gone = format!("connect {}", at(GATEWAY4, 80));
+            assert!(guest.peer(&gone).starts_with("NetworkUnreachable"));
+        }
+    }
+}
+
+/// Whoever is at `place` gets no byte by TCP nor by UDP; a connection, if there is any, ends.
+fn not_served(place: &dyn Place, to: &str) {
+    let outcome = place.start_peer(&format!("who {to}")).finish();
+    assert_eq!(outcome.stdout.trim(), "", "{to}: {outcome:?}");
+    let outcome = place.peer(&format!("udp-ask {to} who"));
+    assert!(["ConnectionRefused", "WouldBlock"].contains(&outcome.trim()), "{to}: {outcome}");
+}
+
+fn udp_server(place: &dyn Place, address: &str) -> Process {
+    let mut server = place.start_peer(&format!("udp-serve {address}"));
+    server.wait_for("LISTENING");
+    server
 }
