@@ -401,6 +401,12 @@ fn another_address_inside() {
     let _servers = [guest.serve("10.9.9.9:7001"), udp_server(&guest, "10.9.9.9:7001")];
     exchange(&net.peer, &at(HOST4, 5001));
     assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6001))).trim(), "hello");
+    // The host's loopback has a name inside, by which it is seen: there is no bypass to such a target.
+    for (place, to) in [(&net.peer, HOST4), (&net.host, "127.0.0.1")] {
+        assert_eq!(place.peer(&format!("who {}", at(to, 5001))).trim(), GATEWAY4, "{to}");
+        let seen = place.peer(&format!("udp-ask {} who", at(to, 6001)));
+        assert_eq!(seen.trim().parse::<SocketAddr>().expect("an address").ip().to_string(), GATEWAY4);
+    }
     let outcome = net.peer.peer(&format!("connect {}", at(HOST6, 5001)));
     assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
 }
