@@ -460,6 +460,10 @@ fn ports_that_cannot_be_had() {
         let finished = launch.run(&format!("--netns {}", inside.name()));
         assert_eq!(finished.status.code(), Some(1), "{spec}: {finished:?}");
         assert!(finished.stderr.contains(message), "{spec}: {}", finished.stderr);
+        let conflict = message.contains("conflict");
+        let last = if conflict { message } else { "Couldn't listen on requested ports" };
+        let told = finished.stderr.lines().last().unwrap_or_default();
+        assert!(told.starts_with(last), "{spec}: {}", finished.stderr);
     }
     // Addresses may come later, low ports are root's, and of all ports some are enough.
     for (user, spec) in [
