@@ -477,3 +477,22 @@ fn ports_that_cannot_be_had() {
     let finished = net.pasta(User::Normal).with("-t 80").run("true");
     assert!(finished.stderr.contains("HOST TCP port 80: Permission denied"), "{}", finished.stderr);
 }
+
+/// Addresses that the host gets later are listened at from the start.
+#[test]
+fn addresses_that_come_later() {
+    let Some(net) = Net::new() else { return };
+    let later =
+        [("192.0.2.99", "192.0.2.99/24", GATEWAY4), ("2001:db8::99", "2001:db8::99/64 nodad", GATEWAY6)];
+    let ports = later.map(|(address, ..)| format!("-t [{address}]/5001 -u [{address}]/5001"));
+    let options = format!("--config-net --freebind -T none -U none {}", ports.join(" "));
+    let guest = net.pasta(User::Normal).with(&options).start();
+    let _servers = (guest.serve("[::]:5001"), udp_server(&guest, "[::]:5001"));
+    for (address, with_prefix, client) in later {
+        let to = at(address, 5001);
+        assert!(!net.host.peer(&format!("connect {to}")).starts_with("connected"));
+        net.host.ip(&format!("addr add {with_prefix} dev eth0"));
+        exchange(&net.peer, &to);
+        seen_as(&net.peer, &to, client);
+    }
+}
