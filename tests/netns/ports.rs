@@ -496,3 +496,16 @@ fn addresses_that_come_later() {
         seen_as(&net.peer, &to, client);
     }
 }
+
+/// A thousand clients of one port each get what is theirs, through the tap device.
+#[test]
+fn a_thousand_clients() {
+    let Some((guest, net)) = start("-t none -u 6001") else { return };
+    let _server = udp_server(&guest, "[::]:6001");
+    for address in [HOST4, HOST6] {
+        let before = guest.frames("eth0");
+        net.peer.peer(&format!("udp-many {} 1000", at(address, 6001)));
+        let passed = guest.frames("eth0") - before;
+        assert!(passed >= 4000, "{passed} frames");
+    }
+}
