@@ -509,3 +509,21 @@ fn a_thousand_clients() {
         assert!(passed >= 4000, "{passed} frames");
     }
 }
+
+/// Ports that only root may have, listened at before pasta becomes somebody else.
+#[test]
+fn low_ports() {
+    let Some(net) = Net::new() else { return };
+    let options = "--config-net -T none -U none -t 80,443:7443 -u 53 -u 500:7500";
+    let guest = net.pasta(User::Root).with(options).start();
+    let _tcp = ["[::]:80", "[::]:7443"].map(|address| guest.serve(address));
+    let _udp = ["[::]:53", "[::]:7500"].map(|address| udp_server(&guest, address));
+    for (address, client) in [(HOST4, GATEWAY4), (HOST6, GATEWAY6)] {
+        for port in [80, 443] {
+            assert_eq!(net.peer.peer(&format!("who {}", at(address, port))).trim(), client);
+        }
+        for port in [53, 500] {
+            assert!(net.peer.peer(&format!("udp-ask {} who", at(address, port))).contains(client));
+        }
+    }
+}
