@@ -527,3 +527,38 @@ fn low_ports() {
         }
     }
 }
+
+/// How Podman has ports forwarded: an option for each, lists beside them, in the background.
+#[test]
+fn as_podman_has_it() {
+    let Some(net) = Net::new() else { return };
+    let _resolver = {
+        net.peer.ip("addr add 192.0.2.53/24 dev eth0");
+        udp_server(&net.peer, "192.0.2.53:53")
+    };
+    let inside = net.empty_guest();
+    let options = format!(
+        "--config-net -t 8080-8080:80-80 -t 8081-8083:7081-7083 -t {HOST4}/8090-8090:90-90 -t 8100,8101:7101,8102 \
+         -u 8080-8080:80-80 -u {HOST4}/8090-8090:90-90 -u 8100,8101:7101,8102 \
+         --dns-forward 169.254.1.1 -T none -U none --no-map-gw --map-guest-addr 169.254.1.2 --quiet"
+    );
+    let _pasta = Background::start(&net, &net.pasta(User::Root).with(&options), inside.name());
+    let ports =
+        [(8080, 80), (8081, 7081), (8083, 7083), (8090, 90), (8100, 8100), (8101, 7101), (8102, 8102)];
+    for (port, to) in ports {
+        let server = format!("[::]:{to}");
+        let _servers = (inside.serve(&server), udp_server(&inside, &server));
+        exchange(&net.peer, &at(HOST4, port));
+        assert_eq!(net.peer.peer(&format!("who {}", at(HOST4, port))).trim(), GATEWAY4);
+        if !(8081..=8083).contains(&port) {
+            let seen = net.peer.peer(&format!("udp-ask {} who", at(HOST4, port)));
+            assert!(seen.contains(GATEWAY4), "{port}: {seen}");
+        }
+    }
+    is_closed(&net.peer, &at(HOST4, 8084), "none");
+    // The gateway is the gateway, the host has a name of its own, and the resolver one, too.
+    let _servers = (net.host.serve(&at(HOST4, 9001)), net.peer.serve(&at(GATEWAY4, 9002)));
+    exchange(&inside, "169.254.1.2:9001");
+    exchange(&inside, &at(GATEWAY4, 9002));
+    assert_eq!(inside.peer("udp-ask 169.254.1.1:53 hello").trim(), "hello");
+}
