@@ -157,6 +157,41 @@ fn ranges() {
     assert_eq!(bound(&net.host, "udp", 5001), [false; 2]);
 }
 
+/// Ports below 1024 are followed as far as the kernel lets whoever pasta is then: inside always, on the host where
+/// anybody may have them.
+#[test]
+fn low_ports() {
+    for user in User::BOTH {
+        for (unprivileged, had) in [(1024, false), (80, true)] {
+            let Some(net) = Net::new() else { return };
+            net.host.sysctl(&format!("net.ipv4.ip_unprivileged_port_start={unprivileged}"));
+            let mut guest = net.pasta(user).with("--config-net").start();
+            let of_host = (net.host.serve("[::1]:81"), udp_server(&net.host, "[::1]:81"));
+            noticed("the host's service", || bound(&guest, "tcp", 81) == [false, true]);
+            noticed("the host's service", || bound(&guest, "udp", 81) == [false, true]);
+            exchange(&guest, "[::1]:81");
+            drop(of_host);
+            let _servers =
+                (guest.serve("0.0.0.0:80"), udp_server(&guest, "0.0.0.0:80"), guest.serve("[::]:5009"));
+            noticed("the other", || bound(&net.host, "tcp", 5009) == [true; 2]);
+            for protocol in ["tcp", "udp"] {
+                assert_eq!(
+                    bound(&net.host, protocol, 80),
+                    [had, false],
+                    "{user:?} {unprivileged} {protocol}"
+                );
+            }
+            let outcome = net.peer.peer(&format!("connect {}", at(HOST4, 80)));
+            assert_eq!(outcome.starts_with("connected"), had, "{user:?} {unprivileged}: {outcome}");
+            if had {
+                assert_eq!(net.peer.peer(&format!("who {}", at(HOST4, 80))).trim(), GATEWAY4);
+                assert!(net.peer.peer(&format!("udp-ask {} who", at(HOST4, 80))).contains(GATEWAY4));
+            }
+            guest.assert_alive();
+        }
+    }
+}
+
 /// A port that somebody else has is taken when that one is gone.
 #[test]
 fn a_port_in_use_is_taken_later() {

@@ -1,6 +1,8 @@
 //! Local TCP connections: from the host's loopback into the namespace (`-t`), and from the
 //! namespace's loopback to the host (`-T`).
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use passt_tests::transfer::{GIB, MIB, at, download, exchange, upload};
@@ -214,4 +216,187 @@ fn iperf3_both_ways() {
             eventually("the server's end", || server.try_wait());
         }
     }
+}
+
+/// An end that stops with megabytes under way and everything full, and is reset by the other: whichever resets,
+/// whichever way the data goes, and on whichever side the client is.
+#[test]
+fn resets_in_mid_transfer() {
+    let Some((guest, net)) = started("") else { return };
+    for (client, server, port) in ways(&guest, &net) {
+        let mut server = server.serve(&format!("[::]:{port}"));
+        for (address, role) in
+            LOOPBACKS.into_iter().flat_map(|address| ["reading", "writing"].map(|r| (address, r)))
+        {
+            let to = at(address, port);
+            let seen = client.peer(&format!("reset-within server {role} {to}"));
+            assert_eq!(seen.trim(), "ConnectionReset", "by the server, {role}, {to}");
+            let before = server.stdout().matches("BORNE").count();
+            client.peer(&format!("reset-within client {role} {to}"));
+            let seen = eventually("the server's end", || {
+                let lines = server.stdout();
+                lines.lines().filter(|line| line.contains("BORNE")).nth(before).map(str::to_owned)
+            });
+            assert_eq!(seen, "BORNE ConnectionReset", "by the client, {role}, {to}");
+            assert!(server.try_wait().is_none());
+        }
+    }
+}
+
+/// Hundreds of transfers that stop with data in pipes, half of which are reset: no pipe stays but the spare
+/// ones, and no socket.
+#[test]
+fn stalled_transfers_leak_nothing() {
+    /// Both ends of the pipes that are kept.
+    const SPARE: usize = 2 * 32;
+    let Some((mut guest, net)) = started("") else { return };
+    let servers: Vec<Process> =
+        ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}"))).into();
+    // Sockets that hold little, so that data is in pipes soon.
+    small_buffers(&guest, &net);
+    // Standard input and output are pipes, too.
+    let limit = guest.pipe_ends() + SPARE;
+    for (client, _, port) in ways(&guest, &net) {
+        exchange(client, &at("127.0.0.1", port));
+        client.peer(&format!("churn {} 50", at("::1", port)));
+    }
+    let sockets = guest.descriptors() - guest.pipe_ends();
+    for _ in 0..3 {
+        let mut clients: Vec<Process> = ways(&guest, &net)
+            .into_iter()
+            .flat_map(|(client, _, port)| {
+                LOOPBACKS.map(|address| client.start_peer(&format!("stalled {} 32", at(address, port))))
+            })
+            .collect();
+        for client in &mut clients {
+            client.wait_for("STALLED");
+        }
+        let busy = guest.pipe_ends();
+        assert!(busy > limit, "only {busy} ends of pipes while transfers are stalled");
+        for client in &mut clients {
+            client.write("go\n");
+        }
+        for client in clients {
+            client.succeed();
+        }
+        eventually("as few pipes as are kept", || (guest.pipe_ends() <= limit).then_some(()));
+        // Sockets made in advance vary in number.
+        eventually("as few sockets as before", || {
+            (guest.descriptors() - guest.pipe_ends() <= sockets + 48).then_some(())
+        });
+    }
+    guest.assert_alive();
+    drop(servers);
+}
+
+/// Sockets that hold little, so that what finds no room has to wait in between.
+fn small_buffers(guest: &Guest, net: &Net) {
+    for place in [guest as &dyn Place, &net.host] {
+        place.sysctl("net.ipv4.tcp_wmem=4096 16384 65536");
+    }
+}
+
+/// With no descriptor left for a pipe, what finds no room waits in the receive queue, and arrives whole.
+#[test]
+fn without_pipes() {
+    const DESCRIPTORS: usize = 104;
+    const CLIENTS: usize = 12;
+    let Some(net) = Net::new() else { return };
+    let limited = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS} {}", net.dir().join("pasta").display());
+    let ports = format!("--config-net -t {IN} -u none -T {OUT} -U none");
+    let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
+    let mut guest = launch.with(&limited).with(&ports).start();
+    small_buffers(&guest, &net);
+    let _servers = ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}")));
+    let others = guest.pipe_ends();
+    let mut clients: Vec<Process> = ways(&guest, &net)
+        .into_iter()
+        .flat_map(|(client, _, port)| {
+            let line = format!("later {} {} 3", at("127.0.0.1", port), 4 * MIB);
+            [(); CLIENTS].map(|()| client.start_peer(&line))
+        })
+        .collect();
+    for client in &mut clients {
+        client.wait_for("READY");
+    }
+    for client in &mut clients {
+        client.write("go\n");
+    }
+    eventually("no descriptor is left", || (guest.descriptors() >= DESCRIPTORS - 1).then_some(()));
+    let pipes = (guest.pipe_ends() - others) / 2;
+    assert!(pipes < 2 * CLIENTS, "{pipes} pipes");
+    let expected = stream::expected(4 * MIB, 1);
+    for client in clients {
+        let got = client.succeed_within(Duration::from_mins(1));
+        assert_eq!(got.lines().skip(1).collect::<Vec<_>>(), [&expected, &expected]);
+    }
+    guest.assert_alive();
+}
+
+/// What bypasses the tap device is not seen there.
+#[test]
+fn no_frames_pass_the_tap() {
+    let Some((guest, net)) = started("") else { return };
+    let _servers = ways(&guest, &net).map(|(_, server, port)| server.serve(&format!("[::]:{port}")));
+    for (client, _, port) in ways(&guest, &net) {
+        for address in LOOPBACKS {
+            let before = guest.frames("eth0");
+            upload(client, &at(address, port), 16 * MIB);
+            download(client, &at(address, port), 16 * MIB);
+            let passed = guest.frames("eth0") - before;
+            // The namespace's kernel sends some of its own accord.
+            assert!(passed <= 10, "{passed} frames for {address}:{port}");
+        }
+    }
+    // As against what does not bypass it.
+    let before = guest.frames("eth0");
+    upload(&net.peer, &at(HOST4, IN), MIB);
+    assert!(guest.frames("eth0") > before + 10);
+}
+
+/// With the bypass alone there is no tap device, whether the host has a network or not: loopbacks are
+/// connected, TCP and UDP, and who comes from elsewhere is not served.
+#[test]
+fn the_bypass_alone() {
+    for (net, connected) in [(Net::new(), true), (Net::isolated(), false)] {
+        let Some(net) = net else { return };
+        let ports = format!("--splice-only -t {IN} -u {IN} -T {OUT} -U {OUT}");
+        let guest = net.pasta(User::Normal).with(&ports).start();
+        let interfaces = guest.run("ip -o link");
+        assert!(interfaces.lines().count() == 1 && interfaces.contains(": lo: "), "{interfaces}");
+        assert_eq!(guest.run("ip route") + &guest.run("ip -6 route show default"), "");
+        for (client, server, port) in ways(&guest, &net) {
+            let _servers =
+                [server.serve(&format!("[::]:{port}")), udp_server(server, &format!("[::]:{port}"))];
+            for address in LOOPBACKS {
+                let to = at(address, port);
+                exchange(client, &to);
+                assert_eq!(client.peer(&format!("who {to}")).trim(), address);
+                let seen = client.peer(&format!("udp-ask {to} who"));
+                let seen: SocketAddr = seen.trim().parse().expect("an address");
+                assert_eq!(seen.ip().to_canonical().to_string(), address);
+            }
+            if connected && port == IN {
+                for address in [HOST4, HOST6] {
+                    not_served(&net.peer, &at(address, port));
+                }
+            }
+            let gone = format!("connect {}", at(GATEWAY4, 80));
+            assert!(guest.peer(&gone).starts_with("NetworkUnreachable"));
+        }
+    }
+}
+
+/// Whoever is at `place` gets no byte by TCP nor by UDP; a connection, if there is any, ends.
+fn not_served(place: &dyn Place, to: &str) {
+    let outcome = place.start_peer(&format!("who {to}")).finish();
+    assert_eq!(outcome.stdout.trim(), "", "{to}: {outcome:?}");
+    let outcome = place.peer(&format!("udp-ask {to} who"));
+    assert!(["ConnectionRefused", "WouldBlock"].contains(&outcome.trim()), "{to}: {outcome}");
+}
+
+fn udp_server(place: &dyn Place, address: &str) -> Process {
+    let mut server = place.start_peer(&format!("udp-serve {address}"));
+    server.wait_for("LISTENING");
+    server
 }

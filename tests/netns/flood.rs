@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
+use passt_tests::{FAR4, HOST4, Net, Place, Process, User, eventually};
 
 /// What we let in for one port before the guest accepts it, and what its kernel does by itself, with
 /// some sockets for other purposes.
 const BOUND: usize = 256 + 130 + 64;
 
-fn steady(place: &impl passt_tests::Place, to: &str) -> Process {
+fn steady(place: &(impl Place + ?Sized), to: &str) -> Process {
     let mut client = place.start_peer(&format!("steady {to}"));
     client.wait_for("STEADY");
     client
@@ -65,5 +65,44 @@ fn descriptors_are_kept_for_the_guest() {
     assert!(taken <= 232, "{taken} descriptors");
     crowd.close_stdin();
     exchange(&net.peer, &at(HOST4, 5001));
+    guest.assert_alive();
+}
+
+/// The same past the tap device, from the loopback of either side.
+#[test]
+fn a_server_across_the_bypass_that_accepts_nothing() {
+    let Some(net) = Net::new() else { return };
+    let options = "--config-net -t 5001,5002 -u none -T 5004,5005 -U none";
+    let mut guest = net.pasta(User::Normal).with(options).start();
+    let _servers = [guest.serve("[::]:5002"), net.host.serve("[::]:5005"), net.peer.serve(&at(FAR4, 5003))];
+    let others = [(&net.host as &dyn Place, at("127.0.0.1", 5002)), (&guest, at("::1", 5005))];
+    let existing: Vec<Process> = others.iter().map(|(place, to)| steady(*place, to)).collect();
+    let far = steady(&guest, &at(FAR4, 5003));
+    for (client, server, port) in
+        [(&net.host as &dyn Place, &guest as &dyn Place, 5001), (&guest, &net.host, 5004)]
+    {
+        let mut stuck = server.start_peer(&format!("serve-late [::]:{port}"));
+        stuck.wait_for("LISTENING");
+        let before = guest.descriptors();
+        let mut crowd = client.start_peer(&format!("begin {} 10000", at("127.0.0.1", port)));
+        crowd.wait_for("BEGUN");
+        eventually("some are let in", || (guest.descriptors() > before + 2 * 256).then_some(()));
+        for (place, to) in &others {
+            exchange(*place, to);
+        }
+        exchange(&guest, &at(FAR4, 5003));
+        let more = guest.descriptors() - before;
+        assert!(more <= 2 * BOUND, "{more} descriptors more");
+
+        crowd.close_stdin();
+        stuck.write("go\n");
+        let to = at("127.0.0.1", port);
+        assert!(!client.peer(&format!("who {to}")).trim().is_empty());
+        exchange(client, &to);
+        eventually("the crowd is gone", || (guest.descriptors() <= before + 64).then_some(()));
+    }
+    for client in existing.into_iter().chain([far]) {
+        client.succeed();
+    }
     guest.assert_alive();
 }

@@ -123,6 +123,22 @@ impl Guest {
         std::fs::read_dir(format!("/proc/{}/fd", self.pasta.pid())).expect("pasta lives").count()
     }
 
+    /// How many of these are ends of pipes.
+    pub fn pipe_ends(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pasta.pid())).expect("pasta lives");
+        let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("pipe:")).count()
+    }
+
+    /// Frames that passed interface `name` inside so far, either way.
+    pub fn frames(&self, name: &str) -> u64 {
+        let table = self.run("cat /proc/net/dev");
+        let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}:")));
+        let counters: Vec<&str> = line.expect("the interface").split_whitespace().collect();
+        let count = |column: usize| counters[column].parse::<u64>().expect("a number");
+        count(1) + count(9)
+    }
+
     /// Requires that the program under test still runs.
     pub fn assert_alive(&mut self) {
         let status = self.pasta.try_wait();

@@ -5,6 +5,7 @@ mod flood;
 mod machine;
 mod mangle;
 mod rr;
+mod stall;
 mod tcp;
 mod udp;
 mod vm;
@@ -34,6 +35,9 @@ fn main() -> Result<()> {
         ["connect", to] => say(&tcp::connect(to)),
         ["reset", to] => say(&tcp::reset_by_server(to)?),
         ["abort", to] => tcp::abort(to),
+        ["reset-within", by, role, to] => say(&stall::reset_within(by, role, to)?),
+        ["stalled", to, count] => stall::crowd(to, count.parse()?),
+        ["later", to, length, pause] => stall::later(to, length.parse()?, pause.parse()?),
         ["who", to] => say(&tcp::who(to)?),
         ["many", to, count] => say(&tcp::many(to, count.parse()?)?),
         ["churn", to, count] => tcp::churn(to, count.parse()?),

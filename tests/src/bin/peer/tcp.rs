@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use passt_tests::stream::{CHUNK, Stream, Summary};
 use rustix::net::sockopt;
 
-use crate::say;
+use crate::{say, stall};
 
 /// After how much a slow reader stops for a while.
 const SLOW_AFTER: u64 = 1 << 20;
@@ -87,6 +87,10 @@ fn answer(mut stream: TcpStream) -> Result<()> {
             let total = drain(&mut stream)?;
             writeln!(stream, "{total}")?;
         }
+        ["break", role] => stall::break_off(stream, role)?,
+        ["bear", role] => say(&format!("BORNE {}", stall::bear(&mut stream, role)?))?,
+        ["stop", direction] => stall::stop(&mut stream, direction)?,
+        ["later", length, pause] => stall::serve_later(&mut stream, length.parse()?, pause.parse()?)?,
         ["flood"] => while stream.write_all(&[0; 16 * 1024]).is_ok() {},
         other => bail!("unknown request: {other:?}"),
     }
@@ -266,19 +270,19 @@ pub(crate) fn pump(direction: &str, to: &str, seconds: u64) -> Result<String> {
 }
 
 /// Connects and says what the connection is for.
-fn request(to: &str, what: &str) -> Result<TcpStream> {
+pub(crate) fn request(to: &str, what: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(to).with_context(|| format!("connect to {to}"))?;
     stream.set_nodelay(true)?;
     stream.write_all(format!("{what}\n").as_bytes())?;
     Ok(stream)
 }
 
-fn send(stream: &mut TcpStream, length: u64, seed: u64) -> Result<()> {
+pub(crate) fn send(stream: &mut TcpStream, length: u64, seed: u64) -> Result<()> {
     Ok(Stream::new(seed).take(length, |bytes| stream.write_all(bytes))?)
 }
 
 /// Reads to the end, stopping once for `pause` seconds.
-fn receive(stream: &mut TcpStream, mut pause: u64) -> Result<String> {
+pub(crate) fn receive(stream: &mut TcpStream, mut pause: u64) -> Result<String> {
     let mut summary = Summary::default();
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -324,7 +328,7 @@ fn check_echo(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
 }
 
 /// Reads a line and nothing behind it.
-fn read_line(stream: &mut TcpStream) -> Result<String> {
+pub(crate) fn read_line(stream: &mut TcpStream) -> Result<String> {
     let mut line = String::new();
     BufReader::with_capacity(1, stream).read_line(&mut line)?;
     Ok(line.trim().to_owned())
