@@ -387,10 +387,12 @@ fn the_bypass_alone() {
     }
 }
 
-/// Whoever is at `place` gets no byte by TCP nor by UDP; a connection, if there is any, ends.
+/// Whoever is at `place` gets no byte by TCP nor by UDP; a connection, if there is any, is reset.
 fn not_served(place: &dyn Place, to: &str) {
     let outcome = place.start_peer(&format!("who {to}")).finish();
     assert_eq!(outcome.stdout.trim(), "", "{to}: {outcome:?}");
+    let reason = outcome.stderr.to_lowercase();
+    assert!(reason.contains("reset") || reason.contains("refused"), "{to}: {outcome:?}");
     let outcome = place.peer(&format!("udp-ask {to} who"));
     assert!(["ConnectionRefused", "WouldBlock"].contains(&outcome.trim()), "{to}: {outcome}");
 }

@@ -394,11 +394,10 @@ fn forms_from_the_namespace() {
 /// A target's address is one of the namespace's that pasta knows nothing of.
 #[test]
 fn another_address_inside() {
-    let Some((guest, net)) = start("-t 0.0.0.0/5001:10.9.9.9/7001 -u 0.0.0.0/6001:10.9.9.9/7001") else {
-        return;
-    };
+    let options = "-t 0.0.0.0/5001:10.9.9.9/7001 -u 0.0.0.0/6001:10.9.9.9/7001 -t 5002:7002 -u 6002:7002";
+    let Some((guest, net)) = start(options) else { return };
     guest.run("ip addr add 10.9.9.9/32 dev lo");
-    let _servers = [guest.serve("10.9.9.9:7001"), udp_server(&guest, "10.9.9.9:7001")];
+    let _servers = ["10.9.9.9:7001", &at(HOST4, 7002)].map(|to| (guest.serve(to), udp_server(&guest, to)));
     exchange(&net.peer, &at(HOST4, 5001));
     assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6001))).trim(), "hello");
     // The host's loopback has a name inside, by which it is seen: there is no bypass to such a target.
@@ -409,6 +408,9 @@ fn another_address_inside() {
     }
     let outcome = net.peer.peer(&format!("connect {}", at(HOST6, 5001)));
     assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+    // That it answers from there does not mean that all else is there.
+    exchange(&net.peer, &at(HOST4, 5002));
+    assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6002))).trim(), "hello");
 }
 
 /// From the namespace's loopback, to the same port of the host's and to others.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::addr::Endpoint;
 use passt_proto::classify::{self, Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
@@ -68,7 +68,7 @@ fn dispatch<L: Link>(
 ) -> Result<(), DropReason> {
     match class {
         Class::Tcp { src, dst, segment, payload } => {
-            learn(ctx, src, ctx.protocols.tcp)?;
+            enabled(ctx.protocols.tcp)?;
             host::tcp::segment(ctx, flows, index, (src, dst), &segment, payload)
         }
         // Requests to servers that are switched off here, but perhaps not elsewhere.
@@ -76,11 +76,11 @@ fn dispatch<L: Link>(
             if datagram.src.addr.is_unspecified() {
                 return Err(DropReason::IpSource);
             }
-            learn(ctx, datagram.src.addr, ctx.protocols.udp)?;
+            enabled(ctx.protocols.udp)?;
             host::udp::datagram(ctx, flows, index, &datagram, offload)
         }
         Class::Echo { src, dst, id, ttl, payload, .. } => {
-            learn(ctx, src, ctx.protocols.icmp)?;
+            enabled(ctx.protocols.icmp)?;
             let request = Request { guest: Endpoint::new(src, id), dst, ttl, message: payload };
             host::echo::request(ctx, flows, index, &request)
         }
@@ -88,11 +88,7 @@ fn dispatch<L: Link>(
     }
 }
 
-/// Refuses what is switched off; remembers which address the guest uses.
-fn learn<L>(ctx: &mut Context<L>, src: Addr, enabled: bool) -> Result<(), DropReason> {
-    if !enabled {
-        return Err(DropReason::Disabled);
-    }
-    ctx.map.learn(src);
-    Ok(())
+/// Refuses what is switched off.
+fn enabled(protocol: bool) -> Result<(), DropReason> {
+    if protocol { Ok(()) } else { Err(DropReason::Disabled) }
 }

@@ -82,7 +82,7 @@ pub(crate) fn request<L: Link>(
 }
 
 fn begin<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, key: Key) -> Result<Handle, DropReason> {
-    let side = ctx.map.from_guest(Protocol::Echo, key.remote)?;
+    let side = ctx.from_guest(&key)?;
     let fd = match open(ctx, &side, key.guest.port) {
         Ok(fd) => fd,
         Err(error) => {

@@ -200,7 +200,7 @@ fn connect<L: Link>(
         // Before the host's peer sees anything of it.
         return Err(DropReason::TableFull);
     }
-    let side = ctx.map.from_guest(Protocol::Tcp, key.remote)?;
+    let side = ctx.from_guest(&key)?;
     let fd = super::socket(ctx, SocketType::STREAM, None, side.remote.addr, side.bind)
         .map_err(|_| DropReason::Socket)?;
     prepare(&fd);

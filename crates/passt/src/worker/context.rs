@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
-use passt_proto::rules::AddressMap;
+use passt_proto::rules::{AddressMap, HostSide};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::offload::Offload;
@@ -15,8 +15,8 @@ use passt_sys::iovec::Gather;
 use passt_sys::namespace::Resident;
 use rustix::event::epoll;
 
-use crate::flow::Handle;
 use crate::flow::timer::Wheel;
+use crate::flow::{Handle, Key};
 use crate::forward::pressure::Pressure;
 use crate::forward::{Forward, Listener, Listeners};
 use crate::host::sockets::Sockets;
@@ -212,6 +212,13 @@ impl<L: Link> Context<L> {
             dst: guest,
             ttl: DEFAULT_TTL,
         }
+    }
+
+    /// Whom the guest means by a flow that it begins. The address that it uses there is noted; those that it answers from
+    /// say nothing new, as it may have one that only some ports lead to.
+    pub fn from_guest(&mut self, key: &Key) -> Result<HostSide, DropReason> {
+        self.map.learn(key.guest.addr);
+        self.map.from_guest(key.protocol, key.remote)
     }
 
     /// Counts something that was not served.

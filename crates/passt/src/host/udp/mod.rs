@@ -182,7 +182,7 @@ fn begin<L: Link>(
     key: Key,
     datagram: &Datagram,
 ) -> Result<Handle, DropReason> {
-    let side = ctx.map.from_guest(Protocol::Udp, key.remote)?;
+    let side = ctx.from_guest(&key)?;
     let (fd, kept) = match open(ctx, None, &side, key.guest.port) {
         Ok(opened) => opened,
         Err(error) => {
