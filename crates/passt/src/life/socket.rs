@@ -180,18 +180,22 @@ mod tests {
 
     #[test]
     fn a_client_has_left_once_nothing_more_will_come() {
-        type Act = fn(UnixStream) -> Option<UnixStream>;
-        let cases: [(Act, bool); 4] = [
-            (Some, false),
-            (|client| client.shutdown(Shutdown::Read).map(|()| Some(client)).unwrap(), false),
-            (|_| None, true),
-            (|mut client| client.write_all(b"frames").map(|()| None).unwrap(), true),
-        ];
-        for (number, (act, expected)) in cases.into_iter().enumerate() {
+        let read = Some(Shutdown::Read);
+        for (shut, closed, expected) in
+            [(None, false, false), (read, false, false), (read, true, true), (None, true, true)]
+        {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let _open = act(theirs);
-            assert_eq!(has_left(ours.as_fd()), expected, "{number}");
+            if let Some(how) = shut {
+                theirs.shutdown(how).unwrap();
+            }
+            let open = (!closed).then_some(theirs);
+            assert_eq!(has_left(ours.as_fd()), expected, "{shut:?} {closed}");
+            drop(open);
         }
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"frames").unwrap();
+        drop(theirs);
+        assert!(has_left(ours.as_fd()), "its last frames are still to be read");
     }
 
     #[test]

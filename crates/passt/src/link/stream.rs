@@ -9,9 +9,8 @@
 //! here. The room that [`Link::reserve`] lends is part of the send queue, with gaps where
 //! length and headers of each frame will be, so payload is received where it is
 //! sent from. The kernel copies it there without a sum, which leaves one pass
-//! over it, while it is in the cache: at 250 Gbit/s in frames of 1460 bytes, 390 in frames
-//! of 64 KiB (one core of an AMD EPYC, data in its second cache; compiled for AVX2 280 and 580, not
-//! worth another path where this one takes 6 to 9 % of the process's time in bulk).
+//! over it, while it is in the cache: about a tenth of what a byte costs us in bulk (`cargo run --release -p passt-proto
+//! --example sums`, and CPU seconds in `docs/bench`).
 //!
 //! A guest that does not read fills the socket, then the queue. From some length on the queue
 //! is congested: connections wait, and their data stay in the host's sockets, where
@@ -34,7 +33,7 @@ use passt_proto::wire::offload::{Gso, Offload};
 use passt_proto::wire::stream::{self, MAX_FRAME, PREFIX};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::msg;
-use rustix::net::{RecvFlags, sockopt};
+use rustix::net::sockopt;
 
 use self::queue::Queue;
 use super::{Caps, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
@@ -309,10 +308,14 @@ impl Incoming {
         self.bytes.copy_within(self.complete..self.received, 0);
         self.clear();
         self.received = left;
-        match rustix::net::recv(client, &mut self.bytes[left..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok((n, _)) => self.received += n,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(0),
+        let mut room = Scatter::new();
+        room.push(&mut self.bytes[left..]);
+        match msg::receive(client.as_fd(), &room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => self.received += n,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(0);
+            }
             Err(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
         let invalid = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
