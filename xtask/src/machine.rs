@@ -34,6 +34,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
     ("udhcpc", "udhcpc"),
+    ("valgrind", "valgrind"),
     ("wrk", "wrk"),
     ("xz", "xz-utils"),
 ];

@@ -1,7 +1,8 @@
-//! Development commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask man`.
+//! Development commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask gauge`, `cargo xtask man`.
 
 mod bench;
 mod fuzz;
+mod gauge;
 mod machine;
 mod manual;
 mod tally;
@@ -17,11 +18,13 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((command, [])) if command == "test" => test(),
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
+        Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, options)) if command == "bench" => bench(options),
         _ => {
             let test = "test     install what the tests need, build, run all of them";
             let man = "man      write the manual pages, docs/man, from the table of options";
-            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {}", bench::USAGE);
+            let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
+            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {}", bench::USAGE);
             return ExitCode::from(2);
         }
     };
@@ -60,6 +63,7 @@ fn test() -> Result<bool> {
     let namespaces = ["test", "--package", "passt-tests", "--no-fail-fast", "--", "--test-threads=1"];
     tally.run(cargo(root, &namespaces).env("PASST_TEST_SKIPS", &skips))?;
     tally.count_skips(&skips)?;
+    gauge::compare(root, &mut tally)?;
     fuzz::run(&root.join("fuzz"), &mut tally)?;
     tally.print();
     Ok(tally.failed == 0)

@@ -14,7 +14,7 @@ use crate::msg;
 use crate::seccomp::{Call, Sysno};
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::recvfrom), Call::any(Sysno::sendmsg)];
+pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg)];
 
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
 pub const MAX_DATAGRAM: usize = 1 << 20;

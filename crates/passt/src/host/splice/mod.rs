@@ -16,11 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
+use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Choice, Sysno};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, SocketType};
+use rustix::net::{Shutdown, SocketType};
 use rustix::pipe::{SpliceFlags, splice};
 
 use self::pipe::{Pipe, Pipes};
@@ -36,7 +37,6 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::getsockname),
     Call::any(Sysno::pipe2),
     Call::any(Sysno::read),
-    Call::any(Sysno::recvfrom),
     Call::any(Sysno::splice),
     Call::any(Sysno::write),
 ];
@@ -193,6 +193,13 @@ fn start<L>(
         Err(Errno::INPROGRESS) => Ok((fd, true)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads what stays in the receive queue.
+fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut into = Scatter::new();
+    into.push(buffer);
+    msg::peek(fd.as_fd(), &into).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 impl End {
@@ -362,11 +369,7 @@ impl SpliceFlow {
         let buffer = ctx.splice.buffer.as_mut_slice();
         let (fd, room) = (&self.ends[from].fd, buffer.len());
         // These sockets never block, and to read and write is less work for the kernel than to receive and send.
-        let received = if spare {
-            rustix::io::read(fd, buffer)
-        } else {
-            rustix::net::recv(fd, buffer, RecvFlags::PEEK).map(|(len, _)| len)
-        };
+        let received = if spare { rustix::io::read(fd, buffer) } else { peek(fd, buffer) };
         let len = self.received(from, received, room)?;
         if len == 0 {
             return Ok(Step::More);

@@ -1,0 +1,102 @@
+//! What the engine does for a frame, a transaction or a datagram, in instructions: valgrind counts them, always
+//! the same, whatever else the machine does. More than were counted before is a regression.
+//!
+//! The traffic is that of `tests/sim/gauge.rs`; what is counted is the engine's rounds, in user space alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::tally::Tally;
+use crate::{cargo, machine};
+
+/// Kinds of traffic, as the tests are called.
+const KINDS: [&str; 5] = ["tcp_out", "tcp_in", "tcp_rr", "tcp_crr", "udp_rr"];
+/// How many more are no regression yet, in percent.
+const TOLERANCE: u64 = 5;
+/// Where the counts are kept.
+const KEPT: &str = "docs/bench/instructions.json";
+
+/// Counts, and what they depend on besides the program.
+#[derive(Deserialize, Serialize)]
+struct Counts {
+    /// The compiler's version and the machine's architecture.
+    compiler: String,
+    /// Instructions for each of what a kind of traffic consists of.
+    instructions: BTreeMap<String, u64>,
+}
+
+/// Counts, and keeps the result instead of the one before.
+pub(crate) fn write(root: &Path) -> Result<()> {
+    let counts = Counts { compiler: compiler()?, instructions: count(root)? };
+    let text = serde_json::to_string_pretty(&counts)? + "\n";
+    fs::write(root.join(KEPT), text).context(KEPT)
+}
+
+/// Counts, and compares; each kind of traffic is a test.
+pub(crate) fn compare(root: &Path, tally: &mut Tally) -> Result<()> {
+    if !machine::installed("valgrind") {
+        tally.skip("instructions: valgrind is not installed");
+        return Ok(());
+    }
+    let kept: Counts = serde_json::from_slice(&fs::read(root.join(KEPT)).context(KEPT)?)?;
+    let compiler = compiler()?;
+    if kept.compiler != compiler {
+        tally.skip(&format!("instructions: counted with {}, here is {compiler}", kept.compiler));
+        return Ok(());
+    }
+    for (kind, now) in count(root)? {
+        let before = kept.instructions.get(&kind).copied().unwrap_or(0);
+        println!("{kind}: {now} instructions, {before} before");
+        tally.record(
+            now * 100 <= before * (100 + TOLERANCE),
+            &format!("instructions of {kind}: {now}, {before} before"),
+        );
+    }
+    Ok(())
+}
+
+/// What determines the code that is made of the program.
+fn compiler() -> Result<String> {
+    let version = Command::new("rustc").arg("--version").output().context("rustc")?;
+    Ok(format!("{}, {}", String::from_utf8(version.stdout)?.trim(), std::env::consts::ARCH))
+}
+
+fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
+    let tests = build(root)?;
+    KINDS.iter().map(|kind| Ok(((*kind).to_owned(), count_one(&tests, kind)?))).collect()
+}
+
+/// Builds the tests as users get the program; where they are.
+fn build(root: &Path) -> Result<PathBuf> {
+    let options = ["test", "--release", "--package", "passt-tests", "--test", "sim", "--no-run"];
+    let mut command = cargo(root, &options);
+    let output = command.arg("--message-format=json").stderr(Stdio::inherit()).output().context("cargo")?;
+    ensure!(output.status.success(), "the tests do not build");
+    let text = String::from_utf8(output.stdout)?;
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    programs.next().context("cargo names no program")
+}
+
+/// Instructions for each of what a kind of traffic consists of.
+fn count_one(tests: &Path, kind: &str) -> Result<u64> {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
+    command.arg("--toggle-collect=*engine*turn*").arg(tests);
+    command.args([&format!("gauge::{kind}"), "--exact", "--nocapture", "--test-threads=1"]);
+    let output = command.stdin(Stdio::null()).output().context("valgrind")?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let number = |text: &str, before: &str| {
+        let behind = text.lines().find_map(|line| Some(line.split_once(before)?.1.trim().to_owned()))?;
+        behind.split_whitespace().next_back()?.parse::<u64>().ok()
+    };
+    let times = number(&stdout, "GAUGE ").filter(|_| output.status.success());
+    let instructions = number(&stderr, "Collected :").filter(|&count| count > 0);
+    let count = instructions.zip(times).map(|(instructions, times)| instructions / times.max(1));
+    count.with_context(|| format!("{kind} can't be counted: {stderr}"))
+}
