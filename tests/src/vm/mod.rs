@@ -9,6 +9,7 @@
 
 mod cpio;
 mod image;
+mod packages;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
