@@ -1,5 +1,6 @@
 //! passt's guests: virtual machines in qemu, with a kernel and programs of their own.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passt_tests::dhcp::wait_for_address;
@@ -142,13 +143,11 @@ fn qemu_restarts() {
 #[test]
 fn passt_restarts() {
     let Some(net) = Net::new() else { return };
-    if !Vm::qemu_has("-netdev stream,reconnect-ms", (9, 2)) {
-        return;
-    }
+    let Some(qemu) = Vm::qemu_since("-netdev stream,reconnect-ms", (9, 2)) else { return };
     let _servers = far_servers(&net);
     let first = net.passt(User::Normal).listen("socket");
     let device = netdev(&net, "socket") + ",reconnect-ms=100";
-    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
     configure(&vm);
     drop(first);
     let _second = net.passt(User::Normal).listen("socket");
@@ -157,19 +156,31 @@ fn passt_restarts() {
     }
 }
 
+/// qemu starts passt for itself, and is all that passt is there for.
 #[test]
 fn passt_started_by_qemu() {
     let Some(net) = Net::new() else { return };
-    if !Vm::qemu_has("-netdev passt", (10, 1)) {
-        return;
-    }
+    let Some(qemu) = Vm::qemu_since("-netdev passt", (10, 1)) else { return };
     let _servers = far_servers(&net);
-    let device = format!("passt,path={}", net.dir().join("passt").display());
-    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    let passt = net.dir().join("passt");
+    let device = format!("passt,path={}", passt.display());
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
     configure(&vm);
+    let started = processes(&passt);
+    assert_eq!(started.len(), 1);
     for address in [FAR4, FAR6] {
         exchange(&vm, &at(address, 5001));
     }
+    // qemu starts another when one ends, which would hide a crash.
+    assert_eq!(processes(&passt), started);
+    drop(vm);
+    eventually("passt's end", || processes(&passt).is_empty().then_some(()));
+}
+
+/// The processes of a program, by their directories in /proc.
+fn processes(program: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    all.filter(|process| std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
 }
 
 /// A machine that stands still for ten seconds finds its transfers unharmed.
