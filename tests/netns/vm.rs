@@ -6,9 +6,12 @@ use std::time::Duration;
 use passt_tests::dhcp::wait_for_address;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually, have,
-    stream,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually,
+    find_program, have, program_path, stream,
 };
+
+/// The machine's own qemu.
+const QEMU: &str = "qemu-system-x86_64";
 
 /// qemu's side of a socket in the test's directory that passt listens at.
 fn netdev(net: &Net, socket: &str) -> String {
@@ -181,6 +184,39 @@ fn passt_started_by_qemu() {
 fn processes(program: &Path) -> Vec<PathBuf> {
     let all = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
     all.filter(|process| std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
+}
+
+/// Like versions of qemu before 7.2, which can't connect by themselves: with a
+/// descriptor from qrap, and with a network that qrap has put in the place of
+/// another or of none.
+#[test]
+fn qemu_through_qrap() {
+    let Some(net) = Net::new() else { return };
+    if !have(&[QEMU]) {
+        return;
+    }
+    let qemu = find_program(QEMU).expect("installed");
+    // qrap tries several names, and one that stands for another is the machine's business.
+    let path = net.dir().join("programs");
+    std::fs::create_dir(&path).expect("a directory");
+    std::os::unix::fs::symlink(&qemu, path.join(QEMU)).expect("a link");
+    let _servers = far_servers(&net);
+    let _passt = net.passt(User::Normal).listen("socket");
+    let qrap = [
+        format!("PATH={}", path.display()),
+        format!("PASST_SOCKET={}", net.dir().join("socket").display()),
+        program_path("qrap").display().to_string(),
+    ];
+    for (command, netdev) in [(&["5", QEMU][..], "socket,fd=5"), (&[], "user"), (&[], "")] {
+        let words = qrap.iter().map(String::as_str).chain(command.iter().copied());
+        let Some(vm) = Vm::boot_in(&net, &Vm::qemu_through(words), "guest", netdev) else { return };
+        // qemu's own network for users would give another.
+        let lease = configure(&vm);
+        assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{netdev:?}: {lease}");
+        for address in [FAR4, FAR6] {
+            exchange(&vm, &at(address, 5001));
+        }
+    }
 }
 
 /// A machine that stands still for ten seconds finds its transfers unharmed.
