@@ -115,6 +115,27 @@ fn serves_a_port() {
     assert_eq!(who(&net.peer, HOST6), FAR6);
 }
 
+/// A program that others made, which has its own connection for control.
+#[test]
+fn iperf3_both_ways() {
+    if !have(&["iperf3"]) {
+        return;
+    }
+    let Some(net) = Net::new() else { return };
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    for (address, direction) in [(FAR4, ""), (FAR4, "-R"), (FAR6, ""), (FAR6, "-R")] {
+        let mut server = net.peer.start("iperf3 -s -1 --forceflush");
+        server.wait_for("Server listening");
+        let report = vm.run(&format!("iperf3 -c {address} -t 1 -f m {direction}"));
+        server.succeed();
+        // As in: [  5]   0.00-1.00   sec  10.4 MBytes  87.2 Mbits/sec   receiver
+        let received = report.lines().find(|line| line.ends_with("receiver")).unwrap_or_default();
+        let amount = received.split_whitespace().skip_while(|word| *word != "sec").nth(1);
+        let amount: Option<f64> = amount.and_then(|amount| amount.parse().ok());
+        assert!(amount.is_some_and(|amount| amount > 0.0), "{address} {direction}: {report}");
+    }
+}
+
 #[test]
 fn five_hundred_connections_at_once() {
     let Some(net) = Net::new() else { return };
