@@ -1,13 +1,17 @@
 //! passt's guests: virtual machines in qemu, with a kernel and programs of their own.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passt_tests::dhcp::wait_for_address;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually, have,
-    stream,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually,
+    find_program, have, program_path, stream,
 };
+
+/// The machine's own qemu.
+const QEMU: &str = "qemu-system-x86_64";
 
 /// qemu's side of a socket in the test's directory that passt listens at.
 fn netdev(net: &Net, socket: &str) -> String {
@@ -111,6 +115,27 @@ fn serves_a_port() {
     assert_eq!(who(&net.peer, HOST6), FAR6);
 }
 
+/// A program that others made, which has its own connection for control.
+#[test]
+fn iperf3_both_ways() {
+    if !have(&["iperf3"]) {
+        return;
+    }
+    let Some(net) = Net::new() else { return };
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    for (address, direction) in [(FAR4, ""), (FAR4, "-R"), (FAR6, ""), (FAR6, "-R")] {
+        let mut server = net.peer.start("iperf3 -s -1 --forceflush");
+        server.wait_for("Server listening");
+        let report = vm.run(&format!("iperf3 -c {address} -t 1 -f m {direction}"));
+        server.succeed();
+        // As in: [  5]   0.00-1.00   sec  10.4 MBytes  87.2 Mbits/sec   receiver
+        let received = report.lines().find(|line| line.ends_with("receiver")).unwrap_or_default();
+        let amount = received.split_whitespace().skip_while(|word| *word != "sec").nth(1);
+        let amount: Option<f64> = amount.and_then(|amount| amount.parse().ok());
+        assert!(amount.is_some_and(|amount| amount > 0.0), "{address} {direction}: {report}");
+    }
+}
+
 #[test]
 fn five_hundred_connections_at_once() {
     let Some(net) = Net::new() else { return };
@@ -142,13 +167,11 @@ fn qemu_restarts() {
 #[test]
 fn passt_restarts() {
     let Some(net) = Net::new() else { return };
-    if !Vm::qemu_has("-netdev stream,reconnect-ms", (9, 2)) {
-        return;
-    }
+    let Some(qemu) = Vm::qemu_since("-netdev stream,reconnect-ms", (9, 2)) else { return };
     let _servers = far_servers(&net);
     let first = net.passt(User::Normal).listen("socket");
     let device = netdev(&net, "socket") + ",reconnect-ms=100";
-    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
     configure(&vm);
     drop(first);
     let _second = net.passt(User::Normal).listen("socket");
@@ -157,18 +180,63 @@ fn passt_restarts() {
     }
 }
 
+/// qemu starts passt for itself, and is all that passt is there for.
 #[test]
 fn passt_started_by_qemu() {
     let Some(net) = Net::new() else { return };
-    if !Vm::qemu_has("-netdev passt", (10, 1)) {
-        return;
-    }
+    let Some(qemu) = Vm::qemu_since("-netdev passt", (10, 1)) else { return };
     let _servers = far_servers(&net);
-    let device = format!("passt,path={}", net.dir().join("passt").display());
-    let Some(vm) = Vm::boot(&net, "guest", &device) else { return };
+    let passt = net.dir().join("passt");
+    let device = format!("passt,path={}", passt.display());
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
     configure(&vm);
+    let started = processes(&passt);
+    assert_eq!(started.len(), 1);
     for address in [FAR4, FAR6] {
         exchange(&vm, &at(address, 5001));
+    }
+    // qemu starts another when one ends, which would hide a crash.
+    assert_eq!(processes(&passt), started);
+    drop(vm);
+    eventually("passt's end", || processes(&passt).is_empty().then_some(()));
+}
+
+/// The processes of a program, by their directories in /proc.
+fn processes(program: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+    all.filter(|process| std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == program)).collect()
+}
+
+/// Like versions of qemu before 7.2, which can't connect by themselves: with a
+/// descriptor from qrap, and with a network that qrap has put in the place of
+/// another or of none.
+#[test]
+fn qemu_through_qrap() {
+    let Some(net) = Net::new() else { return };
+    if !have(&[QEMU]) {
+        return;
+    }
+    let qemu = find_program(QEMU).expect("installed");
+    // qrap tries several names, and one that stands for another is the machine's business.
+    let path = net.dir().join("programs");
+    std::fs::create_dir(&path).expect("a directory");
+    std::os::unix::fs::symlink(&qemu, path.join(QEMU)).expect("a link");
+    let _servers = far_servers(&net);
+    let _passt = net.passt(User::Normal).listen("socket");
+    let qrap = [
+        format!("PATH={}", path.display()),
+        format!("PASST_SOCKET={}", net.dir().join("socket").display()),
+        program_path("qrap").display().to_string(),
+    ];
+    for (command, netdev) in [(&["5", QEMU][..], "socket,fd=5"), (&[], "user"), (&[], "")] {
+        let words = qrap.iter().map(String::as_str).chain(command.iter().copied());
+        let Some(vm) = Vm::boot_in(&net, &Vm::qemu_through(words), "guest", netdev) else { return };
+        // qemu's own network for users would give another.
+        let lease = configure(&vm);
+        assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{netdev:?}: {lease}");
+        for address in [FAR4, FAR6] {
+            exchange(&vm, &at(address, 5001));
+        }
     }
 }
 

@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
+use super::packages::{cached, output, unpack, with_fresh_lists};
 use crate::{dhcp, find_program};
 
 /// The package that depends on the newest kernel without drivers for real machines.
@@ -33,19 +33,10 @@ impl Image {
     /// The image from the cache, or from packages. An error is one line, and final.
     pub(super) fn get() -> &'static Result<Self> {
         static IMAGE: OnceLock<Result<Image>> = OnceLock::new();
-        IMAGE.get_or_init(Self::find_or_make)
-    }
-
-    fn find_or_make() -> Result<Self> {
-        let parts = cache()?.join(format!("guest-{}", MODULES.join("-")));
-        if !parts.exists() {
-            let work = parts.with_extension(std::process::id().to_string());
-            let made = make_parts(&work).and_then(|()| Ok(fs::rename(work.join("parts"), &parts)?));
-            drop(fs::remove_dir_all(&work));
-            // Another process may have been faster.
-            made.or_else(|error| if parts.exists() { Ok(()) } else { Err(error) })?;
-        }
-        Ok(Self { parts })
+        IMAGE.get_or_init(|| {
+            let parts = cached(&format!("guest-{}", MODULES.join("-")), make_parts)?;
+            Ok(Self { parts })
+        })
     }
 
     /// The kernel's file.
@@ -88,36 +79,30 @@ impl Image {
     }
 }
 
-/// A directory that outlives the tests.
-fn cache() -> Result<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-    Ok(base.map(PathBuf::from).or_else(home).context("no HOME")?.join("passt-tests"))
-}
-
 /// Leaves in `work/parts` the kernel, busybox, and modules that are named in
 /// the order to load them.
 fn make_parts(work: &Path) -> Result<()> {
-    fs::create_dir_all(work.join("parts/modules")).with_context(|| work.display().to_string())?;
-    let depends = output(work, "apt-cache", &["depends", KERNEL])?;
-    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    let kernel = names.find(|name| name.starts_with("linux-image-"));
-    let kernel = kernel.with_context(|| format!("apt knows no {KERNEL}"))?;
-    output(work, "apt-get", &["download", "-q", kernel, "busybox-static"])?;
-    for entry in fs::read_dir(work)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            output(work, "dpkg-deb", &["-x", &path.to_string_lossy(), "root"])?;
-        }
-    }
+    let kernel = with_fresh_lists(|| download(work))?;
+    unpack(work, work)?;
     let version = kernel.trim_start_matches("linux-image-");
     fs::rename(work.join("root/boot").join(format!("vmlinuz-{version}")), work.join("parts/vmlinuz"))?;
     fs::rename(merged(work, "bin/busybox"), work.join("parts/busybox"))?;
     take_modules(work, version)
 }
 
+/// Downloads the packages to `work` and returns the name of the kernel's.
+fn download(work: &Path) -> Result<String> {
+    let depends = output(work, "apt-cache", &["depends", KERNEL])?;
+    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let kernel = names.find(|name| name.starts_with("linux-image-"));
+    let kernel = kernel.with_context(|| format!("apt knows no {KERNEL}"))?;
+    output(work, "apt-get", &["download", "-q", kernel, "busybox-static"])?;
+    Ok(kernel.to_owned())
+}
+
 /// Copies modules and what each needs, numbered in the order to load them.
 fn take_modules(work: &Path, version: &str) -> Result<()> {
+    fs::create_dir_all(work.join("parts/modules"))?;
     let modules = merged(work, &format!("lib/modules/{version}"));
     output(&modules, "sh", &["-c", "find . -name '*.ko.xz' -exec xz -d {} +"])?;
     let base = modules.ancestors().nth(3).context("modules")?;
@@ -153,15 +138,4 @@ fn merged(work: &Path, path: &str) -> PathBuf {
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = output(Path::new("/"), "ldd", &[&program.to_string_lossy()])?;
     Ok(listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
-}
-
-/// Runs a program in a directory to its success and returns its output.
-fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(dir).stdin(Stdio::null());
-    let output = command.output().with_context(|| program.to_owned())?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let reason = errors.lines().last().unwrap_or("no reason given");
-    ensure!(output.status.success(), "{program} {}: {reason}", arguments.join(" "));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

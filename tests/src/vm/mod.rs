@@ -9,16 +9,19 @@
 
 mod cpio;
 mod image;
+mod packages;
+mod qemu;
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{DEADLINE, Net, Place, Process, have, skip};
+use crate::{DEADLINE, Net, Place, Process, eventually_within, skip};
 use image::Image;
+use qemu::Qemu;
 
-const QEMU: &str = "qemu-system-x86_64";
 /// Commands that can run at a time.
 const PORTS: usize = 6;
 
@@ -46,9 +49,22 @@ impl Vm {
         append: &str,
         files: &[(&str, PathBuf)],
     ) -> Option<Self> {
-        if !Self::possible() {
-            return None;
-        }
+        Self::start(net, &Qemu::installed()?, name, netdev, append, files)
+    }
+
+    /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device to that.
+    pub fn boot_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
+        Self::start(net, qemu, name, netdev, "", &[])
+    }
+
+    fn start(
+        net: &Net,
+        qemu: &Qemu,
+        name: &str,
+        netdev: &str,
+        append: &str,
+        files: &[(&str, PathBuf)],
+    ) -> Option<Self> {
         let image = match Image::get() {
             Ok(image) => image,
             Err(error) => {
@@ -59,39 +75,35 @@ impl Vm {
         let (dir, peer) = (net.dir().join(name), net.dir().join("peer"));
         std::fs::create_dir_all(&dir).expect("the machine's directory");
         image.write_initramfs(&peer, files, &dir.join("initramfs")).expect("initramfs");
-        let mut command = net.host.command(QEMU);
-        add_machine(&mut command, &dir, &image.kernel(), append);
-        let device = "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56";
-        command.args(["-netdev", &format!("{netdev},id=n0"), "-device", device]);
+        let mut command = qemu.command(net);
+        // A killed qemu leaves the file with passt's process id.
+        command.env("TMPDIR", &dir);
+        // qemu 11 closes a descriptor twice when it has started passt. If its monitor's thread opened another
+        // in between, qemu may end at once.
+        let monitor = !netdev.starts_with("passt,");
+        add_machine(&mut command, &dir, &image.kernel(), append, monitor);
+        if !netdev.is_empty() {
+            let device = "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56";
+            command.args(["-netdev", &format!("{netdev},id=n0"), "-device", device]);
+        }
         let mut qemu = Process::start(&mut command);
-        qemu.wait_for("AGENT");
+        // Beside other work it boots several times slower than alone.
+        eventually_within(DEADLINE * 3, "a virtual machine's start", || {
+            assert!(qemu.try_wait().is_none(), "qemu ended");
+            qemu.stdout().contains("AGENT").then_some(())
+        });
         Some(Self { qemu, dir, peer })
     }
 
-    fn possible() -> bool {
-        if !cfg!(target_arch = "x86_64") {
-            skip("the virtual machine is an x86_64 one and runs this machine's programs");
-            return false;
-        }
-        have(&[QEMU])
+    /// A qemu of this version at least, which has what is named: the machine's
+    /// own if it is, or one from packages. None if the test had to be skipped.
+    pub fn qemu_since(what: &str, version: (u32, u32)) -> Option<Qemu> {
+        Qemu::since(what, version)
     }
 
-    /// Whether qemu is of this version at least, which has what is named; if
-    /// not, the test is skipped.
-    pub fn qemu_has(what: &str, since: (u32, u32)) -> bool {
-        if !Self::possible() {
-            return false;
-        }
-        let text = Process::start(Command::new(QEMU).arg("--version")).succeed();
-        let version = text.split_whitespace().find_map(|word| {
-            let mut numbers = word.split('.').map_while(|number| number.parse().ok());
-            Some((numbers.next()?, numbers.next()?))
-        });
-        let has = version.is_some_and(|version| version >= since);
-        if !has {
-            skip(&format!("{what} needs qemu {}.{} or newer, here is {version:?}", since.0, since.1));
-        }
-        has
+    /// qemu by way of another program: these words come before qemu's arguments.
+    pub fn qemu_through(words: impl IntoIterator<Item = impl Into<OsString>>) -> Qemu {
+        Qemu::through(words)
     }
 
     /// Runs a line in the machine's shell to its successful end and returns
@@ -101,7 +113,7 @@ impl Vm {
     }
 
     /// Has qemu's monitor execute a command without arguments, as `stop`,
-    /// `cont` or `system_reset`.
+    /// `cont` or `system_reset`. A machine that starts passt by itself has none.
     pub fn monitor(&self, command: &str) {
         let stream = UnixStream::connect(self.dir.join("monitor")).expect("qemu's monitor");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -131,14 +143,17 @@ impl Place for Vm {
 }
 
 /// Adds everything but the network.
-fn add_machine(command: &mut Command, dir: &Path, kernel: &Path, append: &str) {
+fn add_machine(command: &mut Command, dir: &Path, kernel: &Path, append: &str, monitor: bool) {
     command.args("-accel tcg -machine q35 -cpu max -smp 2 -m 512".split(' '));
     command.args("-nodefaults -no-user-config -no-reboot -display none -serial stdio".split(' '));
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(dir.join("initramfs"));
     command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {append}")]);
     let socket = |name: &str| format!("path={},server=on,wait=off", dir.join(name).display());
-    command.args(["-chardev", &format!("socket,id=monitor,{}", socket("monitor"))]);
-    command.args(["-mon", "chardev=monitor,mode=control", "-device", "virtio-serial-pci"]);
+    if monitor {
+        command.args(["-chardev", &format!("socket,id=monitor,{}", socket("monitor"))]);
+        command.args(["-mon", "chardev=monitor,mode=control"]);
+    }
+    command.args(["-device", "virtio-serial-pci"]);
     for port in 0..PORTS {
         command.args(["-chardev", &format!("socket,id=port{port},{}", socket(&format!("port{port}")))]);
         command.args(["-device", &format!("virtserialport,chardev=port{port}")]);

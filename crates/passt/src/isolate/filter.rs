@@ -1,6 +1,6 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
-use passt_sys::seccomp::{self, Call, Error};
+use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
@@ -30,7 +30,13 @@ pub fn calls(config: &Config) -> Vec<Call> {
 
 /// Has the kernel refuse all others, for good.
 pub(super) fn install(config: &Config) -> Result<(), Error> {
-    seccomp::install(&calls(config), |name| {
+    let mut calls = calls(config);
+    if cfg!(debug_assertions) {
+        // The standard library asks whether a descriptor is open before it closes it: F_GETFD
+        // (`include/uapi/asm-generic/fcntl.h`).
+        calls.push(Call::only(Sysno::fcntl, &[&[(1, 1)]]));
+    }
+    seccomp::install(&calls, |name| {
         log::last_words(format_args!("System call {name} is not allowed, exiting"));
     })
 }

@@ -1,0 +1,62 @@
+//! Files out of Debian packages that are not installed: downloaded and unpacked
+//! once, and kept in the user's cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The directory of this name in the cache. If there is none, it becomes what
+/// `make` leaves as `parts` in the directory that it is given.
+pub(super) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let parts = cache()?.join(name);
+    if !parts.exists() {
+        let work = parts.with_extension(std::process::id().to_string());
+        fs::create_dir_all(work.join("parts")).with_context(|| work.display().to_string())?;
+        let made = make(&work).and_then(|()| Ok(fs::rename(work.join("parts"), &parts)?));
+        drop(fs::remove_dir_all(&work));
+        // Another process may have been faster.
+        made.or_else(|error| if parts.exists() { Ok(()) } else { Err(error) })?;
+    }
+    Ok(parts)
+}
+
+/// A directory that outlives the tests.
+fn cache() -> Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
+    Ok(base.map(PathBuf::from).or_else(home).context("no HOME")?.join("passt-tests"))
+}
+
+/// What `attempt` gets from apt. Where it fails, apt's lists may be empty, as
+/// in a new container, or name packages that are gone: they are fetched, and
+/// it is tried again.
+pub(super) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    attempt().or_else(|_| {
+        output(Path::new("/"), "apt-get", &["update", "-q"])?;
+        attempt()
+    })
+}
+
+/// Unpacks all packages in a directory to `work/root`.
+pub(super) fn unpack(work: &Path, packages: &Path) -> Result<()> {
+    for entry in fs::read_dir(packages)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            output(work, "dpkg-deb", &["-x", &path.to_string_lossy(), "root"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a program in a directory to its success and returns its output.
+pub(super) fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(dir).stdin(Stdio::null());
+    let output = command.output().with_context(|| program.to_owned())?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let reason = errors.lines().last().unwrap_or("no reason given");
+    ensure!(output.status.success(), "{program} {}: {reason}", arguments.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
