@@ -28,6 +28,8 @@ pub(crate) enum Role {
     C,
     /// Another translator.
     Slirp,
+    /// The least that a program between two sockets can do.
+    Bare,
     /// The kernel alone, over a veth.
     Veth,
     /// The kernel alone, within the host.
@@ -48,7 +50,8 @@ pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
     all.extend(find_program("pasta").map(|path| new("C", Role::C, Some(path))));
     all.extend(named.iter().map(|peer| new(&peer.name, Role::C, peer.program.clone())));
     all.extend(find_program("slirp4netns").map(|path| new("slirp4netns", Role::Slirp, Some(path))));
-    all.extend([new("veth", Role::Veth, None), new("loopback", Role::Loopback, None)]);
+    let without_program = [("bare proxy", Role::Bare), ("veth", Role::Veth), ("loopback", Role::Loopback)];
+    all.extend(without_program.map(|(name, role)| new(name, role, None)));
     all
 }
 
@@ -72,6 +75,7 @@ impl Contender {
                 Section::Bypass | Section::Stream => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
+            Role::Bare => section == Section::Bypass && scenario.kind.is_rr(),
             Role::Loopback => section == Section::Bypass,
         }
     }
@@ -86,6 +90,7 @@ impl Contender {
     pub(crate) fn connect(&self, net: &Net, scenario: &Scenario, port: u16) -> Inside {
         match (&self.program, self.role) {
             (None, Role::Loopback) => Inside::Host,
+            (None, Role::Bare) => Inside::bare(net, scenario.path, port),
             (None, _) => Inside::veth(net, scenario),
             (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
             (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
@@ -110,6 +115,8 @@ pub(crate) enum Inside {
     Passt(Process, Machine),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
+    /// The program only passes on what it reads.
+    Bare(Process, Ns),
     /// One veth from the guest to where the server is.
     Veth(Ns),
     /// No guest: what it does is done on the host.
@@ -150,6 +157,14 @@ impl Inside {
         Self::Slirp(slirp, guest)
     }
 
+    fn bare(net: &Net, path: Path, port: u16) -> Self {
+        let guest = net.empty_guest();
+        let (here, there) = if path == Path::LoopbackOut { (&net.host, &guest) } else { (&guest, &net.host) };
+        let mut proxy = here.start_peer(&format!("proxy {} 127.0.0.1:{port}", there.name()));
+        proxy.wait_for("LISTENING");
+        Self::Bare(proxy, guest)
+    }
+
     fn veth(net: &Net, scenario: &Scenario) -> Self {
         let near = if scenario.path == Path::Far { &net.peer } else { &net.host };
         let (guest, mtu) = (net.empty_guest(), scenario.mtu);
@@ -168,7 +183,7 @@ impl Inside {
         match self {
             Self::Pasta(guest) => guest,
             Self::Passt(_, machine) => machine,
-            Self::Slirp(_, guest) | Self::Veth(guest) => guest,
+            Self::Slirp(_, guest) | Self::Bare(_, guest) | Self::Veth(guest) => guest,
             Self::Host => &net.host,
         }
     }
@@ -188,7 +203,7 @@ impl Inside {
     pub(crate) fn translator(&self) -> Option<u32> {
         match self {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
-            Self::Passt(program, _) | Self::Slirp(program, _) => Some(program.pid()),
+            Self::Passt(program, _) | Self::Slirp(program, _) | Self::Bare(program, _) => Some(program.pid()),
             Self::Veth(_) | Self::Host => None,
         }
     }

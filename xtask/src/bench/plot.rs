@@ -82,6 +82,7 @@ fn colour(role: Role) -> &'static str {
         Role::Ours => "#0072b2",
         Role::C => "#e69f00",
         Role::Slirp => "#cc79a7",
+        Role::Bare => "#009e73",
         Role::Veth | Role::Loopback => "#bbbbbb",
     }
 }

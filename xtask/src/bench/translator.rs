@@ -17,7 +17,8 @@ impl Translator {
     /// The process started and all that it started, but for the one that only
     /// keeps the namespace. None if the kernel translates.
     pub(crate) fn of(inside: &Inside) -> Option<Self> {
-        let mut tree = vec![inside.translator()?];
+        let started = inside.translator()?;
+        let mut tree = vec![started];
         let all = numbers_in("/proc");
         let mut known = 0;
         while known < tree.len() {
@@ -25,7 +26,9 @@ impl Translator {
             tree.extend(all.iter().filter(|pid| stat(**pid).is_some_and(|stat| stat.parent == parent)));
             known += 1;
         }
-        tree.retain(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name != "peer\n"));
+        let is_keeper =
+            |pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "peer\n");
+        tree.retain(|&pid| pid == started || !is_keeper(pid));
         Some(Self(tree))
     }
 

@@ -1,6 +1,7 @@
 //! What runs inside the tests' namespaces: servers, clients that check what
 //! they get, a source of hostile frames. Each prints one line with the outcome.
 
+mod bare;
 mod flood;
 mod machine;
 mod mangle;
@@ -44,6 +45,7 @@ fn main() -> Result<()> {
         ["idle", to, seconds] => tcp::idle(to, seconds.parse()?),
         ["steady", to] => tcp::steady(to),
         ["pump", direction, to, seconds] => say(&tcp::pump(direction, to, seconds.parse()?)?),
+        ["proxy", netns, address] => bare::proxy(netns, address),
         ["rr-serve", address] => rr::serve(address),
         ["rr", to, seconds] => say(&rr::request_response(to, seconds.parse()?)?),
         ["crr", to, seconds] => say(&rr::connect_request_response(to, seconds.parse()?)?),
