@@ -79,8 +79,9 @@ fn build(root: &Path) -> Result<PathBuf> {
     ensure!(output.status.success(), "the tests do not build");
     let text = String::from_utf8(output.stdout)?;
     let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut programs = messages.filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
-    programs.next().context("cargo names no program")
+    let mut tests = messages.filter(|message| message["target"]["name"] == "sim");
+    let program = tests.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    program.context("cargo names no program")
 }
 
 /// Instructions for each of what a kind of traffic consists of.
