@@ -100,7 +100,11 @@ impl Contender {
                     Path::LoopbackIn => format!("-t {port} -T none"),
                     Path::Far | Path::Local | Path::Machine => "-t none -T none".to_owned(),
                 };
-                let options = format!("--config-net --mtu {} {ports} -u none -U none", scenario.mtu);
+                let ports = match scenario.kind {
+                    Kind::IdleDetecting => String::new(),
+                    _ => format!("{ports} -u none -U none"),
+                };
+                let options = format!("--config-net --mtu {} {ports}", scenario.mtu);
                 Inside::Pasta(net.pasta(User::Normal).program(program).with(&options).start())
             }
         }

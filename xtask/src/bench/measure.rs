@@ -39,7 +39,7 @@ impl Turn<'_> {
         let result = match self.scenario.kind {
             Kind::StartCommand => cost::start_command(self),
             Kind::StartBackground => cost::start_background(self),
-            Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups => cost::idle(self),
+            Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups | Kind::IdleDetecting => cost::idle(self),
             Kind::Flows => cost::flows(self),
             _ => traffic(self),
         };

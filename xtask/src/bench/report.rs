@@ -354,7 +354,8 @@ and the most in parentheses.
 - *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
   between its device and the socket of *passt*, without an emulator's cost.
 - *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
-  namespace that was there has its network and the process started has ended. Memory is read after 2
+  namespace that was there has its network and the process started has ended. *idle-detecting* has ports looked for,
+  which all others have not. Memory is read after 2
   idle seconds; *flows-N* is what each of N idle connections adds to it, in the translator alone.
 - CPU seconds are of the translator's own processes, in user space and in the kernel.
 - System calls are counted by strace in a run of their own, which is slower: batches are larger there.

@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     IdlePss,
     /// How often the scheduler has the translator run.
     IdleWakeups,
+    /// The same while it looks for ports to forward, as pasta does unless told otherwise.
+    IdleDetecting,
     /// Memory that idle connections take.
     Flows,
 }
@@ -112,6 +114,7 @@ impl Kind {
             Self::IdleRss => "idle-rss",
             Self::IdlePss => "idle-pss",
             Self::IdleWakeups => "idle-wakeups",
+            Self::IdleDetecting => "idle-detecting",
             Self::Flows => "flows",
         }
     }
@@ -311,7 +314,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         let mtus: &[u32] = if kind.is_bulk() { &[65_520, 1500] } else { &[65_520] };
         grid.extend(mtus.iter().map(|&mtu| Scenario { kind, path: Path::Machine, mtu, ..USUAL }));
     }
-    let costs = [Kind::StartCommand, Kind::StartBackground, Kind::IdleRss, Kind::IdlePss, Kind::IdleWakeups];
+    let starts = [Kind::StartCommand, Kind::StartBackground];
+    let idle = [Kind::IdleRss, Kind::IdlePss, Kind::IdleWakeups, Kind::IdleDetecting];
+    let costs = starts.into_iter().chain(idle);
     grid.extend(costs.map(|kind| Scenario { kind, ..USUAL }));
     grid.extend([1000, 10_000].map(|held| Scenario { kind: Kind::Flows, held, ..USUAL }));
     grid
