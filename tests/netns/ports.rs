@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Launch, Net, Place, User};
+use passt_tests::{
+    FAR4, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Launch, Net, Place, User, find_program, skip,
+};
 
 const OTHER4: &str = "192.0.2.3";
 /// Addresses inside that pasta knows nothing of.
@@ -563,4 +565,25 @@ fn as_podman_has_it() {
     exchange(&inside, "169.254.1.2:9001");
     exchange(&inside, &at(GATEWAY4, 9002));
     assert_eq!(inside.peer("udp-ask 169.254.1.1:53 hello").trim(), "hello");
+}
+
+/// Where there are fewer descriptors than ports, some are forwarded, the user is told, and connections have what they need.
+#[test]
+fn more_ports_than_descriptors() {
+    let Some(net) = Net::new() else { return };
+    let Some(prlimit) = find_program("prlimit") else { return skip("not installed: prlimit") };
+    net.host.sysctl("net.ipv4.ip_unprivileged_port_start=1");
+    let program = net.dir().join("pasta");
+    let line = format!("--nofile=1024 {} --config-net -t all -u none -T none -U none", program.display());
+    let guest = net.pasta(User::Normal).program(&prlimit).with(&line).start();
+    let warnings = guest.pasta.stderr();
+    assert!(
+        warnings.contains("Listen failed for HOST TCP port") && warnings.contains("Too many open files"),
+        "{warnings}"
+    );
+    let _server = guest.serve("[::]:100");
+    exchange(&net.peer, &at(HOST4, 100));
+    exchange(&net.host, "127.0.0.1:100");
+    let outcome = net.peer.peer(&format!("connect {}", at(HOST4, 1000)));
+    assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
 }
