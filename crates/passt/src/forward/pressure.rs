@@ -97,6 +97,11 @@ impl Pressure {
         self.waiting.insert(number);
     }
 
+    /// Whether no listening socket has to wait, which is how it mostly is.
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Those that wait and should be tried now.
     pub(crate) fn resume(&mut self, now: Instant) -> BTreeSet<u32> {
         if !self.waiting.is_empty() && self.scarce.is_some_and(|due| due <= now) {

@@ -40,6 +40,9 @@ pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, numb
 
 /// Goes on with listening sockets that had to wait for room.
 pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    if ctx.pressure.nobody_waits() {
+        return;
+    }
     for number in ctx.pressure.resume(ctx.now) {
         if accept(ctx, flows, number) == Backlog::Open {
             watch(ctx, number, EventFlags::IN);

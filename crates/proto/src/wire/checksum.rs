@@ -27,7 +27,7 @@ impl Sum {
     /// for `len` bytes of `protocol`, header included. Both addresses are of one family.
     pub fn pseudo(src: Addr, dst: Addr, protocol: u8, len: usize) -> Self {
         let sum = match (src.v4(), dst.v4()) {
-            (Some(src), Some(dst)) => Self::new().bytes(&src.octets()).bytes(&dst.octets()),
+            (Some(src), Some(dst)) => Self::new().u32(src.to_bits()).u32(dst.to_bits()),
             _ => Self::new().bytes(&src.octets()).bytes(&dst.octets()),
         };
         sum.u32(u32::try_from(len).unwrap_or(u32::MAX)).u16(protocol.into())
@@ -106,14 +106,8 @@ const fn fold(sum: u64) -> u16 {
 #[inline]
 fn sum_bytes(bytes: &[u8]) -> u16 {
     let (strides, rest) = bytes.as_chunks::<STRIDE>();
-    let mut lanes = [0u64; STRIDE / 4];
-    for stride in strides {
-        let (words, _) = stride.as_chunks::<4>();
-        for (lane, &word) in lanes.iter_mut().zip(words) {
-            *lane = lane.wrapping_add(u32::from_ne_bytes(word).into());
-        }
-    }
-    let mut sum = lanes.iter().fold(0u64, |sum, &lane| sum.wrapping_add(u64::from(fold(lane))));
+    // Headers are shorter.
+    let mut sum = if strides.is_empty() { 0 } else { sum_strides(strides) };
     let (words, rest) = rest.as_chunks::<4>();
     for &word in words {
         sum = sum.wrapping_add(u32::from_ne_bytes(word).into());
@@ -124,6 +118,18 @@ fn sum_bytes(bytes: &[u8]) -> u16 {
     }
     sum = sum.wrapping_add(u32::from_ne_bytes(last).into());
     u16::from_be(fold(sum))
+}
+
+/// The wide loop.
+fn sum_strides(strides: &[[u8; STRIDE]]) -> u64 {
+    let mut lanes = [0u64; STRIDE / 4];
+    for stride in strides {
+        let (words, _) = stride.as_chunks::<4>();
+        for (lane, &word) in lanes.iter_mut().zip(words) {
+            *lane = lane.wrapping_add(u32::from_ne_bytes(word).into());
+        }
+    }
+    lanes.iter().fold(0, |sum, &lane| sum + u64::from(fold(lane)))
 }
 
 #[cfg(test)]
