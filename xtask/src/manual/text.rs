@@ -81,7 +81,8 @@ forwarded to other ports; ranges must have the same length. *:ADDRESS/TO* is ano
 left out of what the other items say. A list that only leaves out is about all other ports.
 
 all ::
-all ports but ephemeral ones, as far as they can be bound.
+all ports but ephemeral ones, as far as they can be bound, and while they take no more than three of four
+descriptors that the process may have.
 
 auto ::
 pasta only, and its default: what listens on the other side, found once a second. With ranges in the list, only those.

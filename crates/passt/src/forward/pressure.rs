@@ -22,9 +22,9 @@ const KEPT: (u64, u64) = (8, 1024);
 /// When to look for free descriptors again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// The most descriptors that ports take which need not all be had: half of them. Connections need the others.
+/// The most descriptors that ports take which need not all be had: three of four. Connections need the others.
 pub(super) fn for_ports() -> RawFd {
-    RawFd::try_from(limit() / 2).unwrap_or(RawFd::MAX)
+    RawFd::try_from(limit() / 4 * 3).unwrap_or(RawFd::MAX)
 }
 
 fn limit() -> u64 {
