@@ -68,6 +68,23 @@ fn descriptors_are_kept_for_the_guest() {
     guest.assert_alive();
 }
 
+/// The same of datagrams from the host's loopback, where each client takes a descriptor.
+#[test]
+fn descriptors_are_kept_from_datagrams() {
+    let Some(net) = Net::new() else { return };
+    let limited = format!("--nofile=256:256 {}", net.dir().join("pasta").display());
+    let options = "--config-net -t none -u 6001 -T none -U none";
+    let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
+    let mut guest = launch.with(&limited).with(options).start();
+    let _server = net.peer.serve(&at(FAR4, 5003));
+    let mut udp = guest.start_peer("udp-serve [::]:6001");
+    udp.wait_for("LISTENING");
+    let crowd = net.host.start_peer("udp-many 127.0.0.1:6001 1000").finish();
+    assert!(!crowd.status.success() && guest.descriptors() > 200, "{} descriptors", guest.descriptors());
+    exchange(&guest, &at(FAR4, 5003));
+    guest.assert_alive();
+}
+
 /// The same past the tap device, from the loopback of either side.
 #[test]
 fn a_server_across_the_bypass_that_accepts_nothing() {

@@ -80,9 +80,14 @@ impl Pressure {
         self.scarce.is_some()
     }
 
-    /// Takes note of a new descriptor: the kernel gives out the lowest free number.
+    /// Whether a new descriptor is one of those that are kept: the kernel gives out the lowest free number.
+    pub(crate) fn keeps(&self, fd: impl AsFd) -> bool {
+        fd.as_fd().as_raw_fd() >= self.kept
+    }
+
+    /// Takes note of a new descriptor.
     pub(crate) fn taken(&mut self, fd: impl AsFd, now: Instant) {
-        if fd.as_fd().as_raw_fd() >= self.kept {
+        if self.keeps(fd) {
             self.exhausted(now);
         }
     }

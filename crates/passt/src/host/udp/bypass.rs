@@ -41,6 +41,10 @@ pub(super) fn open<L: Link>(
         Some(Errno::NETUNREACH) => DropReason::Unmapped,
         _ => DropReason::Socket,
     })?;
+    // Clients in the namespace are the guest's own.
+    if from == Side::Host && ctx.pressure.keeps(&fd) {
+        return Err(DropReason::Socket);
+    }
     connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
     Ok(fd)
 }
