@@ -1,7 +1,7 @@
 //! The stream link: a virtual machine behind a UNIX stream socket, as qemu's
 //! `-netdev stream` speaks it. Each frame follows its length, 32 bits in network order.
 //!
-//! From the guest, one `recv` takes as many frames as there are, and they are used where they
+//! From the guest, one `recvmsg` takes as many frames as there are, and they are used where they
 //! lie. Their transport checksums are not verified: a local socket corrupts nothing, and a pass
 //! over all payload would only tell that a guest harms itself.
 //!
