@@ -75,8 +75,7 @@ impl Contender {
                 Section::Bypass | Section::Stream => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
-            Role::Bare => section == Section::Bypass && scenario.kind.is_rr(),
-            Role::Loopback => section == Section::Bypass,
+            Role::Bare | Role::Loopback => section == Section::Bypass,
         }
     }
 
@@ -90,7 +89,7 @@ impl Contender {
     pub(crate) fn connect(&self, net: &Net, scenario: &Scenario, port: u16) -> Inside {
         match (&self.program, self.role) {
             (None, Role::Loopback) => Inside::Host,
-            (None, Role::Bare) => Inside::bare(net, scenario.path, port),
+            (None, Role::Bare) => Inside::bare(net, scenario, port),
             (None, _) => Inside::veth(net, scenario),
             (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
             (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
@@ -161,10 +160,12 @@ impl Inside {
         Self::Slirp(slirp, guest)
     }
 
-    fn bare(net: &Net, path: Path, port: u16) -> Self {
+    fn bare(net: &Net, scenario: &Scenario, port: u16) -> Self {
         let guest = net.empty_guest();
-        let (here, there) = if path == Path::LoopbackOut { (&net.host, &guest) } else { (&guest, &net.host) };
-        let mut proxy = here.start_peer(&format!("proxy {} 127.0.0.1:{port}", there.name()));
+        let is_out = scenario.path == Path::LoopbackOut;
+        let (here, there) = if is_out { (&net.host, &guest) } else { (&guest, &net.host) };
+        let means = if scenario.kind.is_bulk() { "splice" } else { "proxy" };
+        let mut proxy = here.start_peer(&format!("{means} {} 127.0.0.1:{port}", there.name()));
         proxy.wait_for("LISTENING");
         Self::Bare(proxy, guest)
     }

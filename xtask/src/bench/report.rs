@@ -337,8 +337,8 @@ name to repeat some. Every figure in `results.json` is one round; below are medi
 and the most in parentheses.
 
 - *ours* is this program, *C* the `pasta` on PATH, *veth* the kernel alone: a veth between the
-  guest and the server's namespace; *loopback* the same within the host. *bare proxy* reads here and writes there, without
-  filter, checks or more than one connection: what a program between two sockets can reach. All have the same
+  guest and the server's namespace; *loopback* the same within the host. *bare proxy* reads here and writes there, or
+  splices where data is plenty, without filter or checks: what a program between two sockets can reach. All have the same
   namespaces, and rounds interleave. The ratios are medians over the rounds of this program against
   the best C build, and against the kernel alone; for time and memory less than 1 is better.
 - A scenario is named by traffic, the guest's MTU, the server's place (*far*: in a namespace behind

@@ -220,9 +220,12 @@ impl Scenario {
         }
     }
 
-    /// Whether every word is one of the name's parts, in any order.
+    /// Whether this is the name, or none is and every word is one of the name's parts, in any order.
     fn matches(&self, words: &str) -> bool {
         let name = self.to_string();
+        if all().iter().any(|scenario| scenario.to_string() == words) {
+            return name == words;
+        }
         words.split('-').all(|word| name.split('-').any(|part| part == word))
     }
 }
@@ -338,6 +341,7 @@ mod tests {
         assert_eq!(names("crr-far"), ["tcp-crr-65520-far-cubic"]);
         assert_eq!(names("tcp-in-1500-bbr"), ["tcp-in-1500-far-bbr", "tcp-in-1500-local-bbr"]);
         assert_eq!(names("tcp-out-8-1500"), ["tcp-out-1500-far-cubic-8"]);
+        assert_eq!(names("bypass-out"), ["bypass-out"]);
         assert_eq!(names("bypass-crr"), ["bypass-crr-out", "bypass-crr-in"]);
         assert_eq!(
             names("stream"),

@@ -46,6 +46,7 @@ fn main() -> Result<()> {
         ["steady", to] => tcp::steady(to),
         ["pump", direction, to, seconds] => say(&tcp::pump(direction, to, seconds.parse()?)?),
         ["proxy", netns, address] => bare::proxy(netns, address),
+        ["splice", netns, address] => bare::splice(netns, address),
         ["rr-serve", address] => rr::serve(address),
         ["rr", to, seconds] => say(&rr::request_response(to, seconds.parse()?)?),
         ["crr", to, seconds] => say(&rr::connect_request_response(to, seconds.parse()?)?),
