@@ -283,6 +283,31 @@ fn iperf3_by_udp() {
     assert!(received.contains("(0%)"), "{report}");
 }
 
+/// Where the kernel can't be asked, the files of `/proc/net` tell the same.
+#[test]
+fn without_sock_diag() {
+    let Some(net) = Net::new() else { return };
+    let (peer, pasta) = (net.dir().join("peer"), net.dir().join("pasta"));
+    let words = format!("without-sock-diag {} --debug --config-net", pasta.display());
+    let mut guest = net.pasta(User::Normal).program(&peer).with(&words).start();
+    for _ in 0..2 {
+        let inside = [guest.serve("0.0.0.0:5001"), udp_server(&guest, &at(HOST6, 6001))];
+        let outside = [net.host.serve("[::1]:5002"), udp_server(&net.host, "127.0.0.1:6002")];
+        noticed("TCP inside", || bound(&net.host, "tcp", 5001) == [true, false]);
+        noticed("UDP inside", || bound(&net.host, "udp", 6001) == [false, true]);
+        noticed("TCP outside", || bound(&guest, "tcp", 5002) == [false, true]);
+        noticed("UDP outside", || bound(&guest, "udp", 6002) == [true, false]);
+        exchange(&net.peer, &at(HOST4, 5001));
+        exchange(&guest, &at("::1", 5002));
+        drop((inside, outside));
+        noticed("the end", || bound(&net.host, "tcp", 5001) == [false; 2]);
+        noticed("the end", || bound(&guest, "udp", 6002) == [false; 2]);
+    }
+    guest.assert_alive();
+    let said = guest.stop().stderr;
+    assert!(said.contains("No sock_diag"), "{said}");
+}
+
 /// While nothing happens, a look at both sides each second is all there is.
 #[test]
 fn idle() {

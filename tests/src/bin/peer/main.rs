@@ -3,6 +3,7 @@
 
 mod bare;
 mod flood;
+mod lacking;
 mod machine;
 mod mangle;
 mod rr;
@@ -66,6 +67,7 @@ fn main() -> Result<()> {
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-many", to, count] => udp::many(to, count.parse()?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
+        ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),
