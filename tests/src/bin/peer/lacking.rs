@@ -10,7 +10,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// `socket(2)` on x86_64 and elsewhere.
+/// `socket(2)` on `x86_64` and elsewhere.
 const SOCKET: i64 = if cfg!(target_arch = "x86_64") { 41 } else { 198 };
 const AF_NETLINK: u64 = 16;
 const NETLINK_SOCK_DIAG: u64 = 4;
