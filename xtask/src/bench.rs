@@ -28,10 +28,11 @@ use scenario::Scenario;
 
 /// What the command line takes after `bench`.
 pub(crate) const USAGE: &str = "\
-bench [SCENARIO…] [--peer NAME=PATH…] [--rounds N] [--seconds N] [--out DIR]
+bench [SCENARIO…] [--peer NAME=PATH…] [--only NAME…] [--rounds N] [--seconds N] [--out DIR]
          compare with other programs and the kernel alone. SCENARIO is a part of a
          name, as tcp-out-1500 or rr; --peer adds a build of pasta, which every user
-         can execute, to the pasta and slirp4netns on PATH; 5 rounds of 2 seconds;
+         can execute, to the pasta and slirp4netns on PATH; --only leaves out all others;
+         5 rounds of 2 seconds;
          results of all go to docs/bench, of some to target/bench, or to DIR, where
          they join those of the same programs on the same machine";
 
@@ -39,6 +40,8 @@ bench [SCENARIO…] [--peer NAME=PATH…] [--rounds N] [--seconds N] [--out DIR]
 struct Options {
     scenarios: Vec<Scenario>,
     peers: Vec<Contender>,
+    /// Names of contenders, or none for all.
+    only: Vec<String>,
     rounds: usize,
     seconds: u32,
     out: PathBuf,
@@ -53,7 +56,8 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
         ensure!(build.success(), "the build of {package:?} failed");
     }
     let net = Net::new().context("namespaces could not be made, see above")?;
-    let contenders = contender::find(&net, &options.peers);
+    let mut contenders = contender::find(&net, &options.peers);
+    contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
     let mut report = Report::new(root, &contenders);
     for scenario in &options.scenarios {
         report.rows.push(run(&net, scenario, &contenders, &options));
@@ -66,13 +70,14 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
 }
 
 fn parse(root: &Path, args: &[String]) -> Result<Options> {
-    let (mut words, mut peers) = (Vec::new(), Vec::new());
+    let (mut words, mut peers, mut only) = (Vec::new(), Vec::new(), Vec::new());
     let (mut rounds, mut seconds, mut out) = (5, 2, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--peer" => peers.push(Contender::named(value()?)?),
+            "--only" => only.push(value()?.to_owned()),
             "--rounds" => rounds = value()?.parse().context("--rounds")?,
             "--seconds" => seconds = value()?.parse().context("--seconds")?,
             "--out" => out = Some(value()?.into()),
@@ -83,9 +88,9 @@ fn parse(root: &Path, args: &[String]) -> Result<Options> {
     ensure!(rounds > 0 && seconds > 0, "nothing to measure");
     let scenarios = scenario::select(&words)?;
     // A part measured while developing does not replace the whole.
-    let default = if words.is_empty() { "docs/bench" } else { "target/bench" };
+    let default = if words.is_empty() && only.is_empty() { "docs/bench" } else { "target/bench" };
     let out = out.unwrap_or_else(|| root.join(default));
-    Ok(Options { scenarios, peers, rounds, seconds, out })
+    Ok(Options { scenarios, peers, only, rounds, seconds, out })
 }
 
 /// All rounds of one scenario, the contenders taking turns at who is first.
