@@ -3,7 +3,7 @@
 //! A guest may send what it was promised, but the room in a socket's send buffer
 //! cannot be promised: it grows only when used, and the kernel may take less than it said.
 //! So the promise is backed by this pool: a connection whose write was short
-//! borrows a buffer for the rest. The memory is reserved at start and touched
+//! borrows as many blocks as the rest needs. The memory is reserved at start and touched
 //! only when used.
 
 use std::os::fd::BorrowedFd;
@@ -12,72 +12,144 @@ use passt_sys::iovec::Gather;
 use passt_sys::msg;
 
 /// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest.
-pub const ROOM: usize = 256 * 1024;
-/// Rounding of window fields may add a little to a promise, several times.
-const SPARE: usize = 8 * 1024;
-const BUFFER: usize = ROOM + SPARE;
-/// Connections that can have a rest waiting at the same time.
-const BUFFERS: usize = 512;
+const ROOM: usize = 256 * 1024;
+/// Full segments of which there is to be room for a sender to go on while earlier ones are dealt with.
+const SEGMENTS: usize = 16;
+/// The most that is promised to one connection: [`SEGMENTS`] of the largest.
+const MAX_ROOM: usize = 1024 * 1024;
+const BLOCK: usize = 64 * 1024;
+/// Blocks in all, 132 MiB.
+const BLOCKS: u16 = 2112;
 
-/// The pool.
-pub struct Pool {
-    memory: Vec<u8>,
-    free: Vec<usize>,
+/// The window to promise where a segment has up to `mss` bytes.
+pub fn room(mss: usize) -> usize {
+    (SEGMENTS * mss).clamp(ROOM, MAX_ROOM)
 }
 
-/// A rest that waits in a buffer of the pool.
+/// The pool. Blocks that are free are chained, and so are those of a rest.
+pub struct Pool {
+    memory: Vec<u8>,
+    /// The block behind each in its chain. The last of a chain may name any.
+    next: Vec<u16>,
+    free: u16,
+    free_count: u16,
+}
+
+/// A rest that waits in the pool: blocks, all full but for the ends.
 #[derive(Debug)]
 pub struct Rest {
-    buffer: usize,
-    start: usize,
-    end: usize,
+    first: u16,
+    last: u16,
+    /// Bytes of the first block that are gone.
+    start: u32,
+    len: u32,
 }
 
 impl Pool {
     /// Reserves the pool.
     pub fn new() -> Self {
-        Self { memory: vec![0; BUFFER * BUFFERS], free: (0..BUFFERS).rev().collect() }
+        let next = (1..=BLOCKS).collect();
+        Self { memory: vec![0; usize::from(BLOCKS) * BLOCK], next, free: 0, free_count: BLOCKS }
     }
 
-    /// Whether there is a buffer to lend.
-    pub fn has_room(&self) -> bool {
-        !self.free.is_empty()
+    /// Whether a promise of `room` bytes can be kept, though not many at once.
+    pub fn has_room(&self, room: usize) -> bool {
+        usize::from(self.free_count) * BLOCK >= room
     }
 
     /// Adds what `data` has behind its first `skip` bytes to `rest`; returns how many bytes found room.
     pub fn add(&mut self, rest: &mut Option<Rest>, data: &Gather<'_>, skip: usize) -> usize {
-        if rest.is_none() {
-            *rest = self.free.pop().map(|buffer| Rest { buffer, start: 0, end: 0 });
+        let mut done = 0;
+        while skip + done < data.total() {
+            let Some(rest) = self.extend(rest) else { break };
+            let place = rest.span() % BLOCK;
+            let copied = data.copy_out(skip + done, &mut self.block_mut(rest.last)[place..]);
+            rest.len += count(copied);
+            done += copied;
         }
-        let Some(rest) = rest else { return 0 };
-        let buffer = &mut self.memory[rest.buffer * BUFFER..][..BUFFER];
-        if rest.start > 0 {
-            buffer.copy_within(rest.start..rest.end, 0);
-            rest.end -= rest.start;
-            rest.start = 0;
-        }
-        let copied = data.copy_out(skip, &mut buffer[rest.end..]);
-        rest.end += copied;
-        copied
+        done
     }
 
-    /// Offers a rest to its socket; gives the buffer back when all of it was taken. False on an error of the socket.
+    /// The rest with room in its last block, unless no block is left.
+    fn extend<'r>(&mut self, rest: &'r mut Option<Rest>) -> Option<&'r mut Rest> {
+        let is_full = rest.as_ref().is_none_or(|rest| rest.span().is_multiple_of(BLOCK));
+        if is_full {
+            let block = self.take()?;
+            match rest {
+                Some(rest) => {
+                    self.next[usize::from(rest.last)] = block;
+                    rest.last = block;
+                }
+                None => *rest = Some(Rest { first: block, last: block, start: 0, len: 0 }),
+            }
+        }
+        rest.as_mut()
+    }
+
+    fn take(&mut self) -> Option<u16> {
+        self.free_count = self.free_count.checked_sub(1)?;
+        let block = self.free;
+        self.free = self.next[usize::from(block)];
+        Some(block)
+    }
+
+    fn free(&mut self, block: u16) {
+        self.next[usize::from(block)] = self.free;
+        self.free = block;
+        self.free_count += 1;
+    }
+
+    fn block(&self, block: u16) -> &[u8] {
+        &self.memory[usize::from(block) * BLOCK..][..BLOCK]
+    }
+
+    fn block_mut(&mut self, block: u16) -> &mut [u8] {
+        &mut self.memory[usize::from(block) * BLOCK..][..BLOCK]
+    }
+
+    /// Offers a rest to its socket; gives back what was taken. False on an error of the socket.
     pub fn flush(&mut self, rest: &mut Option<Rest>, fd: BorrowedFd<'_>) -> bool {
         let Some(waiting) = rest else { return true };
-        let bytes = &self.memory[waiting.buffer * BUFFER..][waiting.start..waiting.end];
-        match msg::send_slice(fd, bytes) {
-            Ok(n) => waiting.start += n,
-            Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+        let mut data = Gather::new();
+        let (mut block, mut start, end) = (waiting.first, waiting.start as usize, waiting.span());
+        let mut before = 0;
+        while before < end && data.push(&self.block(block)[start..BLOCK.min(end - before)]) {
+            (block, start) = (self.next[usize::from(block)], 0);
+            before += BLOCK;
         }
-        if waiting.start == waiting.end {
-            self.give_back(rest.take());
+        match msg::send(fd, &data) {
+            Ok(sent) => self.advance(rest, sent),
+            Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
         }
         true
     }
 
-    /// Takes a buffer back.
+    /// Drops the first `len` bytes, and with the last of them the rest.
+    fn advance(&mut self, rest: &mut Option<Rest>, len: usize) {
+        let Some(waiting) = rest else { return };
+        let Some(left) = waiting.len().checked_sub(len).filter(|&left| left > 0) else {
+            return self.give_back(rest.take());
+        };
+        let mut start = waiting.start as usize + len;
+        while start >= BLOCK {
+            let first = waiting.first;
+            waiting.first = self.next[usize::from(first)];
+            start -= BLOCK;
+            self.free(first);
+        }
+        (waiting.start, waiting.len) = (count(start), count(left));
+    }
+
+    /// Takes back all that a rest has.
     pub fn give_back(&mut self, rest: Option<Rest>) {
-        self.free.extend(rest.map(|r| r.buffer));
+        let Some(rest) = rest else { return };
+        let mut block = rest.first;
+        while block != rest.last {
+            let next = self.next[usize::from(block)];
+            self.free(block);
+            block = next;
+        }
+        self.free(block);
     }
 }
 
@@ -90,11 +162,114 @@ impl Default for Pool {
 impl Rest {
     /// Bytes that wait.
     pub fn len(&self) -> usize {
-        self.end - self.start
+        self.len as usize
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.len == 0
+    }
+
+    /// Bytes from the first block's start to the end.
+    fn span(&self) -> usize {
+        self.start as usize + self.len()
+    }
+}
+
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn promises() {
+        assert_eq!(room(88), 256 * 1024);
+        assert_eq!(room(1460), 256 * 1024);
+        assert_eq!(room(65_480), 1_047_680);
+        assert_eq!(room(usize::from(u16::MAX)), 1_048_560);
+    }
+
+    /// Blocks that a rest has.
+    fn blocks(rest: Option<&Rest>) -> usize {
+        rest.map_or(0, |rest| rest.span().div_ceil(BLOCK))
+    }
+
+    #[test]
+    fn an_empty_pool_takes_nothing() {
+        let (mut pool, mut rests) = (Pool::new(), Vec::new());
+        let bytes = vec![1; MAX_ROOM];
+        while pool.has_room(1) {
+            let mut rest = None;
+            assert!(pool.add(&mut rest, &Gather::of(&bytes), 0) > 0);
+            rests.push(rest);
+        }
+        let mut late = None;
+        assert_eq!(pool.add(&mut late, &Gather::of(&bytes), 0), 0);
+        assert!(late.is_none());
+        assert_eq!(rests.iter().flatten().map(Rest::len).sum::<usize>(), usize::from(BLOCKS) * BLOCK);
+        for rest in rests {
+            pool.give_back(rest);
+        }
+        assert!(pool.has_room(usize::from(BLOCKS) * BLOCK));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// What goes in comes out, in this order, and no block is lost.
+        #[test]
+        fn two_rests_keep_their_order(
+            steps in prop::collection::vec((any::<bool>(), 0..3u8, 1..300_000usize, 0..1000usize), 1..60),
+        ) {
+            let mut pool = Pool::new();
+            let mut rests = [None, None];
+            let sockets = [(); 2].map(|()| UnixStream::pair().unwrap());
+            let mut model = [VecDeque::new(), VecDeque::new()];
+            let mut written = 0_u8;
+            for (which, what, len, skip) in steps {
+                let which = usize::from(which);
+                let (rest, (ours, theirs), model) =
+                    (&mut rests[which], &sockets[which], &mut model[which]);
+                match what {
+                    0 => {
+                        let bytes: Vec<u8> = (written..=u8::MAX).chain(0..written).cycle().take(len).collect();
+                        written = written.wrapping_add(7);
+                        let mut data = Gather::new();
+                        bytes.chunks(9000).for_each(|part| assert!(data.push(part)));
+                        let added = pool.add(rest, &data, skip.min(len));
+                        prop_assert_eq!(added, len - skip.min(len));
+                        model.extend(&bytes[skip.min(len)..]);
+                    }
+                    1 => {
+                        let mut got = vec![0; len];
+                        ours.set_nonblocking(true).unwrap();
+                        theirs.set_nonblocking(true).unwrap();
+                        prop_assert!(pool.flush(rest, ours.as_fd()));
+                        let got_len = (&mut &*theirs).read(&mut got).unwrap_or(0);
+                        let expected: Vec<u8> = model.drain(..got_len).collect();
+                        prop_assert_eq!(&got[..got_len], &expected);
+                    }
+                    _ => {
+                        let before = model.len();
+                        let waiting = rest.as_ref().map_or(0, Rest::len);
+                        model.truncate(before - waiting);
+                        pool.give_back(rest.take());
+                    }
+                }
+                prop_assert!(rest.as_ref().is_none_or(|rest| !rest.is_empty() && (rest.start as usize) < BLOCK));
+                let lent = blocks(rests[0].as_ref()) + blocks(rests[1].as_ref());
+                prop_assert_eq!(lent + usize::from(pool.free_count), usize::from(BLOCKS));
+            }
+        }
     }
 }

@@ -91,13 +91,17 @@ pub struct TcpFlow {
 
 impl Tcp {
     pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64)) -> Self {
-        let room = link.caps().queue_limit.map_or(slack::ROOM, |limit| limit.min(slack::ROOM));
-        let config = |headers: u16| tcp::Config {
-            // A guest that was not told its MTU knows better than we do what fits.
-            mss: if mtu == 0 { MAX_MTU } else { mtu }.saturating_sub(headers).max(88),
-            room: u32::try_from(room).unwrap_or(u32::MAX),
-            max_peek: u32::try_from(MAX_PAYLOAD).unwrap_or(u32::MAX),
-            sack: true,
+        let limit = link.caps().queue_limit.unwrap_or(usize::MAX);
+        // A guest that was not told its MTU knows better than we do what fits.
+        let mtu = if mtu == 0 { MAX_MTU } else { mtu };
+        let config = |headers: u16| {
+            let mss = mtu.saturating_sub(headers).max(88);
+            tcp::Config {
+                mss,
+                room: count(slack::room(mss.into()).min(limit)),
+                max_peek: count(MAX_PAYLOAD),
+                sack: true,
+            }
         };
         Self {
             config: [config(40), config(60)],
@@ -116,7 +120,8 @@ impl Tcp {
     }
 
     fn room(&self) -> u32 {
-        if self.slack.has_room() { self.config[0].room } else { SMALL_ROOM }
+        let room = self.config[0].room;
+        if self.slack.has_room(room as usize) { room } else { SMALL_ROOM }
     }
 }
 
