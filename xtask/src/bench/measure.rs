@@ -12,7 +12,7 @@ use super::contender::{Contender, Inside};
 use super::cost;
 use super::report::{Outcome, Sample};
 use super::scenario::{Family, Kind, Load, Path, Scenario, Section};
-use super::translator::Translator;
+use super::translator::{Translator, machine_cpu_seconds};
 
 /// Beyond its proper time, how long a run may take to begin and end, in seconds.
 const PATIENCE: u32 = 6;
@@ -64,9 +64,10 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let crowd = ends.crowd(scenario.held)?;
 
     let cpu = || translator.as_ref().map(Translator::cpu_seconds);
-    let before = (cpu(), places.map(counters));
+    let before = (cpu(), places.map(counters), machine_cpu_seconds());
     let moved = ends.transfer(scenario, turn.seconds)?;
     let used = cpu().zip(before.0).map(|(after, before)| after - before);
+    let spent = machine_cpu_seconds() - before.2;
     let after = places.map(counters);
     let [guest, host, peer] = &std::array::from_fn(|i| change(&before.1[i], &after[i]));
     let traced =
@@ -78,6 +79,7 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     Ok(Sample {
         value: moved.rate,
         cpu: used.map(|used| used / moved.amount),
+        part: used.map(|used| used / spent),
         system_calls: traced.and_then(|(calls, moved)| Some(calls / moved.ok()?.amount / unit)),
         resent: is_tcp.then(|| share(guest, &["RetransSegs", "TCPOFOQueue", "TCPDSACKOldSent"])),
         resent_beyond: is_tcp.then(|| share(host, &["RetransSegs"]).max(share(peer, &["RetransSegs"]))),

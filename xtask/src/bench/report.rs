@@ -60,6 +60,9 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
     /// The translator's CPU seconds for a GB, or for a million transactions.
     pub(crate) cpu: Option<f64>,
+    /// The translator's part of the CPU time that the whole machine spent.
+    #[serde(default)]
+    pub(crate) part: Option<f64>,
     /// The translator's system calls for a MB, for a transaction, or in a second.
     pub(crate) system_calls: Option<f64>,
     /// The share of the guest's segments that it sent again, or that came behind a gap or twice.
@@ -84,11 +87,16 @@ struct Figure {
     text: fn(f64) -> String,
 }
 
-const FIGURES: [Figure; 5] = [
+const FIGURES: [Figure; 6] = [
     Figure {
         title: "CPU seconds of the translator for each GB, or each million transactions or datagrams",
         of: |sample| sample.cpu,
         text: short,
+    },
+    Figure {
+        title: "The translator's part of all CPU time spent",
+        of: |sample| sample.part,
+        text: |part| format!("{:.0} %", part * 100.0),
     },
     Figure {
         title: "System calls of the translator for each MB, transaction or datagram; idle, in a second",
@@ -358,6 +366,8 @@ and the most in parentheses.
   which all others have not. Memory is read after 2
   idle seconds; *flows-N* is what each of N idle connections adds to it, in the translator alone.
 - CPU seconds are of the translator's own processes, in user space and in the kernel.
+- The translator's part is of the CPU time that the machine spent while data moved: clients, servers and the
+  kernel's interrupts have the rest. One that cost nothing would leave a machine that is busy that much more to them.
 - System calls are counted by strace in a run of their own, which is slower: batches are larger there.
 - Segments sent again on the guest's link are those that the guest's kernel sent again, and those that
   came to it behind a gap or a second time, of all that it sent or received (`resent`). Beyond it is the

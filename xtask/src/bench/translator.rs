@@ -76,6 +76,15 @@ impl Translator {
     }
 }
 
+/// CPU seconds that the machine spent on anything so far, interrupts and the kernel's own work included.
+pub(crate) fn machine_cpu_seconds() -> f64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<f64> =
+        text.lines().next().unwrap_or_default().split_whitespace().filter_map(|it| it.parse().ok()).collect();
+    // user, nice, system, (idle, iowait), irq, softirq: proc_stat(5).
+    [0, 1, 2, 5, 6].into_iter().filter_map(|index| fields.get(index)).sum::<f64>() / USER_HZ
+}
+
 /// The number behind `key:` in a file, 0 without it.
 fn field(file: &str, key: &str) -> f64 {
     let text = fs::read_to_string(file).unwrap_or_default();
