@@ -22,8 +22,9 @@ const REPLY_ROOM: usize = 1514;
 /// Takes a batch of frames from the link. An error means that the link is gone.
 pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) -> io::Result<()> {
     let frames = ctx.link.receive()?;
+    let mut reply = [0; REPLY_ROOM];
     for index in 0..frames {
-        if let Err(reason) = frame(ctx, flows, index) {
+        if let Err(reason) = frame(ctx, flows, index, &mut reply) {
             ctx.dropped(reason);
         }
     }
@@ -32,7 +33,12 @@ pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) ->
     Ok(())
 }
 
-fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -> Result<(), DropReason> {
+fn frame<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    index: usize,
+    reply: &mut [u8; REPLY_ROOM],
+) -> Result<(), DropReason> {
     let frame = ctx.link.frame(index).ok_or(DropReason::Offload)?;
     ctx.counters.received(frame.len);
     if ctx.capture.is_on() {
@@ -48,8 +54,7 @@ fn frame<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, index: usize) -
     if let Some(addr) = responder::claimed(source, &class, frame.head) {
         ctx.map.claim(addr);
     }
-    let mut reply = [0; REPLY_ROOM];
-    let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, &mut reply);
+    let answer = responder::respond(&ctx.services, source, &class, frame.head, |_| None, reply);
     if let Some(answer) = answer {
         let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;
         ctx.send(reply);

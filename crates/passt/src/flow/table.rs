@@ -5,8 +5,9 @@
 //! deletion keeps look-ups short without tombstones. The index has twice as many
 //! places as there are slots. It is zeroed memory that the kernel provides when
 //! first touched, and slots are appended only when no free one is left: a large
-//! table costs what it uses.
+//! table costs what it uses. Frames come in trains, so what was found last is looked at first.
 
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
@@ -31,6 +32,8 @@ pub struct Table<T> {
     free: Option<u32>,
     /// Slot number plus one; zero is an empty place.
     index: Vec<u32>,
+    /// The slot that was found last.
+    last: Cell<u32>,
     live: usize,
     capacity: usize,
     secret: (u64, u64),
@@ -56,6 +59,7 @@ impl<T> Table<T> {
             slots: Vec::with_capacity(capacity),
             free: None,
             index: vec![0; capacity * 2],
+            last: Cell::new(0),
             live: 0,
             capacity,
             secret,
@@ -100,7 +104,14 @@ impl<T> Table<T> {
 
     /// The flow that the guest's view `key` belongs to.
     pub fn find(&self, key: &Key) -> Option<Handle> {
+        let last = self.last.get();
+        if self.slots.get(last as usize).is_some_and(|slot| slot.key == *key)
+            && let Some(handle) = self.at(last)
+        {
+            return Some(handle);
+        }
         let slot = self.index[self.place_of(key)].checked_sub(1)?;
+        self.last.set(slot);
         Some(Handle { index: slot, generation: self.slots[slot as usize].generation })
     }
 
