@@ -164,8 +164,12 @@ impl Inside {
         let guest = net.empty_guest();
         let is_out = scenario.path == Path::LoopbackOut;
         let (here, there) = if is_out { (&net.host, &guest) } else { (&guest, &net.host) };
+        let address = match scenario.family {
+            Family::V4 => format!("127.0.0.1:{port}"),
+            Family::V6 => format!("[::1]:{port}"),
+        };
         let means = if scenario.kind.is_bulk() { "splice" } else { "proxy" };
-        let mut proxy = here.start_peer(&format!("{means} {} 127.0.0.1:{port}", there.name()));
+        let mut proxy = here.start_peer(&format!("{means} {} {address}", there.name()));
         proxy.wait_for("LISTENING");
         Self::Bare(proxy, guest)
     }

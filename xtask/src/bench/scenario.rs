@@ -248,7 +248,7 @@ impl fmt::Display for Scenario {
             Section::Cost => f.write_str(self.kind.name())?,
             Section::Tcp | Section::Udp => write!(f, "{}-{}-{path}", self.kind.name(), self.mtu)?,
         }
-        if section == Section::Tcp {
+        if section == Section::Tcp || self.control != Self::USUAL.control {
             write!(f, "-{}", self.control)?;
         }
         if self.family == Family::V6 {
@@ -306,7 +306,13 @@ pub(crate) fn all() -> Vec<Scenario> {
     let rr = Scenario { kind: Kind::TcpRr, ..USUAL };
     grid.extend([1, 1000, 10_000].map(|held| Scenario { held, ..rr }));
     for kind in [Kind::TcpOut, Kind::TcpRr, Kind::TcpCrr] {
-        grid.extend([Path::LoopbackOut, Path::LoopbackIn].map(|path| Scenario { kind, path, ..USUAL }));
+        for path in [Path::LoopbackOut, Path::LoopbackIn] {
+            let usual = Scenario { kind, path, ..USUAL };
+            grid.extend([usual, Scenario { family: Family::V6, ..usual }]);
+            if kind.is_bulk() {
+                grid.extend([Scenario { control: "bbr", ..usual }, Scenario { streams: 8, ..usual }]);
+            }
+        }
     }
     for kind in [Kind::UdpOut, Kind::UdpIn] {
         let loads = [Load::Single, Load::Segmented, Load::Paced];
@@ -342,7 +348,8 @@ mod tests {
         assert_eq!(names("tcp-in-1500-bbr"), ["tcp-in-1500-far-bbr", "tcp-in-1500-local-bbr"]);
         assert_eq!(names("tcp-out-8-1500"), ["tcp-out-1500-far-cubic-8"]);
         assert_eq!(names("bypass-out"), ["bypass-out"]);
-        assert_eq!(names("bypass-crr"), ["bypass-crr-out", "bypass-crr-in"]);
+        assert_eq!(names("bypass-bbr"), ["bypass-out-bbr", "bypass-in-bbr"]);
+        assert_eq!(names("bypass-crr-v6"), ["bypass-crr-out-v6", "bypass-crr-in-v6"]);
         assert_eq!(
             names("stream"),
             ["stream-out-65520", "stream-out-1500", "stream-in-65520", "stream-in-1500", "stream-rr-65520"]
