@@ -57,6 +57,9 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
     }
     let net = Net::new().context("namespaces could not be made, see above")?;
     let mut contenders = contender::find(&net, &options.peers);
+    if let Some(unknown) = options.only.iter().find(|&name| contenders.iter().all(|it| it.name != *name)) {
+        bail!("nobody here is called {unknown}");
+    }
     contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
     let mut report = Report::new(root, &contenders);
     for scenario in &options.scenarios {
