@@ -15,6 +15,8 @@ use passt_sys::msg;
 const ROOM: usize = 256 * 1024;
 /// Full segments of which there is to be room for a sender to go on while earlier ones are dealt with.
 const SEGMENTS: usize = 16;
+/// Promise while next to nothing is left.
+const SMALL_ROOM: usize = 16 * 1024;
 /// The most that is promised to one connection: [`SEGMENTS`] of the largest.
 const MAX_ROOM: usize = 1024 * 1024;
 const BLOCK: usize = 64 * 1024;
@@ -52,9 +54,15 @@ impl Pool {
         Self { memory: vec![0; usize::from(BLOCKS) * BLOCK], next, free: 0, free_count: BLOCKS }
     }
 
-    /// Whether a promise of `room` bytes can be kept, though not many at once.
-    pub fn has_room(&self, room: usize) -> bool {
-        usize::from(self.free_count) * BLOCK >= room
+    /// What to promise to a connection that should have `room` bytes: less while others have much, so
+    /// that a crowd that stalls leaves something to the rest.
+    pub fn promise(&self, room: usize) -> usize {
+        let all = usize::from(BLOCKS) * BLOCK;
+        match usize::from(self.free_count) * BLOCK {
+            free if free >= all - all / 4 => room,
+            free if free >= ROOM => room.min(ROOM),
+            _ => room.min(SMALL_ROOM),
+        }
     }
 
     /// Adds what `data` has behind its first `skip` bytes to `rest`; returns how many bytes found room.
@@ -208,11 +216,16 @@ mod tests {
     fn an_empty_pool_takes_nothing() {
         let (mut pool, mut rests) = (Pool::new(), Vec::new());
         let bytes = vec![1; MAX_ROOM];
-        while pool.has_room(1) {
+        while pool.free_count > 0 {
             let mut rest = None;
+            let lent = usize::from(BLOCKS - pool.free_count);
+            let promise = if lent <= usize::from(BLOCKS) / 4 { MAX_ROOM } else { ROOM };
+            assert_eq!(pool.promise(MAX_ROOM), promise, "{lent} blocks lent");
+            assert_eq!(pool.promise(1000), 1000);
             assert!(pool.add(&mut rest, &Gather::of(&bytes), 0) > 0);
             rests.push(rest);
         }
+        assert_eq!(pool.promise(MAX_ROOM), SMALL_ROOM);
         let mut late = None;
         assert_eq!(pool.add(&mut late, &Gather::of(&bytes), 0), 0);
         assert!(late.is_none());
@@ -220,7 +233,7 @@ mod tests {
         for rest in rests {
             pool.give_back(rest);
         }
-        assert!(pool.has_room(usize::from(BLOCKS) * BLOCK));
+        assert_eq!(pool.free_count, BLOCKS);
     }
 
     proptest! {

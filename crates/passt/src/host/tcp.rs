@@ -32,8 +32,6 @@ use crate::worker::Context;
 /// From this round trip on, acknowledgements to the guest are those of the
 /// host's peer; a nearer peer would leave the guest waiting for our timer.
 const FAR: Duration = Duration::from_millis(2);
-/// Promise to a guest while the pool of slack is empty.
-const SMALL_ROOM: u32 = 16 * 1024;
 /// Largest MTU of a link.
 const MAX_MTU: u16 = 65_520;
 /// Super-frames sent for one flow before others get their turn.
@@ -120,8 +118,7 @@ impl Tcp {
     }
 
     fn room(&self) -> u32 {
-        let room = self.config[0].room;
-        if self.slack.has_room(room as usize) { room } else { SMALL_ROOM }
+        count(self.slack.promise(self.config[0].room as usize))
     }
 }
 
