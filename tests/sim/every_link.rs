@@ -7,7 +7,7 @@ use smoltcp::socket::dhcpv4;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpCidr;
 
-use crate::engine::{End, GUEST4, HOST4, MIB, Memory, World, bad};
+use crate::engine::{Backlogged, End, GUEST4, HOST4, MIB, Memory, World, bad};
 use crate::link::Node;
 use crate::stream::Machine;
 use crate::{ms, secs, seeds};
@@ -28,6 +28,7 @@ macro_rules! on {
 macro_rules! on_all {
     ($($name:ident)*) => {
         on!(memory, super::Memory: $($name)*);
+        on!(backlogged, super::Backlogged: $($name)*);
         on!(stream, super::Machine: $($name)*);
     };
 }
@@ -175,4 +176,17 @@ fn configuration_by_dhcp<E: End>() {
     world.guest.iface.update_ip_addrs(|list| list.push(IpCidr::Ipv4(address)).expect("room"));
     world.connect(true, MIB, MIB);
     world.run_to_end();
+}
+
+/// While more frames wait the guest needs no answer to each batch, and once none do it has all.
+#[test]
+fn a_backlog_is_acknowledged_together() {
+    let mut world = World::<Backlogged>::usual(0, &[]);
+    for v4 in [true, false, true] {
+        world.connect(v4, 4 * MIB, 0);
+    }
+    world.run_to_end();
+    let counters = &world.worker.context().counters;
+    let (received, sent) = (counters.from_guest.frames, counters.to_guest.frames);
+    assert!(sent * 4 < received, "{sent} answers to {received} frames, of which two make a batch");
 }

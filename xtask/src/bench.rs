@@ -106,7 +106,7 @@ fn run(net: &Net, scenario: &Scenario, contenders: &[Contender], options: &Optio
             let contender = contenders[(round + turn) % contenders.len()];
             // The harness panics where a test would have failed: here that is
             // a contender's result like any other.
-            let turn = Turn { net, scenario, contender, seconds: options.seconds, trace: round == 0 };
+            let turn = Turn { net, scenario, contender, seconds: options.seconds, round };
             let outcome = catch_unwind(AssertUnwindSafe(|| turn.measure()));
             let outcome = outcome.unwrap_or_else(|panic| Outcome::Failed(reason(panic.as_ref())));
             eprintln!(

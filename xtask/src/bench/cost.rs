@@ -76,7 +76,7 @@ pub(crate) fn idle(turn: &Turn<'_>) -> Result<Sample, String> {
             let value = (translator.wakeups() - before) / f64::from(turn.seconds);
             // To be traced wakes it too.
             let calls = || translator.system_calls(wait).0 - translator.system_calls(|| ()).0;
-            let calls = turn.trace.then(|| calls().max(0.0) / f64::from(turn.seconds));
+            let calls = (turn.round == 0).then(|| calls().max(0.0) / f64::from(turn.seconds));
             Sample { system_calls: calls, ..Sample::of(value) }
         }
     })

@@ -28,8 +28,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) contender: &'a Contender,
     /// How long to measure.
     pub(crate) seconds: u32,
-    /// Whether to count system calls afterwards.
-    pub(crate) trace: bool,
+    /// Which one it is of this scenario's with this contender, from 0.
+    pub(crate) round: usize,
 }
 
 impl Turn<'_> {
@@ -62,6 +62,10 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
         translators.chain(inside.device()).for_each(pin);
     }
     let crowd = ends.crowd(scenario.held)?;
+    // The second to go may find larger windows and warmer memory: they take turns.
+    let one = || (scenario.streams > 1).then(|| ends.streams(scenario, 1, turn.seconds)).transpose();
+    let is_first = turn.round.is_multiple_of(2);
+    let mut alone = if is_first { one()? } else { None };
 
     let cpu = || translator.as_ref().map(Translator::cpu_seconds);
     let before = (cpu(), places.map(counters), machine_cpu_seconds());
@@ -70,8 +74,11 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let spent = machine_cpu_seconds() - before.2;
     let after = places.map(counters);
     let [guest, host, peer] = &std::array::from_fn(|i| change(&before.1[i], &after[i]));
+    if !is_first {
+        alone = one()?;
+    }
     let traced =
-        translator.filter(|_| turn.trace).map(|it| it.system_calls(|| ends.transfer(scenario, TRACED)));
+        translator.filter(|_| turn.round == 0).map(|it| it.system_calls(|| ends.transfer(scenario, TRACED)));
     drop(crowd);
 
     let unit = if scenario.kind.is_bulk() { 1e3 } else { 1e6 };
@@ -80,6 +87,7 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
         value: moved.rate,
         cpu: used.map(|used| used / moved.amount),
         part: used.map(|used| used / spent),
+        of_one: alone.map(|one| moved.rate / one.rate),
         system_calls: traced.and_then(|(calls, moved)| Some(calls / moved.ok()?.amount / unit)),
         resent: is_tcp.then(|| share(guest, &["RetransSegs", "TCPOFOQueue", "TCPDSACKOldSent"])),
         resent_beyond: is_tcp.then(|| share(host, &["RetransSegs"]).max(share(peer, &["RetransSegs"]))),
@@ -139,15 +147,14 @@ impl<'a> Ends<'a> {
             Kind::UdpRr => self.transactions("udp-serve", "udp-rr", seconds),
             Kind::UdpOut => self.datagrams(false, scenario.load, seconds),
             Kind::UdpIn => self.datagrams(true, scenario.load, seconds),
-            // By the loopback both directions are from client to server.
-            kind => {
-                self.streams(kind == Kind::TcpIn && !scenario.path.is_loopback(), scenario.streams, seconds)
-            }
+            _ => self.streams(scenario, scenario.streams, seconds),
         }
     }
 
-    /// iperf3's streams.
-    fn streams(&self, to_client: bool, count: u32, seconds: u32) -> Result<Moved, String> {
+    /// Streams of iperf3.
+    fn streams(&self, scenario: &Scenario, count: u32, seconds: u32) -> Result<Moved, String> {
+        // By the loopback both directions are from client to server.
+        let to_client = scenario.kind == Kind::TcpIn && !scenario.path.is_loopback();
         let Self { to, port, .. } = self;
         let mut server = self.server.start(&format!("iperf3 -s -1 -p {port} --forceflush"));
         server.wait_for("Server listening");

@@ -65,6 +65,9 @@ pub(crate) struct Sample {
     pub(crate) part: Option<f64>,
     /// The translator's system calls for a MB, for a transaction, or in a second.
     pub(crate) system_calls: Option<f64>,
+    /// Several streams' rate, of that of one before or after them on the same link.
+    #[serde(default)]
+    pub(crate) of_one: Option<f64>,
     /// The share of the guest's segments that it sent again, or that came behind a gap or twice.
     pub(crate) resent: Option<f64>,
     /// The share of segments that the host or the peer sent again, whichever is larger.
@@ -87,7 +90,7 @@ struct Figure {
     text: fn(f64) -> String,
 }
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     Figure {
         title: "CPU seconds of the translator for each GB, or each million transactions or datagrams",
         of: |sample| sample.cpu,
@@ -103,6 +106,7 @@ const FIGURES: [Figure; 6] = [
         of: |sample| sample.system_calls,
         text: short,
     },
+    Figure { title: "Several streams' rate, of one stream's", of: |sample| sample.of_one, text: short },
     Figure { title: "Segments sent again on the guest's link", of: |sample| sample.resent, text: percent },
     Figure {
         title: "Segments sent again beyond it, between host and peer",
@@ -121,6 +125,7 @@ impl Outcome {
                 let more = [
                     sample.cpu.map(|cpu| format!(", CPU {}", short(cpu))),
                     sample.system_calls.map(|calls| format!(", {} system calls", short(calls))),
+                    sample.of_one.map(|ratio| format!(", {} of one stream", short(ratio))),
                     sample.resent.map(|share| format!(", {} sent again", percent(share))),
                     sample.resent_beyond.map(|share| format!(", {} beyond", percent(share))),
                     sample.lost.map(|share| format!(", {} lost", percent(share))),
@@ -353,6 +358,7 @@ and the most in parentheses.
   the host's veth; *local*: on the host itself) and the congestion control of every namespace;
   *v6*: by IPv6, else IPv4; *8*: streams at once, else one; *held-N*: while N idle connections are
   open.
+- One stream is measured beside several, before them and after them in turn, by the same translator.
 - *tcp-out* is iperf3 from the guest, *tcp-in* to it. *tcp-rr* exchanges a byte each
   way over one connection, *tcp-crr* over a new one each time, all parties on one CPU.
 - *bypass* is the same between the loopback interfaces of guest and host, by a forwarded port:

@@ -36,6 +36,8 @@ const FAR: Duration = Duration::from_millis(2);
 const MAX_MTU: u16 = 65_520;
 /// Super-frames sent for one flow before others get their turn.
 const BURST: usize = 8;
+/// Batches for which an acknowledgement waits at most while frames keep coming: about a millisecond.
+const PATIENCE: u8 = 8;
 /// Bytes of the buffer that skipped data goes to where `SO_PEEK_OFF` is missing.
 const SCRATCH: usize = 64 * 1024;
 
@@ -49,6 +51,12 @@ pub struct Tcp {
     pieces: Vec<Piece>,
     /// Connections that got a segment in the batch.
     dirty: Vec<Handle>,
+    /// Connections that acknowledge once the link is quiet.
+    late: Vec<Handle>,
+    /// Batches for which the first of them has waited.
+    waited: u8,
+    /// There was a batch in this round of the loop.
+    received: bool,
     scratch: Vec<u8>,
     /// Whether `SO_PEEK_OFF` is used where the kernel has it, for IPv4 since 6.9 and for IPv6
     /// since 6.11. Only tests switch it off.
@@ -72,6 +80,8 @@ pub struct TcpFlow {
     batch: Option<(usize, usize)>,
     /// Is in [`Tcp::dirty`].
     dirty: bool,
+    /// Is in [`Tcp::late`].
+    late: bool,
     rest: Option<Rest>,
     /// Where the kernel would peek next; `None` where it knows no peek offset.
     peek_offset: Option<u32>,
@@ -107,6 +117,9 @@ impl Tcp {
             slack: Pool::new(),
             pieces: Vec::with_capacity(MAX_BATCH),
             dirty: Vec::with_capacity(MAX_BATCH),
+            late: Vec::with_capacity(MAX_BATCH),
+            waited: 0,
+            received: false,
             scratch: vec![0; SCRATCH],
             use_peek_offset: true,
         }
@@ -115,6 +128,11 @@ impl Tcp {
     fn config(&self, addr: Addr) -> tcp::Config {
         let [v4, v6] = self.config;
         if addr.is_v4() { v4 } else { v6 }
+    }
+
+    /// Whether acknowledgements wait for the link to be quiet: the loop may not sleep over them.
+    pub(crate) fn has_late(&self) -> bool {
+        !self.late.is_empty()
     }
 
     fn room(&self) -> u32 {
@@ -161,6 +179,34 @@ pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) 
     }
     ctx.tcp.dirty.clear();
     ctx.tcp.pieces.clear();
+    ctx.tcp.received = true;
+    ctx.tcp.waited += 1;
+    if !ctx.link.is_backlogged() || ctx.tcp.waited >= PATIENCE {
+        acknowledge_late(ctx, flows);
+    }
+}
+
+/// A round of the loop ends: one in which the guest sent nothing is quiet, however full the batch before it.
+pub(crate) fn end_round<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    if !std::mem::take(&mut ctx.tcp.received) {
+        acknowledge_late(ctx, flows);
+    }
+}
+
+fn acknowledge_late<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
+    ctx.tcp.waited = 0;
+    for next in 0..ctx.tcp.late.len() {
+        let handle = ctx.tcp.late[next];
+        with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+            Flow::Tcp(flow) => {
+                flow.late = false;
+                flow.conn.handle(ctx.now, Event::Quiet);
+                flow.pull(ctx, handle)
+            }
+            _ => Verdict::Keep,
+        });
+    }
+    ctx.tcp.late.clear();
 }
 
 /// A segment of no known connection: a new one, or RFC 9293, section 3.10.7.1.
@@ -259,6 +305,7 @@ fn begin<L: Link>(
         path,
         batch: None,
         dirty: false,
+        late: false,
         rest: None,
         peek_offset,
         ended: false,
@@ -325,7 +372,14 @@ impl TcpFlow {
                 Err(_) => return self.broken(ctx, handle),
             }
         }
-        self.pull(ctx, handle)
+        if ctx.link.is_backlogged() && ctx.tcp.late.len() < MAX_BATCH {
+            self.conn.handle(ctx.now, Event::Busy);
+        }
+        let verdict = self.pull(ctx, handle);
+        if self.conn.awaits_quiet() && !std::mem::replace(&mut self.late, true) {
+            ctx.tcp.late.push(handle);
+        }
+        verdict
     }
 
     /// Queues a chain of pieces as far as it fits one call; returns where the rest begins.

@@ -38,6 +38,8 @@ pub struct Channel {
     /// What the engine sent.
     pub to_guest: VecDeque<Packet>,
     batch: Vec<Packet>,
+    /// Frames received at once, at most.
+    pub batch_limit: usize,
     sending: Vec<u8>,
 }
 
@@ -49,6 +51,7 @@ impl Channel {
             from_guest: VecDeque::new(),
             to_guest: VecDeque::new(),
             batch: Vec::new(),
+            batch_limit: usize::MAX,
             sending: vec![0; MAX_HEADERS + MAX_PAYLOAD + MIN_FRAME],
         }
     }
@@ -72,8 +75,13 @@ impl Link for Channel {
 
     fn receive(&mut self) -> io::Result<usize> {
         self.batch.clear();
-        self.batch.extend(self.from_guest.drain(..));
-        Ok(self.batch.len())
+        let count = self.from_guest.len().min(self.batch_limit);
+        self.batch.extend(self.from_guest.drain(..count));
+        Ok(count)
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.batch.len() == self.batch_limit
     }
 
     fn frame(&self, index: usize) -> Option<Frame<'_>> {

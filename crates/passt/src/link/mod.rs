@@ -70,6 +70,11 @@ pub trait Link {
     /// now. An error means that the link is gone.
     fn receive(&mut self) -> io::Result<usize>;
 
+    /// Whether the last batch ended because it was full: more frames wait, most likely.
+    fn is_backlogged(&self) -> bool {
+        false
+    }
+
     /// Frame `index` of the last batch; `None` if it was malformed.
     fn frame(&self, index: usize) -> Option<Frame<'_>>;
 

@@ -178,6 +178,10 @@ impl Link for StreamLink {
         result
     }
 
+    fn is_backlogged(&self) -> bool {
+        self.incoming.received == self.incoming.bytes.len()
+    }
+
     fn frame(&self, index: usize) -> Option<Frame<'_>> {
         let bytes = self.incoming.frame(index)?;
         let head = bytes.get(..HEAD_LEN).unwrap_or(bytes);

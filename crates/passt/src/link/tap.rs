@@ -34,6 +34,8 @@ pub struct TapLink {
     /// Frames received, metadata included, one behind the other.
     received: Vec<u8>,
     frames: Vec<Range<usize>>,
+    /// The last batch was full.
+    backlogged: bool,
     /// The frame to be sent: metadata, headers, payload from [`PAYLOAD_START`] on.
     sending: Vec<u8>,
     mtu: usize,
@@ -46,6 +48,7 @@ impl TapLink {
             tap,
             received: vec![0; BATCH_BYTES + FRAME_ROOM],
             frames: Vec::with_capacity(BATCH_FRAMES),
+            backlogged: false,
             sending: vec![0; PAYLOAD_START + MAX_PAYLOAD + MIN_FRAME],
             mtu,
         }
@@ -83,8 +86,13 @@ impl Link for TapLink {
 
     fn receive(&mut self) -> io::Result<usize> {
         self.frames.clear();
+        self.backlogged = false;
         let mut end = 0;
-        while end < BATCH_BYTES && self.frames.len() < BATCH_FRAMES {
+        loop {
+            if end >= BATCH_BYTES || self.frames.len() >= BATCH_FRAMES {
+                self.backlogged = true;
+                break;
+            }
             match self.tap.read(&mut self.received[end..end + FRAME_ROOM]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
@@ -99,6 +107,10 @@ impl Link for TapLink {
             }
         }
         Ok(self.frames.len())
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.backlogged
     }
 
     fn frame(&self, index: usize) -> Option<Frame<'_>> {

@@ -110,7 +110,7 @@ impl<L: Link> Worker<L> {
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
         let resumes = !self.ctx.waiting.is_empty() && !self.ctx.link.is_congested();
-        if resumes || !self.ctx.ready.is_empty() {
+        if resumes || !self.ctx.ready.is_empty() || self.ctx.tcp.has_late() {
             return Some(self.ctx.now);
         }
         let Context { timers, forward, pressure, .. } = &self.ctx;
@@ -159,6 +159,7 @@ impl<L: Link> Worker<L> {
                 }
             }
         }
+        host::tcp::end_round(&mut self.ctx, &mut self.flows);
         for _ in 0..self.ctx.ready.len() {
             let Some(index) = self.ctx.ready.pop() else { break };
             if let Some(handle) = self.flows.at(index) {

@@ -78,6 +78,11 @@ pub enum Event {
         /// Bytes that the engine still holds.
         held: u32,
     },
+    /// More of the guest's frames wait on the link: what is to be acknowledged may wait for [`Event::Quiet`]
+    /// where the guest has enough under way to go on.
+    Busy,
+    /// Nothing waits on the link any more, or did so for long enough.
+    Quiet,
     /// Answer to [`Action::AskUnacknowledged`].
     Unacknowledged {
         /// Bytes (and FIN) that the host's kernel has, but not its peer (`SIOCOUTQ`).
@@ -315,6 +320,11 @@ impl Connection {
     /// Whether the host's connect is still under way.
     pub fn is_connecting(&self) -> bool {
         matches!(self.state, State::Connecting { .. })
+    }
+
+    /// Whether an acknowledgement waits for [`Event::Quiet`], or for data to travel with.
+    pub fn awaits_quiet(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.awaits_quiet())
     }
 
     /// Whether the guest has not confirmed yet that it opens the connection.

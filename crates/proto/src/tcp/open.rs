@@ -80,6 +80,8 @@ impl Open {
         match event {
             Event::Readable => self.tx.readable(now),
             Event::Queued { taken, held, room } => self.rx.queued(now, taken, held, room),
+            Event::Busy => self.rx.busy(),
+            Event::Quiet => self.rx.quiet(),
             Event::Flushed { held } => self.rx.flushed(now, held),
             Event::Unacknowledged { bytes } => self.rx.unacknowledged(now, bytes),
             Event::Timeout => self.timeout(now)?,
@@ -159,6 +161,10 @@ impl Open {
 
     pub(super) fn mss(&self) -> u32 {
         self.tx.mss()
+    }
+
+    pub(super) fn awaits_quiet(&self) -> bool {
+        self.rx.awaits_quiet()
     }
 
     pub(super) fn retransmitted(&self) -> u32 {

@@ -69,6 +69,8 @@ struct Far {
 enum Ack {
     No,
     At(Instant),
+    /// Once the link is quiet.
+    WhenQuiet,
     /// If it would tell anything new.
     IfNews,
     Now,
@@ -132,7 +134,7 @@ impl Receive {
         match self.ack {
             Ack::No if delay => self.ack = Ack::At(now + ACK_DELAY),
             Ack::At(_) if delay => {}
-            Ack::No | Ack::At(_) => self.ack = Ack::IfNews,
+            Ack::No | Ack::At(_) | Ack::WhenQuiet => self.ack = Ack::IfNews,
             Ack::IfNews | Ack::Now => {}
         }
     }
@@ -149,6 +151,24 @@ impl Receive {
         self.pending = 0;
         self.held = held;
         self.poll_far(now);
+    }
+
+    /// A guest whose window is half full, or more, needs to hear of it.
+    pub(super) fn busy(&mut self) {
+        let unacked = self.next.distance(self.acked);
+        if self.ack == Ack::IfNews && self.held == 0 && unacked < self.room / 2 {
+            self.ack = Ack::WhenQuiet;
+        }
+    }
+
+    pub(super) fn quiet(&mut self) {
+        if self.awaits_quiet() {
+            self.ack = Ack::IfNews;
+        }
+    }
+
+    pub(super) fn awaits_quiet(&self) -> bool {
+        self.ack == Ack::WhenQuiet
     }
 
     pub(super) fn flushed(&mut self, now: Instant, held: u32) {

@@ -282,6 +282,52 @@ fn data_is_acknowledged_when_queued() {
 }
 
 #[test]
+fn an_acknowledgement_waits_while_more_is_on_the_link() {
+    let mut t = Trace::established();
+    let arrives = |t: &mut Trace, seq, len| {
+        t.gets(seg(ACK, seq, 5001), len);
+        t.event(Event::Busy);
+    };
+    arrives(&mut t, 1001, 2000);
+    t.quiet();
+    assert!(t.conn.awaits_quiet());
+    arrives(&mut t, 3001, 2000);
+    t.quiet();
+    t.event(Event::Quiet);
+    t.acks(5001);
+    assert!(!t.conn.awaits_quiet());
+    // Half of the window is as much as may wait.
+    arrives(&mut t, 5001, ROOM / 2 - 1);
+    t.quiet();
+    arrives(&mut t, 5000 + ROOM / 2, 1);
+    t.acks(5001 + ROOM / 2);
+    // What asks to be told does not wait: a gap, an end.
+    arrives(&mut t, 20_001, 1);
+    t.acks(5001 + ROOM / 2);
+    t.gets(seg(FIN, 5001 + ROOM / 2, 5001), 10);
+    t.event(Event::Busy);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(5012 + ROOM / 2);
+    // Nothing is owed to a guest that was told.
+    t.event(Event::Busy);
+    t.event(Event::Quiet);
+    t.quiet();
+}
+
+#[test]
+fn an_acknowledgement_that_waits_travels_with_data() {
+    let mut t = Trace::established();
+    t.gets(seg(ACK, 1001, 5001), 2000);
+    t.event(Event::Busy);
+    t.quiet();
+    t.event(Event::Readable);
+    assert!(matches!(t.action(), Some(Action::Peek { .. })));
+    assert_eq!(t.conn.transmit(t.now, 100, true, false).ack, Seq(3001));
+    t.event(Event::Quiet);
+    t.quiet();
+}
+
+#[test]
 fn a_gap_is_told_each_time() {
     // RFC 5681, section 4.2.
     let mut t = Trace::established();

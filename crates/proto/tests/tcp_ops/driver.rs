@@ -61,6 +61,8 @@ struct World {
     fin: bool,
     shut: bool,
     unacknowledged: u32,
+    /// Last acknowledged to the guest.
+    told: Option<Seq>,
     /// Furthest right edge promised to the guest, and by it.
     edge: Option<Seq>,
     guest_edge: Seq,
@@ -99,6 +101,7 @@ impl World {
             fin: false,
             shut: false,
             unacknowledged: 0,
+            told: None,
             edge: None,
             guest_edge: ISS + 1,
             guest_scale: None,
@@ -175,11 +178,23 @@ impl World {
                 self.now = self.conn.as_ref()?.next_timeout().unwrap_or(self.now).max(self.now);
                 self.event(Event::Timeout);
             }
-            _ if bytes.u8()? == 0 => self.event(Event::Failed),
-            _ => {}
+            _ => match bytes.u8()? {
+                0 => self.event(Event::Failed),
+                1..128 => self.quiet(bytes),
+                _ => {}
+            },
         }
         self.settle(bytes);
         Some(())
+    }
+
+    /// What has waited is told then.
+    fn quiet(&mut self, bytes: &mut Bytes) {
+        let due = !self.far && self.conn.as_ref().is_some_and(Connection::awaits_quiet);
+        self.event(Event::Quiet);
+        self.settle(bytes);
+        let told = self.conn.is_none() || self.told == Some(self.queued_end());
+        assert!(!due || told, "{:?} instead of {:?}", self.told, self.queued_end());
     }
 
     fn event(&mut self, event: Event) {
@@ -221,6 +236,9 @@ impl World {
             self.held += self.pushed >> (bytes.u8()? % 4) >> 1;
             self.event(Event::Queued { taken: self.pushed, held: self.held, room: self.config.room });
             self.pushed = 0;
+            if bytes.u8()? % 4 == 0 {
+                self.event(Event::Busy);
+            }
             self.settle(bytes);
         }
         Some(())
@@ -306,6 +324,7 @@ impl World {
         }
         if segment.flags.contains(Flags::ACK) {
             assert!(!segment.ack.after(self.queued_end()), "acknowledges what the host does not have");
+            self.told = Some(segment.ack);
             let scale = if syn || self.guest_scale.is_none() { 0 } else { self.scale };
             let edge = segment.ack + (u32::from(segment.window) << scale);
             assert!(self.edge.is_none_or(|before| !edge.before(before)), "the right edge moved back");
