@@ -289,6 +289,36 @@ fn stalled_transfers_leak_nothing() {
     drop(servers);
 }
 
+/// Where the system's congestion control paces, connections through which bulk data goes have another one, and
+/// only on the side where it goes out.
+#[test]
+fn bulk_is_not_paced() {
+    let Some((guest, net)) = started("") else { return };
+    if !net.host.run("sysctl -n net.ipv4.tcp_available_congestion_control").contains("bbr") {
+        return passt_tests::skip("this kernel has no bbr");
+    }
+    small_buffers(&guest, &net);
+    for place in [&guest as &dyn Place, &net.host] {
+        place.sysctl("net.ipv4.tcp_congestion_control=bbr");
+    }
+    for (client, server, port) in ways(&guest, &net) {
+        let _server = server.serve(&format!("[::]:{port}"));
+        // Two to the client, one that sends nothing yet, one to the server.
+        let mut transfers = client.start_peer(&format!("stalled {} 4", at("127.0.0.1", port)));
+        transfers.wait_for("STALLED");
+        let unpaced = |place: &dyn Place, ours: &str| {
+            let table = place.run(&format!("ss -tniHO {ours} = :{port}"));
+            let count = |name| table.split_whitespace().filter(|word| *word == name).count();
+            assert!(count("bbr") > 0, "{table}");
+            count("reno")
+        };
+        eventually("two towards the client", || (unpaced(client, "sport") == 2).then_some(()));
+        eventually("one towards the server", || (unpaced(server, "dport") == 1).then_some(()));
+        transfers.write("go\n");
+        transfers.succeed();
+    }
+}
+
 /// Sockets that hold little, so that what finds no room has to wait in between.
 fn small_buffers(guest: &Guest, net: &Net) {
     for place in [guest as &dyn Place, &net.host] {

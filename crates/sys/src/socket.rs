@@ -54,18 +54,8 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
 /// (`tcpi_rtt` of `TCP_INFO`, include/uapi/linux/tcp.h), as the handshake measured it.
 pub fn round_trip_us(fd: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: all-zero is a valid tcp_info, plain integers.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `info`, which is that long.
-    result(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
-    } as isize)?;
+    let info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let info = get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info)?;
     Ok(info.tcpi_rtt)
 }
 
@@ -87,18 +77,8 @@ pub fn bind_to_device(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 /// `SO_PEERCRED`, unix(7): the process at the other end when the connection was made; 0
 /// if this PID namespace doesn't have it. (rustix demands that a PID is not 0.)
 pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
-    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `peer`, which is that long.
-    result(unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            &raw mut len,
-        )
-    } as isize)?;
+    let peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let peer = get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, peer)?;
     Ok(peer.pid)
 }
 
@@ -107,20 +87,24 @@ pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
 pub fn peer_process(fd: impl AsFd) -> io::Result<OwnedFd> {
     /// include/uapi/asm-generic/socket.h
     const SO_PEERPIDFD: i32 = 77;
-    let mut peer: RawFd = -1;
-    let mut len = size_of::<RawFd>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `peer`, which is that long.
-    result(unsafe {
-        libc::getsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PEERPIDFD,
-            (&raw mut peer).cast(),
-            &raw mut len,
-        )
-    } as isize)?;
+    let peer: RawFd = get(fd.as_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, -1)?;
     // SAFETY: the kernel has opened this descriptor for us just now.
     Ok(unsafe { OwnedFd::from_raw_fd(peer) })
+}
+
+/// `TCP_CONGESTION`, tcp(7): the name of a connection's congestion control, ended by a zero.
+pub fn congestion_control(fd: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
+    get(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, [0; 16])
+}
+
+/// The value of an option that has the layout of `T`, a plain C type of which any bytes are valid. What the kernel
+/// does not write is as in `value`.
+fn get<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, mut value: T) -> io::Result<T> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, which is that long.
+    result(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) }
+        as isize)?;
+    Ok(value)
 }
 
 /// Sets an option whose value has the layout of `T`, a plain C type.

@@ -7,6 +7,9 @@
 //! nothing more is read until it is gone: the sender's kernel sees a full window. Where
 //! no pipe can be had, data stays in the receive queue until it is sent on.
 //!
+//! A congestion control that paces would have each of the two connections wait for what it
+//! believes the other's pace to be, on a link that has none: bulk data leaves under one that does not.
+//!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
 mod pipe;
@@ -21,7 +24,7 @@ use passt_sys::seccomp::{Call, Choice, Sysno};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketType};
+use rustix::net::{Shutdown, SocketType, sockopt};
 use rustix::pipe::{SpliceFlags, splice};
 
 use self::pipe::{Pipe, Pipes};
@@ -46,6 +49,10 @@ const PIPE_SIZE: &[Choice] = &[&[(1, 1031)], &[(1, 1032)]];
 
 /// Steps for one flow and direction before others get their turn.
 const BURST: usize = 16;
+/// Congestion controls that send as the window allows: their names as the kernel has them.
+const WINDOWED: [&[u8]; 2] = [b"cubic\0", b"reno\0"];
+/// One of them, which every kernel has and everybody may use.
+const UNPACED: &str = "reno";
 /// Less than this at a time is copied.
 const SMALL: usize = 16 * 1024;
 /// The client's end, which was accepted, and the end that was connected for it.
@@ -80,6 +87,8 @@ struct End {
     reset: bool,
     /// The loop tells when there is room again.
     watched_for_room: bool,
+    /// Bulk data has gone out here.
+    unpaced: bool,
 }
 
 #[derive(Debug)]
@@ -204,7 +213,19 @@ fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
 
 impl End {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, finished: false, reset: false, watched_for_room: false }
+        Self { fd, readable: false, finished: false, reset: false, watched_for_room: false, unpaced: false }
+    }
+
+    /// Sends without pacing from now on. Only asked for when data is plenty: a short connection
+    /// ends before it matters.
+    fn unpace(&mut self) {
+        if std::mem::replace(&mut self.unpaced, true) {
+            return;
+        }
+        let control = socket::congestion_control(self.fd.as_fd()).unwrap_or_default();
+        if !WINDOWED.iter().any(|name| control.starts_with(name)) {
+            let _ = sockopt::set_tcp_congestion(&self.fd, UNPACED);
+        }
     }
 }
 
@@ -395,6 +416,7 @@ impl SpliceFlow {
 
     /// Moves data into a pipe.
     fn fill<L: Link>(&mut self, ctx: &mut Context<L>, from: usize) -> io::Result<Step> {
+        self.ends[1 - from].unpace();
         let way = &mut self.ways[from];
         way.pipe = way.pipe.take().or_else(|| ctx.splice.pipes.take());
         let Some(pipe) = &way.pipe else {
