@@ -53,7 +53,7 @@ pub struct Tcp {
     dirty: Vec<Handle>,
     /// Connections that acknowledge once the link is quiet.
     late: Vec<Handle>,
-    /// Batches for which the first of them has waited.
+    /// Batches for which the first of them has waited, its own included.
     waited: u8,
     /// There was a batch in this round of the loop.
     received: bool,
@@ -180,15 +180,17 @@ pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) 
     ctx.tcp.dirty.clear();
     ctx.tcp.pieces.clear();
     ctx.tcp.received = true;
-    ctx.tcp.waited += 1;
-    if !ctx.link.is_backlogged() || ctx.tcp.waited >= PATIENCE {
-        acknowledge_late(ctx, flows);
+    if ctx.tcp.has_late() {
+        ctx.tcp.waited += 1;
+        if !ctx.link.is_backlogged() || ctx.tcp.waited >= PATIENCE {
+            acknowledge_late(ctx, flows);
+        }
     }
 }
 
 /// A round of the loop ends: one in which the guest sent nothing is quiet, however full the batch before it.
 pub(crate) fn end_round<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
-    if !std::mem::take(&mut ctx.tcp.received) {
+    if !std::mem::take(&mut ctx.tcp.received) && ctx.tcp.has_late() {
         acknowledge_late(ctx, flows);
     }
 }
@@ -374,12 +376,11 @@ impl TcpFlow {
         }
         if ctx.link.is_backlogged() && ctx.tcp.late.len() < MAX_BATCH {
             self.conn.handle(ctx.now, Event::Busy);
+            if self.conn.awaits_quiet() && !std::mem::replace(&mut self.late, true) {
+                ctx.tcp.late.push(handle);
+            }
         }
-        let verdict = self.pull(ctx, handle);
-        if self.conn.awaits_quiet() && !std::mem::replace(&mut self.late, true) {
-            ctx.tcp.late.push(handle);
-        }
-        verdict
+        self.pull(ctx, handle)
     }
 
     /// Queues a chain of pieces as far as it fits one call; returns where the rest begins.
