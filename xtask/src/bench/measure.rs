@@ -62,14 +62,16 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
         translators.chain(inside.device()).for_each(pin);
     }
     let crowd = ends.crowd(scenario.held)?;
-    // The second to go may find larger windows and warmer memory: they take turns.
-    let one = || (scenario.streams > 1).then(|| ends.streams(scenario, 1, turn.seconds)).transpose();
+    // Several streams share their time with one. The second to go may find warmer memory: they take turns.
+    let shared = scenario.streams > 1;
+    let seconds = if shared { (turn.seconds / 2).max(1) } else { turn.seconds };
+    let one = || shared.then(|| ends.streams(scenario, 1, seconds)).transpose();
     let is_first = turn.round.is_multiple_of(2);
     let mut alone = if is_first { one()? } else { None };
 
     let cpu = || translator.as_ref().map(Translator::cpu_seconds);
     let before = (cpu(), places.map(counters), machine_cpu_seconds());
-    let moved = ends.transfer(scenario, turn.seconds)?;
+    let moved = ends.transfer(scenario, seconds)?;
     let used = cpu().zip(before.0).map(|(after, before)| after - before);
     let spent = machine_cpu_seconds() - before.2;
     let after = places.map(counters);
