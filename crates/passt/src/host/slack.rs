@@ -11,22 +11,16 @@ use std::os::fd::BorrowedFd;
 use passt_sys::iovec::Gather;
 use passt_sys::msg;
 
-/// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest.
-const ROOM: usize = 256 * 1024;
-/// Full segments of which there is to be room for a sender to go on while earlier ones are dealt with.
-const SEGMENTS: usize = 16;
+/// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest. More than
+/// a link receives at once, for a guest to go on while that is dealt with.
+pub const ROOM: usize = 1024 * 1024;
+/// Promise while others have much.
+const CROWDED_ROOM: usize = 256 * 1024;
 /// Promise while next to nothing is left.
 const SMALL_ROOM: usize = 16 * 1024;
-/// The most that is promised to one connection: [`SEGMENTS`] of the largest.
-const MAX_ROOM: usize = 1024 * 1024;
 const BLOCK: usize = 64 * 1024;
 /// Blocks in all, 132 MiB.
 const BLOCKS: u16 = 2112;
-
-/// The window to promise where a segment has up to `mss` bytes.
-pub fn room(mss: usize) -> usize {
-    (SEGMENTS * mss).clamp(ROOM, MAX_ROOM)
-}
 
 /// The pool. Blocks that are free are chained, and so are those of a rest.
 pub struct Pool {
@@ -60,7 +54,7 @@ impl Pool {
         let all = usize::from(BLOCKS) * BLOCK;
         match usize::from(self.free_count) * BLOCK {
             free if free >= all - all / 4 => room,
-            free if free >= ROOM => room.min(ROOM),
+            free if free >= CROWDED_ROOM => room.min(CROWDED_ROOM),
             _ => room.min(SMALL_ROOM),
         }
     }
@@ -199,14 +193,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn promises() {
-        assert_eq!(room(88), 256 * 1024);
-        assert_eq!(room(1460), 256 * 1024);
-        assert_eq!(room(65_480), 1_047_680);
-        assert_eq!(room(usize::from(u16::MAX)), 1_048_560);
-    }
-
     /// Blocks that a rest has.
     fn blocks(rest: Option<&Rest>) -> usize {
         rest.map_or(0, |rest| rest.span().div_ceil(BLOCK))
@@ -215,17 +201,17 @@ mod tests {
     #[test]
     fn an_empty_pool_takes_nothing() {
         let (mut pool, mut rests) = (Pool::new(), Vec::new());
-        let bytes = vec![1; MAX_ROOM];
+        let bytes = vec![1; ROOM];
         while pool.free_count > 0 {
             let mut rest = None;
             let lent = usize::from(BLOCKS - pool.free_count);
-            let promise = if lent <= usize::from(BLOCKS) / 4 { MAX_ROOM } else { ROOM };
-            assert_eq!(pool.promise(MAX_ROOM), promise, "{lent} blocks lent");
+            let promise = if lent <= usize::from(BLOCKS) / 4 { ROOM } else { CROWDED_ROOM };
+            assert_eq!(pool.promise(ROOM), promise, "{lent} blocks lent");
             assert_eq!(pool.promise(1000), 1000);
             assert!(pool.add(&mut rest, &Gather::of(&bytes), 0) > 0);
             rests.push(rest);
         }
-        assert_eq!(pool.promise(MAX_ROOM), SMALL_ROOM);
+        assert_eq!(pool.promise(ROOM), SMALL_ROOM);
         let mut late = None;
         assert_eq!(pool.add(&mut late, &Gather::of(&bytes), 0), 0);
         assert!(late.is_none());

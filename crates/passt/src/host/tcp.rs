@@ -104,12 +104,7 @@ impl Tcp {
         let mtu = if mtu == 0 { MAX_MTU } else { mtu };
         let config = |headers: u16| {
             let mss = mtu.saturating_sub(headers).max(88);
-            tcp::Config {
-                mss,
-                room: count(slack::room(mss.into()).min(limit)),
-                max_peek: count(MAX_PAYLOAD),
-                sack: true,
-            }
+            tcp::Config { mss, room: count(slack::ROOM.min(limit)), max_peek: count(MAX_PAYLOAD), sack: true }
         };
         Self {
             config: [config(40), config(60)],
