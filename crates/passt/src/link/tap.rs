@@ -34,8 +34,6 @@ pub struct TapLink {
     /// Frames received, metadata included, one behind the other.
     received: Vec<u8>,
     frames: Vec<Range<usize>>,
-    /// The last batch was full.
-    backlogged: bool,
     /// The frame to be sent: metadata, headers, payload from [`PAYLOAD_START`] on.
     sending: Vec<u8>,
     mtu: usize,
@@ -48,7 +46,6 @@ impl TapLink {
             tap,
             received: vec![0; BATCH_BYTES + FRAME_ROOM],
             frames: Vec::with_capacity(BATCH_FRAMES),
-            backlogged: false,
             sending: vec![0; PAYLOAD_START + MAX_PAYLOAD + MIN_FRAME],
             mtu,
         }
@@ -86,13 +83,8 @@ impl Link for TapLink {
 
     fn receive(&mut self) -> io::Result<usize> {
         self.frames.clear();
-        self.backlogged = false;
         let mut end = 0;
-        loop {
-            if end >= BATCH_BYTES || self.frames.len() >= BATCH_FRAMES {
-                self.backlogged = true;
-                break;
-            }
+        while !self.is_backlogged() {
             match self.tap.read(&mut self.received[end..end + FRAME_ROOM]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
@@ -110,7 +102,8 @@ impl Link for TapLink {
     }
 
     fn is_backlogged(&self) -> bool {
-        self.backlogged
+        let end = self.frames.last().map_or(0, |frame| frame.end);
+        end >= BATCH_BYTES || self.frames.len() >= BATCH_FRAMES
     }
 
     fn frame(&self, index: usize) -> Option<Frame<'_>> {

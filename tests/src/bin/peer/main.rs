@@ -39,7 +39,6 @@ fn main() -> Result<()> {
         ["abort", to] => tcp::abort(to),
         ["reset-within", by, role, to] => say(&stall::reset_within(by, role, to)?),
         ["stalled", to, count] => stall::crowd(to, count.parse()?),
-        ["stuck", to, count] => stall::stuck(to, count.parse()?),
         ["later", to, length, pause] => stall::later(to, length.parse()?, pause.parse()?),
         ["who", to] => say(&tcp::who(to)?),
         ["many", to, count] => say(&tcp::many(to, count.parse()?)?),

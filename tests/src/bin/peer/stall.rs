@@ -109,39 +109,9 @@ pub(crate) fn crowd(to: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends on `count` connections, to a server that stops reading when they are fast, until there is no room for more on any of them for a
-/// while. Prints `STUCK` and how many bytes found room, and resets all at the end of standard input.
-pub(crate) fn stuck(to: &str, count: usize) -> Result<()> {
-    let connect = |number| {
-        let stream = request(to, "stop late").with_context(|| format!("connection {number}"))?;
-        stream.set_nonblocking(true)?;
-        sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-        Ok(stream)
-    };
-    let mut streams = (0..count).map(connect).collect::<Result<Vec<_>>>()?;
-    let content = vec![0; CHUNK];
-    let (mut sent, mut since) = (0, Instant::now());
-    while since.elapsed() < QUIET {
-        for stream in &mut streams {
-            match stream.write(&content) {
-                Ok(count) => (sent, since) = (sent + count, Instant::now()),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error).context("sending"),
-            }
-        }
-    }
-    say(&format!("STUCK {sent}"))?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
-}
-
-/// Serves the transfers of [`crowd`] that are reset, and those of [`stuck`].
+/// Serves the transfers of [`crowd`] that are reset.
 pub(crate) fn stop(stream: &mut TcpStream, direction: &str) -> Result<()> {
-    let blocked = match direction {
-        "down" => fill(stream).map(drop),
-        "late" => read_exactly(stream, BEFORE),
-        _ => Ok(()),
-    };
+    let blocked = if direction == "down" { fill(stream).map(drop) } else { Ok(()) };
     blocked.and_then(|()| {
         let timeout = Timespec { tv_sec: 60, tv_nsec: 0 };
         poll(&mut [PollFd::new(stream, PollFlags::empty())], Some(&timeout))?;
