@@ -4,6 +4,10 @@
 //! words of a command, separated by [`SEPARATOR`]; `close` ends its standard
 //! input. The answer is lines `ID out TEXT`, `ID err TEXT`, and at last
 //! `ID exit STATUS`. Who leaves or asks for something else has the command killed.
+//!
+//! A port tells of connections apart from its data: that one asker left may be
+//! seen among the bytes of the next one. So nothing but lines divides the
+//! data, and a port has to stay without an asker before it counts as left.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -22,6 +26,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::say;
 
 const SEPARATOR: char = '\u{1f}';
+
+/// How often in a row a port is seen without an asker until it counts as left.
+const LEFT: u32 = 10;
 
 /// Serves all these ports for ever. Prints `AGENT` when it does.
 pub(crate) fn agent(ports: &[&str]) -> Result<()> {
@@ -50,16 +57,20 @@ struct Running {
 impl Agent {
     fn serve(mut self) -> Result<()> {
         let mut line = Vec::new();
+        let mut unconnected = 0;
         loop {
             let mut ready = [PollFd::new(&*self.port, PollFlags::IN)];
             poll(&mut ready, None)?;
             if ready[0].revents().contains(PollFlags::HUP) {
-                self.running = None;
-                line.clear();
+                unconnected += 1;
+                if unconnected == LEFT {
+                    self.running = None;
+                }
                 // Nothing tells when somebody connects.
                 std::thread::sleep(Duration::from_millis(30));
                 continue;
             }
+            unconnected = 0;
             let mut byte = [0];
             if (&*self.port).read(&mut byte)? == 0 {
                 continue;
@@ -91,6 +102,7 @@ impl Agent {
                     running.stdin = None;
                 }
             }
+            (Some(""), None) => (),
             _ => eprintln!("unknown request: {line:?}"),
         }
     }
@@ -161,7 +173,8 @@ pub(crate) fn in_vm(dir: &Path, words: &[&str]) -> Result<i32> {
     let id = std::process::id().to_string();
     let request = [&["run", &id], words].concat().join(&SEPARATOR.to_string());
     ensure!(!request.contains('\n'), "a command of one line");
-    stream.write_all(format!("{request}\n").as_bytes())?;
+    // Whoever was killed at this port may have left a line without its end.
+    stream.write_all(format!("\n{request}\n").as_bytes())?;
     let mut sender = stream.try_clone()?;
     std::thread::spawn(move || {
         drop(std::io::stdin().read_to_end(&mut Vec::new()));
