@@ -42,7 +42,10 @@ pub(crate) struct World<E: End> {
     up: Path,
     pub(crate) down: Path,
     pub(crate) pairs: Vec<Pair>,
-    local_port: u16,
+    /// Port of the newest connection on the guest's side.
+    pub(crate) local_port: u16,
+    /// If set, the guest is heard on this port of its own alone.
+    pub(crate) heard: Option<u16>,
     /// Whether nonsense is sent between the guest's frames.
     pub(crate) garbage: bool,
     /// Whether the clock is the kernel's.
@@ -114,6 +117,8 @@ pub(crate) struct Pair {
     pub(crate) sent: u64,
     /// It has closed its direction.
     pub(crate) closed: bool,
+    /// Bytes that it reads at most.
+    pub(crate) to_read: u64,
     received: u64,
     eof: bool,
 }
@@ -177,6 +182,7 @@ impl<E: End> World<E> {
             down: Path::new(nodes),
             pairs: Vec::new(),
             local_port: 10_000,
+            heard: None,
             garbage: false,
             real_time: false,
             idle: 0,
@@ -197,6 +203,7 @@ impl<E: End> World<E> {
             to_send: down,
             sent: 0,
             closed: false,
+            to_read: u64::MAX,
             received: 0,
             eof: false,
         });
@@ -242,6 +249,9 @@ impl<E: End> World<E> {
         }
         self.guest.poll(self.now);
         for frame in std::mem::take(&mut self.guest.device.sent) {
+            if self.heard.is_some_and(|port| source_port(&frame) != Some(port)) {
+                continue;
+            }
             self.up.send(self.now, &frame, &mut self.rng);
         }
         while let Some(frame) = self.up.receive(self.now) {
@@ -300,7 +310,7 @@ impl Pair {
         }
         let Some(stream) = &mut self.stream else { return false };
         let mut buffer = [0; 16 * 1024];
-        while !self.eof {
+        while self.received < self.to_read && !self.eof {
             match stream.read(&mut buffer) {
                 Ok(0) => self.eof = true,
                 Ok(n) => {
@@ -326,6 +336,12 @@ impl Pair {
     pub(crate) fn is_complete(&self) -> bool {
         self.eof && self.received == self.app.to_send && self.app.eof && self.app.received == self.to_send
     }
+}
+
+/// The TCP port that an Ethernet frame without options in its headers comes from.
+fn source_port(frame: &[u8]) -> Option<u16> {
+    let headers = if frame.get(12..14)? == [8, 0] { 14 + 20 } else { 14 + 40 };
+    Some(u16::from_be_bytes([*frame.get(headers)?, *frame.get(headers + 1)?]))
 }
 
 /// A frame that no engine should take, made from a good one.

@@ -2,12 +2,16 @@
 
 use std::net::Ipv4Addr;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpMaxSeg;
+use passt::host::slack::Pool;
 use passt_proto::drop::DropReason;
+use rustix::net::sockopt;
 use smoltcp::socket::dhcpv4;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpCidr;
 
-use crate::engine::{Backlogged, End, GUEST4, HOST4, MIB, Memory, World, bad};
+use crate::engine::{Backlogged, End, GUEST4, HOST4, MIB, Memory, Pair, World, addresses, bad};
 use crate::link::Node;
 use crate::stream::Machine;
 use crate::{ms, secs, seeds};
@@ -189,4 +193,37 @@ fn a_backlog_is_acknowledged_together() {
     let counters = &world.worker.context().counters;
     let (received, sent) = (counters.from_guest.frames, counters.to_guest.frames);
     assert!(sent * 4 < received, "{sent} answers to {received} frames, of which two make a batch");
+}
+
+/// Servers that stop reading fill what the guest was promised for each of them, in all more than there is. A guest
+/// that goes on elsewhere need not send anything twice, and what stalled goes on once it is read.
+#[test]
+fn a_crowd_that_stalls_harms_no_other() {
+    let mut world = World::<Memory>::new(0, (65_520, 64), &addresses(), &[]);
+    world.worker.context().tcp.slack = Pool::of(128);
+    let upload = |world: &mut World<_>, v4, to_read| {
+        let pair = world.connect(v4, 4 * MIB, 0);
+        let Pair { listener, to_read: limit, .. } = &mut world.pairs[pair];
+        // The host's kernel takes little at once, so that the rest is left to the engine.
+        sockopt::set_socket_recv_buffer_size(&*listener, 4096).expect("a small buffer");
+        setsockopt(listener, TcpMaxSeg, &536).expect("small segments");
+        *limit = to_read;
+        pair
+    };
+    for n in 0..40 {
+        upload(&mut world, n % 2 == 0, MIB);
+    }
+    let end = world.now + secs(2);
+    world.run(secs(10), |world| world.now > end);
+    let overruns = world.worker.drops(DropReason::WindowOverrun);
+    assert!(overruns > 0, "the crowd has less than all");
+
+    let other = upload(&mut world, true, u64::MAX);
+    world.heard = Some(world.local_port);
+    world.run(secs(300), |world| world.pairs[other].is_complete());
+    assert_eq!(world.worker.drops(DropReason::WindowOverrun), overruns);
+
+    world.heard = None;
+    world.pairs.iter_mut().for_each(|pair| pair.to_read = u64::MAX);
+    world.run_to_end();
 }

@@ -5,6 +5,10 @@
 //! So the promise is backed by this pool: a connection whose write was short
 //! borrows as many blocks as the rest needs. The memory is reserved at start and touched
 //! only when used.
+//!
+//! All together are promised more than there is, for they hardly ever need it at the same time. When they do,
+//! as a crowd whose peers stopped reading does, the last blocks are for those that have fewest: what is dropped
+//! is the crowd's, which was going nowhere.
 
 use std::os::fd::BorrowedFd;
 
@@ -14,7 +18,7 @@ use passt_sys::msg;
 /// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest. More than
 /// a link receives at once, for a guest to go on while that is dealt with.
 pub const ROOM: usize = 1024 * 1024;
-/// Promise while others have much.
+/// Promise while others have much, and what a rest may have of the last quarter of the pool.
 const CROWDED_ROOM: usize = 256 * 1024;
 /// Promise while next to nothing is left.
 const SMALL_ROOM: usize = 16 * 1024;
@@ -42,18 +46,23 @@ pub struct Rest {
 }
 
 impl Pool {
-    /// Reserves the pool.
+    /// Reserves a pool of the usual size.
     pub fn new() -> Self {
-        let next = (1..=BLOCKS).collect();
-        Self { memory: vec![0; usize::from(BLOCKS) * BLOCK], next, free: 0, free_count: BLOCKS }
+        Self::of(BLOCKS)
+    }
+
+    /// Reserves a pool of so many blocks of 64 KiB.
+    pub fn of(blocks: u16) -> Self {
+        let next = (1..=blocks).collect();
+        Self { memory: vec![0; usize::from(blocks) * BLOCK], next, free: 0, free_count: blocks }
     }
 
     /// What to promise to a connection that should have `room` bytes: less while others have much, so
     /// that a crowd that stalls leaves something to the rest.
     pub fn promise(&self, room: usize) -> usize {
-        let all = usize::from(BLOCKS) * BLOCK;
+        let blocks = self.next.len();
         match usize::from(self.free_count) * BLOCK {
-            free if free >= all - all / 4 => room,
+            free if free >= (blocks - blocks / 4) * BLOCK => room,
             free if free >= CROWDED_ROOM => room.min(CROWDED_ROOM),
             _ => room.min(SMALL_ROOM),
         }
@@ -74,9 +83,9 @@ impl Pool {
 
     /// The rest with room in its last block, unless no block is left.
     fn extend<'r>(&mut self, rest: &'r mut Option<Rest>) -> Option<&'r mut Rest> {
-        let is_full = rest.as_ref().is_none_or(|rest| rest.span().is_multiple_of(BLOCK));
-        if is_full {
-            let block = self.take()?;
+        let span = rest.as_ref().map_or(0, Rest::span);
+        if span.is_multiple_of(BLOCK) {
+            let block = if self.may_grow(span) { self.take()? } else { return None };
             match rest {
                 Some(rest) => {
                     self.next[usize::from(rest.last)] = block;
@@ -86,6 +95,17 @@ impl Pool {
             }
         }
         rest.as_mut()
+    }
+
+    /// Whether a rest that fills so many bytes of blocks may have one more. The last quarter of the pool is for those
+    /// that have little, the last sixteenth for those that have nothing.
+    fn may_grow(&self, span: usize) -> bool {
+        let kept = match span {
+            0 => 0,
+            _ if span < CROWDED_ROOM => self.next.len() / 16,
+            _ => self.next.len() / 4,
+        };
+        usize::from(self.free_count) > kept
     }
 
     fn take(&mut self) -> Option<u16> {
@@ -198,19 +218,26 @@ mod tests {
         rest.map_or(0, |rest| rest.span().div_ceil(BLOCK))
     }
 
+    /// Who comes when others have nearly all gets less, and at last nothing.
     #[test]
-    fn an_empty_pool_takes_nothing() {
+    fn a_crowd_leaves_something_to_the_rest() {
         let (mut pool, mut rests) = (Pool::new(), Vec::new());
         let bytes = vec![1; ROOM];
+        let mut counts = [(ROOM, 0), (CROWDED_ROOM, 0), (BLOCK, 0)];
         while pool.free_count > 0 {
-            let mut rest = None;
             let lent = usize::from(BLOCKS - pool.free_count);
             let promise = if lent <= usize::from(BLOCKS) / 4 { ROOM } else { CROWDED_ROOM };
-            assert_eq!(pool.promise(ROOM), promise, "{lent} blocks lent");
+            if usize::from(pool.free_count) >= CROWDED_ROOM / BLOCK {
+                assert_eq!(pool.promise(ROOM), promise, "{lent} blocks lent");
+            }
             assert_eq!(pool.promise(1000), 1000);
-            assert!(pool.add(&mut rest, &Gather::of(&bytes), 0) > 0);
+            let mut rest = None;
+            let added = pool.add(&mut rest, &Gather::of(&bytes), 0);
+            counts.iter_mut().find(|(len, _)| *len == added).expect("all, or what is left to it").1 += 1;
             rests.push(rest);
         }
+        // Three quarters of the pool, three sixteenths, and the last one.
+        assert_eq!(counts, [(ROOM, 99), (CROWDED_ROOM, 99), (BLOCK, 132)]);
         assert_eq!(pool.promise(ROOM), SMALL_ROOM);
         let mut late = None;
         assert_eq!(pool.add(&mut late, &Gather::of(&bytes), 0), 0);

@@ -46,7 +46,8 @@ pub struct Tcp {
     /// For IPv4 and IPv6.
     config: [tcp::Config; 2],
     isn: IsnSecret,
-    slack: Pool,
+    /// Only tests have one of another size.
+    pub slack: Pool,
     /// Payload of the batch that was not sent yet, chained by connection.
     pieces: Vec<Piece>,
     /// Connections that got a segment in the batch.
