@@ -2,7 +2,6 @@
 
 pub mod echo;
 pub(crate) mod listen;
-pub mod slack;
 pub(crate) mod sockets;
 pub mod splice;
 pub mod tcp;
