@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -466,6 +466,38 @@ fn forwarded_datagrams_and_their_answers() {
             }
             assert_eq!(guest.worker.flow_count(), 1);
         }
+    }
+}
+
+/// A process that waits for a CPU hears later what came meanwhile: more than the kernel keeps by itself, even where
+/// it allows no more than twice that.
+#[test]
+fn a_burst_is_not_lost_while_nothing_reads() {
+    const BURST: usize = 150;
+    let datagram = pattern(1400);
+    let arrive = |guest: &mut Guest, from: &UdpSocket, to: SocketAddr| {
+        for _ in 0..BURST {
+            assert_eq!(from.send_to(&datagram, to).unwrap(), datagram.len());
+        }
+        let mut received = Vec::new();
+        while received.len() < BURST {
+            let more = guest.receive();
+            assert!(!more.is_empty(), "{} of {BURST}", received.len());
+            received.extend(more);
+        }
+        assert!(received.iter().all(|packet| packet.payload() == datagram));
+    };
+    for (caps, v4) in [(PLAIN, true), (OFFLOAD, true), (PLAIN, false), (OFFLOAD, false)] {
+        let mut guest = Guest::new(caps, 1500);
+        let (server, port) = server(v4);
+        guest.send(v4, (40_000, port), b"?");
+        let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+        arrive(&mut guest, &server, from);
+
+        let port = free_port();
+        guest.worker.listen(open(Protocol::Udp, rule(None, port, 7)).unwrap()).unwrap();
+        let listener = SocketAddr::new(from.ip(), port);
+        arrive(&mut guest, &server, listener);
     }
 }
 

@@ -383,6 +383,7 @@ fn bound(
         socket::set_urgent_inline(fd.as_fd())?;
     } else {
         dgram::want_failures(fd.as_fd(), v6)?;
+        dgram::want_room(fd.as_fd())?;
         if ip.is_unspecified() {
             dgram::want_destination(fd.as_fd(), v6)?;
         }

@@ -237,6 +237,7 @@ fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined: bool) -> 
         sockopt::set_socket_broadcast(fd, true)?;
     }
     dgram::want_failures(fd.as_fd(), to.is_ipv6())?;
+    dgram::want_room(fd.as_fd())?;
     if joined {
         // Linux before 5.0 does not know how to.
         let _ = dgram::want_joined(fd.as_fd());
