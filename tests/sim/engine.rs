@@ -39,7 +39,7 @@ pub(crate) struct World<E: End> {
     pub(crate) guest: Guest,
     pub(crate) now: Instant,
     rng: Rng,
-    up: Path,
+    pub(crate) up: Path,
     pub(crate) down: Path,
     pub(crate) pairs: Vec<Pair>,
     /// Port of the newest connection on the guest's side.

@@ -46,7 +46,7 @@ pub struct Tcp {
     /// For IPv4 and IPv6.
     config: [tcp::Config; 2],
     isn: IsnSecret,
-    /// Only tests have one of another size.
+    /// What short writes left over. Only tests put in a pool of another size.
     pub slack: Pool,
     /// Payload of the batch that was not sent yet, chained by connection.
     pieces: Vec<Piece>,

@@ -81,11 +81,11 @@ impl Pool {
         done
     }
 
-    /// The rest with room in its last block, unless no block is left.
+    /// The rest with room in its last block, unless it needs one and gets none.
     fn extend<'r>(&mut self, rest: &'r mut Option<Rest>) -> Option<&'r mut Rest> {
         let span = rest.as_ref().map_or(0, Rest::span);
         if span.is_multiple_of(BLOCK) {
-            let block = if self.may_grow(span) { self.take()? } else { return None };
+            let block = self.take(span)?;
             match rest {
                 Some(rest) => {
                     self.next[usize::from(rest.last)] = block;
@@ -97,21 +97,20 @@ impl Pool {
         rest.as_mut()
     }
 
-    /// Whether a rest that fills so many bytes of blocks may have one more. The last quarter of the pool is for those
-    /// that have little, the last sixteenth for those that have nothing.
-    fn may_grow(&self, span: usize) -> bool {
+    /// A block for a rest that fills so many bytes of blocks. The last quarter of the pool is for those that have
+    /// little, the last sixteenth for those that have nothing.
+    fn take(&mut self, span: usize) -> Option<u16> {
         let kept = match span {
             0 => 0,
             _ if span < CROWDED_ROOM => self.next.len() / 16,
             _ => self.next.len() / 4,
         };
-        usize::from(self.free_count) > kept
-    }
-
-    fn take(&mut self) -> Option<u16> {
-        self.free_count = self.free_count.checked_sub(1)?;
+        if usize::from(self.free_count) <= kept {
+            return None;
+        }
         let block = self.free;
         self.free = self.next[usize::from(block)];
+        self.free_count -= 1;
         Some(block)
     }
 
