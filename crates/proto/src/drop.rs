@@ -93,6 +93,8 @@ reasons! {
     LinkBusy = "link-busy",
     /// The table of flows is full.
     TableFull = "table-full",
+    /// A flow from outside that nobody had answered made room for another one.
+    Displaced = "displaced",
     /// The kernel refused a socket, or what was asked of it.
     Socket = "socket",
     /// A segment of a connection that does not exist.

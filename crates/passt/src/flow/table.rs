@@ -122,6 +122,15 @@ impl<T> Table<T> {
     }
 
     /// The flow itself, unless it ended.
+    pub fn get(&self, handle: Handle) -> Option<(&Key, &T)> {
+        let slot = self.slots.get(handle.index as usize)?;
+        match &slot.content {
+            Content::Used(value) if slot.generation == handle.generation => Some((&slot.key, value)),
+            _ => None,
+        }
+    }
+
+    /// The flow itself, to be changed.
     pub fn get_mut(&mut self, handle: Handle) -> Option<(&Key, &mut T)> {
         let slot = self.slots.get_mut(handle.index as usize)?;
         match &mut slot.content {

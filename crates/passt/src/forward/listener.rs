@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::rules::{AddressMap, Bypass};
+use passt_proto::time::Instant;
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -49,6 +50,10 @@ pub struct Listener {
     pub(crate) opening: Opening,
     /// The round in which it accepted last.
     pub(crate) accepted: Cell<u64>,
+    /// `accept` failed for a reason of its own: not tried again before.
+    pub(crate) paused: Cell<Option<Instant>>,
+    /// None of its connections that are being established could be given up: not looked at again before.
+    pub(crate) searched: Cell<Option<Instant>>,
     /// What the kernel calls it when it tells what listens.
     inode: u64,
     /// The port on the other side.
@@ -260,6 +265,8 @@ impl Listener {
         Ok(Self {
             opening: Opening::default(),
             accepted: Cell::new(0),
+            paused: Cell::new(None),
+            searched: Cell::new(None),
             inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),

@@ -9,14 +9,16 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use passt_proto::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, getrlimit};
 
 /// Connections of one listening socket that are being established, at most.
-const OPENING: u32 = 256;
+pub(crate) const OPENING: u32 = 256;
+/// For how long a source that was not heard is taken not to be.
+const UNHEARD: Duration = Duration::from_secs(10);
 /// The part of all descriptors that is kept, and the most of them.
 const KEPT: (u64, u64) = (8, 1024);
 /// When to look for free descriptors again.
@@ -31,30 +33,59 @@ fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Counts the connections of a listening socket that are being established.
+/// Connections of a listening socket that are being established.
 #[derive(Debug, Default)]
-pub(crate) struct Opening(Arc<AtomicU32>);
+pub(crate) struct Opening(Arc<UnderWay>);
 
 /// Stands for one of them, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Ticket(Arc<AtomicU32>);
+pub(crate) struct Ticket(Arc<UnderWay>);
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    count: AtomicU32,
+    /// The source that was last given up as unheard, and until when that tells something, in milliseconds.
+    unheard: AtomicU64,
+    until: AtomicU64,
+}
 
 impl Opening {
     /// A ticket for one more.
     pub(crate) fn ticket(&self) -> Ticket {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         Ticket(Arc::clone(&self.0))
+    }
+
+    /// Whether this ticket is one of these.
+    pub(crate) fn issued(&self, ticket: &Ticket) -> bool {
+        Arc::ptr_eq(&self.0, &ticket.0)
     }
 
     /// Whether there are enough.
     pub(crate) fn is_full(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= OPENING
+        self.0.count.load(Ordering::Relaxed) >= OPENING
+    }
+}
+
+impl Opening {
+    /// Whether the guest did not answer this source when it was last tried.
+    pub(crate) fn is_unheard(&self, source: u64, now: Instant) -> bool {
+        let UnderWay { unheard, until, .. } = &*self.0;
+        unheard.load(Ordering::Relaxed) == source && now.as_millis() < until.load(Ordering::Relaxed)
+    }
+}
+
+impl Ticket {
+    /// The guest did not answer this source.
+    pub(crate) fn unheard(&self, source: u64, now: Instant) {
+        self.0.unheard.store(source, Ordering::Relaxed);
+        self.0.until.store((now + UNHEARD).as_millis(), Ordering::Relaxed);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -65,6 +96,8 @@ pub(crate) struct Pressure {
     kept: RawFd,
     /// There are no others; when to look again.
     scarce: Option<Instant>,
+    /// When the first listening socket that waits by itself has to be tried again.
+    again: Option<Instant>,
     waiting: BTreeSet<u32>,
 }
 
@@ -72,7 +105,12 @@ impl Pressure {
     /// For the limit that the process has now.
     pub(crate) fn new() -> Self {
         let kept = limit() - (limit() / KEPT.0).min(KEPT.1);
-        Self { kept: kept.try_into().unwrap_or(RawFd::MAX), scarce: None, waiting: BTreeSet::new() }
+        Self {
+            kept: kept.try_into().unwrap_or(RawFd::MAX),
+            scarce: None,
+            again: None,
+            waiting: BTreeSet::new(),
+        }
     }
 
     /// Whether only descriptors are left that are kept.
@@ -83,6 +121,11 @@ impl Pressure {
     /// Whether a new descriptor is one of those that are kept: the kernel gives out the lowest free number.
     pub(crate) fn keeps(&self, fd: impl AsFd) -> bool {
         fd.as_fd().as_raw_fd() >= self.kept
+    }
+
+    /// Descriptors that datagrams from outside have at most which nobody has answered: a quarter.
+    pub(crate) fn share(&self) -> usize {
+        usize::try_from(self.kept / 4).unwrap_or(0)
     }
 
     /// Takes note of a new descriptor.
@@ -97,6 +140,13 @@ impl Pressure {
         self.scarce = Some(now + LOOK_AGAIN);
     }
 
+    /// Until when something about a single listening socket is not tried again. The loop is awake then.
+    pub(crate) fn pause(&mut self, now: Instant) -> Instant {
+        let until = now + LOOK_AGAIN;
+        self.again = Some(self.again.map_or(until, |again| again.min(until)));
+        until
+    }
+
     /// Keeps a listening socket in mind that has to wait.
     pub(crate) fn wait(&mut self, number: u32) {
         self.waiting.insert(number);
@@ -109,6 +159,7 @@ impl Pressure {
 
     /// Those that wait and should be tried now.
     pub(crate) fn resume(&mut self, now: Instant) -> BTreeSet<u32> {
+        self.again.take_if(|again| *again <= now);
         if !self.waiting.is_empty() && self.scarce.is_some_and(|due| due <= now) {
             self.scarce = None;
             match rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None) {
@@ -121,7 +172,7 @@ impl Pressure {
 
     /// When there is something to resume, if nothing happens before.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.scarce.filter(|_| !self.waiting.is_empty())
+        [self.scarce, self.again].into_iter().flatten().min().filter(|_| !self.waiting.is_empty())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What comes in through listening sockets: connections and datagrams that begin flows.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::splice::{self, Accepted};
-use super::{tcp, udp};
+use super::{crowd, tcp, udp};
 use crate::flow::{Flow, Protocol, Side, Table};
 use crate::link::Link;
 use crate::worker::{Context, Token};
@@ -18,12 +18,50 @@ use crate::worker::{Context, Token};
 /// Connections accepted from one socket before others get their turn.
 const BURST: usize = 32;
 
+/// Whose fault a failure of accept(2) is. Linux passes on errors of the network that the new socket has pending, and
+/// those take the client out of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// One client's.
+    Client,
+    /// Descriptors or memory are short, for every listening socket.
+    Shortage,
+    /// This listening socket's.
+    Listener,
+}
+
+impl Fault {
+    fn of(error: Errno) -> Self {
+        match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Self::Shortage,
+            // `EPERM` is a firewall's, or a security module's.
+            Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::INTR
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::NONET
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::PERM
+            | Errno::PROTO
+            | Errno::TIMEDOUT => Self::Client,
+            _ => Self::Listener,
+        }
+    }
+}
+
 /// The listening socket `number` has something to tell.
 pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32, events: EventFlags) {
     let Some(listener) = ctx.listeners.get(number) else { return };
     if listener.protocol == Protocol::Tcp {
-        if accept(ctx, flows, number) == Backlog::Waits {
-            watch(ctx, number, EventFlags::empty());
+        if accept(ctx, flows, number) == Backlog::Waits
+            && let Some(listener) = ctx.listeners.get(number)
+        {
+            // It would be reported as long as somebody waits, and for an error of its own for ever.
+            let _ = ctx.unwatch(&listener.fd);
         }
         return;
     }
@@ -44,8 +82,12 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
         return;
     }
     for number in ctx.pressure.resume(ctx.now) {
-        if accept(ctx, flows, number) == Backlog::Open {
-            watch(ctx, number, EventFlags::IN);
+        if accept(ctx, flows, number) == Backlog::Open
+            && let Some(listener) = ctx.listeners.get(number)
+            && ctx.watch(&listener.fd, Token::Listener(number), EventFlags::IN).is_err()
+        {
+            ctx.pressure.wait(number);
+            ctx.dropped(DropReason::Socket);
         }
     }
 }
@@ -59,58 +101,114 @@ enum Backlog {
     Waits,
 }
 
-fn watch<L: Link>(ctx: &mut Context<L>, number: u32, events: EventFlags) {
-    let token = Token::Listener(number);
-    let watched = ctx.listeners.get(number).map(|listener| ctx.rewatch(&listener.fd, token, events));
-    if let Some(Err(_)) = watched {
-        ctx.dropped(DropReason::Socket);
-    }
-}
-
 /// Accepts one client, as most come alone and it takes a system call to see that nobody is behind; many if there were some
 /// in the round before.
 fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> Backlog {
     let round = ctx.counters.rounds;
     let last = ctx.listeners.get(number).map(|listener| listener.accepted.replace(round));
     let most = if last.is_some_and(|last| last + 1 == round) { BURST } else { 1 };
+    let mut failed = 0;
     for _ in 0..most {
-        let Some(listener) = ctx.listeners.get(number) else { return Backlog::Open };
-        // Clients in the namespace are the guest's own.
-        let reserved = flows.is_reserved() && listener.side == Side::Host;
-        if reserved || listener.opening.is_full() || ctx.pressure.is_scarce() {
+        let Some(places) = find_room(ctx, flows, number) else {
             ctx.pressure.wait(number);
             return Backlog::Waits;
-        }
+        };
+        let Some(listener) = ctx.listeners.get(number) else { return Backlog::Open };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, source) = match rustix::net::acceptfrom_with(&listener.fd, flags) {
-            Ok((fd, source)) => (fd, source.and_then(|a| SocketAddr::try_from(a).ok())),
-            Err(Errno::AGAIN) => return Backlog::Open,
-            Err(Errno::CONNABORTED | Errno::INTR) => continue,
-            Err(_) => {
-                ctx.pressure.exhausted(ctx.now);
-                ctx.pressure.wait(number);
-                ctx.dropped(DropReason::Socket);
-                return Backlog::Waits;
-            }
-        };
-        ctx.pressure.taken(&fd, ctx.now);
-        let ticket = listener.opening.ticket();
-        let accepted = match source.map(Endpoint::from) {
-            None => Err(DropReason::Socket),
-            Some(client) => match listener.past_link(&ctx.map, &fd, client) {
-                Some((reached, target)) => {
-                    let accepted = Accepted { fd, side: listener.side, client, reached, target, ticket };
-                    splice::begin(ctx, flows, accepted)
+        match rustix::net::acceptfrom_with(&listener.fd, flags) {
+            Ok((fd, source)) => {
+                places.into_iter().flatten().for_each(|slot| super::displace(ctx, flows, slot));
+                let source = source.and_then(|a| SocketAddr::try_from(a).ok());
+                if let Err(reason) = admit(ctx, flows, number, fd, source.map(Endpoint::from)) {
+                    ctx.dropped(reason);
                 }
-                None => match listener.key(&ctx.map, client, listener.addr) {
-                    Ok(key) => tcp::accepted(ctx, flows, fd, key, ticket),
-                    Err(reason) => splice::refuse(&fd, reason),
-                },
-            },
-        };
-        if let Err(reason) = accepted {
-            ctx.dropped(reason);
+            }
+            Err(Errno::AGAIN) => return Backlog::Open,
+            Err(error) => {
+                failed += 1;
+                // Where the same comes again and again, it is not the clients'.
+                let fault = if failed < BURST { Fault::of(error) } else { Fault::Listener };
+                if refused(ctx, number, fault) == Backlog::Waits {
+                    return Backlog::Waits;
+                }
+            }
         }
     }
     Backlog::Open
+}
+
+/// What follows from a failure of accept(2).
+fn refused<L: Link>(ctx: &mut Context<L>, number: u32, fault: Fault) -> Backlog {
+    ctx.dropped(DropReason::Socket);
+    match fault {
+        Fault::Client => return Backlog::Open,
+        Fault::Shortage => ctx.pressure.exhausted(ctx.now),
+        Fault::Listener => {
+            let until = ctx.pressure.pause(ctx.now);
+            if let Some(listener) = ctx.listeners.get(number) {
+                listener.paused.set(Some(until));
+            }
+        }
+    }
+    ctx.pressure.wait(number);
+    Backlog::Waits
+}
+
+/// Whether a client may be let in now; with the slots of flows that have to go for it.
+fn find_room<L: Link>(ctx: &mut Context<L>, flows: &Table<Flow>, number: u32) -> Option<[Option<u32>; 2]> {
+    let listener = ctx.listeners.get(number)?;
+    let (outside, full) = (listener.side == Side::Host, listener.opening.is_full());
+    let paused = listener.paused.get().is_some_and(|until| until > ctx.now);
+    if paused || ctx.pressure.is_scarce() || outside && ctx.inbound.has_all_connections() {
+        return None;
+    }
+    let under_way = if full { Some(crowd::first_to_go(ctx, flows, number)?) } else { None };
+    // Clients in the namespace are the guest's own.
+    let short = outside && flows.is_reserved();
+    let datagrams = if short { Some(ctx.inbound.oldest_datagrams()?) } else { None };
+    Some([under_way, datagrams])
+}
+
+/// Begins the flow of a client that was accepted.
+fn admit<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    number: u32,
+    fd: OwnedFd,
+    client: Option<Endpoint>,
+) -> Result<(), DropReason> {
+    ctx.pressure.taken(&fd, ctx.now);
+    let listener = ctx.listeners.get(number).ok_or(DropReason::Socket)?;
+    let client = client.ok_or(DropReason::Socket)?;
+    let ticket = listener.opening.ticket();
+    if let Some((reached, target)) = listener.past_link(&ctx.map, &fd, client) {
+        let accepted =
+            Accepted { listener: number, fd, side: listener.side, client, reached, target, ticket };
+        return splice::begin(ctx, flows, accepted);
+    }
+    match listener.key(&ctx.map, client, listener.addr) {
+        Ok(key) => tcp::accepted(ctx, flows, fd, key, (number, ticket)),
+        Err(reason) => splice::refuse(&fd, reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_it_is() {
+        use Errno as E;
+        use Fault::{Client, Listener, Shortage};
+        for (errors, fault) in [
+            (&[E::MFILE, E::NFILE, E::NOBUFS, E::NOMEM][..], Shortage),
+            (&[E::NETDOWN, E::PROTO, E::NOPROTOOPT, E::HOSTDOWN, E::NONET, E::HOSTUNREACH], Client),
+            (&[E::OPNOTSUPP, E::NETUNREACH, E::TIMEDOUT, E::CONNABORTED, E::PERM, E::INTR], Client),
+            (&[E::INVAL, E::BADF, E::IO, E::ACCESS], Listener),
+        ] {
+            for &error in errors {
+                assert_eq!(Fault::of(error), fault, "{error}");
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The host's side: what flows do with their sockets.
 
+mod crowd;
 pub mod echo;
 pub(crate) mod listen;
 pub(crate) mod sockets;
@@ -61,7 +62,7 @@ pub(crate) fn event<L: Link>(
     match flow {
         Flow::Tcp(flow) => flow.event(ctx, handle, key, events),
         Flow::Splice(flow) => flow.event(ctx, handle, key, false, events),
-        Flow::Udp(flow) => flow.event(ctx, key, events),
+        Flow::Udp(flow) => flow.event(ctx, handle, key, events),
         Flow::Echo(flow) => flow.event(ctx, key, events),
     }
 }
@@ -98,9 +99,9 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flo
 }
 
 /// A flow's timer fired.
-pub(crate) fn timeout<L: Link>(ctx: &mut Context<L>, handle: Handle, _: &Key, flow: &mut Flow) -> Verdict {
+pub(crate) fn timeout<L: Link>(ctx: &mut Context<L>, handle: Handle, key: &Key, flow: &mut Flow) -> Verdict {
     match flow {
-        Flow::Tcp(flow) => flow.timeout(ctx, handle),
+        Flow::Tcp(flow) => flow.timeout(ctx, handle, key),
         Flow::Splice(_) => Verdict::Keep,
         Flow::Udp(flow) => flow.timeout(ctx, handle),
         Flow::Echo(flow) => flow.timeout(ctx, handle),
@@ -120,9 +121,21 @@ pub(crate) fn with_flow<L: Link>(
     }
 }
 
+/// Gives up a flow that nobody has answered, for another one.
+pub(crate) fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, slot: u32) {
+    let Some(handle) = flows.at(slot) else { return };
+    ctx.dropped(DropReason::Displaced);
+    with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+        Flow::Tcp(flow) => flow.give_up(ctx, handle),
+        Flow::Splice(flow) => flow.abort(),
+        Flow::Udp(_) | Flow::Echo(_) => Verdict::Remove,
+    });
+}
+
 /// Removes a flow with all that it has.
 pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: Handle) {
     ctx.timers.cancel(handle.index);
+    ctx.inbound.ended(handle.index);
     if let Some((key, _)) = flows.get_mut(handle) {
         log::debug!("{key}: ended");
     }

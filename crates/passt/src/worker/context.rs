@@ -15,6 +15,7 @@ use passt_sys::iovec::Gather;
 use passt_sys::namespace::Resident;
 use rustix::event::epoll;
 
+use crate::flow::inbound::Inbound;
 use crate::flow::timer::Wheel;
 use crate::flow::{Handle, Key};
 use crate::forward::pressure::Pressure;
@@ -94,6 +95,8 @@ pub struct Context<L> {
     pub forward: Forward,
     /// What keeps room for flows that exist, and for the guest's own.
     pub(crate) pressure: Pressure,
+    /// Flows that came in through forwarded ports.
+    pub(crate) inbound: Inbound,
     /// Opens sockets in the guest's namespace; `None` without one.
     pub inside: Option<Resident>,
     /// One timer for each flow, numbered as in the table.
@@ -119,6 +122,7 @@ impl<L: Link> Context<L> {
             listeners: Listeners::default(),
             forward: Forward::default(),
             pressure: Pressure::new(),
+            inbound: Inbound::new(options.max_flows),
             inside: None,
             link,
             now,
@@ -181,6 +185,12 @@ impl<L: Link> Context<L> {
     /// Has a descriptor that is watched already reported again if it is ready.
     pub fn rewatch(&self, fd: impl AsFd, token: Token, events: epoll::EventFlags) -> io::Result<()> {
         epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
+        Ok(())
+    }
+
+    /// Has a descriptor no longer reported, not even for errors.
+    pub fn unwatch(&self, fd: impl AsFd) -> io::Result<()> {
+        epoll::delete(&self.epoll, fd)?;
         Ok(())
     }
 

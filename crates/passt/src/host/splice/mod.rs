@@ -29,6 +29,7 @@ use rustix::pipe::{SpliceFlags, splice};
 
 use self::pipe::{Pipe, Pipes};
 use super::{Verdict, with_flow};
+use crate::flow::inbound::Class;
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
@@ -131,6 +132,8 @@ impl Splice {
 /// A client that a listening socket accepted, and whom it means.
 #[derive(Debug)]
 pub(crate) struct Accepted {
+    /// The listening socket's number.
+    pub(crate) listener: u32,
     /// Its socket.
     pub(crate) fd: OwnedFd,
     /// Where it is.
@@ -151,7 +154,7 @@ pub(crate) fn begin<L: Link>(
     flows: &mut Table<Flow>,
     accepted: Accepted,
 ) -> Result<(), DropReason> {
-    let Accepted { fd, side, client, reached, target, ticket } = accepted;
+    let Accepted { listener, fd, side, client, reached, target, ticket } = accepted;
     let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
     let result = start(ctx, flows, key, target);
     let (other, connecting) = match result {
@@ -168,6 +171,10 @@ pub(crate) fn begin<L: Link>(
     };
     let handle = flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
     ctx.counters.flows += 1;
+    ctx.inbound.begun(handle.index, Class::connections(side), listener, ctx.now);
+    if !connecting {
+        ctx.inbound.answered(handle.index);
+    }
     log::debug!("{key}: begun, to {target}");
     with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
         Flow::Splice(flow) => flow.begun(ctx, handle, key),
@@ -289,7 +296,9 @@ impl SpliceFlow {
             carried = self.carry(ctx, handle, this);
         }
         if events.contains(EventFlags::OUT) && carried.is_ok() {
-            self.connecting.take_if(|_| this == TARGET);
+            if this == TARGET {
+                self.connected(ctx, handle);
+            }
             from = 1 - this;
             carried = self.carry(ctx, handle, from);
         }
@@ -304,6 +313,19 @@ impl SpliceFlow {
             }
         }
         self.verdict(ctx, handle, key, CLIENT, Ok(()))
+    }
+
+    /// The target accepted.
+    fn connected<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
+        if self.connecting.take().is_some() {
+            ctx.inbound.answered(handle.index);
+        }
+    }
+
+    /// Its ticket while the target has not accepted, and whether the client has finished by then.
+    pub(super) fn opening(&self) -> Option<(&Ticket, bool)> {
+        let finished = self.ends[CLIENT].finished || self.ways[CLIENT].state == State::Ending;
+        Some((self.connecting.as_ref()?, finished))
     }
 
     /// What becomes of the flow after data was `carried` away `from` an end.
@@ -330,7 +352,7 @@ impl SpliceFlow {
     }
 
     /// Resets both connections: what happened to one happens to the other.
-    fn abort(&self) -> Verdict {
+    pub(super) fn abort(&self) -> Verdict {
         for end in &self.ends {
             let _ = socket::set_reset_on_close(end.fd.as_fd());
         }
@@ -399,7 +421,9 @@ impl SpliceFlow {
             Err(Errno::AGAIN | Errno::INTR) => 0,
             sent => sent?,
         };
-        self.connecting.take_if(|_| from == CLIENT && sent > 0);
+        if from == CLIENT && sent > 0 {
+            self.connected(ctx, handle);
+        }
         if !spare {
             msg::discard(self.ends[from].fd.as_fd(), sent)?;
             self.ends[from].readable |= sent < len;
@@ -443,7 +467,9 @@ impl SpliceFlow {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        self.connecting.take_if(|_| from == CLIENT);
+        if from == CLIENT {
+            self.connected(ctx, handle);
+        }
         Ok(Step::More)
     }
 

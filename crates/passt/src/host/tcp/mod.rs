@@ -26,7 +26,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::open::accepted;
 use self::slack::{Pool, Rest};
-use super::{Verdict, with_flow};
+use super::{Verdict, crowd, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
@@ -346,7 +346,36 @@ impl TcpFlow {
         self.pull(ctx, handle)
     }
 
-    pub(super) fn timeout<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    /// Its ticket while the guest has not accepted, and whether the client has finished by then.
+    pub(super) fn opening(&self) -> Option<(&Ticket, bool)> {
+        Some((self.ticket.as_ref()?, self.ended))
+    }
+
+    /// Resets both sides.
+    pub(super) fn give_up<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        let _ = socket::set_reset_on_close(self.fd.as_fd());
+        self.broken(ctx, handle)
+    }
+
+    /// Whether the client finished without a word, and the guest has not answered the first SYN in time: nobody
+    /// waits for an answer.
+    fn is_abandoned(&mut self, key: &Key, now: Instant) -> bool {
+        let Some(ticket) = self.ticket.as_ref().filter(|_| self.ended) else { return false };
+        ticket.unheard(crowd::source(key), now);
+        let mut byte = [0];
+        let mut room = Scatter::new();
+        room.push(&mut byte);
+        let found = msg::peek(self.fd.as_fd(), &room).unwrap_or(0);
+        if let Some(at) = &mut self.peek_offset {
+            *at += count(found);
+        }
+        found == 0
+    }
+
+    pub(super) fn timeout<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
+        if self.is_abandoned(key, ctx.now) {
+            return self.give_up(ctx, handle);
+        }
         self.timer = None;
         self.conn.handle(ctx.now, Event::Timeout);
         self.pull(ctx, handle)
@@ -389,6 +418,7 @@ impl TcpFlow {
         }
         if self.ticket.is_some() && !self.conn.is_opening() {
             self.ticket = None;
+            ctx.inbound.answered(handle.index);
         }
         self.set_timer(ctx, handle);
         Verdict::Keep

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::{TcpFlow, emit};
+use crate::flow::inbound::Class;
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::forward::pressure::Ticket;
 use crate::host::{self, Verdict, remove, with_flow};
@@ -80,19 +81,20 @@ fn connect<L: Link>(
 }
 
 /// A connection that a listening socket accepted is opened towards the guest,
-/// which sees it as `key` says.
+/// which sees it as `key` says. The ticket is of the listening socket with this number.
 pub(crate) fn accepted<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
     fd: OwnedFd,
     key: Key,
-    ticket: Ticket,
+    (listener, ticket): (u32, Ticket),
 ) -> Result<(), DropReason> {
     let Key { guest, remote, .. } = key;
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);
     let conn = Connection::from_host(config, remote.port, guest.port, iss, far(&fd), ctx.now);
     let handle = begin(ctx, flows, key, conn, fd)?;
+    ctx.inbound.begun(handle.index, Class::Tcp, listener, ctx.now);
     with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
         Flow::Tcp(flow) => {
             flow.ticket = Some(ticket);

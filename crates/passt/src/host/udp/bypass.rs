@@ -28,13 +28,13 @@ use crate::link::Link;
 use crate::worker::Context;
 
 /// A socket for what came in on side `from`, on the other side and connected to `server`, if possible
-/// from `port`.
+/// from `port`; and whether its descriptor is one of those that are kept from whoever is outside.
 pub(super) fn open<L: Link>(
     ctx: &mut Context<L>,
     from: Side,
     server: Endpoint,
     port: u16,
-) -> Result<OwnedFd, DropReason> {
+) -> Result<(OwnedFd, bool), DropReason> {
     let made = socket_across(ctx, from, SocketType::DGRAM, server.addr);
     let local = Endpoint::new(any(server.addr), port);
     let fd = made.map_err(|error| match Errno::from_io_error(&error) {
@@ -42,11 +42,9 @@ pub(super) fn open<L: Link>(
         _ => DropReason::Socket,
     })?;
     // Clients in the namespace are the guest's own.
-    if from == Side::Host && ctx.pressure.keeps(&fd) {
-        return Err(DropReason::Socket);
-    }
+    let kept = from == Side::Host && ctx.pressure.keeps(&fd);
     connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
-    Ok(fd)
+    Ok((fd, kept))
 }
 
 impl UdpFlow {

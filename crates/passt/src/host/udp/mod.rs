@@ -31,6 +31,7 @@ use rustix::net::{SocketType, sockopt};
 
 use self::send::{Frames, Item, MAX_CUTS, Way};
 use super::{Verdict, unreachable, with_flow};
+use crate::flow::inbound::{Class, Room};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::Listeners;
 use crate::link::{Link, MAX_PAYLOAD};
@@ -150,8 +151,13 @@ pub(crate) fn datagram<L: Link>(
 /// Sends what waits of a batch.
 pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
     if let Some((_, handle)) = ctx.udp.owner.take() {
-        with_flow(ctx, flows, handle, |ctx, _, key, flow| match flow {
-            Flow::Udp(flow) => flow.send(ctx, key),
+        with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
+            Flow::Udp(flow) => {
+                if flow.seen[0] == 0 {
+                    ctx.inbound.answered(handle.index);
+                }
+                flow.send(ctx, key)
+            }
             _ => Verdict::Keep,
         });
         ctx.udp.batch.clear();
@@ -310,18 +316,56 @@ fn inbound<L: Link>(
             _ => Err(DropReason::Unmapped),
         };
     }
-    // Clients in the namespace are the guest's own.
-    if flows.is_full() || flows.is_reserved() && listener.side == Side::Host {
-        return Err(DropReason::TableFull);
-    }
+    let side = listener.side;
     if ctx.listeners.circular(ctx.map.bypass, &key, remote) {
         return Err(DropReason::Circular);
     }
+    // Clients in the namespace are the guest's own.
+    let class = match key.via {
+        _ if side == Side::Namespace => None,
+        Via::Link => Some(Class::Udp),
+        Via::Bypass(_) => Some(Class::UdpAcross),
+    };
+    make_room(ctx, flows, class, number)?;
     let sockets = match key.via {
         Via::Link => Sockets::Shared(shared),
-        Via::Bypass(from) => Sockets::Both(bypass::open(ctx, from, remote, key.remote.port)?, shared),
+        Via::Bypass(from) => {
+            let (fd, kept) = bypass::open(ctx, from, remote, key.remote.port)?;
+            if kept && !displace(ctx, flows, ctx.inbound.oldest_across().map_or(Room::Full, Room::InsteadOf))
+            {
+                return Err(DropReason::Socket);
+            }
+            Sockets::Both(fd, shared)
+        }
     };
-    insert(ctx, flows, key, UdpFlow::new(sockets, remote, ctx.now))
+    let handle = insert(ctx, flows, key, UdpFlow::new(sockets, remote, ctx.now))?;
+    if let Some(class) = class {
+        ctx.inbound.begun(handle.index, class, number, ctx.now);
+    }
+    Ok(handle)
+}
+
+/// Makes room in the table for a flow from outside; without `class`, for one of the guest's own.
+fn make_room<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    class: Option<Class>,
+    number: u32,
+) -> Result<(), DropReason> {
+    let room = match class {
+        Some(class) => ctx.inbound.room(class, number, ctx.pressure.share(), flows.is_reserved()),
+        None if flows.is_full() => Room::Full,
+        None => Room::Free,
+    };
+    displace(ctx, flows, room).then_some(()).ok_or(DropReason::TableFull)
+}
+
+/// Gives up the flow in whose place another one can begin, if there is one; false if there is no room.
+fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, room: Room) -> bool {
+    if let Room::InsteadOf(slot) = room {
+        super::displace(ctx, flows, slot);
+    }
+    room != Room::Full
 }
 
 /// Errors about what went out through a listening socket: passes them on.
@@ -392,13 +436,27 @@ impl UdpFlow {
     }
 
     /// The flow's own socket has something to tell.
-    pub(super) fn event<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key, events: EventFlags) -> Verdict {
+    pub(super) fn event<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        handle: Handle,
+        key: &Key,
+        events: EventFlags,
+    ) -> Verdict {
         if events.contains(EventFlags::ERR)
             && let Some(fd) = self.fd()
         {
             own_failures(ctx, key, self.ttl, fd);
         }
-        if events.contains(EventFlags::IN) { self.receive(ctx, key) } else { Verdict::Keep }
+        if !events.contains(EventFlags::IN) {
+            return Verdict::Keep;
+        }
+        let before = self.seen[1];
+        let verdict = self.receive(ctx, key);
+        if before == 0 && self.seen[1] != 0 && key.via != Via::Link {
+            ctx.inbound.answered(handle.index);
+        }
+        verdict
     }
 
     /// Passes on what arrived. What stays is reported by the kernel again.

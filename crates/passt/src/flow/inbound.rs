@@ -1,0 +1,338 @@
+//! Flows that came in from outside: what part of the table they have, and which of them nobody has answered yet.
+//!
+//! Whoever can send to a forwarded port can begin flows. So there are shares of the table, by protocol
+//! and by listening socket, and those that were not answered are the first to go where room is short: each is in
+//! a list, oldest first. A listening socket stands in one of a fixed number of buckets, which
+//! makes the greediest one quick to find; sockets that share a bucket share its fate. The lists are
+//! links between places of the flow table, so nothing is allocated and each operation takes constant time.
+
+use passt_proto::time::Instant;
+
+use super::Side;
+
+/// Lists for each [`Class`].
+const BUCKETS: usize = 64;
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// Kinds of flows that come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// TCP connections, by whatever way.
+    Tcp,
+    /// The same from the namespace: the guest's own, which have no share.
+    TcpOwn,
+    /// Datagrams to the guest through the listening socket.
+    Udp,
+    /// Datagrams that bypass the link, with a descriptor of their own.
+    UdpAcross,
+}
+
+/// What a new flow of datagrams finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Room.
+    Free,
+    /// Room, if the flow in this slot goes.
+    InsteadOf(u32),
+    /// None.
+    Full,
+}
+
+/// Flows from outside, by their slots in the flow table.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    entries: Vec<Entry>,
+    unanswered: [[List; BUCKETS]; 4],
+    /// Flows of connections, answered ones included.
+    connections: usize,
+    /// The same of datagrams, by bucket and all.
+    datagrams: [usize; BUCKETS],
+    all_datagrams: usize,
+    capacity: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    previous: u32,
+    next: u32,
+    since: Instant,
+    class: Class,
+    bucket: u8,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not a flow from outside.
+    Other,
+    /// In a list.
+    Unanswered,
+    Answered,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct List {
+    first: u32,
+    last: u32,
+    len: usize,
+}
+
+const EMPTY: List = List { first: NONE, last: NONE, len: 0 };
+const OTHER: Entry = Entry {
+    previous: NONE,
+    next: NONE,
+    since: Instant::ZERO,
+    class: Class::Tcp,
+    bucket: 0,
+    state: State::Other,
+};
+
+impl Class {
+    /// Of connections that come in on this side.
+    pub(crate) fn connections(side: Side) -> Self {
+        if side == Side::Host { Self::Tcp } else { Self::TcpOwn }
+    }
+}
+
+impl Inbound {
+    /// For a table of `capacity` flows.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(capacity),
+            unanswered: [[EMPTY; BUCKETS]; 4],
+            connections: 0,
+            datagrams: [0; BUCKETS],
+            all_datagrams: 0,
+            capacity,
+        }
+    }
+
+    /// A flow began that came in through a listening socket.
+    pub(crate) fn begun(&mut self, slot: u32, class: Class, listener: u32, now: Instant) {
+        self.ended(slot);
+        if self.entries.len() <= slot as usize {
+            self.entries.resize(slot as usize + 1, OTHER);
+        }
+        let bucket = bucket(listener);
+        self.count(class, bucket, 1);
+        let list = &mut self.unanswered[class as usize][usize::from(bucket)];
+        let previous = list.last;
+        list.last = slot;
+        list.len += 1;
+        match self.entries.get_mut(previous as usize) {
+            Some(entry) => entry.next = slot,
+            None => list.first = slot,
+        }
+        self.entries[slot as usize] =
+            Entry { previous, next: NONE, since: now, class, bucket, state: State::Unanswered };
+    }
+
+    /// The other side answered.
+    pub(crate) fn answered(&mut self, slot: u32) {
+        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
+        if entry.state != State::Unanswered {
+            return;
+        }
+        entry.state = State::Answered;
+        let Entry { previous, next, class, bucket, .. } = *entry;
+        let list = &mut self.unanswered[class as usize][usize::from(bucket)];
+        list.len -= 1;
+        match self.entries.get_mut(previous as usize) {
+            Some(entry) => entry.next = next,
+            None => list.first = next,
+        }
+        match self.entries.get_mut(next as usize) {
+            Some(entry) => entry.previous = previous,
+            None => list.last = previous,
+        }
+    }
+
+    /// The flow is gone.
+    pub(crate) fn ended(&mut self, slot: u32) {
+        self.answered(slot);
+        if let Some(entry) = self.entries.get_mut(slot as usize)
+            && entry.state != State::Other
+        {
+            entry.state = State::Other;
+            let (class, bucket) = (entry.class, entry.bucket);
+            self.count(class, bucket, -1);
+        }
+    }
+
+    fn count(&mut self, class: Class, bucket: u8, change: isize) {
+        let add = |count: &mut usize| *count = count.saturating_add_signed(change);
+        match class {
+            Class::Tcp => add(&mut self.connections),
+            Class::TcpOwn => {}
+            Class::Udp | Class::UdpAcross => {
+                add(&mut self.datagrams[usize::from(bucket)]);
+                add(&mut self.all_datagrams);
+            }
+        }
+    }
+
+    /// Whether connections have their share of the table: three quarters.
+    pub(crate) fn has_all_connections(&self) -> bool {
+        self.connections >= self.capacity / 4 * 3
+    }
+
+    /// What a new flow of datagrams of `class` finds that comes in through `listener`. The share of datagrams is
+    /// three quarters of the table, a listening socket's is five eighths, and that of all which were not answered
+    /// one quarter. Past the link they have `across` at most. What is left of the table may be `reserved` for others.
+    pub(crate) fn room(&self, class: Class, listener: u32, across: usize, reserved: bool) -> Room {
+        let bucket = usize::from(bucket(listener));
+        let [.., link, bypass] = &self.unanswered;
+        let waiting = |lists: &[List]| lists.iter().map(|list| list.len).sum::<usize>();
+        let oldest = if self.datagrams[bucket] >= self.capacity / 8 * 5 {
+            greediest([&link[bucket], &bypass[bucket]])
+        } else if class == Class::UdpAcross && waiting(bypass) >= across {
+            greediest(bypass)
+        } else if reserved
+            || self.all_datagrams >= self.capacity / 4 * 3
+            || waiting(link) + waiting(bypass) >= self.capacity / 4
+        {
+            greediest(link.iter().chain(bypass))
+        } else {
+            return Room::Free;
+        };
+        oldest.map_or(Room::Full, Room::InsteadOf)
+    }
+
+    /// The flow of datagrams that is the first to go.
+    pub(crate) fn oldest_datagrams(&self) -> Option<u32> {
+        let [.., link, bypass] = &self.unanswered;
+        greediest(link.iter().chain(bypass))
+    }
+
+    /// The first to go of those that have a descriptor.
+    pub(crate) fn oldest_across(&self) -> Option<u32> {
+        greediest(&self.unanswered[Class::UdpAcross as usize])
+    }
+
+    /// Connections of `class` that were not answered, of `listener` and those in the same bucket, oldest first, and since when.
+    pub(crate) fn unanswered(&self, class: Class, listener: u32) -> impl Iterator<Item = (u32, Instant)> {
+        let mut next = self.unanswered[class as usize][usize::from(bucket(listener))].first;
+        std::iter::from_fn(move || {
+            let slot = next;
+            let entry = self.entries.get(slot as usize)?;
+            next = entry.next;
+            Some((slot, entry.since))
+        })
+    }
+}
+
+fn bucket(listener: u32) -> u8 {
+    const { assert!(BUCKETS == 64) };
+    listener.to_le_bytes()[0] & 63
+}
+
+/// The oldest of the longest list.
+fn greediest<'a>(lists: impl IntoIterator<Item = &'a List>) -> Option<u32> {
+    lists.into_iter().max_by_key(|list| list.len).filter(|list| list.len > 0).map(|list| list.first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant::ZERO;
+
+    fn waiting(inbound: &Inbound, listener: u32) -> Vec<u32> {
+        inbound.unanswered(Class::Tcp, listener).map(|(slot, _)| slot).collect()
+    }
+
+    #[test]
+    fn oldest_first_whatever_is_taken_out() {
+        for taken in [[3, 4, 5], [5, 4, 3], [4, 3, 5], [3, 5, 4]] {
+            let mut inbound = Inbound::new(64);
+            for slot in 3..6 {
+                inbound.begun(slot, Class::Tcp, 7, NOW);
+            }
+            let mut rest = vec![3, 4, 5];
+            assert_eq!(waiting(&inbound, 7), rest);
+            for (slot, end) in taken.into_iter().zip([true, false, true]) {
+                if end {
+                    inbound.ended(slot);
+                } else {
+                    inbound.answered(slot);
+                }
+                rest.retain(|&other| other != slot);
+                assert_eq!(waiting(&inbound, 7), rest, "{taken:?}");
+            }
+            inbound.begun(3, Class::Tcp, 7, NOW);
+            assert_eq!(waiting(&inbound, 7), [3]);
+            assert_eq!(waiting(&inbound, 8), []);
+        }
+    }
+
+    #[test]
+    fn slots_used_again_are_counted_once() {
+        let mut inbound = Inbound::new(16);
+        for _ in 0..100 {
+            inbound.begun(1, Class::Tcp, 0, NOW);
+        }
+        assert!(!inbound.has_all_connections());
+        for slot in 0..12 {
+            inbound.begun(slot, Class::Tcp, slot, NOW);
+            inbound.answered(slot);
+        }
+        assert!(inbound.has_all_connections());
+        inbound.ended(5);
+        inbound.ended(5);
+        assert!(!inbound.has_all_connections());
+        inbound.begun(5, Class::Udp, 0, NOW);
+        assert!(!inbound.has_all_connections());
+    }
+
+    #[test]
+    fn the_greediest_gives_way() {
+        let mut inbound = Inbound::new(64);
+        let room = |inbound: &Inbound, listener| inbound.room(Class::Udp, listener, usize::MAX, false);
+        assert_eq!(inbound.room(Class::Udp, 1, 0, true), Room::Full);
+        for slot in 0..16 {
+            assert_eq!(room(&inbound, 1), Room::Free);
+            inbound.begun(slot, Class::Udp, if slot < 4 { 2 } else { 1 }, NOW);
+        }
+        assert_eq!((room(&inbound, 1), room(&inbound, 9)), (Room::InsteadOf(4), Room::InsteadOf(4)));
+        inbound.answered(4);
+        assert_eq!(room(&inbound, 1), Room::Free, "what was answered is not thrown out");
+        for slot in 0..16 {
+            inbound.answered(slot);
+        }
+        for slot in 16..44 {
+            assert_eq!(room(&inbound, 1), Room::Free);
+            inbound.begun(slot, Class::Udp, 1, NOW);
+            inbound.answered(slot);
+        }
+        assert_eq!(room(&inbound, 1), Room::Full, "the socket's share");
+        assert_eq!(room(&inbound, 2), Room::Free);
+        for slot in 44..48 {
+            inbound.begun(slot, Class::Udp, 2, NOW);
+            inbound.answered(slot);
+        }
+        assert_eq!(room(&inbound, 2), Room::Full, "the protocol's");
+        inbound.ended(47);
+        assert_eq!(room(&inbound, 2), Room::Free);
+    }
+
+    #[test]
+    fn descriptors_are_had_from_those_that_have_some() {
+        let mut inbound = Inbound::new(64);
+        for slot in 0..3 {
+            inbound.begun(slot, Class::Udp, 1, NOW);
+        }
+        assert_eq!(
+            (inbound.oldest_across(), inbound.room(Class::UdpAcross, 2, 0, false)),
+            (None, Room::Full)
+        );
+        assert_eq!(inbound.room(Class::UdpAcross, 2, 2, true), Room::InsteadOf(0));
+        for slot in 3..5 {
+            assert_eq!(inbound.room(Class::UdpAcross, 2, 2, false), Room::Free);
+            inbound.begun(slot, Class::UdpAcross, 2, NOW);
+        }
+        assert_eq!(inbound.room(Class::UdpAcross, 2, 2, false), Room::InsteadOf(3));
+        assert_eq!(inbound.room(Class::Udp, 1, 2, false), Room::Free);
+        assert_eq!(inbound.oldest_across(), Some(3));
+    }
+}

@@ -1,0 +1,135 @@
+//! Who goes when a listening socket has as many connections under way as it may have: those that nobody will miss,
+//! and those of a source that has more than others.
+//!
+//! A client that has finished, with or without data, is served as long as there are places. It goes once its source
+//! has been without an answer for a second; so a guest that answers, if late, loses none. Clients that still wait go
+//! after some seconds, the oldest first, and only of a source with many of them.
+
+use arrayvec::ArrayVec;
+use passt_proto::time::{Duration, Instant};
+
+use crate::flow::inbound::Class;
+use crate::flow::{Flow, Key, Table, Via};
+use crate::forward::pressure::{OPENING, Ticket};
+use crate::link::Link;
+use crate::worker::Context;
+
+/// Connections under way of one source that are left alone.
+const SHARE: usize = OPENING as usize / 16;
+/// A source that has waited for so long is not answered: the first SYN went unheard, and for those with many the second.
+const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+/// A connection that is being established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    /// Who is counted as one.
+    source: u64,
+    since: Instant,
+    slot: u32,
+    /// The client has sent all it wanted to.
+    finished: bool,
+    /// Its source was not answered when it was tried before.
+    unheard: bool,
+    /// It comes from another place than this machine.
+    remote: bool,
+}
+
+/// The slot of the connection that `number` has under way and that goes for another one, if there is one.
+pub(super) fn first_to_go<L: Link>(ctx: &mut Context<L>, flows: &Table<Flow>, number: u32) -> Option<u32> {
+    let listener = ctx.listeners.get(number)?;
+    if listener.searched.get().is_some_and(|until| until > ctx.now) {
+        return None;
+    }
+    let mut waiting = ArrayVec::<Waiting, { OPENING as usize }>::new();
+    for (slot, since) in ctx.inbound.unanswered(Class::connections(listener.side), number) {
+        let Some((key, flow)) = flows.at(slot).and_then(|handle| flows.get(handle)) else { continue };
+        if let Some((ticket, finished)) = flow.opening()
+            && listener.opening.issued(ticket)
+        {
+            let (source, remote) = (source(key), key.via == Via::Link);
+            let unheard = listener.opening.is_unheard(source, ctx.now);
+            let _full = waiting.try_push(Waiting { source, since, slot, finished, unheard, remote });
+        }
+    }
+    let chosen = choose(&mut waiting, ctx.now);
+    if chosen.is_none() {
+        listener.searched.set(Some(ctx.pressure.pause(ctx.now)));
+    }
+    chosen
+}
+
+impl Flow {
+    fn opening(&self) -> Option<(&Ticket, bool)> {
+        match self {
+            Self::Tcp(flow) => flow.opening(),
+            Self::Splice(flow) => flow.opening(),
+            Self::Udp(_) | Self::Echo(_) => None,
+        }
+    }
+}
+
+/// One host: an IPv4 address, or an IPv6 network, of which a host may use every address.
+pub(super) fn source(key: &Key) -> u64 {
+    let addr = key.remote.addr;
+    let [network @ .., _, _, _, _, _, _, _, _] = addr.octets();
+    addr.v4().map_or(u64::from_be_bytes(network), |v4| u32::from(v4).into())
+}
+
+/// The slot of the connection that goes first, if one may go.
+fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
+    waiting.sort_unstable();
+    let by_source = || waiting.chunk_by(|a, b| a.source == b.source);
+    let unanswered = |of: &&[Waiting], time| of.first().is_some_and(|first| first.since + time <= now);
+    let [finished, crowding] = UNANSWERED;
+    // The newest: the oldest one is what tells that this source is not answered.
+    let gone = by_source()
+        .filter(|of| unanswered(of, finished) || of.iter().any(|one| one.unheard))
+        .find_map(|of| of.iter().rev().find(|one| one.finished));
+    let greediest = || {
+        by_source()
+            .filter(|of| of.len() > SHARE && of.first().is_some_and(|first| first.remote))
+            .filter(|of| unanswered(of, crowding))
+            .max_by_key(|of| of.len())?
+            .first()
+    };
+    gone.or_else(greediest).map(|one| one.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections of a source, each as `(seconds since it began, finished)`.
+    fn of(source: u8, connections: &[(u64, bool)]) -> Vec<Waiting> {
+        let one = |(&(age, finished), slot): (&(u64, bool), u32)| Waiting {
+            source: source.into(),
+            since: Instant::from_millis((100 - age) * 1000),
+            slot: u32::from(source) * 1000 + slot,
+            finished,
+            unheard: false,
+            remote: true,
+        };
+        connections.iter().zip(0..).map(one).collect()
+    }
+
+    fn go(sources: &[Vec<Waiting>]) -> Option<u32> {
+        choose(&mut sources.concat(), Instant::from_millis(100_000))
+    }
+
+    #[test]
+    fn those_whom_nobody_will_miss_go_first() {
+        assert_eq!(go(&[]), None);
+        assert_eq!(go(&[of(1, &[(0, true); 200])]), None, "the guest may be about to answer");
+        assert_eq!(go(&[of(1, &[(1, true), (0, true), (0, false)])]), Some(1001), "the newest that finished");
+        assert_eq!(go(&[of(1, &[(2, false), (0, true)]), of(2, &[(0, true)])]), Some(1001));
+        assert_eq!(go(&[of(1, &[(60, false); SHARE])]), None, "a share is left alone");
+        let many = [of(1, &[(3, false); SHARE + 1]), of(2, &[(5, false); SHARE + 9]), of(3, &[(60, false)])];
+        assert_eq!(go(&many), Some(2000), "the oldest of the greediest");
+        assert_eq!(go(&[of(1, &[(2, false); 200])]), None);
+        let mut unheard = of(1, &[(0, true), (0, false)]);
+        unheard[0].unheard = true;
+        assert_eq!(go(&[unheard]), Some(1000), "others of its source were not answered");
+        let local = of(1, &[(60, false); 200]).into_iter().map(|one| Waiting { remote: false, ..one });
+        assert_eq!(go(&[local.collect()]), None, "what comes from loopback is of one source");
+    }
+}
