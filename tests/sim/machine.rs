@@ -336,7 +336,7 @@ impl Sim {
         self.held.extend(&data[taken..]);
         assert!(self.held.len() <= SLACK, "more than was promised to the guest: {}", self.held.len());
         let count = |n| u32::try_from(n).expect("bounded");
-        let event = Event::Queued { taken: count(data.len()), held: count(self.held.len()), room: ROOM };
+        let event = Event::Queued { taken: count(data.len()), held: count(self.held.len()) };
         self.event(event);
     }
 

@@ -14,6 +14,8 @@ use siphasher::sip::SipHasher13;
 
 use super::Key;
 
+/// Most flows of a table.
+pub const MAX_FLOWS: usize = 1 << 24;
 /// The part of all slots that only the guest's own flows get.
 const RESERVE: usize = 16;
 
@@ -37,6 +39,9 @@ pub struct Table<T> {
     live: usize,
     capacity: usize,
     secret: (u64, u64),
+    /// Generation of a slot that was never used. Only tests have another than zero, to be where a slot is after
+    /// billions of flows.
+    pub first_generation: u32,
 }
 
 struct Slot<T> {
@@ -52,9 +57,9 @@ enum Content<T> {
 }
 
 impl<T> Table<T> {
-    /// Reserves a table for `capacity` flows (a power of two), hashed with a random `secret`.
+    /// Reserves a table for `capacity` flows (a power of two, at most [`MAX_FLOWS`]), hashed with a random `secret`.
     pub fn new(capacity: usize, secret: (u64, u64)) -> Self {
-        let capacity = capacity.next_power_of_two().min(1 << 24);
+        let capacity = capacity.next_power_of_two().min(MAX_FLOWS);
         Self {
             slots: Vec::with_capacity(capacity),
             free: None,
@@ -63,6 +68,7 @@ impl<T> Table<T> {
             live: 0,
             capacity,
             secret,
+            first_generation: 0,
         }
     }
 
@@ -174,7 +180,7 @@ impl<T> Table<T> {
             return None;
         }
         let index = u32::try_from(self.slots.len()).ok()?;
-        self.slots.push(Slot { generation: 0, key, content: Content::Free(None) });
+        self.slots.push(Slot { generation: self.first_generation, key, content: Content::Free(None) });
         Some(index)
     }
 

@@ -16,6 +16,7 @@ use passt_sys::namespace::Resident;
 use rustix::event::epoll;
 
 use crate::flow::inbound::Inbound;
+use crate::flow::table::MAX_FLOWS;
 use crate::flow::timer::Wheel;
 use crate::flow::{Handle, Key};
 use crate::forward::pressure::Pressure;
@@ -236,6 +237,11 @@ impl<L: Link> Context<L> {
         self.counters.drop(reason);
     }
 
+    /// Counts several of one kind that were not served.
+    pub fn dropped_all(&mut self, reason: DropReason, count: usize) {
+        (0..count).for_each(|_| self.dropped(reason));
+    }
+
     /// Sends `payload` bytes of the room reserved last behind `header`.
     pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
         if self.capture.is_on() {
@@ -246,7 +252,7 @@ impl<L: Link> Context<L> {
         log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
         match self.link.commit(header, offload, payload) {
             Ok(()) => self.counters.sent(header.len() + payload),
-            Err(reason) => self.dropped(reason),
+            Err(reason) => self.dropped_all(reason, offload.pieces(payload).count()),
         }
     }
 
@@ -277,27 +283,34 @@ pub enum Token {
 }
 
 impl Token {
-    /// Bits of a generation that fit; a handle that outlives 2²⁹ successors is not told from the last.
-    const GENERATION: u32 = (1 << 29) - 1;
-
+    /// The 64 bits that the kernel keeps for a descriptor: kind, then the slot's number in as many bits as
+    /// [`MAX_FLOWS`] needs, then all of its generation. So no event is ever taken for an older one's, and none is
+    /// without a flow for as long as the flow lives.
     fn encode(self) -> u64 {
         let (tag, high, low) = match self {
             Self::Link => (0u64, 0, 0),
-            Self::Flow(handle) => (1, handle.generation & Self::GENERATION, handle.index),
-            Self::Second(handle) => (2, handle.generation & Self::GENERATION, handle.index),
+            Self::Flow(handle) => (1, handle.index, handle.generation),
+            Self::Second(handle) => (2, handle.index, handle.generation),
             Self::Listener(number) => (3, 0, number),
             Self::External(number) => (4, 0, number),
         };
-        tag << 61 | u64::from(high) << 32 | u64::from(low)
+        tag << Self::TAG | u64::from(high) << Self::INDEX | u64::from(low)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the halves are taken apart")]
+    /// Where the kind and the slot's number begin.
+    const TAG: u32 = 56;
+    const INDEX: u32 = 32;
+    const _ROOM: () = assert!(MAX_FLOWS <= 1 << (Self::TAG - Self::INDEX));
+
+    #[expect(clippy::cast_possible_truncation, reason = "the parts are taken apart")]
     pub(super) fn decode(value: u64) -> Self {
-        let (high, low) = ((value >> 32) as u32 & Self::GENERATION, value as u32);
-        match value >> 61 {
+        let low = value as u32;
+        let index = (value >> Self::INDEX) as u32 & ((1 << (Self::TAG - Self::INDEX)) - 1);
+        let handle = Handle { index, generation: low };
+        match value >> Self::TAG {
             0 => Self::Link,
-            1 => Self::Flow(Handle { index: low, generation: high }),
-            2 => Self::Second(Handle { index: low, generation: high }),
+            1 => Self::Flow(handle),
+            2 => Self::Second(handle),
             3 => Self::Listener(low),
             _ => Self::External(low),
         }
@@ -310,15 +323,19 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        let handle = Handle { index: 0xffff_fffe, generation: Token::GENERATION };
-        for token in [
-            Token::Link,
-            Token::Flow(handle),
-            Token::Second(handle),
-            Token::Listener(7),
-            Token::External(u32::MAX),
-        ] {
+        for token in [Token::Link, Token::Listener(7), Token::Listener(u32::MAX), Token::External(u32::MAX)] {
             assert_eq!(Token::decode(token.encode()), token);
+        }
+        let last = u32::try_from(MAX_FLOWS - 1).expect("a number");
+        for index in [0, 1, last] {
+            // The first use of a slot, some around each power of two, and the last.
+            let around = (0..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+            for generation in around.chain([u32::MAX - 1, u32::MAX]) {
+                let handle = Handle { index, generation };
+                for token in [Token::Flow(handle), Token::Second(handle)] {
+                    assert_eq!(Token::decode(token.encode()), token);
+                }
+            }
         }
     }
 }

@@ -16,8 +16,10 @@
 //! towards the guest (the link has no congestion; after a timeout the window is
 //! opened gradually), urgent data (passed on inline), fast open, ECN.
 
+mod challenge;
 mod isn;
 mod open;
+mod opening;
 mod receive;
 mod rtt;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Options, Segment};
 use open::Open;
+use opening::{Opening, Step};
 use transmit::Unresponsive;
 
 /// What every connection of a worker has in common.
@@ -38,7 +41,7 @@ use transmit::Unresponsive;
 pub struct Config {
     /// MSS announced to the guest, in bytes: its MTU less the fixed headers.
     pub mss: u16,
-    /// Bytes that the engine can take at first: the window promised to the guest.
+    /// Bytes that the engine can take: the window promised to the guest. See [`Connection::set_room`].
     pub room: u32,
     /// Most bytes in one [`Action::Peek`].
     pub max_peek: u32,
@@ -50,8 +53,6 @@ pub struct Config {
 const WINDOW_SCALE: u8 = 8;
 /// What a peer that announces no MSS can take over IPv4 (RFC 9293, section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
-/// Attempts to open a connection to the guest, as `tcp_syn_retries`.
-const OPEN_ATTEMPTS: u8 = 6;
 
 /// What happened on the host's side, or to what an action asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +71,6 @@ pub enum Event {
         taken: u32,
         /// Bytes that the engine holds because the host's kernel did not take them yet.
         held: u32,
-        /// Bytes that the engine can take beyond what is queued, once it holds none.
-        room: u32,
     },
     /// The host's kernel has taken some of what the engine held.
     Flushed {
@@ -147,19 +146,6 @@ enum State {
     Ended { guest: Option<Segment>, abort: bool },
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Opening {
-    iss: Seq,
-    /// The guest's initial number and offer, if it was the guest that began.
-    guest: Option<(Seq, Offer)>,
-    far: Option<Duration>,
-    first_sent: Instant,
-    attempts: u8,
-    /// When to send again.
-    due: Instant,
-    send: bool,
-}
-
 /// What the guest's SYN offered.
 #[derive(Clone, Copy, Debug)]
 struct Offer {
@@ -186,26 +172,53 @@ impl Connection {
         far: Option<Duration>,
         now: Instant,
     ) -> Self {
-        let opening = Opening { iss, guest: None, far, first_sent: now, attempts: 0, due: now, send: true };
+        let opening = Opening::new(iss, None, far, now);
         Self { config, ports: Ports { src, dst }, state: State::Opening(opening) }
+    }
+
+    /// Bytes that the engine can take beyond what is queued, once it holds none: what is promised to
+    /// the guest from now on. A smaller one leaves older promises as they are.
+    pub fn set_room(&mut self, room: u32) {
+        self.config.room = room;
+        if let State::Open(open) = &mut self.state {
+            open.set_room(room);
+        }
     }
 
     /// Takes a segment of `len` payload bytes from the guest. What is returned of
     /// its payload is to be queued to the host's socket and confirmed with
-    /// [`Event::Queued`]; more segments may come before that.
+    /// one [`Event::Queued`] for all segments since the last; more of them may come before it.
     pub fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
         match &mut self.state {
             State::Connecting { irs, .. } => {
-                let restarted = segment.flags.contains(Flags::SYN) && segment.seq != *irs;
-                if restarted || segment.flags.contains(Flags::RST) {
+                // Nothing was answered yet, so another SYN is a new connection, as in LISTEN.
+                let over = if segment.flags.contains(Flags::RST) {
+                    segment.seq == *irs + 1
+                } else {
+                    segment.flags.contains(Flags::SYN) && segment.seq != *irs
+                };
+                if over {
                     self.end(None, true);
                 }
                 Push::NONE
             }
-            State::Opening(opening) => {
-                let opening = *opening;
-                self.opening_segment(now, opening, segment, len)
-            }
+            State::Opening(opening) => match opening.segment(now, segment, len, &self.config) {
+                Step::Wait => Push::NONE,
+                Step::End => {
+                    self.end(None, true);
+                    Push::NONE
+                }
+                Step::Open(mut open) => {
+                    let push = if open.begun_by_guest() {
+                        open.segment(now, segment, len)
+                    } else {
+                        open.acknowledge_now();
+                        Push::NONE
+                    };
+                    self.state = State::Open(open);
+                    push
+                }
+            },
             State::Open(open) => {
                 let push = open.segment(now, segment, len);
                 if open.is_reset() {
@@ -221,23 +234,17 @@ impl Connection {
     pub fn handle(&mut self, now: Instant, event: Event) {
         match (&mut self.state, event) {
             (State::Connecting { irs, offer, iss }, Event::Connected { far }) => {
-                let guest = Some((*irs, *offer));
-                let opening =
-                    Opening { iss: *iss, guest, far, first_sent: now, attempts: 0, due: now, send: true };
-                self.state = State::Opening(opening);
+                self.state = State::Opening(Opening::new(*iss, Some((*irs, *offer)), far, now));
             }
             (State::Connecting { irs, .. }, Event::Failed) => {
                 let reset =
                     Segment { ack: *irs + 1, flags: Flags::RST | Flags::ACK, ..self.ports.segment(Seq(0)) };
                 self.end(Some(reset), false);
             }
-            (State::Opening(opening), Event::Timeout) if now >= opening.due => {
-                if opening.attempts > OPEN_ATTEMPTS {
-                    let reset = opening.reset(self.ports);
-                    self.end(Some(reset), true);
-                } else {
-                    opening.send = true;
-                }
+            (State::Opening(opening), Event::Timeout) => {
+                let Err(Unresponsive) = opening.timeout(now) else { return };
+                let reset = opening.reset(self.ports);
+                self.end(Some(reset), true);
             }
             (State::Opening(opening), Event::Failed) => {
                 let reset = opening.reset(self.ports);
@@ -303,7 +310,7 @@ impl Connection {
     /// When to pass [`Event::Timeout`], if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Opening(opening) => Some(opening.due),
+            State::Opening(opening) => Some(opening.due()),
             State::Open(open) => open.next_timeout(),
             State::Connecting { .. } | State::Ended { .. } => None,
         }
@@ -327,6 +334,11 @@ impl Connection {
         matches!(&self.state, State::Open(open) if open.awaits_quiet())
     }
 
+    /// Whether nothing but [`Action::Abort`] or [`Action::Close`] is left to be done, behind a last segment.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended { .. })
+    }
+
     /// Whether the guest has not confirmed yet that it opens the connection.
     pub fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))
@@ -348,57 +360,6 @@ impl Connection {
     fn end(&mut self, guest: Option<Segment>, abort: bool) {
         self.state = State::Ended { guest, abort };
     }
-
-    fn opening_segment(&mut self, now: Instant, opening: Opening, segment: &Segment, len: u32) -> Push {
-        let flags = segment.flags;
-        let acked = flags.contains(Flags::ACK) && segment.ack == opening.iss + 1;
-        if flags.contains(Flags::ACK) && !acked {
-            // RFC 9293, section 3.10.7.3: it belongs to a connection that the guest forgot.
-            if !flags.contains(Flags::RST) {
-                let reset = Segment { flags: Flags::RST, ..self.ports.segment(segment.ack) };
-                self.end(Some(reset), true);
-            }
-            return Push::NONE;
-        }
-        if flags.contains(Flags::RST) {
-            // RFC 9293, sections 3.10.7.3 and 3.10.7.4.
-            let believed = match opening.guest {
-                Some((irs, _)) => segment.seq.distance(irs + 1) <= self.config.room,
-                None => acked,
-            };
-            if believed {
-                self.end(None, true);
-            }
-            return Push::NONE;
-        }
-        match opening.guest {
-            Some((irs, _)) if flags.contains(Flags::SYN) => {
-                self.repeated_syn(segment.seq == irs);
-                Push::NONE
-            }
-            Some((irs, offer)) if acked => {
-                let mut open = Open::new(now, &self.config, &opening, irs, offer);
-                let push = open.segment(now, segment, len);
-                self.state = State::Open(open);
-                push
-            }
-            None if acked && flags.contains(Flags::SYN) => {
-                let mut open = Open::new(now, &self.config, &opening, segment.seq, Offer::new(segment));
-                open.acknowledge_now();
-                self.state = State::Open(open);
-                Push::NONE
-            }
-            _ => Push::NONE,
-        }
-    }
-
-    /// The guest's SYN again: our answer was lost; or a new one: it gave up this connection.
-    fn repeated_syn(&mut self, same: bool) {
-        match &mut self.state {
-            State::Opening(opening) if same => opening.send = true,
-            _ => self.end(None, true),
-        }
-    }
 }
 
 impl Offer {
@@ -410,37 +371,6 @@ impl Offer {
             sack: options.sack_permitted,
             window: syn.window,
         }
-    }
-}
-
-impl Opening {
-    fn next_segment(&mut self, now: Instant, config: &Config, ports: Ports) -> Option<Segment> {
-        if !core::mem::take(&mut self.send) {
-            return None;
-        }
-        self.due = now + Duration::from_secs(1 << self.attempts.min(OPEN_ATTEMPTS));
-        self.attempts = self.attempts.saturating_add(1);
-        let offer = self.guest.map(|(_, offer)| offer);
-        let options = Options {
-            mss: Some(config.mss),
-            window_scale: offer.is_none_or(|o| o.window_scale.is_some()).then_some(WINDOW_SCALE),
-            sack_permitted: config.sack && offer.is_none_or(|o| o.sack),
-            ..Options::default()
-        };
-        let (flags, ack) = match self.guest {
-            Some((irs, _)) => (Flags::SYN | Flags::ACK, irs + 1),
-            None => (Flags::SYN, Seq(0)),
-        };
-        let window = u16::try_from(config.room).unwrap_or(u16::MAX);
-        Some(Segment { ack, flags, window, options, ..ports.segment(self.iss) })
-    }
-
-    fn reset(&self, ports: Ports) -> Segment {
-        let (flags, ack) = match self.guest {
-            Some((irs, _)) => (Flags::RST | Flags::ACK, irs + 1),
-            None => (Flags::RST, Seq(0)),
-        };
-        Segment { ack, flags, ..ports.segment(self.iss + 1) }
     }
 }
 

@@ -1,9 +1,10 @@
 //! A connection on which data can flow: both directions and what they share.
 
-use super::receive::{Push, Receive};
+use super::challenge::Challenge;
+use super::receive::{Push, Receive, Reset};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
-use super::{Action, Config, Event, Offer, Opening, Ports, WINDOW_SCALE};
+use super::{Action, Config, Event, Offer, Ports};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
@@ -12,6 +13,24 @@ use crate::wire::tcp::{Flags, Segment};
 const KEEPALIVE: Duration = Duration::from_secs(120);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// What a handshake settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    /// The guest's initial sequence number, and ours.
+    pub(super) irs: Seq,
+    pub(super) iss: Seq,
+    /// What the guest's SYN offered.
+    pub(super) offer: Offer,
+    /// The window told to the guest, in bytes.
+    pub(super) window: u32,
+    /// The round trip of the handshake, if it could be measured.
+    pub(super) rtt: Option<Duration>,
+    /// As in [`Event::Connected`].
+    pub(super) far: Option<Duration>,
+    /// Whether the guest's SYN came first.
+    pub(super) by_guest: bool,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Open {
@@ -24,14 +43,18 @@ pub(super) struct Open {
     /// When it was last asked to say something.
     asked: Instant,
     reset: bool,
+    begun_by_guest: bool,
+    challenge: Challenge,
 }
 
 impl Open {
-    pub(super) fn new(now: Instant, config: &Config, opening: &Opening, irs: Seq, offer: Offer) -> Self {
+    /// A connection after its handshake.
+    pub(super) fn new(now: Instant, config: &Config, begin: &Begin) -> Self {
+        let Begin { irs, iss, offer, window, rtt: measured, far, by_guest } = *begin;
         let mss = u32::from(offer.mss.min(config.mss)).max(1);
         let mut rtt = Rtt::default();
-        if opening.attempts == 1 {
-            rtt.sample(now.since(opening.first_sent));
+        if let Some(measured) = measured {
+            rtt.sample(measured);
         }
         let max_peek = config.max_peek;
         let limits = Limits {
@@ -41,45 +64,71 @@ impl Open {
             sack: config.sack && offer.sack,
         };
         let scaled = offer.window_scale.is_some();
-        let room = config.room.min(u32::from(u16::MAX) << if scaled { WINDOW_SCALE } else { 0 });
         Self {
-            rx: Receive::new(irs, room, scaled, mss, opening.far),
+            rx: Receive::new(irs, window, config.room, scaled, mss, far),
             // The window in a SYN is never scaled: RFC 7323, section 2.2.
-            tx: Transmit::new(opening.iss + 1, irs, u32::from(offer.window), limits, rtt),
+            tx: Transmit::new(iss + 1, irs, u32::from(offer.window), limits, rtt),
             probe: false,
             ask: false,
             heard: now,
             asked: now,
             reset: false,
+            begun_by_guest: by_guest,
+            challenge: Challenge::default(),
         }
     }
 
+    /// See [`Connection::set_room`](super::Connection::set_room).
+    pub(super) fn set_room(&mut self, room: u32) {
+        self.rx.set_room(room);
+    }
+
+    /// Checks a segment in the order of RFC 9293, section 3.10.7.4: sequence number, RST, SYN, acknowledgement.
     pub(super) fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
         let flags = segment.flags;
+        let fin = flags.contains(Flags::FIN);
         self.heard = now;
         if flags.contains(Flags::RST) {
-            self.reset = self.rx.in_window(segment.seq);
+            match self.rx.judge_reset(segment.seq) {
+                Reset::Certain => self.reset = true,
+                Reset::Doubtful => self.challenge(now),
+                Reset::Invalid => {}
+            }
             return Push::NONE;
         }
         if flags.contains(Flags::SYN) {
             // RFC 5961, section 4.2.
-            self.rx.acknowledge_now();
+            self.challenge(now);
+            return Push::NONE;
+        }
+        if !self.rx.is_acceptable(segment.seq, len + u32::from(fin)) {
+            if len > 0 || fin || self.rx.is_keepalive(segment.seq) {
+                self.rx.acknowledge_now();
+            } else {
+                self.challenge(now);
+            }
             return Push::NONE;
         }
         if !flags.contains(Flags::ACK) {
             return Push::NONE;
         }
         if !self.tx.acknowledge(now, segment, len) {
-            self.rx.acknowledge_now();
+            self.challenge(now);
             return Push::NONE;
         }
-        self.rx.segment(now, segment.seq, len, flags.contains(Flags::FIN))
+        self.rx.segment(now, segment.seq, len, fin)
+    }
+
+    fn challenge(&mut self, now: Instant) {
+        if self.challenge.is_allowed(now) {
+            self.rx.acknowledge_now();
+        }
     }
 
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Result<(), Unresponsive> {
         match event {
             Event::Readable => self.tx.readable(now),
-            Event::Queued { taken, held, room } => self.rx.queued(now, taken, held, room),
+            Event::Queued { taken, held } => self.rx.queued(now, taken, held),
             Event::Busy => self.rx.busy(),
             Event::Quiet => self.rx.quiet(),
             Event::Flushed { held } => self.rx.flushed(now, held),
@@ -173,6 +222,11 @@ impl Open {
 
     pub(super) fn acknowledge_now(&mut self) {
         self.rx.acknowledge_now();
+    }
+
+    /// Whether the guest's SYN began the connection.
+    pub(super) fn begun_by_guest(&self) -> bool {
+        self.begun_by_guest
     }
 
     /// The guest reset the connection.

@@ -64,6 +64,17 @@ struct Far {
     poll: Option<Instant>,
 }
 
+/// What a RST of the guest is worth (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// Its number is the one expected: the connection is over.
+    Certain,
+    /// Its number is in the window: the guest is asked, and one that means it answers with the right one.
+    Doubtful,
+    /// It belongs to something else.
+    Invalid,
+}
+
 /// Whether an acknowledgement is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ack {
@@ -77,14 +88,23 @@ enum Ack {
 }
 
 impl Receive {
-    pub(super) fn new(irs: Seq, room: u32, scaled: bool, full: u32, far: Option<Duration>) -> Self {
+    /// Behind the guest's SYN of number `irs`, with a `window` that it was told.
+    pub(super) fn new(
+        irs: Seq,
+        window: u32,
+        room: u32,
+        scaled: bool,
+        full: u32,
+        far: Option<Duration>,
+    ) -> Self {
         let next = irs + 1;
         let far = far.map(|rtt| Far { acked: next, interval: (rtt / 4).clamp(POLL.0, POLL.1), poll: None });
+        let room = limited(room, scaled);
         Self {
             next,
             pending: 0,
             held: 0,
-            edge: next + room.min(u32::from(u16::MAX)),
+            edge: next + window,
             room,
             acked: next,
             fin: None,
@@ -102,8 +122,8 @@ impl Receive {
         let expected = self.next + self.pending;
         let ended = self.fin == Some(expected);
         if len == 0 && !fin {
-            if seq != expected + u32::from(ended) {
-                // A keep-alive or window probe: RFC 9293, section 3.10.7.4.
+            if seq != self.expected() {
+                // What is before it was lost: RFC 9293, section 3.10.7.4.
                 self.ack = Ack::Now;
             }
             return Push::NONE;
@@ -139,8 +159,12 @@ impl Receive {
         }
     }
 
-    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32, room: u32) {
-        self.room = if self.scaled { room } else { room.min(u32::from(u16::MAX)) };
+    pub(super) fn set_room(&mut self, room: u32) {
+        self.room = limited(room, self.scaled);
+    }
+
+    /// Of all that was pushed since the last call, `taken` bytes are queued.
+    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32) {
         let taken = taken.min(self.pending);
         self.next += taken;
         if taken < self.pending {
@@ -250,9 +274,33 @@ impl Receive {
         self.shut && self.fin.is_some_and(|at| self.acked == at + 1)
     }
 
-    /// Whether a RST of the guest at `seq` is to be believed (RFC 9293, section 3.10.7.4).
-    pub(super) fn in_window(&self, seq: Seq) -> bool {
-        !seq.before(self.acked) && !seq.after(self.edge.max(self.next + 1))
+    /// What a RST of the guest with the number `seq` is worth. A socket of the guest that is gone takes it from our
+    /// acknowledgement, and that may be behind what we have.
+    pub(super) fn judge_reset(&self, seq: Seq) -> Reset {
+        if seq == self.expected() || seq == self.acked {
+            Reset::Certain
+        } else if self.is_acceptable(seq, 0) {
+            Reset::Doubtful
+        } else {
+            Reset::Invalid
+        }
+    }
+
+    /// Whether a segment that takes `len` numbers from `seq` on is new to the guest's knowledge, and reaches into the window
+    /// (RFC 9293, section 3.4).
+    pub(super) fn is_acceptable(&self, seq: Seq, len: u32) -> bool {
+        !(seq + len).before(self.acked) && !seq.after(self.edge.max(self.expected()))
+    }
+
+    /// Whether an empty segment at `seq` asks for an answer: a keep-alive, or a probe of a window (RFC 9293, section 3.8.4).
+    pub(super) fn is_keepalive(&self, seq: Seq) -> bool {
+        seq + 1 == self.acked
+    }
+
+    /// The number of what has to come next: RCV.NXT, once all that was pushed is queued.
+    fn expected(&self) -> Seq {
+        let end = self.next + self.pending;
+        end + u32::from(self.fin == Some(end))
     }
 
     fn tell_news(&mut self) {
@@ -281,4 +329,9 @@ impl Receive {
         let room = if self.held > 0 { 0 } else { self.room };
         self.edge.max(self.next + room)
     }
+}
+
+/// What a window can express.
+fn limited(room: u32, scaled: bool) -> u32 {
+    room.min(u32::from(u16::MAX) << if scaled { WINDOW_SCALE } else { 0 })
 }

@@ -1,7 +1,7 @@
 //! Tests that read like packet traces, and arbitrary sequences of operations.
 //!
 //! The guest's bytes begin at 1001, those of the host's peer at 5001. The
-//! window promised to the guest is 20 000 bytes and an MSS 1000, unless a test says otherwise.
+//! window promised to the guest is 20 480 bytes and an MSS 1000, unless a test says otherwise.
 
 extern crate std;
 
@@ -11,7 +11,7 @@ use super::*;
 
 const IRS: u32 = 1000;
 const ISS: u32 = 5000;
-const ROOM: u32 = 20_000;
+const ROOM: u32 = 20_480;
 const MSS: u32 = 1000;
 
 const SYN: Flags = Flags::SYN;
@@ -75,7 +75,7 @@ impl Trace {
     fn gets(&mut self, segment: Segment, len: u32) -> Push {
         let push = self.conn.segment(self.now, &segment, len);
         if push.len > 0 {
-            self.event(Event::Queued { taken: push.len, held: 0, room: ROOM });
+            self.event(Event::Queued { taken: push.len, held: 0 });
         }
         push
     }
@@ -251,8 +251,9 @@ fn attempts_to_open_end() {
 }
 
 #[test]
-fn forgotten_connection_of_the_guest() {
-    // RFC 9293, section 3.5.2: it answers our SYN with an acknowledgement of something else.
+fn a_half_open_connection_of_the_guest() {
+    // RFC 9293, sections 3.5.1 and 3.10.7.3: it answers our SYN with an acknowledgement of something else. A RST ends that,
+    // and then it takes our SYN.
     let mut t = Trace {
         conn: Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO),
         now: Instant::ZERO,
@@ -261,7 +262,143 @@ fn forgotten_connection_of_the_guest() {
     t.gets(seg(ACK, 77, 4444), 0);
     let reset = t.emits();
     assert_eq!((reset.flags, reset.seq), (RST, Seq(4444)));
-    assert_eq!(t.action(), Some(Action::Abort));
+    assert_eq!(t.emits().flags, SYN, "at once");
+    t.quiet();
+    // A guest that says so again gets its RST, and the SYN by the timer alone.
+    t.gets(seg(ACK, 77, 4444), 0);
+    assert_eq!(t.emits().flags, RST);
+    t.quiet();
+    t.after(ms(2000));
+    assert_eq!(t.emits().flags, SYN);
+    t.gets(Segment { flags: SYN | ACK, ..seg(ACK, IRS, ISS + 1) }, 0);
+    t.finds_nothing();
+    t.acks(IRS + 1);
+    t.quiet();
+}
+
+/// What a segment does between the guest's SYN and the acknowledgement of our answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Nothing,
+    Challenge,
+    /// A RST of this number, and no more.
+    Reset(u32),
+    End,
+    Repeat,
+}
+
+#[test]
+fn what_a_handshake_makes_of_other_segments() {
+    // RFC 9293, section 3.10.7.4, SYN-RECEIVED: the sequence number is looked at first.
+    let (next, edge) = (IRS + 1, IRS + 1 + ROOM);
+    let table = [
+        (seg(ACK, edge + 1, 77), Does::Challenge),
+        (seg(ACK, IRS, 77), Does::Challenge),
+        (seg(ACK, IRS, ISS + 1), Does::Challenge),
+        (seg(FIN, IRS - 1, 77), Does::Challenge),
+        (seg(ACK, next, 77), Does::Reset(77)),
+        (seg(ACK, edge, ISS), Does::Reset(ISS)),
+        (seg(ACK, next, ISS + 2), Does::Reset(ISS + 2)),
+        (seg(Flags::empty(), next, 0), Does::Nothing),
+        (seg(RST, next, 0), Does::End),
+        (seg(RST | ACK, next, 77), Does::End),
+        (seg(RST, next + 1, 0), Does::Challenge),
+        (seg(RST, edge, 0), Does::Challenge),
+        (seg(RST, edge + 1, 0), Does::Nothing),
+        (seg(RST, IRS, 0), Does::Nothing),
+        (seg(SYN, IRS, 0), Does::Repeat),
+        (seg(SYN, next, 0), Does::End),
+        (seg(SYN, edge + 1, 0), Does::Challenge),
+    ];
+    for (segment, does) in table {
+        let mut t = Trace::connecting(&syn());
+        t.event(Event::Connected { far: None });
+        t.emits();
+        t.gets(segment, 0);
+        let action = match t.action() {
+            None => Does::Nothing,
+            Some(Action::Abort) => Does::End,
+            Some(Action::Emit(s)) if s.flags == RST => Does::Reset(s.seq.0),
+            Some(Action::Emit(s)) if s.flags == SYN | ACK => Does::Repeat,
+            Some(Action::Emit(s)) if (s.flags, s.seq, s.ack) == (ACK, Seq(ISS + 1), Seq(next)) => {
+                Does::Challenge
+            }
+            other => panic!("{segment:?}: {other:?}"),
+        };
+        assert_eq!(action, does, "{segment:?}");
+        if does != Does::End {
+            // The guest's own is what it was.
+            t.quiet();
+            assert_eq!(t.gets(seg(ACK, next, ISS + 1), 5).len, 5, "{segment:?}");
+            t.finds_nothing();
+            t.acks(next + 5);
+        }
+    }
+}
+
+#[test]
+fn a_challenge_tells_no_more_than_the_window_promised() {
+    // RFC 7323, section 2.2: scaled, as it is no SYN.
+    for window_scale in [None, Some(7)] {
+        let offer = Options { window_scale, ..syn().options };
+        let mut t = Trace::connecting(&Segment { options: offer, ..syn() });
+        t.event(Event::Connected { far: None });
+        let told = t.emits().window;
+        assert!((20_000..=20_480).contains(&told));
+        t.gets(seg(ACK, IRS, 77), 0);
+        let scale = window_scale.map_or(0, |_| WINDOW_SCALE);
+        assert_eq!(t.acks(IRS + 1).window << scale, told);
+    }
+}
+
+#[test]
+fn while_the_host_connects() {
+    // Nothing was answered: a RST has to have the next number, and another SYN is another connection.
+    let table = [
+        (seg(RST, IRS + 1, 0), true),
+        (seg(RST, IRS, 0), false),
+        (seg(RST | ACK, IRS + 2, 0), false),
+        (seg(SYN | RST, 7, 0), false),
+        (syn(), false),
+        (seg(SYN, IRS + 1, 0), true),
+        (seg(ACK, IRS + 1, 77), false),
+    ];
+    for (segment, ends) in table {
+        let mut t = Trace::connecting(&syn());
+        t.gets(segment, 0);
+        assert_eq!(t.conn.has_ended(), ends, "{segment:?}");
+        assert_eq!(t.action(), ends.then_some(Action::Abort), "{segment:?}");
+    }
+}
+
+#[test]
+fn the_room_there_is_when_it_is_told_is_promised() {
+    let offer = Options { window_scale: Some(7), ..syn().options };
+    // The guest's SYN came when there was more.
+    let mut t = Trace::connecting(&Segment { options: offer, ..syn() });
+    t.conn.set_room(8192);
+    t.event(Event::Connected { far: None });
+    assert_eq!(t.emits().window, 8192);
+    t.conn.set_room(4096);
+    t.gets(seg(ACK, IRS + 1, ISS + 1), 0);
+    t.event(Event::Readable);
+    assert!(matches!(t.action(), Some(Action::Peek { .. })));
+    assert_eq!(t.finds(10, true, false).window, 8192 >> WINDOW_SCALE, "the right edge stays");
+    t.gets(seg(ACK, IRS + 1, ISS + 11), 8192);
+    assert_eq!(t.action(), Some(Action::Discard(10)));
+    assert_eq!(t.acks(IRS + 1 + 8192).window, 4096 >> WINDOW_SCALE);
+}
+
+#[test]
+fn several_batches_of_payload_are_reported_as_one() {
+    let mut t = Trace::established();
+    for n in 0..3 {
+        let push = t.conn.segment(t.now, &seg(if n == 2 { FIN } else { ACK }, 1001 + n * 100, 5001), 100);
+        assert_eq!(push.len, 100);
+    }
+    t.event(Event::Queued { taken: 300, held: 0 });
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1302);
 }
 
 #[test]
@@ -269,8 +406,8 @@ fn data_is_acknowledged_when_queued() {
     let mut t = Trace::established();
     let push = t.conn.segment(t.now, &seg(ACK, 1001, 5001), 500);
     assert_eq!(push, Push { skip: 0, len: 500 });
-    t.event(Event::Queued { taken: 500, held: 0, room: ROOM });
-    assert_eq!(t.acks(1501).window, 20_000);
+    t.event(Event::Queued { taken: 500, held: 0 });
+    assert_eq!(t.acks(1501).window, 20_480);
     t.quiet();
     // Half of it again, and some more.
     assert_eq!(t.gets(seg(ACK, 1251, 5001), 500), Push { skip: 250, len: 250 });
@@ -346,17 +483,17 @@ fn what_exceeds_the_window_is_cut() {
     let push = t.conn.segment(t.now, &seg(FIN, 1001, 5001), ROOM + 5);
     assert_eq!(push, Push { skip: 0, len: ROOM });
     // The host's kernel took nothing of it.
-    t.event(Event::Queued { taken: ROOM, held: ROOM, room: ROOM });
-    assert_eq!(t.acks(1001).window, 20_000);
+    t.event(Event::Queued { taken: ROOM, held: ROOM });
+    assert_eq!(t.acks(1001).window, 20_480);
     assert_eq!(t.gets(seg(ACK, 1001 + ROOM, 5001), 1), Push::NONE, "window probe");
     t.acks(1001);
     t.quiet();
     // It takes some, which is acknowledged; the edge stays.
     t.event(Event::Flushed { held: ROOM / 2 });
-    assert_eq!(t.acks(1001 + ROOM / 2).window, 10_000);
+    assert_eq!(t.acks(1001 + ROOM / 2).window, 10_240);
     // It has taken all: the window opens again.
     t.event(Event::Flushed { held: 0 });
-    assert_eq!(t.acks(1001 + ROOM).window, 20_000);
+    assert_eq!(t.acks(1001 + ROOM).window, 20_480);
     t.quiet();
 }
 
@@ -375,26 +512,99 @@ fn unacceptable_acknowledgements() {
 }
 
 #[test]
-fn resets_have_to_be_in_the_window() {
-    // RFC 9293, section 3.10.7.4.
-    for (seq, believed) in
-        [(1000, false), (1001, true), (1001 + ROOM, true), (1002 + ROOM, false), (0, false)]
-    {
+fn a_reset_has_to_have_the_next_number() {
+    // RFC 9293, section 3.10.7.4, and RFC 5961, section 3.2: elsewhere in the window it is challenged.
+    let edge = 1001 + ROOM;
+    for (seq, certain, doubtful) in [
+        (1001, true, false),
+        (1002, false, true),
+        (edge, false, true),
+        (1000, false, false),
+        (edge + 1, false, false),
+        (0, false, false),
+    ] {
         let mut t = Trace::established();
         t.gets(seg(RST, seq, 0), 0);
-        assert_eq!(t.action(), believed.then_some(Action::Abort), "{seq}");
+        match t.action() {
+            Some(Action::Abort) => assert!(certain, "{seq}"),
+            Some(Action::Emit(ack)) => {
+                assert!(doubtful, "{seq}");
+                assert_eq!((ack.flags, ack.seq, ack.ack), (ACK, Seq(5001), Seq(1001)));
+                // A guest that meant it has no such connection any more.
+                t.gets(seg(RST, ack.ack.0, 0), 0);
+                assert_eq!(t.action(), Some(Action::Abort));
+            }
+            other => assert!(other.is_none() && !certain && !doubtful, "{seq}: {other:?}"),
+        }
     }
 }
 
 #[test]
-fn syn_is_challenged() {
-    // RFC 5961, section 4.2.
+fn a_reset_by_a_socket_that_is_gone() {
+    // It takes the number from what we acknowledged, which may be less than what we have: RFC 9293, section 3.10.7.1.
+    let mut t = Trace::established_with(&syn(), Some(ms(100)));
+    t.gets(seg(ACK, 1001, 5001), 500);
+    t.quiet();
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    assert_eq!(t.finds(100, true, false).ack, Seq(1001));
+    t.gets(seg(RST, 1001, 0), 0);
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+#[test]
+fn the_end_of_a_batch_decides_where_a_reset_belongs() {
     let mut t = Trace::established();
-    for seq in [1000, 1001, 0x8000_0000] {
-        t.gets(seg(SYN, seq, 0), 0);
-        assert_eq!(t.acks(1001).seq, Seq(5001));
+    t.conn.segment(t.now, &seg(FIN, 1001, 5001), 500);
+    t.conn.segment(t.now, &seg(RST, 1502, 0), 0);
+    assert!(t.conn.has_ended());
+}
+
+#[test]
+fn challenges_are_rare() {
+    // RFC 5961, sections 4.2 and 7: a SYN, whatever its number; sections 3.2 and 5.2: other claims without proof.
+    let claims = [
+        seg(SYN, 1000, 0),
+        seg(SYN, 1001, 0),
+        seg(SYN | ACK, 0x8000_0000, 5001),
+        seg(RST, 1002, 0),
+        seg(ACK, 1001, 5002),
+        seg(ACK, 1001, 0x8000_1000),
+        seg(ACK, 1002 + ROOM, 5001),
+        seg(ACK, 7, 5001),
+    ];
+    for segment in claims {
+        let mut t = Trace::established();
+        for _ in 0..2 {
+            t.gets(segment, 0);
+            assert_eq!(t.acks(1001).seq, Seq(5001), "{segment:?}");
+            for other in claims {
+                t.gets(other, 0);
+                t.quiet();
+            }
+            t.after(ms(499));
+            t.gets(segment, 0);
+            t.quiet();
+            t.after(ms(1));
+        }
+        assert_eq!(t.gets(seg(ACK, 1001, 5001), 100).len, 100, "{segment:?}");
+    }
+}
+
+#[test]
+fn what_lies_outside_the_window_acknowledges_nothing() {
+    // RFC 9293, section 3.10.7.4: such a segment is answered and dropped.
+    let mut t = Trace::established();
+    t.sends(1);
+    for (segment, len) in
+        [(seg(ACK, 1002 + ROOM, 6001), 10), (seg(FIN, 900, 6001), 10), (seg(ACK, 5, 6001), 0)]
+    {
+        t.gets(segment, len);
+        t.acks(1001);
         t.quiet();
     }
+    t.gets(seg(ACK, 1001, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
 }
 
 #[test]
@@ -697,7 +907,7 @@ fn guest_closes_first() {
 fn fin_waits_for_what_is_held() {
     let mut t = Trace::established();
     t.conn.segment(t.now, &seg(FIN, 1001, 5001), 100);
-    t.event(Event::Queued { taken: 100, held: 60, room: ROOM });
+    t.event(Event::Queued { taken: 100, held: 60 });
     t.acks(1041);
     t.quiet();
     t.event(Event::Flushed { held: 0 });

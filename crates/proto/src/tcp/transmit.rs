@@ -114,10 +114,11 @@ impl Transmit {
     }
 
     /// Takes the acknowledgement and window of a segment of `len` payload bytes;
-    /// false if it acknowledges what was never sent.
+    /// false if it acknowledges what was never sent, or is older than anything under way can be
+    /// (RFC 5961, section 5.2).
     pub(super) fn acknowledge(&mut self, now: Instant, segment: &Segment, len: u32) -> bool {
         let ack = segment.ack;
-        if ack.after(self.max) {
+        if ack.after(self.max) || ack.before(self.una - self.max_window) {
             return false;
         }
         self.attempts = 0;

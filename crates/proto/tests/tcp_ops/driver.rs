@@ -50,7 +50,6 @@ impl Bytes<'_> {
 struct World {
     conn: Option<Connection>,
     now: Instant,
-    config: Config,
     far: bool,
     /// Sent by the guest: next byte expected; whether that was told by the connection.
     irs: Option<Seq>,
@@ -92,7 +91,6 @@ impl World {
         let mut world = Self {
             conn: None,
             now,
-            config,
             far,
             irs: None,
             next: IRS + 1,
@@ -181,7 +179,12 @@ impl World {
             _ => match bytes.u8()? {
                 0 => self.event(Event::Failed),
                 1..128 => self.quiet(bytes),
-                _ => {}
+                _ => {
+                    let room = bytes.u16()? << (bytes.u8()? & 7);
+                    if let Some(conn) = &mut self.conn {
+                        conn.set_room(room);
+                    }
+                }
             },
         }
         self.settle(bytes);
@@ -234,7 +237,7 @@ impl World {
         if bytes.u8()? % 4 > 0 {
             // The batch ends; what it brought may have to wait.
             self.held += self.pushed >> (bytes.u8()? % 4) >> 1;
-            self.event(Event::Queued { taken: self.pushed, held: self.held, room: self.config.room });
+            self.event(Event::Queued { taken: self.pushed, held: self.held });
             self.pushed = 0;
             if bytes.u8()? % 4 == 0 {
                 self.event(Event::Busy);
@@ -255,7 +258,8 @@ impl World {
         let end = segment.seq + len;
         let plain = segment.flags.contains(Flags::ACK) && !segment.flags.intersects(Flags::SYN | Flags::RST);
         let fits = !segment.seq.after(self.next) && end.after(self.next) && !end.after(self.edge?);
-        let known = self.open && !self.fin && !segment.ack.after(self.max);
+        // What is acknowledged may also be older, but not by more than a window.
+        let known = self.open && !self.fin && !segment.ack.after(self.max) && !segment.ack.before(self.acked);
         (plain && fits && known).then(|| end.distance(self.next))
     }
 

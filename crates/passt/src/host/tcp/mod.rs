@@ -18,7 +18,7 @@ use passt_proto::time::Instant;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_proto::wire::tcp::{LEN as HEADER_LEN, Segment};
+use passt_proto::wire::tcp::{Flags, LEN as HEADER_LEN, Segment};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
@@ -151,7 +151,13 @@ pub(crate) fn segment<L: Link>(
     let Some(handle) = flows.find(&key) else {
         return open::no_flow(ctx, flows, key, segment, payload.len());
     };
-    let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
+    if segment.flags.contains(Flags::SYN) {
+        // A port can be used again at once: what came before in the batch may have ended the connection.
+        settle(ctx, flows, handle);
+    }
+    let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else {
+        return open::no_flow(ctx, flows, key, segment, payload.len());
+    };
     let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
     let push = flow.conn.segment(ctx.now, segment, len);
     if push.len > 0 {
@@ -161,17 +167,33 @@ pub(crate) fn segment<L: Link>(
     if !std::mem::replace(&mut flow.dirty, true) {
         ctx.tcp.dirty.push(handle);
     }
+    if flow.conn.has_ended() {
+        settle(ctx, flows, handle);
+        if opens(segment) {
+            return open::no_flow(ctx, flows, key, segment, payload.len());
+        }
+    }
     Ok(())
+}
+
+/// Whether a segment asks for a new connection.
+fn opens(segment: &Segment) -> bool {
+    segment.flags.contains(Flags::SYN) && !segment.flags.intersects(Flags::ACK | Flags::RST)
+}
+
+/// Deals with what a connection got of the batch so far.
+fn settle<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: Handle) {
+    with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+        Flow::Tcp(flow) if flow.dirty => flow.end_batch(ctx, handle),
+        _ => Verdict::Keep,
+    });
 }
 
 /// All segments of a batch were seen: queues what they carried, and answers.
 pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
     for next in 0..ctx.tcp.dirty.len() {
         let handle = ctx.tcp.dirty[next];
-        with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
-            Flow::Tcp(flow) => flow.end_batch(ctx, handle),
-            _ => Verdict::Keep,
-        });
+        settle(ctx, flows, handle);
     }
     ctx.tcp.dirty.clear();
     ctx.tcp.pieces.clear();
@@ -232,12 +254,9 @@ impl TcpFlow {
     /// Queues what the batch brought, and does what is to be done.
     fn end_batch<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
         self.dirty = false;
-        let mut next = self.batch.take().map(|(first, _)| first);
-        while let Some(first) = next {
-            match self.queue(ctx, first) {
-                Ok(rest) => next = rest,
-                Err(_) => return self.broken(ctx, handle),
-            }
+        if let Some((first, _)) = self.batch.take() {
+            let Ok(taken) = self.queue(ctx, first) else { return self.broken(ctx, handle) };
+            self.conn.handle(ctx.now, Event::Queued { taken: count(taken), held: self.held() });
         }
         if ctx.link.is_backlogged() && ctx.tcp.late.len() < MAX_BATCH {
             self.conn.handle(ctx.now, Event::Busy);
@@ -248,35 +267,35 @@ impl TcpFlow {
         self.pull(ctx, handle)
     }
 
-    /// Queues a chain of pieces as far as it fits one call; returns where the rest begins.
-    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, first: usize) -> io::Result<Option<usize>> {
-        let mut data = Gather::new();
-        let mut next = Some(first);
-        while let Some(piece) = next.map(|index| &ctx.tcp.pieces[index])
-            && !data.is_full()
-        {
-            ctx.link.payload(piece.frame, piece.range.clone(), &mut data);
-            next = piece.next;
+    /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room, which is all but
+    /// where the slack is used up.
+    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, first: usize) -> io::Result<usize> {
+        let (mut taken, mut next) = (0, Some(first));
+        while next.is_some() {
+            let mut data = Gather::new();
+            while let Some(piece) = next.map(|index| &ctx.tcp.pieces[index])
+                && ctx.link.payload(piece.frame, piece.range.clone(), &mut data)
+            {
+                next = piece.next;
+            }
+            let mut sent = 0;
+            if self.rest.is_none() {
+                sent = match msg::send(self.fd.as_fd(), &data) {
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                    Err(e) => return Err(e),
+                };
+            }
+            if sent < data.total() {
+                sent += ctx.tcp.slack.add(&mut self.rest, &data, sent);
+            }
+            taken += sent;
+            if sent < data.total() || data.is_empty() {
+                ctx.dropped(DropReason::WindowOverrun);
+                break;
+            }
         }
-        let mut taken = 0;
-        if self.rest.is_none() {
-            taken = match msg::send(self.fd.as_fd(), &data) {
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(e) => return Err(e),
-            };
-        }
-        if taken < data.total() {
-            taken += ctx.tcp.slack.add(&mut self.rest, &data, taken);
-        }
-        let short = taken < data.total();
-        let event = Event::Queued { taken: count(taken), held: self.held(), room: ctx.tcp.room() };
-        self.conn.handle(ctx.now, event);
-        if short {
-            ctx.dropped(DropReason::WindowOverrun);
-            return Ok(None);
-        }
-        Ok(next)
+        Ok(taken)
     }
 
     fn held(&self) -> u32 {
@@ -385,6 +404,7 @@ impl TcpFlow {
     pub(super) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
         // A connection may be older than the first frame of the guest, or than its last network card.
         self.path.dst_mac = ctx.guest_mac();
+        self.conn.set_room(ctx.tcp.room());
         let mut burst = BURST;
         let mut room = true;
         while let Some(action) = self.next_action(ctx.now, room) {
