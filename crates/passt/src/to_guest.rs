@@ -99,7 +99,7 @@ impl<L: Link> Context<L> {
         let len = messages.clone().map(|i| self.received(i, &within).len()).sum();
         match path.emit_udp(&mut header, ports, len, segment) {
             Some((end, offload)) => self.put(&header[..end], &offload, messages, within),
-            None => self.dropped(DropReason::Unmapped),
+            None => self.dropped_all(DropReason::Unmapped, len.div_ceil(usize::from(segment).max(1)).max(1)),
         }
     }
 
@@ -153,14 +153,14 @@ impl<L: Link> Context<L> {
             let mut room = Scatter::new();
             let (link, inbox) = (&mut self.link, &self.udp.inbox);
             if !link.reserve(header.len(), total, offload.gso_size.into(), &mut room) {
-                return self.dropped(DropReason::LinkBusy);
+                return self.dropped_all(DropReason::LinkBusy, offload.pieces(total).count());
             }
             for (_, payload) in messages.filter_map(|i| inbox.message(i)) {
                 done += room.copy_in(done, slice(payload, &within));
             }
         }
         if done < total {
-            return self.dropped(DropReason::Offload);
+            return self.dropped_all(DropReason::Offload, offload.pieces(total).count());
         }
         self.commit(header, offload, total);
     }

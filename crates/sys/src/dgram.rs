@@ -91,6 +91,8 @@ pub fn send(
     let mut controls = [Control::EMPTY; BATCH];
     let mut headers = [EMPTY; BATCH];
     let count = messages.len().min(BATCH);
+    #[cfg(feature = "inject")]
+    let count = injected(fd, count, messages.first().is_some_and(|first| first.segment != 0))?;
     for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
         let own = data.as_slice().get(message.first..message.first + message.buffers);
         let own = own.ok_or(io::ErrorKind::InvalidInput)?;
@@ -116,6 +118,17 @@ pub fn send(
     // SAFETY: the first `count` headers are valid and point to `name`, `controls` and vectors
     // of `data`, all alive; the kernel only writes `msg_len` of each header.
     result(unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as _, flags as _) as isize })
+}
+
+/// How many messages the kernel is given, as a script of tests has it.
+#[cfg(feature = "inject")]
+fn injected(fd: BorrowedFd<'_>, messages: usize, cut: bool) -> io::Result<usize> {
+    use crate::inject::{Fate, ask};
+    match ask(|script| script.datagrams(fd, messages, cut)) {
+        Fate::Pass => Ok(messages),
+        Fate::AtMost(most) => Ok(messages.min(most.max(1))),
+        Fate::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// The form of an address that sockets of both families take, `::ffff:a.b.c.d` for IPv4.

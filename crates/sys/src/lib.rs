@@ -13,6 +13,8 @@
 pub mod alloc;
 pub mod dgram;
 pub mod fd;
+#[cfg(feature = "inject")]
+pub mod inject;
 pub mod iovec;
 pub mod msg;
 pub mod namespace;

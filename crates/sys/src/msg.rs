@@ -13,11 +13,18 @@ pub const CALLS: &[Call] = &[Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg
 /// Sends the gathered bytes on a connected stream socket, without waiting and
 /// without SIGPIPE; returns how many the kernel took.
 pub fn send(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
-    let message = header(data.as_slice());
+    #[cfg(feature = "inject")]
+    let vecs = &injected::limited(data.as_slice(), |script| script.stream(fd, data.total()))?;
+    #[cfg(not(feature = "inject"))]
+    let vecs = data.as_slice();
+    let message = header(vecs);
     // SAFETY: `message` points to vectors that `data` keeps alive for this call.
-    result(unsafe {
+    let sent = result(unsafe {
         libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    })
+    })?;
+    #[cfg(feature = "inject")]
+    crate::inject::tell(|script| script.sent(fd, sent));
+    Ok(sent)
 }
 
 /// Writes the gathered bytes to a file (`writev`); returns how many it took.
@@ -47,7 +54,11 @@ pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
 /// Copies data from a stream socket's receive queue and leaves it there
 /// (`MSG_PEEK`), from the socket's peek offset if it has one. `Ok(0)` is the end of the stream.
 pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
-    receive_message(fd, into.as_slice(), libc::MSG_PEEK)
+    #[cfg(feature = "inject")]
+    let vecs = &injected::limited(into.as_slice(), |script| script.peek(fd, into.total()))?;
+    #[cfg(not(feature = "inject"))]
+    let vecs = into.as_slice();
+    receive_message(fd, vecs, libc::MSG_PEEK)
 }
 
 /// Removes up to `len` bytes from the head of a TCP socket's receive queue without
@@ -71,4 +82,30 @@ fn header(vecs: &[libc::iovec]) -> libc::msghdr {
     message.msg_iov = vecs.as_ptr().cast_mut();
     message.msg_iovlen = vecs.len() as _;
     message
+}
+
+/// Calls that a script of tests decides.
+#[cfg(feature = "inject")]
+mod injected {
+    use std::io;
+
+    use crate::inject::{Fate, Faults, ask};
+
+    /// What of a list of buffers the kernel is given.
+    pub(super) fn limited(
+        vecs: &[libc::iovec],
+        question: impl FnOnce(&mut dyn Faults) -> Fate,
+    ) -> io::Result<Vec<libc::iovec>> {
+        let mut left = match ask(question) {
+            Fate::Pass => usize::MAX,
+            Fate::AtMost(len) => len.max(1),
+            Fate::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
+        };
+        let head = vecs.iter().map_while(|vec| {
+            let len = vec.iov_len.min(left);
+            left -= len;
+            (len > 0 || vec.iov_len == 0).then_some(libc::iovec { iov_len: len, ..*vec })
+        });
+        Ok(head.collect())
+    }
 }

@@ -16,11 +16,12 @@ use std::os::fd::OwnedFd;
 use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
+use passt_proto::time::Instant;
 use passt_sys::dgram::{BATCH, Inbox};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use super::send::{Item, Way};
+use super::send::{Cursor, Cuts, Item, Way};
 use super::{Sockets, UdpFlow, any, connect};
 use crate::flow::Side;
 use crate::host::{Verdict, socket_across};
@@ -52,8 +53,8 @@ impl UdpFlow {
     pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
         self.used(0, ctx.now);
         let way = self.sockets.to_remote(&ctx.listeners);
-        let failed = way.map(|way| relay(&way, &ctx.udp.inbox, messages, &mut self.cuts));
-        count(ctx, failed)
+        let lost = way.map(|way| relay(&way, &ctx.udp.inbox, messages.clone(), &mut self.cuts, ctx.now));
+        count(ctx, lost, messages)
     }
 
     /// Passes on what is in the inbox at `messages`, from the server.
@@ -61,32 +62,30 @@ impl UdpFlow {
         self.used(1, ctx.now);
         let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
         let way = client.way(&ctx.listeners);
-        let failed = way.map(|way| relay(&way, &ctx.udp.inbox, messages, &mut self.cuts));
-        count(ctx, failed)
+        let lost = way.map(|way| relay(&way, &ctx.udp.inbox, messages.clone(), &mut self.cuts, ctx.now));
+        count(ctx, lost, messages)
     }
 }
 
-/// Sends messages of the inbox; returns how many could not be sent.
-fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut bool) -> usize {
-    let item = |index| {
-        let (message, _) = inbox.message(index)?;
-        let cut = message.len > usize::from(message.segment);
-        Some(Item { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
-    };
-    let items: ArrayVec<_, BATCH> = messages.filter_map(item).collect();
-    let (mut rest, mut failed) = (items.as_slice(), 0);
-    while let Some((sent, _)) = way.deliver(inbox, rest, cuts) {
-        failed += 1;
-        rest = rest.get(sent + 1..).unwrap_or_default();
+/// Sends messages of the inbox; returns how many datagrams could not be sent.
+fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut Cuts, now: Instant) -> usize {
+    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| item(inbox, index)).collect();
+    let (mut at, mut lost) = (Cursor::default(), 0);
+    while let Some(loss) = way.deliver(inbox, &items, &mut at, cuts, now) {
+        lost += loss.datagrams;
     }
-    failed
+    lost
 }
 
-/// Counts what failed; a flow whose listening socket is closed ends.
-fn count<L: Link>(ctx: &mut Context<L>, failed: Option<usize>) -> Verdict {
-    let Some(failed) = failed else { return Verdict::Remove };
-    for _ in 0..failed {
-        ctx.dropped(DropReason::Socket);
-    }
-    Verdict::Keep
+fn item(inbox: &Inbox, index: usize) -> Option<Item> {
+    let (message, _) = inbox.message(index)?;
+    let cut = message.len > usize::from(message.segment);
+    Some(Item { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
+}
+
+/// Counts what was lost of messages; all of them where the listening socket is closed, which ends the flow.
+fn count<L: Link>(ctx: &mut Context<L>, lost: Option<usize>, messages: Range<usize>) -> Verdict {
+    let all = || messages.filter_map(|index| item(&ctx.udp.inbox, index)).map(|item| item.datagrams()).sum();
+    ctx.dropped_all(DropReason::Socket, lost.unwrap_or_else(all));
+    if lost.is_some() { Verdict::Keep } else { Verdict::Remove }
 }

@@ -23,13 +23,13 @@ use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::offload::{Gso, Offload};
 use passt_proto::wire::report::Quoted;
-use passt_sys::dgram::{self, Failure, Inbox};
+use passt_sys::dgram::{self, BATCH, Failure, Inbox};
 use passt_sys::iovec::{Gather, Scatter};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use self::send::{Frames, Item, MAX_CUTS, Way};
+use self::send::{Cursor, Cuts, Frames, Item, Loss, MAX_CUTS, Way};
 use super::{Verdict, unreachable, with_flow};
 use crate::flow::inbound::{Class, Room};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
@@ -69,8 +69,7 @@ pub struct UdpFlow {
     /// Whom the guest talks to, on the host's side; on the bypass the server.
     remote: Endpoint,
     ttl: u8,
-    /// The kernel takes messages to be cut (`UDP_SEGMENT`).
-    cuts: bool,
+    cuts: Cuts,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     joined: bool,
     /// Batches seen from the guest (on the bypass the client) and to it, up to two.
@@ -388,20 +387,32 @@ pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
 
 impl UdpFlow {
     fn new(sockets: Sockets, remote: Endpoint, now: Instant) -> Self {
-        Self { sockets, remote, ttl: DEFAULT_TTL, cuts: true, joined: false, seen: [0; 2], last: now }
+        Self {
+            sockets,
+            remote,
+            ttl: DEFAULT_TTL,
+            cuts: Cuts::default(),
+            joined: false,
+            seen: [0; 2],
+            last: now,
+        }
     }
 
     /// Sends the batch. What cannot be sent is reported to the guest.
     fn send<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
         self.used(0, ctx.now);
-        let mut next = 0;
-        while let Some(items) = ctx.udp.batch.get(next..).filter(|items| !items.is_empty()) {
-            let Some(way) = self.sockets.to_remote(&ctx.listeners) else { return Verdict::Remove };
-            let Some((sent, error)) = way.deliver(&Frames(&ctx.link), items, &mut self.cuts) else { break };
-            self.failed(ctx, key, next + sent, error);
-            next += sent + 1;
+        let mut at = Cursor::default();
+        loop {
+            let Some(way) = self.sockets.to_remote(&ctx.listeners) else {
+                let lost = ctx.udp.batch.iter().map(Item::datagrams).sum();
+                ctx.dropped_all(DropReason::Socket, lost);
+                return Verdict::Remove;
+            };
+            let (frames, items) = (Frames(&ctx.link), &ctx.udp.batch);
+            let loss = way.deliver(&frames, items, &mut at, &mut self.cuts, ctx.now);
+            let Some(loss) = loss else { return Verdict::Keep };
+            self.lost(ctx, key, &loss);
         }
-        Verdict::Keep
     }
 
     /// Its own socket, if it has one.
@@ -419,16 +430,18 @@ impl UdpFlow {
         }
     }
 
-    /// Item `index` of the batch could not be sent at all.
-    fn failed<L: Link>(&self, ctx: &mut Context<L>, key: &Key, index: usize, error: Errno) {
-        ctx.dropped(DropReason::Socket);
-        let (Some(error), Some(item)) = (unreachable(error), ctx.udp.batch.get(index)) else { return };
-        let (frame, range) = (item.index, item.payload.clone());
-        let quoted = quote(ctx, key, self.ttl, range.len());
+    /// Something of the batch could not be sent at all: counts it, and tells the guest of the first.
+    fn lost<L: Link>(&self, ctx: &mut Context<L>, key: &Key, loss: &Loss) {
+        ctx.dropped_all(DropReason::Socket, loss.datagrams);
+        let (Some(error), Some(item)) = (unreachable(loss.error), ctx.udp.batch.get(loss.item)) else {
+            return;
+        };
+        let frame = item.index;
+        let quoted = quote(ctx, key, self.ttl, loss.payload.len());
         let mut payload = [0; QUOTE];
         let copied = {
             let mut data = Gather::new();
-            ctx.link.payload(frame, range, &mut data);
+            ctx.link.payload(frame, loss.payload.clone(), &mut data);
             data.copy_out(0, &mut payload)
         };
         let header = error.header(key.guest.addr.is_v4());
@@ -476,18 +489,27 @@ impl UdpFlow {
         }
         let Ok(count) = ctx.udp.inbox.receive(fd.as_fd()) else { return Verdict::Keep };
         // Before the socket was connected, others could send to it.
-        let ours = |i: &usize| match ctx.udp.inbox.message(*i) {
-            Some((message, _)) => message.source.map(Endpoint::from) == Some(self.remote),
-            None => false,
+        let ours = |inbox: &Inbox, i| {
+            inbox.message(i).is_some_and(|(m, _)| m.source.map(Endpoint::from) == Some(self.remote))
         };
-        let first = (0..count).position(|i| ours(&i)).unwrap_or(count);
-        let end = first + (first..count).take_while(ours).count();
-        if key.via != Via::Link {
-            return self.answer(ctx, first..end);
+        let is_ours: ArrayVec<bool, BATCH> = (0..count).map(|i| ours(&ctx.udp.inbox, i)).collect();
+        let mut next = 0;
+        for run in is_ours.chunk_by(bool::eq) {
+            let messages = next..next + run.len();
+            next = messages.end;
+            if run.first() != Some(&true) {
+                ctx.dropped_all(DropReason::NoFlow, messages.len());
+            } else if key.via != Via::Link {
+                if self.answer(ctx, messages) == Verdict::Remove {
+                    return Verdict::Remove;
+                }
+            } else {
+                let joined = |i| ctx.udp.inbox.message(i).is_some_and(|(m, _)| m.segment != 0);
+                self.joined = messages.clone().any(joined);
+                self.used(1, ctx.now);
+                ctx.datagrams(key, messages);
+            }
         }
-        self.joined = (first..end).any(|i| ctx.udp.inbox.message(i).is_some_and(|(m, _)| m.segment != 0));
-        self.used(1, ctx.now);
-        ctx.datagrams(key, first..end);
         Verdict::Keep
     }
 

@@ -1,10 +1,14 @@
 //! Sending datagrams: as few system calls, and messages, as the kernel allows.
+//!
+//! Each datagram is sent once or reported as a [`Loss`]. What was sent is remembered as a [`Cursor`], which stands between two
+//! datagrams, as the kernel may take some messages of a call, and may refuse to cut what it would take piece by piece.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
+use passt_proto::time::{Duration, Instant};
 use passt_sys::dgram::{self, BATCH, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
@@ -16,6 +20,9 @@ use crate::link::Link;
 pub(super) const MAX_CUTS: usize = 64;
 /// Most bytes of such a message.
 const MAX_CUT_BYTES: usize = 65_000;
+/// How long a flow's messages are not left to the kernel to be cut once it refused: what is too large for a path may
+/// be smaller next time, and routes change.
+const NO_CUTS: Duration = Duration::from_secs(1);
 
 /// What was received as one, of which `payload` is to be sent, cut every `segment` bytes unless that
 /// is zero.
@@ -24,6 +31,13 @@ pub(super) struct Item {
     pub(super) index: usize,
     pub(super) payload: Range<usize>,
     pub(super) segment: u16,
+}
+
+impl Item {
+    /// How many datagrams it is.
+    pub(super) fn datagrams(&self) -> usize {
+        if self.segment == 0 { 1 } else { self.payload.len().div_ceil(self.segment.into()) }
+    }
 }
 
 /// What items are part of.
@@ -48,6 +62,51 @@ impl Source for Inbox {
     }
 }
 
+/// Whether messages of a flow are left to the kernel to be cut (`UDP_SEGMENT`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cuts {
+    /// Not before this time.
+    refused: Option<Instant>,
+}
+
+impl Cuts {
+    fn allowed(&self, now: Instant) -> bool {
+        self.refused.is_none_or(|until| until <= now)
+    }
+
+    fn refuse(&mut self, now: Instant) {
+        self.refused = Some(now + NO_CUTS);
+    }
+}
+
+/// A place between the datagrams of a list of items: so many bytes into the payload of one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    item: usize,
+    offset: usize,
+}
+
+/// Datagrams that could not be sent, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// How many, one after the other.
+    pub(super) datagrams: usize,
+    /// The first of them: a place in the list of items, and its bytes there.
+    pub(super) item: usize,
+    pub(super) payload: Range<usize>,
+    pub(super) error: Errno,
+}
+
+/// One message to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    /// Where it ends.
+    end: Cursor,
+    datagrams: usize,
+    /// Bytes of each datagram if the kernel is to cut it, else zero.
+    segment: u16,
+}
+
 /// How to send.
 pub(super) struct Way<'a> {
     pub(super) fd: BorrowedFd<'a>,
@@ -58,92 +117,114 @@ pub(super) struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Sends items up to the first that cannot be sent at all: its place among them, and why.
-    /// `cuts` says whether the kernel cuts messages, and becomes false where it turns out not to.
+    /// Sends what `items` have from `at` on, up to the end, or up to what cannot be sent. That is returned, and `at` is behind
+    /// it then.
     pub(super) fn deliver(
         &self,
         source: &impl Source,
         items: &[Item],
-        cuts: &mut bool,
-    ) -> Option<(usize, Errno)> {
-        let (mut next, mut again) = (0, true);
-        while let Some(rest) = items.get(next..).filter(|rest| !rest.is_empty()) {
-            match self.send(source, rest, *cuts) {
-                Ok(sent) => (next, again) = (next + sent, true),
-                Err(error) if *cuts && refuses_cuts(error) => *cuts = false,
-                Err(error @ (Errno::AGAIN | Errno::NOBUFS)) => return Some((next, error)),
+        at: &mut Cursor,
+        cuts: &mut Cuts,
+        now: Instant,
+    ) -> Option<Loss> {
+        let mut again = true;
+        while at.item < items.len() {
+            let cut = cuts.allowed(now);
+            let error = match self.send(source, items, *at, cut) {
+                Ok(end) => {
+                    (*at, again) = (end, true);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let Some(first) = Message::next(items, *at, cut) else { break };
+            if again && !is_shortage(error) {
                 // It may be about an earlier datagram: that is in the error queue.
-                Err(_) if again => again = false,
-                Err(error) => return Some((next, error)),
+                again = false;
+            } else if first.segment != 0 && refuses_cuts(error) {
+                cuts.refuse(now);
+                again = true;
+            } else {
+                let start = std::mem::replace(at, first.end);
+                return Some(Loss::new(items, start, first.datagrams, error));
             }
         }
         None
     }
 
-    /// Sends items, or the first of them, in one call; returns how many.
-    fn send(&self, source: &impl Source, items: &[Item], cuts: bool) -> Result<usize, Errno> {
-        if let [item, ..] = items
-            && item.segment != 0
-            && !cuts
-        {
-            return self.send_pieces(source, item);
-        }
+    /// Sends messages in one call, and returns where those end that the kernel took: one at least.
+    fn send(&self, source: &impl Source, items: &[Item], at: Cursor, cuts: bool) -> Result<Cursor, Errno> {
         let mut data = Gather::new();
         let mut messages = ArrayVec::<_, BATCH>::new();
-        let mut counts = ArrayVec::<_, BATCH>::new();
-        let mut rest = items;
-        while let Some((count, segment)) = group(rest, cuts)
+        let mut ends = ArrayVec::<_, BATCH>::new();
+        let mut next = at;
+        while let Some(message) = Message::next(items, next, cuts)
             && !messages.is_full()
         {
-            let (own, others) = rest.split_at(count);
             let first = data.len();
-            if !own.iter().all(|item| source.payload(item.index, item.payload.clone(), &mut data)) {
+            if !gather(source, items, next..message.end, &mut data) {
                 break;
             }
-            messages.push(Outgoing { first, buffers: data.len() - first, segment });
-            counts.push(count);
-            rest = others;
+            messages.push(Outgoing { first, buffers: data.len() - first, segment: message.segment });
+            ends.push(message.end);
+            next = message.end;
         }
         if messages.is_empty() {
             return Err(Errno::MSGSIZE);
         }
-        let sent = self.call(&data, &messages)?;
-        Ok(counts.iter().take(sent).sum())
-    }
-
-    /// Sends the pieces of an item each for itself.
-    fn send_pieces(&self, source: &impl Source, item: &Item) -> Result<usize, Errno> {
-        let step = usize::from(item.segment).max(1);
-        let mut starts = item.payload.clone().step_by(step).peekable();
-        while starts.peek().is_some() {
-            let mut data = Gather::new();
-            let mut messages = ArrayVec::<_, BATCH>::new();
-            for start in starts.by_ref().take(BATCH) {
-                let first = data.len();
-                source.payload(item.index, start..item.payload.end.min(start + step), &mut data);
-                messages.push(Outgoing { first, buffers: data.len() - first, segment: 0 });
-            }
-            self.call(&data, &messages)?;
-        }
-        Ok(1)
-    }
-
-    fn call(&self, data: &Gather<'_>, messages: &[Outgoing]) -> Result<usize, Errno> {
-        dgram::send(self.fd, data, messages, self.to, self.from)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+        let sent = dgram::send(self.fd, &data, &messages, self.to, self.from)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        ends.get(sent.wrapping_sub(1)).copied().ok_or(Errno::AGAIN)
     }
 }
 
-/// How many items go into the next message, and every how many bytes it is to be cut.
-fn group(items: &[Item], cuts: bool) -> Option<(usize, u16)> {
-    let (first, rest) = items.split_first()?;
-    let size = first.payload.len();
-    if first.segment != 0 {
-        // Without cuts it is sent alone, in pieces.
-        return cuts.then_some((1, first.segment));
+/// Appends what items have within `range`; false if it does not fit.
+fn gather<'a>(source: &'a impl Source, items: &[Item], range: Range<Cursor>, data: &mut Gather<'a>) -> bool {
+    let Range { start, end } = range;
+    (start.item..=end.item).zip(items.get(start.item..).unwrap_or_default()).all(|(place, item)| {
+        let from = if place == start.item { start.offset } else { 0 };
+        let to = if place == end.item { end.offset } else { item.payload.len() };
+        let (from, to) = (item.payload.start + from, item.payload.start + to);
+        from == to || source.payload(item.index, from..to, data)
+    })
+}
+
+impl Message {
+    /// The message that begins at a place; several datagrams only if the kernel `cuts` it.
+    fn next(items: &[Item], at: Cursor, cuts: bool) -> Option<Self> {
+        let rest = items.get(at.item..).unwrap_or_default();
+        let (first, others) = rest.split_first()?;
+        let left = first.payload.len().saturating_sub(at.offset);
+        if first.segment != 0 {
+            let segment = usize::from(first.segment);
+            let most = if cuts { (MAX_CUT_BYTES / segment).clamp(1, MAX_CUTS) } else { 1 };
+            let len = left.min(most * segment);
+            let datagrams = len.div_ceil(segment);
+            let segment = if datagrams > 1 { first.segment } else { 0 };
+            return Some(Self { end: at.moved(len, len == left), datagrams, segment });
+        }
+        let datagrams = if cuts { alike(left, others) } else { 1 };
+        let segment = if datagrams > 1 { u16::try_from(left).ok()? } else { 0 };
+        let end = Cursor { item: at.item + datagrams, offset: 0 };
+        Some(Self { end, datagrams, segment })
     }
+}
+
+impl Cursor {
+    /// The place `len` bytes on, which `ends` the item.
+    fn moved(self, len: usize, ends: bool) -> Self {
+        if ends {
+            Self { item: self.item + 1, offset: 0 }
+        } else {
+            Self { offset: self.offset + len, ..self }
+        }
+    }
+}
+
+/// How many items go into one message, of which the first has `size` bytes: each as long, but for a shorter one at the end.
+fn alike(size: usize, others: &[Item]) -> usize {
     let (mut count, mut total, mut last) = (1, size, size);
-    for item in rest.iter().filter(|_| cuts && size > 0) {
+    for item in others.iter().filter(|_| size > 0) {
         let len = item.payload.len();
         total += len;
         let end = last < size || len > size || len == 0;
@@ -152,7 +233,23 @@ fn group(items: &[Item], cuts: bool) -> Option<(usize, u16)> {
         }
         (count, last) = (count + 1, len);
     }
-    Some((count, if count > 1 { u16::try_from(size).ok()? } else { 0 }))
+    count
+}
+
+impl Loss {
+    fn new(items: &[Item], at: Cursor, datagrams: usize, error: Errno) -> Self {
+        let payload = items.get(at.item).map_or(0..0, |item| {
+            let start = item.payload.start + at.offset;
+            let whole = if item.segment == 0 { usize::MAX } else { item.segment.into() };
+            start..item.payload.end.min(start.saturating_add(whole))
+        });
+        Self { datagrams, item: at.item, payload, error }
+    }
+}
+
+/// There is no room now. What does not fit is lost, as on a network.
+fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::AGAIN | Errno::NOBUFS)
 }
 
 /// The kernel, or the device it would send through, cannot cut a message.
