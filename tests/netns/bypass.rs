@@ -212,7 +212,10 @@ fn iperf3_both_ways() {
             let mut server = server.start(&format!("iperf3 -s -1 -p {port} --forceflush"));
             server.wait_for("Server listening");
             let report = client.run(&format!("iperf3 -c 127.0.0.1 -p {port} -t 1 -f m {reverse}"));
-            println!("{}", report.lines().filter(|line| line.contains("receiver")).collect::<String>());
+            let received = report.lines().find(|line| line.contains("receiver")).expect("a summary");
+            let words: Vec<&str> = received.split_whitespace().collect();
+            let rate = words.iter().position(|word| *word == "Mbits/sec").expect("a rate") - 1;
+            assert!(words[rate].parse::<f64>().expect("a number") > 1.0, "{received}");
             eventually("the server's end", || server.try_wait());
         }
     }

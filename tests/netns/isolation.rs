@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, Net, Place as _, Process, User, eventually};
+use passt_tests::{FAR4, Net, Place as _, Process, User, eventually, skip};
 
 /// `CAP_NET_BIND_SERVICE`, as a mask.
 const BIND: u64 = 1 << 10;
@@ -229,7 +229,11 @@ fn deeds_of_an_intruder() {
                 }
                 Some(result) => {
                     let line = process.wait_for(&format!("provoked {deed}"));
-                    assert!(line.contains(result) || !has_scopes(), "{name} {deed}: {line}");
+                    if deed == "connect" && !has_scopes() {
+                        skip("this kernel's Landlock knows no abstract sockets");
+                    } else {
+                        assert!(line.contains(result), "{name} {deed}: {line}");
+                    }
                 }
             }
         }
@@ -242,10 +246,10 @@ fn inside<T: Send>(net: &Net, work: impl FnOnce() -> T + Send) -> T {
     passt_sys::namespace::Netns::open(&path).and_then(|netns| netns.run(work)).expect("a namespace")
 }
 
-/// Whether Landlock knows of abstract sockets.
+/// Whether Landlock knows of abstract sockets: since Linux 6.12.
 fn has_scopes() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's version");
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    symbols.contains("landlock_restrict_self") && numbers.next() >= Some(6) && numbers.next() >= Some(12)
+    symbols.contains("landlock_restrict_self") && (numbers.next(), numbers.next()) >= (Some(6), Some(12))
 }

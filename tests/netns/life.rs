@@ -281,7 +281,7 @@ fn root_works_in_a_directory_of_its_own() {
     let mut command = net.pasta(User::Root).with("--config-net --pid pid --log-file log").command("true");
     Process::start(command.current_dir(&dir)).succeed();
     assert!(fs::read_to_string(dir.join("pid")).expect("PID file").ends_with('\n'));
-    assert!(dir.join("log").exists());
+    assert!(fs::read_to_string(dir.join("log")).expect("log").starts_with("pasta "));
 }
 
 #[test]
@@ -302,8 +302,18 @@ fn descriptors_are_neither_lacking_nor_leaked() {
 #[test]
 fn inherited_signal_settings_do_no_harm() {
     let Some(net) = Net::new() else { return };
-    let line = format!("trap '' CHLD TERM; exec {} sh -c 'exit 3'", net.dir().join("pasta").display());
-    assert_eq!(Process::start(normal(&net, "sh").args(["-c", &line])).finish().status.code(), Some(3));
+    let pasta = net.dir().join("pasta");
+    for how in ["--ignore-signal=CHLD,TERM", "--block-signal=CHLD,TERM"] {
+        let run = |script: &str| {
+            Process::start(normal(&net, "env").arg(how).arg(&pasta).args(["sh", "-c", script]))
+        };
+        assert_eq!(run("exit 3").finish().status.code(), Some(3), "{how}");
+        let mut waiting = run("echo waiting; read line");
+        waiting.wait_for("waiting");
+        waiting.signal("TERM");
+        let status = eventually_within(NOTICED, "end of pasta", || waiting.try_wait());
+        assert_eq!(status.code(), Some(0), "{how}");
+    }
 }
 
 #[test]

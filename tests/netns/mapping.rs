@@ -85,10 +85,34 @@ fn outbound_sets_the_source_address() {
     }
 }
 
+/// Where the host's routes to the servers lead nowhere, naming the interface takes others.
 #[test]
 fn outbound_interface() {
     let Some(net) = Net::new() else { return };
-    let _server = net.peer.serve(&at(FAR4, 5001));
-    let guest = start(&net, "--outbound-if4 eth0 --outbound-if6 eth0");
-    exchange(&guest, &at(FAR4, 5001));
+    let _servers = [net.peer.serve(&at(FAR4, 5001)), net.peer.serve(&at(FAR6, 5001))];
+    net.host.ip("link add nowhere type veth peer name end");
+    for name in ["nowhere", "end"] {
+        net.host.ip(&format!("link set {name} up"));
+    }
+    for server in [FAR4, FAR6] {
+        net.host.ip(&format!("route add {server} dev nowhere"));
+    }
+    net.host.sysctl("net.ipv4.tcp_syn_retries=1");
+    for (options, reached) in [
+        ("", &[][..]),
+        ("--outbound-if4 eth0", &[FAR4]),
+        ("--outbound-if6 eth0", &[FAR6]),
+        ("--outbound-if4 eth0 --outbound-if6 eth0", &[FAR4, FAR6]),
+    ] {
+        let guest = start(&net, options);
+        guest.sysctl("net.ipv4.tcp_syn_retries=1");
+        for server in [FAR4, FAR6] {
+            let outcome = guest.peer(&format!("connect {}", at(server, 5001)));
+            let expected = reached.contains(&server);
+            assert_eq!(outcome.starts_with("connected"), expected, "{options}: {server}: {outcome}");
+        }
+        for server in reached {
+            exchange(&guest, &at(server, 5001));
+        }
+    }
 }

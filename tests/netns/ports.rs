@@ -69,10 +69,16 @@ fn tcp_address_and_port() {
 /// Nobody listens inside: the client outside is refused or reset, not left waiting.
 #[test]
 fn a_closed_port_inside_is_seen_outside() {
-    let Some((_guest, net)) = start("-t 5001 -u none") else { return };
-    let finished = net.peer.start_peer(&format!("who {}", at(HOST4, 5001))).finish();
-    let reset = finished.stdout.trim().is_empty() || finished.stderr.contains("reset");
-    assert!(reset, "{finished:?}");
+    let Some((guest, net)) = start("-t 5001 -u none") else { return };
+    for address in [HOST4, HOST6] {
+        let finished = net.peer.start_peer(&format!("who {}", at(address, 5001))).finish();
+        let reason = finished.stderr.to_lowercase();
+        let told = reason.contains("reset") || reason.contains("refused");
+        assert!(told && finished.stdout.trim().is_empty(), "{address}: {finished:?}");
+    }
+    // That the port is forwarded at all.
+    let _server = guest.serve("[::]:5001");
+    exchange(&net.peer, &at(HOST4, 5001));
 }
 
 #[test]

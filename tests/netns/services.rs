@@ -1,5 +1,7 @@
 //! The services that configure a guest which is left to configure itself.
 
+use std::time::Duration;
+
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place as _, User, dhcp, eventually, have,
@@ -84,7 +86,24 @@ fn services_can_be_switched_off() {
     if !have(&["udhcpc"]) {
         return;
     }
-    let guest = unconfigured(&net, "--no-dhcp");
-    let finished = guest.start("udhcpc -i eth0 -f -q -n -t 2 -T 1 -s /bin/true").finish();
-    assert!(!finished.status.success(), "{finished:?}");
+    for (options, lease, address) in [
+        ("", true, true),
+        ("--no-dhcp", false, true),
+        ("--no-ra", true, false),
+        ("--no-ndp", true, false),
+        ("--no-dhcp --no-ndp", false, false),
+    ] {
+        let guest = unconfigured(&net, options);
+        let finished = guest.start("udhcpc -i eth0 -f -q -n -t 2 -T 1 -s /bin/true").finish();
+        assert_eq!(finished.status.success(), lease, "{options}: {finished:?}");
+        if address {
+            let made = dhcp::wait_for_address(&guest, "scope global");
+            assert!(made.contains("inet6 2001:db8:"), "{options}: {made}");
+        } else {
+            // The kernel asks three times, the last time 8 s after the first; udhcpc took 2 of them.
+            std::thread::sleep(Duration::from_secs(8));
+            let made = guest.run("ip -o -6 addr show dev eth0 scope global");
+            assert_eq!(made, "", "{options}");
+        }
+    }
 }

@@ -58,8 +58,10 @@ fn blackholed_the_host_gives_up_first() {
     blackhole(&net);
     net.host.sysctl("net.ipv4.tcp_syn_retries=1");
     guest.sysctl("net.ipv4.tcp_syn_retries=2");
-    let (outcome, _) = connect(&guest, &at("198.51.100.66", 80));
-    assert!(["TimedOut", "HostUnreachable"].contains(&outcome.as_str()), "{outcome}");
+    for address in ["198.51.100.66", "2001:db8:f::66"] {
+        let (outcome, _) = connect(&guest, &at(address, 80));
+        assert!(["TimedOut", "HostUnreachable"].contains(&outcome.as_str()), "{address}: {outcome}");
+    }
 }
 
 /// The peer's router says that there is no such host.
@@ -68,10 +70,18 @@ fn unreachable() {
     let Some((guest, net)) = connected() else { return };
     net.peer.sysctl("net.ipv4.ip_forward=1");
     net.peer.ip("route add unreachable 198.51.100.77/32");
-    let (outcome, millis) = connect(&guest, &at("198.51.100.77", 80));
-    assert!(["HostUnreachable", "ConnectionRefused"].contains(&outcome.as_str()), "{outcome}");
-    // The host's kernel may miss the first answer, and asks again after a second.
-    assert!(millis < 5000, "after {millis} ms");
+    net.peer.sysctl("net.ipv6.conf.all.forwarding=1");
+    net.peer.ip("route add unreachable 2001:db8:f::77/128");
+    for address in ["198.51.100.77", "2001:db8:f::77"] {
+        let (outcome, millis) = connect(&guest, &at(address, 80));
+        // A refusal would tell the guest that there is such a host.
+        assert!(
+            ["HostUnreachable", "NetworkUnreachable"].contains(&outcome.as_str()),
+            "{address}: {outcome}"
+        );
+        // The host's kernel may miss the first answer, and asks again after a second.
+        assert!(millis < 5000, "{address}: after {millis} ms");
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Development commands: `cargo xtask test`, `cargo xtask bench`, `cargo xtask gauge`, `cargo xtask man`.
+//! Development commands: `cargo xtask test`, `bench`, `gauge`, `man`, `mutants`.
 
 mod bench;
 mod fuzz;
 mod gauge;
 mod machine;
 mod manual;
+mod mutants;
 mod tally;
 
 use std::path::Path;
@@ -20,11 +21,18 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, options)) if command == "bench" => bench(options),
+        Some((command, options)) if command == "mutants" => {
+            root().and_then(|root| mutants::run(root, options))
+        }
         _ => {
             let test = "test     install what the tests need, build, run all of them";
             let man = "man      write the manual pages, docs/man, from the table of options";
             let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
-            eprintln!("usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {}", bench::USAGE);
+            eprintln!(
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {}\n  {}",
+                mutants::USAGE,
+                bench::USAGE
+            );
             return ExitCode::from(2);
         }
     };
@@ -58,7 +66,7 @@ fn test() -> Result<bool> {
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
     let mut tally = Tally::default();
     let quick = ["test", "--workspace", "--exclude", "passt-tests", "--no-fail-fast"];
-    tally.run(&mut cargo(root, &quick))?;
+    tally.run(cargo(root, &quick).env("PASST_TEST_SKIPS", &skips))?;
     // One at a time: the namespace tests measure, and use all the machine has.
     let namespaces = ["test", "--package", "passt-tests", "--no-fail-fast", "--", "--test-threads=1"];
     tally.run(cargo(root, &namespaces).env("PASST_TEST_SKIPS", &skips))?;

@@ -13,5 +13,7 @@ pub mod log;
 pub mod netconf;
 pub mod pcap;
 pub mod setup;
+#[cfg(test)]
+mod skip;
 mod to_guest;
 pub mod worker;

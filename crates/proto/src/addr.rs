@@ -142,3 +142,34 @@ impl fmt::Display for Endpoint {
         self.socket_addr().fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString as _;
+
+    use super::*;
+
+    #[test]
+    fn kinds_of_mac() {
+        for (mac, group, zero) in [
+            ([0; 6], false, true),
+            ([0, 0, 0, 0, 0, 1], false, false),
+            ([2, 0, 0, 0, 0, 1], false, false),
+            ([0x33, 0x33, 0, 0, 0, 1], true, false),
+            (Mac::BROADCAST.0, true, false),
+        ] {
+            assert_eq!((Mac(mac).is_group(), Mac(mac).is_zero()), (group, zero), "{mac:x?}");
+        }
+    }
+
+    /// What users read.
+    #[test]
+    fn texts() {
+        assert_eq!(Mac([0x9a, 0x55, 0, 1, 0xff, 0x0b]).to_string(), "9a:55:00:01:ff:0b");
+        for (text, endpoint) in [("192.0.2.7", "192.0.2.7:80"), ("2001:db8::7", "[2001:db8::7]:80")] {
+            let addr = Addr::from(text.parse::<IpAddr>().expect("an address"));
+            assert_eq!(addr.to_string(), text);
+            assert_eq!(Endpoint::new(addr, 80).to_string(), endpoint);
+        }
+    }
+}

@@ -121,12 +121,15 @@ impl core::fmt::Display for DropReason {
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString as _;
+
     use super::DropReason;
 
     #[test]
     fn a_reason_indexes_its_counter() {
         for (i, &reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason as usize, i);
+            assert_eq!(reason.to_string(), reason.name());
         }
     }
 }

@@ -66,9 +66,14 @@ mod tests {
             (u32::MAX, 0, true),
             (0, u32::MAX, false),
             (0x7fff_ffff, 0xffff_fffd, true),
+            (7, 0x8000_0006, true),
+            // Half way round nothing is before nor after.
+            (7, 0x8000_0007, false),
+            (0x8000_0007, 7, false),
         ];
         for (a, b, before) in cases {
             assert_eq!(Seq(a).before(Seq(b)), before, "{a} before {b}");
+            assert_eq!(Seq(b).after(Seq(a)), before, "{b} after {a}");
         }
     }
 

@@ -49,3 +49,21 @@ impl core::ops::Add<Duration> for Instant {
         Self(self.0.saturating_add(nanos))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_and_ends() {
+        let at = Instant::from_millis(7) + Duration::from_nanos(999_999);
+        assert_eq!((at.as_nanos(), at.as_millis()), (7_999_999, 7));
+        assert_eq!(at.since(Instant::from_nanos(7_000_000)), Duration::from_nanos(999_999));
+        assert_eq!(Instant::ZERO.since(at), Duration::ZERO);
+        let end = Instant::from_nanos(u64::MAX);
+        for added in [Duration::from_nanos(1), Duration::MAX] {
+            assert_eq!(end + added, end);
+        }
+        assert_eq!(Instant::from_millis(u64::MAX), end);
+    }
+}

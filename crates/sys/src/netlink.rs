@@ -97,7 +97,7 @@ fn enable(fd: BorrowedFd<'_>, option: libc::c_int) {
 mod tests {
     use super::NetlinkSocket;
 
-    /// The answer to an `RTM_GETLINK` dump begins with a link, whatever the buffer was.
+    /// The answer to an `RTM_GETLINK` dump begins with a link and is whole, whatever the buffer was.
     #[test]
     fn buffer_grows() {
         let socket = NetlinkSocket::open().expect("netlink is there");
@@ -109,5 +109,11 @@ mod tests {
         let mut buf = Vec::new();
         socket.recv(&mut buf).expect("loopback exists");
         assert_eq!(u16::from_ne_bytes([buf[4], buf[5]]), 16, "RTM_NEWLINK");
+        let mut rest = buf.as_slice();
+        while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
+            assert!(len >= 16, "a header's length");
+            rest = rest.get(len.next_multiple_of(4)..).expect("whole messages");
+        }
+        assert_eq!(rest, [0; 0]);
     }
 }

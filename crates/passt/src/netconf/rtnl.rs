@@ -231,12 +231,20 @@ mod tests {
     fn datagrams_are_split() {
         let mut datagram = message(RTM_NEWLINK, 0, &[1, 2, 3]);
         datagram.extend(message(RTM_NEWADDR, 0, &[4]));
-        let bodies: Vec<_> = messages(&datagram).map(|m| (m.kind, m.body)).collect();
-        assert_eq!(bodies, [(RTM_NEWLINK, &[1, 2, 3][..]), (RTM_NEWADDR, &[4][..])]);
-        for cut in 0..datagram.len() {
-            assert!(messages(&datagram[..cut]).count() < 3, "cut at {cut}");
+        let bodies = [(RTM_NEWLINK, &[1, 2, 3][..]), (RTM_NEWADDR, &[4][..])];
+        assert_eq!(messages(&datagram).map(|m| (m.kind, m.body)).collect::<Vec<_>>(), bodies);
+        // The first has 19 bytes and one of padding, the second 17 and three.
+        assert_eq!(datagram.len(), 40);
+        for (cuts, whole) in [(0..19, 0), (19..37, 1), (37..40, 2)] {
+            for cut in cuts {
+                let found: Vec<_> = messages(&datagram[..cut]).map(|m| (m.kind, m.body)).collect();
+                assert_eq!(found, bodies[..whole], "cut at {cut}");
+            }
         }
-        assert_eq!(messages(&[0; 64]).count(), 0, "a length of zero ends it");
+        for len in [0_u32, 15, 41, u32::MAX] {
+            datagram[20..24].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(messages(&datagram).count(), 1, "a length of {len} ends it");
+        }
     }
 
     #[test]

@@ -5,20 +5,24 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use passt_proto::addr::Mac;
 
 use super::Rtnl;
 use super::guest::{self, FamilyConfig, GuestNetwork, Routes, TapConfig};
 use super::host::{self, HostNetwork, Select, Template};
+use crate::skip::skip;
 
 /// Runs `test` in a thread with a network namespace of its own.
 fn in_namespace(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| match enter_new() {
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name(thread::current().name().unwrap_or_default().to_owned());
+        let run = || match enter_new() {
             Ok(()) => test(),
-            Err(error) => eprintln!("skipped: no network namespace: {error}"),
-        });
+            Err(error) => skip(&format!("no network namespace: {error}")),
+        };
+        let thread = builder.spawn_scoped(scope, run).expect("a thread");
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
         }
@@ -196,8 +200,7 @@ fn next_hop_objects_without_compatibility() {
     in_namespace(|| {
         let written = std::fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", "0");
         if let Err(error) = written {
-            eprintln!("skipped: {error}");
-            return;
+            return skip(&format!("nexthop_compat_mode: {error}"));
         }
         let host = host_with(
             "addr add 192.0.2.2/24 dev up0\nnexthop add id 7 via 192.0.2.1 dev up0
@@ -376,9 +379,9 @@ fn without_ipv6() {
     in_namespace(|| {
         enter_new().unwrap();
         ip("link add tap0 type veth peer name y0\nlink set y0 up");
-        std::fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1").unwrap_or_else(|e| {
-            eprintln!("IPv6 stays: {e}");
-        });
+        if let Err(error) = std::fs::write("/proc/sys/net/ipv6/conf/tap0/disable_ipv6", "1") {
+            return skip(&format!("disable_ipv6: {error}"));
+        }
         let mut nl = Rtnl::open().unwrap();
         let family = |address: &str, len| FamilyConfig {
             addresses: vec![host::IfAddr::new(addr(address), len)],
@@ -395,6 +398,7 @@ fn without_ipv6() {
         let link = guest::configure(&mut nl, "tap0", &config).unwrap();
         assert!(link.mac.is_some());
         assert!(shown("-4 addr show dev tap0").contains("192.0.2.2/24"));
+        assert_eq!(shown("-6 addr show dev tap0"), "");
         assert!(matches!(guest::configure(&mut nl, "tap1", &config), Err(guest::Error::NoInterface(_))));
     });
 }

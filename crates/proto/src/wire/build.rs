@@ -108,3 +108,37 @@ impl Path {
         Some((header_len, offload.with_gso(Gso::Udp, gso_size, header_len, payload_len)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn path(src: impl Into<Addr>, dst: impl Into<Addr>) -> Path {
+        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: src.into(), dst: dst.into(), ttl: 64 }
+    }
+
+    #[test]
+    fn what_fits_and_what_does_not() {
+        let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        assert_eq!(MAX_HEADERS, 14 + 40 + 60, "Ethernet, IPv6, TCP with all options");
+        let mut out = [0; MAX_HEADERS];
+        // The payload's length is in 16 bits, of IPv4 with the header.
+        for (path, most, len) in [(path(v4, v4), 65_515, 34), (path(v6, v6), 65_535, 54)] {
+            assert_eq!(path.emit(&mut out, protocol::UDP, most), Some(len));
+            assert_eq!(path.emit(&mut out, protocol::UDP, most + 1), None);
+            assert_eq!(path.emit(&mut out[..len], protocol::UDP, 8), Some(len));
+            assert_eq!(path.emit(&mut out[..len - 1], protocol::UDP, 8), None);
+            assert_eq!(path.header_len(), len);
+            assert_eq!(
+                path.emit_udp(&mut out[..len + udp::LEN], (1, 2), 0, 0).map(|(len, _)| len),
+                Some(len + 8)
+            );
+            assert_eq!(path.emit_udp(&mut out[..len + udp::LEN - 1], (1, 2), 0, 0), None);
+        }
+        for mixed in [path(v4, v6), path(v6, v4)] {
+            assert_eq!(mixed.emit(&mut out, protocol::UDP, 8), None);
+        }
+    }
+}

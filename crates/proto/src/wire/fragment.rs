@@ -101,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// Fragments cover the payload in order, on eight-byte borders, within the MTU.
+        /// Fragments cover the payload in order, on eight-byte borders, within the MTU, and are as few as can be.
         #[test]
         fn fragments_cover(len in 1usize..65_536, mtu in 68usize..9000, v4: bool) {
             let header = if v4 { 20 } else { 48 };
@@ -112,6 +112,7 @@ mod tests {
                 prop_assert!(fragment.len > 0 && header + fragment.len <= mtu);
                 end += fragment.len;
                 prop_assert_eq!(fragment.more, end < len);
+                prop_assert!(!fragment.more || header + fragment.len + 8 > mtu);
             }
             prop_assert_eq!(end, len);
         }

@@ -20,7 +20,7 @@ use passt_tests::{FAR4, FAR6, GATEWAY6, HOST4, HOST6};
 pub(crate) fn flood(interface: &str, count: u64, seed: u64) -> Result<String> {
     let (socket, mac) = open(interface)?;
     let valid = valid_frames(mac);
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     let before = transmitted(interface)?;
     loop {
         for _ in 0..64 {
@@ -62,6 +62,11 @@ fn transmitted(interface: &str) -> Result<u64> {
 struct Random(u64);
 
 impl Random {
+    /// Zero would stay zero.
+    fn new(seed: u64) -> Self {
+        Self(if seed == 0 { u64::MAX } else { seed })
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

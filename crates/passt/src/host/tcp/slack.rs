@@ -224,12 +224,6 @@ mod tests {
         let bytes = vec![1; ROOM];
         let mut counts = [(ROOM, 0), (CROWDED_ROOM, 0), (BLOCK, 0)];
         while pool.free_count > 0 {
-            let lent = usize::from(BLOCKS - pool.free_count);
-            let promise = if lent <= usize::from(BLOCKS) / 4 { ROOM } else { CROWDED_ROOM };
-            if usize::from(pool.free_count) >= CROWDED_ROOM / BLOCK {
-                assert_eq!(pool.promise(ROOM), promise, "{lent} blocks lent");
-            }
-            assert_eq!(pool.promise(1000), 1000);
             let mut rest = None;
             let added = pool.add(&mut rest, &Gather::of(&bytes), 0);
             counts.iter_mut().find(|(len, _)| *len == added).expect("all, or what is left to it").1 += 1;
@@ -246,6 +240,26 @@ mod tests {
             pool.give_back(rest);
         }
         assert_eq!(pool.free_count, BLOCKS);
+    }
+
+    /// All of what is asked for while three quarters of the pool are free, then at most 256 KiB, and
+    /// at most 16 KiB once less than that is left.
+    #[test]
+    fn promises_shrink_while_blocks_are_lent() {
+        const KIB: usize = 1024;
+        let mut pool = Pool::of(100);
+        for lent in 0..=100 {
+            let most = match lent {
+                0..=25 => usize::MAX,
+                26..=96 => 256 * KIB,
+                _ => 16 * KIB,
+            };
+            for asked in [0, 1000, 16 * KIB + 1, 100 * KIB, 256 * KIB + 1, ROOM] {
+                let expected = if asked < most { asked } else { most };
+                assert_eq!(pool.promise(asked), expected, "{asked} with {lent} blocks lent");
+            }
+            assert_eq!(pool.take(0).is_some(), lent < 100);
+        }
     }
 
     proptest! {
