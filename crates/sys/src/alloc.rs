@@ -90,12 +90,15 @@ impl Allocator {
     }
 
     fn seal<const SIZE: usize>(&self, memory: &'static Memory<SIZE>) {
-        if self.sealed.load(Ordering::Acquire) {
+        let mut arena = self.arena.lock();
+        // Asked under the lock: of two threads only one gives the memory away.
+        if self.is_sealed() {
             return;
         }
         let start = memory.0.get().cast::<u8>();
-        // SAFETY: the memory is valid for as long as there is a process, and nobody else's.
-        let claimed = unsafe { self.arena.lock().claim(start, SIZE) };
+        // SAFETY: the memory is valid for as long as there is a process, and nobody else's: it was not
+        // claimed before, and each `Memory` is given to one allocator.
+        let claimed = unsafe { arena.claim(start, SIZE) };
         if claimed.is_some() {
             self.start.store(start as usize, Ordering::Relaxed);
             self.len.store(SIZE, Ordering::Relaxed);

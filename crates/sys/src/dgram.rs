@@ -94,7 +94,7 @@ pub fn send(
     #[cfg(feature = "inject")]
     let count = injected(fd, count, messages.first().is_some_and(|first| first.segment != 0))?;
     for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
-        let own = data.as_slice().get(message.first..message.first + message.buffers);
+        let own = data.as_slice().get(message.first..message.first.saturating_add(message.buffers));
         let own = own.ok_or(io::ErrorKind::InvalidInput)?;
         if message.segment != 0 {
             control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());

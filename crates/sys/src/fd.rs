@@ -75,8 +75,11 @@ fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
 
 /// Takes over descriptor `fd`, which the process was started with and nothing here owns
 /// yet. It gets another number, and isn't passed on to programs. A standard
-/// descriptor stays open, too.
+/// descriptor stays open, too. One that this process opened itself is an error.
 pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    if is_own(fd) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     // SAFETY: takes no pointers; a number that is no descriptor is an error.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, FIRST) };
     if copy < 0 {
@@ -90,16 +93,27 @@ pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Makes descriptor `number` refer to what `fd` does, and has it passed on to a program that
-/// is executed. What was open there is closed: nothing here may own it.
+/// is executed. What the process was started with there is closed; what it opened itself is somebody's, and an error.
 pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
     // Also if it has that number already, which dup2(2) would leave alone: a duplicate isn't closed by exec.
     let copy = rustix::io::fcntl_dupfd_cloexec(&fd, number.saturating_add(1))?;
     drop(fd);
-    // SAFETY: takes no pointers; that nobody owns `number` is the caller's promise.
+    if is_own(number) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: takes no pointers, and nobody owns `number`: it is closed, or was inherited.
     match unsafe { libc::dup2(copy.as_raw_fd(), number) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Whether a descriptor has an owner in this process: whatever is opened by this crate, rustix or the standard library is
+/// closed by exec, and what was inherited was not.
+fn is_own(fd: RawFd) -> bool {
+    // SAFETY: takes no pointers; a number that is no descriptor is an error.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC != 0
 }
 
 fn close(fd: RawFd) -> io::Result<()> {
@@ -107,5 +121,25 @@ fn close(fd: RawFd) -> io::Result<()> {
     match unsafe { libc::close(fd) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    /// Safe code can't have a descriptor closed, or replaced, that it has given to an owner.
+    #[test]
+    fn what_has_an_owner_is_not_taken() {
+        let (mut reader, mut writer) = io::pipe().expect("a pipe");
+        assert!(take_inherited(writer.as_raw_fd()).is_err());
+        assert!(place(null().expect("/dev/null"), writer.as_raw_fd()).is_err());
+        writer.write_all(b"here").expect("still a pipe");
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("still a pipe");
+        assert_eq!(text, "here");
     }
 }

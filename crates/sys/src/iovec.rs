@@ -15,6 +15,24 @@ pub const MAX: usize = 512;
 pub struct Gather<'a>(List<'a>);
 
 /// Buffers that bytes are put into: `recvmsg`, `readv`.
+///
+/// A buffer is lent to one list, once, for as long as its lifetime says: lists can't be copied, nor can
+/// their buffers be had from them.
+///
+/// ```compile_fail,E0499
+/// let mut memory = [0_u8; 8];
+/// let (mut one, mut two) = (passt_sys::iovec::Scatter::new(), passt_sys::iovec::Scatter::new());
+/// one.push(&mut memory);
+/// two.push(&mut memory);
+/// one.copy_in(0, &[1]);
+/// ```
+///
+/// ```compile_fail
+/// let mut memory = [0_u8; 8];
+/// let (mut one, mut two) = (passt_sys::iovec::Scatter::new(), passt_sys::iovec::Scatter::new());
+/// one.push(&mut memory);
+/// two.append(&one);
+/// ```
 pub struct Scatter<'a>(List<'a>);
 
 impl<'a> Gather<'a> {
@@ -35,7 +53,7 @@ impl<'a> Gather<'a> {
         self.0.push(buffer.as_ptr().cast_mut(), buffer.len())
     }
 
-    /// Appends the buffers of `other`; false when they do not all fit.
+    /// Appends the buffers of `other`, which it keeps: they are only read. False when they do not all fit.
     pub fn append(&mut self, other: &Gather<'a>) -> bool {
         other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
     }
@@ -93,11 +111,6 @@ impl<'a> Scatter<'a> {
             bytes -= n;
         }
         bytes == 0
-    }
-
-    /// Moves all buffers of `other` to the end of this list; false when they do not all fit.
-    pub fn append(&mut self, other: &Scatter<'a>) -> bool {
-        other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
     }
 
     /// Copies `bytes` to what lies behind the first `skip` bytes; returns the number of
@@ -158,7 +171,8 @@ impl List<'_> {
         };
         slot.write(libc::iovec { iov_base: base.cast(), iov_len: len });
         self.len += 1;
-        self.total += len;
+        // Buffers to be read may be named twice.
+        self.total = self.total.saturating_add(len);
         true
     }
 

@@ -64,7 +64,8 @@ pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
 /// Removes up to `len` bytes from the head of a TCP socket's receive queue without
 /// copying them (`MSG_TRUNC`, tcp(7)); returns how many.
 pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
-    // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket.
+    // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket. On others it would fail to:
+    // it begins at address zero, where nothing is mapped.
     receive_message(fd, &[libc::iovec { iov_base: std::ptr::null_mut(), iov_len: len }], libc::MSG_TRUNC)
 }
 

@@ -112,9 +112,9 @@ fn request(name: &str, flags: i32) -> io::Result<libc::ifreq> {
 }
 
 fn set_interface(file: &File, name: &str, flags: i32) -> io::Result<()> {
-    let request = request(name, flags)?;
-    // SAFETY: TUNSETIFF reads (and completes) one ifreq.
-    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) } as isize).map(drop)
+    let mut request = request(name, flags)?;
+    // SAFETY: TUNSETIFF reads one ifreq and writes what it has completed to the same place.
+    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } as isize).map(drop)
 }
 
 fn interface_name(file: &File) -> io::Result<String> {
