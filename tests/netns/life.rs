@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use passt_tests::{Net, Process, User, eventually, eventually_within};
+use passt_tests::{Net, Process, User, eventually, eventually_within, have};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// How soon the end of a namespace has to be noticed: what starts us waits no longer.
@@ -245,6 +245,10 @@ fn what_fails_before_it_is_ready_says_why() {
         ("--netns /etc/passwd", "/etc/passwd"),
         ("--pid /no/such/directory/pid true", "/no/such/directory/pid"),
         ("--runas no-such-user true", "Invalid --runas option: no-such-user"),
+        // To the kernel these mean that nothing changes.
+        ("--runas 4294967295 true", "Invalid --runas option: 4294967295"),
+        ("--runas daemon:4294967295 true", "Invalid --runas option: daemon:4294967295"),
+        ("--runas -1 true", "Invalid --runas option: -1"),
         ("4194305", "/proc/4194305/ns"),
         ("/no/such/program", "No such file"),
     ];
@@ -269,6 +273,50 @@ fn root_can_choose_who_to_be() {
     // Nothing of the user namespace changes on request.
     let out = shell(&net, User::Root, "--netns-only --runas root", "readlink /proc/self/ns/user").succeed();
     assert_eq!(out.trim(), fs::read_link("/proc/self/ns/user").expect("link").to_str().expect("text"));
+}
+
+/// All IDs are those asked for and no group is left; where groups can't be dropped, nobody is
+/// changed to.
+#[test]
+fn who_root_becomes_it_is_altogether() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["setpriv"]) {
+        return;
+    }
+    let setpriv = passt_tests::find_program("setpriv").expect("found");
+    for name in ["pasta", "passt"] {
+        let program = net.dir().join(name);
+        let operands = if name == "pasta" {
+            format!("--config-net {} hold", net.dir().join("peer").display())
+        } else {
+            format!("--foreground --socket {}", net.dir().join("socket").display())
+        };
+        let command = |lost: &str| {
+            let line = format!("--groups 4,24 {lost} {} --runas 1234:0", program.display());
+            net.pasta(User::Root).program(&setpriv).with(&line).command(&operands)
+        };
+        let mut process = Process::start(&mut command(""));
+        process.wait_for(if name == "pasta" { "READY" } else { "UNIX domain socket bound" });
+        eventually("another user", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).ok()?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or("none").split_whitespace().collect::<Vec<_>>().join(" ")
+            };
+            if field("Seccomp:") != "2" {
+                return None;
+            }
+            assert_eq!(field("Uid:"), "1234 1234 1234 1234", "{name}");
+            assert_eq!(field("Gid:"), "0 0 0 0", "{name}");
+            assert_eq!(field("Groups:"), "", "{name}");
+            Some(())
+        });
+        drop(process);
+        let finished = Process::start(&mut command("--bounding-set=-setgid")).finish();
+        assert_eq!(finished.status.code(), Some(1), "{name}: {}", finished.stderr);
+        let reason = "Can't change to user 1234, group 0: supplementary groups can't be dropped";
+        assert!(finished.stderr.contains(reason), "{name}: {}", finished.stderr);
+    }
 }
 
 /// After the change to another user the working directory and the files given may be out of reach.

@@ -67,13 +67,53 @@ pub fn raise_nofile() -> io::Result<Rlimit> {
     Ok(inherited)
 }
 
+/// What is no user and no group: to setresuid(2) it means that an ID stays as it is.
+pub const NO_ID: u32 = u32::MAX;
+
 /// Becomes `uid` and `gid` for good, without supplementary groups, keeping of the
 /// capabilities only those of `keep` that it has.
 ///
 /// The process must have a single thread: credentials belong to threads. It
 /// stays dumpable, so that `/proc/self` still belongs to it. Supplementary groups
-/// that may not be dropped (no `CAP_SETGID`) stay, as the caller of the process wanted.
+/// that may not be dropped (no `CAP_SETGID`) stay only where nothing changes: they are
+/// those of the user that the process was started by. Otherwise they are an error, as is [`NO_ID`].
 pub fn become_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
+    if uid == NO_ID || gid == NO_ID {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let wanted = Ids { users: [uid; 3], groups: [gid; 3] };
+    let changes = Ids::current()? != wanted;
+    change_user(uid, gid, keep)?;
+    if Ids::current()? != wanted {
+        return Err(io::Error::other("the kernel kept others"));
+    }
+    if changes && !rustix::process::getgroups()?.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "supplementary groups can't be dropped"));
+    }
+    Ok(())
+}
+
+/// User and group IDs of a thread: real, effective, saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ids {
+    users: [u32; 3],
+    groups: [u32; 3],
+}
+
+impl Ids {
+    fn current() -> io::Result<Self> {
+        let mut ids = Self { users: [NO_ID; 3], groups: [NO_ID; 3] };
+        let [real, effective, saved] = &mut ids.users;
+        // SAFETY: the pointers are to three numbers of the type that is written.
+        crate::result(unsafe { libc::getresuid(real, effective, saved) } as isize)?;
+        let [real, effective, saved] = &mut ids.groups;
+        // SAFETY: as above.
+        crate::result(unsafe { libc::getresgid(real, effective, saved) } as isize)?;
+        Ok(ids)
+    }
+}
+
+fn change_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
     match rustix::thread::set_thread_groups(&[]) {
         Ok(()) | Err(rustix::io::Errno::PERM) => {}
         Err(error) => return Err(error.into()),
@@ -113,4 +153,47 @@ fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs in a thread, since who a thread is ends with it; not where this user may not change it.
+    fn as_root<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+        let is_root = rustix::process::geteuid().is_root();
+        is_root.then(|| std::thread::scope(|scope| scope.spawn(work).join().expect("no panic")))
+    }
+
+    #[test]
+    fn all_ids_change_and_no_group_stays() {
+        let seen = as_root(|| {
+            rustix::thread::set_thread_groups(&[Gid::from_raw(4)]).expect("root may");
+            become_user(1234, 5678, CapabilitySet::empty()).expect("root may");
+            (Ids::current().expect("own"), rustix::process::getgroups().expect("own"))
+        });
+        let Some((ids, groups)) = seen else { return };
+        assert_eq!((ids, groups), (Ids { users: [1234; 3], groups: [5678; 3] }, Vec::new()));
+    }
+
+    #[test]
+    fn minus_one_is_nobody() {
+        for (uid, gid) in [(NO_ID, 5), (5, NO_ID), (NO_ID, NO_ID)] {
+            let result = as_root(|| become_user(uid, gid, CapabilitySet::empty()).map_err(|e| e.kind()));
+            assert!(result.is_none_or(|result| result == Err(io::ErrorKind::InvalidInput)), "{uid} {gid}");
+        }
+    }
+
+    /// Without `CAP_SETGID` groups stay, which only those who stay who they are may have.
+    #[test]
+    fn groups_that_stay_are_an_error() {
+        for (uid, refused) in [(0, false), (1234, true)] {
+            let result = as_root(|| {
+                rustix::thread::set_thread_groups(&[Gid::from_raw(4)]).expect("root may");
+                keep_capabilities(CapabilitySet::SETUID).expect("less");
+                become_user(uid, 0, CapabilitySet::empty()).is_err()
+            });
+            assert!(result.is_none_or(|result| result == refused), "{uid}");
+        }
+    }
 }

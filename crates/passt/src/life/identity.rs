@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 
+use passt_sys::process::NO_ID;
 use passt_sys::{namespace, process};
 use rustix::process::{getegid, geteuid};
 use rustix::thread::CapabilitySet;
@@ -58,8 +59,7 @@ impl Identity {
             None if !is_machine_root() => Ok(None),
             None => {
                 log::warn!("Started as root, will change to nobody.");
-                let nobody = account(&fs::read_to_string("/etc/passwd").unwrap_or_default(), "nobody");
-                Ok(Some(nobody.unwrap_or(Self { uid: NOBODY, gid: NOBODY })))
+                Ok(Some(nobody(&fs::read_to_string("/etc/passwd").unwrap_or_default())))
             }
         }
     }
@@ -80,15 +80,29 @@ fn look_up(run_as: &RunAs) -> Result<Identity, Error> {
         let group = run_as.group.as_ref().map(|group| format!(":{group}")).unwrap_or_default();
         Error::Invalid(format!("{}{group}", run_as.user))
     };
-    let known = account(&fs::read_to_string("/etc/passwd").unwrap_or_default(), &run_as.user);
-    let number = run_as.user.parse().ok().map(|uid| Identity { uid, gid: uid });
-    let user = known.or(number).ok_or_else(invalid)?;
-    let Some(group) = &run_as.group else {
-        return Ok(user);
-    };
-    let known = group_id(&fs::read_to_string("/etc/group").unwrap_or_default(), group);
-    let gid = known.or_else(|| group.parse().ok()).ok_or_else(invalid)?;
-    Ok(Identity { gid, ..user })
+    let [passwd, groups] =
+        ["/etc/passwd", "/etc/group"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    resolve(run_as, &passwd, &groups).ok_or_else(invalid)
+}
+
+/// Who `run_as` means by the contents of passwd(5) and group(5), or else by number. Nobody if that is -1 for the
+/// user or the group, which would leave it as it is.
+fn resolve(run_as: &RunAs, passwd: &str, groups: &str) -> Option<Identity> {
+    let number = || run_as.user.parse().ok().map(|uid| Identity { uid, gid: uid });
+    let mut identity = account(passwd, &run_as.user).or_else(number)?;
+    if let Some(group) = &run_as.group {
+        identity.gid = group_id(groups, group).or_else(|| group.parse().ok())?;
+    }
+    (identity.uid != NO_ID && identity.gid != NO_ID).then_some(identity)
+}
+
+/// The machine's `nobody`, unless that is somebody.
+fn nobody(passwd: &str) -> Identity {
+    let named = account(passwd, "nobody").filter(|named| {
+        let nobodies = [named.uid, named.gid].map(|id| id != 0 && id != NO_ID);
+        nobodies == [true, true]
+    });
+    named.unwrap_or(Identity { uid: NOBODY, gid: NOBODY })
 }
 
 /// The entry of a user, by name or number, in the contents of passwd(5).
@@ -139,6 +153,54 @@ mod tests {
         assert_eq!(error, "Invalid --runas option: no-such-user:5");
         let run_as = RunAs { user: "4294967296".into(), group: None };
         assert!(look_up(&run_as).is_err());
+    }
+
+    /// -1 by number or by name: to the kernel it means that nothing changes.
+    #[test]
+    fn who_leaves_everything_as_it_is_is_invalid() {
+        let passwd = "minus:x:4294967295:5::/:\ngroup:x:5:4294967295::/:\nlib:x:100:101::/:\n";
+        let groups = "minus:x:4294967295:\nwheel:x:10:\n";
+        let who = |text: &str| {
+            let (user, group) =
+                text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+            resolve(&RunAs { user: user.into(), group: group.map(str::to_owned) }, passwd, groups)
+        };
+        for text in [
+            "4294967295",
+            "+4294967295",
+            "04294967295",
+            "4294967296",
+            "-1",
+            "-4294967295",
+            "0x5",
+            "minus",
+            "group",
+            "minus:5",
+            "lib:minus",
+            "lib:4294967295",
+            "lib:-1",
+            "100:4294967295",
+            "0:04294967295",
+        ] {
+            assert_eq!(who(text), None, "{text}");
+        }
+        assert_eq!(who("lib:wheel"), Some(Identity { uid: 100, gid: 10 }));
+        assert_eq!(who("group:wheel"), Some(Identity { uid: 5, gid: 10 }));
+        assert_eq!(who("4294967294"), Some(Identity { uid: NO_ID - 1, gid: NO_ID - 1 }));
+    }
+
+    #[test]
+    fn nobody_is_never_root() {
+        let by_number = Identity { uid: NOBODY, gid: NOBODY };
+        for (entry, expected) in [
+            ("nobody:x:99:98::/:\n", Identity { uid: 99, gid: 98 }),
+            ("nobody:x:0:98::/:\n", by_number),
+            ("nobody:x:99:0::/:\n", by_number),
+            ("nobody:x:4294967295:98::/:\n", by_number),
+            ("", by_number),
+        ] {
+            assert_eq!(nobody(entry), expected, "{entry}");
+        }
     }
 
     #[test]
