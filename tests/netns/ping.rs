@@ -56,3 +56,33 @@ fn an_address_that_nobody_has_is_not_answered() {
     let finished = guest.start("ping -c 2 -i 0.2 -W 1 198.51.100.99").finish();
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stdout);
 }
+
+/// Errors about the guest's own packets reach it. What the host's network says to the host alone does
+/// not, and is counted: a redirect would seem to come from the guest's own gateway.
+#[test]
+fn redirects_and_source_quench_are_kept_from_the_guest() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["ping"]) {
+        return;
+    }
+    // The last of each is an error that passes. Redirects of IPv6 are none that Linux tells ping sockets of.
+    let cases =
+        [("v4", FAR4, "5 4 12 3", 3, [5, 4], [12, 3]), ("v6", FAR6, "137 3 1", 1, [137, 137], [3, 1])];
+    let mut guest = net.pasta(User::Normal).with("--foreground --config-net --stats 1").start();
+    for (family, address, forged, last, kept, passed) in cases {
+        let mut forger = net.peer.start_peer(&format!("icmp-forge {family} {forged}"));
+        forger.wait_for("LISTENING");
+        let mut watcher = guest.start_peer(&format!("icmp-watch {family} {last}"));
+        watcher.wait_for("LISTENING");
+        // Errors may end it before its reply is there.
+        guest.start(&format!("ping -c 1 -W 5 {address}")).finish();
+        forger.succeed();
+        let line = watcher.succeed();
+        let line = line.lines().last().expect("what arrived");
+        let arrived: Vec<u8> =
+            line.trim_matches(['[', ']']).split(", ").map(|number| number.parse().expect("a type")).collect();
+        assert!(passed.iter().all(|kind| arrived.contains(kind)), "{family}: {arrived:?}");
+        assert!(!kept.iter().any(|kind| arrived.contains(kind)), "{family}: {arrived:?}");
+    }
+    guest.pasta.wait_for("dropped icmp-for-host 2");
+}

@@ -62,20 +62,31 @@ pub struct Received {
 pub struct Failure {
     /// The error number.
     pub errno: i32,
-    /// Whether an ICMP or ICMPv6 message said so, rather than this host.
-    pub icmp: bool,
+    /// Who said so.
+    pub origin: Origin,
     /// Type of the ICMP message.
     pub kind: u8,
     /// Its code.
     pub code: u8,
-    /// The MTU, for a packet that was too big.
-    pub mtu: u32,
+    /// What goes with it (`ee_info`): the MTU, for a packet that was too big.
+    pub info: u32,
     /// Who sent the ICMP message.
     pub offender: Option<IpAddr>,
     /// Where the datagram was sent to.
     pub destination: Option<SocketAddr>,
     /// Bytes of the datagram's payload that came back.
     pub len: usize,
+}
+
+/// Where an error comes from (`ee_origin`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This host.
+    Host,
+    /// An ICMP message.
+    Icmp,
+    /// An ICMPv6 message.
+    Icmpv6,
 }
 
 /// Sends messages (at most [`BATCH`]) whose buffers are in `data`, without waiting; returns how many were sent before the first error. For sockets that are not connected there are
@@ -340,10 +351,14 @@ impl Failure {
         let &[e0, e1, e2, e3, origin, kind, code, _, i0, i1, i2, i3, ..] = error;
         Some(Self {
             errno: i32::from_ne_bytes([e0, e1, e2, e3]),
-            icmp: matches!(origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6),
+            origin: match origin {
+                libc::SO_EE_ORIGIN_ICMP => Origin::Icmp,
+                libc::SO_EE_ORIGIN_ICMP6 => Origin::Icmpv6,
+                _ => Origin::Host,
+            },
             kind,
             code,
-            mtu: u32::from_ne_bytes([i0, i1, i2, i3]),
+            info: u32::from_ne_bytes([i0, i1, i2, i3]),
             offender: parse_name(offender).map(|a| a.ip()),
             destination: name.get(),
             len,
@@ -558,7 +573,8 @@ mod tests {
             a.send(b"anybody there?").expect("sent");
             let mut payload = [0; 64];
             let failure = receive_failure(a.as_fd(), &mut payload).expect("loopback is synchronous");
-            assert_eq!((failure.errno, failure.icmp), (libc::ECONNREFUSED, true));
+            let origin = if addr.starts_with('[') { Origin::Icmpv6 } else { Origin::Icmp };
+            assert_eq!((failure.errno, failure.origin), (libc::ECONNREFUSED, origin));
             assert_eq!(failure.destination, Some(closed));
             assert_eq!(failure.offender, Some(closed.ip()));
             assert_eq!(&payload[..failure.len], b"anybody there?");

@@ -17,7 +17,7 @@ use passt_proto::rules::Protocol;
 use passt_proto::time::Instant;
 use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
-use passt_sys::dgram::Failure;
+use passt_sys::dgram::{Failure, Origin};
 use passt_sys::namespace::{self, Kind};
 use passt_sys::seccomp::{Call, Choice, Sysno};
 use rustix::event::epoll::EventFlags;
@@ -233,18 +233,28 @@ fn expire<L>(ctx: &mut Context<L>, handle: Handle, due: Instant) -> Verdict {
 /// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`.
 fn report<L: Link>(ctx: &mut Context<L>, key: &Key, failure: &Failure, quoted: &Quoted, payload: &[u8]) {
     let v4 = key.guest.addr.is_v4();
-    let header = match Errno::from_raw_os_error(failure.errno) {
-        _ if failure.icmp => icmp::Header::relayed(failure.kind, failure.code, failure.mtu),
-        Errno::MSGSIZE => icmp::Error::TooBig { mtu: failure.mtu }.header(v4),
-        errno => match unreachable(errno) {
-            Some(error) => error.header(v4),
-            None => return ctx.dropped(DropReason::Socket),
-        },
+    let header = match header(failure, v4) {
+        Ok(header) => header,
+        Err(reason) => return ctx.dropped(reason),
     };
     let offender = failure.offender.map(|ip| Endpoint::new(ip, 0));
     let shown = offender.and_then(|at| ctx.map.shown(Protocol::Echo, at));
     let from = shown.filter(|a| a.is_v4() == v4).unwrap_or(key.remote.addr);
     ctx.icmp_error(from, header, quoted, payload);
+}
+
+/// The header of the message that tells of `failure`: the network's own where it is for the guest, or else what
+/// the kernel makes of it.
+fn header(failure: &Failure, v4: bool) -> Result<icmp::Header, DropReason> {
+    if matches!((failure.origin, v4), (Origin::Icmp, true) | (Origin::Icmpv6, false)) {
+        let relayed = icmp::Header::relayed(v4, failure.kind, failure.code, failure.info);
+        return relayed.ok_or(DropReason::IcmpForHost);
+    }
+    let error = match Errno::from_raw_os_error(failure.errno) {
+        Errno::MSGSIZE => Some(icmp::Error::TooBig { mtu: failure.info }),
+        errno => unreachable(errno),
+    };
+    error.map(|error| error.header(v4)).ok_or(DropReason::Socket)
 }
 
 /// What an error of the host's kernel is called in ICMP.

@@ -19,6 +19,15 @@ const MAX_V6: usize = 1280;
 /// start of the transport header.
 const TRANSPORT_LEN: usize = 8;
 
+/// Types of the errors of IPv4 that a sender has use for (RFC 792).
+const UNREACHABLE_V4: u8 = 3;
+const TIME_EXCEEDED_V4: u8 = 11;
+const PARAMETER_PROBLEM_V4: u8 = 12;
+/// Those of IPv6: destination unreachable, packet too big, time exceeded, parameter problem (RFC
+/// 4443, section 3).
+const FIRST_ERROR_V6: u8 = 1;
+const LAST_ERROR_V6: u8 = 4;
+
 /// The headers of a packet that the guest sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
@@ -83,12 +92,25 @@ impl Path {
 }
 
 impl icmp::Header {
-    /// The header of an error whose type and code came from the network, for the same family;
-    /// `mtu` means something only if a packet was too big.
-    pub fn relayed(kind: u8, code: u8, mtu: u32) -> Self {
-        let mut header = icmp::Error::TooBig { mtu }.header(true);
+    /// The header of an error whose type and code came from the network, for a guest of the same
+    /// family. `info` is what the kernel says with it (`ee_info` of ip(7)): the MTU for a packet that
+    /// was too big, the place of the fault for a parameter problem.
+    ///
+    /// `None` for all that does not tell the sender what became of its packet: only destination
+    /// unreachable, time exceeded and parameter problem (RFC 792) do, and for IPv6 packet too big
+    /// (RFC 4443, section 3). A redirect (RFC 792; RFC 4861, section 8) concerns the network that the
+    /// host is in, and would come to the guest as if from its own gateway; source quench is
+    /// obsolete (RFC 6633).
+    pub fn relayed(v4: bool, kind: u8, code: u8, info: u32) -> Option<Self> {
+        let info = match (v4, kind) {
+            // The pointer has 8 bits and stands first.
+            (true, PARAMETER_PROBLEM_V4) => info.checked_shl(24)?,
+            (true, UNREACHABLE_V4 | TIME_EXCEEDED_V4) | (false, FIRST_ERROR_V6..=LAST_ERROR_V6) => info,
+            _ => return None,
+        };
+        let mut header = icmp::Error::TooBig { mtu: info }.header(v4);
         (header.kind, header.code) = (kind, code);
-        header
+        Some(header)
     }
 }
 
@@ -147,8 +169,28 @@ mod tests {
     }
 
     #[test]
-    fn mtu_where_it_belongs() {
-        let header = icmp::Header::relayed(3, 4, 1400);
-        assert_eq!(header.as_bytes(), [3, 4, 0, 0, 0, 0, 5, 120]);
+    fn mtu_and_pointer_where_they_belong() {
+        for (v4, kind, code, info, expected) in [
+            (true, 3, 4, 1400, [3, 4, 0, 0, 0, 0, 5, 120]),
+            (true, 12, 0, 9, [12, 0, 0, 0, 9, 0, 0, 0]),
+            (false, 2, 0, 0x1_0000, [2, 0, 0, 0, 0, 1, 0, 0]),
+            (false, 4, 1, 40, [4, 1, 0, 0, 0, 0, 0, 40]),
+        ] {
+            let header = icmp::Header::relayed(v4, kind, code, info).expect("an error");
+            assert_eq!(header.as_bytes(), expected);
+        }
+    }
+
+    /// Of all types and codes only errors about the guest's own packets pass.
+    #[test]
+    fn no_other_type_passes() {
+        for kind in 0..=u8::MAX {
+            for code in 0..=u8::MAX {
+                for (v4, passing) in [(true, [3, 11, 12].as_slice()), (false, &[1, 2, 3, 4])] {
+                    let header = icmp::Header::relayed(v4, kind, code, 0).map(|h| (h.kind, h.code));
+                    assert_eq!(header, passing.contains(&kind).then_some((kind, code)), "{v4} {kind} {code}");
+                }
+            }
+        }
     }
 }

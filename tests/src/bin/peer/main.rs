@@ -3,6 +3,7 @@
 
 mod bare;
 mod flood;
+mod icmp;
 mod lacking;
 mod machine;
 mod mangle;
@@ -68,6 +69,8 @@ fn main() -> Result<()> {
         ["udp-many", to, count] => udp::many(to, count.parse()?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
+        ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
+        ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),
