@@ -2,7 +2,9 @@
 //! name servers, source addresses.
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place as _, User, have};
+use passt_tests::{
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place as _, User, eventually, have,
+};
 
 fn start(net: &Net, options: &str) -> Guest {
     net.pasta(User::Normal).with("--config-net -t none -u none -T none -U none").with(options).start()
@@ -115,4 +117,55 @@ fn outbound_interface() {
             exchange(&guest, &at(server, 5001));
         }
     }
+}
+
+/// README's example for a program that is not trusted, as it stands there, leaves no way to what listens on
+/// the host's loopback alone. Another guest shows that each way is one.
+#[test]
+fn the_example_for_an_untrusted_program() {
+    let Some(net) = Net::new() else { return };
+    let readme = include_str!("../../README.md");
+    let example =
+        readme.lines().find_map(|line| line.trim().strip_prefix("pasta ")?.strip_suffix(" ./untrusted"));
+    let options = example.expect("the example");
+    let mut servers = vec![net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001")];
+    for address in ["127.0.0.1:6001", "[::1]:6001"] {
+        let mut server = net.host.start_peer(&format!("udp-serve {address}"));
+        server.wait_for("LISTENING");
+        servers.push(server);
+    }
+    servers.push(net.host.serve("0.0.0.0:5002"));
+    let untrusted = net.pasta(User::Normal).with(options).start();
+    let open = net.pasta(User::Normal).with("--config-net -t none -u none").start();
+    let ways = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6];
+    // Ports have been followed for the one guest, and would have been for the other, which came first.
+    for way in ways {
+        eventually(&format!("the host by {way}"), || reaches(&open, way).then_some(()));
+        assert!(!reaches(&untrusted, way), "the host's loopback by {way}");
+    }
+    // Nor by an address of the host, once it is none of the guest any more; what listens on all of them is
+    // there, as the documentation says.
+    let link_local = net.host.run("ip -6 -br address show dev eth0 scope link");
+    let link_local = link_local.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+    assert!(link_local.is_some_and(|address| address.starts_with("fe80:")));
+    for (family, own, host) in [("-4", "192.0.2.77/32", HOST4), ("-6", "2001:db8::77/128", HOST6)] {
+        untrusted.run(&format!("ip {family} address flush dev eth0 scope global"));
+        untrusted.run(&format!("ip {family} address add {own} dev eth0"));
+        let gateway = if family == "-4" { GATEWAY4 } else { GATEWAY6 };
+        untrusted.run(&format!("ip {family} route replace default via {gateway} dev eth0 onlink"));
+        eventually(&format!("a refusal by {host}"), || {
+            let outcome = untrusted.peer(&format!("connect {}", at(host, 5001)));
+            assert!(!outcome.starts_with("connected"), "{host}: {outcome}");
+            outcome.starts_with("ConnectionRefused").then_some(())
+        });
+        assert!(!reaches(&untrusted, host), "the host's loopback by {host}");
+    }
+    exchange(&untrusted, &at(HOST4, 5002));
+}
+
+/// Whether a guest gets through to the host's loopback by `address`, with TCP or UDP.
+fn reaches(guest: &Guest, address: &str) -> bool {
+    let tcp = guest.peer(&format!("connect {}", at(address, 5001)));
+    let udp = guest.peer(&format!("udp-ask {} hello", at(address, 6001)));
+    tcp.starts_with("connected") || udp.trim() == "hello"
 }

@@ -1,7 +1,7 @@
 //! What the manual pages say besides the options.
 
 /// When something in here last changed.
-pub(super) const DATE: &str = "2026-11-25";
+pub(super) const DATE: &str = "2026-11-26";
 
 /// Sections before the options.
 pub(super) fn before(pasta: bool) -> [&'static str; 3] {
@@ -91,9 +91,13 @@ pasta only, and its default: what listens on the other side, found once a second
 
 const ADDRESSES: &str = "\
 ADDRESSES
-The guest has the host's addresses, so it can't reach the host by them. The address of the gateway stands for the host's
-loopback, unless *--no-map-gw* is given or *--map-host-loopback* names another; *--map-guest-addr* names one that
+The guest has the host's addresses, which therefore lead to the guest itself as long as it uses them. The address of the gateway stands for
+the host's loopback, unless *--no-map-gw* is given or *--map-host-loopback* names another; *--map-guest-addr* names one that
 stands for the host's own address. At the address of *--dns-forward* there is the host's resolver.
+
+What listens on the host's loopback alone is out of the guest's reach with *--no-map-gw*, and for pasta *-T none* and *-U none* beside it, without
+the other options named here. What listens on all addresses of the host is reached at any of them that the guest does
+not use, as from other machines.
 
 Connections that the host makes to a forwarded port by its own loopback arrive from the gateway's address, or for pasta, where they bypass
 the tap device, from the namespace's own address. All others arrive from where they come from.";
@@ -146,6 +150,10 @@ A shell with a network:
 A server, reached at port 8080 of the host, and nothing else forwarded:
 
     pasta --config-net -t 8080:80 -u none -T none -U none ./server
+
+A program that is to find nothing of what listens on the host's loopback:
+
+    pasta --config-net --no-map-gw -T none -U none ./untrusted
 
 The namespace of a process:
 
