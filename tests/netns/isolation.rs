@@ -4,6 +4,7 @@ use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
 use std::process::Command;
 
 use passt_tests::transfer::{at, exchange};
@@ -39,6 +40,9 @@ fn assert_isolated(pid: u32, expected: Expected) {
     for name in own {
         assert_ne!(link(&id, name), link("self", name), "{expected:?}: {name} namespace");
     }
+    if !expected.background {
+        assert_eq!(link(&id, "pid"), link("self", "pid"), "{expected:?}: a process can't leave it");
+    }
     for task in fs::read_dir(format!("/proc/{pid}/task")).expect("threads") {
         assert_task(&task.expect("a thread").path().display().to_string(), expected);
     }
@@ -53,9 +57,15 @@ fn assert_task(task: &str, expected: Expected) {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
         line.unwrap_or_else(|| panic!("no {name}: {status}")).trim().to_owned()
     };
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+    let id = id_of(expected.user);
+    for ids in ["Uid", "Gid"] {
+        let all: Vec<String> = field(ids).split_whitespace().map(str::to_owned).collect();
+        assert_eq!(all, [id.as_str(); 4], "{expected:?}: {ids} of {task}");
+    }
+    assert_eq!(field("Groups"), "", "{expected:?}: groups of {task}");
+    for (set, most) in [("CapInh", 0), ("CapPrm", BIND), ("CapEff", BIND), ("CapBnd", 0), ("CapAmb", 0)] {
         let mask = u64::from_str_radix(&field(set), 16).expect("a mask");
-        assert_eq!(mask & !BIND, 0, "{expected:?}: {set} of {task} is {mask:x}");
+        assert_eq!(mask & !most, 0, "{expected:?}: {set} of {task} is {mask:x}");
     }
     assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"), "{expected:?}");
 }
@@ -73,11 +83,16 @@ fn assert_empty_root(pid: u32, expected: Expected) {
     assert!(mounts[0].contains(" - tmpfs "), "{expected:?}: {}", mounts[0]);
 }
 
+/// Who an instance is that this user has started: root becomes nobody.
+fn id_of(user: User) -> String {
+    if user == User::Root { "65534".to_owned() } else { User::NORMAL_ID.to_string() }
+}
+
 /// Another process of the same user can neither see its descriptors nor trace it.
 fn assert_hidden(pid: u32, expected: Expected) {
     let owner = fs::metadata(format!("/proc/{pid}/status")).expect("a process").uid();
     assert_eq!(owner, 0, "{expected:?}: /proc/{pid} belongs to root where it can't be dumped");
-    let id = if expected.user == User::Root { "65534".to_owned() } else { User::NORMAL_ID.to_string() };
+    let id = id_of(expected.user);
     for look in [&["ls", "fd"][..], &["cat", "maps"], &["readlink", "ns/net"], &["cat", "environ"]] {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={id}"), &format!("--regid={id}"), "--clear-groups"]);
@@ -115,7 +130,7 @@ fn assert_descriptors(pid: u32, expected: Expected) {
 }
 
 /// Of pasta with a command: the two sockets ask the kernel what listens.
-const COMMAND: &[&str] = &["eventpoll", "signalfd", "socket", "socket", "status", "tun"];
+const COMMAND: &[&str] = &["eventpoll", "pidfd", "signalfd", "socket", "socket", "status", "tun"];
 /// Of pasta for a namespace that exists, in the background.
 const NAMESPACE: &[&str] = &["eventpoll", "inotify", "socket", "socket", "tun"];
 /// Of passt, which listens.
@@ -129,6 +144,12 @@ fn pasta_with_a_command() {
     let _server = net.peer.serve(&at(FAR4, 5001));
     for user in User::BOTH {
         let guest = net.pasta(user).with("--config-net").start();
+        // The command runs, so all of it was done before.
+        let pasta = guest.pasta.pid();
+        let status = fs::read_to_string(format!("/proc/{pasta}/status")).expect("status");
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+        let users = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/user")).expect("a namespace");
+        assert_eq!(users(pasta), users(guest.holder()), "the one that owns the guest's network");
         assert_isolated(guest.pasta.pid(), Expected { user, users: true, background: false, open: COMMAND });
         exchange(&guest, &at(FAR4, 5001));
     }
@@ -183,59 +204,135 @@ fn end(pid: u32) {
     eventually("its end", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
 }
 
-/// What a guest would do that has taken the process over, and what becomes of the process: `None` if
-/// it ends for that, or else what it is told.
-const DEEDS: [(&str, Option<&str>); 10] = [
-    ("open", None),
-    ("socket", None),
-    ("execve", None),
-    ("brk", None),
-    ("mmap", None),
-    ("ptrace", None),
-    ("ioctl", None),
-    ("setsockopt", None),
-    ("memory", Some("Err(")),
-    // The call is needed. What there is to connect to is none of our business: Landlock (Linux 6.12).
-    ("connect", Some("Err(Os { code: 1,")),
+/// What a guest would do that has taken the process over, and the system call that ends the process for it.
+const DEEDS: [(&str, &str); 27] = [
+    ("open", "openat"),
+    ("execve", "execve"),
+    ("brk", "brk"),
+    ("mmap", "mmap"),
+    ("ptrace", "ptrace"),
+    ("ioctl", "ioctl"),
+    // Of another family, type or protocol.
+    ("socket", "socket"),
+    ("mptcp", "socket"),
+    ("mptcp6", "socket"),
+    ("udplite", "socket"),
+    ("sctp", "socket"),
+    ("raw", "socket"),
+    ("ping6-of-4", "socket"),
+    ("inherited", "socket"),
+    // Of another level, or name.
+    ("setsockopt", "setsockopt"),
+    ("ulp", "setsockopt"),
+    ("attach-filter", "setsockopt"),
+    ("mark", "setsockopt"),
+    ("header", "setsockopt"),
+    ("level", "setsockopt"),
+    ("getsockopt", "getsockopt"),
+    // Another process of the same user.
+    ("kill", "kill"),
+    ("tgkill", "tgkill"),
+    ("sigqueue", "rt_sigqueueinfo"),
+    ("pidfd", "pidfd_send_signal"),
+    ("pidfd-open", "pidfd_open"),
+    ("wait", "wait4"),
 ];
 
-/// A build that does what it is told once it is sealed.
+/// What it is told that does not end the process: there is no memory, and what there is to connect to is none of our
+/// business.
+const REFUSED: [(&str, &str); 2] = [("memory", "Err("), ("connect", "Err(Os { code: 1,")];
+
+/// What Landlock alone refuses of these; with a command signals are left to the filter.
+const LANDLOCKED: [(&str, &str, &[&str]); 3] = [
+    ("open", "Err(Os { code: 13,", &["pasta", "passt"]),
+    ("connect", "Err(Os { code: 1,", &["pasta", "passt"]),
+    ("kill", "Err(Os { code: 1,", &["passt"]),
+];
+
+/// Builds that do what they are told, and somebody to do it to.
+struct Intruder<'n> {
+    net: &'n Net,
+    victim: Process,
+    _listener: UnixListener,
+}
+
+impl<'n> Intruder<'n> {
+    fn new(net: &'n Net) -> Self {
+        for name in ["pasta", "passt"] {
+            let program = Self::program(net, name);
+            fs::create_dir_all(program.parent().expect("a directory")).expect("a directory");
+            fs::copy(passt_tests::built(&format!("provoke/debug/{name}")), &program)
+                .expect("a build with the feature provoke, as `cargo xtask test` makes it");
+        }
+        let id = User::NORMAL_ID;
+        let line = format!("setpriv --reuid={id} --regid={id} --clear-groups sleep 1000");
+        let name = SocketAddr::from_abstract_name(b"provoked").expect("a name");
+        let listener = inside(net, move || UnixListener::bind_addr(&name).expect("a free name"));
+        Self { net, victim: net.host.start(&line), _listener: listener }
+    }
+
+    fn program(net: &Net, name: &str) -> PathBuf {
+        net.dir().join(format!("provoke-{name}")).join(name)
+    }
+
+    /// Starts program `name`, which does `deed` once it is sealed, or `early`: before there is a filter.
+    fn start(&self, name: &str, deed: &str, early: bool) -> Process {
+        let launch = self.net.pasta(User::Normal).program(&Self::program(self.net, name));
+        let (options, operands) = match name {
+            "pasta" => ("--config-net".to_owned(), "sleep 1"),
+            _ => (format!("--foreground --socket {}", self.net.dir().join("provoked-socket").display()), ""),
+        };
+        let mut command = launch.with(&options).command(operands);
+        command.env("PASST_PROVOKE", deed).env("PASST_PROVOKE_VICTIM", self.victim.pid().to_string());
+        command.envs(early.then_some(("PASST_PROVOKE_EARLY", "1")));
+        Process::start(&mut command)
+    }
+
+    fn assert_harmless(&mut self, deed: &str) {
+        assert!(self.victim.try_wait().is_none(), "{deed}: another process has ended");
+    }
+}
+
 #[test]
 fn deeds_of_an_intruder() {
     let Some(net) = Net::new() else { return };
-    let name = SocketAddr::from_abstract_name(b"provoked").expect("a name");
-    let _listener = inside(&net, move || UnixListener::bind_addr(&name).expect("a free name"));
-    for (deed, result) in DEEDS {
-        for name in ["pasta", "passt"] {
-            let program = net.dir().join(format!("provoke-{name}"));
-            fs::create_dir_all(&program).expect("a directory");
-            let program = program.join(name);
-            fs::copy(passt_tests::built(&format!("provoke/debug/{name}")), &program).expect(
-                "a build with \
-                 the feature provoke, as `cargo xtask test` makes it",
-            );
-            let launch = net.pasta(User::Normal).program(&program);
-            let (options, operands) = match name {
-                "pasta" => ("--config-net".to_owned(), "sleep 1"),
-                _ => (format!("--foreground --socket {}", net.dir().join("provoked-socket").display()), ""),
-            };
-            let mut command = launch.with(&options).command(operands);
-            let mut process = Process::start(command.env("PASST_PROVOKE", deed));
-            match result {
-                None => {
-                    process.wait_for("is not allowed, exiting");
-                    let finished = process.finish();
-                    assert_eq!(finished.status.code(), Some(128 + 31), "{name} {deed}: {}", finished.stderr);
-                }
-                Some(result) => {
-                    let line = process.wait_for(&format!("provoked {deed}"));
-                    if deed == "connect" && !has_scopes() {
-                        skip("this kernel's Landlock knows no abstract sockets");
-                    } else {
-                        assert!(line.contains(result), "{name} {deed}: {line}");
-                    }
-                }
+    let mut intruder = Intruder::new(&net);
+    for name in ["pasta", "passt"] {
+        for (deed, call) in DEEDS {
+            let mut process = intruder.start(name, deed, false);
+            process.wait_for("is not allowed, exiting");
+            let finished = process.finish();
+            assert_eq!(finished.status.code(), Some(128 + 31), "{name} {deed}: {}", finished.stderr);
+            let said: Vec<_> = finished.stderr.lines().filter(|line| line.contains("not allowed")).collect();
+            let line = format!("System call {call} is not allowed, exiting");
+            assert!(said.len() == 1 && said[0].contains(&line), "{name} {deed}: {said:?}");
+            intruder.assert_harmless(deed);
+        }
+        for (deed, result) in REFUSED {
+            let line = intruder.start(name, deed, false).wait_for(&format!("provoked {deed}"));
+            if deed == "connect" && !has_scopes() {
+                skip("this kernel's Landlock knows no abstract sockets");
+            } else {
+                assert!(line.contains(result), "{name} {deed}: {line}");
             }
+        }
+    }
+}
+
+/// What Landlock adds, before there is a filter.
+#[test]
+fn files_names_and_processes_are_out_of_reach() {
+    let Some(net) = Net::new() else { return };
+    if !has_scopes() {
+        skip("this kernel's Landlock knows no scopes");
+        return;
+    }
+    let mut intruder = Intruder::new(&net);
+    for (deed, result, programs) in LANDLOCKED {
+        for name in programs {
+            let line = intruder.start(name, deed, true).wait_for(&format!("provoked {deed}"));
+            assert!(line.contains(result), "{name} {deed}: {line}");
+            intruder.assert_harmless(deed);
         }
     }
 }

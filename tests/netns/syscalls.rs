@@ -7,20 +7,35 @@ use std::path::PathBuf;
 
 use passt::cli::{self, Outcome};
 use passt::isolate::filter;
+use passt::life::{command, peers, watch};
+use passt_sys::seccomp::{Call, Choice};
+use passt_sys::socket::option;
 use passt_tests::transfer::{MIB, at, download, exchange, upload};
-use passt_tests::{FAR4, GATEWAY4, Machine, Net, Place, Process, User, eventually, have};
+use passt_tests::{FAR4, FAR6, GATEWAY4, Machine, Net, Place, Process, User, eventually, have};
+use rustix::process::Pid;
 
 /// The most for each mode, with everything that adds calls.
 const MOST_PASST: usize = 22;
 const MOST_PASTA: usize = 34;
 
-type Calls = BTreeSet<String>;
+/// Names of system calls.
+type Names = BTreeSet<String>;
 
-/// What the filter of a process with this command line allows.
-fn declared(line: &str) -> Calls {
+/// Calls and their arguments, as far as strace shows them as numbers.
+type Made = BTreeSet<(String, Vec<u32>)>;
+
+/// Calls of which the filter looks at arguments, and those are the same in each run.
+const LIMITED: [&str; 6] = ["socket", "setsockopt", "getsockopt", "ioctl", "fcntl", "pipe2"];
+
+/// What the filter of a process with this command line allows, which also makes calls of its `own`.
+fn declared(line: &str, own: &[Call]) -> Vec<Call> {
     let argv: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
     let Outcome::Run(config) = cli::parse(argv) else { panic!("{line}") };
-    filter::calls(&config).into_iter().map(|call| call.name().to_owned()).collect()
+    filter::calls(&config, own)
+}
+
+fn names(calls: &[Call]) -> Names {
+    calls.iter().map(|call| call.name().to_owned()).collect()
 }
 
 /// Watches a process.
@@ -37,23 +52,36 @@ impl Trace {
             status.contains("Seccomp:\t2").then_some(())
         });
         let file = net.dir().join(format!("trace-{pid}"));
-        let mut strace = net.host.start(&format!("strace -f -o {} -p {pid}", file.display()));
+        let raw = LIMITED.join(",");
+        let mut strace = net.host.start(&format!("strace -f -e raw={raw} -o {} -p {pid}", file.display()));
         strace.wait_for("attached");
         Self { strace, file }
     }
 
     /// What the process did, which has ended.
-    fn calls(self) -> Calls {
+    fn calls(self) -> Made {
         self.strace.finish();
         let text = std::fs::read_to_string(self.file).expect("a trace");
-        let name = |line: &str| {
+        let call = |line: &str| {
             let (_pid, call) = line.split_once(' ')?;
             let call = call.trim_start();
             let name = call.strip_prefix("<... ").unwrap_or(call).split(['(', ' ']).next()?;
-            (!name.starts_with(['+', '-'])).then(|| name.to_owned())
+            let limited = LIMITED.contains(&name) && !call.starts_with('<');
+            let words = call.split(['(', ')']).nth(1).filter(|_| limited).unwrap_or_default();
+            // The second part of a call that was interrupted by another thread's has none.
+            let numbers = words.split(", ").filter(|_| limited).map(number).collect();
+            (!name.starts_with(['+', '-'])).then(|| (name.to_owned(), numbers))
         };
-        text.lines().filter_map(name).collect()
+        text.lines().filter_map(call).collect()
     }
+}
+
+/// An argument as strace shows it, of which the filter compares 32 bits.
+fn number(text: &str) -> u32 {
+    let text = text.split(' ').next().unwrap_or_default();
+    let value = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u64::from_str_radix(hex, 16));
+    u32::try_from(value.unwrap_or_else(|_| panic!("no number: {text}")) & u64::from(u32::MAX))
+        .expect("masked")
 }
 
 /// A log in a file that is soon full, in memory.
@@ -89,6 +117,14 @@ fn use_network(guest: &impl Place, net: &Net) {
     guest.peer(&format!("connect {}", at(FAR4, 5010)));
     guest.peer(&format!("connect {}", at(GATEWAY4, 5010)));
     guest.run(&format!("ping -c 1 -W 3 {FAR4}"));
+    guest.peer(&format!("connect {}", at(FAR6, 5010)));
+    guest.peer(&format!("udp-ask {} hello", at(FAR6, 6010)));
+    // A connection that the server resets is reset for the guest, too, and the other way.
+    guest.peer(&format!("reset {}", at(FAR4, 5009)));
+    guest.peer(&format!("abort {}", at(FAR4, 5009)));
+    for address in [FAR4, FAR6] {
+        guest.run(&format!("ping -c 1 -W 3 -t 9 {address}"));
+    }
 }
 
 #[test]
@@ -99,7 +135,7 @@ fn pasta() {
     }
     net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
     let log = Log::new();
-    let options = format!("--config-net {}", log.records(&net));
+    let options = format!("--config-net --freebind {OUTBOUND} {}", log.records(&net));
     let guest = net.pasta(User::Normal).with(&options).start();
     let trace = Trace::attach(&net, guest.pasta.pid());
     use_network(&guest, &net);
@@ -117,7 +153,15 @@ fn pasta() {
         exchange(client, &tcp);
         upload(client, &tcp, 64 * MIB);
         client.peer(&format!("up-slow {tcp} {MIB} 1"));
+        client.peer(&format!("abort {tcp}"));
     }
+    // One that serves IPv4 alone is listened for there alone.
+    let mut v4_server = guest.start_peer("udp-serve 0.0.0.0:6003");
+    v4_server.wait_for("LISTENING");
+    eventually("a forwarded port of IPv4", || {
+        let outcome = net.host.peer(&format!("udp-ask {} hello", at("127.0.0.1", 6003)));
+        (outcome.trim() == "hello").then_some(())
+    });
     // The command's end is ours.
     guest.pasta.signal("INT");
     guest.stop();
@@ -138,7 +182,10 @@ fn pasta() {
     drop(holder);
     assert!(pasta.finish().status.success());
     made.append(&mut trace.calls());
-    compare(&made, &declared(&format!("pasta {options}")), MOST_PASTA);
+    let own = [command::calls(Pid::INIT, Some(0)), watch::missing_calls(0)].concat();
+    let declared = declared(&format!("pasta {options}"), &own);
+    compare(&made, &declared, MOST_PASTA);
+    assert_documented(&format!(" {} system calls for pasta with everything on,", names(&declared).len()));
 }
 
 #[test]
@@ -149,7 +196,7 @@ fn passt() {
     }
     net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
     let log = Log::new();
-    let options = format!("--one-off -t 5001 -u 6001 {}", log.records(&net));
+    let options = format!("--one-off -t 5001 -u 6001 {OUTBOUND} {}", log.records(&net));
     let passt = net.passt(User::Normal).with(&options).listen("socket");
     let trace = Trace::attach(&net, passt.pid());
     let machine = Machine::start(&net, &net.dir().join("socket"), 65_520);
@@ -164,21 +211,54 @@ fn passt() {
     drop(std::os::unix::net::UnixStream::connect(net.dir().join("socket")));
     drop(machine);
     passt.finish();
-    compare(&trace.calls(), &declared(&format!("passt {options}")), MOST_PASST);
+    compare(&trace.calls(), &declared(&format!("passt {options}"), &[]), MOST_PASST);
     // In the background more is needed to name who comes, as a test of its log shows.
-    let [foreground, background] = ["passt --log-file log -f", "passt --log-file log"].map(declared);
+    let foreground = names(&declared("passt --log-file log", &[]));
+    let background = names(&declared("passt --log-file log", &peers::calls(0)));
     assert!(background.difference(&foreground).eq(["dup3"]), "{background:?}");
     assert!(background.len() <= MOST_PASST, "{background:?}");
+    assert_documented(&format!(" {} for passt in the background ", background.len()));
 }
 
-/// `SIOCOUTQ` is for a peer that is slow to acknowledge, which not every run has. The clock is mostly read without a call, and by one in an
-/// emulated machine, of which `profiles` has one.
+/// Interfaces for what leaves the host, which are options of sockets.
+const OUTBOUND: &str = "--outbound-if4 eth0 --outbound-if6 eth0";
+
+/// The clock is mostly read without a call, and by one in an emulated machine, of which `profiles` has one.
+/// `SIOCOUTQ` is for a peer that is slow to acknowledge, which not every run has.
 const SOMETIMES: [&str; 2] = ["clock_gettime", "ioctl"];
 
-fn compare(made: &Calls, declared: &Calls, most: usize) {
-    let idle: Vec<_> = declared.difference(made).filter(|name| !SOMETIMES.contains(&name.as_str())).collect();
-    let more: Vec<_> = made.difference(declared).collect();
+/// What only other machines ask for: `SO_PEEK_OFF` is for kernels that have it for TCP, a change of congestion control
+/// for one that paces, `F_GETPIPE_SZ` for a user that has many pipes.
+const OTHER_MACHINES: [Choice; 3] = [option::SO_PEEK_OFF, option::TCP_CONGESTION, &[(1, 1032)]];
+
+fn compare(made: &Made, declared: &[Call], most: usize) {
+    let (called, allowed) = (made.iter().map(|(name, _)| name.clone()).collect::<Names>(), names(declared));
+    let idle: Vec<_> =
+        allowed.difference(&called).filter(|name| !SOMETIMES.contains(&name.as_str())).collect();
+    let more: Vec<_> = called.difference(&allowed).collect();
     assert!(idle.is_empty() && more.is_empty(), "never made: {idle:?}; not allowed: {more:?}");
-    assert!(declared.len() <= most, "{} are {}", declared.len(), most);
-    println!("{}: {declared:?}", declared.len());
+    assert!(allowed.len() <= most, "{} are {}", allowed.len(), most);
+    println!("{}: {allowed:?}", allowed.len());
+    let idle: Vec<_> = choices(declared).filter(|(name, choice)| !has_made(made, name, choice)).collect();
+    assert!(idle.is_empty(), "never made: {idle:?}");
+}
+
+fn assert_documented(words: &str) {
+    let page = include_str!("../../docs/security.md");
+    assert!(page.contains(words), "docs/security.md doesn't say: {words}");
+}
+
+/// What is allowed of the arguments of [`LIMITED`] calls and of none of the exceptions.
+fn choices(declared: &[Call]) -> impl Iterator<Item = (&'static str, &[(u8, i64)])> {
+    let limited = declared.iter().filter(|call| LIMITED.contains(&call.name()));
+    let choices = limited.flat_map(|call| call.choices().map(|choice| (call.name(), choice)));
+    choices.filter(|(name, choice)| !SOMETIMES.contains(name) && !OTHER_MACHINES.contains(choice))
+}
+
+fn has_made(made: &Made, name: &str, choice: &[(u8, i64)]) -> bool {
+    made.iter().filter(|(made, _)| made == name).any(|(_, arguments)| {
+        choice.iter().all(|&(index, value)| {
+            arguments.get(usize::from(index)).is_some_and(|&made| i64::from(made) == value & 0xffff_ffff)
+        })
+    })
 }

@@ -12,11 +12,30 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crate::iovec::{Gather, Scatter};
 use crate::result;
 use crate::seccomp::{Call, Sysno};
-use crate::socket::set;
+use crate::socket::{option, set};
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] =
-    &[Call::any(Sysno::recvmmsg), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmmsg)];
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::recvmmsg),
+    Call::any(Sysno::recvmsg),
+    Call::any(Sysno::sendmmsg),
+    Call::only(
+        Sysno::setsockopt,
+        &[
+            option::IP_MULTICAST_TTL,
+            option::IP_RECVERR,
+            option::IP_TTL,
+            option::IPV6_MULTICAST_HOPS,
+            option::IPV6_RECVERR,
+            option::IPV6_UNICAST_HOPS,
+            option::SO_RCVBUF,
+        ],
+    ),
+];
+
+/// What [`want_destination`] and [`want_joined`] make, for those who call them once the process runs.
+pub const WISHES: &[Call] =
+    &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::IPV6_RECVPKTINFO, option::UDP_GRO])];
 
 /// Most messages of one call.
 pub const BATCH: usize = 32;
@@ -30,7 +49,7 @@ const ROOM: i32 = 1024 * 1024;
 
 /// `UDP_SEGMENT` and `UDP_GRO` of include/uapi/linux/udp.h.
 const UDP_SEGMENT: i32 = 103;
-const UDP_GRO: i32 = 104;
+pub(crate) const UDP_GRO: i32 = 104;
 
 /// One message to be sent.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,10 +12,34 @@ use arrayvec::ArrayVec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::seccomp::{Call, Sysno};
+use crate::seccomp::{Call, Choice, Sysno};
+use crate::socket::option;
 
-/// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::futex)];
+/// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs; and
+/// those of [`socket`].
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::futex),
+    Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_OOBINLINE, option::TCP_NODELAY]),
+    Call::only(Sysno::socket, SOCKETS),
+];
+
+/// Family, type and protocol of each of [`KINDS`], to be used without waiting: the protocol is
+/// TCP or UDP, which 0 stands for.
+pub const SOCKETS: &[Choice] = &[
+    &[(0, libc::AF_INET as i64), (1, STREAM), (2, 0)],
+    &[(0, libc::AF_INET6 as i64), (1, STREAM), (2, 0)],
+    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, 0)],
+    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, 0)],
+];
+
+/// Ping sockets (icmp(7)) of either family.
+pub const PING_SOCKETS: &[Choice] = &[
+    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMP as i64)],
+    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMPV6 as i64)],
+];
+
+const STREAM: i64 = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
+const DATAGRAM: i64 = (libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
 
 /// A network namespace, held open: it lives at least as long as this.
 #[derive(Debug)]

@@ -71,7 +71,7 @@ pub fn raise_nofile() -> io::Result<Rlimit> {
 pub const NO_ID: u32 = u32::MAX;
 
 /// Becomes `uid` and `gid` for good, without supplementary groups, keeping of the
-/// capabilities only those of `keep` that it has.
+/// capabilities only those of `keep` that it has. What the kernel says afterwards is compared with what was asked for.
 ///
 /// The process must have a single thread: credentials belong to threads. It
 /// stays dumpable, so that `/proc/self` still belongs to it. Supplementary groups
@@ -128,13 +128,13 @@ fn change_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves this thread no capabilities but those of `keep` that it has, and without `CAP_SETPCAP`
-/// an unchanged bounding set, which no new privileges make meaningless.
+/// Leaves this thread no capabilities but those of `keep` that it has, and nothing in the bounding set, which is about
+/// programs that are executed. Without `CAP_SETPCAP` that is unchanged, which no new privileges make meaningless.
 pub fn limit_capabilities(keep: CapabilitySet) -> io::Result<()> {
     // Kernels before 4.3 have no ambient set.
     let _old = rustix::thread::clear_ambient_capability_set();
-    let others = (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number));
-    for capability in others.filter(|capability| !keep.contains(*capability)) {
+    let all = (0..64).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    for capability in all {
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
             // Beyond the last one that the kernel knows, or not allowed.

@@ -18,22 +18,45 @@ pub use syscalls::Sysno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     number: Sysno,
-    /// Empty: anything. Otherwise one of these must hold.
-    choices: &'static [Choice],
+    arguments: Arguments,
 }
 
 /// Arguments that are allowed: numbers, from 0, and values; 32 bits are compared. All must hold.
 pub type Choice = &'static [(u8, i64)];
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arguments {
+    Any,
+    /// One of these must hold.
+    OneOf(&'static [Choice]),
+    /// Both must hold.
+    Both([(u8, i64); 2]),
+}
+
 impl Call {
     /// Whatever the arguments are.
     pub const fn any(number: Sysno) -> Self {
-        Self { number, choices: &[] }
+        Self { number, arguments: Arguments::Any }
     }
 
-    /// With some arguments only.
+    /// With some arguments only: one of `choices`.
     pub const fn only(number: Sysno, choices: &'static [Choice]) -> Self {
-        Self { number, choices }
+        Self { number, arguments: Arguments::OneOf(choices) }
+    }
+
+    /// With these two arguments only, which are not known before the process runs: a descriptor's number.
+    pub const fn with(number: Sysno, arguments: [(u8, i64); 2]) -> Self {
+        Self { number, arguments: Arguments::Both(arguments) }
+    }
+
+    /// What is allowed of its arguments, one of which must hold; empty for anything.
+    pub fn choices(&self) -> impl Iterator<Item = &[(u8, i64)]> {
+        let (some, two) = match &self.arguments {
+            Arguments::Any => (&[][..], None),
+            Arguments::OneOf(choices) => (*choices, None),
+            Arguments::Both(arguments) => (&[][..], Some(arguments.as_slice())),
+        };
+        some.iter().copied().chain(two)
     }
 
     /// The call's name in the kernel's tables.
@@ -67,9 +90,13 @@ fn compile(calls: &[Call]) -> Result<BpfProgram, seccompiler::BackendError> {
     for call in calls {
         let known = rules.entry(i64::from(call.number.id())).or_insert_with(|| Some(Vec::new()));
         match known {
-            Some(known) if !call.choices.is_empty() => {
-                for choice in call.choices {
-                    known.push(rule(choice)?);
+            Some(known) if call.arguments != Arguments::Any => {
+                for choice in call.choices() {
+                    let rule = rule(choice)?;
+                    // What several modules declare is compared once.
+                    if !known.contains(&rule) {
+                        known.push(rule);
+                    }
                 }
             }
             all => *all = None,
@@ -81,7 +108,7 @@ fn compile(calls: &[Call]) -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, arch)?.try_into()
 }
 
-fn rule(choice: Choice) -> Result<SeccompRule, seccompiler::BackendError> {
+fn rule(choice: &[(u8, i64)]) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = |&(argument, value): &(u8, i64)| {
         let (len, equal) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
         SeccompCondition::new(argument, len, equal, value.cast_unsigned() & u64::from(u32::MAX))

@@ -5,26 +5,58 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::result;
-use crate::seccomp::{Call, Choice, Sysno};
+use crate::seccomp::{Call, Sysno};
 
-/// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[
-    Call::any(Sysno::getsockopt),
-    Call::only(Sysno::ioctl, &[&[(1, UNSENT)]]),
-    Call::only(Sysno::setsockopt, LEVELS),
-];
+/// System calls made here for TCP once the process runs, but for options.
+pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNSENT)]])];
 
 /// `SIOCOUTQ` (`tcp(7)`), in the type of the filter.
 const UNSENT: i64 = libc::TIOCOUTQ.cast_signed();
 
-/// What options may be set of.
-const LEVELS: &[Choice] = &[
-    &[(1, libc::SOL_SOCKET as i64)],
-    &[(1, libc::IPPROTO_IP as i64)],
-    &[(1, libc::IPPROTO_IPV6 as i64)],
-    &[(1, libc::IPPROTO_TCP as i64)],
-    &[(1, libc::IPPROTO_UDP as i64)],
-];
+/// Options of sockets: what modules that set or read one once the process runs declare of
+/// `setsockopt` and `getsockopt`.
+#[expect(missing_docs, reason = "the names are those of socket(7), tcp(7), ip(7), ipv6(7) and udp(7)")]
+pub mod option {
+    use crate::seccomp::Choice;
+
+    macro_rules! options {
+        ($($name:ident = $level:ident, $option:expr;)*) => {
+            $(pub const $name: Choice = &[(1, libc::$level as i64), (2, $option as i64)];)*
+        };
+    }
+
+    options! {
+        SO_BINDTODEVICE = SOL_SOCKET, libc::SO_BINDTODEVICE;
+        SO_BROADCAST = SOL_SOCKET, libc::SO_BROADCAST;
+        SO_ERROR = SOL_SOCKET, libc::SO_ERROR;
+        SO_KEEPALIVE = SOL_SOCKET, libc::SO_KEEPALIVE;
+        SO_LINGER = SOL_SOCKET, libc::SO_LINGER;
+        SO_OOBINLINE = SOL_SOCKET, libc::SO_OOBINLINE;
+        SO_PEEK_OFF = SOL_SOCKET, libc::SO_PEEK_OFF;
+        SO_PEERCRED = SOL_SOCKET, libc::SO_PEERCRED;
+        SO_PEERPIDFD = SOL_SOCKET, super::SO_PEERPIDFD;
+        SO_RCVBUF = SOL_SOCKET, libc::SO_RCVBUF;
+        SO_REUSEADDR = SOL_SOCKET, libc::SO_REUSEADDR;
+        SO_SNDBUF = SOL_SOCKET, libc::SO_SNDBUF;
+        TCP_CONGESTION = IPPROTO_TCP, libc::TCP_CONGESTION;
+        TCP_INFO = IPPROTO_TCP, libc::TCP_INFO;
+        TCP_NODELAY = IPPROTO_TCP, libc::TCP_NODELAY;
+        IP_FREEBIND = IPPROTO_IP, libc::IP_FREEBIND;
+        IP_MULTICAST_TTL = IPPROTO_IP, libc::IP_MULTICAST_TTL;
+        IP_PKTINFO = IPPROTO_IP, libc::IP_PKTINFO;
+        IP_RECVERR = IPPROTO_IP, libc::IP_RECVERR;
+        IP_TTL = IPPROTO_IP, libc::IP_TTL;
+        IPV6_MULTICAST_HOPS = IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS;
+        IPV6_RECVERR = IPPROTO_IPV6, libc::IPV6_RECVERR;
+        IPV6_RECVPKTINFO = IPPROTO_IPV6, libc::IPV6_RECVPKTINFO;
+        IPV6_UNICAST_HOPS = IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS;
+        IPV6_V6ONLY = IPPROTO_IPV6, libc::IPV6_V6ONLY;
+        UDP_GRO = IPPROTO_UDP, crate::dgram::UDP_GRO;
+    }
+}
+
+/// include/uapi/asm-generic/socket.h
+const SO_PEERPIDFD: i32 = 77;
 
 /// `SO_PEEK_OFF`, socket(7): where the next peek starts, counted from the head
 /// of the receive queue; TCP has it since Linux 6.9 (IPv6: 6.11).
@@ -85,10 +117,11 @@ pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
 /// `SO_PEERPIDFD`, since Linux 6.5: a descriptor of the process at the other end when the
 /// connection was made, whatever PID namespace it is in.
 pub fn peer_process(fd: impl AsFd) -> io::Result<OwnedFd> {
-    /// include/uapi/asm-generic/socket.h
-    const SO_PEERPIDFD: i32 = 77;
     let peer: RawFd = get(fd.as_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, -1)?;
-    // SAFETY: the kernel has opened this descriptor for us just now.
+    if peer < 0 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: a descriptor, which the kernel has opened for us just now.
     Ok(unsafe { OwnedFd::from_raw_fd(peer) })
 }
 

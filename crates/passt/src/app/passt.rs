@@ -54,7 +54,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
         Ok(())
     };
     ready(config, pid_file, open, || Ok(None))?;
-    isolate::seal(config)?;
+    isolate::seal(config, &peers.calls())?;
     end(serve(&mut worker, listener.as_ref(), &mut peers, passt.one_off))
 }
 

@@ -75,7 +75,7 @@ fn serve<L: Link>(
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
     }
-    isolate::seal(config)?;
+    isolate::seal(config, &watch.calls())?;
     watch.release()?;
     end(work(&mut worker, &watch))
 }

@@ -16,8 +16,9 @@ use std::io;
 use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
-use passt_sys::namespace::Resident;
+use passt_sys::namespace::{self, Resident};
 use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 
 use self::detect::Source;
 pub use self::listener::{Listener, Listeners, Options};
@@ -36,6 +37,19 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::listen),
     // Where `sock_diag` is not to be had.
     Call::any(Sysno::pread64),
+    Call::only(
+        Sysno::setsockopt,
+        &[
+            option::IP_FREEBIND,
+            option::IPV6_V6ONLY,
+            option::SO_BINDTODEVICE,
+            option::SO_KEEPALIVE,
+            option::SO_OOBINLINE,
+            option::SO_REUSEADDR,
+            option::TCP_NODELAY,
+        ],
+    ),
+    Call::only(Sysno::socket, namespace::SOCKETS),
 ];
 
 /// `SIOCGIFINDEX` (`netdevice(7)`): interfaces are named by rules, and come and go.

@@ -15,6 +15,8 @@ use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
+use passt_sys::namespace;
+use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::ipproto;
@@ -24,6 +26,9 @@ use super::{Verdict, udp};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::link::Link;
 use crate::worker::Context;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::only(Sysno::socket, namespace::PING_SOCKETS)];
 
 /// How long an unused flow lives.
 const TIMEOUT: Duration = Duration::from_secs(60);

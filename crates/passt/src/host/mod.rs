@@ -19,7 +19,8 @@ use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{Failure, Origin};
 use passt_sys::namespace::{self, Kind};
-use passt_sys::seccomp::{Call, Choice, Sysno};
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -35,11 +36,10 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::close),
     Call::any(Sysno::connect),
     Call::any(Sysno::shutdown),
-    Call::only(Sysno::socket, FAMILIES),
+    Call::only(Sysno::getsockopt, &[option::SO_ERROR]),
+    Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_BINDTODEVICE]),
+    Call::only(Sysno::socket, namespace::SOCKETS),
 ];
-
-const FAMILIES: &[Choice] =
-    &[&[(0, AddressFamily::INET.as_raw() as i64)], &[(0, AddressFamily::INET6.as_raw() as i64)]];
 
 /// Whether a flow lives on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,33 +4,44 @@ use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
-use crate::life::{peers, socket as client, watch};
+use crate::life::socket as client;
+use crate::link::stream;
 use crate::{forward, host, log, worker};
 
 /// The engine's and the log's, whatever the link is.
-const COMMON: &[&[Call]] = &[dgram::CALLS, host::CALLS, log::CALLS, msg::CALLS, socket::CALLS, worker::CALLS];
+const COMMON: &[&[Call]] = &[
+    dgram::CALLS,
+    host::CALLS,
+    host::echo::CALLS,
+    host::tcp::CALLS,
+    host::udp::CALLS,
+    log::CALLS,
+    msg::CALLS,
+    socket::CALLS,
+    worker::CALLS,
+];
 
-/// What a network namespace needs: a tap device, the bypass, what listens, and the end of it all.
+/// What a network namespace needs: a tap device, the bypass, and what listens.
 const PASTA: &[&[Call]] =
-    &[forward::CALLS, host::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS, watch::CALLS];
+    &[dgram::WISHES, forward::CALLS, host::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
 
 /// Clients; the link is made of messages on sockets.
-const PASST: &[&[Call]] = &[client::CALLS];
+const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
-/// The system calls of a process with this configuration, some more than once.
-pub fn calls(config: &Config) -> Vec<Call> {
-    let (mode, peers) = match config.mode {
-        Mode::Pasta(_) => (PASTA, None),
-        // In the foreground it has no PID namespace of its own.
-        Mode::Passt(_) => (PASST, (!config.foreground).then_some(peers::CALLS)),
+/// The system calls of a process with this configuration, some more than once; `own` are those that
+/// name what it has open.
+pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
+    let mode = match config.mode {
+        Mode::Pasta(_) => PASTA,
+        Mode::Passt(_) => PASST,
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
-    [COMMON, mode].concat().into_iter().chain(peers).chain(file).flatten().copied().collect()
+    [COMMON, mode].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
 }
 
 /// Has the kernel refuse all others, for good.
-pub(super) fn install(config: &Config) -> Result<(), Error> {
-    let mut calls = calls(config);
+pub(super) fn install(config: &Config, own: &[Call]) -> Result<(), Error> {
+    let mut calls = calls(config, own);
     if cfg!(debug_assertions) {
         // The standard library asks whether a descriptor is open before it closes it: F_GETFD
         // (`include/uapi/asm-generic/fcntl.h`).
@@ -45,8 +56,11 @@ pub(super) fn install(config: &Config) -> Result<(), Error> {
 mod tests {
     use std::ffi::OsString;
 
+    use rustix::process::Pid;
+
     use super::calls;
     use crate::cli::{Outcome, parse};
+    use crate::life::{command, peers, watch};
 
     /// What is declared is named as every architecture names it: `AArch64` lacks older calls.
     #[test]
@@ -55,7 +69,8 @@ mod tests {
             let Outcome::Run(config) = parse(line.split(' ').map(OsString::from).collect()) else {
                 panic!("{line}")
             };
-            for call in calls(&config) {
+            let own = [watch::missing_calls(0), command::calls(Pid::INIT, Some(0)), peers::calls(0).to_vec()];
+            for call in calls(&config, &own.concat()) {
                 let number = call.name().parse::<syscalls::aarch64::Sysno>();
                 assert!(number.is_ok(), "{line}: AArch64 has no {}", call.name());
             }

@@ -11,8 +11,8 @@ use landlock::{
 /// What is asked for; an older kernel restricts as much of it as it knows.
 const WANTED: ABI = ABI::V6;
 
-/// Restricts this thread and those that it starts. With `signals` it may go on sending signals, to a
-/// command that it has started.
+/// Restricts this thread and those that it starts. With `signals` it may go on sending signals: a command that it has
+/// started is outside of its domain. That it is this one alone is for the filter to say.
 pub(super) fn restrict(signals: bool) -> Result<(), RulesetError> {
     let scopes = if signals { Scope::AbstractUnixSocket.into() } else { Scope::from_all(WANTED) };
     let ruleset = Ruleset::default()

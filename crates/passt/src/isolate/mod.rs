@@ -16,6 +16,7 @@ mod root;
 use std::io;
 
 use passt_sys::namespace::{self, Resident};
+use passt_sys::seccomp::Call;
 use passt_sys::{alloc, process};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
@@ -79,17 +80,25 @@ pub fn privileges(inside: Option<&Resident>) -> Result<(), Error> {
     hidden.map_err(io::Error::from).map_err(Error::at("core dumps"))
 }
 
-/// Has the kernel refuse what life does not need, more memory included. Destructors are no longer to be run: what
+/// Has the kernel refuse what life does not need, more memory included: of the calls that name
+/// something open, `own` remain. Destructors are no longer to be run: what
 /// they give back the kernel takes anyway.
-pub fn seal(config: &Config) -> anyhow::Result<()> {
+pub fn seal(config: &Config, own: &[Call]) -> anyhow::Result<()> {
     #[cfg(feature = "provoke")]
     let provocation = passt_sys::provoke::Provocation::prepare();
+    #[cfg(feature = "provoke")]
+    let provoke = |early: bool| {
+        let due = provocation.as_ref().filter(|provocation| provocation.is_early() == early);
+        if let Some((name, result)) = due.map(|provocation| provocation.act()) {
+            log::error!("provoked {name}: {result:?}");
+        }
+    };
+    #[cfg(feature = "provoke")]
+    provoke(true);
     alloc::seal();
-    filter::install(config)?;
+    filter::install(config, own)?;
     alloc::count_anew();
     #[cfg(feature = "provoke")]
-    if let Some((name, result)) = provocation.as_ref().map(|p| p.act()) {
-        log::error!("provoked {name}: {result:?}");
-    }
+    provoke(false);
     Ok(())
 }

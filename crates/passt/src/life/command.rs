@@ -7,16 +7,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use passt_sys::msg;
 use passt_sys::process::{self, NewNamespaces};
+use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::signal::SignalFd;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    waitpid,
+};
 use rustix::system::{sethostname, uname};
 
 use super::start::Inherited;
@@ -34,6 +38,8 @@ pub struct Error(#[from] io::Error);
 pub struct Command {
     pid: Pid,
     signals: SignalFd,
+    /// What to end it by, whatever has its PID then. Before Linux 5.3 only our own end does.
+    process: Option<OwnedFd>,
     /// `/proc/PID/status`, to see what the command does with SIGINT.
     status: File,
     /// Until the network is ready the command waits for a byte from here.
@@ -56,7 +62,13 @@ impl Command {
             process::exit_now(run(argv, &hostname, inherited, ready));
         };
         let status = File::open(format!("/proc/{pid}/status"))?;
-        Ok(Self { pid, signals, status, release: Some(release) })
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok();
+        Ok(Self { pid, signals, process, status, release: Some(release) })
+    }
+
+    /// System calls made here once the process runs.
+    pub fn calls(&self) -> Vec<Call> {
+        calls(self.pid, self.process.as_ref().map(AsRawFd::as_raw_fd))
     }
 
     /// Path of its network namespace.
@@ -82,7 +94,9 @@ impl Command {
             if signal == Signal::INT && !self.handles(signal)? {
                 // What would have happened to it outside: the first process of a
                 // PID namespace is spared the default effect of a signal.
-                kill_process(self.pid, Signal::KILL)?;
+                if let Some(process) = &self.process {
+                    pidfd_send_signal(process, Signal::KILL)?;
+                }
                 return Ok(Some(128 + 2));
             }
         }
@@ -105,6 +119,17 @@ impl Command {
         let text = String::from_utf8_lossy(text.get(..len).unwrap_or_default());
         Ok(dispositions(&text) & (1 << (signal.as_raw() - 1)) != 0)
     }
+}
+
+/// System calls for a command that has this PID and descriptor: no other process can be signalled.
+pub fn calls(pid: Pid, process: Option<RawFd>) -> Vec<Call> {
+    let signal = |process: RawFd| {
+        let kill = Signal::KILL.as_raw().into();
+        Call::with(Sysno::pidfd_send_signal, [(0, process.into()), (1, kill)])
+    };
+    let wait = [(0, pid.as_raw_nonzero().get().into()), (2, WaitOptions::NOHANG.bits().into())];
+    let others = [Call::any(Sysno::pread64), Call::any(Sysno::read), Call::with(Sysno::wait4, wait)];
+    others.into_iter().chain(process.map(signal)).collect()
 }
 
 impl AsFd for Command {

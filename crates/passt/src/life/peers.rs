@@ -6,16 +6,22 @@
 //! before the file system is out of reach, and a client's process is put at its number to read who that is.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 
 use passt_sys::seccomp::{Call, Sysno};
-use passt_sys::socket;
+use passt_sys::socket::{self, option};
 use rustix::io::{DupFlags, dup3};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-/// System calls made here once a process in the background runs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::dup3), Call::any(Sysno::pread64)];
+/// System calls made here once a process in the background runs: number `fd` is what it replaces.
+pub fn calls(fd: RawFd) -> [Call; 3] {
+    [
+        Call::with(Sysno::dup3, [(1, fd.into()), (2, DupFlags::CLOEXEC.bits().into())]),
+        Call::only(Sysno::getsockopt, &[option::SO_PEERPIDFD]),
+        Call::any(Sysno::pread64),
+    ]
+}
 
 /// Names processes.
 #[derive(Debug, Default)]
@@ -33,6 +39,11 @@ impl Peers {
     /// more than the default.
     pub fn outside() -> Self {
         Self(Slot::open())
+    }
+
+    /// System calls made here once the process runs.
+    pub fn calls(&self) -> Vec<Call> {
+        self.0.as_ref().map(|slot| calls(slot.fd.as_raw_fd())).into_iter().flatten().collect()
     }
 
     /// The PID of the process that made a connection; 0 if it can't be had, as before Linux 6.5

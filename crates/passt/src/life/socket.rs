@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 use passt_sys::{fd, msg};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, accept_with, getpeername, sockopt};
@@ -110,7 +111,12 @@ fn is_live(path: &Path) -> bool {
 }
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::any(Sysno::accept4), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg)];
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::accept4),
+    Call::only(Sysno::getsockopt, &[option::SO_PEERCRED]),
+    Call::any(Sysno::recvmsg),
+    Call::any(Sysno::sendmsg),
+];
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
 /// is no client for us.

@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
 use passt_sys::seccomp::{Call, Sysno};
@@ -19,15 +19,6 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use rustix::time::{timerfd_create, timerfd_settime};
 
 use super::command::Command;
-
-/// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[
-    Call::any(Sysno::faccessat),
-    Call::any(Sysno::kill),
-    Call::any(Sysno::pread64),
-    Call::any(Sysno::read),
-    Call::any(Sysno::wait4),
-];
 
 /// File systems on which inotify never reports a deletion (include/uapi/linux/magic.h):
 /// procfs, devpts, sysfs.
@@ -68,6 +59,15 @@ impl Watch {
             Self::Nothing => None,
             Self::Command(command) => Some(command.as_fd()),
             Self::Netns(netns) => Some(netns.sign.as_fd()),
+        }
+    }
+
+    /// System calls made here once the process runs.
+    pub fn calls(&self) -> Vec<Call> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::Command(command) => command.calls(),
+            Self::Netns(netns) => netns.sign.calls(),
         }
     }
 
@@ -130,6 +130,14 @@ impl Sign {
         }
     }
 
+    fn calls(&self) -> Vec<Call> {
+        match self {
+            Self::Unlinked { .. } => vec![Call::any(Sysno::read)],
+            Self::ProcessEnd(_) => Vec::new(),
+            Self::Missing { directory, .. } => missing_calls(directory.as_raw_fd()),
+        }
+    }
+
     fn is_gone(&self) -> io::Result<bool> {
         match self {
             Self::Unlinked { inotify, name } => unlinked(inotify, name),
@@ -141,6 +149,12 @@ impl Sign {
             }
         }
     }
+}
+
+/// System calls for looking at a name in a directory at each tick.
+pub fn missing_calls(directory: RawFd) -> Vec<Call> {
+    let exists = [(0, directory.into()), (2, Access::EXISTS.bits().into())];
+    vec![Call::any(Sysno::read), Call::with(Sysno::faccessat, exists)]
 }
 
 impl AsFd for Sign {

@@ -33,10 +33,15 @@ use passt_proto::wire::offload::{Gso, Offload};
 use passt_proto::wire::stream::{self, MAX_FRAME, PREFIX};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::msg;
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 use rustix::net::sockopt;
 
 use self::queue::Queue;
 use super::{Caps, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
+
+/// System calls made here once the process runs, but for messages.
+pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_SNDBUF])];
 
 /// Bytes read at most before they are dealt with, as for the tap link.
 const BATCH_BYTES: usize = 384 * 1024;

@@ -21,6 +21,7 @@ use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Choice, Sysno};
+use passt_sys::socket::option;
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -39,8 +40,10 @@ use crate::worker::{Context, Token};
 pub const CALLS: &[Call] = &[
     Call::only(Sysno::fcntl, PIPE_SIZE),
     Call::any(Sysno::getsockname),
-    Call::any(Sysno::pipe2),
+    Call::only(Sysno::getsockopt, &[option::TCP_CONGESTION]),
+    Call::only(Sysno::pipe2, pipe::FLAGS),
     Call::any(Sysno::read),
+    Call::only(Sysno::setsockopt, &[option::SO_LINGER, option::TCP_CONGESTION]),
     Call::any(Sysno::splice),
     Call::any(Sysno::write),
 ];

@@ -5,8 +5,12 @@
 
 use std::os::fd::OwnedFd;
 
+use passt_sys::seccomp::Choice;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
+/// What pipes are made with, as the argument of `pipe2`.
+pub(super) const FLAGS: &[Choice] = &[&[(1, OPEN.bits() as i64)]];
+const OPEN: PipeFlags = PipeFlags::CLOEXEC.union(PipeFlags::NONBLOCK);
 /// Bytes that a pipe should hold. With less than 512 KiB bulk is slower than a copy.
 pub(super) const SIZE: usize = 512 * 1024;
 /// Bytes that a pipe must hold to be of use: what is read at once where data is copied.
@@ -25,7 +29,7 @@ impl Pipe {
     /// A pipe of the size wanted, or what a user without privilege gets (`pipe-user-pages-soft`,
     /// pipe(7)); none if that is too little.
     fn new() -> Option<Self> {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        let (reader, writer) = pipe_with(OPEN).ok()?;
         let size = fcntl_setpipe_size(&writer, SIZE).or_else(|_| rustix::pipe::fcntl_getpipe_size(&writer));
         (size.ok()? >= MIN_SIZE).then_some(Self { reader, writer })
     }

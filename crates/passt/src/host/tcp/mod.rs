@@ -20,6 +20,8 @@ use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_proto::wire::tcp::{Flags, LEN as HEADER_LEN, Segment};
 use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -31,6 +33,21 @@ use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
 use crate::worker::Context;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::only(Sysno::getsockopt, &[option::TCP_INFO]),
+    Call::only(
+        Sysno::setsockopt,
+        &[
+            option::SO_KEEPALIVE,
+            option::SO_LINGER,
+            option::SO_OOBINLINE,
+            option::SO_PEEK_OFF,
+            option::TCP_NODELAY,
+        ],
+    ),
+];
 
 /// Largest MTU of a link.
 const MAX_MTU: u16 = 65_520;

@@ -25,6 +25,8 @@ use passt_proto::wire::offload::{Gso, Offload};
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{self, BATCH, Failure, Inbox};
 use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
@@ -36,6 +38,9 @@ use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::Listeners;
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::worker::Context;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_BROADCAST])];
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
