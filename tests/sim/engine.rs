@@ -8,11 +8,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
 use passt::link::Link;
-use passt::link::channel::{Channel, Packet};
-use passt::worker::{Options, Protocols, Worker, clock};
-use passt_proto::addr::Mac;
-use passt_proto::responder::{Config, Services, V4, V6};
-use passt_proto::rules::{AddressMap, FamilyMap};
+use passt::link::channel::Packet;
+use passt::worker::{Worker, clock};
 use passt_proto::time::{Duration, Instant};
 use smoltcp::phy::Medium;
 use smoltcp::socket::tcp::Socket;
@@ -20,15 +17,10 @@ use smoltcp::wire::IpCidr;
 
 use crate::guest::{App, Guest};
 use crate::link::{Node, Path, Rng};
+use crate::rig::{End, GUEST4, GUEST6, HOST4, HOST6, options};
 use crate::{DOWN, UP, check, fill, ms, secs};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
-pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const GUEST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
-/// What the guest calls the host's loopback, and its gateway.
-pub(crate) const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-const OURS6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Rounds without news after which the clock may jump.
 const PATIENCE: u32 = 20;
 
@@ -53,61 +45,6 @@ pub(crate) struct World<E: End> {
     idle: u32,
 }
 
-/// Where frames enter and leave an engine.
-pub(crate) trait End: Sized {
-    /// The engine's end.
-    type Link: Link;
-
-    /// Both ends of a new link.
-    fn pair() -> (Self, Self::Link);
-
-    /// Sends a frame to the engine.
-    fn send(&mut self, link: &mut Self::Link, frame: Packet);
-
-    /// What the engine has sent.
-    fn receive(&mut self, link: &mut Self::Link) -> Vec<Vec<u8>>;
-}
-
-/// The link in memory.
-pub(crate) struct Memory;
-
-impl End for Memory {
-    type Link = Channel;
-
-    fn pair() -> (Self, Channel) {
-        (Self, Channel::plain())
-    }
-
-    fn send(&mut self, link: &mut Channel, frame: Packet) {
-        link.from_guest.push_back(frame);
-    }
-
-    fn receive(&mut self, link: &mut Channel) -> Vec<Vec<u8>> {
-        link.to_guest.drain(..).map(|packet| packet.bytes).collect()
-    }
-}
-
-/// The same, of which the engine receives so little at once that more is nearly always left.
-pub(crate) struct Backlogged;
-
-impl End for Backlogged {
-    type Link = Channel;
-
-    fn pair() -> (Self, Channel) {
-        let (_, mut link) = Memory::pair();
-        link.batch_limit = 2;
-        (Self, link)
-    }
-
-    fn send(&mut self, link: &mut Channel, frame: Packet) {
-        Memory.send(link, frame);
-    }
-
-    fn receive(&mut self, link: &mut Channel) -> Vec<Vec<u8>> {
-        Memory.receive(link)
-    }
-}
-
 /// A program in the guest, and its server on the host.
 pub(crate) struct Pair {
     pub(crate) app: App,
@@ -121,38 +58,6 @@ pub(crate) struct Pair {
     pub(crate) to_read: u64,
     received: u64,
     eof: bool,
-}
-
-fn options(mtu: u16, max_flows: usize) -> Options {
-    let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyMap {
-        host_loopback: Some(host.into()),
-        assigned: Some(guest.into()),
-        ours: Some(ours.into()),
-        ..FamilyMap::default()
-    };
-    let dns = [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect();
-    Options {
-        services: Config {
-            our_mac: Mac([2, 0, 0, 0, 0, 2]),
-            mtu,
-            v4: Some(V4 { addr: GUEST4, prefix_len: 24, gateway: HOST4, our_addr: HOST4, dns }),
-            v6: Some(V6 { addr: GUEST6, prefix_len: 64, our_ll: OURS6, dns: [].into_iter().collect() }),
-            search: [].into_iter().collect(),
-            hostname: None,
-            fqdn: None,
-            services: Services::all(),
-        },
-        map: AddressMap {
-            v4: family(HOST4.into(), GUEST4.into(), HOST4.into()),
-            v6: family(HOST6.into(), GUEST6.into(), OURS6.into()),
-            ..AddressMap::default()
-        },
-        outbound_if: [None, None],
-        protocols: Protocols { tcp: true, udp: true, icmp: true },
-        max_flows,
-        stats: None,
-        secrets: [1, 2, 3, 4],
-    }
 }
 
 /// Addresses of a guest.
@@ -264,7 +169,7 @@ impl<E: End> World<E> {
         }
         turn(&mut self.worker, self.now);
         for frame in self.end.receive(&mut self.worker.context().link) {
-            self.down.send(self.now, &frame, &mut self.rng);
+            self.down.send(self.now, &frame.bytes, &mut self.rng);
         }
         busy |= self.pairs.iter_mut().fold(false, |busy, pair| busy | pair.work());
         self.advance(busy);

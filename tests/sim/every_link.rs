@@ -11,9 +11,9 @@ use smoltcp::socket::dhcpv4;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpCidr;
 
-use crate::engine::{Backlogged, End, GUEST4, HOST4, MIB, Memory, Pair, World, addresses, bad};
+use crate::engine::{MIB, Pair, World, addresses, bad};
 use crate::link::Node;
-use crate::stream::Machine;
+use crate::rig::{Backlogged, End, GUEST4, HOST4, Machine, Memory};
 use crate::{ms, secs, seeds};
 
 /// All tests of this module over the link of an [`End`].

@@ -9,7 +9,8 @@ use passt::worker::Counters;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 
-use crate::engine::{HOST4, MIB, Memory, World};
+use crate::engine::{MIB, World};
+use crate::rig::{HOST4, Memory};
 use crate::secs;
 
 /// Transactions, or datagrams each way.

@@ -7,12 +7,14 @@
 
 mod closing;
 mod engine;
+mod equivalence;
 mod every_link;
 mod gauge;
 mod guest;
 mod host;
 mod link;
 mod machine;
+mod rig;
 mod stream;
 mod transfers;
 

@@ -1,76 +1,15 @@
 //! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
 //! and here what happens on a stream that may stop.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-
 use passt::link::Link as _;
-use passt::link::channel::Packet;
-use passt::link::stream::StreamLink;
 use passt::worker::{Exit, Token};
 use passt_proto::drop::DropReason;
-use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 use rustix::event::epoll::EventFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use crate::engine::{End, MIB, Pair, World};
+use crate::engine::{MIB, Pair, World};
+use crate::rig::Machine;
 use crate::secs;
-
-/// A machine's end of the socket.
-pub(crate) struct Machine {
-    socket: UnixStream,
-    /// Frames from the guest that the socket did not take, and the start of one for it.
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// Bytes read in one go.
-    pace: usize,
-}
-
-impl Machine {
-    fn push(&mut self) {
-        match self.socket.write(&self.outgoing) {
-            Ok(n) => drop(self.outgoing.drain(..n)),
-            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
-        }
-    }
-}
-
-impl End for Machine {
-    type Link = StreamLink;
-
-    fn pair() -> (Self, StreamLink) {
-        let (ours, socket) = UnixStream::pair().expect("sockets");
-        socket.set_nonblocking(true).expect("non-blocking");
-        let mut link = StreamLink::new();
-        link.connect(ours.into());
-        (Self { socket, outgoing: Vec::new(), incoming: Vec::new(), pace: 1 << 20 }, link)
-    }
-
-    fn send(&mut self, _: &mut StreamLink, frame: Packet) {
-        // What is shorter ends the client, which is tested elsewhere.
-        if frame.bytes.len() >= 14 {
-            self.outgoing.extend(prefix(frame.bytes.len()).expect("a frame"));
-            self.outgoing.extend(frame.bytes);
-        }
-        self.push();
-    }
-
-    fn receive(&mut self, _: &mut StreamLink) -> Vec<Vec<u8>> {
-        self.push();
-        let mut buffer = vec![0; self.pace];
-        match self.socket.read(&mut buffer) {
-            Ok(n) => self.incoming.extend(&buffer[..n]),
-            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
-        }
-        let (mut frames, mut done) = (Vec::new(), 0);
-        while let Some(len) = frame_len(&self.incoming[done..]).expect("a length") {
-            frames.push(self.incoming[done + PREFIX..done + PREFIX + len].to_vec());
-            done += PREFIX + len;
-        }
-        self.incoming.drain(..done);
-        frames
-    }
-}
 
 fn world() -> World<Machine> {
     World::usual(0, &[])

@@ -1,4 +1,4 @@
-//! Faults in place of the kernel's, for tests: what sockets take, and hand out, is decided by a script.
+//! Faults in place of the kernel's, for tests: what sockets take is decided by a script.
 //!
 //! A real kernel takes less than it was given, or fails, when it likes. Tests need that at every place. The
 //! script is the calling thread's own. Programs are built without this module.
@@ -26,11 +26,6 @@ pub trait Faults {
 
     /// So many bytes were sent on a stream socket.
     fn sent(&mut self, _fd: BorrowedFd<'_>, _len: usize) {}
-
-    /// Up to `len` bytes are to be peeked at.
-    fn peek(&mut self, _fd: BorrowedFd<'_>, _len: usize) -> Fate {
-        Fate::Pass
-    }
 
     /// Messages are to be sent on a datagram socket, the first of which is to be `cut` by the kernel.
     fn datagrams(&mut self, _fd: BorrowedFd<'_>, _messages: usize, _cut: bool) -> Fate {

@@ -54,11 +54,7 @@ pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
 /// Copies data from a stream socket's receive queue and leaves it there
 /// (`MSG_PEEK`), from the socket's peek offset if it has one. `Ok(0)` is the end of the stream.
 pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
-    #[cfg(feature = "inject")]
-    let vecs = &injected::limited(into.as_slice(), |script| script.peek(fd, into.total()))?;
-    #[cfg(not(feature = "inject"))]
-    let vecs = into.as_slice();
-    receive_message(fd, vecs, libc::MSG_PEEK)
+    receive_message(fd, into.as_slice(), libc::MSG_PEEK)
 }
 
 /// Removes up to `len` bytes from the head of a TCP socket's receive queue without

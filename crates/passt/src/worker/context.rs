@@ -161,10 +161,11 @@ impl<L: Link> Context<L> {
         Ok(())
     }
 
-    /// Watches a flow's socket for everything, edge-triggered.
+    /// Watches a flow's socket for everything, edge-triggered. [`PRI`](epoll::EventFlags::PRI) tells of urgent data in the
+    /// receive queue: a read stops there, however much lies behind.
     pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
         use epoll::EventFlags as E;
-        self.watch(fd, Token::Flow(handle), E::IN | E::OUT | E::RDHUP | E::ET)
+        self.watch(fd, Token::Flow(handle), E::IN | E::OUT | E::PRI | E::RDHUP | E::ET)
     }
 
     /// Forwards what comes in through a socket from now on.

@@ -87,6 +87,8 @@ struct End {
     readable: bool,
     /// The peer has finished: reading goes on until the end is seen.
     finished: bool,
+    /// There is, or was, urgent data: a read ends there, and splicing stops.
+    urgent: bool,
     /// The connection was reset.
     reset: bool,
     /// The loop tells when there is room again.
@@ -223,7 +225,15 @@ fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
 
 impl End {
     fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, finished: false, reset: false, watched_for_room: false, unpaced: false }
+        Self {
+            fd,
+            readable: false,
+            finished: false,
+            urgent: false,
+            reset: false,
+            watched_for_room: false,
+            unpaced: false,
+        }
     }
 
     /// Sends without pacing from now on. Only asked for when data is plenty: a short connection
@@ -270,7 +280,7 @@ impl SpliceFlow {
     fn interest(&self, handle: Handle, end: usize) -> (Token, EventFlags) {
         let room = if self.ends[end].watched_for_room { EventFlags::OUT } else { EventFlags::empty() };
         let token = if end == CLIENT { Token::Flow(handle) } else { Token::Second(handle) };
-        (token, EventFlags::IN | EventFlags::RDHUP | EventFlags::ET | room)
+        (token, EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET | room)
     }
 
     /// One of the sockets has something to tell.
@@ -296,6 +306,7 @@ impl SpliceFlow {
         if events.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
             self.ends[this].readable = true;
             self.ends[this].finished |= events.contains(EventFlags::RDHUP);
+            self.ends[this].urgent |= events.contains(EventFlags::PRI);
             carried = self.carry(ctx, handle, this);
         }
         if events.contains(EventFlags::OUT) && carried.is_ok() {
@@ -390,8 +401,8 @@ impl SpliceFlow {
                 }
                 Ok(Step::Wait)
             }
-            State::Copying => self.copy(ctx, handle, from),
-            State::Splicing => self.fill(ctx, from),
+            State::Splicing if !self.ends[from].urgent => self.fill(ctx, from),
+            State::Copying | State::Splicing => self.copy(ctx, handle, from),
         }
     }
 
@@ -452,6 +463,11 @@ impl SpliceFlow {
         };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let filled = splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
+        if filled == Ok(0) {
+            // The end, or urgent data before it: reading tells.
+            way.state = State::Copying;
+            return Ok(Step::More);
+        }
         // It ends early where the pipe has no more places: less than asked for doesn't mean all.
         let len = self.received(from, filled, 0)?;
         self.ways[from].held += len;
@@ -482,7 +498,7 @@ impl SpliceFlow {
         match result {
             Ok(0) => way.state = State::Ending,
             // The queue is empty, but for an end that was announced.
-            Ok(len) if len < room => end.readable = end.finished,
+            Ok(len) if len < room => end.readable = end.finished || end.urgent,
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => end.readable = false,
             Err(error) => return Err(error.into()),

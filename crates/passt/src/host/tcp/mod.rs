@@ -9,7 +9,7 @@ pub mod slack;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
@@ -103,6 +103,9 @@ pub struct TcpFlow {
     rest: Option<Rest>,
     /// Where the kernel would peek next; `None` where it knows no peek offset.
     peek_offset: Option<u32>,
+    /// There is, or was, urgent data in the receive queue. The kernel ends a read at such a mark, so finding less
+    /// than asked for does not mean that this is all.
+    urgent: bool,
     /// The host's peer has finished.
     ended: bool,
     /// The host's connection was reset: an end of its stream is none.
@@ -256,6 +259,11 @@ fn emit<L: Link>(ctx: &mut Context<L>, path: &Path, segment: &Segment) {
 }
 
 impl TcpFlow {
+    /// The socket towards the host's peer, for tests to look at.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
         let index = pieces.len();
         pieces.push(Piece { frame, range, next: None });
@@ -336,6 +344,7 @@ impl TcpFlow {
             };
         }
         self.reset |= error.is_some();
+        self.urgent |= events.contains(EventFlags::PRI);
         self.ended |= events.contains(EventFlags::RDHUP) && !self.reset;
         if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
             self.conn.handle(ctx.now, Event::Readable);
@@ -438,7 +447,7 @@ impl TcpFlow {
                         ctx.await_link(handle);
                     }
                 }
-                Action::Discard(bytes) => self.discard(bytes),
+                Action::Discard(bytes) => self.discard(ctx.now, bytes),
                 Action::Shutdown => {
                     let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
                 }
@@ -506,7 +515,7 @@ impl TcpFlow {
         let found = match found {
             Ok(0) if !self.reset => None,
             // The kernel tells of an end only where nothing had to be skipped.
-            Ok(n) if n <= skipped && self.ended && !self.reset => None,
+            Ok(n) if n <= skipped && self.ended && !self.reset && !self.urgent => None,
             Ok(n) => Some(n.saturating_sub(skipped)),
             Err(_) => Some(0),
         };
@@ -523,7 +532,7 @@ impl TcpFlow {
         if let Some(at) = &mut self.peek_offset {
             *at += len;
         }
-        let drained = len < asked;
+        let drained = len < asked && !self.urgent;
         let before = self.conn.retransmitted();
         let segment = self.conn.transmit(ctx.now, len, drained, drained && self.ended);
         ctx.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
@@ -536,7 +545,7 @@ impl TcpFlow {
     }
 
     /// Removes what the guest acknowledged from the receive queue.
-    fn discard(&mut self, bytes: u32) {
+    fn discard(&mut self, now: Instant, bytes: u32) {
         let mut left = bytes;
         while left > 0 {
             match msg::discard(self.fd.as_fd(), left as usize) {
@@ -546,6 +555,9 @@ impl TcpFlow {
         }
         if let Some(at) = &mut self.peek_offset {
             *at = at.saturating_sub(bytes - left);
+        } else if self.urgent {
+            // What was behind the mark could not be had by skipping what is before it.
+            self.conn.handle(now, Event::Readable);
         }
     }
 

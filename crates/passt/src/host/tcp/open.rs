@@ -125,6 +125,7 @@ fn begin<L: Link>(
         late: false,
         rest: None,
         peek_offset,
+        urgent: false,
         ended: false,
         reset: false,
         ticket: None,

@@ -57,6 +57,11 @@ impl Pool {
         Self { memory: vec![0; usize::from(blocks) * BLOCK], next, free: 0, free_count: blocks }
     }
 
+    /// Whether nothing is lent.
+    pub fn is_whole(&self) -> bool {
+        usize::from(self.free_count) == self.next.len()
+    }
+
     /// What to promise to a connection that should have `room` bytes: less while others have much, so
     /// that a crowd that stalls leaves something to the rest.
     pub fn promise(&self, room: usize) -> usize {

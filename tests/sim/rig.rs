@@ -1,0 +1,186 @@
+//! An engine with one of the links that a test can have in memory, to be joined with any guest. Used by the
+//! simulations and by a fuzz target.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
+
+use passt::link::channel::{Channel, Packet};
+use passt::link::stream::StreamLink;
+use passt::link::{Caps, Link};
+use passt::worker::{Options, Protocols};
+use passt_proto::addr::Mac;
+use passt_proto::responder::{Config, Services, V4, V6};
+use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
+
+pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+/// What the guest calls the host's loopback, and its gateway.
+pub(crate) const HOST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const OURS6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Where frames enter and leave an engine.
+pub(crate) trait End: Sized {
+    /// The engine's end.
+    type Link: Link;
+
+    /// Both ends of a new link.
+    fn pair() -> (Self, Self::Link);
+
+    /// Sends a frame to the engine.
+    fn send(&mut self, link: &mut Self::Link, frame: Packet);
+
+    /// What the engine has sent.
+    fn receive(&mut self, link: &mut Self::Link) -> Vec<Packet>;
+}
+
+/// The link in memory.
+pub(crate) struct Memory;
+
+impl End for Memory {
+    type Link = Channel;
+
+    fn pair() -> (Self, Channel) {
+        (Self, Channel::plain())
+    }
+
+    fn send(&mut self, link: &mut Channel, frame: Packet) {
+        link.from_guest.push_back(frame);
+    }
+
+    fn receive(&mut self, link: &mut Channel) -> Vec<Packet> {
+        link.to_guest.drain(..).collect()
+    }
+}
+
+/// The same, of which the engine receives so little at once that more is nearly always left.
+pub(crate) struct Backlogged;
+
+impl End for Backlogged {
+    type Link = Channel;
+
+    fn pair() -> (Self, Channel) {
+        let (_, mut link) = Memory::pair();
+        link.batch_limit = 2;
+        (Self, link)
+    }
+
+    fn send(&mut self, link: &mut Channel, frame: Packet) {
+        Memory.send(link, frame);
+    }
+
+    fn receive(&mut self, link: &mut Channel) -> Vec<Packet> {
+        Memory.receive(link)
+    }
+}
+
+/// A link that leaves segmentation and checksums of both protocols to the guest.
+pub(crate) struct Offloading;
+
+impl End for Offloading {
+    type Link = Channel;
+
+    fn pair() -> (Self, Channel) {
+        let caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
+        (Self, Channel::new(caps))
+    }
+
+    fn send(&mut self, link: &mut Channel, frame: Packet) {
+        Memory.send(link, frame);
+    }
+
+    fn receive(&mut self, link: &mut Channel) -> Vec<Packet> {
+        Memory.receive(link)
+    }
+}
+
+/// A machine's end of the socket.
+pub(crate) struct Machine {
+    socket: UnixStream,
+    /// Frames from the guest that the socket did not take, and the start of one for it.
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// Bytes read in one go.
+    pub(crate) pace: usize,
+}
+
+impl Machine {
+    fn push(&mut self) {
+        match self.socket.write(&self.outgoing) {
+            Ok(n) => drop(self.outgoing.drain(..n)),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
+    }
+}
+
+impl End for Machine {
+    type Link = StreamLink;
+
+    fn pair() -> (Self, StreamLink) {
+        let (ours, socket) = UnixStream::pair().expect("sockets");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let mut link = StreamLink::new();
+        link.connect(ours.into());
+        (Self { socket, outgoing: Vec::new(), incoming: Vec::new(), pace: 1 << 20 }, link)
+    }
+
+    fn send(&mut self, _: &mut StreamLink, frame: Packet) {
+        // What is shorter ends the client, which is tested elsewhere.
+        if frame.bytes.len() >= 14 {
+            self.outgoing.extend(prefix(frame.bytes.len()).expect("a frame"));
+            self.outgoing.extend(frame.bytes);
+        }
+        self.push();
+    }
+
+    fn receive(&mut self, _: &mut StreamLink) -> Vec<Packet> {
+        self.push();
+        let mut buffer = vec![0; self.pace];
+        match self.socket.read(&mut buffer) {
+            Ok(n) => self.incoming.extend(&buffer[..n]),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+        }
+        let (mut frames, mut done) = (Vec::new(), 0);
+        while let Some(len) = frame_len(&self.incoming[done..]).expect("a length") {
+            frames.push(self.incoming[done + PREFIX..done + PREFIX + len].to_vec().into());
+            done += PREFIX + len;
+        }
+        self.incoming.drain(..done);
+        frames
+    }
+}
+
+/// What an engine is told: the guest's addresses, its gateway, which is the host's loopback, and all services.
+pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
+    let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyMap {
+        host_loopback: Some(host.into()),
+        assigned: Some(guest.into()),
+        ours: Some(ours.into()),
+        ..FamilyMap::default()
+    };
+    let dns = [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect();
+    Options {
+        services: Config {
+            our_mac: Mac([2, 0, 0, 0, 0, 2]),
+            mtu,
+            v4: Some(V4 { addr: GUEST4, prefix_len: 24, gateway: HOST4, our_addr: HOST4, dns }),
+            v6: Some(V6 { addr: GUEST6, prefix_len: 64, our_ll: OURS6, dns: [].into_iter().collect() }),
+            search: [].into_iter().collect(),
+            hostname: None,
+            fqdn: None,
+            services: Services::all(),
+        },
+        map: AddressMap {
+            v4: family(HOST4.into(), GUEST4.into(), HOST4.into()),
+            v6: family(HOST6.into(), GUEST6.into(), OURS6.into()),
+            ..AddressMap::default()
+        },
+        outbound_if: [None, None],
+        protocols: Protocols { tcp: true, udp: true, icmp: true },
+        max_flows,
+        stats: None,
+        secrets: [1, 2, 3, 4],
+    }
+}
