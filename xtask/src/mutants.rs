@@ -24,9 +24,8 @@ struct Part {
     package: &'static str,
     /// Globs of its source files.
     files: &'static [&'static str],
-    /// Packages with the tests.
-    test_packages: &'static str,
-    /// The targets of these that are run: the ones that need neither privilege nor a release build.
+    /// Which tests cargo builds and runs, also of another package: ones that need neither privilege nor
+    /// a release build.
     tests: &'static [&'static str],
 }
 
@@ -35,14 +34,12 @@ const PARTS: &[Part] = &[
         name: "proto",
         package: "passt-proto",
         files: &["crates/proto/src/*.rs", "crates/proto/src/wire/*.rs", "crates/proto/src/responder/*.rs"],
-        test_packages: "passt-proto",
         tests: &["--lib"],
     },
     Part {
         name: "tcp",
         package: "passt-proto",
         files: &["crates/proto/src/tcp/*.rs"],
-        test_packages: "passt-proto",
         tests: &["--lib", "--test=tcp_ops"],
     },
     Part {
@@ -55,8 +52,7 @@ const PARTS: &[Part] = &[
             "crates/passt/src/to_guest.rs",
             "crates/passt/src/host/**/*.rs",
         ],
-        test_packages: "passt,passt-tests",
-        tests: &["--lib", "--test=datagrams", "--test=bypass", "--test=sim"],
+        tests: &["--package=passt-tests", "--lib", "--test=datagrams", "--test=loopback", "--test=sim"],
     },
 ];
 
@@ -115,13 +111,13 @@ fn test(root: &Path, tree: &Path, part: &Part, options: &[String]) -> Result<u64
     let output = root.join("target/mutants").join(part.name);
     fs::create_dir_all(&output)?;
     let mut command = cargo(tree, &["mutants", "--in-place", "--profile=mutants", "--cap-lints=true"]);
-    command.args(["--package", part.package, "--test-package", part.test_packages, TIMEOUT]);
+    command.args(["--package", part.package, TIMEOUT]);
     command.arg("--output").arg(&output);
     if !options.iter().any(|option| ["--file", "-f"].contains(&option.as_str())) {
         command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
     }
-    // For the build as well, which would otherwise make every test that there is.
-    command.args(part.tests.iter().map(|target| format!("--cargo-arg={target}")));
+    // For the baseline and the build as well, which would otherwise make every test that there is.
+    command.args(part.tests.iter().map(|tests| format!("--cargo-arg={tests}")));
     command.args(options).env("PROPTEST_CASES", CASES);
     let status = command.status()?;
     // 0: all caught, 2: some missed, 3: some timed out.
