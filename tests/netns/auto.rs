@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{
-    GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually_within, have, skip,
+    FAR4, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually_within, have, skip,
 };
 
 /// A service is seen once a second, and one more is for a busy machine.
@@ -330,5 +330,70 @@ fn idle() {
         text.lines().count()
     );
     assert!((32..=48).contains(&looks) && wakes <= 6);
+    guest.assert_alive();
+}
+
+/// Thousands of services don't take the descriptors that connections need, from whichever side they come: the start
+/// succeeds, what is left out is said once, and connections go on.
+#[test]
+fn more_services_than_descriptors() {
+    let begin = |place: &dyn Place| {
+        let mut services = place.start_peer("listen 20000 23999 THERE");
+        services.wait_for("THERE");
+        services
+    };
+    for inside in [true, false] {
+        let Some(net) = Net::new() else { return };
+        let of_host = (!inside).then(|| begin(&net.host));
+        let limited = format!("--nofile=1024:1024 {}", net.dir().join("pasta").display());
+        let launch = net.pasta(User::Normal).program(std::path::Path::new("/usr/bin/prlimit"));
+        let mut guest = launch.with(&limited).with("--config-net").start();
+        let services = of_host.unwrap_or_else(|| begin(&guest));
+        let _servers = (net.peer.serve(&at(FAR4, 5003)), guest.serve("[::]:19000"));
+        noticed("a new service", || bound(&net.host, "tcp", 19_000) == [true; 2]);
+        for _ in 0..20 {
+            exchange(&guest, &at(FAR4, 5003));
+            exchange(&net.peer, &at(HOST4, 19_000));
+            exchange(&net.host, "127.0.0.1:19000");
+        }
+        let (client, to): (&dyn Place, _) = if inside { (&net.peer, HOST4) } else { (&guest, "127.0.0.1") };
+        let outcome = client.peer(&format!("connect {}", at(to, 20_000)));
+        assert!(outcome.starts_with("connected"), "{outcome}");
+        assert!(guest.descriptors() < 900, "{} descriptors", guest.descriptors());
+        guest.pasta.wait_for("ports of services are not forwarded");
+        drop(services);
+        let told = guest.pasta.stderr().matches("ports of services are not forwarded").count();
+        assert_eq!(told, 1, "{}", guest.pasta.stderr());
+        guest.assert_alive();
+    }
+}
+
+/// Traffic goes on while the thread in the namespace does nothing, though sockets of it are needed; those who need them
+/// are served once it does.
+#[test]
+fn nothing_waits_for_the_namespaces_thread() {
+    let Some((mut guest, net)) = start("-t 5001 -u 6001 -T auto -U none") else { return };
+    let _servers =
+        (guest.serve("[::]:5001"), net.peer.serve(&at(FAR4, 5003)), udp_server(&guest, "[::]:6001"));
+    exchange(&net.peer, &at(HOST4, 5001));
+    let mut frozen = net.host.start_peer(&format!("freeze {} namespace", guest.pasta.pid()));
+    frozen.wait_for("FROZEN");
+    // The first clients find no more sockets than were made before, and new ports of the host need some.
+    let mut services = net.host.start_peer("listen 20000 20199 THERE");
+    services.wait_for("THERE");
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(net.host.start_peer("who 127.0.0.1:5001"));
+        clients.push(net.host.start_peer("udp-ask 127.0.0.1:6001 who"));
+    }
+    for _ in 0..10 {
+        exchange(&guest, &at(FAR4, 5003));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(clients.iter_mut().any(|client| client.try_wait().is_none()), "some wait");
+    frozen.close_stdin();
+    for client in clients {
+        assert!(!client.succeed().trim().is_empty());
+    }
     guest.assert_alive();
 }

@@ -85,6 +85,45 @@ fn descriptors_are_kept_from_datagrams() {
     guest.assert_alive();
 }
 
+/// Datagrams from the host's loopback that nobody answers give way, and end no flow that was answered.
+#[test]
+fn datagrams_that_nobody_answers() {
+    let Some(net) = Net::new() else { return };
+    let limited = format!("--nofile=256:256 {}", net.dir().join("pasta").display());
+    let options = "--config-net -t 5001 -u 6001,6002 -T none -U none";
+    let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
+    let mut guest = launch.with(&limited).with(options).start();
+    let _servers = [guest.serve("[::]:5001"), net.peer.serve(&at(FAR4, 5003))];
+    let mut udp = guest.start_peer("udp-serve [::]:6002");
+    udp.wait_for("LISTENING");
+    let existing = steady(&net.host, "127.0.0.1:5001");
+    let before = guest.descriptors();
+    net.host.peer("udp-spray 127.0.0.1:6001 1000");
+    let more = guest.descriptors() - before;
+    assert!(more < 120, "{more} descriptors more");
+    net.host.start_peer("udp-many 127.0.0.1:6002 20").succeed();
+    exchange(&net.host, "127.0.0.1:5001");
+    exchange(&net.peer, &at(HOST4, 5001));
+    exchange(&guest, &at(FAR4, 5003));
+    existing.succeed();
+    guest.assert_alive();
+}
+
+/// Clients that have gone before the guest answered, which drops what they send, keep nobody else out.
+#[test]
+fn clients_that_have_gone() {
+    let Some(net) = Net::new() else { return };
+    let mut guest = net.pasta(User::Root).with("--config-net -t 5001 -u none -T none -U none").start();
+    let _server = guest.serve("[::]:5001");
+    exchange(&net.peer, &at(HOST4, 5001));
+    guest.run("ip route add blackhole 192.0.2.77/32");
+    net.peer.ip("addr add 192.0.2.77/24 dev eth0");
+    let mut crowd = net.peer.start_peer(&format!("gone 192.0.2.77 {} 1000", at(HOST4, 5001)));
+    crowd.wait_for("GONE");
+    exchange(&net.peer, &at(HOST4, 5001));
+    guest.assert_alive();
+}
+
 /// The same past the tap device, from the loopback of either side.
 #[test]
 fn a_server_across_the_bypass_that_accepts_nothing() {

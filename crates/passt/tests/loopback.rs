@@ -57,7 +57,7 @@ impl Engine {
         };
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options, now).unwrap();
-        worker.context().inside = Some(Resident::here().unwrap());
+        worker.context().enter(Some(Resident::here().unwrap())).unwrap();
         Self { worker, now }
     }
 
@@ -87,8 +87,15 @@ impl Engine {
         client(address, port)
     }
 
+    /// A round, and as many more as the thread that makes sockets takes.
     fn turn(&mut self) {
-        self.worker.turn(self.now).unwrap();
+        let mut waits = true;
+        while waits {
+            waits = self.worker.awaits_namespace();
+            self.worker.turn(self.now).unwrap();
+            waits |= self.worker.awaits_namespace();
+            std::thread::yield_now();
+        }
     }
 
     fn sleep_until_flows_end(&mut self) -> Duration {
@@ -167,8 +174,10 @@ fn clients_are_kept_apart() {
     for (i, client) in (0u8..).zip(&clients) {
         client.send(&[i]).unwrap();
     }
-    engine.turn();
-    engine.turn();
+    // No more at once than there are sockets for.
+    for _ in 0..60 {
+        engine.turn();
+    }
     let mut all: Vec<_> = clients.iter().map(|_| receive(&server)).collect();
     all.reverse();
     for (payload, from) in &all {
@@ -219,7 +228,7 @@ fn nothing_bypasses_unless_it_may() {
     for (bypass, address, inside) in cases {
         let mut engine = Engine::new(bypass);
         if !inside {
-            engine.worker.context().inside = None;
+            engine.worker.context().enter(None).unwrap();
         }
         let server = socket(if address == "::1" { address } else { "0.0.0.0" });
         let client = engine.client_of(Side::Host, &server, address);
@@ -228,6 +237,42 @@ fn nothing_bypasses_unless_it_may() {
         assert!(empty(&server));
         assert_eq!(engine.worker.drops(DropReason::Unmapped), 1, "{bypass:?} {address}");
     }
+}
+
+/// The loop goes on while the thread in the namespace is busy, however long, and nobody is lost: clients wait
+/// for the sockets that it makes.
+#[test]
+fn a_thread_that_is_busy() {
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = socket("127.0.0.1");
+    let ports = [(); 2].map(|()| free_port("127.0.0.1"));
+    let to = server.local_addr().unwrap().port();
+    engine.forward(Side::Host, "127.0.0.1", ports[0], to);
+    engine.forward(Side::Namespace, "127.0.0.1", ports[1], to);
+    let inside = Resident::here().unwrap();
+    let (free, busy) = std::sync::mpsc::channel::<()>();
+    inside.begin(move || busy.recv()).unwrap();
+    engine.worker.context().enter(Some(inside)).unwrap();
+
+    let waiting: Vec<UdpSocket> = (0..50).map(|_| client("127.0.0.1", ports[0])).collect();
+    for client in &waiting {
+        client.send(b"1").unwrap();
+    }
+    let other = client("127.0.0.1", ports[1]);
+    other.send(b"2").unwrap();
+    for _ in 0..10 {
+        engine.worker.turn(engine.now).unwrap();
+    }
+    assert_eq!(receive(&server).0, b"2");
+    assert!(empty(&server) && engine.worker.awaits_namespace());
+    free.send(()).unwrap();
+    for _ in &waiting {
+        while empty(&server) {
+            engine.turn();
+        }
+    }
+    assert_eq!(engine.worker.flow_count(), 51);
+    assert_eq!(engine.worker.drops(DropReason::Socket), 0);
 }
 
 /// What a sender's kernel left joined is passed on joined; batches come out as they went in.

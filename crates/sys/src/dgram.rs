@@ -219,6 +219,11 @@ impl Inbox {
 
     /// Receives up to [`BATCH`] messages without waiting; returns how many, at least one.
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_some(fd, BATCH)
+    }
+
+    /// [`Inbox::receive`], but for no more than `most` messages.
+    pub fn receive_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
         let mut names = [Name::EMPTY; BATCH];
         let mut controls = [Control::EMPTY; BATCH];
         let mut vecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
@@ -235,7 +240,7 @@ impl Inbox {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as _,
+                most.min(BATCH) as _,
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             ) as isize

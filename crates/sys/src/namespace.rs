@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use arrayvec::ArrayVec;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -21,6 +23,7 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::futex),
     Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_OOBINLINE, option::TCP_NODELAY]),
     Call::only(Sysno::socket, SOCKETS),
+    Call::any(Sysno::write),
 ];
 
 /// Family, type and protocol of each of [`KINDS`], to be used without waiting: the protocol is
@@ -85,8 +88,12 @@ impl AsFd for Netns {
 
 /// A thread that stays in a network namespace and opens sockets there. What it opens belongs
 /// to the namespace wherever it is used. Threads do not survive a fork: begun after the last one.
+///
+/// Its descriptor, an eventfd(2), is signalled whenever the thread has done something. Watched
+/// edge-triggered, it need not be read.
 #[derive(Debug)]
 pub struct Resident {
+    done: Arc<OwnedFd>,
     jobs: SyncSender<Job>,
     thread: Option<JoinHandle<()>>,
     batches: Receiver<Batch>,
@@ -119,6 +126,29 @@ pub const KINDS: [Kind; 4] = [
 /// Sockets made at once by [`Resident::order`].
 pub const BATCH: usize = 16;
 
+/// What a [`Resident`] was given to do.
+#[derive(Debug)]
+pub struct Pending<T>(Receiver<T>);
+
+impl<T> Pending<T> {
+    /// Its result; `None` while there is none yet, and an error if the thread is gone.
+    pub fn poll(&self) -> Option<io::Result<T>> {
+        match self.0.try_recv() {
+            Err(TryRecvError::Empty) => None,
+            result => Some(result.map_err(|_| gone())),
+        }
+    }
+
+    /// Waits for its result.
+    pub fn wait(&self) -> io::Result<T> {
+        self.0.recv().map_err(|_| gone())
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
 /// Bytes of stack of a [`Resident`].
 const STACK: usize = 64 * 1024;
 
@@ -135,7 +165,10 @@ impl Resident {
     }
 
     fn with(enter: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<Self> {
-        let (jobs, todo) = sync_channel(1);
+        let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let signal = Arc::clone(&done);
+        // Room for all that can be ordered, and one thing more to do.
+        let (jobs, todo) = sync_channel(KINDS.len() + 1);
         // With room for all that can be ordered the thread never waits, and always has time for jobs.
         let (ready, batches) = sync_channel(KINDS.len());
         let (entered, result) = sync_channel(1);
@@ -143,35 +176,51 @@ impl Resident {
             let inside = enter();
             let stay = inside.is_ok();
             if entered.send(inside).is_ok() && stay {
-                work(&todo, &ready);
+                work(&todo, &ready, &signal);
             }
         })?;
         result.recv().map_err(io::Error::other)??;
-        Ok(Self { jobs, batches, thread: Some(thread) })
+        Ok(Self { done, jobs, batches, thread: Some(thread) })
     }
 
     /// Runs `work` in the namespace and waits for its result.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        self.begin(work)?.wait()
+    }
+
+    /// Has `work` run in the namespace. `ErrorKind::WouldBlock` if other work has not been begun yet. The thread
+    /// does one thing after the other: sockets that are ordered meanwhile come later.
+    pub fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Pending<T>> {
         let (done, result) = sync_channel(1);
         let job = move || {
             // Nobody else could be told.
             let _gone = done.send(work());
         };
-        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        self.jobs.send(Job::Run(Box::new(job))).map_err(|_| gone())?;
-        result.recv().map_err(|_| gone())
+        match self.jobs.try_send(Job::Run(Box::new(job))) {
+            Ok(()) => Ok(Pending(result)),
+            Err(TrySendError::Full(_)) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TrySendError::Disconnected(_)) => Err(gone()),
+        }
     }
 
     /// Has a batch of sockets made, as by [`socket`], to be asked for with [`Resident::ordered`]. False
-    /// if the thread is busy. Only one order of each of [`KINDS`] may be open.
+    /// if the thread is gone. Only one order of each of [`KINDS`] may be open.
     pub fn order(&self, kind: Kind) -> bool {
         self.jobs.try_send(Job::Sockets(kind)).is_ok()
     }
 
-    /// A batch that was ordered, less what could not be made; `None` if none is ready, or with
-    /// `wait` if the thread is gone.
-    pub fn ordered(&self, wait: bool) -> Option<(Kind, ArrayVec<OwnedFd, BATCH>)> {
-        if wait { self.batches.recv().ok() } else { self.batches.try_recv().ok() }
+    /// A batch that was ordered, less what could not be made; `None` if none is ready.
+    pub fn ordered(&self) -> Option<(Kind, ArrayVec<OwnedFd, BATCH>)> {
+        self.batches.try_recv().ok()
+    }
+}
+
+impl AsFd for Resident {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
     }
 }
 
@@ -184,7 +233,7 @@ impl Drop for Resident {
     }
 }
 
-fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>) {
+fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>, done: &OwnedFd) {
     for job in todo {
         match job {
             Job::Run(work) => work(),
@@ -195,6 +244,8 @@ fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>) {
                 }
             }
         }
+        // It only fails where nobody has looked for 2⁶⁴ times.
+        let _counted = rustix::io::write(done, &1_u64.to_ne_bytes());
     }
 }
 

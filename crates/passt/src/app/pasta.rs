@@ -63,14 +63,14 @@ fn serve<L: Link>(
 
     let stay = || Resident::start(&netns).context("Couldn't stay in the network namespace");
     let open = || {
-        worker.context().inside = Some(stay()?);
-        forward::follow(worker.context()).context("Couldn't find out what listens")?;
+        worker.context().enter(Some(stay()?))?;
+        forward::follow(worker.context());
         // The one that stays sees no more than the process will.
-        worker.context().inside = None;
+        worker.context().enter(None)?;
         Ok(())
     };
     let resident = ready(config, pid_file, open, || stay().map(Some))?;
-    worker.context().inside = resident;
+    worker.context().enter(resident)?;
     drop(netns);
     if let Some(fd) = watch.fd() {
         worker.context().watch(fd, Token::External(0), EventFlags::IN)?;

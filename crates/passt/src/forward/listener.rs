@@ -354,6 +354,17 @@ impl Listener {
         Some(Endpoint::new(target, self.target_port))
     }
 
+    /// Whether what comes in may need a socket in the namespace; its type then.
+    pub(crate) fn needs_sockets(&self, map: &AddressMap) -> Option<(SocketType, AddressFamily)> {
+        let kind = if self.protocol == Protocol::Tcp { SocketType::STREAM } else { SocketType::DGRAM };
+        let across = self.side == Side::Host
+            && map.bypass != Bypass::Off
+            && self.by_loopback
+            && self.target.is_none()
+            && (self.addr.is_unspecified() || self.addr.is_loopback());
+        across.then_some((kind, self.family))
+    }
+
     /// Has the loop tell of this socket, by its number.
     pub(crate) fn watch<L: Link>(&self, ctx: &Context<L>, number: u32) -> io::Result<()> {
         if self.protocol == Protocol::Udp && ctx.link.caps().udp_segmentation {

@@ -6,25 +6,24 @@
 //! connections and datagrams that come in is the business of [`host`](crate::host).
 
 mod detect;
+mod follow;
 pub mod listener;
 pub(crate) mod pressure;
 pub mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-
 use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
-use passt_sys::namespace::{self, Resident};
+use passt_sys::namespace;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 
 use self::detect::Source;
+use self::follow::Todo;
 pub use self::listener::{Listener, Listeners, Options};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
-use crate::cli::{Families, Rule};
+use crate::cli::Rule;
 use crate::flow::{Protocol, Side};
 use crate::link::Link;
 use crate::worker::Context;
@@ -59,8 +58,8 @@ const INTERFACE_INDEX: i64 = 0x8933;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Services of one side that are followed; no more are looked at.
 const SERVICES: usize = 1 << 16;
-/// Sockets opened before memory is looked at again.
-const CHUNK: usize = 256;
+/// Sockets opened or closed before others get their turn, and memory is looked at again.
+const CHUNK: usize = 64;
 /// When a port that couldn't be had is tried again, if nothing else changes.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -95,6 +94,10 @@ struct Detection {
     guest: [Option<Addr>; 5],
     /// When to try again what couldn't be opened.
     retry: Option<Instant>,
+    /// What is to be closed and opened now, a part at a time.
+    todo: Todo,
+    /// The user was told of ports that are left out.
+    told: bool,
 }
 
 impl Forward {
@@ -134,52 +137,95 @@ impl Forward {
         Ok(opened)
     }
 
-    /// When [`poll`] has something to do.
+    /// When [`poll`] has something to do, if the thread in the namespace has done nothing before.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.detection.as_ref().map(|detection| detection.due)
+        let detection = self.detection.as_ref()?;
+        match &detection.todo {
+            todo if todo.is_done() => Some(detection.due),
+            todo if todo.has_own() => Some(Instant::ZERO),
+            _ => None,
+        }
+    }
+
+    /// Whether the thread in the namespace is opening sockets.
+    pub(crate) fn awaits_namespace(&self) -> bool {
+        self.detection.as_ref().is_some_and(|detection| detection.todo.pending.is_some())
     }
 }
 
 /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
-/// this returns.
-pub fn follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
+/// this returns, as far as possible: nothing here is fatal.
+pub fn follow<L: Link>(ctx: &mut Context<L>) {
     let follows = [Side::Host, Side::Namespace].iter().any(|&side| ctx.forward.rules.interest(side).tcp);
-    if let Some(inside) = ctx.inside.as_ref().filter(|_| follows) {
-        let services = || Vec::with_capacity(SERVICES);
-        ctx.forward.detection = Some(Detection {
-            host: Source::open()?,
-            namespace: inside.run(Source::open)??,
-            heard: Heard { host: services(), namespace: services() },
-            scratch: services(),
-            due: ctx.now,
-            guest: ctx.map.guest(),
-            retry: None,
-        });
+    let Some(inside) = ctx.inside.as_ref().filter(|_| follows) else { return };
+    let sources = Source::open().and_then(|host| Ok((host, inside.run(Source::open)??)));
+    let (host, namespace) = match sources {
+        Ok(sources) => sources,
+        Err(error) => return log::warn!("Couldn't find out what listens, so no ports follow: {error}"),
+    };
+    let services = || Vec::with_capacity(SERVICES);
+    ctx.forward.detection = Some(Detection {
+        host,
+        namespace,
+        heard: Heard { host: services(), namespace: services() },
+        scratch: services(),
+        due: ctx.now,
+        guest: ctx.map.guest(),
+        retry: None,
+        todo: Todo::default(),
+        told: false,
+    });
+    poll(ctx);
+    while ctx.forward.due().is_none_or(|due| due <= ctx.now) {
+        let Some(detection) = &mut ctx.forward.detection else { return };
+        detection.todo.wait();
         poll(ctx);
     }
-    Ok(())
 }
 
-/// Asks what listens, and adjusts our own sockets to it. Nothing here is fatal.
+/// Asks what listens, and adjusts our own sockets to it, a part at a time. Nothing here is fatal, and nothing waits.
 pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
     let Some(mut detection) = ctx.forward.detection.take() else { return };
-    detection.due = ctx.now + INTERVAL;
-    let moved = detection.guest != ctx.map.guest();
-    detection.guest = ctx.map.guest();
-    let changed = detection.listen(ctx) || moved;
-    let again = detection.retry.is_some_and(|at| at <= ctx.now);
-    if (changed || again) && !alloc::has_room() {
-        detection.retry = Some(ctx.now + RETRY);
-    } else if changed || again {
-        let Forward { rules, options, .. } = &ctx.forward;
-        let wanted = rules.wanted(&detection.heard, &ctx.map, options.families);
-        let complete = adjust(ctx, wanted);
-        detection.retry = (!complete).then(|| ctx.now + RETRY);
+    if detection.todo.is_done() && detection.due <= ctx.now {
+        detection.look(ctx);
+    }
+    if !detection.todo.is_done() {
+        detection.todo.go_on(ctx);
+        if detection.todo.is_done() {
+            detection.retry = detection.todo.lacks().then(|| ctx.now + RETRY);
+            let left_out = detection.todo.left_out();
+            if left_out > 0 && !std::mem::replace(&mut detection.told, true) {
+                log::warn!(
+                    "{left_out} ports of services are not forwarded: connections need the other descriptors"
+                );
+            }
+        }
     }
     ctx.forward.detection = Some(detection);
 }
 
 impl Detection {
+    /// Finds out what should be opened and closed, if that is something else than before.
+    fn look<L: Link>(&mut self, ctx: &mut Context<L>) {
+        self.due = ctx.now + INTERVAL;
+        let moved = self.guest != ctx.map.guest();
+        self.guest = ctx.map.guest();
+        let changed = self.listen(ctx) || moved;
+        let again = self.retry.is_some_and(|at| at <= ctx.now);
+        if (changed || again) && !alloc::has_room() {
+            self.retry = Some(ctx.now + RETRY);
+        } else if changed || again {
+            let Forward { rules, options, .. } = &ctx.forward;
+            let mut wanted = rules.wanted(&self.heard, &ctx.map, options.families);
+            let all = wanted.len();
+            let fixed = ctx.listeners.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
+            table::fit(&mut wanted, ctx.pressure.ports().saturating_sub(fixed));
+            let left_out = all - wanted.len();
+            self.todo = Todo::new(ctx, wanted, left_out);
+            self.retry = None;
+        }
+    }
+
     /// Finds out what listens; whether that is something else than before. A side
     /// that doesn't answer is taken to be as it was.
     fn listen<L: Link>(&mut self, ctx: &mut Context<L>) -> bool {
@@ -201,82 +247,4 @@ impl Detection {
         }
         changed
     }
-}
-
-/// Closes sockets that follow what is gone, opens those wanted. False if some can't be had now.
-fn adjust<L: Link>(ctx: &mut Context<L>, mut wanted: BTreeMap<Place, Families>) -> bool {
-    let rules = &ctx.forward.rules;
-    let follows = |l: &&Listener| rules.get(l.place.rule).is_some_and(|entry| entry.rule.scan);
-    let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);
-    let following = || ctx.listeners.iter().filter(|(_, l)| follows(l));
-    let stale: Vec<u32> = following().filter(|(_, l)| !kept(l)).map(|(number, _)| number).collect();
-    let kept: BTreeSet<Place> = following().filter(|(_, l)| kept(l)).map(|(_, l)| l.place).collect();
-    wanted.retain(|place, _| !kept.contains(place));
-    for number in stale {
-        if let Some(listener) = ctx.listeners.remove(number) {
-            log::debug!("{listener}: closed");
-        }
-    }
-    let wanted: Vec<(Place, Families)> = wanted.into_iter().collect();
-    let mut complete = true;
-    for wanted in wanted.chunks(CHUNK) {
-        complete &= alloc::has_room() && open(ctx, wanted);
-    }
-    complete
-}
-
-/// Opens sockets for what is wanted. False if some can't be had now.
-fn open<L: Link>(ctx: &mut Context<L>, wanted: &[(Place, Families)]) -> bool {
-    let job = |&(place, families): &(Place, Families)| {
-        let options = Options { families, ..ctx.forward.options };
-        Some(Job { place, entry: ctx.forward.rules.get(place.rule)?.clone(), options })
-    };
-    let jobs = wanted.iter().filter_map(job);
-    let (host, namespace) = jobs.partition(|job| job.entry.side == Side::Host);
-    let opened = Job::all(host).into_iter().chain(inside(ctx.inside.as_ref(), namespace));
-    let mut complete = true;
-    for result in opened.collect::<Vec<_>>() {
-        let listening = result.and_then(|listeners: Vec<Listener>| {
-            listeners.into_iter().try_for_each(|listener| {
-                log::debug!("{listener}: opened");
-                ctx.listen(listener)
-            })
-        });
-        complete &= listening.is_ok();
-    }
-    complete
-}
-
-/// A socket to be opened.
-struct Job {
-    place: Place,
-    entry: Entry,
-    options: Options,
-}
-
-type Opened = io::Result<Vec<Listener>>;
-
-impl Job {
-    /// Opens sockets in the calling thread's namespace.
-    fn all(jobs: Vec<Self>) -> Vec<Opened> {
-        jobs.into_iter().map(Self::open).collect()
-    }
-
-    fn open(self) -> Opened {
-        let Self { place, entry, options } = self;
-        let opened = Listener::open(place, &entry, options);
-        if let Err(error) = &opened {
-            log::debug!("{:?} {:?} port {}: {error}", entry.side, entry.protocol, place.port);
-        }
-        opened
-    }
-}
-
-/// Opens sockets in the namespace.
-fn inside(inside: Option<&Resident>, jobs: Vec<Job>) -> Vec<Opened> {
-    if jobs.is_empty() {
-        return Vec::new();
-    }
-    let opened = inside.and_then(|inside| inside.run(move || Job::all(jobs)).ok());
-    opened.unwrap_or_else(|| vec![Err(io::ErrorKind::BrokenPipe.into())])
 }

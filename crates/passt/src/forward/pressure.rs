@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use passt_proto::time::{Duration, Instant};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, getrlimit};
 
 /// Connections of one listening socket that are being established, at most.
@@ -94,11 +94,15 @@ impl Drop for Ticket {
 pub(crate) struct Pressure {
     /// Descriptors from here on are kept.
     kept: RawFd,
+    /// See [`for_ports`].
+    ports: usize,
     /// There are no others; when to look again.
     scarce: Option<Instant>,
     /// When the first listening socket that waits by itself has to be tried again.
     again: Option<Instant>,
     waiting: BTreeSet<u32>,
+    /// Those that wait for sockets of the namespace, of which there are none in stock.
+    without_sockets: BTreeSet<u32>,
 }
 
 impl Pressure {
@@ -107,7 +111,9 @@ impl Pressure {
         let kept = limit() - (limit() / KEPT.0).min(KEPT.1);
         Self {
             kept: kept.try_into().unwrap_or(RawFd::MAX),
+            ports: usize::try_from(for_ports()).unwrap_or(0),
             scarce: None,
+            without_sockets: BTreeSet::new(),
             again: None,
             waiting: BTreeSet::new(),
         }
@@ -123,9 +129,19 @@ impl Pressure {
         fd.as_fd().as_raw_fd() >= self.kept
     }
 
+    /// Listening sockets at most, where not all need be had.
+    pub(super) fn ports(&self) -> usize {
+        self.ports
+    }
+
+    /// Descriptors that are not kept.
+    pub(crate) fn descriptors(&self) -> usize {
+        usize::try_from(self.kept).unwrap_or(0)
+    }
+
     /// Descriptors that datagrams from outside have at most which nobody has answered: a quarter.
     pub(crate) fn share(&self) -> usize {
-        usize::try_from(self.kept / 4).unwrap_or(0)
+        self.descriptors() / 4
     }
 
     /// Takes note of a new descriptor.
@@ -152,9 +168,19 @@ impl Pressure {
         self.waiting.insert(number);
     }
 
+    /// The same until the thread in the namespace has made sockets.
+    pub(crate) fn wait_for_sockets(&mut self, number: u32) {
+        self.without_sockets.insert(number);
+    }
+
+    /// Whether one waits for that.
+    pub(crate) fn awaits_sockets(&self) -> bool {
+        !self.without_sockets.is_empty()
+    }
+
     /// Whether no listening socket has to wait, which is how it mostly is.
     pub(crate) fn nobody_waits(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.without_sockets.is_empty()
     }
 
     /// Those that wait and should be tried now.
@@ -162,12 +188,18 @@ impl Pressure {
         self.again.take_if(|again| *again <= now);
         if !self.waiting.is_empty() && self.scarce.is_some_and(|due| due <= now) {
             self.scarce = None;
-            match rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None) {
+            // Of a kind that is in use anyway: the filter knows no other.
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None) {
                 Ok(fd) => self.taken(fd, now),
                 Err(_) => self.exhausted(now),
             }
         }
-        if self.is_scarce() { BTreeSet::new() } else { std::mem::take(&mut self.waiting) }
+        let mut tried = std::mem::take(&mut self.without_sockets);
+        if !self.is_scarce() {
+            tried.append(&mut self.waiting);
+        }
+        tried
     }
 
     /// When there is something to resume, if nothing happens before.

@@ -107,6 +107,11 @@ impl Rules {
         self.entries.get(&id)
     }
 
+    /// Whether what is opened at this place follows what listens elsewhere.
+    pub(super) fn follows(&self, place: Place) -> bool {
+        self.get(place.rule).is_some_and(|entry| entry.rule.scan)
+    }
+
     /// What rules follow that has to listen on `side`.
     pub fn interest(&self, side: Side) -> Interest {
         let mut interest = Interest::default();
@@ -139,6 +144,31 @@ impl Rules {
         }
         wanted
     }
+}
+
+/// Leaves at most `room` of what is wanted: rules that want few ports have them all, and others equally many, of
+/// the lowest numbers.
+pub fn fit(wanted: &mut BTreeMap<Place, Families>, room: usize) {
+    let mut of_rules = BTreeMap::<RuleId, usize>::new();
+    for place in wanted.keys() {
+        *of_rules.entry(place.rule).or_default() += 1;
+    }
+    let mut counts: Vec<usize> = of_rules.values().copied().collect();
+    counts.sort_unstable();
+    let (mut left, mut most) = (room, usize::MAX);
+    for (count, rules) in counts.iter().zip((1..=counts.len()).rev()) {
+        if count * rules > left {
+            most = left / rules;
+            break;
+        }
+        left -= count;
+    }
+    of_rules.clear();
+    wanted.retain(|place, _| {
+        let taken = of_rules.entry(place.rule).or_default();
+        *taken += 1;
+        *taken <= most
+    });
 }
 
 impl Entry {
@@ -271,6 +301,30 @@ mod tests {
         let heard = Heard { namespace: services.into(), host: Vec::new() };
         let found = rules.wanted(&heard, &AddressMap::default(), Families::V4Only);
         assert_eq!(found, [(Place { rule: id, port: 80 }, Families::V4Only)].into());
+    }
+
+    #[test]
+    fn room_is_shared_by_rules() {
+        for (room, wants, have) in [
+            (10, &[3, 4][..], &[3, 4][..]),
+            (7, &[3, 4], &[3, 4]),
+            (6, &[3, 4], &[3, 3]),
+            (10, &[2, 50, 60], &[2, 4, 4]),
+            (11, &[50, 2, 60], &[4, 2, 4]),
+            (2, &[5, 5, 5], &[]),
+            (0, &[1], &[]),
+        ] {
+            let all = wants.iter().zip(0..).flat_map(|(&ports, rule)| {
+                (1..=ports).map(move |port| (Place { rule: RuleId(rule), port }, Families::Both))
+            });
+            let mut wanted: BTreeMap<Place, Families> = all.collect();
+            fit(&mut wanted, room);
+            let expected = have
+                .iter()
+                .zip(0..)
+                .flat_map(|(&ports, rule)| (1..=ports).map(move |port| Place { rule: RuleId(rule), port }));
+            assert!(wanted.keys().copied().eq(expected), "{room} {wants:?}: {:?}", wanted.keys());
+        }
     }
 
     #[test]

@@ -56,24 +56,35 @@ impl Fault {
 /// The listening socket `number` has something to tell.
 pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32, events: EventFlags) {
     let Some(listener) = ctx.listeners.get(number) else { return };
-    if listener.protocol == Protocol::Tcp {
-        if accept(ctx, flows, number) == Backlog::Waits
-            && let Some(listener) = ctx.listeners.get(number)
-        {
-            // It would be reported as long as somebody waits, and for an error of its own for ever.
-            let _ = ctx.unwatch(&listener.fd);
+    let backlog = if listener.protocol == Protocol::Tcp {
+        accept(ctx, flows, number)
+    } else {
+        if events.contains(EventFlags::ERR) {
+            udp::failures(ctx, flows, number);
         }
-        return;
+        if !events.contains(EventFlags::IN) {
+            return;
+        }
+        receive(ctx, flows, number)
+    };
+    if backlog == Backlog::Waits {
+        unwatch(ctx, number);
     }
-    if events.contains(EventFlags::ERR) {
-        udp::failures(ctx, flows, number);
+}
+
+/// It would be reported as long as somebody waits, and for an error of its own for ever.
+fn unwatch<L: Link>(ctx: &Context<L>, number: u32) {
+    if let Some(listener) = ctx.listeners.get(number) {
+        let _ = ctx.unwatch(&listener.fd);
     }
-    let Some(listener) = ctx.listeners.get(number) else { return };
-    if events.contains(EventFlags::IN)
-        && let Ok(count) = ctx.udp.inbox.receive(listener.fd.as_fd())
-    {
-        udp::received(ctx, flows, number, count);
-    }
+}
+
+/// How many clients of this listening socket could have a socket in the namespace now, if they need one.
+fn sockets_for<L: Link>(ctx: &mut Context<L>, number: u32) -> usize {
+    let Context { listeners, map, inside, sockets, .. } = ctx;
+    let needed = listeners.get(number).and_then(|listener| listener.needs_sockets(map));
+    let (Some((kind, family)), Some(inside)) = (needed, inside) else { return usize::MAX };
+    sockets.available(inside, kind, family)
 }
 
 /// Goes on with listening sockets that had to wait for room.
@@ -82,7 +93,11 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
         return;
     }
     for number in ctx.pressure.resume(ctx.now) {
-        if accept(ctx, flows, number) == Backlog::Open
+        let backlog = match ctx.listeners.get(number).map(|listener| listener.protocol) {
+            Some(Protocol::Tcp) => accept(ctx, flows, number),
+            _ => receive(ctx, flows, number),
+        };
+        if backlog == Backlog::Open
             && let Some(listener) = ctx.listeners.get(number)
             && ctx.watch(&listener.fd, Token::Listener(number), EventFlags::IN).is_err()
         {
@@ -92,13 +107,29 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
     }
 }
 
-/// Whether those who wait to be accepted are to be told of.
+/// Whether those who wait to come in are to be told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backlog {
     /// By the loop.
     Open,
-    /// Not before there is room: who cannot be accepted must not keep the loop busy.
+    /// Not before there is room: who cannot come in must not keep the loop busy.
     Waits,
+}
+
+/// Receives datagrams, of no more clients than can have sockets.
+fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> Backlog {
+    let most = sockets_for(ctx, number);
+    if most == 0 {
+        // What is in the socket's queue is not lost.
+        ctx.pressure.wait_for_sockets(number);
+        return Backlog::Waits;
+    }
+    if let Some(listener) = ctx.listeners.get(number)
+        && let Ok(count) = ctx.udp.inbox.receive_some(listener.fd.as_fd(), most)
+    {
+        udp::received(ctx, flows, number, count);
+    }
+    Backlog::Open
 }
 
 /// Accepts one client, as most come alone and it takes a system call to see that nobody is behind; many if there were some
@@ -109,6 +140,10 @@ fn accept<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -
     let most = if last.is_some_and(|last| last + 1 == round) { BURST } else { 1 };
     let mut failed = 0;
     for _ in 0..most {
+        if sockets_for(ctx, number) == 0 {
+            ctx.pressure.wait_for_sockets(number);
+            return Backlog::Waits;
+        }
         let Some(places) = find_room(ctx, flows, number) else {
             ctx.pressure.wait(number);
             return Backlog::Waits;

@@ -99,7 +99,7 @@ pub struct Context<L> {
     /// Flows that came in through forwarded ports.
     pub(crate) inbound: Inbound,
     /// Opens sockets in the guest's namespace; `None` without one.
-    pub inside: Option<Resident>,
+    pub(crate) inside: Option<Resident>,
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
@@ -114,15 +114,16 @@ pub struct Context<L> {
 impl<L: Link> Context<L> {
     pub(super) fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
         let [_, _, a, b] = options.secrets;
+        let pressure = Pressure::new();
         Ok(Self {
             tcp: Tcp::new(&link, options.services.mtu, (a, b)),
             splice: Splice::new(),
-            sockets: Sockets::new(),
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
             listeners: Listeners::default(),
             forward: Forward::default(),
-            pressure: Pressure::new(),
+            sockets: Sockets::new(pressure.descriptors()),
+            pressure,
             inbound: Inbound::new(options.max_flows),
             inside: None,
             link,
@@ -140,6 +141,15 @@ impl<L: Link> Context<L> {
             backlog: false,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })
+    }
+
+    /// Has sockets of the guest's namespace opened by this thread from now on, or none.
+    pub fn enter(&mut self, inside: Option<Resident>) -> io::Result<()> {
+        if let Some(inside) = &inside {
+            self.watch(inside, Token::Inside, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        }
+        self.inside = inside;
+        Ok(())
     }
 
     /// Watches the link, if it has a descriptor: for a new one, or a new client.
@@ -279,6 +289,8 @@ pub enum Token {
     Second(Handle),
     /// A listening socket, by its number.
     Listener(u32),
+    /// The thread in the guest's namespace has done something.
+    Inside,
     /// Something outside of the engine, by its number.
     External(u32),
 }
@@ -293,6 +305,7 @@ impl Token {
             Self::Flow(handle) => (1, handle.index, handle.generation),
             Self::Second(handle) => (2, handle.index, handle.generation),
             Self::Listener(number) => (3, 0, number),
+            Self::Inside => (5, 0, 0),
             Self::External(number) => (4, 0, number),
         };
         tag << Self::TAG | u64::from(high) << Self::INDEX | u64::from(low)
@@ -313,6 +326,7 @@ impl Token {
             1 => Self::Flow(handle),
             2 => Self::Second(handle),
             3 => Self::Listener(low),
+            5 => Self::Inside,
             _ => Self::External(low),
         }
     }
@@ -324,7 +338,8 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        for token in [Token::Link, Token::Listener(7), Token::Listener(u32::MAX), Token::External(u32::MAX)] {
+        let bare = [Token::Link, Token::Listener(7), Token::Listener(u32::MAX), Token::Inside];
+        for token in bare.into_iter().chain([Token::External(u32::MAX)]) {
             assert_eq!(Token::decode(token.encode()), token);
         }
         let last = u32::try_from(MAX_FLOWS - 1).expect("a number");

@@ -154,6 +154,7 @@ impl<L: Link> Worker<L> {
                     .flow(handle, |ctx, handle, key, flow| host::second_event(ctx, handle, key, flow, flags)),
                 Token::External(number) if external(number, &mut self.ctx) => external_end = Some(number),
                 Token::External(_) => {}
+                Token::Inside => self.inside(),
                 Token::Listener(number) => {
                     host::listen::event(&mut self.ctx, &mut self.flows, number, flags);
                 }
@@ -197,6 +198,19 @@ impl<L: Link> Worker<L> {
             }
         }
         self.ctx.flush_link()
+    }
+
+    /// The thread in the namespace has done something. Who waited for sockets goes on at the end of the round.
+    fn inside(&mut self) {
+        if let Some(inside) = &self.ctx.inside {
+            self.ctx.sockets.collect(inside);
+        }
+        forward::poll(&mut self.ctx);
+    }
+
+    /// Whether something waits for the thread in the namespace: for tests with a clock of their own.
+    pub fn awaits_namespace(&self) -> bool {
+        self.ctx.pressure.awaits_sockets() || self.ctx.forward.awaits_namespace()
     }
 
     fn link_readable(&mut self) -> io::Result<()> {

@@ -3,6 +3,7 @@
 
 mod bare;
 mod flood;
+mod freeze;
 mod icmp;
 mod lacking;
 mod machine;
@@ -26,9 +27,12 @@ fn main() -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["hold"] => hold(),
+        ["freeze", pid, thread] => freeze::thread(pid.parse()?, thread),
+        ["listen", first, last, announced] => tcp::listen(first.parse()?, last.parse()?, announced),
         ["serve", address] => tcp::serve(address),
         ["serve-late", address] => tcp::serve_late(address),
         ["serve-one", address] => tcp::serve_one(address),
+        ["gone", from, to, count] => tcp::gone(from, to, count.parse()?),
         ["begin", to, count] => tcp::begin(to, count.parse()?),
         ["up", to, length, seed] => say(&tcp::up(to, length.parse()?, seed.parse()?)?),
         ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         ["udp-fetch", from] => say(&flood::fetch(from)?),
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-many", to, count] => udp::many(to, count.parse()?),
+        ["udp-spray", to, count] => udp::spray(to, count.parse()?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),

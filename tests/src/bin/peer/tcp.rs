@@ -174,6 +174,28 @@ pub(crate) fn begin(to: &str, count: u64) -> Result<()> {
     Ok(())
 }
 
+/// Connects from an address `count` times, ends each connection at once, and prints `GONE`.
+pub(crate) fn gone(from: &str, to: &str, count: u64) -> Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    let (from, to): (std::net::IpAddr, SocketAddr) = (from.parse()?, to.parse()?);
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    for _ in 0..count {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddr::new(from, 0))?;
+        connect(&socket, &to).context("connect")?;
+    }
+    say("GONE")
+}
+
+/// Listens on as many ports from `first` to `last` as can be had, at any address, prints how many these are behind a
+/// word, and keeps them until standard input ends.
+pub(crate) fn listen(first: u16, last: u16, announced: &str) -> Result<()> {
+    let sockets: Vec<_> = (first..=last).filter_map(|port| TcpListener::bind(("::", port)).ok()).collect();
+    say(&format!("{announced} {}", sockets.len()))?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
 /// The address that the server sees this end as.
 pub(crate) fn who(to: &str) -> Result<String> {
     read_line(&mut request(to, "who")?)

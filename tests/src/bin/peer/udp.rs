@@ -71,6 +71,15 @@ pub(crate) fn many(to: &str, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Sends a datagram from each of `count` ports, and waits for no answer.
+pub(crate) fn spray(to: &str, count: usize) -> Result<()> {
+    for _ in 0..count {
+        connected(to)?.send(b"?")?;
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
 /// Exchanges a byte each way again and again; returns how often, and in how
 /// many seconds.
 pub(crate) fn request_response(to: &str, seconds: u64) -> Result<String> {

@@ -1,0 +1,181 @@
+//! Sockets that follow services are opened and closed here: a part in each round, so that traffic goes on
+//! meanwhile, on the host by the loop, and in the namespace by the thread there, for which nobody waits.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+
+use passt_sys::alloc;
+use passt_sys::namespace::Pending;
+use rustix::io::Errno;
+
+use super::listener::{Listener, Options};
+use super::table::{Entry, Place};
+use super::{CHUNK, Forward};
+use crate::cli::Families;
+use crate::flow::Side;
+use crate::link::Link;
+use crate::worker::Context;
+
+/// What is to be closed and opened.
+#[derive(Debug, Default)]
+pub(super) struct Todo {
+    /// Numbers of sockets.
+    close: Vec<u32>,
+    host: VecDeque<Wanted>,
+    namespace: VecDeque<Wanted>,
+    /// What the thread in the namespace is opening.
+    pub(super) pending: Option<Pending<Vec<Opened>>>,
+    /// What it has opened, if somebody waited for it.
+    arrived: Option<Vec<Opened>>,
+    /// Some can't be had now.
+    lacks: bool,
+    /// Ports for which there are no descriptors.
+    left_out: usize,
+}
+
+type Wanted = (Place, Families);
+type Opened = io::Result<Vec<Listener>>;
+
+impl Todo {
+    /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For some there was no
+    /// room.
+    pub(super) fn new<L>(ctx: &Context<L>, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
+        let rules = &ctx.forward.rules;
+        let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);
+        let following = || ctx.listeners.iter().filter(|(_, l)| rules.follows(l.place));
+        let close = following().filter(|(_, l)| !kept(l)).map(|(number, _)| number).collect();
+        let kept: BTreeSet<Place> = following().filter(|(_, l)| kept(l)).map(|(_, l)| l.place).collect();
+        wanted.retain(|place, _| !kept.contains(place));
+        let side = |place: &Place| rules.get(place.rule).map(|entry| entry.side);
+        let (host, namespace) = wanted.into_iter().partition(|(place, _)| side(place) == Some(Side::Host));
+        Self { close, host, namespace, left_out, ..Self::default() }
+    }
+
+    /// Whether there is nothing left to do.
+    pub(super) fn is_done(&self) -> bool {
+        !self.has_own() && self.namespace.is_empty() && self.pending.is_none()
+    }
+
+    /// Whether something can be done at once.
+    pub(super) fn has_own(&self) -> bool {
+        let idle = self.pending.is_none() && !self.namespace.is_empty();
+        idle || self.arrived.is_some() || !self.close.is_empty() || !self.host.is_empty()
+    }
+
+    /// Whether some can't be had now.
+    pub(super) fn lacks(&self) -> bool {
+        self.lacks
+    }
+
+    /// Ports for which there are no descriptors.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Waits for the thread in the namespace, if it has something to do.
+    pub(super) fn wait(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.arrived = Some(pending.wait().unwrap_or_else(|error| vec![Err(error)]));
+        }
+    }
+
+    /// Does a part.
+    pub(super) fn go_on<L: Link>(&mut self, ctx: &mut Context<L>) {
+        if let Some(result) = self.pending.as_ref().and_then(Pending::poll) {
+            self.pending = None;
+            self.arrived = Some(result.unwrap_or_else(|error| vec![Err(error)]));
+        }
+        if let Some(opened) = self.arrived.take() {
+            self.listen(ctx, opened);
+        }
+        // A port may be wanted for other families than before: first it is closed.
+        if !self.close.is_empty() {
+            for number in self.close.drain(self.close.len().saturating_sub(CHUNK)..) {
+                if let Some(listener) = ctx.listeners.remove(number) {
+                    log::debug!("{listener}: closed");
+                }
+            }
+            return;
+        }
+        if !alloc::has_room() {
+            self.give_up();
+        }
+        let jobs = jobs(&ctx.forward, &mut self.host);
+        self.listen(ctx, Job::all(jobs));
+        if self.pending.is_none() && !self.namespace.is_empty() {
+            self.open_inside(ctx);
+        }
+    }
+
+    fn open_inside<L>(&mut self, ctx: &Context<L>) {
+        let Some(inside) = &ctx.inside else { return self.give_up() };
+        let jobs = jobs(&ctx.forward, &mut self.namespace);
+        match inside.begin(move || Job::all(jobs)) {
+            Ok(pending) => self.pending = Some(pending),
+            Err(_) => self.give_up(),
+        }
+    }
+
+    /// Has the loop watch what was opened.
+    fn listen<L: Link>(&mut self, ctx: &mut Context<L>, opened: Vec<Opened>) {
+        for result in opened {
+            let listening = result.and_then(|listeners| {
+                // The last descriptors are not for ports.
+                if listeners.iter().any(|listener| ctx.pressure.keeps(&listener.fd)) {
+                    return Err(Errno::MFILE.into());
+                }
+                listeners.into_iter().try_for_each(|listener| {
+                    log::debug!("{listener}: opened");
+                    ctx.listen(listener)
+                })
+            });
+            if let Err(error) = listening {
+                self.lacks = true;
+                if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+                    self.left_out += 1 + self.host.len() + self.namespace.len();
+                    self.give_up();
+                }
+            }
+        }
+    }
+
+    /// Leaves the rest to another time.
+    fn give_up(&mut self) {
+        self.lacks |= !(self.host.is_empty() && self.namespace.is_empty());
+        self.host.clear();
+        self.namespace.clear();
+    }
+}
+
+/// A socket to be opened.
+struct Job {
+    place: Place,
+    entry: Entry,
+    options: Options,
+}
+
+/// A part of what is wanted.
+fn jobs(forward: &Forward, wanted: &mut VecDeque<Wanted>) -> Vec<Job> {
+    let part = wanted.drain(..wanted.len().min(CHUNK));
+    let job = |(place, families): Wanted| {
+        let options = Options { families, ..forward.options };
+        Some(Job { place, entry: forward.rules.get(place.rule)?.clone(), options })
+    };
+    part.filter_map(job).collect()
+}
+
+impl Job {
+    /// Opens sockets in the calling thread's namespace.
+    fn all(jobs: Vec<Self>) -> Vec<Opened> {
+        jobs.into_iter().map(Self::open).collect()
+    }
+
+    fn open(self) -> Opened {
+        let Self { place, entry, options } = self;
+        let opened = Listener::open(place, &entry, options);
+        if let Err(error) = &opened {
+            log::debug!("{:?} {:?} port {}: {error}", entry.side, entry.protocol, place.port);
+        }
+        opened
+    }
+}
