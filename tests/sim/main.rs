@@ -5,6 +5,7 @@
 //! on loopback, over each of the links that a test can have ([`every_link`]). What happens follows from a seed, which a failing test prints; seeds
 //! worth keeping are in `seeds.txt`, and `SIM_SEED` in the environment replaces them.
 
+mod batches;
 mod closing;
 mod engine;
 mod equivalence;

@@ -2,16 +2,20 @@
 //! simulations and by a fuzz target.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 
+use passt::cli::{Listen, PortRange, Rule};
+use passt::flow::{Protocol, Side};
+use passt::forward::Forward;
 use passt::link::channel::{Channel, Packet};
 use passt::link::stream::StreamLink;
 use passt::link::{Caps, Link};
-use passt::worker::{Options, Protocols};
-use passt_proto::addr::Mac;
+use passt::worker::{Options, Protocols, Worker};
+use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::wire::build::Path;
 use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 
 pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -183,4 +187,37 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
         stats: None,
         secrets: [1, 2, 3, 4],
     }
+}
+
+/// Has the host listen on a port that leads to the same one of the guest.
+pub(crate) fn door<L: Link>(worker: &mut Worker<L>, v4: bool, protocol: Protocol) -> u16 {
+    for _ in 0..100 {
+        let free = TcpListener::bind((loopback(v4), 0)).expect("a port").local_addr().expect("bound").port();
+        let listen = Listen { addr: Some(loopback(v4)), interface: None };
+        let ports = PortRange::new(free, free).expect("a port");
+        let rule = Rule { listen, ports, to: free, target: None, weak: false, scan: false };
+        if let Ok(listeners) = Forward::default().open(Side::Host, protocol, vec![rule]) {
+            worker.listen(listeners).expect("watched");
+            return free;
+        }
+    }
+    panic!("no port is free");
+}
+
+/// The host's loopback.
+pub(crate) fn loopback(v4: bool) -> IpAddr {
+    if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+/// The guest's address, and what it calls the host's loopback.
+pub(crate) fn names(v4: bool) -> (Addr, Addr) {
+    let (guest, host): (IpAddr, IpAddr) =
+        if v4 { (GUEST4.into(), HOST4.into()) } else { (GUEST6.into(), HOST6.into()) };
+    (guest.into(), host.into())
+}
+
+/// Of a frame from the guest to its gateway.
+pub(crate) fn path(v4: bool) -> Path {
+    let (src, dst) = names(v4);
+    Path { src_mac: Mac([2, 0, 0, 0, 0, 1]), dst_mac: Mac([2, 0, 0, 0, 0, 2]), src, dst, ttl: 64 }
 }

@@ -9,6 +9,7 @@
 //! A run follows from a [`Tape`]: a seed in the tests here, bytes in a fuzz target.
 
 pub(crate) mod conn;
+pub(crate) mod datagrams;
 pub(crate) mod script;
 pub(crate) mod tape;
 #[cfg(test)]

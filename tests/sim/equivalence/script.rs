@@ -24,6 +24,8 @@ pub(crate) struct State {
     next: usize,
     /// The kernel refuses to cut messages with this error.
     pub(crate) refuses_cuts: Option<i32>,
+    /// Whether the last call had a message to be cut.
+    pub(crate) cut: bool,
     /// Calls that took less than all.
     pub(crate) short: u64,
 }
@@ -63,6 +65,7 @@ impl Faults for Script {
 
     fn datagrams(&mut self, _: BorrowedFd<'_>, _: usize, cut: bool) -> Fate {
         self.with(|state| {
+            state.cut = cut;
             if let Some(errno) = state.refuses_cuts.filter(|_| cut) {
                 return Fate::Fail(errno);
             }

@@ -1,22 +1,20 @@
 //! Connections of the model, the engine between their two ends, and what may happen to them.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
-use passt::cli::{Listen, PortRange, Rule};
-use passt::flow::{Flow, Key, Protocol, Side, Via};
-use passt::forward::Forward;
+use passt::flow::{Flow, Key, Protocol, Via};
 use passt::host::tcp::slack::Pool;
 use passt::link::channel::Packet;
 use passt::link::{HEAD_LEN, Link as _};
 use passt::worker::{Token, Worker};
-use passt_proto::addr::{Addr, Endpoint, Mac};
+use passt_proto::addr::Endpoint;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;
 use passt_proto::seq::Seq;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
@@ -24,7 +22,7 @@ use rustix::net::sockopt;
 use super::conn::{Conn, Host, Phase};
 use super::script::Script;
 use super::{Report, Tape};
-use crate::rig::{End, GUEST4, GUEST6, HOST4, HOST6, options};
+use crate::rig::{End, door, loopback, names, options, path};
 
 const ACK: Flags = Flags::ACK;
 const SYN: Flags = Flags::SYN;
@@ -85,7 +83,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         worker.context().tcp.slack = Pool::of([4, 16, 2112][tape.pick(3)]);
         let (_, flows) = worker.parts();
         flows.first_generation = [0, (1 << 29) - 2, u32::MAX - 1][tape.pick(3)];
-        let doors = [true, false].map(|v4| door(&mut worker, v4));
+        let doors = [true, false].map(|v4| door(&mut worker, v4, Protocol::Tcp));
         Self {
             tape,
             worker,
@@ -483,45 +481,14 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let Some(conn) = conn.filter(|conn| conn.phase != Phase::Gone) else {
             return refuse(outbox, v4, &segment, payload);
         };
-        let (reset, syn) = (segment.flags.contains(RST), segment.flags.contains(SYN));
-        let acked = segment.flags.contains(ACK) && segment.ack == conn.guest.numbers().1 + 1;
         match conn.phase {
-            Phase::SynSent if reset && acked => {
-                assert!(conn.broken, "refused");
-                conn.phase = Phase::Gone;
-            }
-            Phase::SynSent if syn && acked => conn.opened(&segment),
-            Phase::SynSent if segment.flags.contains(ACK) && !acked && !reset => {
-                refuse(outbox, v4, &segment, payload);
-            }
-            Phase::Listening if reset => {
-                conn.guest.half_open.take_if(|seq| *seq == segment.seq).map_or((), drop)
-            }
-            Phase::Listening if syn => match conn.guest.half_open {
-                Some(seq) => {
-                    let challenge = Segment { ack: seq, ..conn.segment(ACK, 77) };
-                    put(outbox, v4, &challenge, &[], u16::MAX);
-                }
-                None => {
-                    conn.opened(&segment);
-                    put(outbox, v4, &conn.segment(SYN | ACK, 0), &[], u16::MAX);
-                }
-            },
-            Phase::Open if reset && conn.believes(&segment) => {
-                let done = conn.guest.fin && conn.guest.end == Some(conn.guest.next);
-                assert!(conn.broken || done, "reset: {conn:#?}");
-                conn.phase = Phase::Gone;
-            }
-            Phase::Open if syn && !segment.flags.contains(ACK) => {
-                put(outbox, v4, &conn.segment(SYN | ACK, 0), &[], u16::MAX);
-            }
-            Phase::Open if reset || syn => conn.guest.owes = true,
+            Phase::SynSent => answered(outbox, conn, &segment, payload),
+            Phase::Listening => called(outbox, conn, &segment),
             Phase::Open => {
-                conn.confirmed = true;
                 let taken = conn.handle.and(conn.fd).map(|(fd, _)| self.script.with(|s| s.taken[&fd]));
-                conn.arrived(&segment, payload, taken);
+                passed_on(outbox, conn, &segment, payload, taken);
             }
-            Phase::SynSent | Phase::Listening | Phase::Gone => {}
+            Phase::Gone => {}
         }
         if conn.guest.owes && tape.one_in(2) {
             pure_ack(outbox, conn);
@@ -572,7 +539,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             }
             // Nobody is left who would begin it.
             Phase::SynSent | Phase::Listening if conn.broken && conn.handle.is_none() => {
-                conn.phase = Phase::Gone
+                conn.phase = Phase::Gone;
             }
             Phase::Open => {
                 conn.guest.window = u16::MAX;
@@ -603,32 +570,6 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     }
 }
 
-/// Has the host listen on a port that leads to the same one of the guest.
-fn door<L: passt::link::Link>(worker: &mut Worker<L>, v4: bool) -> u16 {
-    for _ in 0..100 {
-        let free = TcpListener::bind((loopback(v4), 0)).expect("a port").local_addr().expect("bound").port();
-        let listen = Listen { addr: Some(loopback(v4)), interface: None };
-        let ports = PortRange::new(free, free).expect("a port");
-        let rule = Rule { listen, ports, to: free, target: None, weak: false, scan: false };
-        if let Ok(listeners) = Forward::default().open(Side::Host, Protocol::Tcp, vec![rule]) {
-            worker.listen(listeners).expect("watched");
-            return free;
-        }
-    }
-    panic!("no port is free");
-}
-
-fn loopback(v4: bool) -> IpAddr {
-    if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
-}
-
-/// The guest's address, and what it calls the host's loopback.
-pub(super) fn names(v4: bool) -> (Addr, Addr) {
-    let (guest, host): (IpAddr, IpAddr) =
-        if v4 { (GUEST4.into(), HOST4.into()) } else { (GUEST6.into(), HOST6.into()) };
-    (guest.into(), host.into())
-}
-
 fn key(conn: &Conn) -> Key {
     let (guest, host) = names(conn.v4);
     let (guest, remote) = (Endpoint::new(guest, conn.ports.0), Endpoint::new(host, conn.ports.1));
@@ -638,11 +579,6 @@ fn key(conn: &Conn) -> Key {
 fn local_port(fd: impl AsFd) -> u16 {
     let addr = rustix::net::getsockname(fd).expect("a name");
     std::net::SocketAddr::try_from(addr).expect("an address").port()
-}
-
-pub(super) fn path(v4: bool) -> Path {
-    let (src, dst) = names(v4);
-    Path { src_mac: Mac([2, 0, 0, 0, 0, 1]), dst_mac: Mac([2, 0, 0, 0, 0, 2]), src, dst, ttl: 64 }
 }
 
 /// A frame of the guest, a super-frame if its payload exceeds `mss`.
@@ -659,6 +595,63 @@ fn pure_ack(outbox: &mut Vec<Packet>, conn: &mut Conn) {
         let at = conn.sent().min(conn.guest.edge.max(conn.guest.una));
         let segment = conn.segment(ACK, at);
         put(outbox, conn.v4, &segment, &[], u16::MAX);
+    }
+}
+
+/// A segment arrives at a guest that has sent a SYN: RFC 9293, section 3.10.7.3.
+fn answered(outbox: &mut Vec<Packet>, conn: &mut Conn, segment: &Segment, payload: &[u8]) {
+    let flags = segment.flags;
+    let acked = flags.contains(ACK) && segment.ack == conn.guest.numbers().1 + 1;
+    if flags.contains(RST) {
+        if acked {
+            assert!(conn.broken, "refused");
+            conn.phase = Phase::Gone;
+        }
+    } else if flags.contains(SYN) && acked {
+        conn.opened(segment);
+    } else if flags.contains(ACK) && !acked {
+        refuse(outbox, conn.v4, segment, payload);
+    }
+}
+
+/// A segment arrives at a guest that listens, or has another connection there: section 3.10.7.2.
+fn called(outbox: &mut Vec<Packet>, conn: &mut Conn, segment: &Segment) {
+    if segment.flags.contains(RST) {
+        if conn.guest.half_open == Some(segment.seq) {
+            conn.guest.half_open = None;
+        }
+    } else if segment.flags.contains(SYN) {
+        let answer = if let Some(seq) = conn.guest.half_open {
+            Segment { ack: seq, ..conn.segment(ACK, 77) }
+        } else {
+            conn.opened(segment);
+            conn.segment(SYN | ACK, 0)
+        };
+        put(outbox, conn.v4, &answer, &[], u16::MAX);
+    }
+}
+
+/// A segment arrives at a guest whose connection is open: section 3.10.7.4.
+fn passed_on(
+    outbox: &mut Vec<Packet>,
+    conn: &mut Conn,
+    segment: &Segment,
+    payload: &[u8],
+    taken: Option<u64>,
+) {
+    let (reset, syn) = (segment.flags.contains(RST), segment.flags.contains(SYN));
+    if reset && conn.believes(segment) {
+        let done = conn.guest.fin && conn.guest.end == Some(conn.guest.next);
+        assert!(conn.broken || done, "reset: {conn:#?}");
+        conn.phase = Phase::Gone;
+    } else if syn && !segment.flags.contains(ACK) {
+        let again = conn.segment(SYN | ACK, 0);
+        put(outbox, conn.v4, &again, &[], u16::MAX);
+    } else if reset || syn {
+        conn.guest.owes = true;
+    } else {
+        conn.confirmed = true;
+        conn.arrived(segment, payload, taken);
     }
 }
 
