@@ -6,6 +6,7 @@ pub(crate) enum Tape<'a> {
     #[cfg_attr(test, expect(dead_code, reason = "a fuzzer's"))]
     Bytes(&'a [u8]),
     /// Numbers that follow from a state (splitmix64).
+    #[cfg_attr(not(test), expect(dead_code, reason = "of the tests alone"))]
     Seed(u64),
 }
 

@@ -1,0 +1,28 @@
+//! Sequences of operations on the whole engine, over each link in memory; `equivalence` says which, and what must hold.
+#![no_main]
+
+#[path = "../../tests/sim/equivalence/mod.rs"]
+mod equivalence;
+#[path = "../../tests/sim/rig.rs"]
+mod rig;
+
+use equivalence::{Tape, datagrams, world};
+use libfuzzer_sys::fuzz_target;
+use rig::{Backlogged, Machine, Memory, Offloading};
+
+/// Operations of one run at most.
+const OPERATIONS: u64 = 500;
+
+fuzz_target!(|script: &[u8]| {
+    let Some((&kind, script)) = script.split_first() else { return };
+    let tape = &mut Tape::Bytes(script);
+    match kind % 7 {
+        0 => world::run::<Memory>(tape, OPERATIONS),
+        1 => world::run::<Backlogged>(tape, OPERATIONS),
+        2 => world::run::<Offloading>(tape, OPERATIONS),
+        3 => world::run::<Machine>(tape, OPERATIONS),
+        4 => datagrams::run::<Memory>(tape, OPERATIONS, false),
+        5 => datagrams::run::<Offloading>(tape, OPERATIONS, false),
+        _ => datagrams::run::<Machine>(tape, OPERATIONS, false),
+    };
+});
