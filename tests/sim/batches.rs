@@ -219,7 +219,7 @@ fn what_a_segment_ends_is_over_for_the_next() {
 fn first_promises_in_a_crowd() {
     for v4 in [true, false] {
         let mut guest = Guest::<Memory>::new(v4);
-        guest.worker.context().tcp.slack = Pool::of(4);
+        guest.worker.context().tcp.slack = Pool::new(4).expect("memory");
         let door = door(&mut guest.worker, v4, Protocol::Tcp);
         let listener = server(v4);
         let (stalled, _stream) = guest.connect(&listener);

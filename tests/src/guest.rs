@@ -26,19 +26,35 @@ impl User {
 pub struct Launch<'n> {
     net: &'n Net,
     user: User,
+    wrapper: Vec<String>,
     program: PathBuf,
     options: Vec<String>,
 }
 
 impl<'n> Launch<'n> {
     pub(crate) fn new(net: &'n Net, user: User, name: &str) -> Self {
-        Self { net, user, program: net.dir().join(name), options: Vec::new() }
+        Self { net, user, wrapper: Vec::new(), program: net.dir().join(name), options: Vec::new() }
     }
 
     /// Starts another program instead, to compare with.
     #[must_use]
     pub fn program(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.program);
+        self
+    }
+
+    /// Has another program start it, as `prlimit --nofile=16`, given as a line that is split at spaces.
+    #[must_use]
+    pub fn through(mut self, wrapper: &str) -> Self {
+        self.wrapper.extend(wrapper.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Has `script` change the mounts that it sees.
+    #[must_use]
+    pub fn with_mounts(mut self, script: &str) -> Self {
+        let script = format!("{script} && exec \"$@\"");
+        self.wrapper.extend(["unshare", "--mount", "sh", "-c", &script, "sh"].map(str::to_owned));
         self
     }
 
@@ -51,17 +67,13 @@ impl<'n> Launch<'n> {
 
     /// The command, with `operands` after the options.
     pub fn command(&self, operands: &str) -> Command {
-        let mut command = match self.user {
-            User::Root => self.net.host.command(&self.program.to_string_lossy()),
-            User::Normal => {
-                let id = User::NORMAL_ID;
-                let mut command = self.net.host.command("setpriv");
-                command.args([&format!("--reuid={id}"), &format!("--regid={id}")]);
-                command.args(["--clear-groups", "--inh-caps=-all"]).arg(&self.program);
-                command
-            }
-        };
-        command.args(&self.options).args(operands.split_whitespace());
+        let mut command = self.net.host.command("env");
+        if self.user == User::Normal {
+            let id = User::NORMAL_ID;
+            command.args(["setpriv", &format!("--reuid={id}"), &format!("--regid={id}")]);
+            command.args(["--clear-groups", "--inh-caps=-all"]);
+        }
+        command.args(&self.wrapper).arg(&self.program).args(&self.options).args(operands.split_whitespace());
         command.current_dir(self.net.dir()).env("SHELL", "/bin/sh");
         command
     }

@@ -28,6 +28,7 @@ pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use vm::Vm;
+pub use vm::uml;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

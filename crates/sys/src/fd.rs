@@ -12,18 +12,28 @@ const FIRST: RawFd = 3;
 /// Opens `/dev/null` in place of those of descriptors 0 to 2 that are closed,
 /// so that nothing opened later is mistaken for standard output.
 pub fn ensure_standard() -> io::Result<()> {
-    loop {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        let fd = null.into_raw_fd();
-        if fd >= FIRST {
-            return close(fd);
-        }
+    while !(0..FIRST).all(is_open) {
+        // The lowest number that is free.
+        let _standard = null()?.into_raw_fd();
     }
+    Ok(())
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: takes no pointers; a number that is no descriptor is an error.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
 /// Opens `/dev/null`.
 pub fn null() -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+    const NULL: &str = "/dev/null";
+    let opened = OpenOptions::new().read(true).write(true).open(NULL);
+    Ok(opened.map_err(|error| at(NULL, &error))?.into())
+}
+
+/// `error`, which happened at `place`, with its name: most often a path.
+pub fn at(place: impl std::fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{place}: {error}"))
 }
 
 /// Points descriptors 0 to 2 at `null`: a process in the background has no terminal.

@@ -11,6 +11,7 @@
 )]
 
 pub mod alloc;
+pub mod clock;
 pub mod dgram;
 pub mod fd;
 #[cfg(feature = "inject")]

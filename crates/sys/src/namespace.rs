@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::fd;
 use crate::seccomp::{Call, Choice, Sysno};
 use crate::socket::option;
 
@@ -74,7 +75,8 @@ impl Netns {
             Ok(work())
         };
         thread::scope(|scope| {
-            let worker = thread::Builder::new().spawn_scoped(scope, inside)?;
+            let worker = thread::Builder::new().stack_size(WORK_STACK).spawn_scoped(scope, inside);
+            let worker = worker.map_err(|error| no_thread(&error))?;
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
@@ -149,8 +151,11 @@ fn gone() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
-/// Bytes of stack of a [`Resident`].
+/// Bytes of stack of a [`Resident`]. Stacks have sizes of their own, or `RUST_MIN_STACK` in the environment
+/// would decide.
 const STACK: usize = 64 * 1024;
+/// Bytes of stack for [`Netns::run`].
+const WORK_STACK: usize = 512 * 1024;
 
 impl Resident {
     /// Starts the thread; see [`Netns::run`] for the rights that this needs. It ends with this value.
@@ -178,7 +183,8 @@ impl Resident {
             if entered.send(inside).is_ok() && stay {
                 work(&todo, &ready, &signal);
             }
-        })?;
+        });
+        let thread = thread.map_err(|error| no_thread(&error))?;
         result.recv().map_err(io::Error::other)??;
         Ok(Self { done, jobs, batches, thread: Some(thread) })
     }
@@ -285,13 +291,31 @@ impl Userns {
     }
 }
 
+/// Why there is no thread. The C library uses clone3(2), and clone(2) only where the kernel says that it lacks it.
+fn no_thread(error: &io::Error) -> io::Error {
+    let reason = match error.raw_os_error() {
+        Some(libc::EPERM) => "can't start a thread, as if a filter refused clone3",
+        _ => "can't start a thread",
+    };
+    fd::at(reason, error)
+}
+
+/// Why there is no new namespace, where that is not plain from the kernel's error (`user_namespaces(7)`, `namespaces(7)`).
+pub(crate) fn refused(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC) => fd::at("limit reached (user.max_*_namespaces, namespaces(7))", &error),
+        Some(libc::EPERM) => fd::at("not allowed by this system or sandbox", &error),
+        Some(libc::EINVAL | libc::ENOSYS) => fd::at("not supported by this kernel", &error),
+        _ => error,
+    }
+}
+
 /// Moves the process to a new user namespace, with all capabilities there and none elsewhere.
 /// The process must have a single thread.
 pub fn detach_user() -> io::Result<()> {
     // SAFETY: does not unshare the descriptor table, the reason for which
     // the function is unsafe.
-    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
-    Ok(())
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(|error| refused(error.into()))
 }
 
 /// Moves this thread, and those that it starts, to new namespaces: mount, IPC, UTS; with `NEWPID` the
@@ -299,8 +323,8 @@ pub fn detach_user() -> io::Result<()> {
 pub fn detach(namespaces: UnshareFlags) -> io::Result<()> {
     // SAFETY: what makes the function unsafe is a descriptor table that threads
     // no longer share, which is left out here.
-    unsafe { unshare_unsafe(namespaces.difference(UnshareFlags::FILES)) }?;
-    Ok(())
+    let detached = unsafe { unshare_unsafe(namespaces.difference(UnshareFlags::FILES)) };
+    detached.map_err(|error| refused(error.into()))
 }
 
 /// Maps user and group 0 of the new user namespace of this process to `uid` and `gid`

@@ -34,7 +34,7 @@ pub fn fork_into(namespaces: NewNamespaces) -> io::Result<Option<Pid>> {
     // copied, and both sides go on here on their own copy of the stack. All
     // further arguments are unused with these flags.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    forked(pid)
+    forked(pid).map_err(crate::namespace::refused)
 }
 
 /// Forks. The parent gets the child's PID, the child `None`.

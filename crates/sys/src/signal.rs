@@ -58,6 +58,15 @@ pub fn unblock_all() -> io::Result<()> {
     mask(libc::SIG_SETMASK, &signal_set(&[])).map(drop)
 }
 
+/// Blocks every signal that can be.
+pub fn block_all() -> io::Result<()> {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `set` is valid for writing.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: initialised by `sigfillset`.
+    mask(libc::SIG_SETMASK, unsafe { set.assume_init_ref() })
+}
+
 /// Signals read from a descriptor instead of being delivered.
 ///
 /// The descriptor becomes readable when one is pending. Must be added to an

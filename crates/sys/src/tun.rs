@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::result;
 use crate::seccomp::{Call, Sysno};
+use crate::{fd, result};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::read), Call::any(Sysno::write)];
@@ -55,11 +55,11 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(DEVICE)
-            .map_err(|error| io::Error::new(error.kind(), format!("{DEVICE}: {error}")))?;
+            .map_err(|error| fd::at(DEVICE, &error))?;
         let base = libc::IFF_TAP | libc::IFF_NO_PI;
         let header = !plain && set_interface(&file, name, base | libc::IFF_VNET_HDR).is_ok();
         if !header {
-            set_interface(&file, name, base)?;
+            set_interface(&file, name, base).map_err(|error| refused(&error))?;
         }
         let name = interface_name(&file)?;
         let offloads = if header { set_offloads(&file) } else { Offloads::empty() };
@@ -115,6 +115,15 @@ fn set_interface(file: &File, name: &str, flags: i32) -> io::Result<()> {
     let mut request = request(name, flags)?;
     // SAFETY: TUNSETIFF reads one ifreq and writes what it has completed to the same place.
     result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } as isize).map(drop)
+}
+
+/// Why there is no device of the name wanted (`tun_set_iff` of drivers/net/tun.c).
+fn refused(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => fd::at("the name is taken by another process, perhaps a second pasta", error),
+        Some(libc::EINVAL) => fd::at("the name is taken by an interface of another kind", error),
+        _ => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 fn interface_name(file: &File) -> io::Result<String> {

@@ -80,7 +80,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let offload = link.caps().tcp_segmentation;
         let mut worker = Worker::new(link, &options, now).expect("an engine");
         // Of what there is to lend, all or little; of a slot's uses, the first or those at the limits of numbers.
-        worker.context().tcp.slack = Pool::of([4, 16, 2112][tape.pick(3)]);
+        worker.context().tcp.slack = Pool::new([4, 16, 2112][tape.pick(3)]).expect("memory");
         let (_, flows) = worker.parts();
         flows.first_generation = [0, (1 << 29) - 2, u32::MAX - 1][tape.pick(3)];
         let doors = [true, false].map(|v4| door(&mut worker, v4, Protocol::Tcp));

@@ -135,7 +135,7 @@ fn merged(work: &Path, path: &str) -> PathBuf {
 }
 
 /// The shared libraries of a program, and what loads them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = output(Path::new("/"), "ldd", &[&program.to_string_lossy()])?;
     Ok(listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }

@@ -11,6 +11,7 @@ mod cpio;
 mod image;
 mod packages;
 mod qemu;
+pub mod uml;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
+/// Has the keys of the next release too, in Debian 12 since an update.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// The directory of this name in the cache. If there is none, it becomes what
 /// `make` leaves as `parts` in the directory that it is given.
 pub(super) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
@@ -37,6 +40,49 @@ pub(super) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> 
         output(Path::new("/"), "apt-get", &["update", "-q"])?;
         attempt()
     })
+}
+
+/// Unpacks packages of another Debian suite to `work/root`, with all that they need, down to the C
+/// library. Nothing is installed.
+pub(super) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Result<()> {
+    let mirror = with_fresh_lists(mirror)?;
+    let source = format!("deb [signed-by={KEYRING} target=Packages lang=none] {mirror} {suite} main\n");
+    fs::write(work.join("sources.list"), source)?;
+    // Of the machine's apt nothing is used but how it reaches the network.
+    fs::create_dir_all(work.join("state/lists/partial"))?;
+    fs::create_dir_all(work.join("cache/archives/partial"))?;
+    let at = |key: &str, name: &str| format!("{key}={}", work.join(name).display());
+    let options = [
+        at("Dir::State", "state"),
+        at("Dir::State::Lists", "state/lists"),
+        at("Dir::Cache", "cache"),
+        at("Dir::Cache::Archives", "cache/archives"),
+        at("Dir::Etc::SourceList", "sources.list"),
+        "Dir::Etc::SourceParts=/dev/null".to_owned(),
+        "Dir::Etc::Preferences=/dev/null".to_owned(),
+        "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+        // With nothing installed, all that is needed is downloaded.
+        "Dir::State::status=/dev/null".to_owned(),
+        "APT::Architecture=amd64".to_owned(),
+        "APT::Sandbox::User=root".to_owned(),
+        // A mirror that lacks the suite is an error, not a warning.
+        "APT::Update::Error-Mode=any".to_owned(),
+    ];
+    let apt = |arguments: &[&str]| {
+        let options = options.iter().flat_map(|option| ["-o", option]);
+        output(work, "apt-get", &options.chain(arguments.iter().copied()).collect::<Vec<_>>())
+    };
+    apt(&["update", "-q"]).with_context(|| format!("no package lists of Debian {suite}"))?;
+    apt(&[&["install", "-qy", "--download-only", "--no-install-recommends"], packages].concat())?;
+    unpack(work, &work.join("cache/archives"))
+}
+
+/// Where this machine gets Debian's packages from.
+fn mirror() -> Result<String> {
+    let wanted = ["$(REPO_URI)", "Label: Debian", "Created-By: Packages", "Component: main"];
+    let arguments: Vec<&str> = ["indextargets", "--format"].into_iter().chain(wanted).collect();
+    let listed = output(Path::new("/"), "apt-get", &arguments)?;
+    Ok(listed.lines().next().context("apt knows no mirror of Debian")?.to_owned())
 }
 
 /// Unpacks all packages in a directory to `work/root`.

@@ -12,15 +12,13 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
-use super::packages::{cached, output, unpack, with_fresh_lists};
+use super::packages::{cached, take_from_suite};
 use crate::{Net, Place as _, have, skip};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
 /// The release in preparation, under the name that it has at any time.
 const SUITE: &str = "testing";
-/// Has the keys of the next release too, in Debian 12 since an update.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A way to start qemu: a program and its first arguments.
 #[derive(Clone, Debug)]
@@ -96,36 +94,7 @@ fn packaged() -> &'static Result<Qemu> {
 
 /// Leaves in `work/parts` the program, its libraries and its firmware.
 fn make_parts(work: &Path) -> Result<()> {
-    let mirror = with_fresh_lists(mirror)?;
-    let source = format!("deb [signed-by={KEYRING} target=Packages lang=none] {mirror} {SUITE} main\n");
-    fs::write(work.join("sources.list"), source)?;
-    // Of the machine's apt nothing is used but how it reaches the network.
-    fs::create_dir_all(work.join("state/lists/partial"))?;
-    fs::create_dir_all(work.join("cache/archives/partial"))?;
-    let at = |key: &str, name: &str| format!("{key}={}", work.join(name).display());
-    let options = [
-        at("Dir::State", "state"),
-        at("Dir::State::Lists", "state/lists"),
-        at("Dir::Cache", "cache"),
-        at("Dir::Cache::Archives", "cache/archives"),
-        at("Dir::Etc::SourceList", "sources.list"),
-        "Dir::Etc::SourceParts=/dev/null".to_owned(),
-        "Dir::Etc::Preferences=/dev/null".to_owned(),
-        "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
-        // With nothing installed, all that is needed is downloaded.
-        "Dir::State::status=/dev/null".to_owned(),
-        "APT::Architecture=amd64".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-        // A mirror that lacks the suite is an error, not a warning.
-        "APT::Update::Error-Mode=any".to_owned(),
-    ];
-    let apt = |arguments: &[&str]| {
-        let options = options.iter().flat_map(|option| ["-o", option]);
-        output(work, "apt-get", &options.chain(arguments.iter().copied()).collect::<Vec<_>>())
-    };
-    apt(&["update", "-q"]).with_context(|| format!("no package lists of Debian {SUITE}"))?;
-    apt(&["install", "-qy", "--download-only", "--no-install-recommends", PACKAGE])?;
-    unpack(work, &work.join("cache/archives"))?;
+    take_from_suite(work, SUITE, &[PACKAGE])?;
     for (from, to) in [
         ("lib/x86_64-linux-gnu", "lib"),
         ("bin/qemu-system-x86_64", PROGRAM),
@@ -136,12 +105,4 @@ fn make_parts(work: &Path) -> Result<()> {
         fs::rename(&from, work.join("parts").join(to)).with_context(|| from.display().to_string())?;
     }
     Ok(())
-}
-
-/// Where this machine gets Debian's packages from.
-fn mirror() -> Result<String> {
-    let wanted = ["$(REPO_URI)", "Label: Debian", "Created-By: Packages", "Component: main"];
-    let arguments: Vec<&str> = ["indextargets", "--format"].into_iter().chain(wanted).collect();
-    let listed = output(Path::new("/"), "apt-get", &arguments)?;
-    Ok(listed.lines().next().context("apt knows no mirror of Debian")?.to_owned())
 }

@@ -23,7 +23,8 @@ use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFami
 use crate::flow::{Protocol, Side};
 use crate::forward::{Forward, Listener, listener};
 use crate::isolate;
-use crate::life::background::{self, PidFile};
+use crate::life::background::{self, PidFile, Place};
+use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
@@ -36,8 +37,11 @@ const MAX_FLOWS: usize = 1 << 17;
 
 /// The entry of both programs; the name in `argv[0]` tells which one it is.
 pub fn main() -> ExitCode {
+    passt_sys::alloc::share_heap();
     let argv: Vec<OsString> = std::env::args_os().collect();
-    match start::signals().context("Couldn't set up signals").and_then(|()| obey(argv)) {
+    let ready = start::sufficient().map_err(anyhow::Error::from);
+    let ready = ready.and_then(|()| start::signals().context("Couldn't set up signals"));
+    match ready.and_then(|()| obey(argv)) {
         Ok(status) => status.into(),
         Err(error) => report(&error).into(),
     }
@@ -59,6 +63,8 @@ fn report(error: &anyhow::Error) -> u8 {
     1
 }
 
+// Apart, or its frame may be more than the stack that `main` looks at first.
+#[inline(never)]
 fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
     match cli::parse(argv) {
         Outcome::Run(config) => run(&config),
@@ -97,6 +103,7 @@ fn run(config: &Config) -> anyhow::Result<u8> {
 
 /// What is opened and read as whoever started us, for passt and pasta alike.
 struct Prepared {
+    leftovers: Leftovers,
     pid_file: Option<PidFile>,
     capture: Capture,
     setup: Setup,
@@ -105,11 +112,16 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(config: &Config) -> anyhow::Result<Self> {
+    /// `leftovers` are what was made already.
+    fn new(config: &Config, mut leftovers: Leftovers) -> anyhow::Result<Self> {
         let options = listener::Options { families: config.families, freebind: config.freebind };
         let mut forward = Forward::new(options);
+        let pid_file = config.pid_file.as_deref().map(|path| PidFile::open(path, &mut leftovers));
+        let pid_file = pid_file.transpose()?;
+        leftovers.entrust().context("Couldn't start a process")?;
         Ok(Self {
-            pid_file: config.pid_file.as_deref().map(PidFile::open).transpose()?,
+            leftovers,
+            pid_file,
             capture: capture(config)?,
             setup: set_up(config)?,
             listeners: listen(config, Side::Host, &mut forward)?,
@@ -119,13 +131,15 @@ impl Prepared {
 }
 
 /// Goes to the background, or stays, and isolates the process that goes on once it has opened the rest with `open`
-/// and before it starts a thread with `inside`. Whoever started us may go on then.
-fn ready(
+/// and before it starts a thread with `inside`. Whoever started us may go on once the place returned is
+/// [ready](Place::ready), which is the last that can fail.
+fn settle(
     config: &Config,
+    leftovers: &mut Leftovers,
     pid_file: Option<PidFile>,
     open: impl FnOnce() -> anyhow::Result<()>,
     inside: impl FnOnce() -> anyhow::Result<Option<Resident>>,
-) -> anyhow::Result<Option<Resident>> {
+) -> anyhow::Result<(Place, Option<Resident>)> {
     let isolate = || {
         open()?;
         isolate::names(config)?;
@@ -135,15 +149,12 @@ fn ready(
     };
     if config.foreground {
         let resident = isolate()?;
-        background::stay(pid_file)?;
-        return Ok(resident);
+        return Ok((Place::Foreground(pid_file), resident));
     }
     isolate::processes()?;
-    let detached = background::detach(pid_file)?;
+    let detached = background::detach(pid_file, leftovers)?;
     let resident = isolate()?;
-    detached.ready()?;
-    crate::log::background();
-    Ok(resident)
+    Ok((Place::Background(detached), resident))
 }
 
 /// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.
@@ -191,11 +202,11 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
-fn engine_options(config: &Config, setup: Setup) -> io::Result<Options> {
+fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<Options> {
     let mut secrets = [0_u64; 4];
     for secret in &mut secrets {
         let mut bytes = [0; 8];
-        getrandom(&mut bytes, GetRandomFlags::empty())?;
+        getrandom(&mut bytes, GetRandomFlags::empty()).context("Couldn't get random numbers")?;
         *secret = u64::from_ne_bytes(bytes);
     }
     let PerFamily { v4, v6 } = setup.outbound_interface;

@@ -10,10 +10,11 @@ use std::os::unix::net::UnixListener;
 use anyhow::Context;
 use rustix::event::epoll::EventFlags;
 
-use super::{Prepared, end, engine_options, ready};
+use super::{Prepared, end, engine_options, settle};
 use crate::cli::{Config, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
+use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
 use crate::life::socket;
 use crate::link::Link;
@@ -28,8 +29,10 @@ const LISTENER: u32 = 0;
 pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity. The socket
     // is first: if another process has it, its files are not to be touched.
-    let listener = socket::listen(&passt.socket)?;
-    let Prepared { pid_file, capture, setup, forward, listeners } = Prepared::new(config)?;
+    let mut leftovers = Leftovers::default();
+    let listener = socket::listen(&passt.socket, &mut leftovers)?;
+    let Prepared { mut leftovers, pid_file, capture, setup, forward, listeners } =
+        Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         identity.assume(isolate::KEPT)?;
     }
@@ -44,7 +47,10 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
     if let Some(listener) = &listener {
-        worker.context().watch(listener, Token::External(LISTENER), EventFlags::IN)?;
+        worker
+            .context()
+            .watch(listener, Token::External(LISTENER), EventFlags::IN)
+            .context("Couldn't watch the socket")?;
     }
     let mut peers = Peers::default();
     let open = || {
@@ -53,7 +59,8 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
         }
         Ok(())
     };
-    ready(config, pid_file, open, || Ok(None))?;
+    let (place, _) = settle(config, &mut leftovers, pid_file, open, || Ok(None))?;
+    place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     end(serve(&mut worker, listener.as_ref(), &mut peers, passt.one_off))
 }

@@ -2,15 +2,16 @@
 
 use anyhow::Context;
 use passt_proto::addr::Mac;
-use passt_sys::namespace::Resident;
+use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::{Prepared, end, engine_options, listen, ready};
+use super::{Prepared, end, engine_options, listen, settle};
 use crate::cli::{Config, PastaOptions};
 use crate::flow::Side;
 use crate::forward;
 use crate::isolate;
+use crate::life::leftovers::Leftovers;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
@@ -28,13 +29,14 @@ const DEFAULT_MTU: usize = 1500;
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
 pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
-    let mut prepared = Prepared::new(config)?;
+    let mut prepared = Prepared::new(config, Leftovers::default())?;
     let entered = namespace::enter(config, pasta, inherited)?;
     let Some(wanted) = prepared.setup.tap.take() else {
-        entered.netns.run(|| Rtnl::open().map(|mut netlink| loopback_up(&mut netlink)))??;
+        let mut netlink = inside(&entered.netns, || Ok(Rtnl::open()?))?;
+        loopback_up(&mut netlink);
         return serve(config, prepared, entered, NoLink, None);
     };
-    let (tap, mac) = entered.netns.run(|| create_tap(&wanted))??;
+    let (tap, mac) = inside(&entered.netns, || create_tap(&wanted))?;
     let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
     serve(config, prepared, entered, TapLink::new(tap, mtu), mac)
 }
@@ -47,9 +49,9 @@ fn serve<L: Link>(
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
-    let Prepared { pid_file, capture, setup, mut forward, listeners } = prepared;
+    let Prepared { mut leftovers, pid_file, capture, setup, mut forward, listeners } = prepared;
     let Entered { netns, mut watch } = entered;
-    let inside = netns.run(|| listen(config, Side::Namespace, &mut forward))??;
+    let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().guest_mac = mac;
@@ -59,24 +61,26 @@ fn serve<L: Link>(
     worker.context().capture = capture;
     worker.context().forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
-    worker.listen(inside).context("Couldn't watch the namespace's ports")?;
+    worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
 
     let stay = || Resident::start(&netns).context("Couldn't stay in the network namespace");
     let open = || {
-        worker.context().enter(Some(stay()?))?;
+        worker.context().enter(Some(stay()?)).context("Couldn't watch the namespace's thread")?;
         forward::follow(worker.context());
         // The one that stays sees no more than the process will.
         worker.context().enter(None)?;
         Ok(())
     };
-    let resident = ready(config, pid_file, open, || stay().map(Some))?;
-    worker.context().enter(resident)?;
+    let (place, resident) = settle(config, &mut leftovers, pid_file, open, || stay().map(Some))?;
+    worker.context().enter(resident).context("Couldn't watch the namespace's thread")?;
     drop(netns);
     if let Some(fd) = watch.fd() {
-        worker.context().watch(fd, Token::External(0), EventFlags::IN)?;
+        let watched = worker.context().watch(fd, Token::External(0), EventFlags::IN);
+        watched.context("Couldn't watch the namespace or command")?;
     }
+    place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
-    watch.release()?;
+    watch.release().context("Couldn't let the command run")?;
     end(work(&mut worker, &watch))
 }
 
@@ -91,6 +95,11 @@ fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch) -> anyhow::Result<u8> {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),
     }
+}
+
+/// Does `work` in the network namespace.
+fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    netns.run(work).context("Couldn't work in the network namespace")?
 }
 
 /// Creates the tap device in this thread's network namespace and configures it; with it comes its address.

@@ -9,7 +9,9 @@
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
+use std::io;
 
+use passt_sys::alloc;
 use siphasher::sip::SipHasher13;
 
 use super::Key;
@@ -58,18 +60,18 @@ enum Content<T> {
 
 impl<T> Table<T> {
     /// Reserves a table for `capacity` flows (a power of two, at most [`MAX_FLOWS`]), hashed with a random `secret`.
-    pub fn new(capacity: usize, secret: (u64, u64)) -> Self {
+    pub fn new(capacity: usize, secret: (u64, u64)) -> io::Result<Self> {
         let capacity = capacity.next_power_of_two().min(MAX_FLOWS);
-        Self {
-            slots: Vec::with_capacity(capacity),
+        Ok(Self {
+            slots: alloc::reserved(capacity)?,
             free: None,
-            index: vec![0; capacity * 2],
+            index: alloc::zeroed(capacity * 2)?,
             last: Cell::new(0),
             live: 0,
             capacity,
             secret,
             first_generation: 0,
-        }
+        })
     }
 
     /// Number of flows.
@@ -239,7 +241,7 @@ mod tests {
 
     #[test]
     fn stale_handles_reach_nothing() {
-        let mut table = Table::new(4, (1, 2));
+        let mut table = Table::new(4, (1, 2)).expect("memory");
         let old = table.insert(key(1), "old").expect("room");
         assert_eq!(table.remove(old), Some("old"));
         let new = table.insert(key(2), "new").expect("room");
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn full_table_refuses_and_recovers() {
-        let mut table = Table::new(4, (1, 2));
+        let mut table = Table::new(4, (1, 2)).expect("memory");
         let handles: Vec<_> = (0..4).map(|p| table.insert(key(p), p).expect("room")).collect();
         assert_eq!(table.insert(key(9), 9), Err(9));
         assert_eq!(table.insert(key(2), 7), Err(7), "a key is unique");
@@ -263,7 +265,7 @@ mod tests {
     /// Whatever the order of insertions and removals, look-ups agree with a map.
     #[test]
     fn agrees_with_a_map() {
-        let mut table = Table::new(64, (3, 4));
+        let mut table = Table::new(64, (3, 4)).expect("memory");
         let mut model = std::collections::HashMap::new();
         let mut random = 12345u32;
         for _ in 0..20_000 {

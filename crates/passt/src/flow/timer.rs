@@ -7,7 +7,10 @@
 //! map per level finds the next occupied place at once, so the loop knows how
 //! long it may sleep, and an idle process does not wake at all.
 
+use std::io;
+
 use passt_proto::time::Instant;
+use passt_sys::alloc;
 
 const LEVELS: usize = 6;
 const PLACES: usize = 64;
@@ -38,13 +41,13 @@ const UNSET: Entry = Entry { next: NONE, prev: NONE, due: 0, place: None };
 
 impl Wheel {
     /// A wheel for up to `capacity` entries.
-    pub fn new(capacity: usize, now: Instant) -> Self {
-        Self {
+    pub fn new(capacity: usize, now: Instant) -> io::Result<Self> {
+        Ok(Self {
             now: now.as_millis(),
             occupied: [0; LEVELS + 1],
             heads: [[NONE; PLACES]; LEVELS + 1],
-            entries: Vec::with_capacity(capacity),
-        }
+            entries: alloc::reserved(capacity)?,
+        })
     }
 
     /// Sets the timer of `entry`, replacing what was set. It fires at the first
@@ -187,7 +190,7 @@ mod tests {
     /// Against a list of due times: every timer fires, in order, never early, and at its millisecond.
     #[test]
     fn fires_on_time() {
-        let mut wheel = Wheel::new(1000, Instant::from_millis(1_000_003));
+        let mut wheel = Wheel::new(1000, Instant::from_millis(1_000_003)).expect("memory");
         let mut due = vec![None; 1000];
         let mut now = 1_000_003u64;
         let mut random = 7u64;
@@ -225,7 +228,7 @@ mod tests {
 
     #[test]
     fn late_calls_fire_everything() {
-        let mut wheel = Wheel::new(4, Instant::ZERO);
+        let mut wheel = Wheel::new(4, Instant::ZERO).expect("memory");
         for (entry, millis) in [(0, 5), (1, 5000), (2, 5_000_000), (3, 6_000_000)] {
             wheel.set(entry, Instant::from_millis(millis));
         }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use passt_sys::{fd, process};
 use rustix::process::{Pid, Signal, getpid, kill_process, setsid};
 
+use super::leftovers::Leftovers;
+
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -25,7 +27,7 @@ pub enum Error {
     Detach(#[from] io::Error),
 }
 
-/// An open PID file, still empty.
+/// An open PID file, still as it was.
 #[derive(Debug)]
 pub struct PidFile {
     file: File,
@@ -33,29 +35,60 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Creates or empties the file, for its owner alone.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    /// Opens the file, or creates it for its owner alone; then it is removed if the start fails.
+    pub fn open(path: &Path, leftovers: &mut Leftovers) -> Result<Self, Error> {
+        let open = |new| OpenOptions::new().write(true).create_new(new).mode(0o600).open(path);
+        let file = match open(true) {
+            Ok(file) => leftovers.add(path).map(|()| file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(false),
+            Err(error) => Err(error),
+        };
         match file {
             Ok(file) => Ok(Self { file, path: path.into() }),
             Err(source) => Err(Error::PidFile { path: path.into(), source }),
         }
     }
 
+    /// Replaces the content.
     fn write(mut self, pid: Pid) -> Result<(), Error> {
+        let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
         let line = format!("{pid}\n");
-        self.file.write_all(line.as_bytes()).map_err(|source| Error::PidFile { path: self.path, source })
+        let written = emptied.and_then(|()| self.file.write_all(line.as_bytes()));
+        written.map_err(|source| Error::PidFile { path: self.path, source })
     }
 }
 
-/// Stays in the foreground: writes our own PID.
-pub fn stay(pid_file: Option<PidFile>) -> Result<(), Error> {
-    pid_file.map_or(Ok(()), |file| file.write(getpid()))
+/// A process that is about to run, in the foreground or in the background.
+#[derive(Debug)]
+#[must_use = "somebody waits for it"]
+pub enum Place {
+    /// Where it was started, with a PID file to be written.
+    Foreground(Option<PidFile>),
+    /// Out of sight.
+    Background(Detached),
+}
+
+impl Place {
+    /// Everything is in place: tells whoever waits, and the files of `leftovers` stay.
+    pub fn ready(self, leftovers: &mut Leftovers) -> Result<(), Error> {
+        match self {
+            Self::Foreground(pid_file) => {
+                pid_file.map_or(Ok(()), |file| file.write(getpid()))?;
+                leftovers.keep();
+            }
+            // The parent sees to them.
+            Self::Background(detached) => {
+                detached.ready()?;
+                crate::log::background();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A process on its way to the background, whose parent still waits.
 #[derive(Debug)]
-#[must_use = "the parent waits for it"]
 pub struct Detached {
     parent: PipeWriter,
     /// Opened in time: an isolated process finds no `/dev/null`.
@@ -63,16 +96,19 @@ pub struct Detached {
 }
 
 /// Forks and goes on in the child, in a session of its own. The parent
-/// waits until the child is [ready](Detached::ready) and ends with status 0, or 1 if
-/// the child ended before.
+/// waits until the child is [ready](Place::ready) and ends with status 0, or 1 if
+/// the child ended before, and nothing is left of `leftovers`.
 ///
 /// The process must have a single thread.
-pub fn detach(pid_file: Option<PidFile>) -> Result<Detached, Error> {
+pub fn detach(pid_file: Option<PidFile>, leftovers: &mut Leftovers) -> Result<Detached, Error> {
+    // Before the fork: it is the parent that reports.
+    let null = fd::null()?;
     let (mut reader, writer) = io::pipe()?;
     let Some(child) = process::fork()? else {
         drop(reader);
+        leftovers.leave();
         setsid().map_err(io::Error::from)?;
-        return Ok(Detached { parent: writer, null: fd::null()? });
+        return Ok(Detached { parent: writer, null });
     };
     drop(writer);
     if let Some(Err(error)) = pid_file.map(|file| file.write(child)) {
@@ -80,13 +116,18 @@ pub fn detach(pid_file: Option<PidFile>) -> Result<Detached, Error> {
         let _ = kill_process(child, Signal::KILL);
         return Err(error);
     }
-    let ready = matches!(reader.read(&mut [0]), Ok(1));
-    process::exit_now(u8::from(!ready));
+    if reader.read(&mut [0])? == 0 {
+        // It has told why.
+        drop(std::mem::take(leftovers));
+        process::exit_now(1);
+    }
+    leftovers.keep();
+    process::exit_now(0);
 }
 
 impl Detached {
     /// Everything is in place: gives up the terminal, then lets the parent end.
-    pub fn ready(mut self) -> Result<(), Error> {
+    fn ready(mut self) -> Result<(), Error> {
         fd::null_standard(&self.null)?;
         self.parent.write_all(&[0])?;
         Ok(())

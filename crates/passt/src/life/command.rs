@@ -12,10 +12,10 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use passt_sys::msg;
 use passt_sys::process::{self, NewNamespaces};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::signal::SignalFd;
+use passt_sys::{fd, msg};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
@@ -61,7 +61,8 @@ impl Command {
             drop(release);
             process::exit_now(run(argv, &hostname, inherited, ready));
         };
-        let status = File::open(format!("/proc/{pid}/status"))?;
+        let status = format!("/proc/{pid}/status");
+        let status = File::open(&status).map_err(|error| fd::at(status, &error))?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok();
         Ok(Self { pid, signals, process, status, release: Some(release) })
     }

@@ -11,6 +11,7 @@
 pub mod background;
 pub mod command;
 pub mod identity;
+pub mod leftovers;
 pub mod namespace;
 pub mod peers;
 pub mod socket;

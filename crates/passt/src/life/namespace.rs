@@ -58,6 +58,9 @@ pub enum Error {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A new namespace is reached by a path there.
+    #[error("No file system of type proc at /proc, which new namespaces need")]
+    NoProc,
     /// The kernel or a security module doesn't let us have one.
     #[error("Couldn't create user namespace")]
     Detach(#[source] io::Error),
@@ -113,6 +116,9 @@ fn create(
     wanted: Option<Identity>,
     inherited: Inherited,
 ) -> Result<Entered, Error> {
+    if !Path::new("/proc/self/uid_map").exists() {
+        return Err(Error::NoProc);
+    }
     enter_user(&pasta.userns, wanted)?;
     let argv = match &pasta.target {
         Target::Command(argv) => argv.as_slice(),

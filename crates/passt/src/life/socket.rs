@@ -2,7 +2,7 @@
 //! who comes there.
 //!
 //! A path is bound by whoever started us, before the change of identity, and for them
-//! alone (see [`limits`](super::start::limits)). It is never removed: a socket file without a
+//! alone (see [`limits`](super::start::limits)). It is removed only if the start fails: a socket file without a
 //! process is *stale*, and replaced by the next who wants its name.
 
 use std::fs;
@@ -17,13 +17,19 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use passt_sys::{fd, msg};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, SocketType, accept_with, getpeername, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, getpeername, socket_with, sockopt,
+};
 
+use super::leftovers::Leftovers;
 use super::peers::Peers;
 use crate::cli::GuestSocket;
 
 /// How many default names there are, numbered from 1.
 const NAMES: u32 = 63;
+
+/// Clients that may wait to be sent away.
+const BACKLOG: i32 = 128;
 
 /// Why no virtual machine can reach us.
 #[derive(Debug, thiserror::Error)]
@@ -56,21 +62,20 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
     if is_stream && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
 }
 
-/// Listens where the command line says; `None` if our client is there already.
-pub fn listen(wanted: &GuestSocket) -> Result<Option<UnixListener>, Error> {
+/// Listens where the command line says; `None` if our client is there already. The file is one of `leftovers`.
+pub fn listen(wanted: &GuestSocket, leftovers: &mut Leftovers) -> Result<Option<UnixListener>, Error> {
     let (listener, path) = match wanted {
         GuestSocket::Fd(_) => return Ok(None),
-        GuestSocket::Path(path) => (bind(path)?, path.clone()),
-        GuestSocket::FirstFree => first_free()?,
+        GuestSocket::Path(path) => (bind(path, leftovers)?, path.clone()),
+        GuestSocket::FirstFree => first_free(leftovers)?,
     };
-    listener.set_nonblocking(true).map_err(|source| Error::Bind { path: path.clone(), source })?;
     log::info!("UNIX domain socket bound at {}", path.display());
     Ok(Some(listener))
 }
 
-fn first_free() -> Result<(UnixListener, PathBuf), Error> {
+fn first_free(leftovers: &mut Leftovers) -> Result<(UnixListener, PathBuf), Error> {
     for path in names() {
-        match bind(&path) {
+        match bind(&path, leftovers) {
             Ok(listener) => return Ok((listener, path)),
             Err(Error::InUse(_)) => {}
             // Another user's, whose directory keeps us from removing it.
@@ -90,7 +95,7 @@ fn name(number: u32) -> PathBuf {
     format!("/tmp/passt_{number}.socket").into()
 }
 
-fn bind(path: &Path) -> Result<UnixListener, Error> {
+fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
     if is_live(path) {
         return Err(Error::InUse(path.into()));
     }
@@ -98,7 +103,17 @@ fn bind(path: &Path) -> Result<UnixListener, Error> {
         // If it stays, that is what binding will complain about.
         let _ = fs::remove_file(path);
     }
-    UnixListener::bind(path).map_err(|source| Error::Bind { path: path.into(), source })
+    bind_free(path, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
+}
+
+/// Listens at a path where there is nothing.
+fn bind_free(path: &Path, leftovers: &mut Leftovers) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    leftovers.add(path)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Whether a process has this socket, without its noticing: a real connection would be a client, the
@@ -162,13 +177,20 @@ mod tests {
         std::env::temp_dir().join(format!("socket-{name}-{}", std::process::id()))
     }
 
+    fn bind_kept(path: &Path) -> Result<UnixListener, Error> {
+        let mut leftovers = Leftovers::default();
+        let bound = bind(path, &mut leftovers);
+        leftovers.keep();
+        bound
+    }
+
     #[test]
     fn a_live_socket_is_not_disturbed() {
         let path = path("live");
-        let listener = bind(&path).unwrap();
+        let listener = bind_kept(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         assert_eq!(
-            bind(&path).unwrap_err().to_string(),
+            bind_kept(&path).unwrap_err().to_string(),
             format!("Socket path {} already in use", path.display())
         );
         assert!(admit(&listener, &mut Peers::default(), false).is_none(), "a connection was made");
@@ -178,9 +200,9 @@ mod tests {
     #[test]
     fn a_stale_socket_is_replaced() {
         let path = path("stale");
-        drop(bind(&path).unwrap());
+        drop(bind_kept(&path).unwrap());
         assert!(path.exists());
-        drop(bind(&path).unwrap());
+        drop(bind_kept(&path).unwrap());
         fs::remove_file(path).unwrap();
     }
 
@@ -208,7 +230,7 @@ mod tests {
     fn nothing_but_a_socket_is_replaced() {
         let path = path("file");
         fs::write(&path, "text").unwrap();
-        assert!(matches!(bind(&path), Err(Error::Bind { .. })));
+        assert!(matches!(bind_kept(&path), Err(Error::Bind { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         fs::remove_file(path).unwrap();
     }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use passt_sys::{fd, process, signal};
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, Signal, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit, umask};
 
 /// What the process that started us had set, for a command that we start in turn.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,23 @@ impl Inherited {
     }
 }
 
+/// Resources of which a process has to have so much, with unit and name in the shell. Open files: the process's own,
+/// sockets of the namespace that are kept in stock,
+/// and some for its flows.
+const NEEDED: [(Resource, u64, &str); 2] = [
+    (Resource::Nofile, 64, "open files (ulimit -n)"),
+    (Resource::Stack, 256 * 1024, "bytes of stack (ulimit -s)"),
+];
+
+/// A limit is too low.
+#[derive(Debug, thiserror::Error)]
+#[error("Not enough {what}: the limit is {limit}, at least {needed} are needed")]
+pub struct TooLow {
+    what: &'static str,
+    limit: u64,
+    needed: u64,
+}
+
 /// The very first step: standard descriptors are open, signals do what they should.
 /// SIGTERM and SIGQUIT end the process with status 0 from here on.
 pub fn signals() -> io::Result<()> {
@@ -36,6 +53,18 @@ pub fn signals() -> io::Result<()> {
     signal::exit_on(Signal::TERM)?;
     signal::exit_on(Signal::QUIT)?;
     signal::unblock_all()
+}
+
+/// Whether the limits allow what is needed at least; that of descriptors will be raised.
+pub fn sufficient() -> Result<(), TooLow> {
+    for (resource, needed, what) in NEEDED {
+        let Rlimit { current, maximum } = getrlimit(resource);
+        let limit = if resource == Resource::Nofile { maximum } else { current };
+        if let Some(limit) = limit.filter(|&limit| limit < needed) {
+            return Err(TooLow { what, limit, needed });
+        }
+    }
+    Ok(())
 }
 
 /// Closes descriptors that leaked to us, `keep` aside, raises the limit of open ones, and keeps files

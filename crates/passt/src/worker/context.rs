@@ -28,6 +28,7 @@ use crate::host::udp::Udp;
 use crate::link::Link;
 use crate::pcap::Capture;
 use crate::worker::counters::Counters;
+use crate::worker::memory::Pools;
 use crate::worker::queue::Queue;
 
 /// What the engine has to know, from the command line and the host's configuration.
@@ -41,7 +42,7 @@ pub struct Options {
     pub outbound_if: [Option<String>; 2],
     /// Protocols that are on.
     pub protocols: Protocols,
-    /// Flows at most.
+    /// Flows at most; fewer where memory is limited.
     pub max_flows: usize,
     /// How often to print statistics.
     pub stats: Option<Duration>,
@@ -112,11 +113,12 @@ pub struct Context<L> {
 }
 
 impl<L: Link> Context<L> {
-    pub(super) fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(link: L, options: &Options, now: Instant, pools: Pools) -> io::Result<Self> {
         let [_, _, a, b] = options.secrets;
         let pressure = Pressure::new();
+        let Pools { timers, ready, waiting, slack } = pools;
         Ok(Self {
-            tcp: Tcp::new(&link, options.services.mtu, (a, b)),
+            tcp: Tcp::new(&link, options.services.mtu, (a, b), slack),
             splice: Splice::new(),
             udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
             echo_refused: false,
@@ -135,9 +137,9 @@ impl<L: Link> Context<L> {
             outbound_if: options.outbound_if.clone(),
             protocols: options.protocols,
             capture: Capture::off(),
-            timers: Wheel::new(options.max_flows, now),
-            ready: Queue::new(options.max_flows),
-            waiting: Queue::new(options.max_flows),
+            timers,
+            ready,
+            waiting,
             backlog: false,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })

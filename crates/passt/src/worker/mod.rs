@@ -6,6 +6,7 @@
 mod chores;
 mod context;
 mod counters;
+mod memory;
 mod queue;
 
 use std::io;
@@ -58,11 +59,11 @@ pub enum Exit {
 impl<L: Link> Worker<L> {
     /// An engine on `link`.
     pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
-        let [a, b, ..] = options.secrets;
-        let mut ctx = Context::new(link, options, now)?;
+        let (flows, pools) = memory::reserve(options, now)?;
+        let mut ctx = Context::new(link, options, now, pools)?;
         ctx.watch_link()?;
         let chores = Chores::new(options, now);
-        Ok(Self { ctx, flows: Table::new(options.max_flows, (a, b)), chores })
+        Ok(Self { ctx, flows, chores })
     }
 
     /// Forwards the ports of listening sockets from now on.
@@ -240,7 +241,5 @@ impl<L: Link> Worker<L> {
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
 pub fn clock() -> Instant {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
-    Instant::from_nanos(seconds.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or(0)))
+    Instant::ZERO + passt_sys::clock::monotonic()
 }

@@ -2,6 +2,9 @@
 //! memory than was reserved for it.
 
 use std::collections::VecDeque;
+use std::io;
+
+use passt_sys::alloc;
 
 /// Numbers of places in the flow table, in order.
 #[derive(Debug)]
@@ -13,9 +16,11 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// For flows numbered below `capacity`.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize) -> io::Result<Self> {
         let capacity = capacity.next_power_of_two();
-        Self { order: VecDeque::with_capacity(capacity), queued: vec![0; capacity.div_ceil(64)] }
+        // Without an element it keeps this memory as it is.
+        let order = VecDeque::from(alloc::reserved(capacity)?);
+        Ok(Self { order, queued: alloc::zeroed(capacity.div_ceil(64))? })
     }
 
     /// Adds a flow at the end, unless it is there. The flow that has the number when its turn comes is
@@ -62,7 +67,7 @@ mod tests {
 
     #[test]
     fn each_once_and_in_order() {
-        let mut queue = Queue::new(100);
+        let mut queue = Queue::new(100).expect("memory");
         for index in [5, 99, 5, 64, 99, 1 << 20] {
             queue.push(index);
         }

@@ -119,7 +119,7 @@ pub struct TcpFlow {
 }
 
 impl Tcp {
-    pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64)) -> Self {
+    pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64), slack: Pool) -> Self {
         let limit = link.caps().queue_limit.unwrap_or(usize::MAX);
         // A guest that was not told its MTU knows better than we do what fits.
         let mtu = if mtu == 0 { MAX_MTU } else { mtu };
@@ -130,7 +130,7 @@ impl Tcp {
         Self {
             config: [config(40), config(60)],
             isn: IsnSecret(secret.0, secret.1),
-            slack: Pool::new(),
+            slack,
             pieces: Vec::with_capacity(MAX_BATCH),
             dirty: Vec::with_capacity(MAX_BATCH),
             late: Vec::with_capacity(MAX_BATCH),

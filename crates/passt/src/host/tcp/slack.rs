@@ -10,10 +10,11 @@
 //! as a crowd whose peers stopped reading does, the last blocks are for those that have fewest: what is dropped
 //! is the crowd's, which was going nowhere.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use passt_sys::iovec::Gather;
-use passt_sys::msg;
+use passt_sys::{alloc, msg};
 
 /// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest. More than
 /// a link receives at once, for a guest to go on while that is dealt with.
@@ -23,8 +24,8 @@ const CROWDED_ROOM: usize = 256 * 1024;
 /// Promise while next to nothing is left.
 const SMALL_ROOM: usize = 16 * 1024;
 const BLOCK: usize = 64 * 1024;
-/// Blocks in all, 132 MiB.
-const BLOCKS: u16 = 2112;
+/// Blocks of the usual pool, 132 MiB.
+pub const BLOCKS: u16 = 2112;
 
 /// The pool. Blocks that are free are chained, and so are those of a rest.
 pub struct Pool {
@@ -46,15 +47,10 @@ pub struct Rest {
 }
 
 impl Pool {
-    /// Reserves a pool of the usual size.
-    pub fn new() -> Self {
-        Self::of(BLOCKS)
-    }
-
-    /// Reserves a pool of so many blocks of 64 KiB.
-    pub fn of(blocks: u16) -> Self {
+    /// Reserves a pool of so many blocks of 64 KiB, usually [`BLOCKS`].
+    pub fn new(blocks: u16) -> io::Result<Self> {
         let next = (1..=blocks).collect();
-        Self { memory: vec![0; usize::from(blocks) * BLOCK], next, free: 0, free_count: blocks }
+        Ok(Self { memory: alloc::zeroed(usize::from(blocks) * BLOCK)?, next, free: 0, free_count: blocks })
     }
 
     /// Whether nothing is lent.
@@ -145,7 +141,7 @@ impl Pool {
         }
         match msg::send(fd, &data) {
             Ok(sent) => self.advance(rest, sent),
-            Err(e) => return e.kind() == std::io::ErrorKind::WouldBlock,
+            Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
         }
         true
     }
@@ -176,12 +172,6 @@ impl Pool {
             block = next;
         }
         self.free(block);
-    }
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -225,7 +215,7 @@ mod tests {
     /// Who comes when others have nearly all gets less, and at last nothing.
     #[test]
     fn a_crowd_leaves_something_to_the_rest() {
-        let (mut pool, mut rests) = (Pool::new(), Vec::new());
+        let (mut pool, mut rests) = (Pool::new(BLOCKS).unwrap(), Vec::new());
         let bytes = vec![1; ROOM];
         let mut counts = [(ROOM, 0), (CROWDED_ROOM, 0), (BLOCK, 0)];
         while pool.free_count > 0 {
@@ -252,7 +242,7 @@ mod tests {
     #[test]
     fn promises_shrink_while_blocks_are_lent() {
         const KIB: usize = 1024;
-        let mut pool = Pool::of(100);
+        let mut pool = Pool::new(100).unwrap();
         for lent in 0..=100 {
             let most = match lent {
                 0..=25 => usize::MAX,
@@ -275,7 +265,7 @@ mod tests {
         fn two_rests_keep_their_order(
             steps in prop::collection::vec((any::<bool>(), 0..3u8, 1..300_000usize, 0..1000usize), 1..60),
         ) {
-            let mut pool = Pool::new();
+            let mut pool = Pool::new(BLOCKS).unwrap();
             let mut rests = [None, None];
             let sockets = [(); 2].map(|()| UnixStream::pair().unwrap());
             let mut model = [VecDeque::new(), VecDeque::new()];
