@@ -98,6 +98,9 @@ fn install(root: &Path) -> Result<()> {
 /// Makes the copy like the tree, and leaves alone what is the same, so that it is not built again.
 fn copy(root: &Path) -> Result<PathBuf> {
     let tree = root.join("target/mutants/tree");
+    // Failures that properties noted for the mutants of earlier runs.
+    let _ = fs::remove_dir_all(tree.join("crates/proto/proptest-regressions"));
+    let _ = fs::remove_dir_all(tree.join("crates/passt/proptest-regressions"));
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let list = Command::new("git").args(list).current_dir(root).output().context("git ls-files")?;
     for name in String::from_utf8(list.stdout)?.split_terminator('\0') {

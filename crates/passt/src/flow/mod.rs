@@ -78,3 +78,24 @@ impl std::fmt::Display for Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    /// What log lines begin with: whoever began the flow stands first, where that is known.
+    #[test]
+    fn names_of_flows() {
+        let (guest, remote) =
+            (Endpoint::new(Ipv4Addr::new(192, 0, 2, 2), 80), Endpoint::new(Ipv6Addr::LOCALHOST, 7));
+        for (via, expected) in [
+            (Via::Link, "Tcp 192.0.2.2:80 - [::1]:7"),
+            (Via::Bypass(Side::Host), "Tcp host [::1]:7 - 192.0.2.2:80"),
+            (Via::Bypass(Side::Namespace), "Tcp namespace [::1]:7 - 192.0.2.2:80"),
+        ] {
+            assert_eq!(Key { via, protocol: Protocol::Tcp, guest, remote }.to_string(), expected);
+        }
+    }
+}
