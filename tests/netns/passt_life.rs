@@ -50,6 +50,8 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         drop(Command::new("kill").args(["-KILL", &self.0.to_string()]).output());
+        // Until then its ports are taken.
+        eventually("end of passt", || self.has_ended().then_some(()));
     }
 }
 
