@@ -278,6 +278,9 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             return;
         }
         self.loss = 0;
+        // Or both would get the same initial number, and what is for one could be taken for the other's.
+        self.now = self.now + Duration::from_millis(1003);
+        self.time_passes();
         self.turn();
         if index >= self.conns.len() || self.conns[index].host.listener.is_none() {
             return;
