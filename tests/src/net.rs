@@ -105,6 +105,15 @@ impl Ns {
     }
 }
 
+impl Ns {
+    /// Gives the namespace a FIFO for `/etc/resolv.conf`, which nobody writes to.
+    pub fn resolv_conf_fifo(&self) {
+        let path = Path::new("/etc/netns").join(&self.name).join("resolv.conf");
+        drop(std::fs::remove_file(&path));
+        root(&format!("mkfifo {}", path.display()));
+    }
+}
+
 impl Place for Ns {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

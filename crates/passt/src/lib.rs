@@ -2,6 +2,8 @@
 
 pub mod app;
 pub mod cli;
+mod clock;
+mod files;
 pub mod flow;
 pub mod forward;
 mod from_guest;
@@ -11,6 +13,7 @@ pub mod life;
 pub mod link;
 pub mod log;
 pub mod netconf;
+mod outlet;
 pub mod pcap;
 pub mod setup;
 #[cfg(test)]

@@ -2,29 +2,39 @@
 //!
 //! Until the process goes to the background a line appears on standard error, for whoever started
 //! us, and also in the log file or, without one, in the system's log. Everything is opened by
-//! [`init`], since nothing can be later; a line is put together in a buffer of fixed size, and
-//! the system's log drops it rather than keep the network waiting.
+//! [`init`], since nothing can be later; a line is put together in a buffer of fixed size, and a destination that doesn't
+//! take it at once does without, rather than keep the network waiting. It is told how many lines are missing
+//! when it takes some again.
+//!
+//! What others can cause again and again is limited once the process runs ([`limit`]).
 //!
 //! Left out: a system's log that is restarted isn't found again. Its lines carry no time, which
 //! the daemon adds, and no PID, which it learns from the socket: ours is from another namespace.
 
 mod file;
+mod limit;
 
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
+use arrayvec::ArrayVec;
 
+use passt_proto::time::Instant;
 use passt_sys::msg;
-use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::seccomp::Call;
 
 use crate::cli::{LogOptions, Verbosity};
+use crate::clock::clock;
+use crate::files;
+use crate::outlet::{self, Outlet};
 use file::LogFile;
+use limit::Limits;
 
 /// Socket of the system's log.
 const SYSLOG: &str = "/dev/log";
@@ -34,12 +44,15 @@ const LOG_DAEMON: u8 = 3;
 const MAX_LINE: usize = 1024;
 
 /// System calls for a line.
-pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
+pub const CALLS: &[Call] = outlet::CALLS;
 
 /// System calls for a line in a file of limited size.
 pub const FILE_CALLS: &[Call] = file::CALLS;
 
 static LOGGER: Logger = Logger(Mutex::new(None));
+
+/// When there is something to [account for](account), in nanoseconds of the clock; zero if there is nothing.
+static DUE: AtomicU64 = AtomicU64::new(0);
 
 /// Why logging can't begin.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +85,28 @@ pub fn init(name: &'static str, options: &LogOptions) -> Result<(), LogError> {
 /// Ends the use of standard error, as the process goes to the background.
 pub fn background() {
     if let Some(sink) = LOGGER.lock().as_mut() {
-        sink.stderr = false;
+        sink.destinations.retain(|destination| !matches!(destination.to, To::Stderr(..)));
+    }
+}
+
+/// Limits lines from here on: others than whoever started us may cause them.
+pub fn limit() {
+    if let Some(sink) = LOGGER.lock().as_mut() {
+        sink.limits = Some(Limits::new());
+    }
+}
+
+/// When [`account`] has something to tell.
+pub fn due() -> Option<Instant> {
+    Some(DUE.load(Ordering::Relaxed)).filter(|&due| due != 0).map(Instant::from_nanos)
+}
+
+/// Tells how many lines the limit left out whose time is over.
+pub fn account(now: Instant) {
+    if due().is_some_and(|due| due <= now)
+        && let Some(sink) = LOGGER.lock().as_mut()
+    {
+        sink.account(now);
     }
 }
 
@@ -103,7 +137,7 @@ impl Log for Logger {
         if self.enabled(record.metadata())
             && let Some(sink) = self.lock().as_mut()
         {
-            sink.write(record.level(), record.args());
+            sink.log(record);
         }
     }
 
@@ -114,64 +148,139 @@ impl Log for Logger {
 struct Sink {
     name: &'static str,
     start: Instant,
-    /// Lines on standard error begin with the time.
-    timed: bool,
-    stderr: bool,
-    file: Option<LogFile>,
-    syslog: Option<UnixDatagram>,
+    destinations: ArrayVec<Destination, 2>,
+    limits: Option<Limits>,
 }
 
+/// One of them.
+struct Destination {
+    to: To,
+    /// Lines that it didn't take since the last that it took.
+    missing: u64,
+}
+
+enum To {
+    /// Standard error; lines begin with the time if that is asked for.
+    Stderr(Option<Outlet>, Timed),
+    File(LogFile),
+    /// A log file that is none: a FIFO or a device.
+    Stream(Outlet),
+    System(UnixDatagram),
+}
+
+type Timed = bool;
+
 impl Sink {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a line may come from anywhere, so it can't be given the time"
-    )]
     fn open(name: &'static str, options: &LogOptions, syslog: &Path) -> Result<Self, LogError> {
-        let open = |path: &PathBuf| {
+        let mut destinations = ArrayVec::new();
+        let stderr = Outlet::standard(rustix::stdio::stderr()).ok();
+        destinations.push(To::Stderr(stderr, options.verbosity >= Verbosity::Debug).into());
+        if let Some(path) = &options.file {
             let header = format!("{name} {}", env!("CARGO_PKG_VERSION"));
-            let file = LogFile::create(path, options.size, header);
-            file.map_err(|error| LogError::File { path: path.clone(), error })
-        };
-        let file = options.file.as_ref().map(open).transpose()?;
-        Ok(Self {
-            name,
-            start: Instant::now(),
-            timed: options.verbosity >= Verbosity::Debug,
-            stderr: true,
-            // Where there is no system's log, there is none to write to.
-            syslog: if file.is_none() { connect(syslog).ok() } else { None },
-            file,
-        })
+            let file = open(path, options.size, header);
+            destinations.push(file.map_err(|error| LogError::File { path: path.clone(), error })?.into());
+        } else if let Ok(socket) = connect(syslog) {
+            destinations.push(To::System(socket).into());
+        }
+        Ok(Self { name, start: clock(), destinations, limits: None })
     }
 
-    /// Writes one line to every destination. There is nobody to tell if that fails.
-    fn write(&mut self, level: Level, message: &fmt::Arguments<'_>) {
-        let mut line = Line::new();
-        if self.stderr {
-            let end = line.fill(|line| self.stamp(line, self.timed).and_then(|()| line.write_fmt(*message)));
-            let _ = msg::write_slice(rustix::stdio::stderr(), end);
-        }
-        if self.file.is_some() {
-            let text = line.fill(|line| self.stamp(line, true).and_then(|()| line.write_fmt(*message)));
-            if let Some(file) = &mut self.file {
-                let _ = file.append(text);
+    /// Writes a line, unless there were too many like it.
+    fn log(&mut self, record: &Record<'_>) {
+        if self.limits.is_some() {
+            let now = clock();
+            self.account(now);
+            let limits = self.limits.as_mut();
+            let passes = limits.is_none_or(|limits| limits.pass(record, now));
+            self.note_due();
+            if !passes {
+                return;
             }
         }
-        if let Some(socket) = &self.syslog {
-            let priority = LOG_DAEMON << 3 | severity(level);
-            let text = line.fill(|line| write!(line, "<{priority}>{}: {message}", self.name));
-            let _ = msg::send_slice(socket.as_fd(), text.strip_suffix(b"\n").unwrap_or(text));
-        }
+        self.write(record.level(), record.args());
     }
 
-    /// Seconds since the start, to a tenth of a millisecond.
-    fn stamp(&self, line: &mut Line, timed: bool) -> fmt::Result {
-        if !timed {
-            return Ok(());
+    /// Writes how many lines were left out whose time is over.
+    fn account(&mut self, now: Instant) {
+        while let Some((level, last, count)) = self.limits.as_mut().and_then(|limits| limits.due(now)) {
+            self.write(level, &format_args!("{} (one of {count} like it that were not logged)", last.text()));
         }
-        let time = self.start.elapsed();
-        write!(line, "{}.{:04}: ", time.as_secs(), time.subsec_micros() / 100)
+        self.note_due();
     }
+
+    fn note_due(&self) {
+        let due = self.limits.as_ref().and_then(Limits::next);
+        DUE.store(due.map_or(0, Instant::as_nanos), Ordering::Relaxed);
+    }
+
+    /// Writes one line to every destination.
+    fn write(&mut self, level: Level, message: &fmt::Arguments<'_>) {
+        for destination in &mut self.destinations {
+            destination.write(self.name, self.start, level, message);
+        }
+    }
+}
+
+impl Destination {
+    /// Writes a line, after how many are missing before it. There is nobody to tell if that fails.
+    fn write(&mut self, name: &str, start: Instant, level: Level, message: &fmt::Arguments<'_>) {
+        let missing = self.missing;
+        let mut put = |level, message: &fmt::Arguments<'_>| self.to.put(name, start, level, message).is_ok();
+        let told = missing == 0 || put(Level::Warn, &format_args!("{missing} lines are missing here"));
+        let taken = told && put(level, message);
+        self.missing = if told { 0 } else { missing } + u64::from(!taken);
+    }
+}
+
+impl From<To> for Destination {
+    fn from(to: To) -> Self {
+        Self { to, missing: 0 }
+    }
+}
+
+impl To {
+    fn put(
+        &mut self,
+        name: &str,
+        start: Instant,
+        level: Level,
+        message: &fmt::Arguments<'_>,
+    ) -> io::Result<()> {
+        let mut line = Line::new();
+        let text = line.fill(|line| {
+            match self {
+                Self::Stderr(_, false) => {}
+                Self::Stderr(_, true) | Self::File(_) | Self::Stream(_) => stamp(line, start)?,
+                Self::System(_) => write!(line, "<{}>{name}: ", LOG_DAEMON << 3 | severity(level))?,
+            }
+            line.write_fmt(*message)
+        });
+        match self {
+            Self::Stderr(None, _) => Err(io::ErrorKind::NotFound.into()),
+            Self::Stderr(Some(outlet), _) | Self::Stream(outlet) => outlet.write_line(text),
+            Self::File(file) => file.append(text),
+            Self::System(socket) => {
+                msg::send_slice(socket.as_fd(), text.strip_suffix(b"\n").unwrap_or(text)).map(drop)
+            }
+        }
+    }
+}
+
+/// Opens the log file, and begins it with `header`.
+fn open(path: &Path, limit: u64, header: String) -> io::Result<To> {
+    let mut outlet = Outlet::new(files::create(path)?)?;
+    if outlet.is_file() {
+        return LogFile::new(outlet.into_file(), limit, header).map(To::File);
+    }
+    // It may be full of what another process wrote there.
+    let _ = outlet.write_line(format!("{header}\n").as_bytes());
+    Ok(To::Stream(outlet))
+}
+
+/// Seconds since the start, to a tenth of a millisecond.
+fn stamp(line: &mut Line, start: Instant) -> fmt::Result {
+    let time = clock().since(start);
+    write!(line, "{}.{:04}: ", time.as_secs(), time.subsec_micros() / 100)
 }
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
@@ -192,14 +301,26 @@ fn severity(level: Level) -> u8 {
 }
 
 /// A line while it is put together.
+#[derive(Clone, Debug)]
 struct Line {
     bytes: [u8; MAX_LINE],
     len: usize,
 }
 
 impl Line {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self { bytes: [0; MAX_LINE], len: 0 }
+    }
+
+    /// What was put together last, without its end; as far as it is text, should it have been cut inside of a character.
+    fn text(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or_default();
+        match str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default()).unwrap_or_default()
+            }
+        }
     }
 
     /// What `write` makes, cut if need be, with a newline at its end.
@@ -242,7 +363,9 @@ mod tests {
     }
 
     fn silent(options: &LogOptions, syslog: &Path) -> Sink {
-        Sink { stderr: false, ..Sink::open("pasta", options, syslog).unwrap() }
+        let mut sink = Sink::open("pasta", options, syslog).unwrap();
+        sink.destinations.retain(|destination| !matches!(destination.to, To::Stderr(..)));
+        sink
     }
 
     #[test]
@@ -272,8 +395,16 @@ mod tests {
         for number in 0..10_000 {
             sink.write(Level::Info, &format_args!("{number}"));
         }
+        let mut read = 0;
+        daemon.set_nonblocking(true).unwrap();
+        while let Ok(len) = daemon.recv(&mut buffer) {
+            assert_eq!(buffer[..len], *format!("<30>pasta: {read}").as_bytes());
+            read += 1;
+        }
+        // It hears how many it did not.
+        sink.write(Level::Info, &format_args!("x"));
         let len = daemon.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..len], b"<30>pasta: 0");
+        assert_eq!(buffer[..len], *format!("<28>pasta: {} lines are missing here", 10_000 - read).as_bytes());
         drop(daemon);
         sink.write(Level::Info, &format_args!("gone"));
     }
@@ -290,7 +421,7 @@ mod tests {
         let (time, message) = second.split_once(": ").unwrap();
         assert_eq!(message, "wrong\n");
         assert!(time.parse::<f64>().is_ok(), "{time}");
-        assert!(sink.syslog.is_none());
+        assert_eq!(sink.destinations.len(), 1);
     }
 
     #[test]

@@ -5,18 +5,25 @@
 //! are recorded as they pass the link: what one side left for the other to segment appears as one
 //! long packet, and its checksum may be missing.
 //!
+//! A frame is recorded as a whole or not at all. One that the file doesn't take at once, as a FIFO that nobody reads, is
+//! left out and counted.
+//!
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use passt_proto::time::Instant;
+use passt_sys::fd;
 use passt_sys::iovec::Gather;
-use passt_sys::msg;
+use passt_sys::seccomp::{Call, Sysno};
+
+use crate::files;
+use crate::outlet::{self, Outlet};
+
+/// System calls made here once the process runs: what a full disk took a part of is taken back.
+pub const CALLS: &[&[Call]] = &[outlet::CALLS, fd::CALLS, &[Call::any(Sysno::ftruncate)]];
 
 /// Format with nanoseconds, in the byte order of the machine.
 const MAGIC: u32 = 0xa1b2_3c4d;
@@ -33,28 +40,32 @@ pub struct Capture {
     /// Since 1970 until the origin of the clock.
     origin: Duration,
     lost: u64,
+    /// Frames left out since the last that was recorded.
+    gap: u64,
 }
 
 #[derive(Debug)]
 enum State {
     Off,
-    On(File),
+    /// With its size in bytes.
+    On(Outlet, u64),
     Failed,
 }
 
 impl Capture {
     /// Records nothing.
     pub fn off() -> Self {
-        Self { state: State::Off, origin: Duration::ZERO, lost: 0 }
+        Self { state: State::Off, origin: Duration::ZERO, lost: 0, gap: 0 }
     }
 
     /// Begins a file, which replaces one that exists. `origin` is the time from 1970 to
     /// [`Instant::ZERO`], so that no clock needs to be read for a frame.
     pub fn create(path: &Path, origin: Duration) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(file_header().as_flattened())?;
-        Ok(Self { state: State::On(file), origin, lost: 0 })
+        let mut outlet = Outlet::new(files::create(path)?)?;
+        let header = file_header();
+        let header = Gather::of(header.as_flattened());
+        outlet.write(&header)?;
+        Ok(Self { state: State::On(outlet, header.total() as u64), origin, ..Self::off() })
     }
 
     /// Whether frames were to be recorded, so that nobody gathers their parts in vain.
@@ -62,44 +73,54 @@ impl Capture {
         !matches!(self.state, State::Off)
     }
 
-    /// Records one frame, from its Ethernet header on: `head` and what follows it. If that
-    /// fails the capture ends, with one warning.
+    /// Records one frame, from its Ethernet header on: `head` and what follows it. One that there is no room for
+    /// is left out; if recording fails otherwise the capture ends, with one warning.
     pub fn record(&mut self, now: Instant, head: &[u8], rest: &Gather<'_>) {
-        let file = match &mut self.state {
+        let (outlet, size) = match &mut self.state {
             State::Off => return,
-            State::On(file) => file,
+            State::On(outlet, size) => (outlet, size),
             State::Failed => {
                 self.lost += 1;
                 return;
             }
         };
-        let time = self.origin + now.since(Instant::ZERO);
-        if let Err(error) = write(file, time, head, rest) {
-            log::warn!("Can't record frames any more: {error}");
-            self.state = State::Failed;
-            self.lost += 1;
+        let length = u32::try_from(head.len() + rest.total()).unwrap_or(u32::MAX);
+        let header = packet_header(self.origin + now.since(Instant::ZERO), length);
+        let mut parts = Gather::of(header.as_flattened());
+        parts.push(head);
+        parts.append(rest);
+        match outlet.write(&parts) {
+            Ok(()) => {
+                *size += parts.total() as u64;
+                if self.gap > 0 {
+                    log::warn!("{} frames are missing from the capture before this one", self.gap);
+                    self.gap = 0;
+                }
+            }
+            Err(error) => {
+                self.lost += 1;
+                self.gap += 1;
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    log::warn!("Can't record frames any more: {error}");
+                    outlet.cut_to(*size);
+                    self.state = State::Failed;
+                } else if self.gap == 1 {
+                    log::warn!("Frames are missing from the capture from here on: nobody reads it");
+                }
+            }
         }
     }
 
-    /// Frames that are missing because recording failed.
+    /// Frames that are missing because they could not be recorded.
     pub fn lost(&self) -> u64 {
         self.lost
     }
-}
 
-fn write(file: &File, time: Duration, head: &[u8], rest: &Gather<'_>) -> io::Result<()> {
-    let length = u32::try_from(head.len() + rest.total()).unwrap_or(u32::MAX);
-    let header = packet_header(time, length);
-    let mut parts = Gather::new();
-    parts.push(header.as_flattened());
-    parts.push(head);
-    parts.append(rest);
-    // What is missing from a short write could only be added by a second one, after which
-    // nothing would be known about a third.
-    if msg::write(file.as_fd(), &parts)? == parts.total() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::StorageFull.into())
+    /// Says what is missing, at the end.
+    pub fn account(&self) {
+        if self.lost > 0 {
+            log::warn!("{} frames are missing from the capture", self.lost);
+        }
     }
 }
 
@@ -172,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_failure_ends_it() {
-        let file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let mut capture = Capture { state: State::On(file), ..Capture::off() };
+        let file = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut capture = Capture { state: State::On(Outlet::new(file).unwrap(), 0), ..Capture::off() };
         for _ in 0..3 {
             capture.record(Instant::ZERO, b"frame", &Gather::new());
         }

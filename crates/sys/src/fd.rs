@@ -2,9 +2,20 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
+use crate::result;
+use crate::seccomp::{Call, Sysno};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNREAD)]])];
+
+/// `FIONREAD` (`ioctl_fionread(2)`), in the type of the filter.
+const UNREAD: i64 = libc::FIONREAD.cast_signed();
+
+/// Most bytes that a pipe takes as a whole or not at all, pipe(7).
+pub const PIPE_BUF: usize = libc::PIPE_BUF;
 
 /// First descriptor after standard input, output and error.
 const FIRST: RawFd = 3;
@@ -124,6 +135,21 @@ fn is_own(fd: RawFd) -> bool {
     // SAFETY: takes no pointers; a number that is no descriptor is an error.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     flags >= 0 && flags & libc::FD_CLOEXEC != 0
+}
+
+/// `FIONREAD`: bytes in a pipe that nobody has read.
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    result(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) } as isize)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Bytes of a page of memory, in which pipes hold data.
+pub fn page_size() -> usize {
+    // SAFETY: takes no pointers; the C library knows it from the start of the process.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096).max(1)
 }
 
 fn close(fd: RawFd) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -52,7 +52,7 @@ pub struct Netns(File);
 impl Netns {
     /// Opens the namespace that `path` refers to.
     pub fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self)
+        open(path).map(Self)
     }
 
     /// The same namespace without what its path needs: the mount that it was opened from
@@ -276,7 +276,7 @@ pub struct Userns(File);
 impl Userns {
     /// Opens the namespace that `path` refers to.
     pub fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self)
+        open(path).map(Self)
     }
 
     /// Moves the process there, and gives it all capabilities of that namespace and none of others.
@@ -308,6 +308,11 @@ pub(crate) fn refused(error: io::Error) -> io::Error {
         Some(libc::EINVAL | libc::ENOSYS) => fd::at("not supported by this kernel", &error),
         _ => error,
     }
+}
+
+/// Opens what should be a namespace. A FIFO that nobody writes to would keep us; it is refused when it is entered.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Moves the process to a new user namespace, with all capabilities there and none elsewhere.

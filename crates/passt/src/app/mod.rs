@@ -26,11 +26,12 @@ use crate::isolate;
 use crate::life::background::{self, PidFile, Place};
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
+use crate::link::Link;
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
 use crate::pcap::Capture;
 use crate::setup::{self, Setup};
-use crate::worker::{Options, Protocols, clock};
+use crate::worker::{Options, Protocols, Worker, clock};
 
 /// Flows at most; the table takes memory only as it is used.
 const MAX_FLOWS: usize = 1 << 17;
@@ -47,8 +48,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Ends a sealed process.
-fn end(result: anyhow::Result<u8>) -> ! {
+/// Ends a sealed process, after what is still to be said.
+fn end<L: Link>(worker: &mut Worker<L>, result: anyhow::Result<u8>) -> ! {
+    worker.context().capture.account();
+    crate::log::account(Instant::from_nanos(u64::MAX));
     exit_now(result.unwrap_or_else(|error| report(&error)))
 }
 

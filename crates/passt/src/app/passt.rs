@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use rustix::event::epoll::EventFlags;
 
 use super::{Prepared, end, engine_options, settle};
@@ -16,10 +16,10 @@ use crate::isolate;
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
-use crate::life::socket;
+use crate::life::socket::{self, Spare};
 use crate::link::Link;
 use crate::link::stream::StreamLink;
-use crate::worker::{Exit, Token, Worker, clock};
+use crate::worker::{Context, Exit, Token, Worker, clock};
 
 /// Number of the listening socket among what is outside of the engine.
 const LISTENER: u32 = 0;
@@ -62,23 +62,67 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     let (place, _) = settle(config, &mut leftovers, pid_file, open, || Ok(None))?;
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
-    end(serve(&mut worker, listener.as_ref(), &mut peers, passt.one_off))
+    let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
+    let result = serve(&mut worker, door.as_mut(), passt.one_off);
+    end(&mut worker, result)
+}
+
+/// The listening socket, and what is needed to let in who comes there.
+struct Door {
+    listener: UnixListener,
+    peers: Peers,
+    spare: Spare,
+    /// The loop tells when somebody comes.
+    watched: bool,
+}
+
+impl Door {
+    /// Lets in who is there, unless the link was `taken` when the loop began. Where that fails it is tried again
+    /// after a pause: who comes stays there, and would keep the loop busy.
+    fn admit(&mut self, ctx: &mut Context<StreamLink>, taken: bool) -> Option<OwnedFd> {
+        // One that left is seen off before the next is let in.
+        if taken && ctx.link.fd().is_none_or(socket::has_left) {
+            self.watch(ctx);
+            return None;
+        }
+        match socket::admit(&self.listener, &mut self.spare, &mut self.peers, taken) {
+            Ok(client) => {
+                self.watch(ctx);
+                client
+            }
+            Err(error) => {
+                log::warn!("Couldn't accept a connection: {error}");
+                self.look_again(ctx);
+                None
+            }
+        }
+    }
+
+    fn watch(&mut self, ctx: &mut Context<StreamLink>) {
+        if !self.watched {
+            self.watched = ctx.watch(&self.listener, Token::External(LISTENER), EventFlags::IN).is_ok();
+        }
+        if !self.watched {
+            ctx.postpone(LISTENER);
+        }
+    }
+
+    fn look_again(&mut self, ctx: &mut Context<StreamLink>) {
+        self.watched = self.watched && ctx.unwatch(&self.listener).is_err();
+        ctx.postpone(LISTENER);
+    }
 }
 
 /// Serves one client after the other, or only one; the exit status.
-fn serve(
-    worker: &mut Worker<StreamLink>,
-    listener: Option<&UnixListener>,
-    peers: &mut Peers,
-    one_off: bool,
-) -> anyhow::Result<u8> {
+fn serve(worker: &mut Worker<StreamLink>, mut door: Option<&mut Door>, one_off: bool) -> anyhow::Result<u8> {
     loop {
+        if let Some(door) = &mut door {
+            door.spare.fill();
+        }
         let mut client = None;
         let taken = worker.context().link.is_connected();
         let exit = worker.run(|_, ctx| {
-            // One that left is seen off before the next is let in.
-            let leaves = taken && ctx.link.fd().is_none_or(socket::has_left);
-            client = listener.filter(|_| !leaves).and_then(|listener| socket::admit(listener, peers, taken));
+            client = door.as_mut().and_then(|door| door.admit(ctx, taken));
             client.is_some()
         });
         if let Exit::Link(error) = exit {

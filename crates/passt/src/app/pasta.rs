@@ -81,7 +81,8 @@ fn serve<L: Link>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
     watch.release().context("Couldn't let the command run")?;
-    end(work(&mut worker, &watch))
+    let result = work(&mut worker, &watch);
+    end(&mut worker, result)
 }
 
 /// Runs the engine until the end; the exit status.

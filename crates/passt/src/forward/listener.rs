@@ -20,6 +20,7 @@ use super::pressure::{self, Opening};
 use super::table::{Entry, Place, RuleId};
 use crate::cli::{Families, Listen};
 use crate::flow::{Key, Protocol, Side, Via};
+use crate::host::{DATAGRAMS, Futile};
 use crate::link::Link;
 use crate::worker::{Context, Token};
 
@@ -54,6 +55,8 @@ pub struct Listener {
     pub(crate) paused: Cell<Option<Instant>>,
     /// None of its connections that are being established could be given up: not looked at again before.
     pub(crate) searched: Cell<Option<Instant>>,
+    /// Events of late that led to nothing.
+    pub(crate) futile: Futile,
     /// What the kernel calls it when it tells what listens.
     inode: u64,
     /// The port on the other side.
@@ -267,6 +270,7 @@ impl Listener {
             accepted: Cell::new(0),
             paused: Cell::new(None),
             searched: Cell::new(None),
+            futile: Futile::default(),
             inode: rustix::fs::fstat(&fd)?.st_ino,
             fd,
             addr: ip.into(),
@@ -371,7 +375,8 @@ impl Listener {
             // Linux before 5.0 does not know how to.
             let _ = dgram::want_joined(self.fd.as_fd());
         }
-        ctx.watch(&self.fd, Token::Listener(number), EventFlags::IN)
+        let events = if self.protocol == Protocol::Udp { DATAGRAMS } else { EventFlags::IN };
+        ctx.watch(&self.fd, Token::Listener(number), events)
     }
 }
 

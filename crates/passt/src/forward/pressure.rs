@@ -21,8 +21,8 @@ pub(crate) const OPENING: u32 = 256;
 const UNHEARD: Duration = Duration::from_secs(10);
 /// The part of all descriptors that is kept, and the most of them.
 const KEPT: (u64, u64) = (8, 1024);
-/// When to look for free descriptors again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The most descriptors that ports take which need not all be had: three of four. Connections need the others.
 pub(super) fn for_ports() -> RawFd {
@@ -159,8 +159,13 @@ impl Pressure {
     /// Until when something about a single listening socket is not tried again. The loop is awake then.
     pub(crate) fn pause(&mut self, now: Instant) -> Instant {
         let until = now + LOOK_AGAIN;
-        self.again = Some(self.again.map_or(until, |again| again.min(until)));
+        self.remind(until);
         until
+    }
+
+    /// Has the loop awake at `until`, when such a pause ends.
+    pub(crate) fn remind(&mut self, until: Instant) {
+        self.again = Some(self.again.map_or(until, |again| again.min(until)));
     }
 
     /// Keeps a listening socket in mind that has to wait.

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
-use super::{Verdict, udp};
+use super::{Futile, Verdict, has_taken, udp};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::link::Link;
 use crate::worker::Context;
@@ -42,6 +42,7 @@ pub struct EchoFlow {
     remote: Addr,
     ttl: u8,
     last: Instant,
+    futile: Futile,
 }
 
 /// An echo request, in frame `index` of the batch.
@@ -101,7 +102,8 @@ fn begin<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, key: Key) -> Re
             return Err(DropReason::Socket);
         }
     };
-    let flow = EchoFlow { fd, remote: side.remote.addr, ttl: DEFAULT_TTL, last: ctx.now };
+    let flow =
+        EchoFlow { fd, remote: side.remote.addr, ttl: DEFAULT_TTL, last: ctx.now, futile: Futile::default() };
     super::insert(ctx, flows, key, Flow::Echo(flow), ctx.now + TIMEOUT)
 }
 
@@ -119,16 +121,20 @@ impl EchoFlow {
     }
 
     pub(super) fn event<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key, events: EventFlags) -> Verdict {
-        if events.contains(EventFlags::ERR) {
-            self.failures(ctx, key);
-        }
-        if events.contains(EventFlags::IN)
-            && let Ok(count) = ctx.udp.inbox.receive(self.fd.as_fd())
-        {
-            self.last = ctx.now;
-            for index in 0..count {
+        let mut taken = events.contains(EventFlags::ERR) && self.failures(ctx, key);
+        if events.contains(EventFlags::IN) {
+            let received = ctx.udp.inbox.receive(self.fd.as_fd());
+            taken |= has_taken(&received, events);
+            if received.is_ok() {
+                self.last = ctx.now;
+            }
+            for index in 0..received.unwrap_or(0) {
                 self.reply(ctx, key, index);
             }
+        }
+        if self.futile.note(taken) {
+            ctx.dropped(DropReason::Socket);
+            return Verdict::Remove;
         }
         Verdict::Keep
     }
@@ -146,11 +152,13 @@ impl EchoFlow {
         ctx.icmp_message(key, header, index);
     }
 
-    /// Passes on errors about the guest's requests.
-    fn failures<L: Link>(&self, ctx: &mut Context<L>, key: &Key) {
+    /// Passes on errors about the guest's requests. Whether there were any.
+    fn failures<L: Link>(&self, ctx: &mut Context<L>, key: &Key) -> bool {
         let mut payload = [0; 1280];
+        let mut taken = false;
         for _ in 0..BURST {
             let Ok(failure) = dgram::receive_failure(self.fd.as_fd(), &mut payload) else { break };
+            taken = true;
             // What comes back begins with the request's header.
             let Some((transport, data)) = payload.get(..failure.len).and_then(<[u8]>::split_first_chunk)
             else {
@@ -164,7 +172,7 @@ impl EchoFlow {
             let quoted = Quoted { path, protocol, transport, len: failure.len };
             super::report(ctx, key, &failure, &quoted, data);
         }
-        let _ = super::socket_error(&self.fd);
+        super::socket_error(&self.fd).is_some() || taken
     }
 
     pub(super) fn timeout<L: Link>(&self, ctx: &mut Context<L>, handle: Handle) -> Verdict {

@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::splice::{self, Accepted};
-use super::{crowd, tcp, udp};
+use super::{crowd, has_taken, tcp, udp};
 use crate::flow::{Flow, Protocol, Side, Table};
 use crate::link::Link;
-use crate::worker::{Context, Token};
+use crate::worker::Context;
 
 /// Connections accepted from one socket before others get their turn.
 const BURST: usize = 32;
@@ -56,23 +56,16 @@ impl Fault {
 /// The listening socket `number` has something to tell.
 pub(crate) fn event<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32, events: EventFlags) {
     let Some(listener) = ctx.listeners.get(number) else { return };
-    let backlog = if listener.protocol == Protocol::Tcp {
-        accept(ctx, flows, number)
-    } else {
-        if events.contains(EventFlags::ERR) {
-            udp::failures(ctx, flows, number);
-        }
-        if !events.contains(EventFlags::IN) {
-            return;
-        }
-        receive(ctx, flows, number)
+    let backlog = match listener.protocol {
+        Protocol::Tcp => accept(ctx, flows, number),
+        _ => receive(ctx, flows, number, events),
     };
     if backlog == Backlog::Waits {
         unwatch(ctx, number);
     }
 }
 
-/// It would be reported as long as somebody waits, and for an error of its own for ever.
+/// Has a listening socket no longer reported. It would be as long as somebody waits, and for an error of its own for ever.
 fn unwatch<L: Link>(ctx: &Context<L>, number: u32) {
     if let Some(listener) = ctx.listeners.get(number) {
         let _ = ctx.unwatch(&listener.fd);
@@ -93,16 +86,21 @@ pub(crate) fn resume<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
         return;
     }
     for number in ctx.pressure.resume(ctx.now) {
-        let backlog = match ctx.listeners.get(number).map(|listener| listener.protocol) {
-            Some(Protocol::Tcp) => accept(ctx, flows, number),
-            _ => receive(ctx, flows, number),
+        // It may have been closed meanwhile.
+        let Some(protocol) = ctx.listeners.get(number).map(|listener| listener.protocol) else { continue };
+        let backlog = match protocol {
+            Protocol::Tcp => accept(ctx, flows, number),
+            _ if is_paused(ctx, number) => {
+                ctx.pressure.wait(number);
+                Backlog::Waits
+            }
+            _ if take(ctx, flows, number, EventFlags::IN).is_none() => Backlog::Waits,
+            _ => Backlog::Open,
         };
         if backlog == Backlog::Open
-            && let Some(listener) = ctx.listeners.get(number)
-            && ctx.watch(&listener.fd, Token::Listener(number), EventFlags::IN).is_err()
+            && ctx.listeners.get(number).is_some_and(|listener| listener.watch(ctx, number).is_err())
         {
-            ctx.pressure.wait(number);
-            ctx.dropped(DropReason::Socket);
+            let _ = refused(ctx, number, Fault::Listener);
         }
     }
 }
@@ -116,20 +114,51 @@ enum Backlog {
     Waits,
 }
 
-/// Receives datagrams, of no more clients than can have sockets.
-fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> Backlog {
-    let most = sockets_for(ctx, number);
-    if most == 0 {
-        // What is in the socket's queue is not lost.
-        ctx.pressure.wait_for_sockets(number);
-        return Backlog::Waits;
+/// Receives datagrams and errors, unless events lead to none again and again.
+fn receive<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    number: u32,
+    events: EventFlags,
+) -> Backlog {
+    let Some(taken) = take(ctx, flows, number, events) else { return Backlog::Waits };
+    let gives_up = ctx.listeners.get(number).is_some_and(|listener| listener.futile.note(taken));
+    if gives_up { refused(ctx, number, Fault::Listener) } else { Backlog::Open }
+}
+
+/// Takes datagrams, of no more clients than can have sockets, and errors; whether there was anything. `None` if the
+/// clients have to wait.
+fn take<L: Link>(
+    ctx: &mut Context<L>,
+    flows: &mut Table<Flow>,
+    number: u32,
+    events: EventFlags,
+) -> Option<bool> {
+    let mut taken = events.contains(EventFlags::ERR) && udp::failures(ctx, flows, number);
+    if events.contains(EventFlags::IN) {
+        let most = sockets_for(ctx, number);
+        if most == 0 {
+            // What is in the socket's queue is not lost.
+            ctx.pressure.wait_for_sockets(number);
+            return None;
+        }
+        let received = ctx.udp.inbox.receive_some(ctx.listeners.get(number)?.fd.as_fd(), most);
+        taken |= has_taken(&received, events);
+        if let Ok(count) = received {
+            udp::received(ctx, flows, number, count);
+        }
     }
-    if let Some(listener) = ctx.listeners.get(number)
-        && let Ok(count) = ctx.udp.inbox.receive_some(listener.fd.as_fd(), most)
-    {
-        udp::received(ctx, flows, number, count);
+    Some(taken)
+}
+
+/// Whether a listening socket is not to be tried yet; the loop is awake when it is.
+fn is_paused<L: Link>(ctx: &mut Context<L>, number: u32) -> bool {
+    let until = ctx.listeners.get(number).and_then(|listener| listener.paused.get());
+    let until = until.filter(|&until| until > ctx.now);
+    if let Some(until) = until {
+        ctx.pressure.remind(until);
     }
-    Backlog::Open
+    until.is_some()
 }
 
 /// Accepts one client, as most come alone and it takes a system call to see that nobody is behind; many if there were some
@@ -191,9 +220,9 @@ fn refused<L: Link>(ctx: &mut Context<L>, number: u32, fault: Fault) -> Backlog 
 
 /// Whether a client may be let in now; with the slots of flows that have to go for it.
 fn find_room<L: Link>(ctx: &mut Context<L>, flows: &Table<Flow>, number: u32) -> Option<[Option<u32>; 2]> {
+    let paused = is_paused(ctx, number);
     let listener = ctx.listeners.get(number)?;
     let (outside, full) = (listener.side == Side::Host, listener.opening.is_full());
-    let paused = listener.paused.get().is_some_and(|until| until > ctx.now);
     if paused || ctx.pressure.is_scarce() || outside && ctx.inbound.has_all_connections() {
         return None;
     }

@@ -6,7 +6,7 @@ use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
 use crate::link::stream;
-use crate::{forward, host, log, worker};
+use crate::{forward, host, log, outlet, pcap, worker};
 
 /// The engine's and the log's, whatever the link is.
 const COMMON: &[&[Call]] = &[
@@ -17,6 +17,7 @@ const COMMON: &[&[Call]] = &[
     host::udp::CALLS,
     log::CALLS,
     msg::CALLS,
+    outlet::CALLS,
     socket::CALLS,
     worker::CALLS,
 ];
@@ -36,7 +37,8 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
         Mode::Passt(_) => PASST,
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
-    [COMMON, mode].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
+    let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
+    [COMMON, mode, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
 }
 
 /// Has the kernel refuse all others, for good.

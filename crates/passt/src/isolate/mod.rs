@@ -95,6 +95,7 @@ pub fn seal(config: &Config, own: &[Call]) -> anyhow::Result<()> {
     };
     #[cfg(feature = "provoke")]
     provoke(true);
+    crate::log::limit();
     alloc::seal().map_err(Error::at("memory"))?;
     filter::install(config, own)?;
     alloc::count_anew();

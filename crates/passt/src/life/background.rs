@@ -1,11 +1,12 @@
 //! Going to the background, and the file that tells under which PID.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::files;
 use passt_sys::{fd, process};
 use rustix::process::{Pid, Signal, getpid, kill_process, setsid};
 
@@ -37,10 +38,9 @@ pub struct PidFile {
 impl PidFile {
     /// Opens the file, or creates it for its owner alone; then it is removed if the start fails.
     pub fn open(path: &Path, leftovers: &mut Leftovers) -> Result<Self, Error> {
-        let open = |new| OpenOptions::new().write(true).create_new(new).mode(0o600).open(path);
-        let file = match open(true) {
+        let file = match files::create_new(path) {
             Ok(file) => leftovers.add(path).map(|()| file),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => files::existing(path),
             Err(error) => Err(error),
         };
         match file {
@@ -54,8 +54,18 @@ impl PidFile {
         let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
         let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
         let line = format!("{pid}\n");
-        let written = emptied.and_then(|()| self.file.write_all(line.as_bytes()));
-        written.map_err(|source| Error::PidFile { path: self.path, source })
+        match emptied.and_then(|()| self.file.write_all(line.as_bytes())) {
+            Ok(()) => self.keep(),
+            Err(source) => return Err(Error::PidFile { path: self.path, source }),
+        }
+        Ok(())
+    }
+
+    /// Leaves a FIFO open as long as the process lives: what nobody has read is gone once it is closed everywhere.
+    fn keep(self) {
+        if self.file.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
+            std::mem::forget(self.file);
+        }
     }
 }
 
@@ -107,6 +117,9 @@ pub fn detach(pid_file: Option<PidFile>, leftovers: &mut Leftovers) -> Result<De
     let Some(child) = process::fork()? else {
         drop(reader);
         leftovers.leave();
+        if let Some(file) = pid_file {
+            file.keep();
+        }
         setsid().map_err(io::Error::from)?;
         return Ok(Detached { parent: writer, null });
     };

@@ -4,7 +4,6 @@
 //! the C library's name services, which a static executable doesn't have. A user that is
 //! known elsewhere can be given by number.
 
-use std::fs;
 use std::io;
 
 use passt_sys::process::NO_ID;
@@ -13,6 +12,7 @@ use rustix::process::{getegid, geteuid};
 use rustix::thread::CapabilitySet;
 
 use crate::cli::RunAs;
+use crate::files;
 
 /// User and group ID of `nobody` where the machine has no such name (also the
 /// kernel's default overflow IDs).
@@ -59,7 +59,7 @@ impl Identity {
             None if !is_machine_root() => Ok(None),
             None => {
                 log::warn!("Started as root, will change to nobody.");
-                Ok(Some(nobody(&fs::read_to_string("/etc/passwd").unwrap_or_default())))
+                Ok(Some(nobody(&files::text("/etc/passwd"))))
             }
         }
     }
@@ -80,8 +80,7 @@ fn look_up(run_as: &RunAs) -> Result<Identity, Error> {
         let group = run_as.group.as_ref().map(|group| format!(":{group}")).unwrap_or_default();
         Error::Invalid(format!("{}{group}", run_as.user))
     };
-    let [passwd, groups] =
-        ["/etc/passwd", "/etc/group"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let [passwd, groups] = ["/etc/passwd", "/etc/group"].map(files::text);
     resolve(run_as, &passwd, &groups).ok_or_else(invalid)
 }
 

@@ -13,6 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use passt_sys::iovec::Scatter;
+use passt_sys::namespace::{self, Kind};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use passt_sys::{fd, msg};
@@ -125,32 +126,57 @@ fn is_live(path: &Path) -> bool {
     }
 }
 
+/// A descriptor that is kept for whoever comes to the socket while all others are in use.
+#[derive(Debug, Default)]
+pub struct Spare(Option<OwnedFd>);
+
+impl Spare {
+    /// Takes a descriptor, if there is none and one can be had.
+    pub fn fill(&mut self) {
+        if self.0.is_none() {
+            let open = |family| namespace::socket(Kind { kind: SocketType::DGRAM, family });
+            self.0 = open(AddressFamily::INET).or_else(|_| open(AddressFamily::INET6)).ok();
+        }
+    }
+}
+
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::accept4),
     Call::only(Sysno::getsockopt, &[option::SO_PEERCRED]),
     Call::any(Sysno::recvmsg),
     Call::any(Sysno::sendmsg),
+    Call::only(Sysno::socket, namespace::SOCKETS),
 ];
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
-/// is no client for us.
-pub fn admit(listener: &UnixListener, peers: &mut Peers, taken: bool) -> Option<OwnedFd> {
-    let client = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+/// is no client for us. An error leaves them where they are, and the socket readable.
+pub fn admit(
+    listener: &UnixListener,
+    spare: &mut Spare,
+    peers: &mut Peers,
+    taken: bool,
+) -> io::Result<Option<OwnedFd>> {
+    let accept = || accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+    let accepted = match accept() {
+        Err(Errno::MFILE | Errno::NFILE) if spare.0.take().is_some() => accept(),
+        accepted => accepted,
+    };
+    let client = match accepted {
         Ok(client) => client,
-        Err(Errno::AGAIN) => return None,
-        Err(error) => {
-            log::warn!("Couldn't accept a connection: {error}");
-            return None;
-        }
+        // Nobody is there, or not any more.
+        Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
     let pid = peers.pid(&client);
     if taken {
         log::info!("discarding connection from PID {pid}");
-        return None;
+        drop(client);
+        spare.fill();
+        return Ok(None);
     }
     log::info!("accepted connection from PID {pid}");
-    Some(client)
+    Ok(Some(client))
 }
 
 /// Whether a client has closed its end, whatever of its frames is still to be read.
@@ -193,7 +219,8 @@ mod tests {
             bind_kept(&path).unwrap_err().to_string(),
             format!("Socket path {} already in use", path.display())
         );
-        assert!(admit(&listener, &mut Peers::default(), false).is_none(), "a connection was made");
+        let admitted = admit(&listener, &mut Spare::default(), &mut Peers::default(), false);
+        assert!(admitted.unwrap().is_none(), "a connection was made");
         fs::remove_file(path).unwrap();
     }
 

@@ -1,14 +1,14 @@
 //! A log file that stays below a size, while it is written under the one descriptor that was
-//! opened at the start: a sandbox has no name for a second file to rotate to.
+//! opened at the start: a sandbox has no name for a second file to rotate to. What is no regular file, a FIFO or a device, has
+//! no size, and is left to [`Outlet`](crate::outlet::Outlet).
 //!
 //! When a line would pass the limit about half of the file is cut at its front: what remains is copied there.
 //! That leaves a piece of a line in front, which the first line, the version, then overwrites. Some file
 //! systems could just take out the blocks, which is one more system call to allow for what is rare and small.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use passt_sys::seccomp::{Call, Sysno};
 
@@ -31,10 +31,8 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Begins a file, empty but for its first line. `limit` is its largest size in bytes.
-    pub(super) fn create(path: &Path, limit: u64, header: String) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let mut log = Self { file: options.open(path)?, header, size: 0, limit };
+    pub(super) fn new(file: File, limit: u64, header: String) -> io::Result<Self> {
+        let mut log = Self { file, header, size: 0, limit };
         log.restart()?;
         Ok(log)
     }
@@ -100,6 +98,7 @@ impl LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files;
     use std::path::PathBuf;
 
     const LIMIT: u64 = 40960;
@@ -113,7 +112,7 @@ mod tests {
         }
 
         fn log(&self) -> LogFile {
-            LogFile::create(&self.0, LIMIT, "pasta 1".to_owned()).unwrap()
+            LogFile::new(files::create(&self.0).unwrap(), LIMIT, "pasta 1".to_owned()).unwrap()
         }
 
         fn lines(&self) -> Vec<String> {
@@ -178,6 +177,5 @@ mod tests {
         std::fs::write(&file.0, "old\n").unwrap();
         file.log();
         assert_eq!(file.lines(), ["pasta 1"]);
-        assert!(LogFile::create(Path::new("/nonexistent/x"), LIMIT, String::new()).is_err());
     }
 }

@@ -3,10 +3,10 @@
 //! Only `nameserver`, `search` and `domain` matter. Nothing in the file can make
 //! reading it fail: what makes no sense is passed over.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
+
+use crate::files;
 
 /// How much of the file is read, in bytes.
 const MAX_SIZE: u64 = 64 * 1024;
@@ -24,12 +24,11 @@ pub struct Resolv {
 impl Resolv {
     /// Reads a file. One that is missing or unreadable is an empty configuration.
     pub fn read(path: &Path) -> Self {
-        let mut content = Vec::new();
-        match File::open(path).map(|f| f.take(MAX_SIZE).read_to_end(&mut content)) {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) | Err(error) => log::debug!("{}: {error}", path.display()),
+        let content = files::read(path, MAX_SIZE);
+        if let Err(error) = &content {
+            log::debug!("{}: {error}", path.display());
         }
-        Self::parse(&content)
+        Self::parse(&content.unwrap_or_default())
     }
 
     /// Takes what makes sense from a file's content.

@@ -2,6 +2,7 @@
 //! the guest, router advertisements, statistics.
 
 use std::fmt::Write;
+use std::io;
 
 use arrayvec::ArrayString;
 use passt_proto::drop::DropReason;
@@ -9,33 +10,47 @@ use passt_proto::responder::{Services, arp, ndp};
 use passt_proto::time::{Duration, Instant};
 
 use super::{Context, Options};
-use passt_sys::{alloc, msg};
+use passt_sys::alloc;
+use passt_sys::fd::PIPE_BUF;
 
 use crate::link::Link;
+use crate::outlet::Outlet;
 
 /// Bounds of the time between unsolicited router advertisements, in seconds
 /// (RFC 4861, section 6.2.1: `MinRtrAdvInterval`, `MaxRtrAdvInterval`).
 const ADVERTISE: (u64, u64) = (200, 600);
 
+/// Statistics on standard output.
+struct Stats {
+    due: Instant,
+    every: Duration,
+    out: Outlet,
+    /// Lines that were left out.
+    missing: u64,
+}
+
 pub(super) struct Chores {
     /// The guest is to be asked for its addresses.
     solicit: Option<Instant>,
     advertise: Option<Instant>,
-    stats: Option<(Instant, Duration)>,
+    stats: Option<Stats>,
     random: u64,
 }
 
 impl Chores {
-    pub(super) fn new(options: &Options, now: Instant) -> Self {
+    pub(super) fn new(options: &Options, now: Instant) -> io::Result<Self> {
         let services = &options.services;
         let advertises = services.services.contains(Services::NDP | Services::RA) && services.v6.is_some();
-        let stats = options.stats.filter(|every| !every.is_zero());
-        Self {
+        let stats = options.stats.filter(|every| !every.is_zero()).map(|every| {
+            let out = Outlet::standard(rustix::stdio::stdout())?;
+            io::Result::Ok(Stats { due: now + every, every, out, missing: 0 })
+        });
+        Ok(Self {
             solicit: Some(now),
             advertise: advertises.then_some(now),
-            stats: stats.map(|every| (now + every, every)),
+            stats: stats.transpose()?,
             random: options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17)),
-        }
+        })
     }
 
     /// Has the guest asked and told at once, as at the start.
@@ -46,7 +61,10 @@ impl Chores {
 
     /// When there is something to do next.
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.solicit, self.advertise, self.stats.map(|(due, _)| due)].into_iter().flatten().min()
+        [self.solicit, self.advertise, self.stats.as_ref().map(|stats| stats.due), crate::log::due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -60,11 +78,10 @@ impl Chores {
             send(ctx, ndp::unsolicited_ra);
             self.advertise = Some(now + self.interval());
         }
-        if let Some((due, every)) = &mut self.stats
-            && *due <= now
-        {
-            *due = now + *every;
-            report(ctx, flows);
+        crate::log::account(now);
+        if let Some(stats) = self.stats.as_mut().filter(|stats| stats.due <= now) {
+            stats.due = now + stats.every;
+            stats.report(ctx, flows);
         }
     }
 
@@ -87,11 +104,19 @@ fn send<L: Link>(
     }
 }
 
-/// One line of statistics on standard output.
-fn report<L>(ctx: &Context<L>, flows: usize) {
+impl Stats {
+    /// Writes a line, unless nobody reads.
+    fn report<L>(&mut self, ctx: &Context<L>, flows: usize) {
+        let taken = self.out.write_line(statistics(ctx, flows, self.missing).as_bytes());
+        self.missing = if taken.is_ok() { 0 } else { self.missing + 1 };
+    }
+}
+
+/// One line of statistics, `missing` lines after the last.
+fn statistics<L>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PIPE_BUF> {
     let counters = &ctx.counters;
     // What doesn't fit is left out.
-    let mut line = ArrayString::<4096>::new();
+    let mut line = ArrayString::new();
     let memory = alloc::usage();
     let _ = write!(
         line,
@@ -109,6 +134,13 @@ fn report<L>(ctx: &Context<L>, flows: usize) {
     for (reason, count) in counters.all_drops() {
         let _ = write!(line, " | dropped {} {count}", reason.name());
     }
-    let _ = line.try_push('\n');
-    let _ = msg::write_slice(rustix::stdio::stdout(), line.as_bytes());
+    let others = [("not recorded", ctx.capture.lost()), ("lines missing", missing)];
+    for (what, count) in others.into_iter().filter(|&(_, count)| count > 0) {
+        let _ = write!(line, " | {what} {count}");
+    }
+    if line.is_full() {
+        line.pop();
+    }
+    line.push('\n');
+    line
 }

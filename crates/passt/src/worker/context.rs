@@ -19,7 +19,7 @@ use crate::flow::inbound::Inbound;
 use crate::flow::table::MAX_FLOWS;
 use crate::flow::timer::Wheel;
 use crate::flow::{Handle, Key};
-use crate::forward::pressure::Pressure;
+use crate::forward::pressure::{LOOK_AGAIN, Pressure};
 use crate::forward::{Forward, Listener, Listeners};
 use crate::host::sockets::Sockets;
 use crate::host::splice::Splice;
@@ -110,6 +110,8 @@ pub struct Context<L> {
     /// The link is watched for room to send what it queued.
     backlog: bool,
     epoll: OwnedFd,
+    /// An [external](Token::External) descriptor that is not watched, and when it is to be tried again.
+    postponed: Option<(u32, Instant)>,
 }
 
 impl<L: Link> Context<L> {
@@ -142,6 +144,7 @@ impl<L: Link> Context<L> {
             waiting,
             backlog: false,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            postponed: None,
         })
     }
 
@@ -202,10 +205,27 @@ impl<L: Link> Context<L> {
         Ok(())
     }
 
-    /// Has a descriptor no longer reported, not even for errors.
+    /// Stops watching a descriptor that is ready but of no use now. Without interest in any event it would still be
+    /// reported for errors and hang-ups (`epoll_ctl(2)`), each time that the loop waits.
     pub fn unwatch(&self, fd: impl AsFd) -> io::Result<()> {
         epoll::delete(&self.epoll, fd)?;
         Ok(())
+    }
+
+    /// Has [`Worker::run`](super::Worker::run) call for external descriptor `number` after a pause: it is ready, but what
+    /// it is ready for fails, and takes nothing from it. The caller has it [not watched](Self::unwatch) meanwhile.
+    pub fn postpone(&mut self, number: u32) {
+        self.postponed = Some((number, self.now + LOOK_AGAIN));
+    }
+
+    /// When the postponed descriptor is due.
+    pub(super) fn postponed_until(&self) -> Option<Instant> {
+        self.postponed.map(|(_, due)| due)
+    }
+
+    /// The postponed descriptor, if it is due.
+    pub(super) fn take_postponed(&mut self) -> Option<u32> {
+        self.postponed.take_if(|(_, due)| *due <= self.now).map(|(number, _)| number)
     }
 
     pub(super) fn epoll(&self) -> &OwnedFd {

@@ -17,6 +17,7 @@ use passt_proto::time::{Duration, Instant};
 use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
+pub use crate::clock::clock;
 pub use context::{Context, Options, Protocols, Token};
 pub use counters::{Counters, Traffic};
 
@@ -33,8 +34,6 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::epoll_ctl),
     Call::any(Sysno::epoll_pwait),
     Call::any(Sysno::exit_group),
-    // Counters on standard output.
-    Call::any(Sysno::writev),
 ];
 
 /// Events taken from the kernel at once.
@@ -62,7 +61,7 @@ impl<L: Link> Worker<L> {
         let (flows, pools) = memory::reserve(options, now)?;
         let mut ctx = Context::new(link, options, now, pools)?;
         ctx.watch_link()?;
-        let chores = Chores::new(options, now);
+        let chores = Chores::new(options, now)?;
         Ok(Self { ctx, flows, chores })
     }
 
@@ -89,7 +88,7 @@ impl<L: Link> Worker<L> {
     }
 
     /// Runs until `external` says so, or the link fails. `external` is called with the number of each
-    /// [`Token::External`] that became readable, and returns whether to end.
+    /// [`Token::External`] that became readable or was [postponed](Context::postpone), and returns whether to end.
     pub fn run(&mut self, mut external: impl FnMut(u32, &mut Context<L>) -> bool) -> Exit {
         loop {
             let wait = self.time_to_sleep(clock());
@@ -115,7 +114,9 @@ impl<L: Link> Worker<L> {
             return Some(self.ctx.now);
         }
         let Context { timers, forward, pressure, .. } = &self.ctx;
-        [timers.next(), self.chores.due(), forward.due(), pressure.due()].into_iter().flatten().min()
+        let postponed = self.ctx.postponed_until();
+        let dues = [timers.next(), self.chores.due(), forward.due(), pressure.due(), postponed];
+        dues.into_iter().flatten().min()
     }
 
     fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
@@ -160,6 +161,11 @@ impl<L: Link> Worker<L> {
                     host::listen::event(&mut self.ctx, &mut self.flows, number, flags);
                 }
             }
+        }
+        if let Some(number) = self.ctx.take_postponed()
+            && external(number, &mut self.ctx)
+        {
+            external_end = Some(number);
         }
         host::tcp::end_round(&mut self.ctx, &mut self.flows);
         for _ in 0..self.ctx.ready.len() {
@@ -236,10 +242,4 @@ impl<L: Link> Worker<L> {
     pub fn flow_count(&self) -> usize {
         self.flows.len()
     }
-}
-
-/// The monotonic clock.
-#[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
-pub fn clock() -> Instant {
-    Instant::ZERO + passt_sys::clock::monotonic()
 }

@@ -32,7 +32,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use self::send::{Cursor, Cuts, Frames, Item, Loss, MAX_CUTS, Way};
-use super::{Verdict, unreachable, with_flow};
+use super::{Futile, Verdict, has_taken, unreachable, with_flow};
 use crate::flow::inbound::{Class, Room};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
 use crate::forward::Listeners;
@@ -80,6 +80,7 @@ pub struct UdpFlow {
     /// Batches seen from the guest (on the bypass the client) and to it, up to two.
     seen: [u8; 2],
     last: Instant,
+    futile: Futile,
 }
 
 /// What the datagrams of a flow travel through.
@@ -372,12 +373,14 @@ fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, room: Room) 
     room != Room::Full
 }
 
-/// Errors about what went out through a listening socket: passes them on.
-pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) {
+/// Errors about what went out through a listening socket: passes them on. Whether there were any.
+pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> bool {
+    let mut taken = false;
     for _ in 0..BURST {
-        let Some(listener) = ctx.listeners.get(number) else { return };
+        let Some(listener) = ctx.listeners.get(number) else { return true };
         let mut payload = [0; QUOTE];
         let Ok(failure) = dgram::receive_failure(listener.fd.as_fd(), &mut payload) else { break };
+        taken = true;
         let Some(peer) = failure.destination else { continue };
         let route = listener.route(&ctx.map, peer.into(), Endpoint::from(peer).addr);
         let Ok((key, None)) = route else { continue };
@@ -385,9 +388,8 @@ pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
             report(ctx, &key, DEFAULT_TTL, &failure, payload.get(..failure.len).unwrap_or_default());
         }
     }
-    if let Some(listener) = ctx.listeners.get(number) {
-        let _ = super::socket_error(&listener.fd);
-    }
+    let pending = ctx.listeners.get(number).and_then(|listener| super::socket_error(&listener.fd));
+    taken || pending.is_some()
 }
 
 impl UdpFlow {
@@ -400,6 +402,7 @@ impl UdpFlow {
             joined: false,
             seen: [0; 2],
             last: now,
+            futile: Futile::default(),
         }
     }
 
@@ -461,38 +464,39 @@ impl UdpFlow {
         key: &Key,
         events: EventFlags,
     ) -> Verdict {
-        if events.contains(EventFlags::ERR)
-            && let Some(fd) = self.fd()
-        {
-            own_failures(ctx, key, self.ttl, fd);
+        let has_failed = events.contains(EventFlags::ERR);
+        let mut taken = has_failed && self.fd().is_some_and(|fd| own_failures(ctx, key, self.ttl, fd));
+        if events.contains(EventFlags::IN) {
+            let before = self.seen[1];
+            let received = self.receive(ctx, key);
+            if before == 0 && self.seen[1] != 0 && key.via != Via::Link {
+                ctx.inbound.answered(handle.index);
+            }
+            taken |= has_taken(&received, events);
+            if let Ok(Verdict::Remove) = received {
+                return Verdict::Remove;
+            }
         }
-        if !events.contains(EventFlags::IN) {
-            return Verdict::Keep;
+        if self.futile.note(taken) {
+            ctx.dropped(DropReason::Socket);
+            return Verdict::Remove;
         }
-        let before = self.seen[1];
-        let verdict = self.receive(ctx, key);
-        if before == 0 && self.seen[1] != 0 && key.via != Via::Link {
-            ctx.inbound.answered(handle.index);
-        }
-        verdict
+        Verdict::Keep
     }
 
     /// Passes on what arrived. What stays is reported by the kernel again.
-    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
-        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Verdict::Keep };
+    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> io::Result<Verdict> {
+        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
         let mut burst = BURST;
         while self.joined && burst > 0 {
-            match Self::receive_joined(ctx, key, fd) {
-                Ok(joined) => self.joined = joined,
-                Err(_) => return Verdict::Keep,
-            }
+            self.joined = Self::receive_joined(ctx, key, fd)?;
             burst -= 1;
         }
         if burst == 0 {
             self.used(1, ctx.now);
-            return Verdict::Keep;
+            return Ok(Verdict::Keep);
         }
-        let Ok(count) = ctx.udp.inbox.receive(fd.as_fd()) else { return Verdict::Keep };
+        let count = ctx.udp.inbox.receive(fd.as_fd())?;
         // Before the socket was connected, others could send to it.
         let ours = |inbox: &Inbox, i| {
             inbox.message(i).is_some_and(|(m, _)| m.source.map(Endpoint::from) == Some(self.remote))
@@ -506,7 +510,7 @@ impl UdpFlow {
                 ctx.dropped_all(DropReason::NoFlow, messages.len());
             } else if key.via != Via::Link {
                 if self.answer(ctx, messages) == Verdict::Remove {
-                    return Verdict::Remove;
+                    return Ok(Verdict::Remove);
                 }
             } else {
                 let joined = |i| ctx.udp.inbox.message(i).is_some_and(|(m, _)| m.segment != 0);
@@ -515,7 +519,7 @@ impl UdpFlow {
                 ctx.datagrams(key, messages);
             }
         }
-        Verdict::Keep
+        Ok(Verdict::Keep)
     }
 
     /// Receives one message of joined datagrams to where the guest will find it; false
@@ -572,17 +576,19 @@ impl Shared {
     }
 }
 
-/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told.
-fn own_failures<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, fd: &OwnedFd) {
+/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told. Whether there were any.
+fn own_failures<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, fd: &OwnedFd) -> bool {
     let mut payload = [0; QUOTE];
+    let mut taken = false;
     for _ in 0..BURST {
         let Ok(failure) = dgram::receive_failure(fd.as_fd(), &mut payload) else { break };
+        taken = true;
         match key.via {
             Via::Link => report(ctx, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default()),
             Via::Bypass(_) => ctx.dropped(DropReason::Socket),
         }
     }
-    let _ = super::socket_error(fd);
+    super::socket_error(fd).is_some() || taken
 }
 
 /// Tells the guest why a datagram with (at least) `payload` was not delivered.
