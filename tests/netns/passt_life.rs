@@ -277,7 +277,7 @@ fn what_came_before_the_guest_reaches_it() {
     let Some(net) = Net::new() else { return };
     let (_passt, socket) = start(&net, User::Normal, "-t 5001");
     let mut client = Client::connect(&socket);
-    let _connecting = net.peer.start_peer(&format!("connect {}", at(HOST4, 5001)));
+    let _connecting = net.peer.start_peer(&format!("begin {} 1", at(HOST4, 5001)));
     assert_eq!(client.find("a SYN", is_syn)[..6], [0xff; 6], "nobody is known");
     for mac in [MAC, [2, 0, 0, 0, 0, 9]] {
         client.send(&ethernet(mac, 0x0806, &arp(mac, HOST4, GATEWAY4)));
