@@ -96,8 +96,18 @@ mod tests {
         assert_eq!(out[18..21], [1456u16.to_be_bytes()[0], 1456u16.to_be_bytes()[1], 44]);
         assert_eq!(out[54..62], [17, 0, 0, 1, 0, 1, 0, 2]);
         assert_eq!(len, 62);
+        let last = Fragment { offset: 1448, len: 8, more: false };
+        path(false).emit_fragment(&mut out, protocol::UDP, 0x1_0002, &last).expect("fits");
+        assert_eq!(out[54..62], [17, 0, 0x05, 0xa8, 0, 1, 0, 2], "an offset in units of eight, times eight");
         let beyond = Fragment { offset: 1 << 16, len: 8, more: false };
         assert_eq!(path(true).emit_fragment(&mut out, protocol::UDP, 0, &beyond), None);
+    }
+
+    /// Nothing follows a last fragment that is full.
+    #[test]
+    fn two_full_fragments() {
+        let full = |offset, more| Fragment { offset, len: 1480, more };
+        assert!(path(true).fragments(2960, 1500).eq([full(0, true), full(1480, false)]));
     }
 
     proptest! {
