@@ -134,7 +134,8 @@ impl Conn {
             ..Options::default()
         };
         let guest = Guest {
-            iss: Seq(tape.any()),
+            // Never the one before on the same port, whatever the tape says.
+            iss: Seq(tape.any().wrapping_add(id.wrapping_mul(0x9e37_79b9))),
             irs: Seq(0),
             offer,
             max: 0,

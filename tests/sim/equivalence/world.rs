@@ -313,7 +313,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             _ => conn.segment(RST, sent + 0x2000_0000),
         };
         // Before the connection is open another SYN means another connection.
-        if conn.phase == Phase::Open || !lie.flags.contains(SYN) && conn.phase != Phase::Gone {
+        if conn.confirmed || !lie.flags.contains(SYN) && conn.phase != Phase::Gone {
             put(&mut self.outbox, conn.v4, &lie, &[], u16::MAX);
             self.turn();
         }
@@ -653,7 +653,9 @@ fn passed_on(
     } else if reset || syn {
         conn.guest.owes = true;
     } else {
-        conn.confirmed = true;
+        // A challenge may come before it is open.
+        let acked = segment.ack != conn.guest.iss + 1;
+        conn.confirmed |= acked || !payload.is_empty() || segment.flags.contains(FIN);
         conn.arrived(segment, payload, taken);
     }
 }
