@@ -6,7 +6,7 @@
 //! take it at once does without, rather than keep the network waiting. It is told how many lines are missing
 //! when it takes some again.
 //!
-//! What others can cause again and again is limited once the process runs ([`mod@limit`]).
+//! What others can cause again and again is limited once the process runs (`limit`).
 //!
 //! Left out: a system's log that is restarted isn't found again. Its lines carry no time, which
 //! the daemon adds, and no PID, which it learns from the socket: ours is from another namespace.
