@@ -184,6 +184,31 @@ fn neighbour_discovery_without_answer() {
     assert_eq!(reply(&off, &ndp_frame(GUEST_LL, 255, &plain)), Err(DropReason::ServiceOff));
 }
 
+/// Requests to a server that is off are datagrams like others.
+#[test]
+fn servers_that_are_off() {
+    let path = |src: Addr, dst: Addr| Path { src_mac: GUEST, dst_mac: OURS, src, dst, ttl: 1 };
+    let v4 = path(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into());
+    let v6 = path(GUEST_LL.into(), OUR_LL.into());
+    let information = [11, 1, 2, 3];
+    let requests = [
+        (Services::DHCP, super::dhcp::tests::frame(&v4, (68, 67), &super::dhcp::tests::message(&[53, 1, 1]))),
+        (Services::DHCPV6, super::dhcp::tests::frame(&v6, (546, 547), &information)),
+    ];
+    for (service, frame) in requests {
+        let (source, class) = classify(&frame, frame.len()).unwrap();
+        for (services, served) in
+            [(Services::all(), true), (Services::all() - service, false), (service, true)]
+        {
+            let cfg = Config { services, ..config() };
+            let mut out = [0; 1600];
+            let reply = respond(&cfg, source, &class, &frame, |_| None, &mut out);
+            assert_eq!(matches!(reply, Some(Ok(_))), served, "{service:?}: {reply:?}");
+            assert_eq!(reply.is_none(), !served, "{service:?}: {reply:?}");
+        }
+    }
+}
+
 #[test]
 fn addresses_are_claimed() {
     let claim = |frame: &[u8]| {

@@ -101,6 +101,33 @@ fn offer_to_a_discover() {
     assert_eq!(offer.order, [53, 54, 61, 51, 1, 3, 6, 12, 119, 26, 81]);
 }
 
+/// What a client or a relay wrote into the fixed part is not what a server says there (RFC 2131, table 3).
+#[test]
+fn fixed_fields_are_our_own() {
+    let request = |options: &[u8]| {
+        let mut request = message(options);
+        // All but what has to be as it is: kinds, transaction, addresses, hardware address.
+        (request[3], request[8], request[9]) = (7, 7, 7);
+        request[12..16].copy_from_slice(&[192, 0, 2, 15]);
+        request[20..24].fill(7);
+        request[44..236].fill(7);
+        request
+    };
+    for (options, ciaddr) in [
+        (&[53, 1, 1][..], [192, 0, 2, 15]),
+        (&[53, 1, 3], [192, 0, 2, 15]),
+        (&[53, 1, 3, 50, 4, 192, 0, 2, 99], [0; 4]),
+    ] {
+        let answer = ask(&config(), &request(options)).unwrap();
+        let bytes = &answer.frame.payload;
+        assert_eq!(answer.kind() == Some(6), ciaddr == [0; 4], "a NAK has no address of the client");
+        assert_eq!((bytes[3], &bytes[8..10]), (0, &[0, 0][..]), "hops, seconds");
+        assert_eq!(bytes[12..16], ciaddr, "{options:?}");
+        assert_eq!(bytes[20..24], [0; 4], "next server");
+        assert!(bytes[44..236].iter().all(|&byte| byte == 0), "names");
+    }
+}
+
 /// The type of an answer, which one to BOOTP has not.
 type Answered = Result<Option<u8>, DropReason>;
 
@@ -203,6 +230,12 @@ fn size_is_what_the_client_takes() {
     let roomy = ask(&cfg, &message(&[53, 1, 1, 57, 2, 5, 0xdc])).unwrap();
     assert!(roomy.options.contains_key(&81) && roomy.options.contains_key(&12));
     assert!(size(&roomy) <= 1500);
+    // A link without a limit of its own leaves it to the client, one with a small MTU doesn't.
+    for (mtu, both) in [(0, true), (600, false)] {
+        cfg.mtu = mtu;
+        let seen = ask(&cfg, &message(&[53, 1, 1, 57, 2, 5, 0xdc])).unwrap();
+        assert_eq!(seen.options.contains_key(&81) && seen.options.contains_key(&12), both, "{mtu}");
+    }
 }
 
 #[test]

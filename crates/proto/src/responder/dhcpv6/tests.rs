@@ -128,8 +128,10 @@ fn identifiers_that_must_and_must_not_be_there() {
         let anonymous = message(kind, &[ia]);
         assert!(ask(&config(), &anonymous).is_err());
     }
-    let endless = message(1, &[option(1, &[0; 131])]);
-    assert_eq!(ask(&config(), &endless).err(), Some(format));
+    for (len, expected) in [(130, None), (131, Some(format))] {
+        let longest = message(1, &[option(1, &std::vec![0; len])]);
+        assert_eq!(ask(&config(), &longest).err(), expected, "{len}");
+    }
     assert_eq!(ask(&config(), &[1, 2, 3]).err(), Some(format));
 }
 
@@ -165,6 +167,13 @@ fn addresses_from_elsewhere() {
         assert_eq!((kind, status(&options)), (7, expected));
         assert!(all(&options, 3).is_empty());
     }
+    // A temporary association has no times before its options.
+    let address: Ipv6Addr = near.parse().unwrap();
+    let body = [&[0, 0, 0, 9][..], &option(5, &[&address.octets()[..], &[0; 8]].concat())].concat();
+    let confirm = message(4, &[client.clone(), option(4, &body)]);
+    let (kind, options) = ask(&config(), &confirm).unwrap();
+    assert_eq!((kind, status(&options)), (7, 0));
+
     let nothing = message(4, &[client, ia_na(1, &[])]);
     assert_eq!(ask(&config(), &nothing).err(), Some(DropReason::Dhcpv6Format));
 }
