@@ -165,6 +165,8 @@ fn neighbour_discovery_without_answer() {
         (ndp_frame(Ipv6Addr::UNSPECIFIED, 255, &plain), DropReason::NdpUnanswered),
         (ndp_frame(GUEST_LL, 255, &solicitation(own, &[])), DropReason::NdpUnanswered),
         (ndp_frame(GUEST_LL, 255, &solicitation(group, &[])), DropReason::NdpInvalid),
+        (ndp_frame(GUEST_LL, 255, &solicitation(Ipv6Addr::UNSPECIFIED, &[])), DropReason::NdpUnanswered),
+        (ndp_frame(GUEST_LL, 255, &solicitation(Ipv6Addr::LOCALHOST, &[])), DropReason::NdpUnanswered),
         (ndp_frame(GUEST_LL, 255, &plain[..20]), DropReason::NdpInvalid),
         (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &[1, 0, 0, 0, 0, 0, 0, 0])), DropReason::NdpInvalid),
         (ndp_frame(GUEST_LL, 255, &solicitation(OTHER, &[1, 2, 0, 0, 0, 0, 0, 0])), DropReason::NdpInvalid),
@@ -301,6 +303,20 @@ fn router_advertisement_follows_the_configuration() {
     let kinds: Vec<_> = ra_options(&ra).iter().map(|(kind, _)| *kind).collect();
     assert_eq!(kinds, [3, 1, 31]);
 
+    // DHCPv6 has more than addresses if there are name servers or domains.
+    for (dns, search, flags) in
+        [(true, true, 0xc0), (true, false, 0xc0), (false, true, 0xc0), (false, false, 0x80)]
+    {
+        let mut cfg = config();
+        if !dns {
+            cfg.v6.as_mut().unwrap().dns.clear();
+        }
+        if !search {
+            cfg.search.clear();
+        }
+        assert_eq!(solicited_ra(&cfg).payload[5], flags, "{dns} {search}");
+    }
+
     // A network of another size: addresses are formed from 64 bits still.
     let mut cfg = config();
     cfg.v6.as_mut().unwrap().prefix_len = 48;
@@ -314,6 +330,14 @@ fn router_advertisement_follows_the_configuration() {
     let off = Config { services: Services::all() - Services::RA, ..config() };
     let solicitation = ndp_frame(GUEST_LL, 255, &[133, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(reply(&off, &solicitation), Err(DropReason::ServiceOff));
+}
+
+#[test]
+fn frames_within_the_mtu() {
+    for (mtu, len) in [(0, 1514), (68, 1294), (1280, 1294), (1281, 1295), (1500, 1514), (9000, 9014)] {
+        assert_eq!(frame::within_mtu(mtu, &mut [0; 10_000]).len(), len, "{mtu}");
+        assert_eq!(frame::within_mtu(mtu, &mut [0; 1000]).len(), 1000, "{mtu}");
+    }
 }
 
 #[test]

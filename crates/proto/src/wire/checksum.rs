@@ -88,13 +88,13 @@ pub fn update(check: u16, old: u16, new: u16) -> u16 {
     !fold(u64::from(!check) + u64::from(!old) + u64::from(new))
 }
 
-/// Adds the carries back in until 16 bits are left.
+/// Adds the carries back in until 16 bits are left. After the second step at most 0x1fffe is, so that the third one
+/// leaves no carry.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "halves and quarters of a word, that is the point")]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 32) as u32 + (sum & 0xffff) as u32 + ((sum >> 16) & 0xffff) as u32;
-    let sum = (sum >> 16) + (sum & 0xffff);
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
@@ -155,11 +155,22 @@ mod tests {
 
     #[test]
     fn carries_of_long_input() {
-        let bytes = std::vec![0xff; 65537];
-        assert_eq!(Sum::new().bytes(&bytes).finish(), naive(&bytes));
+        let mixed = |n: u32| (n.wrapping_mul(2_654_435_761) >> 24) | 0x80;
+        let mixed: Vec<u8> = (0..65_537).map(|n| u8::try_from(mixed(n)).unwrap()).collect();
+        for bytes in [std::vec![0xff; 65_537], mixed] {
+            for len in [4095, 65_535, 65_537] {
+                assert_eq!(Sum::new().bytes(&bytes[..len]).finish(), naive(&bytes[..len]), "{len}");
+            }
+        }
     }
 
     proptest! {
+        #[test]
+        fn carries_of_any_total(total: u64) {
+            let words = total.to_be_bytes();
+            prop_assert_eq!(Sum { total, odd: false }.finish(), naive(&words));
+        }
+
         #[test]
         fn same_as_naive(bytes: Vec<u8>, cuts in prop::collection::vec(0usize..200, 0..4)) {
             let mut rest = bytes.as_slice();
