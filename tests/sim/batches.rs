@@ -2,7 +2,7 @@
 //! calls that the kernel obeys in part. A guest without a TCP of its own says exactly what arrives when.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use passt::host::tcp::slack::Pool;
 use passt::link::HEAD_LEN;
@@ -17,6 +17,7 @@ use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::tcp::{Flags, Options, Segment};
 use passt_sys::inject::Fate;
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketType};
 
 use crate::equivalence::script::Script;
 use crate::rig::{End, Machine, Memory, Offloading, door, loopback, options, path};
@@ -308,5 +309,41 @@ fn datagrams_that_the_kernel_takes_in_part() {
         send(&mut guest);
         assert!(script.with(|state| state.cut), "one message for all of them, as before");
         passt_sys::inject::install(None);
+    }
+}
+
+/// A server whose backlog is full lets a client in late, and may have said all by the time the loop hears that the connection
+/// is there.
+#[test]
+fn a_peer_that_finishes_before_the_loop_looks() {
+    for (v4, urgent) in [(true, false), (false, false), (true, true)] {
+        let (family, mut guest) =
+            (if v4 { AddressFamily::INET } else { AddressFamily::INET6 }, Guest::<Memory>::new(v4));
+        let socket = rustix::net::socket(family, SocketType::STREAM, None).expect("a socket");
+        rustix::net::bind(&socket, &SocketAddr::new(loopback(v4), 0)).expect("bound");
+        rustix::net::listen(&socket, 0).expect("a backlog");
+        let server = TcpListener::from(socket);
+        let at = server.local_addr().expect("bound");
+        let _crowd = TcpStream::connect(at).expect("room for one");
+        guest.syn(at.port(), Seq(ISS));
+        assert!(guest.turn().is_empty(), "the host's kernel tries again in a second");
+        drop(server.accept().expect("the first"));
+        let (mut stream, _) = server.accept().expect("the guest's");
+        stream.write_all(b"hello").expect("written");
+        if urgent {
+            rustix::net::send(&stream, b"!", SendFlags::OOB).expect("sent");
+            stream.write_all(b"more").expect("written");
+        }
+        stream.shutdown(std::net::Shutdown::Write).expect("shut down");
+
+        let conn = guest.answered(at.port());
+        let (mut got, mut ended) = (Vec::new(), false);
+        guest.put(&Guest::<Memory>::segment(&conn, ACK, 0), &[]);
+        for (segment, payload) in guest.turn() {
+            got.extend(payload);
+            ended |= segment.flags.contains(Flags::FIN);
+        }
+        let all: &[u8] = if urgent { b"hello!more" } else { b"hello" };
+        assert_eq!((got.as_slice(), ended), (all, true));
     }
 }

@@ -249,7 +249,15 @@ fn nothing_is_kept_for_whom_nobody_waits() {
 /// A client that has sent all that it has to say is served by a guest that answers late.
 #[test]
 fn clients_that_finish_early_are_served() {
-    for (text, late) in [(&b""[..], 10 * MS), (b"", 900 * MS), (b"text", 900 * MS), (b"text", 5 * SECOND)] {
+    let cases = [
+        (&b""[..], 10 * MS),
+        (b"", 900 * MS),
+        (b"text", 900 * MS),
+        (b"text", 5 * SECOND),
+        // One byte is a word, however often the guest did not hear of it.
+        (b"t", 40 * SECOND),
+    ];
+    for (text, late) in cases {
         let mut guest = Guest::new(1024);
         let port = guest.forward(Protocol::Tcp);
         let mut client = connect(CROWD, port);
@@ -276,6 +284,31 @@ fn clients_that_finish_early_are_served() {
         assert_eq!(client.read(&mut [0; 9]).unwrap(), 0);
         assert_eq!(guest.worker.flow_count(), 0);
     }
+}
+
+/// A client that was reset before the loop saw it does not keep out the next one from its address and port.
+#[test]
+fn a_port_of_a_client_that_is_used_again() {
+    let mut guest = Guest::new(64);
+    let port = guest.forward(Protocol::Tcp);
+    let first = connect(CROWD, port);
+    let from = first.local_addr().unwrap();
+    rustix::net::sockopt::set_socket_linger(&first, Some(Duration::ZERO)).unwrap();
+    // Both wait to be accepted, the first of them dead.
+    drop(first);
+    let second = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::sockopt::set_socket_reuseaddr(&second, true).unwrap();
+    rustix::net::bind(&second, &from).unwrap();
+    rustix::net::connect(&second, &SocketAddr::new(ip(CROWD), port)).unwrap();
+    for _ in 0..4 {
+        guest.turn();
+    }
+    let syn = guest.syn_of(from).unwrap();
+    guest.answer(from, 5000, syn + 1, Flags::SYN | Flags::ACK);
+    rustix::net::send(&second, b"still here", rustix::net::SendFlags::empty()).unwrap();
+    guest.pass(10 * MS);
+    let here = guest.packets().into_iter().any(|(_, _, tcp)| tcp.ends_with(b"still here"));
+    assert!(here, "the second is served");
 }
 
 /// One source cannot have all places, though its clients wait.

@@ -430,6 +430,26 @@ fn joined_datagrams_stay_joined() {
     }
 }
 
+/// A flow is in use while datagrams come, joined by the kernel or not.
+#[test]
+fn joined_datagrams_keep_their_flow() {
+    let mut guest = Guest::new(OFFLOAD, 1500);
+    let (server, port) = server(true);
+    guest.send(true, (40_007, port), b"?");
+    let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+    server.connect(from).unwrap();
+    let payload = pattern(1000);
+    for second in 0..200 {
+        let mut data = Gather::new();
+        data.push(&payload);
+        let joined = [Outgoing { first: 0, buffers: 1, segment: 500 }];
+        dgram::send(server.as_fd(), &data, &joined, None, None).unwrap();
+        assert_eq!(guest.receive().len(), 2, "after {second} s");
+        guest.now = guest.now + Duration::from_secs(1);
+        guest.turn();
+    }
+}
+
 fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
     let listen = Listen { addr: addr.map(|a| a.parse().unwrap()), interface: None };
     let ports = PortRange::new(port, port).unwrap();

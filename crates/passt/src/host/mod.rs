@@ -160,6 +160,17 @@ pub(crate) fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, s
     });
 }
 
+/// A client was accepted whose flow would be `key`. Where there is such a flow, its own client may have been reset a moment ago,
+/// and the loop has not been told yet: the flow ends then.
+fn make_way<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, key: &Key) {
+    let Some(handle) = flows.find(key) else { return };
+    with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
+        Flow::Tcp(flow) => flow.succeeded(ctx, handle),
+        Flow::Splice(flow) => flow.succeeded(),
+        Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
+    });
+}
+
 /// Removes a flow with all that it has.
 pub(crate) fn remove<L>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: Handle) {
     ctx.timers.cancel(handle.index);

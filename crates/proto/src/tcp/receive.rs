@@ -14,6 +14,9 @@ const ACK_DELAY: Duration = Duration::from_millis(10);
 /// Bounds of the interval at which the progress of a far peer is asked for.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
+/// Doublings of that while nothing moves: a peer that does not read is not asked about a hundred times a second.
+const MAX_STALLED: u32 = 5;
+
 /// Part of a segment's payload that is to be queued to the host's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Push {
@@ -62,6 +65,8 @@ struct Far {
     acked: Seq,
     interval: Duration,
     poll: Option<Instant>,
+    /// Answers in a row that told nothing new: each doubles the interval.
+    stalled: u32,
 }
 
 /// What a RST of the guest is worth (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
@@ -98,7 +103,12 @@ impl Receive {
         far: Option<Duration>,
     ) -> Self {
         let next = irs + 1;
-        let far = far.map(|rtt| Far { acked: next, interval: (rtt / 4).clamp(POLL.0, POLL.1), poll: None });
+        let far = far.map(|rtt| Far {
+            acked: next,
+            interval: (rtt / 4).clamp(POLL.0, POLL.1),
+            poll: None,
+            stalled: 0,
+        });
         let room = limited(room, scaled);
         Self {
             next,
@@ -205,7 +215,8 @@ impl Receive {
         let queued = self.queued_end();
         let Some(far) = &mut self.far else { return };
         let acked = queued - bytes;
-        far.poll = (acked != queued).then(|| now + far.interval);
+        far.stalled = if acked.after(far.acked) { 0 } else { (far.stalled + 1).min(MAX_STALLED) };
+        far.poll = (acked != queued).then(|| now + far.interval.saturating_mul(1 << far.stalled));
         if acked.after(far.acked) {
             far.acked = acked;
             self.tell_news();

@@ -161,6 +161,10 @@ pub(crate) fn begin<L: Link>(
 ) -> Result<(), DropReason> {
     let Accepted { listener, fd, side, client, reached, target, ticket } = accepted;
     let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
+    super::make_way(ctx, flows, &key);
+    if flows.find(&key).is_some() {
+        return refuse(&fd, DropReason::Unmapped);
+    }
     let result = start(ctx, flows, key, target);
     let (other, connecting) = match result {
         Ok(started) => started,
@@ -333,6 +337,14 @@ impl SpliceFlow {
     fn connected<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if self.connecting.take().is_some() {
             ctx.inbound.answered(handle.index);
+        }
+    }
+
+    /// Another client came with the same address and port: ends the flow if its own client is gone.
+    pub(super) fn succeeded(&self) -> Verdict {
+        match super::socket_error(&self.ends[CLIENT].fd) {
+            Some(_) => self.abort(),
+            None => Verdict::Keep,
         }
     }
 

@@ -280,7 +280,7 @@ impl TcpFlow {
     fn end_batch<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
         self.dirty = false;
         if let Some((first, _)) = self.batch.take() {
-            let Ok(taken) = self.queue(ctx, first) else { return self.broken(ctx, handle) };
+            let Ok(taken) = self.queue(ctx, first) else { return self.reset(ctx, handle) };
             self.conn.handle(ctx.now, Event::Queued { taken: count(taken), held: self.held() });
         }
         if ctx.link.is_backlogged() && ctx.tcp.late.len() < MAX_BATCH {
@@ -336,6 +336,9 @@ impl TcpFlow {
         events: EventFlags,
     ) -> Verdict {
         let error = if events.contains(EventFlags::ERR) { super::socket_error(&self.fd) } else { None };
+        // What is told is told once: also of a peer that spoke, and finished, before the loop looked.
+        self.urgent |= events.contains(EventFlags::PRI);
+        self.ended |= events.contains(EventFlags::RDHUP) && error.is_none() && !self.reset;
         if self.conn.is_connecting() {
             return match error {
                 Some(e) => self.failed(ctx, handle, key, e),
@@ -344,20 +347,32 @@ impl TcpFlow {
             };
         }
         self.reset |= error.is_some();
-        self.urgent |= events.contains(EventFlags::PRI);
-        self.ended |= events.contains(EventFlags::RDHUP) && !self.reset;
         if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
             self.conn.handle(ctx.now, Event::Readable);
         }
         if events.contains(EventFlags::OUT) && self.rest.is_some() {
             if !ctx.tcp.slack.flush(&mut self.rest, self.fd.as_fd()) {
-                return self.broken(ctx, handle);
+                return self.reset(ctx, handle);
             }
             self.conn.handle(ctx.now, Event::Flushed { held: self.held() });
         }
+        if self.reset { self.reset(ctx, handle) } else { self.pull(ctx, handle) }
+    }
+
+    /// The host's peer reset the connection. What arrived before is still to be had, and is passed on first.
+    fn reset<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        self.reset = true;
+        self.conn.handle(ctx.now, Event::Readable);
         let verdict = self.pull(ctx, handle);
-        // What arrived before a reset is still to be had, and was passed on first.
-        if self.reset && verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
+        if verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
+    }
+
+    /// Another client came with the same address and port: ends the flow if its own client is gone.
+    pub(super) fn succeeded<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+        match super::socket_error(&self.fd) {
+            Some(_) => self.reset(ctx, handle),
+            None => Verdict::Keep,
+        }
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -407,6 +422,7 @@ impl TcpFlow {
     fn is_abandoned(&mut self, key: &Key, now: Instant) -> bool {
         let Some(ticket) = self.ticket.as_ref().filter(|_| self.ended) else { return false };
         ticket.unheard(crowd::source(key), now);
+        self.seek(0);
         let mut byte = [0];
         let mut room = Scatter::new();
         room.push(&mut byte);
@@ -490,6 +506,14 @@ impl TcpFlow {
         }
     }
 
+    /// Has the kernel peek at `offset` next, where it knows a peek offset.
+    fn seek(&mut self, offset: u32) {
+        if self.peek_offset.is_some_and(|at| at != offset) {
+            let wanted = i32::try_from(offset).unwrap_or(i32::MAX);
+            self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
+        }
+    }
+
     /// Sends up to `len` bytes, `offset` bytes behind the head of the receive queue;
     /// false if the link has no room.
     fn peek<L: Link>(&mut self, ctx: &mut Context<L>, offset: u32, len: u32) -> bool {
@@ -498,10 +522,7 @@ impl TcpFlow {
         }
         let mss = self.conn.mss();
         let len = len.min(mss.saturating_mul(count(MAX_PIECES)));
-        if self.peek_offset.is_some_and(|at| at != offset) {
-            let wanted = i32::try_from(offset).unwrap_or(i32::MAX);
-            self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
-        }
+        self.seek(offset);
         let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
         let header_len = self.path.header_len() + HEADER_LEN;
         let found = {

@@ -89,6 +89,11 @@ pub(crate) fn accepted<L: Link>(
     key: Key,
     (listener, ticket): (u32, Ticket),
 ) -> Result<(), DropReason> {
+    host::make_way(ctx, flows, &key);
+    if flows.find(&key).is_some() {
+        // Two clients that look the same to the guest cannot both be served.
+        return host::splice::refuse(&fd, DropReason::Unmapped);
+    }
     let Key { guest, remote, .. } = key;
     let iss = ctx.tcp.isn.initial(guest, remote, ctx.now);
     let config = ctx.tcp.config(guest.addr);

@@ -21,7 +21,7 @@ use passt_sys::dgram::{BATCH, Inbox};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use super::send::{Cursor, Cuts, Item, Way};
+use super::send::{Cursor, Cuts, Item, Way, datagrams};
 use super::{Sockets, UdpFlow, any, connect};
 use crate::flow::Side;
 use crate::host::{Verdict, socket_across};
@@ -69,7 +69,7 @@ impl UdpFlow {
 
 /// Sends messages of the inbox; returns how many datagrams could not be sent.
 fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut Cuts, now: Instant) -> usize {
-    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| item(inbox, index)).collect();
+    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| Item::received(inbox, index)).collect();
     let (mut at, mut lost) = (Cursor::default(), 0);
     while let Some(loss) = way.deliver(inbox, &items, &mut at, cuts, now) {
         lost += loss.datagrams;
@@ -77,15 +77,9 @@ fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut Cuts, 
     lost
 }
 
-fn item(inbox: &Inbox, index: usize) -> Option<Item> {
-    let (message, _) = inbox.message(index)?;
-    let cut = message.len > usize::from(message.segment);
-    Some(Item { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
-}
-
 /// Counts what was lost of messages; all of them where the listening socket is closed, which ends the flow.
 fn count<L: Link>(ctx: &mut Context<L>, lost: Option<usize>, messages: Range<usize>) -> Verdict {
-    let all = || messages.filter_map(|index| item(&ctx.udp.inbox, index)).map(|item| item.datagrams()).sum();
-    ctx.dropped_all(DropReason::Socket, lost.unwrap_or_else(all));
+    let all = lost.unwrap_or_else(|| datagrams(&ctx.udp.inbox, messages));
+    ctx.dropped_all(DropReason::Socket, all);
     if lost.is_some() { Verdict::Keep } else { Verdict::Remove }
 }

@@ -139,12 +139,14 @@ pub(crate) fn datagram<L: Link>(
             flows.find(&key).map_or_else(|| begin(ctx, flows, key, datagram), Ok)?
         }
     };
-    if flows.get_mut(handle).is_some_and(|(_, flow)| flow.ttl() != Some(datagram.ttl)) {
+    let other_ttl = flows.get_mut(handle).is_some_and(|(_, flow)| flow.ttl() != Some(datagram.ttl));
+    if other_ttl || ctx.udp.batch.is_full() {
         end_batch(ctx, flows);
-        with_flow(ctx, flows, handle, |_, _, _, flow| flow.set_ttl(datagram.ttl));
     }
-    if ctx.udp.batch.is_full() {
-        end_batch(ctx, flows);
+    // What was sent may have ended it.
+    let handle = if flows.get(handle).is_some() { handle } else { begin(ctx, flows, key, datagram)? };
+    if other_ttl {
+        with_flow(ctx, flows, handle, |_, _, _, flow| flow.set_ttl(datagram.ttl));
     }
     let cut = offload.gso == Gso::Udp && datagram.payload.len() > usize::from(offload.gso_size);
     let segment = if cut { offload.gso_size } else { 0 };
@@ -289,7 +291,7 @@ pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
                 }
                 _ => Verdict::Keep,
             }),
-            Err(reason) => ctx.dropped(reason),
+            Err(reason) => ctx.dropped_all(reason, send::datagrams(&ctx.udp.inbox, next..end)),
         }
         next = end;
     }
@@ -487,13 +489,16 @@ impl UdpFlow {
     /// Passes on what arrived. What stays is reported by the kernel again.
     fn receive<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> io::Result<Verdict> {
         let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
-        let mut burst = BURST;
-        while self.joined && burst > 0 {
+        for _ in 0..BURST {
+            if !self.joined {
+                break;
+            }
             self.joined = Self::receive_joined(ctx, key, fd)?;
-            burst -= 1;
+            if self.joined {
+                used(&mut self.last, &mut self.seen[1], ctx.now);
+            }
         }
-        if burst == 0 {
-            self.used(1, ctx.now);
+        if self.joined {
             return Ok(Verdict::Keep);
         }
         let count = ctx.udp.inbox.receive(fd.as_fd())?;
@@ -507,7 +512,7 @@ impl UdpFlow {
             let messages = next..next + run.len();
             next = messages.end;
             if run.first() != Some(&true) {
-                ctx.dropped_all(DropReason::NoFlow, messages.len());
+                ctx.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.udp.inbox, messages));
             } else if key.via != Via::Link {
                 if self.answer(ctx, messages) == Verdict::Remove {
                     return Ok(Verdict::Remove);
@@ -549,8 +554,7 @@ impl UdpFlow {
 
     /// Notes use by the guest (0) or its peer (1).
     fn used(&mut self, side: usize, now: Instant) {
-        self.last = now;
-        self.seen[side] = self.seen[side].saturating_add(1).min(2);
+        used(&mut self.last, &mut self.seen[side], now);
     }
 
     pub(super) fn timeout<L: Link>(&self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -558,6 +562,11 @@ impl UdpFlow {
         let due = self.last + if self.seen == [2, 2] { stream } else { single };
         super::expire(ctx, handle, due)
     }
+}
+
+fn used(last: &mut Instant, seen: &mut u8, now: Instant) {
+    *last = now;
+    *seen = seen.saturating_add(1).min(2);
 }
 
 impl Sockets {

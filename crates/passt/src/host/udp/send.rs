@@ -34,10 +34,22 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// A message that was received, joined datagrams perhaps.
+    pub(super) fn received(inbox: &Inbox, index: usize) -> Option<Self> {
+        let (message, _) = inbox.message(index)?;
+        let cut = message.len > usize::from(message.segment);
+        Some(Self { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
+    }
+
     /// How many datagrams it is.
     pub(super) fn datagrams(&self) -> usize {
         if self.segment == 0 { 1 } else { self.payload.len().div_ceil(self.segment.into()) }
     }
+}
+
+/// How many datagrams some messages of the inbox are.
+pub(super) fn datagrams(inbox: &Inbox, messages: Range<usize>) -> usize {
+    messages.filter_map(|index| Item::received(inbox, index)).map(|item| item.datagrams()).sum()
 }
 
 /// What items are part of.
