@@ -96,6 +96,28 @@ fn with_little_memory() {
     assert!(one_line(&finished).contains("bytes of stack"), "{finished:?}");
 }
 
+/// A log that may not grow (`ulimit -f`) ends neither pasta nor its command, for which the limit is as it was.
+#[test]
+fn with_files_that_may_not_grow() {
+    let Some(net) = Net::new() else { return };
+    for size in [0, 4096] {
+        let launch = net.pasta(User::Normal).through(&format!("prlimit --fsize={size}"));
+        let log = net.dir().join(format!("log{size}"));
+        let mut command = launch.command(&format!("--config-net --trace --log-file {}", log.display()));
+        command.args(["sh", "-c", "ip address; ip -6 address; grep SigIgn /proc/self/status; exit 5"]);
+        let finished = Process::start(&mut command).finish();
+        assert_eq!(finished.status.code(), Some(5), "{finished:?}");
+        let ignored = finished.stdout.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("a mask");
+        let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+        assert_eq!(
+            ignored & (1 << (rustix::process::Signal::XFSZ.as_raw() - 1)),
+            0,
+            "the command has the default"
+        );
+        assert!(fs::metadata(&log).is_ok_and(|log| log.len() <= size));
+    }
+}
+
 /// What is reserved is not promised by the kernel: many instances fit a small machine.
 #[test]
 fn hardly_any_memory_is_committed() {

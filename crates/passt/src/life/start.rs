@@ -17,9 +17,10 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Gives back what [`limits`] changed, and leaves no signal blocked.
+    /// Gives back what [`limits`] and [`signals`] changed, and leaves no signal blocked.
     pub(super) fn restore(&self) -> io::Result<()> {
         signal::unblock_all()?;
+        signal::set_default(Signal::XFSZ)?;
         umask(self.umask);
         setrlimit(Resource::Nofile, self.nofile)?;
         Ok(())
@@ -48,6 +49,8 @@ pub struct TooLow {
 pub fn signals() -> io::Result<()> {
     fd::ensure_standard()?;
     signal::ignore(Signal::PIPE)?;
+    // A log or capture that may not grow (`ulimit -f`) is one that takes no more.
+    signal::ignore(Signal::XFSZ)?;
     // Ignored, it would take the exit status of a command away from us.
     signal::set_default(Signal::CHILD)?;
     signal::exit_on(Signal::TERM)?;
