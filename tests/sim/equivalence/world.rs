@@ -502,6 +502,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     fn settle(&mut self) {
         self.loss = 0;
         self.script.with(|state| state.most = 0);
+        self.turn();
         let mut idle = 0;
         let mut last = 0;
         while self.worker.flow_count() > 0 || !self.conns.is_empty() {
