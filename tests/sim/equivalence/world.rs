@@ -313,7 +313,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             _ => conn.segment(RST, sent + 0x2000_0000),
         };
         // Before the connection is open another SYN means another connection.
-        if conn.confirmed || !lie.flags.contains(SYN) && conn.phase != Phase::Gone {
+        let open = conn.phase == Phase::Open && conn.confirmed && self.outbox.is_empty();
+        if open || !lie.flags.contains(SYN) && conn.phase != Phase::Gone {
             put(&mut self.outbox, conn.v4, &lie, &[], u16::MAX);
             self.turn();
         }
