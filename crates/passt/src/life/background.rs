@@ -51,10 +51,12 @@ impl PidFile {
 
     /// Replaces the content.
     fn write(mut self, pid: Pid) -> Result<(), Error> {
-        let regular = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let emptied = if regular { self.file.set_len(0) } else { Ok(()) };
         let line = format!("{pid}\n");
-        match emptied.and_then(|()| self.file.write_all(line.as_bytes())) {
+        let len = line.len() as u64;
+        // Cut only where more was there: the user that we are by now may be one who can write, but not cut (AppArmor's `owner`).
+        let longer = self.file.metadata().is_ok_and(|old| old.is_file() && old.len() > len);
+        let written = self.file.write_all(line.as_bytes());
+        match written.and_then(|()| if longer { self.file.set_len(len) } else { Ok(()) }) {
             Ok(()) => self.keep(),
             Err(source) => return Err(Error::PidFile { path: self.path, source }),
         }
