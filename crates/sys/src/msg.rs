@@ -14,7 +14,9 @@ pub const CALLS: &[Call] = &[Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg
 /// without SIGPIPE; returns how many the kernel took.
 pub fn send(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
     #[cfg(feature = "inject")]
-    let vecs = &injected::limited(data.as_slice(), |script| script.stream(fd, data.total()))?;
+    let limited = injected::limited(data.as_slice(), |script| script.stream(fd, data.total()))?;
+    #[cfg(feature = "inject")]
+    let vecs = limited.as_deref().unwrap_or(data.as_slice());
     #[cfg(not(feature = "inject"))]
     let vecs = data.as_slice();
     let message = header(vecs);
@@ -88,13 +90,13 @@ mod injected {
 
     use crate::inject::{Fate, Faults, ask};
 
-    /// What of a list of buffers the kernel is given.
+    /// What of a list of buffers the kernel is given, if not all.
     pub(super) fn limited(
         vecs: &[libc::iovec],
         question: impl FnOnce(&mut dyn Faults) -> Fate,
-    ) -> io::Result<Vec<libc::iovec>> {
+    ) -> io::Result<Option<Vec<libc::iovec>>> {
         let mut left = match ask(question) {
-            Fate::Pass => usize::MAX,
+            Fate::Pass => return Ok(None),
             Fate::AtMost(len) => len.max(1),
             Fate::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
         };
@@ -103,6 +105,6 @@ mod injected {
             left -= len;
             (len > 0 || vec.iov_len == 0).then_some(libc::iovec { iov_len: len, ..*vec })
         });
-        Ok(head.collect())
+        Ok(Some(head.collect()))
     }
 }
