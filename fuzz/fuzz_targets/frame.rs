@@ -49,14 +49,17 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let Some((entry, data)) = data.split_first() else { return };
-    let mut out = [0; 1600];
-    let reply = match entry % 5 {
-        0 => frame(data, &mut out),
-        1 => dhcp::respond(&CONFIG, GUEST, data, &mut out),
-        2 => dhcpv6::respond(&CONFIG, GUEST, GUEST_LL.into(), data, &mut out),
-        3 => neighbour_discovery(data, &mut out),
-        _ => return segment(data),
-    };
+    if entry % 5 == 4 {
+        return segment(data);
+    }
+    // What was in the buffer before is in no reply.
+    let [(out, reply), (again, _)] = [0, 0xff].map(|before| {
+        let mut out = [before; 1600];
+        let reply = respond(*entry, data, &mut out);
+        out[reply.unwrap_or(0)..].fill(0);
+        (out, reply)
+    });
+    assert!(out == again);
     let Ok(len) = reply else { return };
     // Our own replies must be sound, if none of our business.
     match classify(&out[..len], len) {
@@ -64,6 +67,16 @@ fuzz_target!(|data: &[u8]| {
         Err(reason) => assert_eq!(reason, DropReason::IcmpType),
     }
 });
+
+/// The reply to what the first byte says that `data` is.
+fn respond(entry: u8, data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
+    match entry % 5 {
+        0 => frame(data, out),
+        1 => dhcp::respond(&CONFIG, GUEST, data, out),
+        2 => dhcpv6::respond(&CONFIG, GUEST, GUEST_LL.into(), data, out),
+        _ => neighbour_discovery(data, out),
+    }
+}
 
 /// A whole frame: whatever is made of it lies within it.
 fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {

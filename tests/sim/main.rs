@@ -5,9 +5,13 @@
 //! on loopback, over each of the links that a test can have ([`every_link`]). What happens follows from a seed, which a failing test prints; seeds
 //! worth keeping are in `seeds.txt`, and `SIM_SEED` in the environment replaces them.
 
+#![cfg_attr(not(feature = "inject"), allow(dead_code, reason = "what only those tests use that interfere"))]
+
+#[cfg(feature = "inject")]
 mod batches;
 mod closing;
 mod engine;
+#[cfg(feature = "inject")]
 mod equivalence;
 mod every_link;
 mod gauge;

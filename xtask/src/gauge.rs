@@ -71,10 +71,11 @@ fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
     KINDS.iter().map(|kind| Ok(((*kind).to_owned(), count_one(&tests, kind)?))).collect()
 }
 
-/// Builds the tests as users get the program; where they are.
+/// Builds the tests with what users get, so without what interferes with calls; where they are.
 fn build(root: &Path) -> Result<PathBuf> {
     let options = ["test", "--release", "--package", "passt-tests", "--test", "sim", "--no-run"];
     let mut command = cargo(root, &options);
+    command.arg("--no-default-features");
     let output = command.arg("--message-format=json").stderr(Stdio::inherit()).output().context("cargo")?;
     ensure!(output.status.success(), "the tests do not build");
     let text = String::from_utf8(output.stdout)?;

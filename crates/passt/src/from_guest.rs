@@ -17,17 +17,18 @@ use crate::link::Link;
 use crate::worker::Context;
 
 /// Longest frame of a responder.
-const REPLY_ROOM: usize = 1514;
+pub(crate) const REPLY_ROOM: usize = 1514;
 
 /// Takes a batch of frames from the link. An error means that the link is gone.
 pub(crate) fn receive<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) -> io::Result<()> {
     let frames = ctx.link.receive()?;
-    let mut reply = [0; REPLY_ROOM];
+    let mut reply = std::mem::take(&mut ctx.reply);
     for index in 0..frames {
         if let Err(reason) = frame(ctx, flows, index, &mut reply) {
             ctx.dropped(reason);
         }
     }
+    ctx.reply = reply;
     host::tcp::end_batch(ctx, flows);
     host::udp::end_batch(ctx, flows);
     Ok(())
@@ -37,7 +38,7 @@ fn frame<L: Link>(
     ctx: &mut Context<L>,
     flows: &mut Table<Flow>,
     index: usize,
-    reply: &mut [u8; REPLY_ROOM],
+    reply: &mut [u8],
 ) -> Result<(), DropReason> {
     let frame = ctx.link.frame(index).ok_or(DropReason::Offload)?;
     ctx.counters.received(frame.len);
@@ -47,9 +48,14 @@ fn frame<L: Link>(
         ctx.capture.record(ctx.now, &[], &whole);
     }
     let offload = frame.offload;
+    let classified = classify(frame.head, frame.len);
     // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
-    ctx.guest_mac = classify::source(frame.head).ok().or(ctx.guest_mac);
-    let (source, class) = classify(frame.head, frame.len)?;
+    let station = match &classified {
+        Ok((source, _)) => Some(*source),
+        Err(_) => classify::source(frame.head).ok(),
+    };
+    ctx.guest_mac = station.or(ctx.guest_mac);
+    let (source, class) = classified?;
     log::trace!("from guest: {} bytes, {class:?}", frame.len);
     if let Some(addr) = responder::claimed(source, &class, frame.head) {
         ctx.map.claim(addr);

@@ -97,15 +97,22 @@ pub fn limit() {
 }
 
 /// When [`account`] has something to tell.
+#[inline]
 pub fn due() -> Option<Instant> {
     Some(DUE.load(Ordering::Relaxed)).filter(|&due| due != 0).map(Instant::from_nanos)
 }
 
 /// Tells how many lines the limit left out whose time is over.
+#[inline]
 pub fn account(now: Instant) {
-    if due().is_some_and(|due| due <= now)
-        && let Some(sink) = LOGGER.lock().as_mut()
-    {
+    if due().is_some_and(|due| due <= now) {
+        account_overdue(now);
+    }
+}
+
+#[cold]
+fn account_overdue(now: Instant) {
+    if let Some(sink) = LOGGER.lock().as_mut() {
         sink.account(now);
     }
 }

@@ -21,6 +21,7 @@ use crate::flow::timer::Wheel;
 use crate::flow::{Handle, Key};
 use crate::forward::pressure::{LOOK_AGAIN, Pressure};
 use crate::forward::{Forward, Listener, Listeners};
+use crate::from_guest::REPLY_ROOM;
 use crate::host::sockets::Sockets;
 use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
@@ -73,6 +74,8 @@ pub struct Context<L> {
     pub map: AddressMap,
     /// See [`Options::services`].
     pub services: responder::Config,
+    /// Room for what responders answer.
+    pub(crate) reply: Box<[u8]>,
     /// The guest's own link-layer address, once seen.
     pub guest_mac: Option<Mac>,
     /// See [`Options::outbound_if`].
@@ -135,6 +138,7 @@ impl<L: Link> Context<L> {
             counters: Counters::default(),
             map: options.map,
             services: options.services.clone(),
+            reply: vec![0; REPLY_ROOM].into(),
             guest_mac: None,
             outbound_if: options.outbound_if.clone(),
             protocols: options.protocols,

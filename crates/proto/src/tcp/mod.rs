@@ -178,7 +178,11 @@ impl Connection {
 
     /// Bytes that the engine can take beyond what is queued, once it holds none: what is promised to
     /// the guest from now on. A smaller one leaves older promises as they are.
+    #[inline]
     pub fn set_room(&mut self, room: u32) {
+        if room == self.config.room {
+            return;
+        }
         self.config.room = room;
         if let State::Open(open) = &mut self.state {
             open.set_room(room);

@@ -88,17 +88,8 @@ impl Open {
         let flags = segment.flags;
         let fin = flags.contains(Flags::FIN);
         self.heard = now;
-        if flags.contains(Flags::RST) {
-            match self.rx.judge_reset(segment.seq) {
-                Reset::Certain => self.reset = true,
-                Reset::Doubtful => self.challenge(now),
-                Reset::Invalid => {}
-            }
-            return Push::NONE;
-        }
-        if flags.contains(Flags::SYN) {
-            // RFC 5961, section 4.2.
-            self.challenge(now);
+        if flags.intersects(Flags::RST | Flags::SYN) {
+            self.reset_or_syn(now, segment);
             return Push::NONE;
         }
         if !self.rx.is_acceptable(segment.seq, len + u32::from(fin)) {
@@ -117,6 +108,18 @@ impl Open {
             return Push::NONE;
         }
         self.rx.segment(now, segment.seq, len, fin)
+    }
+
+    fn reset_or_syn(&mut self, now: Instant, segment: &Segment) {
+        if !segment.flags.contains(Flags::RST) {
+            // RFC 5961, section 4.2.
+            return self.challenge(now);
+        }
+        match self.rx.judge_reset(segment.seq) {
+            Reset::Certain => self.reset = true,
+            Reset::Doubtful => self.challenge(now),
+            Reset::Invalid => {}
+        }
     }
 
     fn challenge(&mut self, now: Instant) {

@@ -159,8 +159,8 @@ impl Receive {
     }
 
     fn ask_for_ack(&mut self, now: Instant, prompt: bool) {
-        let unacked = (self.next + self.pending).distance(self.acked);
-        let delay = self.interactive && !prompt && unacked < self.full.saturating_mul(2);
+        let is_little = || (self.next + self.pending).distance(self.acked) < self.full.saturating_mul(2);
+        let delay = self.interactive && !prompt && is_little();
         match self.ack {
             Ack::No if delay => self.ack = Ack::At(now + ACK_DELAY),
             Ack::At(_) if delay => {}
@@ -300,7 +300,9 @@ impl Receive {
     /// Whether a segment that takes `len` numbers from `seq` on is new to the guest's knowledge, and reaches into the window
     /// (RFC 9293, section 3.4).
     pub(super) fn is_acceptable(&self, seq: Seq, len: u32) -> bool {
-        !(seq + len).before(self.acked) && !seq.after(self.edge.max(self.expected()))
+        let expected = self.expected();
+        // The usual case first.
+        seq == expected || (!(seq + len).before(self.acked) && !seq.after(self.edge.max(expected)))
     }
 
     /// Whether an empty segment at `seq` asks for an answer: a keep-alive, or a probe of a window (RFC 9293, section 3.8.4).

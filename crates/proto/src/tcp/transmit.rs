@@ -118,11 +118,15 @@ impl Transmit {
     /// (RFC 5961, section 5.2).
     pub(super) fn acknowledge(&mut self, now: Instant, segment: &Segment, len: u32) -> bool {
         let ack = segment.ack;
-        if ack.after(self.max) || ack.before(self.una - self.max_window) {
+        if ack.after(self.max) {
+            return false;
+        }
+        let is_old = ack.before(self.una);
+        if is_old && ack.before(self.una - self.max_window) {
             return false;
         }
         self.attempts = 0;
-        if ack.before(self.una) {
+        if is_old {
             return true;
         }
         let window = u32::from(segment.window) << self.limits.window_scale;
