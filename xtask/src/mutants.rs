@@ -25,8 +25,9 @@ struct Part {
     /// Globs of its source files.
     files: &'static [&'static str],
     /// Which tests cargo builds and runs, also of another package: ones that need neither privilege nor
-    /// a release build.
-    tests: &'static [&'static str],
+    /// a release build. In stages, quick ones first: each has to notice what those before it missed, and
+    /// the last one has all of them.
+    stages: &'static [&'static [&'static str]],
 }
 
 const PARTS: &[Part] = &[
@@ -34,13 +35,13 @@ const PARTS: &[Part] = &[
         name: "proto",
         package: "passt-proto",
         files: &["crates/proto/src/*.rs", "crates/proto/src/wire/*.rs", "crates/proto/src/responder/*.rs"],
-        tests: &["--lib"],
+        stages: &[&["--lib"]],
     },
     Part {
         name: "tcp",
         package: "passt-proto",
         files: &["crates/proto/src/tcp/*.rs"],
-        tests: &["--lib", "--test=tcp_ops"],
+        stages: &[&["--lib", "--test=tcp_ops"]],
     },
     Part {
         name: "engine",
@@ -52,13 +53,16 @@ const PARTS: &[Part] = &[
             "crates/passt/src/to_guest.rs",
             "crates/passt/src/host/**/*.rs",
         ],
-        tests: &[
-            "--package=passt-tests",
-            "--lib",
-            "--test=datagrams",
-            "--test=loopback",
-            "--test=crowd",
-            "--test=sim",
+        stages: &[
+            &["--lib", "--test=datagrams", "--test=loopback", "--test=crowd"],
+            &[
+                "--package=passt-tests",
+                "--lib",
+                "--test=datagrams",
+                "--test=loopback",
+                "--test=crowd",
+                "--test=sim",
+            ],
         ],
     },
 ];
@@ -118,42 +122,63 @@ fn copy(root: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
+/// What became of the mutants of a module: caught, missed, late and unviable.
+type Counts = [u64; 4];
+
 /// Runs one part and prints its table; how many mutants no test noticed.
 fn test(root: &Path, tree: &Path, part: &Part, options: &[String]) -> Result<u64> {
     let output = root.join("target/mutants").join(part.name);
     fs::create_dir_all(&output)?;
-    let mut command = cargo(tree, &["mutants", "--in-place", "--profile=mutants", "--cap-lints=true"]);
-    command.args(["--package", part.package]).args(TIMEOUT);
-    command.arg("--output").arg(&output);
-    if !options.iter().any(|option| ["--file", "-f"].contains(&option.as_str())) {
-        command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
-    }
-    // For the baseline and the build as well, which would otherwise make every test that there is.
-    command.args(part.tests.iter().map(|tests| format!("--cargo-arg={tests}")));
-    command.args(options).args(SKIPPED).envs(FEWER);
-    let status = command.status()?;
-    // 0: all caught, 2: some missed, 3: some timed out.
-    ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants: {status}");
-    report(&output.join("mutants.out/outcomes.json"))
-}
-
-/// Prints what became of the mutants of each module.
-fn report(outcomes: &Path) -> Result<u64> {
-    const KINDS: [&str; 4] = ["CaughtMutant", "MissedMutant", "Timeout", "Unviable"];
-    let outcomes: Value = serde_json::from_slice(&fs::read(outcomes)?)?;
-    let mut table: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
-    for outcome in outcomes["outcomes"].as_array().context("outcomes")? {
-        let file = outcome["scenario"]["Mutant"]["file"].as_str();
-        let kind = KINDS.iter().position(|kind| outcome["summary"] == *kind);
-        if let (Some(file), Some(kind)) = (file, kind) {
-            for row in [file, "all"] {
-                table.entry(row).or_default()[kind] += 1;
-            }
-        }
+    // Which mutants belong to a shard depends on how many there are, and each stage has fewer.
+    let skipped = if options.iter().any(|option| option == "--shard") { part.stages.len() - 1 } else { 0 };
+    let mut table = BTreeMap::new();
+    for (index, tests) in part.stages.iter().enumerate().skip(skipped) {
+        let mut options = options.to_vec();
+        options.extend((index > skipped).then(|| "--iterate".to_owned()));
+        run_stage(tree, part, tests, &options, &output)?;
+        let is_last = index + 1 == part.stages.len();
+        count(&output.join("mutants.out/outcomes.json"), is_last, &mut table)?;
     }
     println!("{:>7}{:>7}{:>7}{:>9}  module", "caught", "missed", "late", "unviable");
     for (file, [caught, missed, late, unviable]) in &table {
         println!("{caught:>7}{missed:>7}{late:>7}{unviable:>9}  {file}");
     }
     Ok(table.get("all").map_or(0, |counts| counts[1]))
+}
+
+fn run_stage(tree: &Path, part: &Part, tests: &[&str], options: &[String], output: &Path) -> Result<()> {
+    let mut command = cargo(tree, &["mutants", "--in-place", "--profile=mutants", "--cap-lints=true"]);
+    command.args(["--package", part.package]).args(TIMEOUT);
+    command.arg("--output").arg(output);
+    if !options.iter().any(|option| ["--file", "-f"].contains(&option.as_str())) {
+        command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
+    }
+    // For the baseline and the build as well, which would otherwise make every test that there is.
+    command.args(tests.iter().map(|tests| format!("--cargo-arg={tests}")));
+    command.args(options).args(SKIPPED).envs(FEWER);
+    let status = command.status()?;
+    // 0: all caught, 2: some missed, 3: some timed out.
+    ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants: {status}");
+    Ok(())
+}
+
+/// Adds what became of the mutants of each module in a stage. What is missed or late before the last one is
+/// tested again.
+fn count(outcomes: &Path, is_last: bool, table: &mut BTreeMap<String, Counts>) -> Result<()> {
+    const KINDS: [&str; 4] = ["CaughtMutant", "MissedMutant", "Timeout", "Unviable"];
+    const CAUGHT: usize = 0;
+    const UNVIABLE: usize = 3;
+    let outcomes: Value = serde_json::from_slice(&fs::read(outcomes)?)?;
+    for outcome in outcomes["outcomes"].as_array().context("outcomes")? {
+        let file = outcome["scenario"]["Mutant"]["file"].as_str();
+        let kind = KINDS.iter().position(|kind| outcome["summary"] == *kind);
+        if let (Some(file), Some(kind)) = (file, kind)
+            && (is_last || [CAUGHT, UNVIABLE].contains(&kind))
+        {
+            for row in [file, "all"] {
+                table.entry(row.to_owned()).or_default()[kind] += 1;
+            }
+        }
+    }
+    Ok(())
 }

@@ -314,7 +314,15 @@ impl Conn {
     pub(crate) fn shut(&mut self) {
         if let Some(stream) = self.host.stream.as_ref().filter(|_| !self.host.shut) {
             self.host.shut = stream.shutdown(Shutdown::Write).is_ok() || self.broken;
+            // The guest's time to answer may have passed before.
+            self.broken |= self.is_left();
         }
+    }
+
+    /// Whether its client left without a word before the guest had answered in time: nobody waits for that.
+    pub(crate) fn is_left(&self) -> bool {
+        let silent = self.host.listener.is_none() && self.host.shut && self.host.written == 0;
+        silent && !self.confirmed && self.waited > 0
     }
 
     /// All that either side wrote has arrived, and both ends.

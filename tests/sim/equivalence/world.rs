@@ -348,9 +348,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     fn time_passes(&mut self) {
         for conn in self.conns.iter_mut().filter(|conn| !conn.confirmed) {
             conn.waited += 1;
-            // A client that left without a word is not waited for.
-            let left = conn.host.listener.is_none() && conn.host.shut && conn.host.written == 0;
-            conn.broken |= conn.waited > PATIENCE || left;
+            conn.broken |= conn.waited > PATIENCE || conn.is_left();
         }
     }
 
