@@ -9,6 +9,7 @@ mod skip;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use passt::cli::{Listen, PortRange, Rule};
@@ -450,6 +451,28 @@ fn joined_datagrams_keep_their_flow() {
     }
 }
 
+/// Joined datagrams for which there is no room are as many as they would be one by one.
+#[test]
+fn each_datagram_without_a_flow_is_counted() {
+    let mut guest = Guest::new(OFFLOAD, 1500);
+    let (_server, port) = server(true);
+    for own in 0..64 {
+        guest.send(true, (41_000 + own, port), b"?");
+    }
+    let port = free_port();
+    guest.worker.listen(open(Protocol::Udp, rule(None, port, 7)).unwrap()).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    let payload = pattern(9_500);
+    let mut data = Gather::new();
+    data.push(&payload);
+    dgram::send(client.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1000 }], None, None)
+        .unwrap();
+    client.send(b"one more").unwrap();
+    assert!(guest.receive().is_empty());
+    assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
+}
+
 fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
     let listen = Listen { addr: addr.map(|a| a.parse().unwrap()), interface: None };
     let ports = PortRange::new(port, port).unwrap();
@@ -593,12 +616,23 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
     }
 }
 
-/// Where ping sockets are allowed, pings of the gateway are answered by the host with the
-/// guest's identifier.
+/// Opens a ping socket; where that is not allowed, in a network of the thread's own.
+fn may_ping() -> std::io::Result<()> {
+    let socket = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP));
+    if socket().is_ok() {
+        return Ok(());
+    }
+    // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
+    Ok(socket().map(drop)?)
+}
+
+/// Pings of the gateway are answered by the host with the guest's identifier.
 #[test]
 fn pings() {
-    let (domain, protocol) = (AddressFamily::INET, Some(ipproto::ICMP));
-    if let Err(error) = rustix::net::socket(domain, SocketType::DGRAM, protocol) {
+    if let Err(error) = may_ping() {
         return skip(&format!("no ping sockets: {error}"));
     }
     for v4 in [true, false] {

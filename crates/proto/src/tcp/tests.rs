@@ -216,6 +216,47 @@ fn host_refuses() {
     assert_eq!(t.action(), Some(Action::Close));
 }
 
+/// The host's peer resets the connection before the guest has answered.
+#[test]
+fn host_fails_in_the_handshake() {
+    let mut t = Trace::connecting(&syn());
+    t.event(Event::Connected { far: None });
+    t.emits();
+    t.event(Event::Failed);
+    let reset = t.emits();
+    assert_eq!((reset.flags, reset.seq, reset.ack), (RST | ACK, Seq(ISS + 1), Seq(IRS + 1)));
+    assert_eq!(t.action(), Some(Action::Close));
+
+    let conn = Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO);
+    let mut t = Trace { conn, now: Instant::ZERO };
+    t.emits();
+    t.event(Event::Failed);
+    let reset = t.emits();
+    assert_eq!((reset.flags, reset.seq), (RST, Seq(ISS + 1)));
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+/// What the engine asks in each state.
+#[test]
+fn what_a_connection_tells() {
+    let told = |conn: &Connection| (conn.is_connecting(), conn.is_opening(), conn.has_ended(), conn.mss());
+    let small = Segment { options: Options { mss: Some(700), ..Options::default() }, ..syn() };
+    let mut t = Trace::connecting(&small);
+    assert_eq!(told(&t.conn), (true, false, false, MSS));
+    assert_eq!((t.conn.guest_isn(), t.conn.next_timeout()), (Seq(IRS), None));
+    t.event(Event::Connected { far: None });
+    assert_eq!(told(&t.conn), (false, true, false, MSS));
+    t.emits();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(1000)));
+    t.gets(seg(ACK, IRS + 1, ISS + 1), 0);
+    assert_eq!(told(&t.conn), (false, false, false, 700));
+    assert_eq!(t.conn.retransmitted(), 0);
+    t.gets(seg(RST, IRS + 1, 0), 0);
+    assert_eq!(told(&t.conn), (false, false, true, MSS));
+    assert_eq!(t.action(), Some(Action::Abort));
+    assert_eq!((t.conn.next_timeout(), t.conn.retransmitted()), (None, 0));
+}
+
 #[test]
 fn guest_refuses() {
     let open = || Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO);
@@ -973,6 +1014,24 @@ fn far_peers_acknowledge_themselves() {
     t.acks(2002);
     t.quiet();
     assert_eq!(t.conn.next_timeout(), Some(t.now + ms(120_000 - 20)), "no more to ask for");
+}
+
+/// A peer that does not read is asked ever more rarely, and as often as before once it does.
+#[test]
+fn a_far_peer_that_stalls_is_asked_ever_more_rarely() {
+    let mut t = Trace::established_with(&syn(), Some(ms(40)));
+    t.gets(seg(ACK, 1001, 5001), 1000);
+    t.quiet();
+    for (wait, left) in
+        [(10, 1000), (20, 1000), (40, 1000), (80, 1000), (160, 1000), (320, 1000), (320, 1000), (320, 600)]
+    {
+        assert_eq!(t.conn.next_timeout(), Some(t.now + ms(wait)));
+        t.after(ms(wait));
+        assert_eq!(t.action(), Some(Action::AskUnacknowledged));
+        t.event(Event::Unacknowledged { bytes: left });
+    }
+    t.acks(1401);
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(10)));
 }
 
 #[test]
