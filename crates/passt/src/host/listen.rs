@@ -134,7 +134,7 @@ fn take<L: Link>(
     number: u32,
     events: EventFlags,
 ) -> Option<bool> {
-    let mut taken = events.contains(EventFlags::ERR) && udp::failures(ctx, flows, number);
+    let mut taken = events.contains(EventFlags::ERR) && udp::errors::of_listener(ctx, flows, number);
     if events.contains(EventFlags::IN) {
         let most = sockets_for(ctx, number);
         if most == 0 {

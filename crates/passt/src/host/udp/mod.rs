@@ -7,6 +7,7 @@
 //! uses both, on a side each (`bypass`). There is no state but when a flow was last used.
 
 mod bypass;
+pub(super) mod errors;
 mod send;
 
 use std::io;
@@ -19,19 +20,17 @@ use passt_proto::classify::Datagram;
 use passt_proto::drop::DropReason;
 use passt_proto::rules::HostSide;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
-use passt_proto::wire::ip::protocol;
+use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS};
 use passt_proto::wire::offload::{Gso, Offload};
-use passt_proto::wire::report::Quoted;
-use passt_sys::dgram::{self, BATCH, Failure, Inbox};
-use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::dgram::{self, BATCH, Inbox};
+use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use self::send::{Cursor, Cuts, Frames, Item, Loss, MAX_CUTS, Way};
+use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Way};
 use super::{Futile, Verdict, has_taken, unreachable, with_flow};
 use crate::flow::inbound::{Class, Room};
 use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
@@ -44,8 +43,6 @@ pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_BROADCAS
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
-/// More of an undelivered datagram is never quoted.
-const QUOTE: usize = 1280;
 
 /// What all UDP flows share.
 pub struct Udp {
@@ -201,7 +198,7 @@ fn begin<L: Link>(
         Err(error) => {
             let errno = Errno::from_io_error(&error);
             if let Some(error) = errno.and_then(unreachable) {
-                let quoted = quote(ctx, &key, datagram.ttl, datagram.payload.len());
+                let quoted = errors::quote(ctx, &key, datagram.ttl, datagram.payload.len());
                 ctx.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &[]);
             }
             return Err(DropReason::Socket);
@@ -375,25 +372,6 @@ fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, room: Room) 
     room != Room::Full
 }
 
-/// Errors about what went out through a listening socket: passes them on. Whether there were any.
-pub(super) fn failures<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, number: u32) -> bool {
-    let mut taken = false;
-    for _ in 0..BURST {
-        let Some(listener) = ctx.listeners.get(number) else { return true };
-        let mut payload = [0; QUOTE];
-        let Ok(failure) = dgram::receive_failure(listener.fd.as_fd(), &mut payload) else { break };
-        taken = true;
-        let Some(peer) = failure.destination else { continue };
-        let route = listener.route(&ctx.map, peer.into(), Endpoint::from(peer).addr);
-        let Ok((key, None)) = route else { continue };
-        if flows.find(&key).is_some() {
-            report(ctx, &key, DEFAULT_TTL, &failure, payload.get(..failure.len).unwrap_or_default());
-        }
-    }
-    let pending = ctx.listeners.get(number).and_then(|listener| super::socket_error(&listener.fd));
-    taken || pending.is_some()
-}
-
 impl UdpFlow {
     fn new(sockets: Sockets, remote: Endpoint, now: Instant) -> Self {
         Self {
@@ -421,7 +399,7 @@ impl UdpFlow {
             let (frames, items) = (Frames(&ctx.link), &ctx.udp.batch);
             let loss = way.deliver(&frames, items, &mut at, &mut self.cuts, ctx.now);
             let Some(loss) = loss else { return Verdict::Keep };
-            self.lost(ctx, key, &loss);
+            errors::lost(ctx, key, self.ttl, &loss);
         }
     }
 
@@ -440,24 +418,6 @@ impl UdpFlow {
         }
     }
 
-    /// Something of the batch could not be sent at all: counts it, and tells the guest of the first.
-    fn lost<L: Link>(&self, ctx: &mut Context<L>, key: &Key, loss: &Loss) {
-        ctx.dropped_all(DropReason::Socket, loss.datagrams);
-        let (Some(error), Some(item)) = (unreachable(loss.error), ctx.udp.batch.get(loss.item)) else {
-            return;
-        };
-        let frame = item.index;
-        let quoted = quote(ctx, key, self.ttl, loss.payload.len());
-        let mut payload = [0; QUOTE];
-        let copied = {
-            let mut data = Gather::new();
-            ctx.link.payload(frame, loss.payload.clone(), &mut data);
-            data.copy_out(0, &mut payload)
-        };
-        let header = error.header(key.guest.addr.is_v4());
-        ctx.icmp_error(key.remote.addr, header, &quoted, &payload[..copied]);
-    }
-
     /// The flow's own socket has something to tell.
     pub(super) fn event<L: Link>(
         &mut self,
@@ -467,7 +427,7 @@ impl UdpFlow {
         events: EventFlags,
     ) -> Verdict {
         let has_failed = events.contains(EventFlags::ERR);
-        let mut taken = has_failed && self.fd().is_some_and(|fd| own_failures(ctx, key, self.ttl, fd));
+        let mut taken = has_failed && self.fd().is_some_and(|fd| errors::own(ctx, key, self.ttl, fd));
         if events.contains(EventFlags::IN) {
             let before = self.seen[1];
             let received = self.receive(ctx, key);
@@ -583,35 +543,4 @@ impl Shared {
     fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {
         Some(Way { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
     }
-}
-
-/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told. Whether there were any.
-fn own_failures<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, fd: &OwnedFd) -> bool {
-    let mut payload = [0; QUOTE];
-    let mut taken = false;
-    for _ in 0..BURST {
-        let Ok(failure) = dgram::receive_failure(fd.as_fd(), &mut payload) else { break };
-        taken = true;
-        match key.via {
-            Via::Link => report(ctx, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default()),
-            Via::Bypass(_) => ctx.dropped(DropReason::Socket),
-        }
-    }
-    super::socket_error(fd).is_some() || taken
-}
-
-/// Tells the guest why a datagram with (at least) `payload` was not delivered.
-fn report<L: Link>(ctx: &mut Context<L>, key: &Key, ttl: u8, failure: &Failure, payload: &[u8]) {
-    let quoted = quote(ctx, key, ttl, payload.len());
-    super::report(ctx, key, failure, &quoted, payload);
-}
-
-/// A datagram of the guest with `len` bytes of payload.
-fn quote<L: Link>(ctx: &Context<L>, key: &Key, ttl: u8, len: usize) -> Quoted {
-    let len = len + passt_proto::wire::udp::LEN;
-    let [a, b] = key.guest.port.to_be_bytes();
-    let [c, d] = key.remote.port.to_be_bytes();
-    let [e, f] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-    let path = Path { ttl, ..ctx.path(key.guest.addr, key.remote.addr) };
-    Quoted { path, protocol: protocol::UDP, transport: [a, b, c, d, e, f, 0, 0], len }
 }
