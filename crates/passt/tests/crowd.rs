@@ -2,19 +2,19 @@
 //! clients on the loopback interface. The engine's clock is the test's.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use passt::cli::{Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
 use passt::forward::Forward;
 use passt::link::channel::{Channel, Packet};
-use passt::worker::{Options, Protocols, Worker};
+use passt::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
-use passt_proto::responder;
 use passt_proto::rules::{AddressMap, FamilyMap};
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
@@ -22,6 +22,8 @@ use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use common::{ENGINE, addr, ip, options, rule};
 
 /// Two sources that the guest sees as such, its own address, and what it calls the sources.
 const CROWD: &str = "127.0.0.1";
@@ -36,14 +38,6 @@ struct Guest {
     now: Instant,
 }
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn addr(text: &str) -> Addr {
-    ip(text).into()
-}
-
 impl Guest {
     fn new(max_flows: usize) -> Self {
         let v4 = FamilyMap {
@@ -52,24 +46,7 @@ impl Guest {
             ours: Some(addr(SEEN[1].1)),
             ..FamilyMap::default()
         };
-        let options = Options {
-            services: responder::Config {
-                our_mac: Mac([2; 6]),
-                mtu: 1500,
-                v4: None,
-                v6: None,
-                search: arrayvec::ArrayVec::new(),
-                hostname: None,
-                fqdn: None,
-                services: responder::Services::empty(),
-            },
-            map: AddressMap { v4, ..AddressMap::default() },
-            outbound_if: [None, None],
-            protocols: Protocols { tcp: true, udp: true, icmp: true },
-            max_flows,
-            stats: None,
-            secrets: [1, 2, 3, 4],
-        };
+        let options = options(1500, &AddressMap { v4, ..AddressMap::default() }, max_flows);
         let now = Instant::from_millis(1000);
         Self { worker: Worker::new(Channel::plain(), &options, now).unwrap(), now }
     }
@@ -78,9 +55,7 @@ impl Guest {
     fn forward(&mut self, protocol: Protocol) -> u16 {
         loop {
             let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let listen = Listen { addr: Some(ip("0.0.0.0")), interface: None };
-            let ports = PortRange::new(port, port).unwrap();
-            let rule = Rule { listen, ports, to: 80, target: None, weak: false, scan: false };
+            let rule = rule(Some("0.0.0.0"), port, 80);
             if let Ok(listeners) = Forward::default().open(Side::Host, protocol, vec![rule]) {
                 self.worker.listen(listeners).unwrap();
                 return port;
@@ -152,7 +127,7 @@ impl Guest {
 }
 
 fn path(to: &str) -> Path {
-    Path { src_mac: Mac([4; 6]), dst_mac: Mac([2; 6]), src: addr(GUEST), dst: addr(to), ttl: 64 }
+    Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src: addr(GUEST), dst: addr(to), ttl: 64 }
 }
 
 /// A client at this address.

@@ -3,6 +3,7 @@
 //! returns, so nothing here waits, and the engine's clock is the test's.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
 #[path = "../src/skip.rs"]
 mod skip;
 
@@ -12,15 +13,15 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
 
-use passt::cli::{Listen, PortRange, Rule};
+use common::{ENGINE, addr, options, pattern, rule};
+use passt::cli::{PortRange, Rule};
 use passt::flow::{Protocol, Side};
 use passt::forward::{Error, Forward, Listener};
 use passt::link::Caps;
 use passt::link::channel::{Channel, Packet};
-use passt::worker::{Options, Protocols, Worker};
+use passt::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
-use passt_proto::responder;
 use passt_proto::rules::{AddressMap, FamilyMap};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
@@ -36,10 +37,6 @@ const OFFLOAD: Caps =
     Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
 const PLAIN: Caps =
     Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
-
-fn addr(text: &str) -> Addr {
-    text.parse::<IpAddr>().unwrap().into()
-}
 
 /// The guest's addresses, and what it calls the host's loopback.
 fn names(v4: bool) -> (Addr, Addr) {
@@ -82,24 +79,8 @@ impl Guest {
             let ours = Some(if v4 { addr("192.0.2.254") } else { addr("fe80::1") });
             FamilyMap { host_loopback: Some(host), assigned: Some(guest), ours, ..FamilyMap::default() }
         };
-        let options = Options {
-            services: responder::Config {
-                our_mac: Mac([2; 6]),
-                mtu,
-                v4: None,
-                v6: None,
-                search: arrayvec::ArrayVec::new(),
-                hostname: None,
-                fqdn: None,
-                services: responder::Services::empty(),
-            },
-            map: AddressMap { v4: family(true), v6: family(false), ..AddressMap::default() },
-            outbound_if: [None, None],
-            protocols: Protocols { tcp: true, udp: true, icmp: true },
-            max_flows: 64,
-            stats: None,
-            secrets: [1, 2, 3, 4],
-        };
+        let map = AddressMap { v4: family(true), v6: family(false), ..AddressMap::default() };
+        let options = options(mtu, &map, 64);
         let now = Instant::from_millis(1000);
         let worker = Worker::new(Channel::new(caps), &options, now).unwrap();
         Self { worker, now, fragments: BTreeMap::new(), frames: 0 }
@@ -107,7 +88,7 @@ impl Guest {
 
     fn path(v4: bool) -> Path {
         let (src, dst) = names(v4);
-        Path { src_mac: Mac([4; 6]), dst_mac: Mac([2; 6]), src, dst, ttl: 64 }
+        Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src, dst, ttl: 64 }
     }
 
     /// Puts a datagram, or a super-frame of some, on the link.
@@ -225,10 +206,6 @@ fn free_port() -> u16 {
     let also = UdpSocket::bind(("::1", port));
     drop((socket, also.unwrap()));
     port
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
 }
 
 #[test]
@@ -471,12 +448,6 @@ fn each_datagram_without_a_flow_is_counted() {
     client.send(b"one more").unwrap();
     assert!(guest.receive().is_empty());
     assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
-}
-
-fn rule(addr: Option<&str>, port: u16, to: u16) -> Rule {
-    let listen = Listen { addr: addr.map(|a| a.parse().unwrap()), interface: None };
-    let ports = PortRange::new(port, port).unwrap();
-    Rule { listen, ports, to, target: None, weak: false, scan: false }
 }
 
 fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Error> {

@@ -3,24 +3,25 @@
 //! is sent has arrived when the call returns.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use passt::cli::{Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
 use passt::forward::Forward;
 use passt::link::none::NoLink;
-use passt::worker::{Options, Protocols, Worker, clock};
-use passt_proto::addr::Mac;
+use passt::worker::{Worker, clock};
 use passt_proto::drop::DropReason;
-use passt_proto::responder;
 use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
 use passt_proto::time::Instant;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;
+
+use common::{ip, options, pattern, rule};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -37,24 +38,7 @@ impl Engine {
     fn with_room(bypass: Bypass, max_flows: usize) -> Self {
         // An address of ours that is not the one that clients talk to.
         let v4 = FamilyMap { assigned: Some(ip("127.0.0.2").into()), ..FamilyMap::default() };
-        let options = Options {
-            services: responder::Config {
-                our_mac: Mac([2; 6]),
-                mtu: 0,
-                v4: None,
-                v6: None,
-                search: arrayvec::ArrayVec::new(),
-                hostname: None,
-                fqdn: None,
-                services: responder::Services::empty(),
-            },
-            map: AddressMap { bypass, v4, ..AddressMap::default() },
-            outbound_if: [None, None],
-            protocols: Protocols { tcp: true, udp: true, icmp: true },
-            max_flows,
-            stats: None,
-            secrets: [1, 2, 3, 4],
-        };
+        let options = options(0, &AddressMap { bypass, v4, ..AddressMap::default() }, max_flows);
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options, now).unwrap();
         worker.context().enter(Some(Resident::here().unwrap())).unwrap();
@@ -76,15 +60,7 @@ impl Engine {
     }
 
     fn forward_any(&mut self, protocol: Protocol, side: Side, address: &str, port: u16, to: u16) {
-        let listen = Listen { addr: Some(ip(address)), interface: None };
-        let rule = Rule {
-            listen,
-            ports: PortRange::new(port, port).unwrap(),
-            to,
-            target: None,
-            weak: false,
-            scan: false,
-        };
+        let rule = rule(Some(address), port, to);
         // Opened as for the host: sockets of the namespace would listen on one interface.
         let mut listeners = Forward::default().open(Side::Host, protocol, vec![rule]).unwrap();
         for listener in &mut listeners {
@@ -121,10 +97,6 @@ impl Engine {
     }
 }
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
 fn socket(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind((address, 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -139,10 +111,6 @@ fn client(address: &str, port: u16) -> UdpSocket {
 
 fn free_port(address: &str) -> u16 {
     socket(address).local_addr().unwrap().port()
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
 }
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
