@@ -54,11 +54,12 @@ const PARTS: &[Part] = &[
             "crates/passt/src/host/**/*.rs",
         ],
         stages: &[
-            &["--lib", "--test=datagrams", "--test=loopback", "--test=crowd"],
+            &["--lib", "--test=datagrams", "--test=forwarding", "--test=loopback", "--test=crowd"],
             &[
                 "--package=passt-tests",
                 "--lib",
                 "--test=datagrams",
+                "--test=forwarding",
                 "--test=loopback",
                 "--test=crowd",
                 "--test=sim",
@@ -70,7 +71,7 @@ const PARTS: &[Part] = &[
 /// Fewer cases of each property and one seed of the simulation: there are many mutants.
 const FEWER: [(&str, &str); 2] = [("PROPTEST_CASES", "200"), ("SIM_SEED", "1")];
 /// A mutant's tests may take this many seconds, or three times as long as without it.
-const TIMEOUT: [&str; 2] = ["--minimum-test-timeout=60", "--timeout-multiplier=3"];
+const TIMEOUT: [&str; 2] = ["--minimum-test-timeout=20", "--timeout-multiplier=3"];
 /// Arguments of the tests: without slow ones of what no part has.
 const SKIPPED: [&str; 4] = ["--", "--", "--skip", "netconf"];
 

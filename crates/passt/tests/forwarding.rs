@@ -1,0 +1,179 @@
+//! Forwarded ports through the whole engine: clients are sockets on the loopback interface, servers in a guest
+//! in memory. What is sent has arrived when the call returns, so nothing here waits.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod guest;
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use common::{addr, pattern, rule};
+use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
+use passt::cli::{PortRange, Rule};
+use passt::flow::{Protocol, Side};
+use passt::forward::{Error, Forward, Listener};
+use passt_proto::drop::DropReason;
+use passt_proto::wire::ip::protocol;
+use passt_sys::dgram::{self, Outgoing};
+use passt_sys::iovec::Gather;
+
+/// Joined datagrams for which there is no room are as many as they would be one by one.
+#[test]
+fn each_datagram_without_a_flow_is_counted() {
+    let mut guest = Guest::new(OFFLOAD, 1500);
+    let (_server, port) = server(true);
+    for own in 0..64 {
+        guest.send(true, (41_000 + own, port), b"?");
+    }
+    let port = free_port();
+    guest.worker.listen(open(Protocol::Udp, rule(None, port, 7)).unwrap()).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    let payload = pattern(9_500);
+    let mut data = Gather::new();
+    data.push(&payload);
+    dgram::send(client.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1000 }], None, None)
+        .unwrap();
+    client.send(b"one more").unwrap();
+    assert!(guest.receive().is_empty());
+    assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
+}
+
+fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Error> {
+    Forward::default().open(Side::Host, protocol, vec![rule])
+}
+
+#[test]
+fn forwarded_datagrams_and_their_answers() {
+    for caps in [PLAIN, OFFLOAD] {
+        for (listen, client) in [
+            (None, "127.0.0.1:0"),
+            (None, "127.0.0.9:0"),
+            (None, "[::1]:0"),
+            (Some("127.0.0.1"), "127.0.0.1:0"),
+            (Some("::1"), "[::1]:0"),
+        ] {
+            let port = free_port();
+            let mut guest = Guest::new(caps, 1500);
+            let listeners = open(Protocol::Udp, rule(listen, port, 7)).unwrap();
+            guest.worker.listen(listeners).unwrap();
+            let client = UdpSocket::bind(client).unwrap();
+            let ip = client.local_addr().unwrap().ip();
+            client.connect((ip, port)).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            for len in [1, 1472, 3000] {
+                client.send(&pattern(len)).unwrap();
+                let packet = guest.one();
+                let (own, host) = names(ip.is_ipv4());
+                let host = if ip.to_string() == "127.0.0.9" { addr("192.0.2.254") } else { host };
+                let from = client.local_addr().unwrap().port();
+                assert_eq!((packet.src, packet.dst, packet.ports()), (host, own, (from, 7)));
+                assert!(packet.payload() == pattern(len));
+                if packet.src == names(ip.is_ipv4()).1 {
+                    guest.send(ip.is_ipv4(), (7, from), &pattern(len));
+                    // From elsewhere it would not reach a connected socket.
+                    assert_eq!(client.recv(&mut [0; 4000]).unwrap(), len);
+                }
+            }
+            assert_eq!(guest.worker.flow_count(), 1);
+        }
+    }
+}
+
+/// A process that waits for a CPU hears later what came meanwhile: more than the kernel keeps by itself, even where
+/// it allows no more than twice that.
+#[test]
+fn a_burst_is_not_lost_while_nothing_reads() {
+    const BURST: usize = 150;
+    let datagram = pattern(1400);
+    let arrive = |guest: &mut Guest, from: &UdpSocket, to: SocketAddr| {
+        for _ in 0..BURST {
+            assert_eq!(from.send_to(&datagram, to).unwrap(), datagram.len());
+        }
+        let mut received = Vec::new();
+        while received.len() < BURST {
+            let more = guest.receive();
+            assert!(!more.is_empty(), "{} of {BURST}", received.len());
+            received.extend(more);
+        }
+        assert!(received.iter().all(|packet| packet.payload() == datagram));
+    };
+    for (caps, v4) in [(PLAIN, true), (OFFLOAD, true), (PLAIN, false), (OFFLOAD, false)] {
+        let mut guest = Guest::new(caps, 1500);
+        let (server, port) = server(v4);
+        guest.send(v4, (40_000, port), b"?");
+        let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+        arrive(&mut guest, &server, from);
+
+        let port = free_port();
+        guest.worker.listen(open(Protocol::Udp, rule(None, port, 7)).unwrap()).unwrap();
+        let listener = SocketAddr::new(from.ip(), port);
+        arrive(&mut guest, &server, listener);
+    }
+}
+
+/// A server in the guest that speaks first does so from its forwarded port.
+#[test]
+fn the_guest_speaks_first_from_a_forwarded_port() {
+    let port = free_port();
+    let mut guest = Guest::new(PLAIN, 1500);
+    guest.worker.listen(open(Protocol::Udp, rule(None, port, port)).unwrap()).unwrap();
+    let (peer, peer_port) = server(true);
+    guest.send(true, (port, peer_port), b"hello");
+    let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
+    assert_eq!(from.port(), port);
+    peer.send_to(b"welcome", from).unwrap();
+    assert_eq!(guest.one().payload(), b"welcome");
+    assert_eq!(guest.worker.flow_count(), 1);
+    drop(peer);
+    guest.send(true, (port, peer_port), b"still there?");
+    let error = guest.one();
+    assert_eq!((error.protocol, &error.bytes[..2]), (protocol::ICMP, &[3, 3][..]));
+}
+
+#[test]
+fn forwarded_connections_arrive_at_the_target_port() {
+    for ip in ["127.0.0.1", "::1"] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (port, listeners) = loop {
+            let port = free_port();
+            if let Ok(listeners) = open(Protocol::Tcp, rule(None, port, 80)) {
+                break (port, listeners);
+            }
+        };
+        guest.worker.listen(listeners).unwrap();
+        let clients: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect((ip, port)).unwrap()).collect();
+        let mut seen: Vec<u16> = Vec::new();
+        for _ in 0..2 {
+            for syn in guest.receive() {
+                let (own, host) = names(ip == "127.0.0.1");
+                assert_eq!((syn.src, syn.dst, syn.ports().1, syn.bytes[13]), (host, own, 80, 0x02));
+                seen.push(syn.ports().0);
+            }
+        }
+        let expected: Vec<u16> = clients.iter().map(|c| c.local_addr().unwrap().port()).collect();
+        assert_eq!(seen, expected, "more than one turn's worth, in order");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_an_error_unless_any_will_do() {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let port = loop {
+            let port = free_port();
+            if port < u16::MAX && open(protocol, rule(None, port, port)).is_ok() {
+                break port;
+            }
+        };
+        let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
+        let strict = rule(Some("127.0.0.1"), port, port);
+        assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen)));
+        let weak = Rule { weak: true, ..strict };
+        assert!(open(protocol, weak.clone()).is_err(), "not a single one");
+        let range = Rule { ports: PortRange::new(port, port.saturating_add(20)).unwrap(), ..weak };
+        assert!(!open(protocol, range).unwrap().is_empty());
+        drop(taken);
+    }
+}

@@ -1,0 +1,194 @@
+//! A guest in memory, with its view of what the engine sends: datagrams reassembled and cut.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use passt::link::Caps;
+use passt::link::channel::{Channel, Packet};
+use passt::worker::Worker;
+use passt_proto::addr::{Addr, Mac};
+use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::time::Instant;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::checksum::Sum;
+use passt_proto::wire::ip::protocol;
+use passt_proto::wire::offload::{Gso, Offload};
+
+use crate::common::{ENGINE, addr, options};
+
+pub(crate) const OFFLOAD: Caps =
+    Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
+pub(crate) const PLAIN: Caps =
+    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
+
+/// The guest's addresses, and what it calls the host's loopback.
+pub(crate) fn names(v4: bool) -> (Addr, Addr) {
+    if v4 { (addr("192.0.2.2"), addr("192.0.2.1")) } else { (addr("2001:db8::2"), addr("2001:db8::1")) }
+}
+
+/// An IP packet as the guest's stack would pass it on: datagrams reassembled and cut.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) src: Addr,
+    pub(crate) dst: Addr,
+    pub(crate) protocol: u8,
+    /// From the transport header on.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Received {
+    pub(crate) fn ports(&self) -> (u16, u16) {
+        let port = |i| u16::from_be_bytes([self.bytes[i], self.bytes[i + 1]]);
+        (port(0), port(2))
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[8..]
+    }
+}
+
+pub(crate) struct Guest {
+    pub(crate) worker: Worker<Channel>,
+    pub(crate) now: Instant,
+    pub(crate) fragments: BTreeMap<u32, Vec<u8>>,
+    /// Frames received.
+    pub(crate) frames: usize,
+}
+
+impl Guest {
+    pub(crate) fn new(caps: Caps, mtu: u16) -> Self {
+        let family = |v4| {
+            let (guest, host) = names(v4);
+            let ours = Some(if v4 { addr("192.0.2.254") } else { addr("fe80::1") });
+            FamilyMap { host_loopback: Some(host), assigned: Some(guest), ours, ..FamilyMap::default() }
+        };
+        let map = AddressMap { v4: family(true), v6: family(false), ..AddressMap::default() };
+        let options = options(mtu, &map, 64);
+        let now = Instant::from_millis(1000);
+        let worker = Worker::new(Channel::new(caps), &options, now).unwrap();
+        Self { worker, now, fragments: BTreeMap::new(), frames: 0 }
+    }
+
+    pub(crate) fn path(v4: bool) -> Path {
+        let (src, dst) = names(v4);
+        Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src, dst, ttl: 64 }
+    }
+
+    /// Puts a datagram, or a super-frame of some, on the link.
+    pub(crate) fn queue(&mut self, v4: bool, ports: (u16, u16), payload: &[u8], segment: u16) {
+        let mut header = [0; MAX_HEADERS];
+        let (len, offload) = Self::path(v4).emit_udp(&mut header, ports, payload.len(), segment).unwrap();
+        let bytes = [&header[..len], payload].concat();
+        self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+    }
+
+    pub(crate) fn turn(&mut self) {
+        self.worker.turn(self.now).unwrap();
+    }
+
+    pub(crate) fn send(&mut self, v4: bool, ports: (u16, u16), payload: &[u8]) {
+        self.queue(v4, ports, payload, 0);
+        self.turn();
+    }
+
+    /// What the guest got since.
+    pub(crate) fn receive(&mut self) -> Vec<Received> {
+        self.turn();
+        let packets: Vec<Packet> = self.worker.context().link.to_guest.drain(..).collect();
+        self.frames += packets.len();
+        packets.into_iter().flat_map(|packet| self.packet(&packet)).collect()
+    }
+
+    pub(crate) fn packet(&mut self, packet: &Packet) -> Vec<Received> {
+        let ip = &packet.bytes[14..];
+        let v4 = ip[0] >> 4 == 4;
+        let (start, len) = if v4 {
+            assert_eq!(Sum::new().bytes(&ip[..20]).finish(), 0, "header checksum");
+            (20, usize::from(u16::from_be_bytes([ip[2], ip[3]])))
+        } else {
+            (40, 40 + usize::from(u16::from_be_bytes([ip[4], ip[5]])))
+        };
+        let (src, dst) = if v4 { (&ip[12..16], &ip[16..20]) } else { (&ip[8..24], &ip[24..40]) };
+        let mut protocol = if v4 { ip[9] } else { ip[6] };
+        let mut bytes = ip[start..len].to_vec();
+        let mut fragment = None;
+        if v4 {
+            let flags = u16::from_be_bytes([ip[6], ip[7]]);
+            fragment = Some((u32::from(ip[5]), usize::from(flags & 0x1fff) * 8, flags & 0x2000 != 0));
+        } else if protocol == 44 {
+            let flags = u16::from_be_bytes([bytes[2], bytes[3]]);
+            fragment = Some((u32::from(bytes[7]), usize::from(flags & 0xfff8), flags & 1 != 0));
+            protocol = bytes[0];
+            bytes.drain(..8);
+        }
+        if let Some((id, offset, more)) = fragment.filter(|&(_, offset, more)| more || offset > 0) {
+            assert!(len <= usize::from(self.worker.context().services.mtu), "fragment of {len}");
+            let whole = self.fragments.entry(id).or_default();
+            assert_eq!(whole.len(), offset);
+            whole.append(&mut bytes);
+            if more {
+                return Vec::new();
+            }
+            bytes = self.fragments.remove(&id).unwrap();
+        }
+        let received = Received { src: ip_addr(src), dst: ip_addr(dst), protocol, bytes };
+        cut(received, &packet.offload)
+    }
+
+    /// Lets time pass, from one timer to the next; returns how much did.
+    pub(crate) fn sleep_until_flows_end(&mut self) -> Duration {
+        let begun = self.now;
+        while self.worker.flow_count() > 0 {
+            self.now = self.worker.next_timeout().unwrap();
+            self.turn();
+        }
+        self.now.since(begun)
+    }
+
+    /// The only packet since.
+    pub(crate) fn one(&mut self) -> Received {
+        let mut all = self.receive();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0)
+    }
+}
+
+pub(crate) fn ip_addr(bytes: &[u8]) -> Addr {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(v4) => IpAddr::from(v4).into(),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()).into(),
+    }
+}
+
+/// The datagrams of a super-frame; verifies checksums unless that is left to the guest.
+pub(crate) fn cut(packet: Received, offload: &Offload) -> Vec<Received> {
+    let pseudo = Sum::pseudo(packet.src, packet.dst, packet.protocol, packet.bytes.len());
+    if !offload.needs_csum {
+        let start = if packet.protocol == protocol::ICMP { Sum::new() } else { pseudo };
+        assert_eq!(start.bytes(&packet.bytes).finish(), 0, "checksum of {packet:?}");
+    }
+    if offload.gso == Gso::None {
+        return vec![packet];
+    }
+    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
+    let header = packet.bytes[..8].to_vec();
+    let pieces = packet.bytes[8..].chunks(offload.gso_size.into());
+    pieces.map(|p| Received { src, dst, protocol, bytes: [&header, p].concat() }).collect()
+}
+
+pub(crate) fn server(v4: bool) -> (UdpSocket, u16) {
+    let server = UdpSocket::bind((if v4 { "127.0.0.1" } else { "::1" }, 0)).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let port = server.local_addr().unwrap().port();
+    (server, port)
+}
+
+/// A port that nobody has.
+pub(crate) fn free_port() -> u16 {
+    let (socket, port) = server(true);
+    let also = UdpSocket::bind(("::1", port));
+    drop((socket, also.unwrap()));
+    port
+}
