@@ -10,13 +10,20 @@
 
 pub(crate) mod conn;
 pub(crate) mod datagrams;
+mod guest;
 pub(crate) mod script;
 pub(crate) mod tape;
 #[cfg(test)]
 mod tests;
 pub(crate) mod world;
 
+use passt_proto::wire::tcp::Flags;
 pub(crate) use tape::Tape;
+
+const ACK: Flags = Flags::ACK;
+const SYN: Flags = Flags::SYN;
+const RST: Flags = Flags::RST;
+const FIN: Flags = Flags::FIN;
 
 /// What runs did, to show that they did anything.
 #[derive(Clone, Copy, Debug, Default)]
