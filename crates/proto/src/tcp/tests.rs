@@ -246,7 +246,7 @@ fn what_a_connection_tells() {
     assert_eq!((t.conn.guest_isn(), t.conn.next_timeout()), (Seq(IRS), None));
     t.event(Event::Connected { far: None });
     assert_eq!(told(&t.conn), (false, true, false, MSS));
-    t.emits();
+    assert_eq!(t.emits().options, Options { mss: Some(1000), ..Options::default() }, "no more than offered");
     assert_eq!(t.conn.next_timeout(), Some(t.now + ms(1000)));
     t.gets(seg(ACK, IRS + 1, ISS + 1), 0);
     assert_eq!(told(&t.conn), (false, false, false, 700));
@@ -337,6 +337,7 @@ fn what_a_handshake_makes_of_other_segments() {
         (seg(ACK, IRS, 77), Does::Challenge),
         (seg(ACK, IRS, ISS + 1), Does::Challenge),
         (seg(FIN, IRS - 1, 77), Does::Challenge),
+        (seg(FIN, IRS, 77), Does::Reset(77)),
         (seg(ACK, next, 77), Does::Reset(77)),
         (seg(ACK, edge, ISS), Does::Reset(ISS)),
         (seg(ACK, next, ISS + 2), Does::Reset(ISS + 2)),
@@ -947,6 +948,16 @@ fn end_without_data() {
     t.conn.drained(true);
     assert_eq!(t.emits().flags, FIN);
     t.quiet();
+}
+
+#[test]
+fn a_fin_may_come_with_what_is_partly_there() {
+    let mut t = Trace::established();
+    t.gets(seg(ACK, 1001, 5001), 100);
+    t.acks(1101);
+    assert_eq!(t.gets(seg(FIN, 1051, 5001), 100), Push { skip: 50, len: 50 });
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1152);
 }
 
 #[test]
