@@ -950,6 +950,101 @@ fn end_without_data() {
     t.quiet();
 }
 
+/// An acknowledgement that would wait for a response goes at once where there is more to tell.
+#[test]
+fn what_does_not_wait_for_a_response() {
+    let interactive = || {
+        let mut t = Trace::established();
+        t.gets(seg(ACK, 1001, 5001), 10);
+        t.event(Event::Readable);
+        t.peeks(0, 8000);
+        t.finds(10, true, false);
+        t.gets(seg(ACK, 1011, 5011), 10);
+        assert_eq!(t.action(), Some(Action::Discard(10)));
+        t.quiet();
+        t
+    };
+    let mut t = interactive();
+    t.gets(seg(ACK, 1021, 5011), 10);
+    t.quiet();
+    t.after(ms(10));
+    t.acks(1031);
+    let mut t = interactive();
+    t.gets(seg(ACK, 1021, 5011), MSS);
+    t.acks(1021 + MSS);
+    let mut t = interactive();
+    t.gets(seg(FIN, 1021, 5011), 10);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1032);
+    // Two full segments' worth: RFC 9293, section 3.8.6.3.
+    let mut t = interactive();
+    t.gets(seg(ACK, 1021, 5011), 999);
+    t.quiet();
+    t.gets(seg(ACK, 2020, 5011), 991);
+    t.acks(3011);
+    let mut t = interactive();
+    t.gets(seg(ACK, 1016, 5011), 10);
+    t.quiet();
+}
+
+/// What finds no room in the host's kernel has not been received, nor has what follows.
+#[test]
+fn what_was_not_queued_has_to_come_again() {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 100).len, 100);
+    t.event(Event::Queued { taken: 60, held: 0 });
+    t.acks(1061);
+    t.quiet();
+    assert_eq!(t.gets(seg(FIN, 1061, 5001), 40).len, 40);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1102);
+}
+
+/// A window is told again once it has opened by half of the room: RFC 9293, section 3.8.6.2.2.
+#[test]
+fn a_window_that_opens_is_told() {
+    for (held, told) in [(511, false), (512, true)] {
+        let mut t = Trace::connecting(&Segment {
+            options: Options { window_scale: Some(0), ..syn().options },
+            ..syn()
+        });
+        t.conn.set_room(1024);
+        t.event(Event::Connected { far: Some(ms(40)) });
+        assert_eq!(t.emits().window, 1024);
+        t.gets(seg(ACK, 1001, 5001), 0);
+        t.finds_nothing();
+        t.quiet();
+        assert_eq!(t.conn.segment(t.now, &seg(ACK, 1001, 5001), held).len, held);
+        t.event(Event::Queued { taken: held, held });
+        t.quiet();
+        t.event(Event::Flushed { held: 0 });
+        if told {
+            // In units of 256 bytes.
+            assert_eq!(t.acks(1001).window, 6);
+        }
+        t.quiet();
+    }
+}
+
+/// Both directions are finished once the host's peer has the guest's FIN.
+#[test]
+fn the_last_acknowledgement_is_the_far_peers() {
+    let mut t = Trace::established_with(&syn(), Some(ms(40)));
+    t.event(Event::Readable);
+    t.peeks(0, 8000);
+    t.conn.drained(true);
+    assert_eq!(t.emits().flags, FIN);
+    t.gets(seg(FIN, 1001, 5002), 0);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    t.acks(1001);
+    t.quiet();
+    t.after(ms(10));
+    assert_eq!(t.action(), Some(Action::AskUnacknowledged));
+    t.event(Event::Unacknowledged { bytes: 0 });
+    t.acks(1002);
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
 #[test]
 fn a_fin_may_come_with_what_is_partly_there() {
     let mut t = Trace::established();
