@@ -103,7 +103,7 @@ pub struct Resident {
 
 enum Job {
     Run(Box<dyn FnOnce() + Send>),
-    Sockets(Kind),
+    Sockets(Kind, usize),
 }
 
 type Batch = (Kind, ArrayVec<OwnedFd, BATCH>);
@@ -125,7 +125,7 @@ pub const KINDS: [Kind; 4] = [
     Kind { kind: SocketType::DGRAM, family: AddressFamily::INET6 },
 ];
 
-/// Sockets made at once by [`Resident::order`].
+/// Sockets that [`Resident::order`] has made at once, at most.
 pub const BATCH: usize = 16;
 
 /// What a [`Resident`] was given to do.
@@ -212,10 +212,10 @@ impl Resident {
         }
     }
 
-    /// Has a batch of sockets made, as by [`socket`], to be asked for with [`Resident::ordered`]. False
-    /// if the thread is gone. Only one order of each of [`KINDS`] may be open.
-    pub fn order(&self, kind: Kind) -> bool {
-        self.jobs.try_send(Job::Sockets(kind)).is_ok()
+    /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for with
+    /// [`Resident::ordered`]. False if the thread is gone. Only one order of each of [`KINDS`] may be open.
+    pub fn order(&self, kind: Kind, count: usize) -> bool {
+        self.jobs.try_send(Job::Sockets(kind, count)).is_ok()
     }
 
     /// A batch that was ordered, less what could not be made; `None` if none is ready.
@@ -243,8 +243,8 @@ fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>, done: &OwnedFd) {
     for job in todo {
         match job {
             Job::Run(work) => work(),
-            Job::Sockets(kind) => {
-                let made = (0..BATCH).map_while(|_| socket(kind).ok()).collect();
+            Job::Sockets(kind, count) => {
+                let made = (0..count.min(BATCH)).map_while(|_| socket(kind).ok()).collect();
                 if ready.send((kind, made)).is_err() {
                     return;
                 }

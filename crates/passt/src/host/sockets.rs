@@ -8,16 +8,25 @@ use passt_sys::namespace::{BATCH, KINDS, Kind, Resident};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-/// With fewer than this left, more are ordered: for datagrams as many as may come in at once.
-const LOW: usize = 32;
-/// No more of all descriptors are in stock than the inverse of this for each kind.
+/// The most sockets of a kind: a batch is ordered with fewer than 32 left, which is as many
+/// as datagrams may come in at once.
+const MOST: usize = 31 + BATCH;
+/// No more of all descriptors are in stock than the inverse of this for each kind, but at least one.
 const PART: usize = 32;
 
 /// Unconnected sockets of every kind.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     stocks: [Stock; KINDS.len()],
+    orders: Orders,
+}
+
+/// When sockets are ordered, and how many: with those that are left no more than a stock may have.
+#[derive(Clone, Copy, Debug)]
+struct Orders {
+    /// With fewer than this left.
     low: usize,
+    batch: usize,
 }
 
 #[derive(Debug)]
@@ -32,10 +41,8 @@ struct Stock {
 impl Sockets {
     /// For a process that may have this many descriptors.
     pub(crate) fn new(descriptors: usize) -> Self {
-        let stock =
-            |kind| Stock { kind, sockets: Vec::with_capacity(LOW + BATCH), ordered: false, failed: false };
-        let low = (descriptors / PART).clamp(1, LOW);
-        Self { stocks: KINDS.map(stock), low }
+        let stock = |kind| Stock { kind, sockets: Vec::with_capacity(MOST), ordered: false, failed: false };
+        Self { stocks: KINDS.map(stock), orders: Orders::new(descriptors) }
     }
 
     /// How many sockets of this type there are for everyone who comes in through a listening socket of this family. None:
@@ -51,7 +58,7 @@ impl Sockets {
         for stock in &mut self.stocks {
             // Through a socket of IPv6 clients of both come in.
             if stock.kind.kind == kind && (listener != AddressFamily::INET || stock.kind.family == listener) {
-                stock.order(inside, self.low);
+                stock.order(inside, self.orders);
                 least = least.min(if stock.failed { usize::MAX } else { stock.sockets.len() });
             }
         }
@@ -62,7 +69,7 @@ impl Sockets {
     pub(super) fn take(&mut self, inside: &Resident, kind: Kind) -> io::Result<OwnedFd> {
         let stock = self.stocks.iter_mut().find(|stock| stock.kind == kind).ok_or(Errno::INVAL)?;
         stock.failed &= stock.ordered;
-        stock.order(inside, self.low);
+        stock.order(inside, self.orders);
         stock.sockets.pop().ok_or(Errno::NFILE.into())
     }
 
@@ -78,11 +85,51 @@ impl Sockets {
     }
 }
 
+impl Orders {
+    fn new(descriptors: usize) -> Self {
+        let most = (descriptors / PART).clamp(1, MOST);
+        let batch = most.div_ceil(2).min(BATCH);
+        Self { low: most + 1 - batch, batch }
+    }
+}
+
 impl Stock {
-    fn order(&mut self, inside: &Resident, low: usize) {
-        if !self.ordered && !self.failed && self.sockets.len() < low {
-            self.ordered = inside.order(self.kind);
+    fn order(&mut self, inside: &Resident, orders: Orders) {
+        if !self.ordered && !self.failed && self.sockets.len() < orders.low {
+            self.ordered = inside.order(self.kind, orders.batch);
             self.failed = !self.ordered;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many descriptors there are, few of them are in stock.
+    #[test]
+    fn a_stock_is_a_small_part() {
+        for (descriptors, most) in [(8, 1), (56, 1), (64, 2), (896, 28), (4096, 47), (1 << 20, 47)] {
+            let inside = Resident::here().unwrap();
+            let mut sockets = Sockets::new(descriptors);
+            let mut seen = 0;
+            for _ in 0..3 * most {
+                for kind in [SocketType::STREAM, SocketType::DGRAM] {
+                    sockets.available(&inside, kind, AddressFamily::INET6);
+                }
+                while sockets.stocks.iter().any(|stock| stock.ordered) {
+                    sockets.collect(&inside);
+                    std::thread::yield_now();
+                }
+                for stock in &sockets.stocks {
+                    assert!((1..=most).contains(&stock.sockets.len()), "{stock:?} of {descriptors}");
+                    seen = seen.max(stock.sockets.len());
+                }
+                for kind in KINDS {
+                    sockets.take(&inside, kind).unwrap();
+                }
+            }
+            assert!(seen > most / 2, "{seen} of {most}");
         }
     }
 }
