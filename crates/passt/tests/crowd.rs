@@ -21,7 +21,7 @@ use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, setrlimit};
 
 use common::{ENGINE, addr, ip, options, rule};
 
@@ -40,6 +40,9 @@ struct Guest {
 
 impl Guest {
     fn new(max_flows: usize) -> Self {
+        // Clients of all tests are descriptors of this process.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let v4 = FamilyMap {
             host_loopback: Some(addr(SEEN[0].1)),
             assigned: Some(addr(GUEST)),
@@ -158,7 +161,7 @@ fn listening_on(port: u16) -> OwnedFd {
     };
     let _: Pid = rustix::process::getpid();
     let dup = |fd| rustix::process::pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok();
-    (3..1000).filter_map(dup).find(is_it).unwrap()
+    (3..4000).filter_map(dup).find(is_it).unwrap()
 }
 
 /// A listening socket that fails is left alone for a while, and others serve on.
@@ -298,6 +301,40 @@ fn one_source_does_not_keep_others_out() {
     }
     gets_through(&mut guest, port, 4 * SECOND);
     assert!(guest.worker.drops(DropReason::Displaced) <= 45, "no more went than had to");
+}
+
+/// Whoever is behind a crowd in the backlog does not wait until the guest has ignored each of its clients, and
+/// those of it that have waited longest are still served.
+#[test]
+fn a_crowd_in_the_backlog() {
+    let mut guest = Guest::new(1024);
+    let port = guest.forward(Protocol::Tcp);
+    let crowd: Vec<_> = (0..560).map(|_| connect(CROWD, port)).collect();
+    guest.turn();
+    let first = crowd[0].local_addr().unwrap();
+    let syn = guest.syn_of(first).unwrap();
+    let client = connect(OTHER, port);
+    let at = client.local_addr().unwrap();
+    let end = guest.now + 4 * SECOND;
+    let other_syn = loop {
+        if let Some(syn) = guest.syn_of(at) {
+            break syn;
+        }
+        assert!(guest.now < end, "it waits for the crowd");
+        guest.pass(10 * MS);
+    };
+    // Whoever comes later does not wait at all.
+    gets_through(&mut guest, port, 200 * MS);
+    guest.pass(5 * SECOND);
+    for (client, syn) in [(at, other_syn), (first, syn)] {
+        guest.packets();
+        guest.answer(client, 5000, syn + 1, Flags::SYN | Flags::ACK);
+        guest.pass(MS);
+        let (_, seen) = SEEN.into_iter().find(|(own, _)| ip(own) == client.ip()).unwrap();
+        let wanted = (addr(seen), client.port());
+        let reply = guest.packets().into_iter().find(|(src, port, _)| (*src, *port) == wanted);
+        assert_eq!(reply.unwrap().2[13], 0x10, "accepted");
+    }
 }
 
 /// Datagrams of ever new sources, that nobody answers, keep nobody else out, and end no flow that was answered.

@@ -1,9 +1,13 @@
 //! Who goes when a listening socket has as many connections under way as it may have: those that nobody will miss,
 //! and those of a source that has more than others.
 //!
-//! A client that has finished, with or without data, is served as long as there are places. It goes once its source
-//! has been without an answer for a second; so a guest that answers, if late, loses none. Clients that still wait go
-//! after some seconds, the oldest first, and only of a source with many of them.
+//! A client that has finished, with or without data, is served as long as there are places. It goes once its
+//! source has been without an answer for a second; so a guest that answers, if late, loses none. Clients that
+//! still wait go only if their source is a crowd: more than its share of them have waited for some seconds.
+//!
+//! In either case the newest goes. As long as the older ones wait, they show that their source is not answered.
+//! So the crowd's clients in the backlog pass without a wait of their own, which whoever is behind them would
+//! have to share, and no source needs to be kept in mind for it.
 
 use arrayvec::ArrayVec;
 use passt_proto::time::{Duration, Instant};
@@ -16,7 +20,8 @@ use crate::worker::Context;
 
 /// Connections under way of one source that are left alone.
 const SHARE: usize = OPENING as usize / 16;
-/// A source that has waited for so long is not answered: the first SYN went unheard, and for those with many the second.
+/// A connection that has waited for so long is not answered: the first SYN went unheard, and for those of a
+/// crowd the second.
 const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// A connection that is being established.
@@ -79,18 +84,17 @@ pub(super) fn source(key: &Key) -> u64 {
 fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
     waiting.sort_unstable();
     let by_source = || waiting.chunk_by(|a, b| a.source == b.source);
-    let unanswered = |of: &&[Waiting], time| of.first().is_some_and(|first| first.since + time <= now);
+    let unanswered = |one: Option<&Waiting>, time| one.is_some_and(|one| one.since + time <= now);
     let [finished, crowding] = UNANSWERED;
-    // The newest: the oldest one is what tells that this source is not answered.
     let gone = by_source()
-        .filter(|of| unanswered(of, finished) || of.iter().any(|one| one.unheard))
+        .filter(|of| unanswered(of.first(), finished) || of.iter().any(|one| one.unheard))
         .find_map(|of| of.iter().rev().find(|one| one.finished));
     let greediest = || {
         by_source()
-            .filter(|of| of.len() > SHARE && of.first().is_some_and(|first| first.remote))
-            .filter(|of| unanswered(of, crowding))
+            .filter(|of| of.first().is_some_and(|first| first.remote))
+            .filter(|of| unanswered(of.get(SHARE), crowding))
             .max_by_key(|of| of.len())?
-            .first()
+            .last()
     };
     gone.or_else(greediest).map(|one| one.slot)
 }
@@ -124,8 +128,12 @@ mod tests {
         assert_eq!(go(&[of(1, &[(2, false), (0, true)]), of(2, &[(0, true)])]), Some(1001));
         assert_eq!(go(&[of(1, &[(60, false); SHARE])]), None, "a share is left alone");
         let many = [of(1, &[(3, false); SHARE + 1]), of(2, &[(5, false); SHARE + 9]), of(3, &[(60, false)])];
-        assert_eq!(go(&many), Some(2000), "the oldest of the greediest");
+        assert_eq!(go(&many), Some(2000 + 24), "the newest of the greediest");
         assert_eq!(go(&[of(1, &[(2, false); 200])]), None);
+        let late = [vec![(9, false); SHARE], vec![(2, false); 200]].concat();
+        assert_eq!(go(&[of(1, &late)]), None, "a share may wait for longer");
+        let crowd = [vec![(9, false); SHARE + 1], vec![(0, false); 200]].concat();
+        assert_eq!(go(&[of(1, &crowd)]), Some(1216), "without another wait");
         let mut unheard = of(1, &[(0, true), (0, false)]);
         unheard[0].unheard = true;
         assert_eq!(go(&[unheard]), Some(1000), "others of its source were not answered");
