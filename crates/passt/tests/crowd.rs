@@ -412,3 +412,40 @@ fn answered_datagrams_have_a_share() {
         gets_through(&mut guest, tcp, Duration::from_millis(50));
     }
 }
+
+/// Clients who are answered once and ask no more make room for others, those of other ports and those
+/// whose exchange goes on.
+#[test]
+fn answered_once_is_no_claim_to_a_place() {
+    let mut guest = Guest::new(256);
+    let [flooded, second, other] = [(); 3].map(|()| guest.forward(Protocol::Udp));
+    let ask = |guest: &mut Guest, socket: &UdpSocket, to: u16| {
+        socket.send_to(b"?", ("127.0.0.1", to)).unwrap();
+        guest.turn();
+        let port = socket.local_addr().unwrap().port();
+        assert!(guest.packets().iter().any(|(_, from, _)| *from == port), "the guest is asked");
+        guest.datagram(SEEN[0].1, port);
+        assert_eq!(socket.recv(&mut [0; 9]).unwrap(), 1);
+    };
+    let client = || {
+        let socket = UdpSocket::bind((CROWD, 0)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let lasting = client();
+    ask(&mut guest, &lasting, flooded);
+    ask(&mut guest, &lasting, flooded);
+    let mut clients = Vec::new();
+    for (port, count) in [(flooded, 200), (second, 64), (other, 1)] {
+        for _ in 0..count {
+            clients.push(client());
+            ask(&mut guest, clients.last().unwrap(), port);
+        }
+    }
+    assert_eq!(guest.worker.flow_count(), 192, "three quarters");
+    let displaced = guest.worker.drops(DropReason::Displaced);
+    assert_eq!(displaced, 265 - 191, "one for one");
+    ask(&mut guest, &lasting, flooded);
+    assert_eq!(guest.worker.drops(DropReason::Displaced), displaced, "its flow is the same");
+    assert_eq!(guest.worker.drops(DropReason::TableFull), 0);
+}

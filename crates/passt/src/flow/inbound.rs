@@ -1,10 +1,12 @@
-//! Flows that came in from outside: what part of the table they have, and which of them nobody has answered yet.
+//! Flows that came in from outside: what part of the table they have, and which of them go first.
 //!
 //! Whoever can send to a forwarded port can begin flows. So there are shares of the table, by protocol
-//! and by listening socket, and those that were not answered are the first to go where room is short: each is in
-//! a list, oldest first. A listening socket stands in one of a fixed number of buckets, which
-//! makes the greediest one quick to find; sockets that share a bucket share its fate. The lists are
-//! links between places of the flow table, so nothing is allocated and each operation takes constant time.
+//! and by listening socket, and those that were not answered are the first to go where room is short. Next go
+//! flows of datagrams that were answered, but whose exchange did not go on: a source whose every port gets an
+//! answer could have all places otherwise. Each of these flows is in a list, oldest first. A listening socket
+//! stands in one of a fixed number of buckets, which makes the greediest one quick to find; sockets that share a
+//! bucket share its fate. The lists are links between places of the flow table, so nothing is allocated and each
+//! operation takes constant time.
 
 use passt_proto::time::Instant;
 
@@ -12,6 +14,8 @@ use super::Side;
 
 /// Lists for each [`Class`].
 const BUCKETS: usize = 64;
+/// Rows of lists: of unanswered flows by class, then of those answered once.
+const ROWS: usize = 6;
 /// No slot.
 const NONE: u32 = u32::MAX;
 
@@ -43,7 +47,7 @@ pub(crate) enum Room {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     entries: Vec<Entry>,
-    unanswered: [[List; BUCKETS]; 4],
+    lists: [[List; BUCKETS]; ROWS],
     /// Flows of connections, answered ones included.
     connections: usize,
     /// The same of datagrams, by bucket and all.
@@ -68,7 +72,10 @@ enum State {
     Other,
     /// In a list.
     Unanswered,
-    Answered,
+    /// In another: datagrams that were answered, fewer than two each way.
+    Single,
+    /// In none: it stays until it ends.
+    Lasting,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +107,7 @@ impl Inbound {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             entries: Vec::with_capacity(capacity),
-            unanswered: [[EMPTY; BUCKETS]; 4],
+            lists: [[EMPTY; BUCKETS]; ROWS],
             connections: 0,
             datagrams: [0; BUCKETS],
             all_datagrams: 0,
@@ -116,47 +123,63 @@ impl Inbound {
         }
         let bucket = bucket(listener);
         self.count(class, bucket, 1);
-        let list = &mut self.unanswered[class as usize][usize::from(bucket)];
-        let previous = list.last;
-        list.last = slot;
-        list.len += 1;
-        match self.entries.get_mut(previous as usize) {
-            Some(entry) => entry.next = slot,
-            None => list.first = slot,
-        }
-        self.entries[slot as usize] =
-            Entry { previous, next: NONE, since: now, class, bucket, state: State::Unanswered };
+        self.entries[slot as usize] = Entry { since: now, class, bucket, ..OTHER };
+        self.put(slot, State::Unanswered);
     }
 
     /// The other side answered.
     pub(crate) fn answered(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
-        if entry.state != State::Unanswered {
-            return;
+        let Some(entry) = self.entries.get(slot as usize) else { return };
+        if entry.state == State::Unanswered {
+            let single = row(entry.class, State::Single).is_some();
+            self.put(slot, if single { State::Single } else { State::Lasting });
         }
-        entry.state = State::Answered;
-        let Entry { previous, next, class, bucket, .. } = *entry;
-        let list = &mut self.unanswered[class as usize][usize::from(bucket)];
-        list.len -= 1;
-        match self.entries.get_mut(previous as usize) {
-            Some(entry) => entry.next = next,
-            None => list.first = next,
-        }
-        match self.entries.get_mut(next as usize) {
-            Some(entry) => entry.previous = previous,
-            None => list.last = previous,
+    }
+
+    /// There were two datagrams each way.
+    pub(crate) fn lasts(&mut self, slot: u32) {
+        if self.entries.get(slot as usize).is_some_and(|entry| entry.state != State::Other) {
+            self.put(slot, State::Lasting);
         }
     }
 
     /// The flow is gone.
     pub(crate) fn ended(&mut self, slot: u32) {
-        self.answered(slot);
-        if let Some(entry) = self.entries.get_mut(slot as usize)
-            && entry.state != State::Other
+        if let Some(&Entry { class, bucket, state, .. }) = self.entries.get(slot as usize)
+            && state != State::Other
         {
-            entry.state = State::Other;
-            let (class, bucket) = (entry.class, entry.bucket);
+            self.put(slot, State::Other);
             self.count(class, bucket, -1);
+        }
+    }
+
+    /// Takes a flow out of the list where it is, and puts it at the end of the one for this state.
+    fn put(&mut self, slot: u32, state: State) {
+        let entry = &mut self.entries[slot as usize];
+        let Entry { previous, next, class, bucket, state: before, .. } = *entry;
+        let bucket = usize::from(bucket);
+        (entry.state, entry.previous, entry.next) = (state, NONE, NONE);
+        if let Some(row) = row(class, before) {
+            let list = &mut self.lists[row][bucket];
+            list.len -= 1;
+            match self.entries.get_mut(previous as usize) {
+                Some(entry) => entry.next = next,
+                None => list.first = next,
+            }
+            match self.entries.get_mut(next as usize) {
+                Some(entry) => entry.previous = previous,
+                None => list.last = previous,
+            }
+        }
+        if let Some(row) = row(class, state) {
+            let list = &mut self.lists[row][bucket];
+            list.len += 1;
+            let last = std::mem::replace(&mut list.last, slot);
+            self.entries[slot as usize].previous = last;
+            match self.entries.get_mut(last as usize) {
+                Some(entry) => entry.next = slot,
+                None => list.first = slot,
+            }
         }
     }
 
@@ -179,20 +202,22 @@ impl Inbound {
 
     /// What a new flow of datagrams of `class` finds that comes in through `listener`. The share of datagrams is
     /// three quarters of the table, a listening socket's is five eighths, and that of all which were not answered
-    /// one quarter. Past the link they have `across` at most. What is left of the table may be `reserved` for others.
+    /// one quarter. Past the link they have `across` at most. What is left of the table may be `reserved` for
+    /// others. Where no unanswered flow can go, one goes that was answered, but does not last.
     pub(crate) fn room(&self, class: Class, listener: u32, across: usize, reserved: bool) -> Room {
         let bucket = usize::from(bucket(listener));
-        let [.., link, bypass] = &self.unanswered;
+        let [.., link, bypass, link_single, bypass_single] = &self.lists;
         let waiting = |lists: &[List]| lists.iter().map(|list| list.len).sum::<usize>();
         let oldest = if self.datagrams[bucket] >= self.capacity / 8 * 5 {
             greediest([&link[bucket], &bypass[bucket]])
+                .or_else(|| greediest([&link_single[bucket], &bypass_single[bucket]]))
         } else if class == Class::UdpAcross && waiting(bypass) >= across {
-            greediest(bypass)
+            self.oldest_across()
         } else if reserved
             || self.all_datagrams >= self.capacity / 4 * 3
             || waiting(link) + waiting(bypass) >= self.capacity / 4
         {
-            greediest(link.iter().chain(bypass))
+            self.oldest_datagrams()
         } else {
             return Room::Free;
         };
@@ -201,24 +226,35 @@ impl Inbound {
 
     /// The flow of datagrams that is the first to go.
     pub(crate) fn oldest_datagrams(&self) -> Option<u32> {
-        let [.., link, bypass] = &self.unanswered;
-        greediest(link.iter().chain(bypass))
+        let [.., link, bypass, link_single, bypass_single] = &self.lists;
+        greediest(link.iter().chain(bypass)).or_else(|| greediest(link_single.iter().chain(bypass_single)))
     }
 
     /// The first to go of those that have a descriptor.
     pub(crate) fn oldest_across(&self) -> Option<u32> {
-        greediest(&self.unanswered[Class::UdpAcross as usize])
+        let [.., bypass, _, bypass_single] = &self.lists;
+        greediest(bypass).or_else(|| greediest(bypass_single))
     }
 
     /// Connections of `class` that were not answered, of `listener` and those in the same bucket, oldest first, and since when.
     pub(crate) fn unanswered(&self, class: Class, listener: u32) -> impl Iterator<Item = (u32, Instant)> {
-        let mut next = self.unanswered[class as usize][usize::from(bucket(listener))].first;
+        let mut next = self.lists[class as usize][usize::from(bucket(listener))].first;
         std::iter::from_fn(move || {
             let slot = next;
             let entry = self.entries.get(slot as usize)?;
             next = entry.next;
             Some((slot, entry.since))
         })
+    }
+}
+
+/// The row of lists in which flows in this state are, if they are in one.
+fn row(class: Class, state: State) -> Option<usize> {
+    match (state, class) {
+        (State::Unanswered, _) => Some(class as usize),
+        (State::Single, Class::Udp) => Some(ROWS - 2),
+        (State::Single, Class::UdpAcross) => Some(ROWS - 1),
+        _ => None,
     }
 }
 
@@ -299,21 +335,66 @@ mod tests {
         assert_eq!(room(&inbound, 1), Room::Free, "what was answered is not thrown out");
         for slot in 0..16 {
             inbound.answered(slot);
+            inbound.lasts(slot);
         }
         for slot in 16..44 {
             assert_eq!(room(&inbound, 1), Room::Free);
             inbound.begun(slot, Class::Udp, 1, NOW);
             inbound.answered(slot);
+            inbound.lasts(slot);
         }
         assert_eq!(room(&inbound, 1), Room::Full, "the socket's share");
         assert_eq!(room(&inbound, 2), Room::Free);
         for slot in 44..48 {
             inbound.begun(slot, Class::Udp, 2, NOW);
             inbound.answered(slot);
+            inbound.lasts(slot);
         }
         assert_eq!(room(&inbound, 2), Room::Full, "the protocol's");
         inbound.ended(47);
         assert_eq!(room(&inbound, 2), Room::Free);
+    }
+
+    #[test]
+    fn answered_once_goes_after_what_was_not() {
+        let mut inbound = Inbound::new(64);
+        let room = |inbound: &Inbound, listener| inbound.room(Class::Udp, listener, usize::MAX, false);
+        for slot in 0..40 {
+            inbound.begun(slot, Class::Udp, 1, NOW);
+            inbound.answered(slot);
+        }
+        assert_eq!(room(&inbound, 1), Room::InsteadOf(0), "the socket's share");
+        for slot in 40..48 {
+            assert_eq!(room(&inbound, 2), Room::Free);
+            inbound.begun(slot, Class::Udp, 2, NOW);
+            inbound.answered(slot);
+        }
+        assert_eq!(room(&inbound, 3), Room::InsteadOf(0), "of the greediest");
+        inbound.lasts(0);
+        assert_eq!((room(&inbound, 3), inbound.oldest_datagrams()), (Room::InsteadOf(1), Some(1)));
+        assert_eq!(inbound.oldest_across(), None);
+        inbound.ended(47);
+        inbound.begun(47, Class::UdpAcross, 2, NOW);
+        assert_eq!((room(&inbound, 3), inbound.oldest_across()), (Room::InsteadOf(47), Some(47)));
+        inbound.answered(47);
+        assert_eq!((room(&inbound, 3), inbound.oldest_across()), (Room::InsteadOf(1), Some(47)));
+        for slot in 1..48 {
+            inbound.lasts(slot);
+        }
+        assert_eq!((room(&inbound, 1), room(&inbound, 3)), (Room::Full, Room::Full));
+        assert_eq!((inbound.oldest_datagrams(), inbound.oldest_across()), (None, None));
+        inbound.ended(0);
+        assert_eq!(room(&inbound, 1), Room::Free);
+    }
+
+    #[test]
+    fn connections_that_were_answered_stay() {
+        let mut inbound = Inbound::new(64);
+        inbound.begun(0, Class::Tcp, 1, NOW);
+        inbound.answered(0);
+        assert_eq!((inbound.room(Class::Udp, 1, 0, true), inbound.oldest_datagrams()), (Room::Full, None));
+        inbound.lasts(9);
+        assert_eq!(size_of::<Entry>(), 24);
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub(crate) fn with_flow<L: Link>(
     }
 }
 
-/// Gives up a flow that nobody has answered, for another one.
+/// Gives up a flow for another one.
 pub(crate) fn displace<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, slot: u32) {
     let Some(handle) = flows.at(slot) else { return };
     ctx.dropped(DropReason::Displaced);

@@ -12,6 +12,7 @@ mod send;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use arrayvec::ArrayVec;
@@ -43,6 +44,9 @@ pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_BROADCAS
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
+
+/// [`UdpFlow::seen`] of an exchange that goes on.
+const LASTING: [u8; 2] = [2, 2];
 
 /// What all UDP flows share.
 pub struct Udp {
@@ -157,10 +161,10 @@ pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) 
     if let Some((_, handle)) = ctx.udp.owner.take() {
         with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
             Flow::Udp(flow) => {
-                if flow.seen[0] == 0 {
-                    ctx.inbound.answered(handle.index);
-                }
-                flow.send(ctx, key)
+                let before = flow.seen;
+                let verdict = flow.send(ctx, key);
+                flow.note(ctx, handle, key, before);
+                verdict
             }
             _ => Verdict::Keep,
         });
@@ -279,12 +283,12 @@ pub(super) fn received<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, n
         };
         let end = next + (next..count).take_while(same).count();
         match inbound(ctx, flows, number, first.source, first.destination) {
-            Ok(handle) => with_flow(ctx, flows, handle, |ctx, _, key, flow| match flow {
-                Flow::Udp(flow) if key.via != Via::Link => flow.serve(ctx, next..end),
+            Ok(handle) => with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
                 Flow::Udp(flow) => {
-                    flow.used(1, ctx.now);
-                    ctx.datagrams(key, next..end);
-                    Verdict::Keep
+                    let before = flow.seen;
+                    let verdict = flow.came_in(ctx, key, next..end);
+                    flow.note(ctx, handle, key, before);
+                    verdict
                 }
                 _ => Verdict::Keep,
             }),
@@ -386,6 +390,28 @@ impl UdpFlow {
         }
     }
 
+    /// Has the shares of flows from outside follow what was seen since `before`. The guest answers what comes
+    /// over the link, and the peer what goes past it.
+    fn note<L: Link>(&self, ctx: &mut Context<L>, handle: Handle, key: &Key, before: [u8; 2]) {
+        let answers = usize::from(key.via != Via::Link);
+        if before[answers] == 0 && self.seen[answers] != 0 {
+            ctx.inbound.answered(handle.index);
+        }
+        if before != LASTING && self.seen == LASTING {
+            ctx.inbound.lasts(handle.index);
+        }
+    }
+
+    /// Passes on what is in the inbox at `messages`, that came through a listening socket.
+    fn came_in<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key, messages: Range<usize>) -> Verdict {
+        if key.via != Via::Link {
+            return self.serve(ctx, messages);
+        }
+        self.used(1, ctx.now);
+        ctx.datagrams(key, messages);
+        Verdict::Keep
+    }
+
     /// Sends the batch. What cannot be sent is reported to the guest.
     fn send<L: Link>(&mut self, ctx: &mut Context<L>, key: &Key) -> Verdict {
         self.used(0, ctx.now);
@@ -429,11 +455,9 @@ impl UdpFlow {
         let has_failed = events.contains(EventFlags::ERR);
         let mut taken = has_failed && self.fd().is_some_and(|fd| errors::own(ctx, key, self.ttl, fd));
         if events.contains(EventFlags::IN) {
-            let before = self.seen[1];
+            let before = self.seen;
             let received = self.receive(ctx, key);
-            if before == 0 && self.seen[1] != 0 && key.via != Via::Link {
-                ctx.inbound.answered(handle.index);
-            }
+            self.note(ctx, handle, key, before);
             taken |= has_taken(&received, events);
             if let Ok(Verdict::Remove) = received {
                 return Verdict::Remove;
@@ -519,7 +543,7 @@ impl UdpFlow {
 
     pub(super) fn timeout<L: Link>(&self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
         let Timeouts { single, stream } = ctx.udp.timeouts;
-        let due = self.last + if self.seen == [2, 2] { stream } else { single };
+        let due = self.last + if self.seen == LASTING { stream } else { single };
         super::expire(ctx, handle, due)
     }
 }
