@@ -24,6 +24,11 @@ pub trait Faults {
         Fate::Pass
     }
 
+    /// A stream socket is read; whether that finds nothing, as at a mark of urgent data while a signal is pending.
+    fn is_signalled(&mut self, _fd: BorrowedFd<'_>) -> bool {
+        false
+    }
+
     /// So many bytes were sent on a stream socket.
     fn sent(&mut self, _fd: BorrowedFd<'_>, _len: usize) {}
 
@@ -48,6 +53,11 @@ pub(crate) fn ask(question: impl FnOnce(&mut dyn Faults) -> Fate) -> Fate {
         Some(script) => question(script.as_mut()),
         None => Fate::Pass,
     })
+}
+
+/// Asks the script whether a read finds nothing.
+pub(crate) fn is_signalled(fd: BorrowedFd<'_>) -> bool {
+    SCRIPT.with(|own| own.borrow_mut().as_mut().is_some_and(|script| script.is_signalled(fd)))
 }
 
 /// Tells the script.

@@ -10,6 +10,9 @@ use crate::seccomp::{Call, Sysno};
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
 
+/// Signals that may come one after the other, each during a call.
+const SIGNALS: u32 = 3;
+
 /// Sends the gathered bytes on a connected stream socket, without waiting and
 /// without SIGPIPE; returns how many the kernel took.
 pub fn send(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
@@ -59,16 +62,41 @@ pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
     receive_message(fd, into.as_slice(), libc::MSG_PEEK)
 }
 
-/// Removes up to `len` bytes from the head of a TCP socket's receive queue without
-/// copying them (`MSG_TRUNC`, tcp(7)); returns how many.
-pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
-    // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket. On others it would fail to:
-    // it begins at address zero, where nothing is mapped.
-    receive_message(fd, &[libc::iovec { iov_base: std::ptr::null_mut(), iov_len: len }], libc::MSG_TRUNC)
+/// Removes `len` bytes, all of which are there, from the head of a TCP socket's receive queue without
+/// copying them (`MSG_TRUNC`, tcp(7)), also past marks of urgent data, at each of which the kernel ends a call.
+/// `InvalidData` if they are not there.
+pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
+    let mut left = len;
+    while left > 0 {
+        // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket. On others it would fail to:
+        // it begins at address zero, where nothing is mapped.
+        let vec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: left };
+        match past_signals(|| receive_message(fd, &[vec], libc::MSG_TRUNC))? {
+            0 => return Err(io::ErrorKind::InvalidData.into()),
+            removed => left = left.saturating_sub(removed),
+        }
+    }
+    Ok(())
+}
+
+/// Calls again what found nothing. At a mark of urgent data the kernel says `EAGAIN` while a signal is pending, SIGSTOP
+/// for instance, though there is data (`tcp_recvmsg_locked` in net/ipv4/tcp.c). At the next call it is pending no more.
+pub fn past_signals(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    for _ in 0..SIGNALS {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome,
+        }
+    }
+    call()
 }
 
 /// `recvmsg`, without waiting, for everything: one system call less to allow than with `recv`.
 fn receive_message(fd: BorrowedFd<'_>, vecs: &[libc::iovec], flags: i32) -> io::Result<usize> {
+    #[cfg(feature = "inject")]
+    if crate::inject::is_signalled(fd) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     let mut message = header(vecs);
     // SAFETY: `message` points to vectors that the caller keeps alive, and those to memory that it borrows mutably
     // or that nothing in this process refers to, or they are null and the flags have nothing written.

@@ -82,6 +82,16 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// Whether a TCP connection is over, by a reset for instance (`tcpi_state` of `TCP_INFO`): unlike `SO_ERROR`, which
+/// also tells of ICMP errors that ended nothing.
+pub fn is_closed(fd: BorrowedFd<'_>) -> bool {
+    /// `TCP_CLOSE` of `include/net/tcp_states.h`.
+    const CLOSE: u8 = 7;
+    // SAFETY: all-zero is a valid tcp_info, plain integers.
+    let info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info).is_ok_and(|info| info.tcpi_state == CLOSE)
+}
+
 /// Smoothed round-trip time of a TCP connection in microseconds
 /// (`tcpi_rtt` of `TCP_INFO`, include/uapi/linux/tcp.h), as the handshake measured it.
 pub fn round_trip_us(fd: BorrowedFd<'_>) -> io::Result<u32> {

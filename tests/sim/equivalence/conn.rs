@@ -302,13 +302,13 @@ impl Conn {
         }
     }
 
-    /// Sends a byte as urgent. The kernel ends reads there.
-    pub(crate) fn write_urgent(&mut self) {
-        let Some(stream) = self.host.stream.as_mut().filter(|_| !self.host.shut) else { return };
+    /// Sends a byte as urgent. The kernel ends reads there. False if there was no room.
+    pub(crate) fn write_urgent(&mut self) -> bool {
+        let Some(stream) = self.host.stream.as_mut().filter(|_| !self.host.shut) else { return false };
         let byte = bytes(self.id, false, self.host.written, 1);
-        if rustix::net::send(stream, &byte, SendFlags::OOB | SendFlags::NOSIGNAL) == Ok(1) {
-            self.host.written += 1;
-        }
+        let sent = rustix::net::send(stream, &byte, SendFlags::OOB | SendFlags::NOSIGNAL) == Ok(1);
+        self.host.written += u32::from(sent);
+        sent
     }
 
     pub(crate) fn shut(&mut self) {

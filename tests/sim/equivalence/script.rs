@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use passt_sys::inject::{self, Fate, Faults};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Shared by a world, and the calls of its thread.
 #[derive(Clone, Default)]
@@ -28,6 +29,9 @@ pub(crate) struct State {
     pub(crate) cut: bool,
     /// Calls that took less than all.
     pub(crate) short: u64,
+    /// There may be urgent data: where there is, signals meet reads.
+    pub(crate) urgent: bool,
+    signals: u32,
 }
 
 impl Script {
@@ -56,6 +60,19 @@ impl Faults for Script {
             state.short += 1;
             state.full.insert(fd.as_raw_fd());
             Fate::AtMost(state.most)
+        })
+    }
+
+    fn is_signalled(&mut self, fd: BorrowedFd<'_>) -> bool {
+        if !self.with(|state| state.urgent) {
+            return false;
+        }
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::PRI)];
+        let is_urgent =
+            poll(&mut fds, Some(&Timespec::default())) == Ok(1) && fds[0].revents().contains(PollFlags::PRI);
+        self.with(|state| {
+            state.signals += u32::from(is_urgent);
+            is_urgent && state.signals % 3 != 0
         })
     }
 

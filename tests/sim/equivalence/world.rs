@@ -113,8 +113,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             21..25 => {
                 let len = self.tape.len(300_000).min(MOST - self.conns[conn].host.written);
                 self.conns[conn].write(len);
-                if self.tape.one_in(10) {
-                    self.conns[conn].write_urgent();
+                if self.tape.one_in(10) && self.conns[conn].write_urgent() {
+                    self.script.with(|state| state.urgent = true);
                 }
             }
             25..28 => {

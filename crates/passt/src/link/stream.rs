@@ -151,8 +151,11 @@ impl StreamLink {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stuck = true,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It is gone: `receive` will find that out, and tell.
-                Err(_) => self.queue.clear(),
+                // It is gone, or has to go, perhaps in the middle of a frame: `receive` will find that out, and tell.
+                Err(_) => {
+                    let _ = rustix::net::shutdown(client, rustix::net::Shutdown::Both);
+                    self.queue.clear();
+                }
             }
         }
         self.congested &= self.queue.len() > RELIEVED;

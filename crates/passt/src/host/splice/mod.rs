@@ -221,10 +221,10 @@ fn start<L>(
 }
 
 /// Reads what stays in the receive queue.
-fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     let mut into = Scatter::new();
     into.push(buffer);
-    msg::peek(fd.as_fd(), &into).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    msg::peek(fd.as_fd(), &into)
 }
 
 impl End {
@@ -342,10 +342,7 @@ impl SpliceFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(super) fn succeeded(&self) -> Verdict {
-        match super::socket_error(&self.ends[CLIENT].fd) {
-            Some(_) => self.abort(),
-            None => Verdict::Keep,
-        }
+        if socket::is_closed(self.ends[CLIENT].fd.as_fd()) { self.abort() } else { Verdict::Keep }
     }
 
     /// Its ticket while the target has not accepted, and whether the client has finished by then.
@@ -438,7 +435,9 @@ impl SpliceFlow {
         let buffer = ctx.splice.buffer.as_mut_slice();
         let (fd, room) = (&self.ends[from].fd, buffer.len());
         // These sockets never block, and to read and write is less work for the kernel than to receive and send.
-        let received = if spare { rustix::io::read(fd, buffer) } else { peek(fd, buffer) };
+        let mut receive = || if spare { Ok(rustix::io::read(fd, &mut *buffer)?) } else { peek(fd, buffer) };
+        let received = if self.ends[from].urgent { msg::past_signals(receive) } else { receive() };
+        let received = received.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let len = self.received(from, received, room)?;
         if len == 0 {
             return Ok(Step::More);
@@ -457,6 +456,9 @@ impl SpliceFlow {
             let pipe = ctx.splice.pipes.take().ok_or(Errno::NFILE)?;
             let held = rustix::io::write(&pipe.writer, &ctx.splice.buffer[sent..len])?;
             let way = &mut self.ways[from];
+            if held < len - sent {
+                return Err(Errno::PIPE.into());
+            }
             (way.state, way.held, way.pipe) = (State::Splicing, held, Some(pipe));
         } else if len == room {
             self.ways[from].state = State::Splicing;

@@ -369,10 +369,7 @@ impl TcpFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(super) fn succeeded<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        match super::socket_error(&self.fd) {
-            Some(_) => self.reset(ctx, handle),
-            None => Verdict::Keep,
-        }
+        if socket::is_closed(self.fd.as_fd()) { self.reset(ctx, handle) } else { Verdict::Keep }
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -426,11 +423,11 @@ impl TcpFlow {
         let mut byte = [0];
         let mut room = Scatter::new();
         room.push(&mut byte);
-        let found = msg::peek(self.fd.as_fd(), &room).unwrap_or(0);
-        if let Some(at) = &mut self.peek_offset {
-            *at += count(found);
+        let found = msg::past_signals(|| msg::peek(self.fd.as_fd(), &room));
+        if let (Some(at), Ok(found)) = (&mut self.peek_offset, &found) {
+            *at += count(*found);
         }
-        found == 0
+        matches!(found, Ok(0))
     }
 
     pub(super) fn timeout<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
@@ -463,7 +460,10 @@ impl TcpFlow {
                         ctx.await_link(handle);
                     }
                 }
-                Action::Discard(bytes) => self.discard(ctx.now, bytes),
+                Action::Discard(bytes) if self.discard(ctx.now, bytes).is_err() => {
+                    self.conn.handle(ctx.now, Event::Failed);
+                }
+                Action::Discard(_) => {}
                 Action::Shutdown => {
                     let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
                 }
@@ -531,12 +531,11 @@ impl TcpFlow {
             if !ctx.link.reserve(header_len, len as usize, mss as usize, &mut room) {
                 return false;
             }
-            msg::peek(self.fd.as_fd(), &room)
+            let peek = || msg::peek(self.fd.as_fd(), &room);
+            if self.urgent { msg::past_signals(peek) } else { peek() }
         };
         let found = match found {
             Ok(0) if !self.reset => None,
-            // The kernel tells of an end only where nothing had to be skipped.
-            Ok(n) if n <= skipped && self.ended && !self.reset && !self.urgent => None,
             Ok(n) => Some(n.saturating_sub(skipped)),
             Err(_) => Some(0),
         };
@@ -553,9 +552,10 @@ impl TcpFlow {
         if let Some(at) = &mut self.peek_offset {
             *at += len;
         }
-        let drained = len < asked && !self.urgent;
+        let short = len < asked && !self.urgent;
+        let ended = short && self.ended && self.is_at_end();
         let before = self.conn.retransmitted();
-        let segment = self.conn.transmit(ctx.now, len, drained, drained && self.ended);
+        let segment = self.conn.transmit(ctx.now, len, short && ended == self.ended, ended);
         ctx.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
         let mut header = [0; MAX_HEADERS];
         let mss = u16::try_from(self.conn.mss()).unwrap_or(u16::MAX);
@@ -565,21 +565,29 @@ impl TcpFlow {
         }
     }
 
-    /// Removes what the guest acknowledged from the receive queue.
-    fn discard(&mut self, now: Instant, bytes: u32) {
-        let mut left = bytes;
-        while left > 0 {
-            match msg::discard(self.fd.as_fd(), left as usize) {
-                Ok(n) if n > 0 => left = left.saturating_sub(count(n)),
-                _ => break,
-            }
-        }
+    /// Whether the host's stream ends behind what was read last. That a read found less than it could take does not
+    /// mean so: it also ends before urgent data, of which the kernel may never tell. Where it has no peek offset it
+    /// tells of an end once nothing has to be skipped.
+    fn is_at_end(&mut self) -> bool {
+        let Some(at) = &mut self.peek_offset else { return false };
+        let mut byte = [0];
+        let mut room = Scatter::new();
+        room.push(&mut byte);
+        let found = msg::peek(self.fd.as_fd(), &room);
+        *at += count(*found.as_ref().unwrap_or(&0));
+        matches!(found, Ok(0)) && !self.reset
+    }
+
+    /// Removes what the guest acknowledged from the receive queue. An error means that it is not there.
+    fn discard(&mut self, now: Instant, bytes: u32) -> io::Result<()> {
+        msg::discard(self.fd.as_fd(), bytes as usize)?;
         if let Some(at) = &mut self.peek_offset {
-            *at = at.saturating_sub(bytes - left);
-        } else if self.urgent {
-            // What was behind the mark could not be had by skipping what is before it.
+            *at = at.saturating_sub(bytes);
+        } else if self.urgent || self.ended {
+            // What is behind a mark, and the end, could not be had by skipping what is before it.
             self.conn.handle(now, Event::Readable);
         }
+        Ok(())
     }
 
     /// Gives back what the flow borrowed.
