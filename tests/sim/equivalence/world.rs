@@ -205,6 +205,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     /// Sends payload of a guest, on a link that offloads as a super-frame now and then.
     fn send(&mut self, index: usize, flags: Flags, at: u32, len: u32) {
         let conn = &mut self.conns[index];
+        conn.guest.sends(at + len, self.now);
         let segment = conn.segment(flags, at);
         let cut = self.offload && self.tape.one_in(2);
         let mss = if cut { 1400 } else { u16::MAX };
@@ -250,6 +251,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let conn = &mut self.conns[index];
         if conn.phase == Phase::Open && !conn.guest.fin {
             conn.guest.fin = true;
+            conn.guest.sends(conn.sent(), self.now);
             let fin = conn.segment(ACK | FIN, conn.guest.max);
             put(&mut self.outbox, conn.v4, &fin, &[], u16::MAX);
         }
@@ -482,6 +484,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             Phase::SynSent => answered(outbox, conn, &segment, payload),
             Phase::Listening => called(outbox, conn, &segment),
             Phase::Open => {
+                conn.guest.waits(self.now);
                 let taken = conn.handle.and(conn.fd).map(|(fd, _)| self.script.with(|s| s.taken[&fd]));
                 passed_on(outbox, conn, &segment, payload, taken);
             }
@@ -548,6 +551,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
                 } else if !conn.guest.fin {
                     self.finish_guest(index);
                 } else if !conn.guest.fin_acked {
+                    conn.guest.sends(max + 1, self.now);
                     let fin = conn.segment(ACK | FIN, max);
                     put(&mut self.outbox, conn.v4, &fin, &[], u16::MAX);
                 }

@@ -43,6 +43,8 @@ pub(super) struct Open {
     /// When it was last asked to say something.
     asked: Instant,
     reset: bool,
+    /// The guest had finished, and its socket is gone: what is left is passed on nevertheless.
+    gone: bool,
     begun_by_guest: bool,
     challenge: Challenge,
 }
@@ -73,6 +75,7 @@ impl Open {
             heard: now,
             asked: now,
             reset: false,
+            gone: false,
             begun_by_guest: by_guest,
             challenge: Challenge::default(),
         }
@@ -88,6 +91,11 @@ impl Open {
         let flags = segment.flags;
         let fin = flags.contains(Flags::FIN);
         self.heard = now;
+        if self.gone {
+            // The port may be used again.
+            self.reset |= flags.contains(Flags::SYN);
+            return Push::NONE;
+        }
         if flags.intersects(Flags::RST | Flags::SYN) {
             self.reset_or_syn(now, segment);
             return Push::NONE;
@@ -116,6 +124,7 @@ impl Open {
             return self.challenge(now);
         }
         match self.rx.judge_reset(segment.seq) {
+            Reset::Certain if self.rx.is_finishing() => self.gone = true,
             Reset::Certain => self.reset = true,
             Reset::Doubtful => self.challenge(now),
             Reset::Invalid => {}
@@ -156,6 +165,9 @@ impl Open {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
+        if self.gone {
+            return None;
+        }
         let timers = [self.rx.next_timeout(), self.tx.next_timeout(), Some(self.keepalive_due())];
         timers.into_iter().flatten().min()
     }
@@ -165,6 +177,9 @@ impl Open {
     }
 
     pub(super) fn next_action(&mut self, now: Instant, ports: Ports, data: bool) -> Option<Action> {
+        if self.gone {
+            return self.rx.take_shutdown(now).then_some(Action::Shutdown);
+        }
         let discard = self.tx.take_discard();
         if discard > 0 {
             return Some(Action::Discard(discard));
@@ -239,7 +254,7 @@ impl Open {
 
     /// Both directions are finished, and both sides know.
     pub(super) fn is_done(&self) -> bool {
-        self.rx.is_finished() && self.tx.is_finished()
+        self.gone && self.rx.is_shut() || self.rx.is_finished() && self.tx.is_finished()
     }
 
     pub(super) fn reset_segment(&mut self, ports: Ports) -> Segment {

@@ -2,7 +2,12 @@
 //! window is promised.
 //!
 //! Two rules hold always: nothing is acknowledged before the host's kernel has
-//! it, and the right edge of the window never moves back.
+//! it, unless the guest insists, and the right edge of the window never moves back.
+//!
+//! A guest whose data is not acknowledged takes the path for broken and gives up after some retransmissions, in a
+//! minute or two where its socket is closed already. A host's peer that does not read for so long is in order, and would
+//! be, without us, a window of zero to the guest, which it waits behind for ever. So what the guest sends again in
+//! vain is acknowledged, wherever it waits; the window stays as it is, and so is zero once it is used up.
 
 use super::WINDOW_SCALE;
 use crate::seq::Seq;
@@ -13,7 +18,8 @@ use crate::time::{Duration, Instant};
 const ACK_DELAY: Duration = Duration::from_millis(10);
 /// Bounds of the interval at which the progress of a far peer is asked for.
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
-
+/// How long the guest repeats in vain.
+const INSISTENCE: Duration = Duration::from_secs(1);
 /// Doublings of that while nothing moves: a peer that does not read is not asked about a hundred times a second.
 const MAX_STALLED: u32 = 5;
 
@@ -45,6 +51,10 @@ pub(super) struct Receive {
     room: u32,
     /// Last acknowledgement sent.
     acked: Seq,
+    /// Since when the guest repeats what is not acknowledged.
+    repeats: Option<Instant>,
+    /// It did so for long: all that was received is acknowledged.
+    lenient: bool,
     /// Position of the guest's FIN, once seen.
     fin: Option<Seq>,
     /// The host's socket was shut down behind the guest's last byte.
@@ -117,6 +127,8 @@ impl Receive {
             edge: next + window,
             room,
             acked: next,
+            repeats: None,
+            lenient: false,
             fin: None,
             shut: false,
             scaled,
@@ -143,6 +155,10 @@ impl Receive {
         if seq.after(expected) || repeated || ended {
             // A gap or a repetition: the same acknowledgement again tells what is expected.
             self.ack = Ack::Now;
+            if !seq.after(expected) && (seq + len + u32::from(fin)).after(self.acked) {
+                let since = *self.repeats.get_or_insert(now);
+                self.lenient |= now.since(since) >= INSISTENCE;
+            }
             return Push::NONE;
         }
         let room = self.edge.distance(expected);
@@ -258,7 +274,7 @@ impl Receive {
         if self.ack == Ack::IfNews {
             let opened = self.target_edge().distance(self.edge);
             let worth = self.full.saturating_mul(2).min(self.room / 2);
-            if self.ackable() == self.acked && opened < worth.max(1) {
+            if !self.ackable().after(self.acked) && opened < worth.max(1) {
                 self.ack = Ack::No;
             }
         }
@@ -271,7 +287,12 @@ impl Receive {
             self.interactive = true;
         }
         self.ack = Ack::No;
-        self.acked = self.ackable().max(self.acked);
+        let acked = self.ackable().max(self.acked);
+        if acked != self.acked {
+            self.repeats = None;
+        }
+        self.acked = acked;
+        self.lenient &= self.delivered() != self.end();
         let scale = if self.scaled { WINDOW_SCALE } else { 0 };
         // Rounded up: rounding down would move the edge back.
         let edge = self.target_edge().max(self.acked);
@@ -283,6 +304,16 @@ impl Receive {
     /// The guest has finished, and that is acknowledged.
     pub(super) fn is_finished(&self) -> bool {
         self.shut && self.fin.is_some_and(|at| self.acked == at + 1)
+    }
+
+    /// The guest has finished, and some of what precedes its FIN waits for room at the host's socket.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.fin.is_some() && self.held > 0
+    }
+
+    /// The host's socket was shut down behind the guest's last byte.
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut
     }
 
     /// What a RST of the guest with the number `seq` is worth. A socket of the guest that is gone takes it from our
@@ -335,7 +366,17 @@ impl Receive {
     }
 
     fn ackable(&self) -> Seq {
+        if self.lenient { self.end() } else { self.delivered() }
+    }
+
+    /// End of what has arrived where it is acknowledged without insistence.
+    fn delivered(&self) -> Seq {
         self.far.map_or(self.queued_end(), |far| far.acked)
+    }
+
+    /// End of what is queued or held, FIN included.
+    fn end(&self) -> Seq {
+        self.next + u32::from(self.fin == Some(self.next))
     }
 
     fn target_edge(&self) -> Seq {

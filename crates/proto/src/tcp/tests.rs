@@ -605,6 +605,60 @@ fn the_end_of_a_batch_decides_where_a_reset_belongs() {
     assert!(t.conn.has_ended());
 }
 
+/// What a host's peer does not read for long is acknowledged all the same: the guest would give up, and waits behind a
+/// window of zero.
+#[test]
+fn a_guest_that_repeats_in_vain_is_acknowledged() {
+    for far in [None, Some(ms(100))] {
+        let mut t = Trace::established_with(&syn(), far);
+        let held = if far.is_some() { 0 } else { ROOM };
+        assert_eq!(t.conn.segment(t.now, &seg(ACK, 1001, 5001), ROOM).len, ROOM);
+        t.event(Event::Queued { taken: ROOM, held });
+        t.conn.set_room(0);
+        while t.action().is_some() {}
+        // Its retransmission timer goes off; RFC 6298, section 5.5.
+        for (wait, acked) in [(200, 1001), (400, 1001), (800, 1001 + ROOM)] {
+            t.now = t.now + ms(wait);
+            t.gets(seg(ACK, 1001, 5001), MSS);
+            let ack = t.emits();
+            assert_eq!((ack.ack, ack.window > 0), (Seq(acked), acked == 1001), "{wait} {far:?}");
+        }
+        // It asks whether the window is open; and finishes.
+        t.gets(seg(ACK, 1000 + ROOM, 5001), 0);
+        assert_eq!(t.acks(1001 + ROOM).window, 0);
+        t.gets(seg(FIN, 1001 + ROOM, 5001), 0);
+        if far.is_none() {
+            t.acks(1002 + ROOM);
+            t.gets(seg(RST, 1002 + ROOM, 0), 0);
+            t.quiet();
+            t.event(Event::Flushed { held: 0 });
+            assert_eq!(t.action(), Some(Action::Shutdown));
+            assert_eq!(t.action(), Some(Action::Close));
+        } else {
+            assert_eq!(t.action(), Some(Action::Shutdown));
+            t.acks(1002 + ROOM);
+            t.gets(seg(RST, 1002 + ROOM, 0), 0);
+            assert_eq!(t.action(), Some(Action::Abort));
+        }
+    }
+}
+
+/// As long as acknowledgements come forth now and then, nothing is done in vain.
+#[test]
+fn a_guest_that_is_served_slowly_insists_on_nothing() {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(ACK, 1001, 5001), 10_000).len, 10_000);
+    t.event(Event::Queued { taken: 10_000, held: 10_000 });
+    t.quiet();
+    for held in (0..10_000).step_by(1000).rev() {
+        t.now = t.now + ms(900);
+        t.gets(seg(ACK, 10_001, 5001), 1000);
+        assert_eq!(t.emits().ack.0, 11_001 - held - 1000);
+        t.event(Event::Flushed { held });
+        assert_eq!(t.emits().ack.0, 11_001 - held);
+    }
+}
+
 #[test]
 fn challenges_are_rare() {
     // RFC 5961, sections 4.2 and 7: a SYN, whatever its number; sections 3.2 and 5.2: other claims without proof.

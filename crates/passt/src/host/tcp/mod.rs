@@ -108,6 +108,8 @@ pub struct TcpFlow {
     urgent: bool,
     /// The host's peer has finished.
     ended: bool,
+    /// The guest has, and the socket was told.
+    shut: bool,
     /// The host's connection was reset: an end of its stream is none.
     reset: bool,
     /// It came in, and the guest has not accepted it yet.
@@ -465,6 +467,7 @@ impl TcpFlow {
                 }
                 Action::Discard(_) => {}
                 Action::Shutdown => {
+                    self.shut = true;
                     let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
                 }
                 Action::AskUnacknowledged => {
@@ -472,7 +475,10 @@ impl TcpFlow {
                     self.conn.handle(ctx.now, Event::Unacknowledged { bytes });
                 }
                 Action::Abort => {
-                    let _ = socket::set_reset_on_close(self.fd.as_fd());
+                    // A guest that had finished has no more to say: what the kernel still has is for the peer.
+                    if !self.shut || socket::unacknowledged(self.fd.as_fd()).unwrap_or(0) == 0 {
+                        let _ = socket::set_reset_on_close(self.fd.as_fd());
+                    }
                     return Verdict::Remove;
                 }
                 Action::Close => return Verdict::Remove,

@@ -132,6 +132,7 @@ fn begin<L: Link>(
         peek_offset,
         urgent: false,
         ended: false,
+        shut: false,
         reset: false,
         ticket: None,
         timer: None,
