@@ -59,6 +59,9 @@ mod tests {
         rtt.back_off();
         assert_eq!(rtt.timeout(), ms(2400));
         rtt.answered();
+        // SRTT 7/8 of 400 and 1/8 of 800; RTTVAR 3/4 of 200 and 1/4 of the difference.
+        rtt.sample(ms(800));
+        assert_eq!(rtt.timeout(), ms(450 + 4 * 250));
         for _ in 0..100 {
             rtt.sample(ms(1));
         }

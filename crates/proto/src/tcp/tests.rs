@@ -715,7 +715,8 @@ fn what_lies_outside_the_window_acknowledges_nothing() {
 #[test]
 fn keep_alive_is_answered() {
     let mut t = Trace::established();
-    for len in [0, 1] {
+    // Each of them: none is a claim without proof.
+    for len in [0, 1, 0, 0, 1, 0] {
         t.gets(seg(ACK, 1000, 5001), len);
         t.acks(1001);
         t.quiet();
@@ -745,6 +746,91 @@ fn retransmission_timer() {
     t.finds_nothing();
     t.quiet();
     assert_eq!(t.conn.next_timeout(), Some(t.now + KEEPALIVE));
+}
+
+/// A connection whose handshake took a second: three seconds are the first timeout.
+fn slow() -> Trace {
+    let mut t = Trace::connecting(&syn());
+    t.event(Event::Connected { far: None });
+    t.emits();
+    t.now = t.now + ms(1000);
+    t.gets(seg(ACK, IRS + 1, ISS + 1), 0);
+    t.finds_nothing();
+    t.quiet();
+    t
+}
+
+#[test]
+fn what_is_measured() {
+    // One segment at a time, from when it was sent until all of it is acknowledged.
+    let mut t = slow();
+    t.sends(1);
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(3000)));
+    t.now = t.now + ms(300);
+    t.sends(1);
+    t.gets(seg(ACK, 1001, 5501), 0);
+    assert_eq!(t.action(), Some(Action::Discard(500)));
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(3000)), "only a part");
+    t.now = t.now + ms(700);
+    t.gets(seg(ACK, 1001, 7001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1500)));
+    t.sends(1);
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(1000 + 4 * 375)), "another second");
+    // RFC 6298, section 3: not what was sent again.
+    let mut t = slow();
+    t.sends(1);
+    t.after(ms(3000));
+    t.peeks(0, 2000);
+    t.finds(1000, true, false);
+    t.quiet();
+    t.now = t.now + ms(10);
+    t.gets(seg(ACK, 1001, 6001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.sends(1);
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(3000)));
+}
+
+#[test]
+fn windows_are_scaled() {
+    // RFC 7323, section 2.2: but for that of the SYN.
+    let offer = Options { window_scale: Some(2), ..syn().options };
+    let mut t = Trace::established_with(&Segment { options: offer, ..syn() }, None);
+    t.sends(40);
+    t.event(Event::Readable);
+    t.quiet();
+}
+
+#[test]
+fn after_a_timeout_the_amount_grows_again() {
+    let mut t = Trace::established();
+    t.sends(10);
+    t.after(ms(200));
+    let mut acked = 5001;
+    for len in [2000, 4000, 8000, 8000] {
+        t.peeks(0, len);
+        t.finds(len, false, false);
+        acked += len;
+        t.gets(seg(ACK, 1001, acked), 0);
+        assert_eq!(t.action(), Some(Action::Discard(len)));
+    }
+    // Now there is no limit any more, but for the window.
+    t.finds_nothing();
+    t.gets(Segment { window: 60_000, ..seg(ACK, 1001, acked) }, 0);
+    t.sends(60);
+    t.event(Event::Readable);
+    t.quiet();
+}
+
+/// The host's kernel has lost what it had, against all rules: nothing is made of that.
+#[test]
+fn what_was_sent_before_is_missing() {
+    let mut t = Trace::established();
+    t.sends(1);
+    t.after(ms(200));
+    t.peeks(0, 2000);
+    t.conn.drained(true);
+    t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(400)));
 }
 
 const KEEPALIVE: Duration = Duration::from_secs(120);
@@ -875,6 +961,28 @@ fn selective_acknowledgements() {
 }
 
 #[test]
+fn selective_acknowledgements_of_what_was_never_sent() {
+    // Eight segments are under way; of what a block says beside them nothing is remembered.
+    let peeks = |block| {
+        let mut t = Trace::established();
+        t.sends(8);
+        t.gets(sack(&[(7001, 8001)]), 0);
+        t.gets(sack(&[block, (7001, 8001)]), 0);
+        t.gets(sack(&[(7001, 9001)]), 0);
+        let mut peeks = Vec::new();
+        while let Some(Action::Peek { offset, len }) = t.action() {
+            peeks.push((offset, len));
+            t.finds(len, false, false);
+        }
+        peeks
+    };
+    assert_eq!(peeks((7001, 8001)), [(0, 2000)]);
+    for block in [(10_001, 14_001), (4001, 6001), (12_001, 11_001), (11_001, 11_001), (13_001, 0x8000_0000)] {
+        assert_eq!(peeks(block), [(0, 2000)], "{block:?}");
+    }
+}
+
+#[test]
 fn selective_acknowledgements_may_be_withdrawn() {
     // RFC 2018, section 8: after a timeout they do not count.
     let mut t = Trace::established();
@@ -909,6 +1017,7 @@ fn closed_window_is_probed() {
     t.peeks(0, 3000);
     t.finds(3000, false, false);
     t.quiet();
+    assert_eq!(t.conn.next_timeout(), Some(t.now + ms(200)), "what was doubled is forgotten");
 }
 
 #[test]
@@ -938,6 +1047,24 @@ fn silly_windows_are_not_filled() {
     t.gets(window(1400, 6001), 0);
     assert_eq!(t.action(), Some(Action::Discard(1000)));
     t.peeks(0, 1000);
+}
+
+#[test]
+fn half_of_a_small_window_is_worth_a_segment() {
+    let mut t = Trace::connecting(&Segment { window: 1000, ..syn() });
+    t.event(Event::Connected { far: None });
+    t.emits();
+    let window = |window, ack| Segment { window, ..seg(ACK, 1001, ack) };
+    t.gets(window(1000, 5001), 0);
+    t.peeks(0, 1000);
+    t.finds(500, false, false);
+    t.peeks(500, 500);
+    t.finds(1, false, false);
+    t.quiet();
+    // With nothing under way less will do.
+    t.gets(window(400, 5502), 0);
+    assert_eq!(t.action(), Some(Action::Discard(501)));
+    t.peeks(0, 400);
 }
 
 #[test]

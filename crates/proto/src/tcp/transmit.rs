@@ -238,7 +238,10 @@ impl Transmit {
             return None;
         }
         self.peeking = (self.nxt, false);
-        let len = if allowed > mss { allowed - allowed % mss } else { allowed };
+        let len = match allowed / mss {
+            0 => allowed,
+            full => full * mss,
+        };
         Some(Next::Data { offset: in_flight, len })
     }
 
