@@ -142,6 +142,20 @@ fn slow_readers_on_either_side() {
     }
 }
 
+/// A receiver that stops for longer than the guest's kernel repeats what is not acknowledged: three times here, which takes
+/// 3 s; a window that is closed it probes for ever.
+#[test]
+fn readers_that_pause_for_long() {
+    let Some((guest, net)) = connected() else { return };
+    guest.sysctl("net.ipv4.tcp_retries2=3");
+    let length = 50 * MIB;
+    let _servers = BOTH.map(|address| net.peer.serve(&at(address, 5001)));
+    let clients = BOTH.map(|address| guest.start_peer(&format!("up-slow {} {length} 20", at(address, 5001))));
+    for client in clients {
+        assert_eq!(client.succeed_within(Duration::from_secs(90)).trim(), stream::expected(length, 1));
+    }
+}
+
 /// The guest's kernel probes an idle connection, and would reset it if two
 /// probes were not answered.
 #[test]
