@@ -310,3 +310,8 @@ fn unreachable(error: Errno) -> Option<icmp::Error> {
 pub(crate) fn socket_error(fd: &OwnedFd) -> Option<Errno> {
     sockopt::socket_error(fd).unwrap_or_else(Err).err()
 }
+
+/// Whether a connection was reset. One that ended in order has no error, and ICMP errors end none.
+fn is_reset(fd: &OwnedFd) -> bool {
+    passt_sys::socket::is_closed(fd.as_fd()) && socket_error(fd).is_some()
+}

@@ -342,7 +342,7 @@ impl SpliceFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(super) fn succeeded(&self) -> Verdict {
-        if socket::is_closed(self.ends[CLIENT].fd.as_fd()) { self.abort() } else { Verdict::Keep }
+        if super::is_reset(&self.ends[CLIENT].fd) { self.abort() } else { Verdict::Keep }
     }
 
     /// Its ticket while the target has not accepted, and whether the client has finished by then.

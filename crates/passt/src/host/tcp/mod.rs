@@ -2,9 +2,10 @@
 //!
 //! Frames of a batch are looked at first and dealt with at its end: what a
 //! connection got is one `sendmsg`, and is answered with one acknowledgement.
-//! How connections begin is in `open`.
+//! How connections begin is in `open`, what the guest gets of the host in `read`.
 
 mod open;
+mod read;
 pub mod slack;
 
 use std::io;
@@ -18,7 +19,7 @@ use passt_proto::time::Instant;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_proto::wire::tcp::{Flags, LEN as HEADER_LEN, Segment};
+use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
@@ -31,7 +32,7 @@ use self::slack::{Pool, Rest};
 use super::{Verdict, crowd, with_flow};
 use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
 use crate::forward::pressure::Ticket;
-use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD, MAX_PIECES};
+use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD};
 use crate::worker::Context;
 
 /// System calls made here once the process runs.
@@ -371,7 +372,7 @@ impl TcpFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(super) fn succeeded<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        if socket::is_closed(self.fd.as_fd()) { self.reset(ctx, handle) } else { Verdict::Keep }
+        if super::is_reset(&self.fd) { self.reset(ctx, handle) } else { Verdict::Keep }
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -462,10 +463,11 @@ impl TcpFlow {
                         ctx.await_link(handle);
                     }
                 }
-                Action::Discard(bytes) if self.discard(ctx.now, bytes).is_err() => {
-                    self.conn.handle(ctx.now, Event::Failed);
+                Action::Discard(bytes) => {
+                    if self.discard(ctx.now, bytes).is_err() {
+                        self.conn.handle(ctx.now, Event::Failed);
+                    }
                 }
-                Action::Discard(_) => {}
                 Action::Shutdown => {
                     self.shut = true;
                     let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
@@ -510,90 +512,6 @@ impl TcpFlow {
             self.timer = Some(due);
             ctx.timers.set(handle.index, due);
         }
-    }
-
-    /// Has the kernel peek at `offset` next, where it knows a peek offset.
-    fn seek(&mut self, offset: u32) {
-        if self.peek_offset.is_some_and(|at| at != offset) {
-            let wanted = i32::try_from(offset).unwrap_or(i32::MAX);
-            self.peek_offset = socket::set_peek_offset(self.fd.as_fd(), wanted).is_ok().then_some(offset);
-        }
-    }
-
-    /// Sends up to `len` bytes, `offset` bytes behind the head of the receive queue;
-    /// false if the link has no room.
-    fn peek<L: Link>(&mut self, ctx: &mut Context<L>, offset: u32, len: u32) -> bool {
-        if ctx.link.is_congested() {
-            return false;
-        }
-        let mss = self.conn.mss();
-        let len = len.min(mss.saturating_mul(count(MAX_PIECES)));
-        self.seek(offset);
-        let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
-        let header_len = self.path.header_len() + HEADER_LEN;
-        let found = {
-            let mut room = Scatter::new();
-            room.push_discard(&mut ctx.tcp.scratch, skipped);
-            if !ctx.link.reserve(header_len, len as usize, mss as usize, &mut room) {
-                return false;
-            }
-            let peek = || msg::peek(self.fd.as_fd(), &room);
-            if self.urgent { msg::past_signals(peek) } else { peek() }
-        };
-        let found = match found {
-            Ok(0) if !self.reset => None,
-            Ok(n) => Some(n.saturating_sub(skipped)),
-            Err(_) => Some(0),
-        };
-        match found {
-            Some(n) if n > 0 => self.transmit(ctx, n, len),
-            found => self.conn.drained(found.is_none()),
-        }
-        true
-    }
-
-    /// Sends `found` bytes that are in the room reserved; `asked` would have been better.
-    fn transmit<L: Link>(&mut self, ctx: &mut Context<L>, found: usize, asked: u32) {
-        let len = count(found);
-        if let Some(at) = &mut self.peek_offset {
-            *at += len;
-        }
-        let short = len < asked && !self.urgent;
-        let ended = short && self.ended && self.is_at_end();
-        let before = self.conn.retransmitted();
-        let segment = self.conn.transmit(ctx.now, len, short && ended == self.ended, ended);
-        ctx.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
-        let mut header = [0; MAX_HEADERS];
-        let mss = u16::try_from(self.conn.mss()).unwrap_or(u16::MAX);
-        match self.path.emit_tcp(&mut header, &segment, found, mss) {
-            Some((header_len, offload)) => ctx.commit(&header[..header_len], &offload, found),
-            None => ctx.dropped(DropReason::Unmapped),
-        }
-    }
-
-    /// Whether the host's stream ends behind what was read last. That a read found less than it could take does not
-    /// mean so: it also ends before urgent data, of which the kernel may never tell. Where it has no peek offset it
-    /// tells of an end once nothing has to be skipped.
-    fn is_at_end(&mut self) -> bool {
-        let Some(at) = &mut self.peek_offset else { return false };
-        let mut byte = [0];
-        let mut room = Scatter::new();
-        room.push(&mut byte);
-        let found = msg::peek(self.fd.as_fd(), &room);
-        *at += count(*found.as_ref().unwrap_or(&0));
-        matches!(found, Ok(0)) && !self.reset
-    }
-
-    /// Removes what the guest acknowledged from the receive queue. An error means that it is not there.
-    fn discard(&mut self, now: Instant, bytes: u32) -> io::Result<()> {
-        msg::discard(self.fd.as_fd(), bytes as usize)?;
-        if let Some(at) = &mut self.peek_offset {
-            *at = at.saturating_sub(bytes);
-        } else if self.urgent || self.ended {
-            // What is behind a mark, and the end, could not be had by skipping what is before it.
-            self.conn.handle(now, Event::Readable);
-        }
-        Ok(())
     }
 
     /// Gives back what the flow borrowed.
