@@ -1,16 +1,23 @@
-//! Mutation testing: breaks one expression or function after the other (`cargo-mutants`) and runs the
-//! quick tests on each, which have to fail.
+//! Mutation testing: breaks one expression or function after the other, and runs the quick tests that
+//! come there, one of which has to fail.
 //!
-//! The tree is copied to `target/mutants/tree` and changed there, so that work can go on and what was
-//! built is used again. `.cargo/mutants.toml` names mutants that no test can tell from the original.
+//! `cargo-mutants` says what to break. It would build the tests anew for each mutant, which takes a day for
+//! the engine; here one build has all of them (`schema.rs`). The tree is copied to `target/mutants/tree`
+//! and changed there, so that work can go on. `.cargo/mutants.toml` names mutants that no test can tell
+//! from the original.
 
-use std::collections::BTreeMap;
+mod schema;
+mod trial;
+
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use schema::{Mutant, Schema};
 use serde_json::Value;
+use trial::{Outcome, Program};
 
 use crate::cargo;
 
@@ -21,31 +28,30 @@ pub(crate) const USAGE: &str =
 /// Code whose mutants the same tests have to find.
 struct Part {
     name: &'static str,
-    package: &'static str,
+    /// The package, and its directory.
+    package: (&'static str, &'static str),
     /// Globs of its source files.
     files: &'static [&'static str],
-    /// Which tests cargo builds and runs, also of another package: ones that need neither privilege nor
-    /// a release build. In stages, quick ones first: each has to notice what those before it missed, and
-    /// the last one has all of them.
-    stages: &'static [&'static [&'static str]],
+    /// Programs of tests, which need neither privilege nor a release build.
+    tests: &'static [&'static str],
 }
 
 const PARTS: &[Part] = &[
     Part {
         name: "proto",
-        package: "passt-proto",
+        package: ("passt-proto", "crates/proto"),
         files: &["crates/proto/src/*.rs", "crates/proto/src/wire/*.rs", "crates/proto/src/responder/*.rs"],
-        stages: &[&["--lib"]],
+        tests: &["passt-proto:lib"],
     },
     Part {
         name: "tcp",
-        package: "passt-proto",
+        package: ("passt-proto", "crates/proto"),
         files: &["crates/proto/src/tcp/*.rs"],
-        stages: &[&["--lib", "--test=tcp_ops"]],
+        tests: &["passt-proto:lib", "passt-proto:tcp_ops"],
     },
     Part {
         name: "engine",
-        package: "passt",
+        package: ("passt", "crates/passt"),
         files: &[
             "crates/passt/src/flow/*.rs",
             "crates/passt/src/forward/*.rs",
@@ -53,41 +59,47 @@ const PARTS: &[Part] = &[
             "crates/passt/src/to_guest.rs",
             "crates/passt/src/host/**/*.rs",
         ],
-        stages: &[
-            &["--lib", "--test=datagrams", "--test=forwarding", "--test=loopback", "--test=crowd"],
-            &[
-                "--package=passt-tests",
-                "--lib",
-                "--test=datagrams",
-                "--test=forwarding",
-                "--test=loopback",
-                "--test=crowd",
-                "--test=sim",
-            ],
+        tests: &[
+            "passt:lib",
+            "passt:datagrams",
+            "passt:forwarding",
+            "passt:loopback",
+            "passt:crowd",
+            "passt-tests:sim",
         ],
     },
 ];
 
-/// Fewer cases of each property and one seed of the simulation: there are many mutants.
-const FEWER: [(&str, &str); 2] = [("PROPTEST_CASES", "200"), ("SIM_SEED", "1")];
-/// A mutant's tests may take this many seconds, or three times as long as without it.
-const TIMEOUT: [&str; 2] = ["--minimum-test-timeout=20", "--timeout-multiplier=3"];
-/// Arguments of the tests: without slow ones of what no part has.
-const SKIPPED: [&str; 4] = ["--", "--", "--skip", "netconf"];
+/// Tests that are slow, and of what no part has.
+const SKIPPED: [&str; 2] = ["netconf", "gauge"];
 
-/// Tests the parts that `options` begins with, all if it names none; what follows is for
-/// `cargo mutants`, as `--file GLOB` or `--shard 0/8`. True if nothing was missed.
+/// Tests the parts that `options` begins with, all if it names none; what follows is for the list of
+/// `cargo mutants`, as `--file GLOB`. With `--missed` only what was missed the last time is tried.
+/// True if nothing was missed.
 pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     install(root)?;
     let tree = copy(root)?;
     let is_part = |option: &String| PARTS.iter().any(|part| part.name == option);
     let (named, options) = options.split_at(options.iter().take_while(|&option| is_part(option)).count());
-    let wanted = PARTS.iter().filter(|part| named.is_empty() || named.iter().any(|name| name == part.name));
-    let mut missed = 0;
-    for part in wanted {
-        missed += test(root, &tree, part, options)?;
-    }
-    Ok(missed == 0)
+    let parts = PARTS.iter().filter(|part| named.is_empty() || named.iter().any(|name| name == part.name));
+    let parts: Vec<&Part> = parts.collect();
+    let missed = root.join("target/mutants/missed.txt");
+    let mutants = list(root, &parts, options, &missed)?;
+    let sites = make(&tree, &mutants)?;
+    let programs = programs(&tree, &parts)?;
+
+    let scratch = root.join("target/mutants/sites");
+    fs::create_dir_all(&scratch)?;
+    let tests = trial::survey(&programs, &SKIPPED, &scratch)?;
+    println!("{} tests reach what {} mutants change", tests.len(), sites.len());
+    let trials: Vec<(u32, u32, Vec<String>)> = (1..)
+        .zip(&mutants)
+        .filter_map(|(id, (part, _))| {
+            Some((id, *sites.get(&id)?, part.tests.iter().map(|&name| name.to_owned()).collect()))
+        })
+        .collect();
+    let outcomes = trial::all(&tests, &trials)?;
+    report(&mutants, &trials, &outcomes, &missed)
 }
 
 fn install(root: &Path) -> Result<()> {
@@ -123,63 +135,178 @@ fn copy(root: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// What became of the mutants of a module: caught, missed, late and unviable.
-type Counts = [u64; 4];
-
-/// Runs one part and prints its table; how many mutants no test noticed.
-fn test(root: &Path, tree: &Path, part: &Part, options: &[String]) -> Result<u64> {
-    let output = root.join("target/mutants").join(part.name);
-    fs::create_dir_all(&output)?;
-    // Which mutants belong to a shard depends on how many there are, and each stage has fewer.
-    let skipped = if options.iter().any(|option| option == "--shard") { part.stages.len() - 1 } else { 0 };
-    let mut table = BTreeMap::new();
-    for (index, tests) in part.stages.iter().enumerate().skip(skipped) {
-        let mut options = options.to_vec();
-        options.extend((index > skipped).then(|| "--iterate".to_owned()));
-        run_stage(tree, part, tests, &options, &output)?;
-        let is_last = index + 1 == part.stages.len();
-        count(&output.join("mutants.out/outcomes.json"), is_last, &mut table)?;
+/// What there is to break. A mutant's number is its place in this list, from 1.
+fn list(
+    root: &Path,
+    parts: &[&'static Part],
+    options: &[String],
+    missed: &Path,
+) -> Result<Vec<(&'static Part, Mutant)>> {
+    let only_missed = options.iter().any(|option| option == "--missed");
+    let missed = fs::read_to_string(missed).unwrap_or_default();
+    let missed: HashSet<String> = missed.lines().map(without_place).collect();
+    let mut mutants = Vec::new();
+    for part in parts {
+        let mut command = cargo(root, &["mutants", "--list", "--json", "--package", part.package.0]);
+        if !options.iter().any(|option| ["--file", "-f"].contains(&option.as_str())) {
+            command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
+        }
+        let output = command.args(options.iter().filter(|&option| option != "--missed")).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let all: Vec<Mutant> = serde_json::from_slice(&output.stdout)?;
+        let wanted =
+            all.into_iter().filter(|mutant| !only_missed || missed.contains(&without_place(&mutant.name)));
+        mutants.extend(wanted.map(|mutant| (*part, mutant)));
     }
+    Ok(mutants)
+}
+
+/// The name of a mutant without line and column, which change.
+fn without_place(name: &str) -> String {
+    name.split(':').enumerate().filter(|(index, _)| ![1, 2].contains(index)).map(|(_, part)| part).collect()
+}
+
+/// Puts all that build into the tree; for each the number that says that it is reached.
+fn make(tree: &Path, mutants: &[(&Part, Mutant)]) -> Result<BTreeMap<u32, u32>> {
+    let originals: BTreeMap<&str, String> = mutants
+        .iter()
+        .map(|(_, mutant)| Ok((mutant.file.as_str(), fs::read_to_string(tree.join(&mutant.file))?)))
+        .collect::<Result<_>>()?;
+    let packages: BTreeMap<&str, &str> = mutants.iter().map(|(part, _)| part.package).collect();
+    let mut unviable = HashSet::new();
+    for dir in packages.values() {
+        let path = tree.join(dir).join("src/lib.rs");
+        let text = fs::read_to_string(&path)?;
+        fs::write(path, [schema::FEATURES, "\n", &text, schema::SWITCH].concat())?;
+    }
+    loop {
+        let mut schemas: BTreeMap<&str, Schema> = BTreeMap::new();
+        for (file, source) in &originals {
+            let of: Vec<(u32, &Mutant)> = (1..)
+                .zip(mutants)
+                .filter(|(id, (_, mutant))| mutant.file == *file && !unviable.contains(id))
+                .map(|(id, (_, mutant))| (id, mutant))
+                .collect();
+            let schema = schema::build(source, &of).with_context(|| (*file).to_owned())?;
+            fs::write(tree.join(file), &schema.text)?;
+            schemas.insert(file, schema);
+        }
+        let mut check = cargo(tree, &["check", "--lib", "--message-format=json", "--profile=mutants"]);
+        check.args(packages.keys().flat_map(|package| ["--package", package]));
+        let (messages, is_built) = messages(&mut check)?;
+        if is_built {
+            return Ok(schemas.into_values().flat_map(|schema| schema.sites).collect());
+        }
+        let broken: HashSet<u32> =
+            messages.iter().flat_map(|message| culprits(&message["message"], &schemas)).collect();
+        let errors = messages.iter().filter(|message| message["message"]["level"] == "error");
+        let errors: Vec<&str> = errors.filter_map(|error| error["message"]["rendered"].as_str()).collect();
+        ensure!(!broken.is_empty(), "no mutant explains {errors:#?}");
+        println!("{} mutants do not build", broken.len());
+        unviable.extend(broken);
+    }
+}
+
+/// The mutants whose code an error of the compiler is in.
+fn culprits(error: &Value, schemas: &BTreeMap<&str, Schema>) -> Vec<u32> {
+    let spans = error["spans"].as_array().map_or(&[][..], Vec::as_slice);
+    if error["level"] != "error" {
+        return Vec::new();
+    }
+    let (primary, others): (Vec<&Value>, Vec<&Value>) =
+        spans.iter().partition(|span| span["is_primary"] == true);
+    for span in primary.into_iter().chain(others) {
+        let (Some(file), Some(at)) = (span["file_name"].as_str(), span["byte_start"].as_u64()) else {
+            continue;
+        };
+        let places = schemas.get(file).map_or(&[][..], |schema| &schema.places);
+        let around =
+            places.iter().filter(|(range, _)| range.contains(&usize::try_from(at).unwrap_or(usize::MAX)));
+        if let Some((_, ids)) = around.min_by_key(|(range, _)| range.len()) {
+            return ids.clone();
+        }
+    }
+    Vec::new()
+}
+
+/// Runs cargo; what it says in JSON, and whether all was built.
+fn messages(command: &mut Command) -> Result<(Vec<Value>, bool)> {
+    // What is denied in our code is allowed in mutants, and these crates have a switch that needs intrinsics.
+    command.env("RUSTFLAGS", "--cap-lints=warn").env("RUSTC_BOOTSTRAP", "passt_proto,passt");
+    let output = command.stderr(Stdio::inherit()).output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    let messages = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok((messages, output.status.success()))
+}
+
+/// Builds the tests of these parts.
+fn programs(tree: &Path, parts: &[&Part]) -> Result<Vec<Program>> {
+    let wanted: HashSet<&str> = parts.iter().flat_map(|part| part.tests).copied().collect();
+    let mut build = cargo(tree, &["test", "--no-run", "--message-format=json", "--profile=mutants"]);
+    for name in &wanted {
+        let (package, target) = name.split_once(':').context("name of a program")?;
+        build.args(["--package", package]);
+        build.arg(if target == "lib" { "--lib".to_owned() } else { format!("--test={target}") });
+    }
+    let (messages, is_built) = messages(&mut build)?;
+    ensure!(is_built, "the tests were not built");
+    let mut programs = Vec::new();
+    for artifact in messages.iter().filter(|message| message["reason"] == "compiler-artifact") {
+        let Some(path) = artifact["executable"].as_str() else { continue };
+        let dir =
+            Path::new(artifact["manifest_path"].as_str().context("manifest")?).parent().context("package")?;
+        let package = artifact["package_id"].as_str().context("package")?;
+        let target = if artifact["target"]["kind"][0] == "lib" {
+            "lib"
+        } else {
+            artifact["target"]["name"].as_str().context("name")?
+        };
+        let is = |name: &str| {
+            name.split_once(':').is_some_and(|(of, name)| {
+                name == target && package.split(['/', '#', '@']).any(|part| part == of)
+            })
+        };
+        let Some(name) = wanted.iter().find(|name| is(name)) else { continue };
+        programs.push(Program { name: (*name).to_owned(), path: path.into(), dir: dir.into() });
+    }
+    ensure!(programs.len() == wanted.len(), "not all programs of tests were built");
+    Ok(programs)
+}
+
+/// Prints a table of modules, and keeps a list of what was missed.
+fn report(
+    mutants: &[(&Part, Mutant)],
+    trials: &[(u32, u32, Vec<String>)],
+    outcomes: &[Outcome],
+    missed: &Path,
+) -> Result<bool> {
+    let outcomes: BTreeMap<u32, Outcome> =
+        trials.iter().map(|(id, ..)| *id).zip(outcomes.iter().copied()).collect();
+    let mut table: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+    let (mut missed_names, mut late_names, mut unviable_names) =
+        (String::new(), String::new(), String::new());
+    for (id, (_, mutant)) in (1..).zip(mutants) {
+        let (column, names) = match outcomes.get(&id) {
+            Some(Outcome::Caught) => (0, None),
+            Some(Outcome::Missed) => (1, Some(&mut missed_names)),
+            Some(Outcome::Late) => (2, Some(&mut late_names)),
+            None => (3, Some(&mut unviable_names)),
+        };
+        for row in [&mutant.file, "all"] {
+            table.entry(row).or_default()[column] += 1;
+        }
+        if let Some(names) = names {
+            names.push_str(&mutant.name);
+            names.push('\n');
+        }
+    }
+    fs::write(missed, &missed_names)?;
+    fs::write(missed.with_file_name("late.txt"), late_names)?;
+    fs::write(missed.with_file_name("unviable.txt"), unviable_names)?;
+    print!("{missed_names}");
     println!("{:>7}{:>7}{:>7}{:>9}  module", "caught", "missed", "late", "unviable");
     for (file, [caught, missed, late, unviable]) in &table {
         println!("{caught:>7}{missed:>7}{late:>7}{unviable:>9}  {file}");
     }
-    Ok(table.get("all").map_or(0, |counts| counts[1]))
-}
-
-fn run_stage(tree: &Path, part: &Part, tests: &[&str], options: &[String], output: &Path) -> Result<()> {
-    let mut command = cargo(tree, &["mutants", "--in-place", "--profile=mutants", "--cap-lints=true"]);
-    command.args(["--package", part.package]).args(TIMEOUT);
-    command.arg("--output").arg(output);
-    if !options.iter().any(|option| ["--file", "-f"].contains(&option.as_str())) {
-        command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
-    }
-    // For the baseline and the build as well, which would otherwise make every test that there is.
-    command.args(tests.iter().map(|tests| format!("--cargo-arg={tests}")));
-    command.args(options).args(SKIPPED).envs(FEWER);
-    let status = command.status()?;
-    // 0: all caught, 2: some missed, 3: some timed out.
-    ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo mutants: {status}");
-    Ok(())
-}
-
-/// Adds what became of the mutants of each module in a stage. What is missed or late before the last one is
-/// tested again.
-fn count(outcomes: &Path, is_last: bool, table: &mut BTreeMap<String, Counts>) -> Result<()> {
-    const KINDS: [&str; 4] = ["CaughtMutant", "MissedMutant", "Timeout", "Unviable"];
-    const CAUGHT: usize = 0;
-    const UNVIABLE: usize = 3;
-    let outcomes: Value = serde_json::from_slice(&fs::read(outcomes)?)?;
-    for outcome in outcomes["outcomes"].as_array().context("outcomes")? {
-        let file = outcome["scenario"]["Mutant"]["file"].as_str();
-        let kind = KINDS.iter().position(|kind| outcome["summary"] == *kind);
-        if let (Some(file), Some(kind)) = (file, kind)
-            && (is_last || [CAUGHT, UNVIABLE].contains(&kind))
-        {
-            for row in [file, "all"] {
-                table.entry(row.to_owned()).or_default()[kind] += 1;
-            }
-        }
-    }
-    Ok(())
+    Ok(missed_names.is_empty())
 }

@@ -64,5 +64,5 @@ fn emit(dst: Mac, packet: &Packet, out: &mut [u8]) -> Result<usize, DropReason> 
         .and_then(|()| w.put(packet.as_bytes()))
         .and_then(|()| w.zero_to(ethernet::MIN_FRAME))
         .ok_or(DropReason::NoRoom)?;
-    Ok(w.len())
+    Ok(w.written())
 }

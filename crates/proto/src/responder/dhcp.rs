@@ -179,7 +179,7 @@ impl Reply<'_> {
             if !core::mem::replace(seen, true) {
                 w.attempt(|w| {
                     dhcp::put_option(w, code, |w| self.write_option(w, code))?;
-                    (w.len() < limit).then_some(())
+                    (w.written() < limit).then_some(())
                 });
             }
         }
@@ -247,7 +247,7 @@ impl Reply<'_> {
                 if put_names(&mut names, cfg.search(), true) == 0 {
                     return None;
                 }
-                let len = names.len();
+                let len = names.written();
                 w.put(room.get(..len)?)
             }
             _ => None,

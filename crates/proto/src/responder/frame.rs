@@ -61,7 +61,7 @@ pub(super) fn icmp_v6(
 fn written(out: &mut [u8], write: impl FnOnce(&mut Writer<'_>) -> Option<()>) -> Option<&mut [u8]> {
     let mut w = Writer::new(out);
     write(&mut w)?;
-    let len = w.len();
+    let len = w.written();
     out.get_mut(..len)
 }
 

@@ -195,7 +195,6 @@ impl Receive {
         self.next += taken;
         if taken < self.pending {
             // There was no room after all: the guest has to send it again.
-            self.fin = self.fin.filter(|at| !at.after(self.next));
             self.ack = Ack::Now;
         }
         self.pending = 0;

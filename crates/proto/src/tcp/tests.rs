@@ -434,6 +434,20 @@ fn the_room_there_is_when_it_is_told_is_promised() {
     assert_eq!(t.acks(IRS + 1 + 12_288).window, 16_384 >> WINDOW_SCALE);
 }
 
+/// A SYN's window is not scaled, but none is told that a scaled one could not repeat.
+#[test]
+fn the_first_window_is_a_multiple_of_the_scale() {
+    let unit = 1 << WINDOW_SCALE;
+    for (room, window) in
+        [(3 * unit, 3 * unit), (4 * unit - 1, 3 * unit), (unit / 2, 0), (u32::MAX, 65_536 - unit)]
+    {
+        let config = Config { room, ..config() };
+        let conn = Connection::from_host(config, 80, 40_000, Seq(ISS), None, Instant::ZERO);
+        let syn = Trace { conn, now: Instant::ZERO }.emits();
+        assert_eq!((syn.flags, u32::from(syn.window)), (SYN, window), "{room}");
+    }
+}
+
 #[test]
 fn several_batches_of_payload_are_reported_as_one() {
     let mut t = Trace::established();
@@ -630,6 +644,7 @@ fn a_guest_that_repeats_in_vain_is_acknowledged() {
         if far.is_none() {
             t.acks(1002 + ROOM);
             t.gets(seg(RST, 1002 + ROOM, 0), 0);
+            t.gets(seg(ACK, 1002 + ROOM, 5001), 0);
             t.quiet();
             t.event(Event::Flushed { held: 0 });
             assert_eq!(t.action(), Some(Action::Shutdown));
@@ -639,6 +654,55 @@ fn a_guest_that_repeats_in_vain_is_acknowledged() {
             t.acks(1002 + ROOM);
             t.gets(seg(RST, 1002 + ROOM, 0), 0);
             assert_eq!(t.action(), Some(Action::Abort));
+        }
+    }
+}
+
+/// What waits for a guest that is gone is given up once its port is used again.
+#[test]
+fn a_port_used_again_ends_what_was_left_behind() {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 1000).len, 1000);
+    t.event(Event::Queued { taken: 1000, held: 1000 });
+    for wait in [0, 400, 800] {
+        t.now = t.now + ms(wait);
+        t.gets(seg(FIN, 1001, 5001), 1000);
+        while t.action().is_some() {}
+    }
+    t.gets(seg(RST, 2002, 0), 0);
+    t.quiet();
+    t.gets(seg(SYN, 900_000, 0), 0);
+    assert!(t.conn.has_ended());
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+/// A FIN alone, whose acknowledgement the host's peer owes.
+#[test]
+fn a_fin_that_is_repeated_in_vain_is_acknowledged() {
+    let mut t = Trace::established_with(&syn(), Some(ms(100)));
+    t.gets(seg(FIN, 1001, 5001), 0);
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    for (wait, acked) in [(0, 1001), (200, 1001), (400, 1001), (800, 1002)] {
+        t.now = t.now + ms(wait);
+        t.gets(seg(FIN, 1001, 5001), 0);
+        t.acks(acked);
+    }
+}
+
+#[test]
+fn only_what_was_not_acknowledged_is_repeated_in_vain() {
+    // Behind a gap, and before what is acknowledged.
+    for (seq, len) in [(4001, 1000), (1001, 1000), (1001, 0)] {
+        let mut t = Trace::established();
+        t.gets(self::seg(ACK, 1001, 5001), 1000);
+        t.acks(2001);
+        assert_eq!(t.conn.segment(t.now, &self::seg(ACK, 2001, 5001), 1000).len, 1000);
+        t.event(Event::Queued { taken: 1000, held: 1000 });
+        t.quiet();
+        for _ in 0..5 {
+            t.now = t.now + ms(500);
+            t.gets(self::seg(ACK, seq, 5001), len);
+            t.acks(2001);
         }
     }
 }
@@ -1172,6 +1236,10 @@ fn what_does_not_wait_for_a_response() {
 #[test]
 fn what_was_not_queued_has_to_come_again() {
     let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 100).len, 100);
+    t.event(Event::Queued { taken: 0, held: 0 });
+    t.acks(1001);
+    t.quiet();
     assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 100).len, 100);
     t.event(Event::Queued { taken: 60, held: 0 });
     t.acks(1061);

@@ -123,8 +123,8 @@ pub fn put_option(
     write: impl FnOnce(&mut Writer<'_>) -> Option<()>,
 ) -> Option<()> {
     w.put(&[code, 0])?;
-    let start = w.len();
+    let start = w.written();
     write(w)?;
-    let len = u8::try_from(w.len().checked_sub(start)?).ok()?;
+    let len = u8::try_from(w.written().checked_sub(start)?).ok()?;
     w.patch(start.checked_sub(1)?, &[len])
 }

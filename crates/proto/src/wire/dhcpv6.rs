@@ -78,9 +78,9 @@ pub fn put_option(
 ) -> Option<()> {
     w.u16(code)?;
     w.u16(0)?;
-    let start = w.len();
+    let start = w.written();
     write(w)?;
-    let len = u16::try_from(w.len().checked_sub(start)?).ok()?;
+    let len = u16::try_from(w.written().checked_sub(start)?).ok()?;
     w.patch(start.checked_sub(2)?, &len.to_be_bytes())
 }
 

@@ -16,10 +16,10 @@ const MAX_POINTER: usize = 0x3fff;
 /// that was written before is replaced by a pointer (RFC 1035, section 4.1.4), which
 /// counts from the first name.
 pub fn put_names<'a>(w: &mut Writer<'_>, names: impl Iterator<Item = &'a str>, compress: bool) -> usize {
-    let base = w.len();
+    let base = w.written();
     let mut written = ArrayVec::<Written<'a>, MAX_NAMES>::new();
     for name in names.filter_map(valid).take(MAX_NAMES) {
-        let start = w.len().saturating_sub(base);
+        let start = w.written().saturating_sub(base);
         let earlier = if compress { written.as_slice() } else { &[] };
         let mut literal = 0;
         let fits = w.attempt(|w| {
@@ -90,7 +90,7 @@ mod tests {
         let mut out = [0; 600];
         let mut w = Writer::new(&mut out);
         put_names(&mut w, names.iter().copied(), compress);
-        let len = w.len();
+        let len = w.written();
         out[..len].to_vec()
     }
 

@@ -89,14 +89,14 @@ pub fn put_dns_servers(w: &mut Writer<'_>, servers: &[Ipv6Addr]) -> Option<()> {
 
 /// Writes an option with as many of the domains to search as fit, if any does.
 pub fn put_dns_search<'a>(w: &mut Writer<'_>, names: impl Iterator<Item = &'a str>) {
-    let start = w.len();
+    let start = w.written();
     w.attempt(|w| {
         w.put(&[DNS_SEARCH, 0, 0, 0])?;
         w.u32(INFINITE)?;
         if put_names(w, names, false) == 0 {
             return None;
         }
-        let len = w.len().checked_sub(start)?.next_multiple_of(8);
+        let len = w.written().checked_sub(start)?.next_multiple_of(8);
         w.zero_to(start.checked_add(len)?)?;
         w.patch(start.checked_add(1)?, &[u8::try_from(len / 8).ok()?])
     });

@@ -250,11 +250,6 @@ impl SackBlocks {
     pub fn as_slice(&self) -> &[(Seq, Seq)] {
         self.blocks.get(..self.len.into()).unwrap_or_default()
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
 }
 
 impl fmt::Debug for SackBlocks {

@@ -15,13 +15,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Bytes written so far.
-    pub fn len(&self) -> usize {
+    pub fn written(&self) -> usize {
         self.len
-    }
-
-    /// Whether nothing has been written.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Writes bytes.
@@ -44,10 +39,9 @@ impl<'a> Writer<'a> {
 
     /// Writes zeroes up to a length of `len` bytes, if there are less.
     pub fn zero_to(&mut self, len: usize) -> Option<()> {
-        if len > self.len {
-            self.out.get_mut(self.len..len)?.fill(0);
-            self.len = len;
-        }
+        let end = len.max(self.len);
+        self.out.get_mut(self.len..end)?.fill(0);
+        self.len = end;
         Some(())
     }
 
