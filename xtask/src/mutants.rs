@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use schema::{Mutant, Schema};
 use serde_json::Value;
-use trial::{Outcome, Program};
+use trial::{Outcome, Program, Trial};
 
 use crate::cargo;
 
@@ -92,12 +92,10 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     fs::create_dir_all(&scratch)?;
     let tests = trial::survey(&programs, &SKIPPED, &scratch)?;
     println!("{} tests reach what {} mutants change", tests.len(), sites.len());
-    let trials: Vec<(u32, u32, Vec<String>)> = (1..)
-        .zip(&mutants)
-        .filter_map(|(id, (part, _))| {
-            Some((id, *sites.get(&id)?, part.tests.iter().map(|&name| name.to_owned()).collect()))
-        })
-        .collect();
+    let trials = (1..).zip(&mutants).filter_map(|(id, (part, mutant))| {
+        Some(Trial { id, name: &mutant.name, site: *sites.get(&id)?, programs: part.tests })
+    });
+    let trials: Vec<Trial<'_>> = trials.collect();
     let outcomes = trial::all(&tests, &trials)?;
     report(&mutants, &trials, &outcomes, &missed)
 }
@@ -276,12 +274,12 @@ fn programs(tree: &Path, parts: &[&Part]) -> Result<Vec<Program>> {
 /// Prints a table of modules, and keeps a list of what was missed.
 fn report(
     mutants: &[(&Part, Mutant)],
-    trials: &[(u32, u32, Vec<String>)],
+    trials: &[Trial<'_>],
     outcomes: &[Outcome],
     missed: &Path,
 ) -> Result<bool> {
     let outcomes: BTreeMap<u32, Outcome> =
-        trials.iter().map(|(id, ..)| *id).zip(outcomes.iter().copied()).collect();
+        trials.iter().map(|trial| trial.id).zip(outcomes.iter().copied()).collect();
     let mut table: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
     let (mut missed_names, mut late_names, mut unviable_names) =
         (String::new(), String::new(), String::new());
@@ -303,7 +301,6 @@ fn report(
     fs::write(missed, &missed_names)?;
     fs::write(missed.with_file_name("late.txt"), late_names)?;
     fs::write(missed.with_file_name("unviable.txt"), unviable_names)?;
-    print!("{missed_names}");
     println!("{:>7}{:>7}{:>7}{:>9}  module", "caught", "missed", "late", "unviable");
     for (file, [caught, missed, late, unviable]) in &table {
         println!("{caught:>7}{missed:>7}{late:>7}{unviable:>9}  {file}");

@@ -24,9 +24,10 @@ pub trait Faults {
         Fate::Pass
     }
 
-    /// A stream socket is read; whether that finds nothing, as at a mark of urgent data while a signal is pending.
-    fn is_signalled(&mut self, _fd: BorrowedFd<'_>) -> bool {
-        false
+    /// A stream socket is read, which may find nothing though there is something, as at a mark of urgent data while a
+    /// signal is pending, or less than there is.
+    fn receive(&mut self, _fd: BorrowedFd<'_>) -> Fate {
+        Fate::Pass
     }
 
     /// So many bytes were sent on a stream socket.
@@ -53,11 +54,6 @@ pub(crate) fn ask(question: impl FnOnce(&mut dyn Faults) -> Fate) -> Fate {
         Some(script) => question(script.as_mut()),
         None => Fate::Pass,
     })
-}
-
-/// Asks the script whether a read finds nothing.
-pub(crate) fn is_signalled(fd: BorrowedFd<'_>) -> bool {
-    SCRIPT.with(|own| own.borrow_mut().as_mut().is_some_and(|script| script.is_signalled(fd)))
 }
 
 /// Tells the script.

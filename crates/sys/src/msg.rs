@@ -94,9 +94,9 @@ pub fn past_signals(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<u
 /// `recvmsg`, without waiting, for everything: one system call less to allow than with `recv`.
 fn receive_message(fd: BorrowedFd<'_>, vecs: &[libc::iovec], flags: i32) -> io::Result<usize> {
     #[cfg(feature = "inject")]
-    if crate::inject::is_signalled(fd) {
-        return Err(io::ErrorKind::WouldBlock.into());
-    }
+    let limited = injected::limited(vecs, |script| script.receive(fd))?;
+    #[cfg(feature = "inject")]
+    let vecs = limited.as_deref().unwrap_or(vecs);
     let mut message = header(vecs);
     // SAFETY: `message` points to vectors that the caller keeps alive, and those to memory that it borrows mutably
     // or that nothing in this process refers to, or they are null and the flags have nothing written.

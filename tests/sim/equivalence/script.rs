@@ -31,7 +31,7 @@ pub(crate) struct State {
     pub(crate) short: u64,
     /// There may be urgent data: where there is, signals meet reads.
     pub(crate) urgent: bool,
-    signals: u32,
+    reads: usize,
 }
 
 impl Script {
@@ -63,16 +63,24 @@ impl Faults for Script {
         })
     }
 
-    fn is_signalled(&mut self, fd: BorrowedFd<'_>) -> bool {
+    /// Where there is urgent data signals meet reads, and behind the last byte of a stream reads are cut short, as before
+    /// urgent data that was read already.
+    fn receive(&mut self, fd: BorrowedFd<'_>) -> Fate {
         if !self.with(|state| state.urgent) {
-            return false;
+            return Fate::Pass;
         }
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::PRI)];
-        let is_urgent =
-            poll(&mut fds, Some(&Timespec::default())) == Ok(1) && fds[0].revents().contains(PollFlags::PRI);
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::PRI | PollFlags::RDHUP)];
+        let _ = poll(&mut fds, Some(&Timespec::default()));
+        let found = fds[0].revents();
         self.with(|state| {
-            state.signals += u32::from(is_urgent);
-            is_urgent && state.signals % 3 != 0
+            state.reads += 1;
+            if found.contains(PollFlags::PRI) && state.reads % 3 != 0 {
+                return Fate::Fail(rustix::io::Errno::AGAIN.raw_os_error());
+            }
+            if found.contains(PollFlags::RDHUP) && state.reads % 4 == 0 {
+                return Fate::AtMost(state.reads % 100 + 1);
+            }
+            Fate::Pass
         })
     }
 

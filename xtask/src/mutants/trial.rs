@@ -84,12 +84,27 @@ pub(crate) fn survey(programs: &[Program], skipped: &[&str], scratch: &Path) -> 
     Ok(tests.into_iter().flatten().collect())
 }
 
-/// Tries mutants, each with the site that says it is reached, on the tests of the programs it has.
-pub(crate) fn all(tests: &[Test], mutants: &[(u32, u32, Vec<String>)]) -> Result<Vec<Outcome>> {
+/// A mutant to try.
+pub(crate) struct Trial<'a> {
+    pub(crate) id: u32,
+    pub(crate) name: &'a str,
+    /// Says that it is reached.
+    pub(crate) site: u32,
+    /// Programs that have to notice.
+    pub(crate) programs: &'a [&'a str],
+}
+
+/// Tries mutants, and says which were missed.
+pub(crate) fn all(tests: &[Test], mutants: &[Trial<'_>]) -> Result<Vec<Outcome>> {
     let (done, start) = (AtomicUsize::new(0), Instant::now());
-    on_all(mutants, |(id, site, programs)| {
-        let reached = |test: &&Test| test.sites.contains(site) && programs.contains(&test.program.name);
-        let outcome = one(tests.iter().filter(reached).collect(), *id);
+    on_all(mutants, |trial| {
+        let reached = |test: &&Test| {
+            test.sites.contains(&trial.site) && trial.programs.contains(&test.program.name.as_str())
+        };
+        let outcome = one(tests.iter().filter(reached).collect(), trial.id);
+        if matches!(outcome, Ok(Outcome::Missed)) {
+            println!("missed {}", trial.name);
+        }
         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
         if done.is_multiple_of(50) {
             println!("{done} of {} after {} s", mutants.len(), start.elapsed().as_secs());

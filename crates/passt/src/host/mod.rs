@@ -315,3 +315,57 @@ pub(crate) fn socket_error(fd: &OwnedFd) -> Option<Errno> {
 fn is_reset(fd: &OwnedFd) -> bool {
     passt_sys::socket::is_closed(fd.as_fd()) && socket_error(fd).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Two ends of a connection, the first of which is looked at.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        (listener.accept().expect("a client").0, peer)
+    }
+
+    #[test]
+    fn what_a_reset_is() {
+        let (own, _peer) = pair();
+        assert!(!is_reset(&own.into()), "it goes on");
+
+        let (mut own, peer) = pair();
+        drop(peer);
+        assert_eq!(own.read(&mut [0]).expect("the end"), 0);
+        assert!(!is_reset(&own.try_clone().expect("descriptor").into()), "only one way has ended");
+        own.shutdown(Shutdown::Write).expect("shut down");
+        let own = OwnedFd::from(own);
+        while !passt_sys::socket::is_closed(own.as_fd()) {
+            std::thread::yield_now();
+        }
+        assert!(!is_reset(&own), "both ways ended in order");
+
+        let (own, peer) = pair();
+        sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO)).expect("linger");
+        drop(peer);
+        assert!(is_reset(&own.into()));
+    }
+
+    #[test]
+    fn errors_have_their_counterparts_in_icmp() {
+        let table = [
+            (Errno::CONNREFUSED, Some(icmp::Error::PortUnreachable)),
+            (Errno::HOSTUNREACH, Some(icmp::Error::HostUnreachable)),
+            (Errno::HOSTDOWN, Some(icmp::Error::HostUnreachable)),
+            (Errno::NETUNREACH, Some(icmp::Error::NetUnreachable)),
+            (Errno::NETDOWN, Some(icmp::Error::NetUnreachable)),
+            (Errno::ACCESS, Some(icmp::Error::Prohibited)),
+            (Errno::PERM, Some(icmp::Error::Prohibited)),
+            (Errno::TIMEDOUT, None),
+        ];
+        for (errno, error) in table {
+            assert_eq!(unreachable(errno), error, "{errno}");
+        }
+    }
+}
