@@ -62,6 +62,7 @@ const PARTS: &[Part] = &[
         tests: &[
             "passt:lib",
             "passt:datagrams",
+            "passt:following",
             "passt:forwarding",
             "passt:loopback",
             "passt:crowd",

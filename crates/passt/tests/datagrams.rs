@@ -10,7 +10,6 @@ mod skip;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
-use std::process::Command;
 use std::time::Duration;
 
 use common::{addr, pattern};
@@ -250,9 +249,7 @@ fn may_ping() -> std::io::Result<()> {
     if socket().is_ok() {
         return Ok(());
     }
-    // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
-    Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    common::own_network()?;
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
     Ok(socket().map(drop)?)
 }

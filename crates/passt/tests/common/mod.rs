@@ -1,9 +1,11 @@
 //! What tests of the whole engine begin with: an engine's options, rules of forwarded ports, and payload.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::io;
 use std::net::IpAddr;
 
 use passt::cli::{Listen, PortRange, Rule};
+use passt::netconf::{Rtnl, guest};
 use passt::worker::{Options, Protocols};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder;
@@ -51,4 +53,12 @@ pub(crate) fn rule(address: Option<&str>, port: u16, to: u16) -> Rule {
 
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
+}
+
+/// Takes the calling thread to a network that has nothing but a loopback interface. Needs root.
+pub(crate) fn own_network() -> io::Result<()> {
+    // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    // Not by a program: before it runs it would have our descriptors for a while, also those that another test closes.
+    guest::loopback_up(&mut Rtnl::open().map_err(io::Error::other)?).map_err(io::Error::other)
 }
