@@ -6,7 +6,7 @@ mod common;
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use passt::cli::{Listen, PortRange, Rule};
 use passt::flow::{Protocol, Side};
@@ -19,15 +19,11 @@ use passt_sys::namespace::Resident;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::{ip, options, own_network};
+use common::{ip, options, own_limits, own_network, usual_limits};
 
 /// Ports of a rule: as many are opened as there may be services, whose ports come behind them.
 const BLOCK: u16 = 200;
 const FIRST: u16 = 10_000;
-
-/// Held alone by a test that has no network of its own, in which others would see its services, and by one that
-/// changes limits of the process.
-static SHARED: RwLock<()> = RwLock::new(());
 
 /// Ports that follow services on the other side.
 fn following(address: Option<&str>) -> Rule {
@@ -48,17 +44,13 @@ enum Held {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// A network in which nothing listens, if the test may have one.
+/// A network in which nothing listens; without one no other of these tests may run.
 fn network() -> Held {
-    if own_network().is_err() {
-        alone()
-    } else {
-        Held::Together(SHARED.read().unwrap_or_else(PoisonError::into_inner))
-    }
+    if own_network().is_err() { alone() } else { Held::Together(usual_limits()) }
 }
 
 fn alone() -> Held {
-    Held::Alone(SHARED.write().unwrap_or_else(PoisonError::into_inner))
+    Held::Alone(own_limits())
 }
 
 struct Engine {

@@ -1,117 +1,23 @@
-//! Datagrams and streams that bypass the link, through the whole engine without one. Both sides are the namespace
-//! of the test: clients and servers are sockets on its loopback interface, where what
-//! is sent has arrived when the call returns.
+//! Datagrams that bypass the link, through the whole engine without one.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod bypass;
 mod common;
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use passt::flow::{Protocol, Side};
-use passt::forward::Forward;
-use passt::link::none::NoLink;
-use passt::worker::{Worker, clock};
+use passt::flow::Side;
 use passt_proto::drop::DropReason;
-use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
-use passt_proto::time::Instant;
+use passt_proto::rules::Bypass;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;
 
-use common::{ip, options, pattern, rule};
-
-const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
-
-struct Engine {
-    worker: Worker<NoLink>,
-    now: Instant,
-}
-
-impl Engine {
-    fn new(bypass: Bypass) -> Self {
-        Self::with_room(bypass, 256)
-    }
-
-    fn with_room(bypass: Bypass, max_flows: usize) -> Self {
-        // An address of ours that is not the one that clients talk to.
-        let v4 = FamilyMap { assigned: Some(ip("127.0.0.2").into()), ..FamilyMap::default() };
-        let options = options(0, &AddressMap { bypass, v4, ..AddressMap::default() }, max_flows);
-        let now = Instant::from_millis(1000);
-        let mut worker = Worker::new(NoLink, &options, now).unwrap();
-        worker.context().enter(Some(Resident::here().unwrap())).unwrap();
-        Self { worker, now }
-    }
-
-    /// Forwards `port` of one side to `to` of the other, for datagrams.
-    fn forward(&mut self, side: Side, address: &str, port: u16, to: u16) {
-        self.forward_any(Protocol::Udp, side, address, port, to);
-    }
-
-    /// A connection of a client to a port that stands for a server on the other side.
-    fn connection(&mut self, side: Side, address: &str, server: &TcpListener) -> [TcpStream; 2] {
-        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
-        self.forward_any(Protocol::Tcp, side, address, port, server.local_addr().unwrap().port());
-        let client = TcpStream::connect((address, port)).unwrap();
-        self.turn();
-        [client, server.accept().unwrap().0]
-    }
-
-    fn forward_any(&mut self, protocol: Protocol, side: Side, address: &str, port: u16, to: u16) {
-        let rule = rule(Some(address), port, to);
-        // Opened as for the host: sockets of the namespace would listen on one interface.
-        let mut listeners = Forward::default().open(Side::Host, protocol, vec![rule]).unwrap();
-        for listener in &mut listeners {
-            listener.side = side;
-        }
-        self.worker.listen(listeners).unwrap();
-    }
-
-    /// A client's socket, connected to a port that stands for `server` on the other side.
-    fn client_of(&mut self, side: Side, server: &UdpSocket, address: &str) -> UdpSocket {
-        let port = free_port(address);
-        self.forward(side, address, port, server.local_addr().unwrap().port());
-        client(address, port)
-    }
-
-    /// A round, and as many more as the thread that makes sockets takes.
-    fn turn(&mut self) {
-        let mut waits = true;
-        while waits {
-            waits = self.worker.awaits_namespace();
-            self.worker.turn(self.now).unwrap();
-            waits |= self.worker.awaits_namespace();
-            std::thread::yield_now();
-        }
-    }
-
-    fn sleep_until_flows_end(&mut self) -> Duration {
-        let begun = self.now;
-        while self.worker.flow_count() > 0 {
-            self.now = self.worker.next_timeout().unwrap();
-            self.turn();
-        }
-        self.now.since(begun)
-    }
-}
-
-fn socket(address: &str) -> UdpSocket {
-    let socket = UdpSocket::bind((address, 0)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    socket
-}
-
-fn client(address: &str, port: u16) -> UdpSocket {
-    let client = socket(if address.contains(':') { "::1" } else { "127.0.0.1" });
-    client.connect((address, port)).unwrap();
-    client
-}
-
-fn free_port(address: &str) -> u16 {
-    socket(address).local_addr().unwrap().port()
-}
+use bypass::{Engine, LOOPBACKS, client, free_port, socket};
+use common::pattern;
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
@@ -393,117 +299,5 @@ fn a_full_table_refuses_and_counts() {
         let lost: u64 = lost.into_iter().sum();
         assert!(room.contains(&flows), "{side:?}: {flows}");
         assert_eq!(lost + flows as u64, asked);
-    }
-}
-
-/// One of the two programs at the ends of a connection.
-struct Program {
-    stream: TcpStream,
-    to_send: Vec<u8>,
-    sent: usize,
-    received: Vec<u8>,
-    finished: bool,
-    ended: bool,
-}
-
-impl Program {
-    fn new(stream: TcpStream, to_send: Vec<u8>) -> Self {
-        stream.set_nonblocking(true).unwrap();
-        Self { stream, to_send, sent: 0, received: Vec::new(), finished: false, ended: false }
-    }
-
-    /// Writes up to `len` bytes, or one as urgent, and finishes behind the last.
-    fn write(&mut self, len: usize, urgent: bool) {
-        let rest = &self.to_send[self.sent..];
-        let n = if urgent && !rest.is_empty() {
-            rustix::net::send(&self.stream, &rest[..1], rustix::net::SendFlags::OOB).unwrap_or(0)
-        } else {
-            self.stream.write(&rest[..len.min(rest.len())]).unwrap_or(0)
-        };
-        self.sent += n;
-        if self.sent == self.to_send.len() && !std::mem::replace(&mut self.finished, true) {
-            self.stream.shutdown(Shutdown::Write).unwrap();
-        }
-    }
-
-    fn read(&mut self, len: usize) {
-        let mut buffer = vec![0; len];
-        match self.stream.read(&mut buffer) {
-            Ok(n) => {
-                self.ended |= n == 0;
-                self.received.extend(&buffer[..n]);
-            }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-        }
-    }
-}
-
-/// Whatever the pieces that two programs write and read, with urgent bytes among them: each has all that the other wrote, in
-/// order, and the end behind it.
-#[test]
-fn streams_of_any_pieces() {
-    for seed in 1..=60_u64 {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut below = |bound: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state % bound).unwrap()
-        };
-        let side = if seed % 2 == 0 { Side::Host } else { Side::Namespace };
-        let address = LOOPBACKS[below(2)];
-        let mut engine = Engine::new(Bypass::Loopback);
-        let listener = TcpListener::bind((address, 0)).unwrap();
-        if below(3) == 0 {
-            rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 8192).unwrap();
-        }
-        let streams = engine.connection(side, address, &listener);
-        let urgent = [0_u64, 20, 3][below(3)];
-        let mut programs = streams.map(|stream| {
-            let bits = 1 + below(22);
-            Program::new(stream, pattern(below(1 << bits)))
-        });
-        let deadline = clock() + Duration::from_secs(60);
-        while !programs.iter().all(|program| program.ended) {
-            assert!(clock() < deadline, "stuck with seed {seed}");
-            let program = &mut programs[below(2)];
-            match below(4) {
-                0 => program.write(1 << below(19), urgent > 0 && below(urgent) == 0),
-                1 => program.read(1 << below(21)),
-                2 => program.write(usize::MAX, false),
-                _ => engine.turn(),
-            }
-        }
-        let [client, server] = &programs;
-        assert!(client.received == server.to_send, "to the client, seed {seed}: {}", client.received.len());
-        assert!(server.received == client.to_send, "to the server, seed {seed}: {}", server.received.len());
-        engine.turn();
-        assert_eq!(engine.worker.flow_count(), 0, "seed {seed}");
-    }
-}
-
-/// The kernel ends a read at urgent data: what is behind it needs no further event, and no end, to arrive.
-#[test]
-fn nothing_waits_behind_urgent_data() {
-    for (side, address) in [Side::Host, Side::Namespace].into_iter().flat_map(|s| LOOPBACKS.map(|a| (s, a))) {
-        for len in [3, 300_000] {
-            let mut engine = Engine::new(Bypass::Loopback);
-            let listener = TcpListener::bind((address, 0)).unwrap();
-            let [client, server] = engine.connection(side, address, &listener);
-            for (mut from, to) in [(&client, &server), (&server, &client)] {
-                from.write_all(&pattern(len)).unwrap();
-                rustix::net::send(from, b"!", rustix::net::SendFlags::OOB).unwrap();
-                from.write_all(b"more").unwrap();
-                let mut reader = Program::new(to.try_clone().unwrap(), Vec::new());
-                for _ in 0..1000 {
-                    engine.turn();
-                    reader.read(1 << 20);
-                }
-                assert_eq!(reader.received.len(), len + 5);
-                assert!(reader.received.ends_with(b"!more"));
-                from.set_nonblocking(false).unwrap();
-                to.set_nonblocking(false).unwrap();
-            }
-        }
     }
 }

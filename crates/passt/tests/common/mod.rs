@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use passt::cli::{Listen, PortRange, Rule};
 use passt::netconf::{Rtnl, guest};
@@ -61,4 +62,16 @@ pub(crate) fn own_network() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
     // Not by a program: before it runs it would have our descriptors for a while, also those that another test closes.
     guest::loopback_up(&mut Rtnl::open().map_err(io::Error::other)?).map_err(io::Error::other)
+}
+
+static LIMITS: RwLock<()> = RwLock::new(());
+
+/// Held by a test that opens descriptors, while another may change the process's limits.
+pub(crate) fn usual_limits() -> RwLockReadGuard<'static, ()> {
+    LIMITS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that changes the process's limits.
+pub(crate) fn own_limits() -> RwLockWriteGuard<'static, ()> {
+    LIMITS.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -300,11 +300,9 @@ impl SpliceFlow {
         if events.contains(EventFlags::ERR)
             && let Some(error) = super::socket_error(&self.ends[this].fd)
         {
+            // Perhaps behind data, also of a target that accepted since: that is passed on first.
             log::debug!("{key}: {error}");
             self.ends[this].reset = true;
-            if self.connecting.is_some() {
-                return self.abort();
-            }
         }
         let (mut carried, mut from) = (Ok(()), this);
         if events.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {

@@ -1,0 +1,391 @@
+//! Streams that bypass the link, through the whole engine without one.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod bypass;
+mod common;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use passt::flow::{Protocol, Side};
+use passt::worker::clock;
+use passt_proto::rules::Bypass;
+
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use bypass::{Engine, LOOPBACKS};
+use common::{ip, own_limits, pattern, usual_limits};
+
+/// One of the two programs at the ends of a connection.
+struct Program {
+    stream: TcpStream,
+    to_send: Vec<u8>,
+    sent: usize,
+    received: Vec<u8>,
+    finished: bool,
+    ended: bool,
+}
+
+impl Program {
+    fn new(stream: TcpStream, to_send: Vec<u8>) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        Self { stream, to_send, sent: 0, received: Vec::new(), finished: false, ended: false }
+    }
+
+    /// Writes up to `len` bytes, or one as urgent, and finishes behind the last.
+    fn write(&mut self, len: usize, urgent: bool) {
+        let rest = &self.to_send[self.sent..];
+        let n = if urgent && !rest.is_empty() {
+            rustix::net::send(&self.stream, &rest[..1], rustix::net::SendFlags::OOB).unwrap_or(0)
+        } else {
+            self.stream.write(&rest[..len.min(rest.len())]).unwrap_or(0)
+        };
+        self.sent += n;
+        if self.sent == self.to_send.len() && !std::mem::replace(&mut self.finished, true) {
+            self.stream.shutdown(Shutdown::Write).unwrap();
+        }
+    }
+
+    fn read(&mut self, len: usize) {
+        let mut buffer = vec![0; len];
+        match self.stream.read(&mut buffer) {
+            Ok(n) => {
+                self.ended |= n == 0;
+                self.received.extend(&buffer[..n]);
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+}
+
+/// Whatever the pieces that two programs write and read, with urgent bytes among them: each has all that the other wrote, in
+/// order, and the end behind it.
+#[test]
+fn streams_of_any_pieces() {
+    let _limits = usual_limits();
+    for seed in 1..=60_u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut below = |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % bound).unwrap()
+        };
+        let side = if seed % 2 == 0 { Side::Host } else { Side::Namespace };
+        let address = LOOPBACKS[below(2)];
+        let mut engine = Engine::new(Bypass::Loopback);
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        if below(3) == 0 {
+            rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 8192).unwrap();
+        }
+        let streams = engine.connection(side, address, &listener);
+        let urgent = [0_u64, 20, 3][below(3)];
+        let mut programs = streams.map(|stream| {
+            let bits = 1 + below(22);
+            Program::new(stream, pattern(below(1 << bits)))
+        });
+        let deadline = clock() + Duration::from_secs(60);
+        while !programs.iter().all(|program| program.ended) {
+            assert!(clock() < deadline, "stuck with seed {seed}");
+            let program = &mut programs[below(2)];
+            match below(4) {
+                0 => program.write(1 << below(19), urgent > 0 && below(urgent) == 0),
+                1 => program.read(1 << below(21)),
+                2 => program.write(usize::MAX, false),
+                _ => engine.turn(),
+            }
+        }
+        let [client, server] = &programs;
+        assert!(client.received == server.to_send, "to the client, seed {seed}: {}", client.received.len());
+        assert!(server.received == client.to_send, "to the server, seed {seed}: {}", server.received.len());
+        engine.turn();
+        assert_eq!(engine.worker.flow_count(), 0, "seed {seed}");
+    }
+}
+
+/// The kernel ends a read at urgent data: what is behind it needs no further event, and no end, to arrive.
+#[test]
+fn nothing_waits_behind_urgent_data() {
+    let _limits = usual_limits();
+    for (side, address) in [Side::Host, Side::Namespace].into_iter().flat_map(|s| LOOPBACKS.map(|a| (s, a))) {
+        for len in [3, 300_000] {
+            let mut engine = Engine::new(Bypass::Loopback);
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let [client, server] = engine.connection(side, address, &listener);
+            for (mut from, to) in [(&client, &server), (&server, &client)] {
+                from.write_all(&pattern(len)).unwrap();
+                rustix::net::send(from, b"!", rustix::net::SendFlags::OOB).unwrap();
+                from.write_all(b"more").unwrap();
+                let mut reader = Program::new(to.try_clone().unwrap(), Vec::new());
+                for _ in 0..1000 {
+                    engine.turn();
+                    reader.read(1 << 20);
+                }
+                assert_eq!(reader.received.len(), len + 5);
+                assert!(reader.received.ends_with(b"!more"));
+                from.set_nonblocking(false).unwrap();
+                to.set_nonblocking(false).unwrap();
+            }
+        }
+    }
+}
+
+/// On which side the client is, the address, and the end that does something: the client's is the first.
+fn cases() -> impl Iterator<Item = (Side, &'static str, usize)> {
+    let sides = [Side::Host, Side::Namespace];
+    let each = sides.into_iter().flat_map(|side| LOOPBACKS.map(|address| (side, address)));
+    each.flat_map(|(side, address)| [0, 1].map(|end| (side, address, end)))
+}
+
+/// A server with little room.
+fn listener(address: &str) -> TcpListener {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 65_536).unwrap();
+    listener
+}
+
+/// Writes until no more is taken.
+fn fill(engine: &mut Engine, from: &mut Program) {
+    let mut idle = 0;
+    while idle < 50 && !from.finished {
+        let before = from.sent;
+        from.write(usize::MAX, false);
+        engine.turn();
+        idle = if from.sent == before { idle + 1 } else { 0 };
+    }
+}
+
+/// Passes on all that `from` has to send.
+fn finish(engine: &mut Engine, from: &mut Program, to: &mut Program) {
+    for _ in 0..100_000 {
+        from.write(usize::MAX, false);
+        engine.turn();
+        to.read(1 << 20);
+        if to.ended {
+            break;
+        }
+    }
+    assert!(to.ended && to.received == from.to_send, "{} of {}", to.received.len(), from.to_send.len());
+}
+
+/// A receiver that does not read has the sender wait; all arrives once it does, with pipes and without.
+#[test]
+fn receivers_that_pause() {
+    let data = pattern(30 << 20);
+    for (side, address, from) in cases() {
+        for has_pipes in [true, false] {
+            let _limits = own_limits();
+            let mut engine = Engine::new(Bypass::Loopback);
+            let streams = engine.connection(side, address, &listener(address));
+            let mut programs = streams.map(|stream| Program::new(stream, Vec::new()));
+            programs[from].to_send.clone_from(&data);
+            let usual = getrlimit(Resource::Nofile);
+            if !has_pipes {
+                setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
+            }
+            let [client, server] = &mut programs;
+            let (from, to) = if from == 0 { (client, server) } else { (server, client) };
+            fill(&mut engine, from);
+            assert!(!from.finished, "{side:?} {address} {has_pipes}");
+            finish(&mut engine, from, to);
+            setrlimit(Resource::Nofile, usual).unwrap();
+        }
+    }
+}
+
+/// What waits in a pipe when its connection ends reaches nobody else.
+#[test]
+fn pipes_are_given_back_empty() {
+    let _limits = usual_limits();
+    for (side, address, from) in cases() {
+        let mut engine = Engine::new(Bypass::Loopback);
+        for (data, reads) in
+            [(vec![0xaa; 30 << 20], false), (pattern(3 << 20), true), (pattern(3 << 20), true)]
+        {
+            let streams = engine.connection(side, address, &listener(address));
+            let mut programs = streams.map(|stream| Program::new(stream, Vec::new()));
+            programs[from].to_send.clone_from(&data);
+            let [client, server] = &mut programs;
+            let (from, to) = if from == 0 { (client, server) } else { (server, client) };
+            if reads {
+                finish(&mut engine, from, to);
+            } else {
+                fill(&mut engine, from);
+                rustix::net::sockopt::set_socket_linger(&to.stream, Some(Duration::ZERO)).unwrap();
+            }
+            drop(programs);
+            engine.turn();
+            engine.turn();
+            assert_eq!(engine.worker.flow_count(), 0);
+        }
+    }
+}
+
+/// What a client sends before anybody looks at it.
+#[test]
+fn data_that_comes_with_the_connection() {
+    let _limits = usual_limits();
+    for (side, address, _) in cases() {
+        for len in [1, 100_000, 6 << 20] {
+            let mut engine = Engine::new(Bypass::Loopback);
+            let listener = listener(address);
+            let client = engine.client_of_stream(side, address, &listener);
+            let mut client = Program::new(client, pattern(len));
+            client.write(usize::MAX, false);
+            engine.turn();
+            let mut server = Program::new(listener.accept().unwrap().0, Vec::new());
+            finish(&mut engine, &mut client, &mut server);
+        }
+    }
+}
+
+/// A reset is passed on as one, behind what was sent before it.
+#[test]
+fn a_reset_reaches_the_other_end() {
+    let _limits = usual_limits();
+    for (side, address, end) in cases() {
+        for (before, back) in [(0, 0), (1000, 0), (1000, 500), (0, 500), (200_000, 0)] {
+            let mut engine = Engine::new(Bypass::Loopback);
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let [client, server] = engine.connection(side, address, &listener);
+            let (mut from, mut to) = if end == 0 { (client, server) } else { (server, client) };
+            from.set_nonblocking(true).unwrap();
+            // One that paces would not have sent it yet.
+            rustix::net::sockopt::set_tcp_congestion(&from, "reno").unwrap();
+            let sent = if before > 0 { from.write(&pattern(before)).unwrap() } else { 0 };
+            to.write_all(&pattern(back)).unwrap();
+            rustix::net::sockopt::set_socket_linger(&from, Some(Duration::ZERO)).unwrap();
+            drop(from);
+            engine.turn();
+            engine.turn();
+            assert_eq!(engine.worker.flow_count(), 0);
+            to.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut received = Vec::new();
+            let error = to.read_to_end(&mut received).expect_err("a reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            assert!(pattern(before).starts_with(&received));
+            assert!(
+                received.len() == sent || before > 100_000,
+                "{} of {sent}, {back} {side:?} {address} {end}",
+                received.len()
+            );
+        }
+    }
+}
+
+/// Nobody listens, or the way leads back to where it began.
+#[test]
+fn what_leads_nowhere_is_reset() {
+    let _limits = usual_limits();
+    for (side, address, _) in cases() {
+        for circle in [false, true] {
+            let mut engine = Engine::new(Bypass::Loopback);
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let mut client = engine.client_of_stream(side, address, &listener);
+            let back = client.peer_addr().unwrap().port();
+            let to = listener.local_addr().unwrap().port();
+            drop(listener);
+            if circle {
+                engine.forward_any(Protocol::Tcp, side.other(), address, to, back);
+            }
+            // Nobody else's, and nobody listens there.
+            let taken = bound(address, to);
+            assert_eq!(taken.is_err(), circle);
+            engine.turn();
+            engine.turn();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let error = client.read(&mut [0]).expect_err("a reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{side:?} {circle}");
+            assert_eq!(engine.worker.flow_count(), 0);
+        }
+    }
+}
+
+fn bound(address: &str, port: u16) -> rustix::io::Result<OwnedFd> {
+    let at = SocketAddr::new(ip(address), port);
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::net::bind(&socket, &at)?;
+    Ok(socket)
+}
+
+/// A server that accepts no more: connections to it are never established.
+fn busy(address: &str) -> (TcpListener, Vec<TcpStream>) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let at = listener.local_addr().unwrap();
+    let connect = || TcpStream::connect_timeout(&at, Duration::from_millis(50));
+    let waiting = std::iter::from_fn(|| connect().ok()).collect();
+    (listener, waiting)
+}
+
+/// What a client sends and that it finishes waits until the server accepts.
+#[test]
+fn clients_that_finish_before_the_server_accepts() {
+    let _limits = usual_limits();
+    for side in [Side::Host, Side::Namespace] {
+        let mut engine = Engine::new(Bypass::Loopback);
+        let (listener, waiting) = busy("127.0.0.1");
+        let client = engine.client_of_stream(side, "127.0.0.1", &listener);
+        let mut client = Program::new(client, pattern(5000));
+        client.write(usize::MAX, false);
+        engine.turn();
+        assert_eq!(engine.worker.flow_count(), 1);
+        for _ in &waiting {
+            listener.accept().unwrap();
+        }
+        listener.set_nonblocking(true).unwrap();
+        let deadline = clock() + Duration::from_secs(20);
+        let server = loop {
+            assert!(clock() < deadline, "{side:?}");
+            engine.turn();
+            if let Ok((server, _)) = listener.accept() {
+                break server;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        finish(&mut engine, &mut client, &mut Program::new(server, Vec::new()));
+    }
+}
+
+/// As many connections as a port may have under way make room for one more where a client has finished.
+#[test]
+fn a_crowd_whose_server_does_not_accept() {
+    let _limits = own_limits();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    for side in [Side::Host, Side::Namespace] {
+        let mut engine = Engine::with_room(Bypass::Loopback, 1024);
+        let (listener, _waiting) = busy("127.0.0.1");
+        let first = engine.client_of_stream(side, "127.0.0.1", &listener);
+        let to = first.peer_addr().unwrap();
+        let mut clients = vec![first];
+        clients.extend((1..256).map(|_| TcpStream::connect(to).unwrap()));
+        for _ in 0..20 {
+            engine.turn();
+        }
+        assert_eq!(engine.worker.flow_count(), 256, "{side:?}");
+        let is_reset = |client: &TcpStream| {
+            client.set_nonblocking(true).unwrap();
+            client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+        };
+        for more in 0..3 {
+            // One that has finished, among others that have not.
+            clients[100 + more].shutdown(Shutdown::Write).unwrap();
+            engine.turn();
+            clients.push(TcpStream::connect(to).unwrap());
+            for _ in 0..20 {
+                engine.now = engine.now + Duration::from_millis(100);
+                engine.turn();
+            }
+            // An error is told once.
+            let reset: Vec<usize> = (0..clients.len()).filter(|&index| is_reset(&clients[index])).collect();
+            assert_eq!(reset, [100 + more], "{side:?}");
+            assert_eq!(engine.worker.flow_count(), 256, "{side:?}");
+        }
+    }
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
