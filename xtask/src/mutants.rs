@@ -65,6 +65,7 @@ const PARTS: &[Part] = &[
             "passt:following",
             "passt:forwarding",
             "passt:loopback",
+            "passt:segments",
             "passt:streams",
             "passt:crowd",
             "passt-tests:sim",

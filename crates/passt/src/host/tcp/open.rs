@@ -73,8 +73,8 @@ fn connect<L: Link>(
     let conn = Connection::from_guest(ctx.tcp.config(key.guest.addr), syn, iss);
     let handle = begin(ctx, flows, key, conn, fd)?;
     with_flow(ctx, flows, handle, |ctx, handle, key, flow| match (flow, connected) {
-        (Flow::Tcp(flow), Ok(())) => flow.connected(ctx, handle),
         (Flow::Tcp(flow), Err(e)) if e != Errno::INPROGRESS => flow.failed(ctx, handle, key, e),
+        // The loop tells when it is connected.
         _ => Verdict::Keep,
     });
     Ok(())

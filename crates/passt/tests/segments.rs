@@ -1,0 +1,139 @@
+//! Segments of no connection, and connections that can't be had, through the whole engine.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod guest;
+#[path = "../src/skip.rs"]
+mod skip;
+
+use std::net::TcpListener;
+
+use common::{addr, own_network, pattern};
+use guest::{Guest, PLAIN, names};
+use passt::link::channel::Packet;
+use passt_proto::addr::Addr;
+use passt_proto::drop::DropReason;
+use passt_proto::seq::Seq;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::ip::protocol;
+use passt_proto::wire::tcp::{Flags, Segment};
+use skip::skip;
+
+/// Puts a segment of the guest on the link.
+fn send(guest: &mut Guest, v4: bool, remote: Addr, segment: &Segment, payload: &[u8]) {
+    let mut header = [0; MAX_HEADERS];
+    let path = Path { dst: remote, ..Guest::path(v4) };
+    let (len, offload) = path.emit_tcp(&mut header, segment, payload.len(), 1460).unwrap();
+    let bytes = [&header[..len], payload].concat();
+    guest.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+}
+
+fn segment(flags: Flags, port: u16) -> Segment {
+    Segment {
+        src_port: 40_000,
+        dst_port: port,
+        seq: Seq(1000),
+        ack: Seq(7000),
+        flags,
+        window: 1000,
+        ..Segment::default()
+    }
+}
+
+/// RFC 9293, section 3.10.7.1: what arrives where no connection is gets a reset that it accepts, but for a reset.
+#[test]
+fn segments_of_no_connection() {
+    const ACK: Flags = Flags::ACK;
+    const RST: Flags = Flags::RST;
+    // What is sent, with so many bytes; sequence number, acknowledgement and flags of the answer.
+    let table = [
+        (RST, 0, None),
+        (RST | ACK, 0, None),
+        (RST | Flags::SYN, 0, None),
+        (ACK, 0, Some((7000, 0, RST))),
+        (ACK | Flags::FIN, 100, Some((7000, 0, RST))),
+        (ACK | Flags::SYN, 0, Some((7000, 0, RST))),
+        (Flags::empty(), 0, Some((0, 1000, RST | ACK))),
+        (Flags::empty(), 100, Some((0, 1100, RST | ACK))),
+        (Flags::FIN, 0, Some((0, 1001, RST | ACK))),
+        (Flags::FIN, 100, Some((0, 1101, RST | ACK))),
+    ];
+    for v4 in [true, false] {
+        for (flags, len, answer) in table {
+            let mut guest = Guest::new(PLAIN, 1500);
+            send(&mut guest, v4, names(v4).1, &segment(flags, 80), &pattern(len));
+            let received = guest.receive();
+            let found = received.first().map(|packet| {
+                assert_eq!(
+                    (packet.src, packet.dst, packet.ports()),
+                    (names(v4).1, names(v4).0, (80, 40_000))
+                );
+                let (reset, _) = Segment::parse(&packet.bytes).unwrap();
+                (reset.seq.0, reset.ack.0, reset.flags)
+            });
+            assert_eq!((found, received.len()), (answer, usize::from(answer.is_some())), "{flags:?} {len}");
+            assert_eq!((guest.worker.drops(DropReason::NoFlow), guest.worker.flow_count()), (1, 0));
+        }
+    }
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    for v4 in [true, false] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let host = if v4 { "127.0.0.1" } else { "::1" };
+        let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
+        send(&mut guest, v4, names(v4).1, &segment(Flags::SYN, port), &[]);
+        guest.turn();
+        let packet = guest.one();
+        let (reset, _) = Segment::parse(&packet.bytes).unwrap();
+        assert_eq!((reset.ack, reset.flags), (Seq(1001), Flags::RST | Flags::ACK));
+        assert_eq!((packet.src, packet.ports(), guest.worker.flow_count()), (names(v4).1, (port, 40_000), 0));
+    }
+}
+
+/// What the host says of a destination that can't be reached comes as an ICMP error that quotes the guest's SYN.
+#[test]
+fn a_destination_without_a_route() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for v4 in [true, false] {
+        let remote = addr(if v4 { "198.51.100.1" } else { "2001:db8:ffff::1" });
+        let mut guest = Guest::new(PLAIN, 1500);
+        send(&mut guest, v4, remote, &segment(Flags::SYN, 80), &[]);
+        let error = guest.one();
+        let (own, icmp, kind, skipped) = if v4 {
+            (names(v4).0, protocol::ICMP, [3, 0], 12)
+        } else {
+            (names(v4).0, protocol::ICMPV6, [1, 0], 8)
+        };
+        assert_eq!((error.dst, error.protocol), (own, icmp));
+        assert_eq!(error.bytes[..2], kind);
+        let quoted = &error.bytes[8 + skipped..];
+        let len = if v4 { 4 } else { 16 };
+        assert_eq!(guest::ip_addr(&quoted[..len]), own);
+        assert_eq!(guest::ip_addr(&quoted[len..2 * len]), remote);
+        assert_eq!(quoted[2 * len..][..8], [156, 64, 0, 80, 0, 0, 3, 232]);
+        assert_eq!(guest.worker.flow_count(), 0);
+    }
+}
+
+/// Connections leave by the interface asked for, but for those to the host itself.
+#[test]
+fn an_interface_that_is_not_there() {
+    for v4 in [true, false] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.context().outbound_if = [Some("missing0".to_owned()), Some("missing0".to_owned())];
+        let host = if v4 { "127.0.0.1" } else { "::1" };
+        let listener = TcpListener::bind((host, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        send(&mut guest, v4, names(v4).1, &segment(Flags::SYN, port), &[]);
+        guest.turn();
+        assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Socket)), (1, 0));
+        let remote = addr(if v4 { "198.51.100.1" } else { "2001:db8:ffff::1" });
+        send(&mut guest, v4, remote, &segment(Flags::SYN, 80), &[]);
+        guest.turn();
+        assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Socket)), (1, 1));
+    }
+}
