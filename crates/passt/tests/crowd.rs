@@ -21,9 +21,9 @@ use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::{ENGINE, addr, ip, options, rule};
+use common::{ENGINE, addr, ip, options, own_socket, rule};
 
 /// Two sources that the guest sees as such, its own address, and what it calls the sources.
 const CROWD: &str = "127.0.0.1";
@@ -154,14 +154,7 @@ fn gets_through(guest: &mut Guest, port: u16, within: Duration) {
 
 /// A listening socket of this process: a second descriptor of it.
 fn listening_on(port: u16) -> OwnedFd {
-    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
-    let is_it = |fd: &OwnedFd| {
-        let at = rustix::net::getsockname(fd).ok().and_then(|at| SocketAddr::try_from(at).ok());
-        at.is_some_and(|at| at.port() == port) && rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
-    };
-    let _: Pid = rustix::process::getpid();
-    let dup = |fd| rustix::process::pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok();
-    (3..4000).filter_map(dup).find(is_it).unwrap()
+    own_socket(|fd, at| at.port() == port && rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false))
 }
 
 /// A listening socket that fails is left alone for a while, and others serve on.

@@ -285,6 +285,80 @@ fn pings() {
     }
 }
 
+/// The time to live that the guest chose is what the host's peer sees, whenever it changes.
+#[test]
+fn the_guests_time_to_live() {
+    for v4 in [true, false] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (server, port) = server(v4);
+        for ttl in [64, 7, 7, 255, 64] {
+            let mut header = [0; MAX_HEADERS];
+            let path = Path { ttl, ..Guest::path(v4) };
+            let (len, _) = path.emit_udp(&mut header, (9, port), 0, 0).unwrap();
+            guest.worker.context().link.from_guest.push_back(header[..len].to_vec().into());
+            guest.turn();
+            let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+            let flow = common::own_socket(|_, at| at.port() == from.port() && at.is_ipv4() == v4);
+            let used = if v4 {
+                rustix::net::sockopt::ip_ttl(&flow).unwrap()
+            } else {
+                rustix::net::sockopt::ipv6_unicast_hops(&flow).unwrap().into()
+            };
+            assert_eq!(used, u32::from(ttl), "{v4}");
+        }
+    }
+}
+
+/// An error about a ping comes back as one about the guest's.
+#[test]
+fn errors_about_pings() {
+    if let Err(error) = common::own_network().and_then(|()| may_ping()) {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    let mut guest = Guest::new(PLAIN, 1500);
+    let raw = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+    for (ttl, id) in [(64, 0x1234_u16), (9, 0x1234), (33, 0x4321)] {
+        let header = icmp::Header {
+            kind: icmp::ECHO_REQUEST_V4,
+            code: 0,
+            checksum: 0.into(),
+            id: id.into(),
+            seq: 5.into(),
+        };
+        let mut out = [0; MAX_HEADERS];
+        let path = Path { ttl, ..Guest::path(true) };
+        let payload = pattern(56);
+        let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
+        guest.worker.context().link.from_guest.push_back([&out[..end], &payload].concat().into());
+        assert_eq!(guest.receive().len(), 1, "the answer");
+        // A router on the way to the host's loopback, as it were, has no route: it quotes what it got.
+        let path = Path { src: addr("127.0.0.1"), dst: addr("127.0.0.1"), ..path };
+        let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
+        let mut error = [&[3, 1, 0, 0, 0, 0, 0, 0], &out[14..end], &payload].concat();
+        let sum = Sum::new().bytes(&error).finish();
+        error[2..4].copy_from_slice(&sum.to_be_bytes());
+        rustix::net::sendto(
+            &raw,
+            &error,
+            rustix::net::SendFlags::empty(),
+            &std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        )
+        .unwrap();
+        let report = guest.one();
+        assert_eq!(
+            (report.dst, report.protocol, &report.bytes[..2]),
+            (names(true).0, protocol::ICMP, &[3, 1][..])
+        );
+        let quoted = &report.bytes[8..];
+        assert_eq!(
+            (quoted[8], ip_addr(&quoted[12..16]), ip_addr(&quoted[16..20])),
+            (ttl, names(true).0, names(true).1)
+        );
+        assert_eq!((quoted[20], &quoted[24..28]), (8, &[id.to_be_bytes(), [0, 5]].concat()[..]));
+        assert_eq!(&quoted[28..], &payload[..quoted.len() - 28]);
+    }
+}
+
 /// Datagrams to loopback addresses, or without an address, never reach the host's services.
 #[test]
 fn the_hosts_loopback_has_no_address_on_the_link() {

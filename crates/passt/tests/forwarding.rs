@@ -177,3 +177,28 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
         drop(taken);
     }
 }
+
+/// What is left out of a range makes several rules of it: one port of them is enough.
+#[test]
+fn rules_of_one_option_need_one_port() {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let port = loop {
+            let port = free_port();
+            if port < u16::MAX
+                && open(protocol, rule(None, port, port)).is_ok()
+                && open(protocol, rule(None, port + 1, 1)).is_ok()
+            {
+                break port;
+            }
+        };
+        let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
+        let weak = |address, port| Rule { weak: true, ..rule(Some(address), port, port) };
+        let both = |rules| Forward::default().open(Side::Host, protocol, rules);
+        assert_eq!(both(vec![weak("127.0.0.1", port), weak("127.0.0.1", port + 1)]).unwrap().len(), 1);
+        assert!(
+            both(vec![weak("127.0.0.1", port), weak("127.0.0.2", port + 1)]).is_err(),
+            "another option's"
+        );
+        drop(taken);
+    }
+}

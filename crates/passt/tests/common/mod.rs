@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use passt::cli::{Listen, PortRange, Rule};
@@ -11,6 +12,7 @@ use passt::worker::{Options, Protocols};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder;
 use passt_proto::rules::AddressMap;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// Link-layer address of the engine.
 pub(crate) const ENGINE: Mac = Mac([2; 6]);
@@ -74,4 +76,12 @@ pub(crate) fn usual_limits() -> RwLockReadGuard<'static, ()> {
 /// Held by a test that changes the process's limits.
 pub(crate) fn own_limits() -> RwLockWriteGuard<'static, ()> {
     LIMITS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A second descriptor of a socket of this process, found by what it is and its own address.
+pub(crate) fn own_socket(is_it: impl Fn(&OwnedFd, SocketAddr) -> bool) -> OwnedFd {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let dup = |fd| pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok();
+    let at = |fd: &OwnedFd| rustix::net::getsockname(fd).ok().and_then(|at| SocketAddr::try_from(at).ok());
+    (3..4000).filter_map(dup).find(|fd| at(fd).is_some_and(|at| is_it(fd, at))).unwrap()
 }
