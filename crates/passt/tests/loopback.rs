@@ -15,9 +15,10 @@ use passt_proto::rules::Bypass;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use bypass::{Engine, LOOPBACKS, client, free_port, socket};
-use common::pattern;
+use common::{own_limits, pattern, usual_limits};
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
@@ -32,6 +33,7 @@ fn empty(socket: &UdpSocket) -> bool {
 
 #[test]
 fn datagrams_of_every_size_both_ways() {
+    let _limits = usual_limits();
     for (side, address) in [Side::Host, Side::Namespace].into_iter().flat_map(|s| LOOPBACKS.map(|a| (s, a))) {
         let mut engine = Engine::new(Bypass::Loopback);
         let server = socket(address);
@@ -53,6 +55,7 @@ fn datagrams_of_every_size_both_ways() {
 /// Clients keep their ports if these are free on the other side, and are told apart in any case.
 #[test]
 fn clients_are_kept_apart() {
+    let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
     let port = free_port("127.0.0.1");
@@ -82,6 +85,7 @@ fn clients_are_kept_apart() {
 
 #[test]
 fn who_arrives_where() {
+    let _limits = usual_limits();
     for (bypass, side, reached, expected) in [
         (Bypass::Public, Side::Host, "127.0.0.1", "127.0.0.2"),
         (Bypass::Public, Side::Host, "127.0.0.9", "127.0.0.2"),
@@ -107,6 +111,7 @@ fn who_arrives_where() {
 /// Without a bypass, or an address of the guest, or a way into the namespace, nothing passes.
 #[test]
 fn nothing_bypasses_unless_it_may() {
+    let _limits = usual_limits();
     let cases = [
         (Bypass::Off, "127.0.0.1", true),
         (Bypass::Public, "::1", true),
@@ -130,6 +135,7 @@ fn nothing_bypasses_unless_it_may() {
 /// for the sockets that it makes.
 #[test]
 fn a_thread_that_is_busy() {
+    let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
     let ports = [(); 2].map(|()| free_port("127.0.0.1"));
@@ -165,6 +171,7 @@ fn a_thread_that_is_busy() {
 /// What a sender's kernel left joined is passed on joined; batches come out as they went in.
 #[test]
 fn batches_and_joined_datagrams() {
+    let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
     dgram::want_joined(server.as_fd()).unwrap();
@@ -207,6 +214,7 @@ fn batches_and_joined_datagrams() {
 /// A closed port is counted, once the kernel has told of it, and ends nothing: a server may come.
 #[test]
 fn a_closed_port_ends_nothing() {
+    let _limits = usual_limits();
     for address in LOOPBACKS {
         let mut engine = Engine::new(Bypass::Loopback);
         let absent = socket(address);
@@ -231,6 +239,7 @@ fn a_closed_port_ends_nothing() {
 /// What would go round for ever does not begin to.
 #[test]
 fn a_port_forwarded_both_ways() {
+    let _limits = usual_limits();
     for (side, other) in [(Side::Host, Side::Namespace), (Side::Namespace, Side::Host)] {
         let mut engine = Engine::new(Bypass::Loopback);
         let ports = [(); 2].map(|()| free_port("127.0.0.1"));
@@ -244,6 +253,7 @@ fn a_port_forwarded_both_ways() {
 
 #[test]
 fn unused_flows_end() {
+    let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
     let client = engine.client_of(Side::Host, &server, "127.0.0.1");
@@ -266,6 +276,7 @@ fn unused_flows_end() {
 /// Without the listening socket there is no way to the client.
 #[test]
 fn a_flow_ends_with_its_listener() {
+    let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
     let client = engine.client_of(Side::Host, &server, "127.0.0.1");
@@ -283,6 +294,7 @@ fn a_flow_ends_with_its_listener() {
 
 #[test]
 fn a_full_table_refuses_and_counts() {
+    let _limits = usual_limits();
     let mut engine = Engine::with_room(Bypass::Loopback, 64);
     let server = socket("127.0.0.1").local_addr().unwrap().port();
     // Some of the 64 places are for the namespace alone.
@@ -299,5 +311,36 @@ fn a_full_table_refuses_and_counts() {
         let lost: u64 = lost.into_iter().sum();
         assert!(room.contains(&flows), "{side:?}: {flows}");
         assert_eq!(lost + flows as u64, asked);
+    }
+}
+
+/// The last descriptors are not for those who come in: where there are no others, the oldest makes way.
+#[test]
+fn clients_share_what_descriptors_there_are() {
+    let _limits = own_limits();
+    for (side, address) in [Side::Host, Side::Namespace].into_iter().flat_map(|s| LOOPBACKS.map(|a| (s, a))) {
+        let usual = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..usual }).unwrap();
+        // Numbers from 224 on are kept.
+        let mut engine = Engine::with_room(Bypass::Loopback, 1024);
+        setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual }).unwrap();
+        let server = socket(address);
+        let port = free_port(address);
+        engine.forward(side, address, port, server.local_addr().unwrap().port());
+        // Theirs are not in the way.
+        let high =
+            |socket: UdpSocket| UdpSocket::from(rustix::io::fcntl_dupfd_cloexec(&socket, 1000).unwrap());
+        let clients: Vec<UdpSocket> = (0..300).map(|_| high(client(address, port))).collect();
+        for (number, client) in clients.iter().enumerate() {
+            client.send(b"?").unwrap();
+            engine.turn();
+            assert!(!empty(&server), "{side:?} {number}");
+        }
+        let flows = engine.worker.flow_count();
+        // The namespace's clients are the guest's own.
+        let expected = if side == Side::Host { 50..=224 } else { 300..=300 };
+        assert!(expected.contains(&flows), "{side:?}: {flows}");
+        assert_eq!(engine.worker.drops(DropReason::Displaced), 300 - flows as u64);
+        setrlimit(Resource::Nofile, usual).unwrap();
     }
 }

@@ -75,13 +75,8 @@ impl<T> Table<T> {
     }
 
     /// Number of flows.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.live
-    }
-
-    /// Whether there are no flows.
-    pub fn is_empty(&self) -> bool {
-        self.live == 0
     }
 
     /// Whether there is no room for another flow.
@@ -259,7 +254,7 @@ mod tests {
         assert_eq!(table.insert(key(2), 7), Err(7), "a key is unique");
         table.remove(handles[1]);
         assert!(table.insert(key(9), 9).is_ok());
-        assert_eq!(table.len(), 4);
+        assert_eq!(table.count(), 4);
     }
 
     /// Whatever the order of insertions and removals, look-ups agree with a map.
@@ -279,7 +274,7 @@ mod tests {
             } else {
                 assert_eq!(model.len(), 64);
             }
-            assert_eq!(table.len(), model.len());
+            assert_eq!(table.count(), model.len());
         }
         for port in 0..100 {
             assert_eq!(table.find(&key(port)), model.get(&port).copied());

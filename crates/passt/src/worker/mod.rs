@@ -179,7 +179,7 @@ impl<L: Link> Worker<L> {
                 self.flow(handle, host::timeout);
             }
         }
-        self.chores.run(&mut self.ctx, self.flows.len());
+        self.chores.run(&mut self.ctx, self.flows.count());
         if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
             forward::poll(&mut self.ctx);
         }
@@ -240,6 +240,6 @@ impl<L: Link> Worker<L> {
 
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
-        self.flows.len()
+        self.flows.count()
     }
 }
