@@ -330,6 +330,80 @@ fn a_crowd_in_the_backlog() {
     }
 }
 
+/// A guest that was paused answers again: whoever of the crowd comes then is served, whatever still waits.
+#[test]
+fn a_guest_that_was_paused_serves_the_crowd_again() {
+    let mut guest = Guest::new(1024);
+    let port = guest.forward(Protocol::Tcp);
+    let waiting: Vec<_> = (0..300)
+        .map(|_| {
+            let client = connect(CROWD, port);
+            guest.turn();
+            client
+        })
+        .collect();
+    guest.pass(8 * SECOND);
+    guest.packets();
+    let mut new = Vec::new();
+    let mut heard: Vec<(u16, Seq)> = Vec::new();
+    for _ in 0..10 {
+        // Many at once, some of which have no more to say.
+        let clients: Vec<_> = (0..40).map(|_| connect(CROWD, port)).collect();
+        for client in &clients[..20] {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        new.extend(clients);
+        for _ in 0..20 {
+            guest.pass(25 * MS);
+            // It answers what it hears of now, a little later.
+            for (from, seq) in heard.drain(..) {
+                let from = SocketAddr::new(ip(CROWD), from);
+                guest.answer(from, 5000, seq + 1, Flags::SYN | Flags::ACK);
+            }
+            let syns = guest.packets().into_iter().filter(|(.., tcp)| tcp[13] == 0x02);
+            heard.extend(
+                syns.map(|(_, from, tcp)| (from, Seq(u32::from_be_bytes(tcp[4..8].try_into().unwrap())))),
+            );
+        }
+    }
+    let is_reset = |client: &TcpStream| {
+        client.set_nonblocking(true).unwrap();
+        client.peek(&mut [0]).is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock)
+    };
+    assert_eq!(new.iter().filter(|client| is_reset(client)).count(), 0);
+    drop(waiting);
+}
+
+/// A client that uses its port again after an orderly end, of which the guest's last acknowledgement is still under way.
+#[test]
+fn a_port_that_is_used_again_after_an_orderly_end() {
+    let mut guest = Guest::new(64);
+    let port = guest.forward(Protocol::Tcp);
+    let mut first = connect(CROWD, port);
+    let from = first.local_addr().unwrap();
+    guest.turn();
+    let syn = guest.syn_of(from).unwrap();
+    guest.answer(from, 5000, syn + 1, Flags::SYN | Flags::ACK);
+    // The guest finishes first, so that the client's port is free at once.
+    guest.answer(from, 5001, syn + 1, Flags::FIN | Flags::ACK);
+    guest.pass(10 * MS);
+    assert_eq!(first.read(&mut [0; 9]).unwrap(), 0);
+    drop(first);
+    guest.pass(10 * MS);
+    assert_eq!(guest.worker.flow_count(), 1, "the acknowledgement is missing");
+    let second = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::sockopt::set_socket_reuseaddr(&second, true).unwrap();
+    rustix::net::bind(&second, &from).unwrap();
+    rustix::net::connect(&second, &SocketAddr::new(ip(CROWD), port)).unwrap();
+    guest.packets();
+    guest.pass(10 * MS);
+    let syn = guest.syn_of(from).expect("the second is let in");
+    guest.answer(from, 9000, syn + 1, Flags::SYN | Flags::ACK);
+    rustix::net::send(&second, b"here", rustix::net::SendFlags::empty()).unwrap();
+    guest.pass(10 * MS);
+    assert!(guest.packets().into_iter().any(|(_, _, tcp)| tcp.ends_with(b"here")));
+}
+
 /// Datagrams of ever new sources, that nobody answers, keep nobody else out, and end no flow that was answered.
 #[test]
 fn datagrams_from_everywhere() {
@@ -441,4 +515,32 @@ fn answered_once_is_no_claim_to_a_place() {
     ask(&mut guest, &lasting, flooded);
     assert_eq!(guest.worker.drops(DropReason::Displaced), displaced, "its flow is the same");
     assert_eq!(guest.worker.drops(DropReason::TableFull), 0);
+}
+
+/// An answer to a client that had to make room has no other place than its question had: the last of the table stays for
+/// the guest's own flows.
+#[test]
+fn late_answers_have_no_place_of_their_own() {
+    let mut guest = Guest::new(256);
+    let ports = [(); 3].map(|()| guest.forward(Protocol::Udp));
+    let mut clients = Vec::new();
+    for port in ports {
+        for _ in 0..300 {
+            let socket = UdpSocket::bind((CROWD, 0)).unwrap();
+            socket.send_to(b"?", ("127.0.0.1", port)).unwrap();
+            guest.turn();
+            clients.push(socket.local_addr().unwrap().port());
+        }
+    }
+    for client in clients {
+        guest.datagram(SEEN[0].1, client);
+    }
+    // One of the answers has a socket of its own, bound to the guest's port.
+    assert!(guest.worker.flow_count() <= 193, "{} flows", guest.worker.flow_count());
+    for _ in 0..32 {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_nonblocking(true).unwrap();
+        guest.datagram(SEEN[0].1, server.local_addr().unwrap().port());
+        assert_eq!(server.recv(&mut [0; 9]).unwrap(), 1, "the guest's own");
+    }
 }

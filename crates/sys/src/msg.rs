@@ -79,6 +79,18 @@ pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what is in a TCP socket's receive queue: closing it with data there resets the connection, and what it has to
+/// send is lost.
+pub fn drain(fd: BorrowedFd<'_>) {
+    // A peer may send as fast as this removes.
+    for _ in 0..16 {
+        let vec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: i32::MAX as usize };
+        if !matches!(receive_message(fd, &[vec], libc::MSG_TRUNC), Ok(1..)) {
+            break;
+        }
+    }
+}
+
 /// Calls again what found nothing. At a mark of urgent data the kernel says `EAGAIN` while a signal is pending, SIGSTOP
 /// for instance, though there is data (`tcp_recvmsg_locked` in net/ipv4/tcp.c). At the next call it is pending no more.
 pub fn past_signals(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {

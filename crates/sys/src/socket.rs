@@ -69,6 +69,11 @@ pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
+/// Undoes [`set_reset_on_close`]: what is queued is still sent after a close, and the end behind it.
+pub fn set_end_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 })
+}
+
 /// `SO_OOBINLINE`: urgent data stays in the stream.
 pub fn set_urgent_inline(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1i32)

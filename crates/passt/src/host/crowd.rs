@@ -5,9 +5,10 @@
 //! source has been without an answer for a second; so a guest that answers, if late, loses none. Clients that
 //! still wait go only if their source is a crowd: more than its share of them have waited for some seconds.
 //!
-//! In either case the newest goes. As long as the older ones wait, they show that their source is not answered.
-//! So the crowd's clients in the backlog pass without a wait of their own, which whoever is behind them would
-//! have to share, and no source needs to be kept in mind for it.
+//! In either case the newest goes that the guest has had time to answer. As long as the older ones wait, they show
+//! that their source is not answered. So the crowd's clients in the backlog pass nearly without a wait of their own, which
+//! whoever is behind them would have to share, and no source needs to be kept in mind for it. A guest that answers
+//! again, having been paused, serves all that come then.
 
 use arrayvec::ArrayVec;
 use passt_proto::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const SHARE: usize = OPENING as usize / 16;
 /// A connection that has waited for so long is not answered: the first SYN went unheard, and for those of a
 /// crowd the second.
 const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// One that is younger may be answered yet, whatever others were.
+const YOUNG: Duration = Duration::from_millis(200);
 
 /// A connection that is being established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,16 +88,19 @@ fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
     waiting.sort_unstable();
     let by_source = || waiting.chunk_by(|a, b| a.source == b.source);
     let unanswered = |one: Option<&Waiting>, time| one.is_some_and(|one| one.since + time <= now);
+    let had_time = |one: &Waiting| one.since + YOUNG <= now;
     let [finished, crowding] = UNANSWERED;
     let gone = by_source()
         .filter(|of| unanswered(of.first(), finished) || of.iter().any(|one| one.unheard))
-        .find_map(|of| of.iter().rev().find(|one| one.finished));
+        .find_map(|of| of.iter().rfind(|one| one.finished && had_time(one)));
     let greediest = || {
-        by_source()
+        let of = by_source()
             .filter(|of| of.first().is_some_and(|first| first.remote))
             .filter(|of| unanswered(of.get(SHARE), crowding))
-            .max_by_key(|of| of.len())?
-            .last()
+            .max_by_key(|of| of.len())?;
+        // Without so many that have waited there would be no crowd for the next client.
+        let (crowd, others) = of.split_at(SHARE + 1);
+        if others.is_empty() { crowd.last() } else { others.iter().rfind(|one| had_time(one)) }
     };
     gone.or_else(greediest).map(|one| one.slot)
 }
@@ -124,18 +130,21 @@ mod tests {
     fn those_whom_nobody_will_miss_go_first() {
         assert_eq!(go(&[]), None);
         assert_eq!(go(&[of(1, &[(0, true); 200])]), None, "the guest may be about to answer");
-        assert_eq!(go(&[of(1, &[(1, true), (0, true), (0, false)])]), Some(1001), "the newest that finished");
-        assert_eq!(go(&[of(1, &[(2, false), (0, true)]), of(2, &[(0, true)])]), Some(1001));
+        let young = of(1, &[(2, true), (1, true), (1, false), (0, true)]);
+        assert_eq!(go(&[young]), Some(1001), "the newest that finished and may have been answered");
+        assert_eq!(go(&[of(1, &[(2, false), (1, true)]), of(2, &[(0, true)])]), Some(1001));
         assert_eq!(go(&[of(1, &[(60, false); SHARE])]), None, "a share is left alone");
         let many = [of(1, &[(3, false); SHARE + 1]), of(2, &[(5, false); SHARE + 9]), of(3, &[(60, false)])];
         assert_eq!(go(&many), Some(2000 + 24), "the newest of the greediest");
         assert_eq!(go(&[of(1, &[(2, false); 200])]), None);
         let late = [vec![(9, false); SHARE], vec![(2, false); 200]].concat();
         assert_eq!(go(&[of(1, &late)]), None, "a share may wait for longer");
-        let crowd = [vec![(9, false); SHARE + 1], vec![(0, false); 200]].concat();
-        assert_eq!(go(&[of(1, &crowd)]), Some(1216), "without another wait");
-        let mut unheard = of(1, &[(0, true), (0, false)]);
+        let crowd = [vec![(9, false); SHARE + 1], vec![(1, false); 9], vec![(0, false); 200]].concat();
+        assert_eq!(go(&[of(1, &crowd)]), Some(1025), "without another wait, but for the time to answer");
+        let mut unheard = of(1, &[(0, true), (0, true)]);
         unheard[0].unheard = true;
+        assert_eq!(go(&[unheard.clone()]), None);
+        unheard[0].since = Instant::from_millis(100_000 - 200);
         assert_eq!(go(&[unheard]), Some(1000), "others of its source were not answered");
         let local = of(1, &[(60, false); 200]).into_iter().map(|one| Waiting { remote: false, ..one });
         assert_eq!(go(&[local.collect()]), None, "what comes from loopback is of one source");

@@ -343,6 +343,21 @@ impl Connection {
         matches!(self.state, State::Ended { .. })
     }
 
+    /// Whether the guest had finished and its socket is gone, and some of what it sent is left.
+    pub fn is_orphaned(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.is_orphaned())
+    }
+
+    /// Whether the guest was told of more than the host's kernel has: ending the host's connection in order would deny that.
+    pub fn owes(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.owes())
+    }
+
+    /// Whether the guest has all that the host's peer sent, which has finished. Only an acknowledgement of that may be missing.
+    pub fn is_delivered(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.is_delivered())
+    }
+
     /// Whether the guest has not confirmed yet that it opens the connection.
     pub fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))

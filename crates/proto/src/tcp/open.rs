@@ -11,6 +11,8 @@ use crate::wire::tcp::{Flags, Segment};
 
 /// A guest that was silent for this long is asked whether it still is there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
+/// For how long what a guest left behind may wait for the host's peer to take some of it: RFC 9293, section 3.8.3 (R2).
+const PATIENCE: Duration = Duration::from_secs(100);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -43,8 +45,9 @@ pub(super) struct Open {
     /// When it was last asked to say something.
     asked: Instant,
     reset: bool,
-    /// The guest had finished, and its socket is gone: what is left is passed on nevertheless.
-    gone: bool,
+    /// The guest had finished, and its socket is gone: what is left is passed on nevertheless, as long as the host's
+    /// peer takes some. When it did last.
+    orphaned: Option<Instant>,
     begun_by_guest: bool,
     challenge: Challenge,
 }
@@ -75,7 +78,7 @@ impl Open {
             heard: now,
             asked: now,
             reset: false,
-            gone: false,
+            orphaned: None,
             begun_by_guest: by_guest,
             challenge: Challenge::default(),
         }
@@ -91,7 +94,7 @@ impl Open {
         let flags = segment.flags;
         let fin = flags.contains(Flags::FIN);
         self.heard = now;
-        if self.gone {
+        if self.orphaned.is_some() {
             // The port may be used again.
             self.reset |= flags.contains(Flags::SYN);
             return Push::NONE;
@@ -124,7 +127,7 @@ impl Open {
             return self.challenge(now);
         }
         match self.rx.judge_reset(segment.seq) {
-            Reset::Certain if self.rx.is_finishing() => self.gone = true,
+            Reset::Certain if self.rx.is_finishing() => self.orphaned = Some(now),
             Reset::Certain => self.reset = true,
             Reset::Doubtful => self.challenge(now),
             Reset::Invalid => {}
@@ -140,10 +143,19 @@ impl Open {
     pub(super) fn handle(&mut self, now: Instant, event: Event) -> Result<(), Unresponsive> {
         match event {
             Event::Readable => self.tx.readable(now),
-            Event::Queued { taken, held } => self.rx.queued(now, taken, held),
+            Event::Queued { taken, held } => {
+                // What found no room will not come again from a guest that is gone.
+                if !self.rx.queued(now, taken, held) && self.orphaned.is_some() {
+                    return Err(Unresponsive);
+                }
+            }
             Event::Busy => self.rx.busy(),
             Event::Quiet => self.rx.quiet(),
-            Event::Flushed { held } => self.rx.flushed(now, held),
+            Event::Flushed { held } => {
+                if self.rx.flushed(now, held) {
+                    self.orphaned = self.orphaned.map(|_| now);
+                }
+            }
             Event::Unacknowledged { bytes } => self.rx.unacknowledged(now, bytes),
             Event::Timeout => self.timeout(now)?,
             Event::Connected { .. } | Event::Failed => {}
@@ -152,6 +164,9 @@ impl Open {
     }
 
     fn timeout(&mut self, now: Instant) -> Result<(), Unresponsive> {
+        if let Some(since) = self.orphaned {
+            return if now.since(since) < PATIENCE { Ok(()) } else { Err(Unresponsive) };
+        }
         self.ask |= self.rx.timeout(now);
         self.probe |= self.tx.timeout(now)?;
         if now >= self.keepalive_due() {
@@ -165,8 +180,8 @@ impl Open {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        if self.gone {
-            return None;
+        if let Some(since) = self.orphaned {
+            return Some(since + PATIENCE);
         }
         let timers = [self.rx.next_timeout(), self.tx.next_timeout(), Some(self.keepalive_due())];
         timers.into_iter().flatten().min()
@@ -177,7 +192,7 @@ impl Open {
     }
 
     pub(super) fn next_action(&mut self, now: Instant, ports: Ports, data: bool) -> Option<Action> {
-        if self.gone {
+        if self.orphaned.is_some() {
             return self.rx.take_shutdown(now).then_some(Action::Shutdown);
         }
         let discard = self.tx.take_discard();
@@ -254,7 +269,22 @@ impl Open {
 
     /// Both directions are finished, and both sides know.
     pub(super) fn is_done(&self) -> bool {
-        self.gone && self.rx.is_shut() || self.rx.is_finished() && self.tx.is_finished()
+        self.is_orphaned() && self.rx.is_shut() || self.rx.is_finished() && self.tx.is_finished()
+    }
+
+    /// The guest had finished, and is gone; something of what it sent is left.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.orphaned.is_some()
+    }
+
+    /// The guest was told of more than the host's kernel has.
+    pub(super) fn owes(&self) -> bool {
+        self.rx.owes()
+    }
+
+    /// All that the host's peer sent, and that it has finished, was sent to the guest, and but for the end is acknowledged.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.tx.is_delivered()
     }
 
     pub(super) fn reset_segment(&mut self, ports: Ports) -> Segment {

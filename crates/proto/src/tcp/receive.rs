@@ -189,17 +189,19 @@ impl Receive {
         self.room = limited(room, self.scaled);
     }
 
-    /// Of all that was pushed since the last call, `taken` bytes are queued.
-    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32) {
+    /// Of all that was pushed since the last call, `taken` bytes are queued; whether that is all.
+    pub(super) fn queued(&mut self, now: Instant, taken: u32, held: u32) -> bool {
         let taken = taken.min(self.pending);
+        let is_all = taken == self.pending;
         self.next += taken;
-        if taken < self.pending {
+        if !is_all {
             // There was no room after all: the guest has to send it again.
             self.ack = Ack::Now;
         }
         self.pending = 0;
         self.held = held;
         self.poll_far(now);
+        is_all
     }
 
     /// A guest whose window is half full, or more, needs to hear of it.
@@ -220,10 +222,13 @@ impl Receive {
         self.ack == Ack::WhenQuiet
     }
 
-    pub(super) fn flushed(&mut self, now: Instant, held: u32) {
+    /// So much is still held; whether that is less than before.
+    pub(super) fn flushed(&mut self, now: Instant, held: u32) -> bool {
+        let is_less = held < self.held;
         self.held = held.min(self.held);
         self.tell_news();
         self.poll_far(now);
+        is_less
     }
 
     pub(super) fn unacknowledged(&mut self, now: Instant, bytes: u32) {
@@ -308,6 +313,11 @@ impl Receive {
     /// The guest has finished, and some of what precedes its FIN waits for room at the host's socket.
     pub(super) fn is_finishing(&self) -> bool {
         self.fin.is_some() && self.held > 0
+    }
+
+    /// More is acknowledged than the host's kernel has.
+    pub(super) fn owes(&self) -> bool {
+        self.acked.after(self.queued_end())
     }
 
     /// The host's socket was shut down behind the guest's last byte.

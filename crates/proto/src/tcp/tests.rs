@@ -676,6 +676,83 @@ fn a_port_used_again_ends_what_was_left_behind() {
     assert_eq!(t.action(), Some(Action::Abort));
 }
 
+/// A guest that has finished and is gone, of which 1000 bytes are held.
+fn orphaned() -> Trace {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 1000).len, 1000);
+    t.event(Event::Queued { taken: 1000, held: 1000 });
+    assert!(!t.conn.owes());
+    for wait in [0, 400, 800] {
+        t.now = t.now + ms(wait);
+        t.gets(seg(FIN, 1001, 5001), 1000);
+        while t.action().is_some() {}
+    }
+    assert!(t.conn.owes() && !t.conn.is_orphaned());
+    t.gets(seg(RST, 2002, 0), 0);
+    assert!(t.conn.owes() && t.conn.is_orphaned());
+    t
+}
+
+/// RFC 9293, section 3.8.3: nobody waits for ever.
+#[test]
+fn what_a_guest_left_behind_waits_while_some_of_it_is_taken() {
+    let mut t = orphaned();
+    for held in [900, 500, 1] {
+        assert_eq!(t.conn.next_timeout(), Some(t.now + ms(100_000)));
+        t.now = t.now + ms(99_999);
+        t.event(Event::Timeout);
+        t.quiet();
+        t.event(Event::Flushed { held });
+        t.quiet();
+    }
+    t.now = t.now + ms(50_000);
+    t.event(Event::Flushed { held: 1 });
+    t.after(ms(49_999));
+    t.quiet();
+    t.after(ms(1));
+    assert_eq!(t.emits().flags, RST | ACK);
+    assert_eq!(t.action(), Some(Action::Abort));
+    let mut t = orphaned();
+    t.event(Event::Flushed { held: 0 });
+    assert_eq!(t.action(), Some(Action::Shutdown));
+    assert!(!t.conn.owes());
+    assert_eq!(t.action(), Some(Action::Close));
+}
+
+/// Its last batch found no room, and can't be had again.
+#[test]
+fn what_a_guest_that_is_gone_sent_in_vain() {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(ACK, 1001, 5001), 1000).len, 1000);
+    t.event(Event::Queued { taken: 1000, held: 1000 });
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 2001, 5001), 1000).len, 1000);
+    t.conn.segment(t.now, &seg(RST, 3002, 0), 0);
+    t.event(Event::Queued { taken: 500, held: 1500 });
+    assert_eq!(t.emits().flags, RST | ACK);
+    assert_eq!(t.action(), Some(Action::Abort));
+}
+
+/// Whether only the guest's last acknowledgement is missing.
+#[test]
+fn what_is_delivered() {
+    let mut t = Trace::established();
+    t.sends(2);
+    assert!(!t.conn.is_delivered());
+    t.gets(seg(ACK, 1001, 7001), 0);
+    assert_eq!(t.action(), Some(Action::Discard(2000)));
+    assert!(!t.conn.is_delivered(), "it goes on");
+    t.sends(1);
+    t.event(Event::Readable);
+    t.peeks(1000, 8000);
+    t.conn.drained(true);
+    assert_eq!(t.emits().flags, FIN);
+    assert!(!t.conn.is_delivered());
+    t.gets(seg(ACK, 1001, 8001), 0);
+    assert!(t.conn.is_delivered());
+    t.gets(seg(ACK, 1001, 8002), 0);
+    assert!(t.conn.is_delivered());
+}
+
 /// A FIN alone, whose acknowledgement the host's peer owes.
 #[test]
 fn a_fin_that_is_repeated_in_vain_is_acknowledged() {

@@ -52,6 +52,8 @@ pub const CALLS: &[Call] = &[
 
 /// Largest MTU of a link.
 const MAX_MTU: u16 = 65_520;
+/// The part of all descriptors that connections may have whose guest is gone.
+const ORPHANS: usize = 8;
 /// Super-frames sent for one flow before others get their turn.
 const BURST: usize = 8;
 /// Batches for which an acknowledgement waits at most while frames keep coming: about a millisecond.
@@ -77,6 +79,8 @@ pub struct Tcp {
     /// There was a batch in this round of the loop.
     received: bool,
     scratch: Vec<u8>,
+    /// Connections whose guest has finished and is gone, and of which something is left.
+    orphans: usize,
     /// Whether `SO_PEEK_OFF` is used where the kernel has it, for IPv4 since 6.9 and for IPv6
     /// since 6.11. Only tests switch it off.
     pub use_peek_offset: bool,
@@ -113,6 +117,10 @@ pub struct TcpFlow {
     shut: bool,
     /// The host's connection was reset: an end of its stream is none.
     reset: bool,
+    /// The guest was told of more than the host's kernel has: if the process ends now, the connection is reset.
+    owes: bool,
+    /// Is counted in [`Tcp::orphans`].
+    orphan: bool,
     /// It came in, and the guest has not accepted it yet.
     ticket: Option<Ticket>,
     /// What the timer is set to.
@@ -140,6 +148,7 @@ impl Tcp {
             waited: 0,
             received: false,
             scratch: vec![0; SCRATCH],
+            orphans: 0,
             use_peek_offset: true,
         }
     }
@@ -372,7 +381,12 @@ impl TcpFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(super) fn succeeded<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        if super::is_reset(&self.fd) { self.reset(ctx, handle) } else { Verdict::Keep }
+        if super::is_reset(&self.fd) {
+            return self.reset(ctx, handle);
+        }
+        // It may also have ended in order, and only the guest's last acknowledgement be missing.
+        let is_over = self.conn.is_delivered() && socket::is_closed(self.fd.as_fd());
+        if is_over { Verdict::Remove } else { Verdict::Keep }
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
@@ -477,14 +491,20 @@ impl TcpFlow {
                     self.conn.handle(ctx.now, Event::Unacknowledged { bytes });
                 }
                 Action::Abort => {
+                    self.secure();
                     // A guest that had finished has no more to say: what the kernel still has is for the peer.
                     if !self.shut || socket::unacknowledged(self.fd.as_fd()).unwrap_or(0) == 0 {
                         let _ = socket::set_reset_on_close(self.fd.as_fd());
                     }
                     return Verdict::Remove;
                 }
-                Action::Close => return Verdict::Remove,
+                Action::Close => return self.close(),
             }
+        }
+        self.secure();
+        if self.conn.is_orphaned() && !self.orphan && !self.adopt(ctx) {
+            let _ = socket::set_reset_on_close(self.fd.as_fd());
+            return Verdict::Remove;
         }
         if self.ticket.is_some() && !self.conn.is_opening() {
             self.ticket = None;
@@ -492,6 +512,36 @@ impl TcpFlow {
         }
         self.set_timer(ctx, handle);
         Verdict::Keep
+    }
+
+    /// Has the kernel reset the host's connection if this process ends while the guest was told of more than the kernel
+    /// has: an end in order would say that this was all.
+    fn secure(&mut self) {
+        let owes = self.conn.owes();
+        if owes != std::mem::replace(&mut self.owes, owes) {
+            let fd = self.fd.as_fd();
+            let _ = if owes { socket::set_reset_on_close(fd) } else { socket::set_end_on_close(fd) };
+        }
+    }
+
+    /// Ends the host's connection in order, unless something is left that its peer should have had before.
+    fn close(&mut self) -> Verdict {
+        if self.held() > 0 {
+            let _ = socket::set_reset_on_close(self.fd.as_fd());
+        } else {
+            self.secure();
+        }
+        if self.orphan {
+            msg::drain(self.fd.as_fd());
+        }
+        Verdict::Remove
+    }
+
+    /// Counts what a guest left behind; false if there is too much of that.
+    fn adopt<L: Link>(&mut self, ctx: &mut Context<L>) -> bool {
+        self.orphan = ctx.tcp.orphans < ctx.pressure.descriptors() / ORPHANS;
+        ctx.tcp.orphans += usize::from(self.orphan);
+        self.orphan
     }
 
     fn next_action(&mut self, now: Instant, room: bool) -> Option<Action> {
@@ -516,6 +566,7 @@ impl TcpFlow {
 
     /// Gives back what the flow borrowed.
     pub(super) fn give_back<L>(self, ctx: &mut Context<L>) {
+        ctx.tcp.orphans -= usize::from(self.orphan);
         ctx.tcp.slack.give_back(self.rest);
     }
 }

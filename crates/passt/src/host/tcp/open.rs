@@ -134,6 +134,8 @@ fn begin<L: Link>(
         ended: false,
         shut: false,
         reset: false,
+        owes: false,
+        orphan: false,
         ticket: None,
         timer: None,
         waits: false,

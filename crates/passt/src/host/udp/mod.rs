@@ -209,14 +209,16 @@ fn begin<L: Link>(
         }
     };
     let shared = if kept { None } else { ctx.listeners.answering(key.guest.port, side.remote.addr) };
-    let sockets = match shared {
-        Some((number, listener)) => {
-            let to = listener.form(ctx.map.socket_addr(side.remote));
-            Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) })
-        }
-        None => Sockets::Own(fd),
+    let Some((number, listener)) = shared else {
+        return insert(ctx, flows, key, UdpFlow::new(Sockets::Own(fd), side.remote, ctx.now));
     };
-    insert(ctx, flows, key, UdpFlow::new(sockets, side.remote, ctx.now))
+    // Perhaps the answer to one that had to make room: it has no other place than those from outside.
+    let to = listener.form(ctx.map.socket_addr(side.remote));
+    let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
+    make_room(ctx, flows, Some(Class::Udp), number)?;
+    let handle = insert(ctx, flows, key, UdpFlow::new(sockets, side.remote, ctx.now))?;
+    ctx.inbound.begun(handle.index, Class::Udp, number, ctx.now);
+    Ok(handle)
 }
 
 /// A datagram socket connected to `side`, and whether it got the guest's own port (or identifier).
