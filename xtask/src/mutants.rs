@@ -78,7 +78,7 @@ const SKIPPED: [&str; 2] = ["netconf", "gauge"];
 
 /// Tests the parts that `options` begins with, all if it names none; what follows is for the list of
 /// `cargo mutants`, as `--file GLOB`. With `--missed` only what was missed the last time is tried, and with `--quick`
-/// without the simulation.
+/// without the simulation, with `--tests=TEXT` by tests that have this in their names.
 /// True if nothing was missed.
 pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     install(root)?;
@@ -88,6 +88,7 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     let parts = PARTS.iter().filter(|part| named.is_empty() || named.iter().any(|name| name == part.name));
     let parts: Vec<&Part> = parts.collect();
     let quick = options.iter().any(|option| option == "--quick");
+    let named = options.iter().find_map(|option| option.strip_prefix("--tests="));
     let missed = root.join("target/mutants/missed.txt");
     let mutants = list(root, &parts, options, &missed)?;
     let sites = make(&tree, &mutants)?;
@@ -96,7 +97,14 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
 
     let scratch = root.join("target/mutants/sites");
     fs::create_dir_all(&scratch)?;
-    let tests = trial::survey(&programs, &SKIPPED, &scratch)?;
+    let tests = trial::survey(
+        &programs,
+        |test| {
+            named.is_none_or(|name| test.contains(name))
+                && !SKIPPED.iter().any(|skipped| test.contains(skipped))
+        },
+        &scratch,
+    )?;
     println!("{} tests reach what {} mutants change", tests.len(), sites.len());
     let trials = (1..).zip(&mutants).filter_map(|(id, (part, mutant))| {
         Some(Trial { id, name: &mutant.name, site: *sites.get(&id)?, programs: part.tests })
@@ -156,7 +164,9 @@ fn list(
             command.args(part.files.iter().flat_map(|glob| ["--file", glob]));
         }
         let output = command
-            .args(options.iter().filter(|option| !["--missed", "--quick"].contains(&option.as_str())))
+            .args(options.iter().filter(|option| {
+                !["--missed", "--quick"].contains(&option.as_str()) && !option.starts_with("--tests=")
+            }))
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let all: Vec<Mutant> = serde_json::from_slice(&output.stdout)?;

@@ -331,6 +331,8 @@ fn errors_about_pings() {
         let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
         guest.worker.context().link.from_guest.push_back([&out[..end], &payload].concat().into());
         assert_eq!(guest.receive().len(), 1, "the answer");
+        let flow = common::own_socket(|_, at| at.port() == id && at.is_ipv4());
+        assert_eq!(rustix::net::sockopt::ip_ttl(&flow).unwrap(), u32::from(ttl));
         // A router on the way to the host's loopback, as it were, has no route: it quotes what it got.
         let path = Path { src: addr("127.0.0.1"), dst: addr("127.0.0.1"), ..path };
         let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();

@@ -295,6 +295,25 @@ fn ports_leave_descriptors_to_connections() {
     }
 }
 
+/// Ports that follow nothing stay, whatever happens to others.
+#[test]
+fn fixed_ports_stay() {
+    for side in SIDES {
+        let _network = network();
+        let ports = PortRange::new(9000, 9001).unwrap();
+        let fixed = Rule { scan: false, ports, ..following(Some("127.0.0.1")) };
+        let rules = [fixed, following(Some("127.0.0.1"))].map(|rule| (side, Protocol::Tcp, rule));
+        let mut engine = Engine::new(&rules);
+        let server = service("127.0.0.1", FIRST + BLOCK);
+        engine.after(1000);
+        assert_eq!(open_ports(), 1);
+        drop(server);
+        engine.after(1000);
+        assert_eq!(open_ports(), 0);
+        assert!(is_open("127.0.0.1", 9000) && is_open("127.0.0.1", 9001), "{side:?}");
+    }
+}
+
 #[test]
 fn without_such_rules_nobody_is_asked() {
     let _network = network();

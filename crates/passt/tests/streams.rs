@@ -9,15 +9,19 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use passt::cli::Rule;
 use passt::flow::{Protocol, Side};
-use passt::worker::clock;
+use passt::forward::Forward;
+use passt::worker::{Exit, Token, clock};
 use passt_proto::rules::Bypass;
 
+use rustix::event::epoll::EventFlags;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use bypass::{Engine, LOOPBACKS};
-use common::{ip, own_limits, pattern, usual_limits};
+use common::{ip, own_limits, pattern, rule, usual_limits};
 
 /// One of the two programs at the ends of a connection.
 struct Program {
@@ -171,7 +175,19 @@ fn finish(engine: &mut Engine, from: &mut Program, to: &mut Program) {
     assert!(to.ended && to.received == from.to_send, "{} of {}", to.received.len(), from.to_send.len());
 }
 
-/// A receiver that does not read has the sender wait; all arrives once it does, with pipes and without.
+/// Has the loop run for a while in real time: how many rounds it made.
+fn rounds(engine: &mut Engine) -> u64 {
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::empty()).unwrap();
+    let at = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+    let once = Itimerspec { it_interval: Timespec::default(), it_value: at };
+    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
+    engine.worker.context().watch(&timer, Token::External(1), EventFlags::IN).unwrap();
+    let before = engine.worker.context().counters.rounds;
+    assert!(matches!(engine.worker.run(|_, _| true), Exit::External(1)));
+    engine.worker.context().counters.rounds - before
+}
+
+/// A receiver that does not read has the sender wait, and the loop sleep; all arrives once it does, with pipes and without.
 #[test]
 fn receivers_that_pause() {
     let data = pattern(30 << 20);
@@ -179,18 +195,35 @@ fn receivers_that_pause() {
         for has_pipes in [true, false] {
             let _limits = own_limits();
             let mut engine = Engine::new(Bypass::Loopback);
-            let streams = engine.connection(side, address, &listener(address));
-            let mut programs = streams.map(|stream| Program::new(stream, Vec::new()));
-            programs[from].to_send.clone_from(&data);
+            let [(mut from, mut to), (mut other, _other_to)] = [(); 2].map(|()| {
+                let [client, server] = engine.connection(side, address, &listener(address));
+                let (sender, receiver) = if from == 0 { (client, server) } else { (server, client) };
+                (Program::new(sender, data.clone()), Program::new(receiver, Vec::new()))
+            });
             let usual = getrlimit(Resource::Nofile);
+            if !has_pipes {
+                // The one pipe there is has the other's data.
+                fill(&mut engine, &mut other);
+                setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
+            }
+            fill(&mut engine, &mut from);
+            assert!(!from.finished, "{side:?} {address} {has_pipes}");
+            setrlimit(Resource::Nofile, usual).unwrap();
+            let count = rounds(&mut engine);
+            assert!(count < 100, "{count} rounds {side:?} {address} {has_pipes}");
             if !has_pipes {
                 setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
             }
-            let [client, server] = &mut programs;
-            let (from, to) = if from == 0 { (client, server) } else { (server, client) };
-            fill(&mut engine, from);
-            assert!(!from.finished, "{side:?} {address} {has_pipes}");
-            finish(&mut engine, from, to);
+            // What is under way needs nothing but a receiver.
+            for _ in 0..20_000 {
+                engine.turn();
+                to.read(1 << 20);
+                if to.received.len() == from.sent {
+                    break;
+                }
+            }
+            assert_eq!(to.received.len(), from.sent, "{side:?} {address} {has_pipes}");
+            finish(&mut engine, &mut from, &mut to);
             setrlimit(Resource::Nofile, usual).unwrap();
         }
     }
@@ -326,11 +359,11 @@ fn busy(address: &str) -> (TcpListener, Vec<TcpStream>) {
 #[test]
 fn clients_that_finish_before_the_server_accepts() {
     let _limits = usual_limits();
-    for side in [Side::Host, Side::Namespace] {
+    for (side, len) in [(Side::Host, 5000), (Side::Host, 0), (Side::Namespace, 5000), (Side::Namespace, 0)] {
         let mut engine = Engine::new(Bypass::Loopback);
         let (listener, waiting) = busy("127.0.0.1");
         let client = engine.client_of_stream(side, "127.0.0.1", &listener);
-        let mut client = Program::new(client, pattern(5000));
+        let mut client = Program::new(client, pattern(len));
         client.write(usize::MAX, false);
         engine.turn();
         assert_eq!(engine.worker.flow_count(), 1);
@@ -373,7 +406,8 @@ fn a_crowd_whose_server_does_not_accept() {
             client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
         };
         for more in 0..3 {
-            // One that has finished, among others that have not.
+            // One that has finished, with or without a word, among others that have not.
+            clients[100 + more].write_all(&[7; 2][..more]).unwrap();
             clients[100 + more].shutdown(Shutdown::Write).unwrap();
             engine.turn();
             clients.push(TcpStream::connect(to).unwrap());
@@ -388,4 +422,44 @@ fn a_crowd_whose_server_does_not_accept() {
         }
     }
     setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Without a bypass, or with another target, connections go to the guest, which is not there.
+#[test]
+fn what_does_not_bypass() {
+    let _limits = usual_limits();
+    for (bypass, target) in [(Bypass::Off, None), (Bypass::Loopback, Some("127.0.0.1"))] {
+        let mut engine = Engine::new(bypass);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let to = listener.local_addr().unwrap().port();
+        let rule = Rule { target: target.map(ip), ..rule(Some("127.0.0.1"), port, to) };
+        let listeners = Forward::default().open(Side::Host, Protocol::Tcp, vec![rule]).unwrap();
+        engine.worker.listen(listeners).unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        engine.turn();
+        engine.turn();
+        assert!(listener.accept().is_err(), "{bypass:?}");
+    }
+}
+
+/// Connections from outside have three quarters of the table, those of the namespace what is left as well.
+#[test]
+fn a_full_table_has_clients_wait() {
+    let _limits = usual_limits();
+    let mut engine = Engine::with_room(Bypass::Loopback, 64);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut all = Vec::new();
+    for (side, flows) in [(Side::Host, 48), (Side::Namespace, 64)] {
+        let first = engine.client_of_stream(side, "127.0.0.1", &listener);
+        let to = first.peer_addr().unwrap();
+        let clients: Vec<TcpStream> = (1..70).map(|_| TcpStream::connect(to).unwrap()).collect();
+        for _ in 0..100 {
+            engine.turn();
+        }
+        assert_eq!(engine.worker.flow_count(), flows, "{side:?}");
+        all.push((first, clients));
+    }
+    assert!(engine.worker.context().counters.flows >= 64);
 }

@@ -52,13 +52,17 @@ const QUICK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs every test once, to see which mutants each reaches. Ones that fail are said and left out.
-pub(crate) fn survey(programs: &[Program], skipped: &[&str], scratch: &Path) -> Result<Vec<Test>> {
+pub(crate) fn survey(
+    programs: &[Program],
+    is_wanted: impl Fn(&str) -> bool,
+    scratch: &Path,
+) -> Result<Vec<Test>> {
     let mut names = Vec::new();
     for program in programs {
         let list = Command::new(&program.path).args(["--list", "--format=terse"]).output()?;
         let list = String::from_utf8(list.stdout)?;
         let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
-        let tests = tests.filter(|test| !skipped.iter().any(|skipped| test.contains(skipped)));
+        let tests = tests.filter(|test| is_wanted(test));
         names.extend(tests.map(|test| (program, test.to_owned())));
     }
     let tests = on_all(&names, |(program, name)| {

@@ -241,9 +241,20 @@ mod tests {
         assert_eq!(table.remove(old), Some("old"));
         let new = table.insert(key(2), "new").expect("room");
         assert_eq!(old.index, new.index);
-        assert!(table.get_mut(old).is_none());
+        assert!(table.get(old).is_none() && table.get_mut(old).is_none());
         assert_eq!(table.remove(old), None);
+        assert_eq!(table.get(new).map(|(_, v)| *v), Some("new"));
         assert_eq!(table.get_mut(new).map(|(_, v)| *v), Some("new"));
+    }
+
+    #[test]
+    fn a_sixteenth_is_reserved() {
+        let mut table = Table::new(64, (1, 2)).expect("memory");
+        for port in 0..64 {
+            assert_eq!(table.is_reserved(), port >= 60, "{port}");
+            table.insert(key(port), ()).expect("room");
+        }
+        assert!(table.is_reserved() && table.is_full());
     }
 
     #[test]

@@ -187,6 +187,25 @@ fn shift(level: usize) -> u32 {
 mod tests {
     use super::*;
 
+    /// Further ahead than the wheel turns.
+    #[test]
+    fn fires_in_a_year() {
+        for ahead in [1 << 24, (1 << 24) - 1, 1 << 30, 365 * 86_400_000_u64] {
+            let mut now = 1_000_003;
+            let mut wheel = Wheel::new(1, Instant::from_millis(now)).expect("memory");
+            let due = now + ahead;
+            wheel.set(0, Instant::from_millis(due));
+            let mut steps = 0;
+            while wheel.pop(Instant::from_millis(now)).is_none() {
+                assert!(now < due, "late");
+                let next = wheel.next().expect("a timer").as_millis();
+                assert!(next > now && steps < 10_000, "{steps} steps");
+                (now, steps) = (next, steps + 1);
+            }
+            assert_eq!(now, due);
+        }
+    }
+
     /// Against a list of due times: every timer fires, in order, never early, and at its millisecond.
     #[test]
     fn fires_on_time() {

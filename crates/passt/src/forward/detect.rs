@@ -291,6 +291,49 @@ mod tests {
         rustix::fs::fstat(socket).unwrap().st_ino
     }
 
+    /// An answer of `sock_diag(7)`: family, state, port and address, and perhaps the attribute that tells of `IPV6_V6ONLY`.
+    fn answer(family: u8, state: u8, port: u16, addr: &[u8], v6_only: Option<u8>) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Answer>()];
+        (bytes[0], bytes[1]) = (family, state);
+        bytes[4..6].copy_from_slice(&port.to_be_bytes());
+        bytes[8..8 + addr.len()].copy_from_slice(addr);
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&77_u32.to_ne_bytes());
+        if let Some(value) = v6_only {
+            bytes
+                .extend(5_u16.to_ne_bytes().into_iter().chain(V6_ONLY.to_ne_bytes()).chain([value, 0, 0, 0]));
+        }
+        bytes
+    }
+
+    #[test]
+    fn answers() {
+        let v6 = Ipv6Addr::LOCALHOST.octets();
+        let table = [
+            (
+                Protocol::Tcp,
+                answer(INET, LISTENING, 80, &[127, 0, 0, 1], None),
+                Some(("127.0.0.1", 80, false)),
+            ),
+            (Protocol::Tcp, answer(INET, CLOSED, 80, &[127, 0, 0, 1], None), None),
+            (Protocol::Udp, answer(INET, CLOSED, 53, &[0; 4], None), Some(("0.0.0.0", 53, false))),
+            (Protocol::Udp, answer(INET, 1, 53, &[0; 4], None), None),
+            (Protocol::Tcp, answer(INET6, LISTENING, 80, &v6, None), Some(("::1", 80, false))),
+            (Protocol::Tcp, answer(INET6, LISTENING, 80, &[0; 16], None), Some(("::", 80, true))),
+            (Protocol::Tcp, answer(INET6, LISTENING, 80, &[0; 16], Some(0)), Some(("::", 80, true))),
+            (Protocol::Tcp, answer(INET6, LISTENING, 80, &[0; 16], Some(1)), Some(("::", 80, false))),
+            (Protocol::Tcp, answer(1, LISTENING, 80, &[0; 16], None), None),
+            (Protocol::Tcp, vec![INET; 20], None),
+        ];
+        for (protocol, bytes, expected) in table {
+            let expected = expected.map(|(addr, port, both)| {
+                let addr = addr.parse::<std::net::IpAddr>().unwrap().into();
+                (Service { protocol, addr, port, both }, 77)
+            });
+            assert_eq!(Answer::read(protocol, &bytes), expected, "{bytes:?}");
+        }
+    }
+
     /// Both sources tell of the same sockets, and of no connections.
     #[test]
     fn sources_agree() {

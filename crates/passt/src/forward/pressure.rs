@@ -227,6 +227,43 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_was_not_heard() {
+        let (opening, other, now) = (Opening::default(), Opening::default(), Instant::from_millis(5000));
+        let ticket = opening.ticket();
+        assert!(opening.issued(&ticket) && !other.issued(&ticket));
+        assert!(!opening.is_unheard(7, now));
+        ticket.unheard(7, now);
+        for (source, after, unheard) in
+            [(7, 0, true), (7, 9999, true), (7, 10_000, false), (8, 0, false), (8, 10_000, false)]
+        {
+            let at = now + Duration::from_millis(after);
+            assert_eq!(opening.is_unheard(source, at), unheard, "{source} {after}");
+        }
+    }
+
+    #[test]
+    fn ports_have_three_of_four_descriptors() {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let expected = RawFd::try_from(limit - limit.div_ceil(4)).unwrap_or(RawFd::MAX);
+        assert!((expected - 3..=expected).contains(&for_ports()), "{} of {limit}", for_ports());
+    }
+
+    #[test]
+    fn pauses_end() {
+        let mut pressure = Pressure::new();
+        let now = Instant::from_millis(1000);
+        let until = pressure.pause(now);
+        pressure.wait(1);
+        assert_eq!(pressure.due(), Some(until));
+        pressure.resume(now);
+        pressure.wait(1);
+        assert_eq!(pressure.due(), Some(until), "not over");
+        pressure.resume(until);
+        pressure.wait(1);
+        assert_eq!(pressure.due(), None);
+    }
+
+    #[test]
     fn who_waits_is_tried_when_descriptors_are_free() {
         let (now, later) = (Instant::ZERO, Instant::ZERO + LOOK_AGAIN);
         let mut pressure = Pressure::new();

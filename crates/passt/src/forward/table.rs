@@ -266,7 +266,9 @@ mod tests {
         let all = || rule("", 1, 32767);
         let shifted = Rule { to: 80, ..rule("", 8080, 8089) };
         let to_v4 = Rule { target: Some("10.0.0.1".parse().expect("v4")), ..rule("0.0.0.0", 1, 32767) };
-        let cases: [Case; 19] = [
+        let to_group = Rule { target: Some("224.0.0.251".parse().expect("v4")), ..rule("0.0.0.0", 1, 32767) };
+        let cases: [Case; 20] = [
+            (entry(Host, Udp, to_group), Public, &[(Udp, "224.0.0.251:5353")], ""),
             (entry(Host, Tcp, all()), Public, &[], ""),
             (entry(Host, Tcp, all()), Public, &[(Tcp, "*:80"), (Tcp, "*:40000")], "80"),
             (entry(Host, Tcp, all()), Public, &[(Tcp, "0.0.0.0:80")], "80/4"),
@@ -312,6 +314,7 @@ mod tests {
             (10, &[2, 50, 60], &[2, 4, 4]),
             (11, &[50, 2, 60], &[4, 2, 4]),
             (2, &[5, 5, 5], &[]),
+            (12, &[5, 5, 5], &[4, 4, 4]),
             (0, &[1], &[]),
         ] {
             let all = wants.iter().zip(0..).flat_map(|(&ports, rule)| {

@@ -353,6 +353,33 @@ mod tests {
     }
 
     #[test]
+    fn events_that_lead_to_nothing() {
+        let futile = Futile::default();
+        for _ in 0..3 {
+            assert!(!(0..Futile::MOST).any(|_| futile.note(false)));
+            assert!(!futile.note(true));
+        }
+        assert!(!(0..Futile::MOST).any(|_| futile.note(false)));
+        assert!(futile.note(false));
+        for _ in 0..500 {
+            assert!(futile.note(false));
+        }
+
+        let nothing = || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
+        let failure = || Err::<(), _>(io::Error::from(io::ErrorKind::NotConnected));
+        for (result, events, taken) in [
+            (Ok(()), EventFlags::IN, true),
+            (Ok(()), EventFlags::IN | EventFlags::HUP, true),
+            (nothing(), EventFlags::IN, true),
+            (nothing(), EventFlags::IN | EventFlags::HUP, false),
+            (nothing(), EventFlags::IN | EventFlags::RDHUP, false),
+            (failure(), EventFlags::IN, false),
+        ] {
+            assert_eq!(has_taken(&result, events), taken, "{result:?} {events:?}");
+        }
+    }
+
+    #[test]
     fn errors_have_their_counterparts_in_icmp() {
         let table = [
             (Errno::CONNREFUSED, Some(icmp::Error::PortUnreachable)),
