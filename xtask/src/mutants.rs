@@ -64,6 +64,7 @@ const PARTS: &[Part] = &[
             "passt:datagrams",
             "passt:following",
             "passt:forwarding",
+            "passt:leftovers",
             "passt:loopback",
             "passt:segments",
             "passt:streams",
