@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use common::{addr, pattern};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, ip_addr, names, server};
+use passt::link::channel::Packet;
 use passt_proto::drop::DropReason;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
@@ -88,7 +89,12 @@ fn a_closed_port_is_reported_with_the_datagram() {
     for v4 in [true, false] {
         let mut guest = Guest::new(PLAIN, 1500);
         let port = free_port();
-        guest.send(v4, (40_002, port), b"anybody there?");
+        let mut header = [0; MAX_HEADERS];
+        let path = Path { ttl: 33, ..Guest::path(v4) };
+        let (len, offload) = path.emit_udp(&mut header, (40_002, port), 14, 0).unwrap();
+        let bytes = [&header[..len], b"anybody there?"].concat();
+        guest.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+        guest.turn();
         let error = guest.one();
         let (own, host) = names(v4);
         let kind = if v4 { (protocol::ICMP, [3, 3]) } else { (protocol::ICMPV6, [1, 4]) };
@@ -100,12 +106,69 @@ fn a_closed_port_is_reported_with_the_datagram() {
         let (src, dst) = addresses.split_at(addresses.len() / 2);
         assert_eq!((ip_addr(src), ip_addr(dst)), (own, host));
         let ports = [40_002u16.to_be_bytes(), port.to_be_bytes()].concat();
-        assert_eq!(rest[..4], ports);
+        assert_eq!((&rest[..4], &rest[4..6]), (&ports[..], &[0, 22][..]));
+        assert_eq!(inner[if v4 { 8 } else { 7 }], 33, "the guest's time to live");
+        assert_eq!(if v4 { &inner[2..4] } else { &inner[4..6] }, if v4 { [0, 42] } else { [0, 22] });
         assert_eq!(&rest[8..], b"anybody there?");
         // The flow goes on.
         let again = UdpSocket::bind((if v4 { "127.0.0.1" } else { "::1" }, port)).unwrap();
         guest.send(v4, (40_002, port), b"now?");
         assert_eq!(again.recv(&mut [0; 9]).unwrap(), 4);
+    }
+}
+
+/// Whatever follows what, each datagram arrives, alone and in its place: those of one size that may travel together, empty
+/// ones, and more than fit one super-frame.
+#[test]
+fn sequences_of_datagrams() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut below = |bound: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % bound).unwrap()
+    };
+    for round in 0..150 {
+        let v4 = round % 2 == 0;
+        let mut guest = Guest::new(if round % 4 < 2 { PLAIN } else { OFFLOAD }, 1500);
+        let (server, port) = server(v4);
+        guest.send(v4, (40_000, port), b"?");
+        let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+        let kinds = 1 + below(3);
+        let sizes = [(); 3].map(|()| [0, 1, 8, 100, 1452, 1472, 4000][below(7)]);
+        let sequence: Vec<usize> = (0..=below(90)).map(|_| sizes[below(kinds as u64)]).collect();
+        for (number, &len) in sequence.iter().enumerate() {
+            let number = u8::try_from(number).unwrap();
+            server.send_to(&vec![number; len], from).unwrap();
+        }
+        let mut received = Vec::new();
+        while received.len() < sequence.len() {
+            let more = guest.receive();
+            assert!(!more.is_empty(), "{} of {sequence:?}", received.len());
+            received.extend(more);
+        }
+        for (number, (packet, &len)) in received.iter().zip(&sequence).enumerate() {
+            let number = u8::try_from(number).unwrap();
+            assert!(
+                packet.payload() == vec![number; len],
+                "{number} of {sequence:?}: {}",
+                packet.payload().len()
+            );
+        }
+        // And back, in one batch.
+        for (number, &len) in sequence.iter().enumerate() {
+            let fits = if v4 { 1472 } else { 1452 };
+            guest.queue(v4, (40_000, port), &vec![u8::try_from(number).unwrap(); len.min(fits)], 0);
+        }
+        guest.turn();
+        let mut buffer = vec![0; 65_536];
+        for (number, &len) in sequence.iter().enumerate() {
+            let fits = if v4 { 1472 } else { 1452 };
+            let found = server.recv(&mut buffer).unwrap();
+            let number = u8::try_from(number).unwrap();
+            assert!(buffer[..found] == vec![number; len.min(fits)], "{number} of {sequence:?}: {found}");
+        }
+        assert_eq!(guest.worker.context().counters.flows, 1);
     }
 }
 

@@ -11,10 +11,13 @@ use std::net::TcpListener;
 use common::{addr, own_network, pattern};
 use guest::{Guest, PLAIN, names};
 use passt::link::channel::Packet;
+use passt::worker::Protocols;
 use passt_proto::addr::Addr;
 use passt_proto::drop::DropReason;
 use passt_proto::seq::Seq;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::checksum::Sum;
+use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
 use skip::skip;
@@ -135,5 +138,74 @@ fn an_interface_that_is_not_there() {
         send(&mut guest, v4, remote, &segment(Flags::SYN, 80), &[]);
         guest.turn();
         assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Socket)), (1, 1));
+    }
+}
+
+/// What is switched off reaches nobody.
+#[test]
+fn protocols_that_are_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (tcp, udp) in [(true, false), (false, true)] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.context().protocols = Protocols { tcp, udp, icmp: false };
+        send(&mut guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
+        guest.turn();
+        assert_eq!(
+            (guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)),
+            (usize::from(tcp), u64::from(!tcp))
+        );
+        guest.send(true, (9, port), b"?");
+        assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)), (1, 1));
+        let header = icmp::Header {
+            kind: icmp::ECHO_REQUEST_V4,
+            code: 0,
+            checksum: 0.into(),
+            id: 1.into(),
+            seq: 1.into(),
+        };
+        let mut out = [0; MAX_HEADERS];
+        let end = Guest::path(true).emit_icmp(&mut out, header, Sum::new(), 0).unwrap();
+        guest.worker.context().link.from_guest.push_back(out[..end].to_vec().into());
+        guest.turn();
+        assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)), (1, 2));
+    }
+}
+
+/// What comes behind a reset in the same batch is for no connection, unless it opens one.
+#[test]
+fn what_comes_behind_a_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // The flags, those of the answer, and whether it is for no connection.
+    for (flags, answer, stray) in [
+        (Flags::ACK, Some(Flags::RST), true),
+        (Flags::ACK | Flags::FIN, Some(Flags::RST), true),
+        (Flags::SYN | Flags::ACK, Some(Flags::RST), true),
+        (Flags::SYN | Flags::RST, None, true),
+        (Flags::SYN, Some(Flags::SYN | Flags::ACK), false),
+    ] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        send(&mut guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
+        let mut found = Vec::new();
+        while found.is_empty() {
+            found = guest.receive();
+        }
+        let (theirs, _) = Segment::parse(&found[0].bytes).unwrap();
+        let next = Segment { seq: Seq(1001), ack: theirs.seq + 1, ..segment(Flags::ACK, port) };
+        send(&mut guest, true, names(true).1, &next, b"some");
+        guest.turn();
+        assert_eq!(guest.worker.flow_count(), 1);
+        guest.receive();
+        let reset = Segment { seq: Seq(1005), flags: Flags::RST, ..next };
+        send(&mut guest, true, names(true).1, &reset, &[]);
+        send(&mut guest, true, names(true).1, &Segment { seq: Seq(1005), flags, ..next }, &[]);
+        guest.turn();
+        assert_eq!(guest.worker.flow_count(), usize::from(!stray), "{flags:?}");
+        let answers = guest.receive();
+        let found: Vec<Flags> =
+            answers.iter().map(|packet| Segment::parse(&packet.bytes).unwrap().0.flags).collect();
+        assert_eq!(found, Vec::from_iter(answer), "{flags:?}");
+        assert_eq!(guest.worker.drops(DropReason::NoFlow), u64::from(stray));
     }
 }

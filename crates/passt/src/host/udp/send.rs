@@ -268,3 +268,75 @@ fn is_shortage(error: Errno) -> bool {
 fn refuses_cuts(error: Errno) -> bool {
     matches!(error, Errno::INVAL | Errno::MSGSIZE | Errno::IO | Errno::OPNOTSUPP | Errno::NOPROTOOPT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(sizes: &[usize]) -> Vec<Item> {
+        sizes.iter().zip(0..).map(|(&len, index)| Item { index, payload: 0..len, segment: 0 }).collect()
+    }
+
+    /// One message has datagrams of one size, but for a shorter one at the end, none of them empty, and no more than the
+    /// kernel cuts (`UDP_MAX_SEGMENTS`, and what a packet's length can say).
+    #[test]
+    fn what_goes_into_one_message() {
+        let many = [100; 100];
+        let exact = MAX_CUT_BYTES / 10;
+        for (sizes, count) in [
+            (&[100][..], 1),
+            (&[100, 100, 100], 3),
+            (&[100, 100, 50, 50], 3),
+            (&[100, 50, 100], 2),
+            (&[100, 101], 1),
+            (&[100, 100, 101], 2),
+            (&[100, 0, 100], 1),
+            (&[0, 0], 1),
+            (&[0, 100], 1),
+            (&many, MAX_CUTS),
+            (&[30_000, 30_000, 30_000], 2),
+            (&[exact; 11], 10),
+            (&[exact + 1; 11], 9),
+        ] {
+            let items = items(sizes);
+            assert_eq!(alike(sizes[0], &items[1..]), count, "{sizes:?}");
+            let uncut = Message::next(&items, Cursor::default(), false).expect("a message");
+            assert_eq!((uncut.datagrams, uncut.segment), (1, 0));
+        }
+        let mut joined = items(&[100, 100, 100]);
+        joined[1].segment = 10;
+        assert_eq!(alike(100, &joined[1..]), 1, "it has several itself");
+    }
+
+    #[test]
+    fn joined_datagrams_are_cut_into_as_few_messages_as_may_be() {
+        for (len, segment, datagrams, cut) in [
+            (14_000, 1400, 10, 1400),
+            (65_507, 1400, 46, 1400),
+            (65_507, 100, 64, 100),
+            (1000, 1000, 1, 0),
+            (900, 1000, 1, 0),
+        ] {
+            let items = [Item { index: 0, payload: 0..len, segment }];
+            let message = Message::next(&items, Cursor::default(), true).expect("a message");
+            assert_eq!((message.datagrams, message.segment), (datagrams, cut), "{len} {segment}");
+        }
+        assert!(Message::next(&[], Cursor::default(), true).is_none());
+    }
+
+    #[test]
+    fn whose_errors_these_are() {
+        for (error, shortage, cuts) in [
+            (Errno::AGAIN, true, false),
+            (Errno::NOBUFS, true, false),
+            (Errno::INVAL, false, true),
+            (Errno::MSGSIZE, false, true),
+            (Errno::IO, false, true),
+            (Errno::OPNOTSUPP, false, true),
+            (Errno::NOPROTOOPT, false, true),
+            (Errno::CONNREFUSED, false, false),
+        ] {
+            assert_eq!((is_shortage(error), refuses_cuts(error)), (shortage, cuts), "{error}");
+        }
+    }
+}
