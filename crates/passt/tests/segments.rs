@@ -6,7 +6,8 @@ mod guest;
 #[path = "../src/skip.rs"]
 mod skip;
 
-use std::net::TcpListener;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 
 use common::{addr, own_network, pattern};
 use guest::{Guest, PLAIN, names};
@@ -172,11 +173,43 @@ fn protocols_that_are_off() {
     }
 }
 
+/// Data after a long silence is sent again as soon as any other, not when the guest would be asked whether it is there.
+#[test]
+fn a_timer_that_comes_before_another() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let (mut peer, theirs, _) = connected(&mut guest, &listener);
+    guest.now = guest.now + std::time::Duration::from_secs(10);
+    assert!(guest.receive().is_empty());
+    peer.write_all(b"late").unwrap();
+    let first = guest.one();
+    assert_eq!((&first.bytes[20..], Segment::parse(&first.bytes).unwrap().0.seq), (&b"late"[..], theirs));
+    let due = guest.worker.next_timeout().unwrap();
+    assert!(due <= guest.now + std::time::Duration::from_secs(1), "{due:?}");
+    guest.now = due;
+    assert_eq!(guest.one().bytes[20..], *b"late");
+    assert_eq!(guest.worker.context().counters.retransmitted, 1);
+}
+
+/// A connection of the guest to a server on the host: the peer's end, and the next sequence numbers of both.
+fn connected(guest: &mut Guest, listener: &TcpListener) -> (TcpStream, Seq, Segment) {
+    let port = listener.local_addr().unwrap().port();
+    send(guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
+    let mut found = Vec::new();
+    while found.is_empty() {
+        found = guest.receive();
+    }
+    let (theirs, _) = Segment::parse(&found[0].bytes).unwrap();
+    let next = Segment { seq: Seq(1001), ack: theirs.seq + 1, ..segment(Flags::ACK, port) };
+    send(guest, true, names(true).1, &next, &[]);
+    guest.turn();
+    (listener.accept().unwrap().0, theirs.seq + 1, next)
+}
+
 /// What comes behind a reset in the same batch is for no connection, unless it opens one.
 #[test]
 fn what_comes_behind_a_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     // The flags, those of the answer, and whether it is for no connection.
     for (flags, answer, stray) in [
         (Flags::ACK, Some(Flags::RST), true),
@@ -186,13 +219,7 @@ fn what_comes_behind_a_reset() {
         (Flags::SYN, Some(Flags::SYN | Flags::ACK), false),
     ] {
         let mut guest = Guest::new(PLAIN, 1500);
-        send(&mut guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
-        let mut found = Vec::new();
-        while found.is_empty() {
-            found = guest.receive();
-        }
-        let (theirs, _) = Segment::parse(&found[0].bytes).unwrap();
-        let next = Segment { seq: Seq(1001), ack: theirs.seq + 1, ..segment(Flags::ACK, port) };
+        let (_peer, _, next) = connected(&mut guest, &listener);
         send(&mut guest, true, names(true).1, &next, b"some");
         guest.turn();
         assert_eq!(guest.worker.flow_count(), 1);
