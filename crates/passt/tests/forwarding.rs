@@ -170,6 +170,10 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
         let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
         let strict = rule(Some("127.0.0.1"), port, port);
         assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen)));
+        if let Some(before) = PortRange::new(port - 1, port) {
+            let range = Rule { ports: before, ..strict.clone() };
+            assert!(matches!(open(protocol, range), Err(Error::Listen)), "each of them");
+        }
         let weak = Rule { weak: true, ..strict };
         assert!(open(protocol, weak.clone()).is_err(), "not a single one");
         let range = Rule { ports: PortRange::new(port, port.saturating_add(20)).unwrap(), ..weak };

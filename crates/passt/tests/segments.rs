@@ -128,7 +128,8 @@ fn a_destination_without_a_route() {
 fn an_interface_that_is_not_there() {
     for v4 in [true, false] {
         let mut guest = Guest::new(PLAIN, 1500);
-        guest.worker.context().outbound_if = [Some("missing0".to_owned()), Some("missing0".to_owned())];
+        let missing = || Some("missing0".to_owned());
+        guest.worker.context().outbound_if = if v4 { [missing(), None] } else { [None, missing()] };
         let host = if v4 { "127.0.0.1" } else { "::1" };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

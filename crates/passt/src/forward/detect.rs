@@ -307,6 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn files_are_read_to_the_end_each_time() {
+        let path = std::env::temp_dir().join(format!("passt-detect-{}", std::process::id()));
+        for len in [0, 1, STEP - 1, STEP, STEP + 1, 5 * STEP + 7] {
+            let content: Vec<u8> = (0..len).map(|i| i.to_le_bytes()[0]).collect();
+            std::fs::write(&path, &content).unwrap();
+            let (file, mut text) = (File::open(&path).unwrap(), Vec::new());
+            for _ in 0..2 {
+                text.clear();
+                read_again(&file, &mut text).unwrap();
+                assert!(text == content, "{len}: {}", text.len());
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn answers() {
         let v6 = Ipv6Addr::LOCALHOST.octets();
         let table = [
