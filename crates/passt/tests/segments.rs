@@ -192,6 +192,30 @@ fn a_timer_that_comes_before_another() {
     assert_eq!(guest.worker.context().counters.retransmitted, 1);
 }
 
+/// A peer that resets has not finished: the guest sees what was sent before, and a reset.
+#[test]
+fn a_reset_is_no_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for text in [&b""[..], b"last words"] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (mut peer, ..) = connected(&mut guest, &listener);
+        // One that paces would not have sent it yet.
+        rustix::net::sockopt::set_tcp_congestion(&peer, "reno").unwrap();
+        peer.write_all(text).unwrap();
+        rustix::net::sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO)).unwrap();
+        drop(peer);
+        let mut flags = Flags::empty();
+        let mut payload = Vec::new();
+        for packet in guest.receive().into_iter().chain(guest.receive()) {
+            let (segment, _) = Segment::parse(&packet.bytes).unwrap();
+            flags |= segment.flags;
+            payload.extend_from_slice(&packet.bytes[20..]);
+        }
+        assert!(flags.contains(Flags::RST) && !flags.contains(Flags::FIN), "{flags:?}");
+        assert!(payload == text && guest.worker.flow_count() == 0);
+    }
+}
+
 /// A connection of the guest to a server on the host: the peer's end, and the next sequence numbers of both.
 fn connected(guest: &mut Guest, listener: &TcpListener) -> (TcpStream, Seq, Segment) {
     let port = listener.local_addr().unwrap().port();
