@@ -386,6 +386,8 @@ fn errors_about_pings() {
     }
     let mut guest = Guest::new(PLAIN, 1500);
     let raw = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+    // It is none of those that the guest talks to.
+    rustix::net::bind(&raw, &std::net::SocketAddr::from(([127, 0, 0, 5], 0))).unwrap();
     for (ttl, id) in [(64, 0x1234_u16), (9, 0x1234), (33, 0x4321)] {
         let header = icmp::Header {
             kind: icmp::ECHO_REQUEST_V4,
@@ -416,6 +418,7 @@ fn errors_about_pings() {
         )
         .unwrap();
         let report = guest.one();
+        assert_eq!(report.src, addr("192.0.2.254"), "the router");
         assert_eq!(
             (report.dst, report.protocol, &report.bytes[..2]),
             (names(true).0, protocol::ICMP, &[3, 1][..])

@@ -182,6 +182,21 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
     }
 }
 
+/// Two hosts that the guest could not tell apart are not served both.
+#[test]
+fn hosts_that_look_the_same() {
+    let port = free_port();
+    let mut guest = Guest::new(PLAIN, 1500);
+    guest.worker.listen(open(Protocol::Udp, rule(None, port, 7)).unwrap()).unwrap();
+    let first = UdpSocket::bind("127.0.0.9:0").unwrap();
+    let second = UdpSocket::bind(("127.0.0.8", first.local_addr().unwrap().port())).unwrap();
+    for (client, served) in [(&first, true), (&second, false), (&first, true)] {
+        client.send_to(b"?", ("127.0.0.1", port)).unwrap();
+        assert_eq!(guest.receive().len(), usize::from(served));
+    }
+    assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Unmapped)), (1, 1));
+}
+
 /// What is left out of a range makes several rules of it: one port of them is enough.
 #[test]
 fn rules_of_one_option_need_one_port() {

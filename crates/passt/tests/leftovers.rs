@@ -161,6 +161,25 @@ fn a_guest_that_is_gone_leaves_all_that_it_sent() {
     }
 }
 
+/// A guest that has finished, and aborts then: what the host's kernel has is the peer's, and the end.
+#[test]
+fn a_guest_that_aborts_after_its_end() {
+    let _limits = usual_limits();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let mut upload = Upload::connect(&mut guest, &listener(), 40_000);
+    while upload.sent < 20 * SEGMENT {
+        upload.put(&mut guest, Flags::ACK, upload.sent, SEGMENT);
+        upload.sent += SEGMENT;
+    }
+    upload.put(&mut guest, Flags::ACK | Flags::FIN, upload.sent, 0);
+    upload.hear(&mut guest);
+    assert_eq!(upload.acked, upload.sent + 1, "the kernel has all");
+    upload.put(&mut guest, Flags::RST, upload.sent + 1, 0);
+    upload.hear(&mut guest);
+    assert_eq!(guest.worker.flow_count(), 0);
+    assert_eq!(upload.read(&mut guest).unwrap(), upload.sent as usize);
+}
+
 /// An end in order would say that the peer has all.
 #[test]
 fn a_program_that_ends_says_so_to_peers_that_lack_something() {

@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use bypass::{Engine, LOOPBACKS};
-use common::{ip, own_limits, pattern, rule, usual_limits};
+use common::{ip, own_limits, own_socket, pattern, rule, usual_limits};
 
 /// One of the two programs at the ends of a connection.
 struct Program {
@@ -224,6 +224,58 @@ fn receivers_that_pause() {
             }
             assert_eq!(to.received.len(), from.sent, "{side:?} {address} {has_pipes}");
             finish(&mut engine, &mut from, &mut to);
+            setrlimit(Resource::Nofile, usual).unwrap();
+        }
+    }
+}
+
+/// Little at a time, until the last of it finds no room: what was read already waits, what was not is read again once
+/// there is room.
+#[test]
+fn the_last_of_little_waits() {
+    for (side, address, from) in cases() {
+        for has_pipes in [true, false] {
+            let _limits = own_limits();
+            let mut engine = Engine::new(Bypass::Loopback);
+            let [mut both, mut others] = [(); 2].map(|()| {
+                let [client, server] = engine.connection(side, address, &listener(address));
+                let (sender, receiver) = if from == 0 { (client, server) } else { (server, client) };
+                (Program::new(sender, pattern(30 << 20)), Program::new(receiver, Vec::new()))
+            });
+            let usual = getrlimit(Resource::Nofile);
+            let (sender, receiver) = &mut both;
+            let at = sender.stream.local_addr().unwrap();
+            let ours = own_socket(|fd, _| {
+                let peer = rustix::net::getpeername(fd).ok().flatten();
+                peer.and_then(|peer| SocketAddr::try_from(peer).ok()) == Some(at)
+            });
+            if !has_pipes {
+                fill(&mut engine, &mut others.0);
+                setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
+            }
+            // Until the engine leaves something in the queue, or in a pipe.
+            let mut taken = true;
+            while taken {
+                assert!(!sender.finished);
+                sender.write(1001, false);
+                let before = rustix::io::ioctl_fionread(&ours).unwrap();
+                engine.turn();
+                let left = rustix::io::ioctl_fionread(&ours).unwrap();
+                taken = before > 0 && left == 0 && sender.sent < 20 << 20;
+            }
+            for _ in 0..20_000 {
+                engine.turn();
+                receiver.read(1 << 20);
+                if receiver.received.len() == sender.sent {
+                    break;
+                }
+            }
+            assert!(
+                receiver.received == sender.to_send[..sender.sent],
+                "{side:?} {address} {has_pipes}: {} of {}",
+                receiver.received.len(),
+                sender.sent
+            );
             setrlimit(Resource::Nofile, usual).unwrap();
         }
     }
