@@ -236,7 +236,7 @@ impl Cursor {
 /// How many items go into one message, of which the first has `size` bytes: each as long, but for a shorter one at the end.
 fn alike(size: usize, others: &[Item]) -> usize {
     let (mut count, mut total, mut last) = (1, size, size);
-    for item in others.iter().filter(|_| size > 0) {
+    for item in others {
         let len = item.payload.len();
         total += len;
         let end = last < size || len > size || len == 0;
