@@ -189,8 +189,12 @@ fn a_timer_that_comes_before_another() {
     assert!(due <= guest.now + std::time::Duration::from_secs(1), "{due:?}");
     guest.now = due;
     assert_eq!(guest.one().bytes[20..], *b"late");
-    guest.now = guest.worker.next_timeout().unwrap();
-    assert_eq!(guest.one().bytes[20..], *b"late");
+    let mut again = Vec::new();
+    while again.is_empty() {
+        guest.now = guest.worker.next_timeout().unwrap();
+        again = guest.receive();
+    }
+    assert_eq!(again[0].bytes[20..], *b"late");
     assert_eq!(guest.worker.context().counters.retransmitted, 2);
 }
 
