@@ -259,6 +259,31 @@ fn datagrams_follow_streams() {
     }
 }
 
+/// A client goes on where its server was started again, though the port was closed meanwhile.
+#[test]
+fn a_client_of_a_service_that_comes_back() {
+    for side in SIDES {
+        let _network = network();
+        let mut engine = Engine::new(&[(side, Protocol::Udp, following(Some("127.0.0.1")))]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(("127.0.0.1", FIRST)).unwrap();
+        client.set_nonblocking(true).unwrap();
+        for round in 0..3 {
+            let server = UdpSocket::bind(("127.0.0.1", FIRST + BLOCK)).unwrap();
+            server.set_nonblocking(true).unwrap();
+            engine.after(1000);
+            client.send(b"?").unwrap();
+            engine.after(0);
+            let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+            server.send_to(b"!", from).unwrap();
+            engine.after(0);
+            assert_eq!(client.recv(&mut [0; 9]).unwrap(), 1, "{side:?} {round}");
+            drop(server);
+            engine.after(1000);
+        }
+    }
+}
+
 /// Ports that need not all be had leave descriptors to connections, at start and later.
 #[test]
 fn ports_leave_descriptors_to_connections() {
