@@ -174,6 +174,9 @@ fn a_guest_that_aborts_after_its_end() {
     upload.put(&mut guest, Flags::ACK | Flags::FIN, upload.sent, 0);
     upload.hear(&mut guest);
     assert_eq!(upload.acked, upload.sent + 1, "the kernel has all");
+    // What it says back is nobody's any more.
+    upload.peer.write_all(b"!").unwrap();
+    guest.turn();
     upload.put(&mut guest, Flags::RST, upload.sent + 1, 0);
     upload.hear(&mut guest);
     assert_eq!(guest.worker.flow_count(), 0);
@@ -245,10 +248,12 @@ fn few_leave_something_behind_and_not_for_long() {
     let mut first = uploads.remove(0);
     assert_eq!(first.read(&mut guest).unwrap(), first.sent as usize);
     assert_eq!(guest.worker.flow_count(), 6);
-    for wait in [80, 25] {
+    // The host's kernel moved some of the last ones' bytes while that was not looked at.
+    for (wait, most) in [(80, 6), (101, 6), (101, 0)] {
         guest.now = guest.now + Duration::from_secs(wait);
         guest.turn();
-        assert_eq!(guest.worker.flow_count(), if wait == 80 { 6 } else { 0 });
+        let flows = guest.worker.flow_count();
+        assert!(flows <= most && (wait > 80 || flows == 6), "{flows} after {wait} s");
     }
     assert_eq!(uploads[0].read(&mut guest).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -5,10 +5,10 @@
 //! source has been without an answer for a second; so a guest that answers, if late, loses none. Clients that
 //! still wait go only if their source is a crowd: more than its share of them have waited for some seconds.
 //!
-//! In either case the newest goes that the guest has had time to answer. As long as the older ones wait, they show
-//! that their source is not answered. So the crowd's clients in the backlog pass nearly without a wait of their own, which
-//! whoever is behind them would have to share, and no source needs to be kept in mind for it. A guest that answers
-//! again, having been paused, serves all that come then.
+//! In either case the newest goes that the guest has had time to answer, or where none had, the one that had most. As long as
+//! the older ones wait, they show that their source is not answered. So the crowd's clients in the backlog pass without a
+//! wait of their own, which whoever is behind them would have to share, and no source needs to be kept in mind for it.
+//! A guest that answers again, having been paused, serves those that come then, unless they are very many at once.
 
 use arrayvec::ArrayVec;
 use passt_proto::time::{Duration, Instant};
@@ -86,23 +86,47 @@ pub(super) fn source(key: &Key) -> u64 {
 /// The slot of the connection that goes first, if one may go.
 fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
     waiting.sort_unstable();
-    let by_source = || waiting.chunk_by(|a, b| a.source == b.source);
-    let unanswered = |one: Option<&Waiting>, time| one.is_some_and(|one| one.since + time <= now);
-    let had_time = |one: &Waiting| one.since + YOUNG <= now;
-    let [finished, crowding] = UNANSWERED;
-    let gone = by_source()
-        .filter(|of| unanswered(of.first(), finished) || of.iter().any(|one| one.unheard))
-        .find_map(|of| of.iter().rfind(|one| one.finished && had_time(one)));
-    let greediest = || {
-        let of = by_source()
-            .filter(|of| of.first().is_some_and(|first| first.remote))
-            .filter(|of| unanswered(of.get(SHARE), crowding))
-            .max_by_key(|of| of.len())?;
-        // Without so many that have waited there would be no crowd for the next client.
-        let (crowd, others) = of.split_at(SHARE + 1);
-        if others.is_empty() { crowd.last() } else { others.iter().rfind(|one| had_time(one)) }
+    let had_time = |one: &&Waiting| one.since + YOUNG <= now;
+    let newest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| {
+        those.iter().filter(may).rfind(had_time).copied()
     };
-    gone.or_else(greediest).map(|one| one.slot)
+    // Where none had time, the one that had most: a flood has no more than the guest could have answered meanwhile, and
+    // nobody behind it waits.
+    let oldest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| those.iter().find(may).copied();
+    let next = finished(waiting, now, &newest).or_else(|| crowding(waiting, now, &newest));
+    let next = next.or_else(|| finished(waiting, now, &oldest)).or_else(|| crowding(waiting, now, &oldest));
+    next.map(|one| one.slot)
+}
+
+/// How one of those that may go is found.
+type Search<'a> = &'a dyn Fn(&[Waiting], &dyn Fn(&&Waiting) -> bool) -> Option<Waiting>;
+
+/// One that has finished, of a source that is not answered.
+fn finished(waiting: &[Waiting], now: Instant, search: Search<'_>) -> Option<Waiting> {
+    let [time, _] = UNANSWERED;
+    by_source(waiting)
+        .filter(|of| is_unanswered(of.first(), time, now) || of.iter().any(|one| one.unheard))
+        .find_map(|of| search(of, &|one| one.finished))
+}
+
+/// One of the greediest source that is a crowd.
+fn crowding(waiting: &[Waiting], now: Instant, search: Search<'_>) -> Option<Waiting> {
+    let [_, time] = UNANSWERED;
+    let of = by_source(waiting)
+        .filter(|of| of.first().is_some_and(|first| first.remote))
+        .filter(|of| is_unanswered(of.get(SHARE), time, now))
+        .max_by_key(|of| of.len())?;
+    // Without so many that have waited there would be no crowd for the next client.
+    let (crowd, others) = of.split_at(SHARE + 1);
+    search(if others.is_empty() { &crowd[SHARE..] } else { others }, &|_| true)
+}
+
+fn by_source(waiting: &[Waiting]) -> impl Iterator<Item = &[Waiting]> {
+    waiting.chunk_by(|a, b| a.source == b.source)
+}
+
+fn is_unanswered(one: Option<&Waiting>, time: Duration, now: Instant) -> bool {
+    one.is_some_and(|one| one.since + time <= now)
 }
 
 #[cfg(test)]
@@ -143,9 +167,12 @@ mod tests {
         assert_eq!(go(&[of(1, &crowd)]), Some(1025), "without another wait, but for the time to answer");
         let mut unheard = of(1, &[(0, true), (0, true)]);
         unheard[0].unheard = true;
-        assert_eq!(go(&[unheard.clone()]), None);
-        unheard[0].since = Instant::from_millis(100_000 - 200);
-        assert_eq!(go(&[unheard]), Some(1000), "others of its source were not answered");
+        assert_eq!(go(&[unheard.clone()]), Some(1000), "others of its source were not answered");
+        unheard[1].since = Instant::from_millis(100_000 - 200);
+        unheard[0].since = Instant::from_millis(100_000 - 300);
+        assert_eq!(go(&[unheard]), Some(1001), "both may have been");
+        let flood = [vec![(9, false); SHARE + 1], vec![(0, false); 200]].concat();
+        assert_eq!(go(&[of(1, &flood)]), Some(1017), "nobody waits for it");
         let local = of(1, &[(60, false); 200]).into_iter().map(|one| Waiting { remote: false, ..one });
         assert_eq!(go(&[local.collect()]), None, "what comes from loopback is of one source");
     }

@@ -46,10 +46,18 @@ pub(super) struct Open {
     asked: Instant,
     reset: bool,
     /// The guest had finished, and its socket is gone: what is left is passed on nevertheless, as long as the host's
-    /// peer takes some. When it did last.
-    orphaned: Option<Instant>,
+    /// peer takes some.
+    orphaned: Option<Orphaned>,
     begun_by_guest: bool,
     challenge: Challenge,
+}
+
+/// What was seen of the host's peer last.
+#[derive(Clone, Copy, Debug)]
+struct Orphaned {
+    since: Instant,
+    /// Bytes that it had not acknowledged, of those that the host's kernel had.
+    unacknowledged: u32,
 }
 
 impl Open {
@@ -127,7 +135,10 @@ impl Open {
             return self.challenge(now);
         }
         match self.rx.judge_reset(segment.seq) {
-            Reset::Certain if self.rx.is_finishing() => self.orphaned = Some(now),
+            Reset::Certain if self.rx.is_finishing() => {
+                self.orphaned = Some(Orphaned { since: now, unacknowledged: u32::MAX });
+                self.ask = true;
+            }
             Reset::Certain => self.reset = true,
             Reset::Doubtful => self.challenge(now),
             Reset::Invalid => {}
@@ -153,10 +164,14 @@ impl Open {
             Event::Quiet => self.rx.quiet(),
             Event::Flushed { held } => {
                 if self.rx.flushed(now, held) {
-                    self.orphaned = self.orphaned.map(|_| now);
+                    self.orphaned = self.orphaned.map(|last| Orphaned { since: now, ..last });
+                    self.ask |= self.orphaned.is_some();
                 }
             }
-            Event::Unacknowledged { bytes } => self.rx.unacknowledged(now, bytes),
+            Event::Unacknowledged { bytes } => match &mut self.orphaned {
+                Some(last) => last.heard(now, bytes)?,
+                None => self.rx.unacknowledged(now, bytes),
+            },
             Event::Timeout => self.timeout(now)?,
             Event::Connected { .. } | Event::Failed => {}
         }
@@ -164,8 +179,9 @@ impl Open {
     }
 
     fn timeout(&mut self, now: Instant) -> Result<(), Unresponsive> {
-        if let Some(since) = self.orphaned {
-            return if now.since(since) < PATIENCE { Ok(()) } else { Err(Unresponsive) };
+        if let Some(last) = self.orphaned {
+            self.ask |= now.since(last.since) >= PATIENCE;
+            return Ok(());
         }
         self.ask |= self.rx.timeout(now);
         self.probe |= self.tx.timeout(now)?;
@@ -180,8 +196,8 @@ impl Open {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        if let Some(since) = self.orphaned {
-            return Some(since + PATIENCE);
+        if let Some(last) = self.orphaned {
+            return Some(last.since + PATIENCE);
         }
         let timers = [self.rx.next_timeout(), self.tx.next_timeout(), Some(self.keepalive_due())];
         timers.into_iter().flatten().min()
@@ -193,6 +209,9 @@ impl Open {
 
     pub(super) fn next_action(&mut self, now: Instant, ports: Ports, data: bool) -> Option<Action> {
         if self.orphaned.is_some() {
+            if core::mem::take(&mut self.ask) {
+                return Some(Action::AskUnacknowledged);
+            }
             return self.rx.take_shutdown(now).then_some(Action::Shutdown);
         }
         let discard = self.tx.take_discard();
@@ -295,5 +314,16 @@ impl Open {
     fn stamped(&mut self, ports: Ports, seq: Seq, flags: Flags, with_data: bool) -> Segment {
         let (ack, window) = self.rx.stamp(with_data);
         Segment { ack, window, flags: flags | Flags::ACK, ..ports.segment(seq) }
+    }
+}
+
+impl Orphaned {
+    /// So much is not acknowledged now. It is another amount than before if some was, or if more went to the kernel because
+    /// there was room, or else nothing happened, perhaps for too long.
+    fn heard(&mut self, now: Instant, unacknowledged: u32) -> Result<(), Unresponsive> {
+        if unacknowledged != self.unacknowledged {
+            *self = Self { since: now, unacknowledged };
+        }
+        if now.since(self.since) < PATIENCE { Ok(()) } else { Err(Unresponsive) }
     }
 }

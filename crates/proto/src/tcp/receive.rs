@@ -312,7 +312,7 @@ impl Receive {
 
     /// The guest has finished, and some of what precedes its FIN waits for room at the host's socket.
     pub(super) fn is_finishing(&self) -> bool {
-        self.fin.is_some() && self.held > 0
+        self.fin == Some(self.next + self.pending) && self.held > 0
     }
 
     /// More is acknowledged than the host's kernel has.

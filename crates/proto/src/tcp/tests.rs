@@ -118,6 +118,13 @@ impl Trace {
         assert_eq!(self.action(), Some(Action::Peek { offset, len }));
     }
 
+    /// It asks what the host's peer has not acknowledged.
+    #[track_caller]
+    fn has_unacknowledged(&mut self, bytes: u32) {
+        assert_eq!(self.action(), Some(Action::AskUnacknowledged));
+        self.event(Event::Unacknowledged { bytes });
+    }
+
     /// The next peek finds the queue empty there.
     #[track_caller]
     fn finds_nothing(&mut self) {
@@ -645,8 +652,10 @@ fn a_guest_that_repeats_in_vain_is_acknowledged() {
             t.acks(1002 + ROOM);
             t.gets(seg(RST, 1002 + ROOM, 0), 0);
             t.gets(seg(ACK, 1002 + ROOM, 5001), 0);
+            t.has_unacknowledged(0);
             t.quiet();
             t.event(Event::Flushed { held: 0 });
+            t.has_unacknowledged(1);
             assert_eq!(t.action(), Some(Action::Shutdown));
             assert_eq!(t.action(), Some(Action::Close));
         } else {
@@ -670,6 +679,7 @@ fn a_port_used_again_ends_what_was_left_behind() {
         while t.action().is_some() {}
     }
     t.gets(seg(RST, 2002, 0), 0);
+    t.has_unacknowledged(0);
     t.quiet();
     t.gets(seg(SYN, 900_000, 0), 0);
     assert!(t.conn.has_ended());
@@ -690,6 +700,7 @@ fn orphaned() -> Trace {
     assert!(t.conn.owes() && !t.conn.is_orphaned());
     t.gets(seg(RST, 2002, 0), 0);
     assert!(t.conn.owes() && t.conn.is_orphaned());
+    t.has_unacknowledged(5000);
     t
 }
 
@@ -697,26 +708,45 @@ fn orphaned() -> Trace {
 #[test]
 fn what_a_guest_left_behind_waits_while_some_of_it_is_taken() {
     let mut t = orphaned();
-    for held in [900, 500, 1] {
+    // Some of what is held finds room, or some of what the kernel has is acknowledged.
+    for (held, unacknowledged) in [(900, 5100), (900, 5099), (500, 5000), (500, 4999), (1, 4000)] {
         assert_eq!(t.conn.next_timeout(), Some(t.now + ms(100_000)));
-        t.now = t.now + ms(99_999);
-        t.event(Event::Timeout);
+        t.after(ms(99_999));
         t.quiet();
         t.event(Event::Flushed { held });
+        if t.conn.next_timeout() == Some(t.now + ms(1)) {
+            t.after(ms(1));
+        }
+        t.has_unacknowledged(unacknowledged);
         t.quiet();
     }
-    t.now = t.now + ms(50_000);
+    t.after(ms(50_000));
     t.event(Event::Flushed { held: 1 });
+    t.quiet();
     t.after(ms(49_999));
     t.quiet();
     t.after(ms(1));
+    assert_eq!(t.action(), Some(Action::AskUnacknowledged));
+    t.event(Event::Unacknowledged { bytes: 4000 });
     assert_eq!(t.emits().flags, RST | ACK);
     assert_eq!(t.action(), Some(Action::Abort));
     let mut t = orphaned();
     t.event(Event::Flushed { held: 0 });
+    t.has_unacknowledged(6000);
     assert_eq!(t.action(), Some(Action::Shutdown));
     assert!(!t.conn.owes());
     assert_eq!(t.action(), Some(Action::Close));
+}
+
+/// What was dropped before will not come again either.
+#[test]
+fn a_guest_that_is_gone_before_all_was_taken() {
+    let mut t = Trace::established();
+    assert_eq!(t.conn.segment(t.now, &seg(FIN, 1001, 5001), 1000).len, 1000);
+    t.event(Event::Queued { taken: 500, held: 500 });
+    t.acks(1001);
+    t.gets(seg(RST, 1001, 0), 0);
+    assert_eq!(t.action(), Some(Action::Abort));
 }
 
 /// Its last batch found no room, and can't be had again.

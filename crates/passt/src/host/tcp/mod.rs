@@ -495,6 +495,8 @@ impl TcpFlow {
                     // A guest that had finished has no more to say: what the kernel still has is for the peer.
                     if !self.shut || socket::unacknowledged(self.fd.as_fd()).unwrap_or(0) == 0 {
                         let _ = socket::set_reset_on_close(self.fd.as_fd());
+                    } else {
+                        msg::drain(self.fd.as_fd());
                     }
                     return Verdict::Remove;
                 }

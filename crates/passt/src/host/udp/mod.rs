@@ -212,12 +212,18 @@ fn begin<L: Link>(
     let Some((number, listener)) = shared else {
         return insert(ctx, flows, key, UdpFlow::new(Sockets::Own(fd), side.remote, ctx.now));
     };
-    // Perhaps the answer to one that had to make room: it has no other place than those from outside.
     let to = listener.form(ctx.map.socket_addr(side.remote));
     let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
-    make_room(ctx, flows, Some(Class::Udp), number)?;
+    // Perhaps the answer to one that had to make room: it has no other place than those from outside. Where all of these
+    // last, none had to.
+    let is_inbound = make_room(ctx, flows, Some(Class::Udp), number).is_ok();
+    if !is_inbound {
+        make_room(ctx, flows, None, number)?;
+    }
     let handle = insert(ctx, flows, key, UdpFlow::new(sockets, side.remote, ctx.now))?;
-    ctx.inbound.begun(handle.index, Class::Udp, number, ctx.now);
+    if is_inbound {
+        ctx.inbound.begun(handle.index, Class::Udp, number, ctx.now);
+    }
     Ok(handle)
 }
 
