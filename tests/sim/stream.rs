@@ -1,18 +1,10 @@
 //! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
 //! and here what happens on a stream that may stop.
 
-use std::io::{ErrorKind, Read as _};
-use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
-use std::time::Duration;
-
 use passt::link::Link as _;
-use passt::link::stream::StreamLink;
 use passt::worker::{Exit, Token};
 use passt_proto::drop::DropReason;
-use passt_sys::inject::{self, Fate, Faults};
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::engine::{MIB, Pair, World};
@@ -78,30 +70,44 @@ fn sleep_in_the_loop(world: &mut World<Machine>, seconds: i64) {
     assert!(matches!(world.worker.run(|_, _| true), Exit::External(0)));
 }
 
-/// A kernel that has no memory for the rest of a frame: what follows would be taken for that rest.
-#[test]
-fn half_a_frame_ends_the_client() {
-    struct Once(Vec<Fate>);
-    impl Faults for Once {
-        fn stream(&mut self, _: BorrowedFd<'_>, _: usize) -> Fate {
-            self.0.pop().unwrap_or(Fate::Pass)
+/// With a kernel whose calls a script decides.
+#[cfg(feature = "inject")]
+mod scripted {
+    use std::io::{ErrorKind, Read as _};
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use passt::link::Link as _;
+    use passt::link::stream::StreamLink;
+    use passt_sys::inject::{self, Fate, Faults};
+    use rustix::io::Errno;
+
+    /// A kernel that has no memory for the rest of a frame: what follows would be taken for that rest.
+    #[test]
+    fn half_a_frame_ends_the_client() {
+        struct Once(Vec<Fate>);
+        impl Faults for Once {
+            fn stream(&mut self, _: BorrowedFd<'_>, _: usize) -> Fate {
+                self.0.pop().unwrap_or(Fate::Pass)
+            }
         }
-    }
-    for errno in [Errno::NOBUFS, Errno::NOMEM] {
-        let (ours, mut machine) = UnixStream::pair().expect("sockets");
-        machine.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
-        let mut link = StreamLink::new();
-        link.connect(ours.into());
-        inject::install(Some(Box::new(Once(vec![Fate::Fail(errno.raw_os_error()), Fate::AtMost(10)]))));
-        for _ in 0..3 {
-            let _ = link.send(&[1; 60]);
-            link.flush();
+        for errno in [Errno::NOBUFS, Errno::NOMEM] {
+            let (ours, mut machine) = UnixStream::pair().expect("sockets");
+            machine.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
+            let mut link = StreamLink::new();
+            link.connect(ours.into());
+            inject::install(Some(Box::new(Once(vec![Fate::Fail(errno.raw_os_error()), Fate::AtMost(10)]))));
+            for _ in 0..3 {
+                let _ = link.send(&[1; 60]);
+                link.flush();
+            }
+            inject::install(None);
+            let mut received = Vec::new();
+            machine.read_to_end(&mut received).expect("the end");
+            assert_eq!(received.len(), 10, "{errno}");
+            assert_eq!(link.receive().expect_err("no client").kind(), ErrorKind::UnexpectedEof);
+            assert!(!link.is_connected());
         }
-        inject::install(None);
-        let mut received = Vec::new();
-        machine.read_to_end(&mut received).expect("the end");
-        assert_eq!(received.len(), 10, "{errno}");
-        assert_eq!(link.receive().expect_err("no client").kind(), ErrorKind::UnexpectedEof);
-        assert!(!link.is_connected());
     }
 }
