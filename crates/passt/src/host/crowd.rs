@@ -131,7 +131,10 @@ fn is_unanswered(one: Option<&Waiting>, time: Duration, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use passt_proto::addr::Endpoint;
+
     use super::*;
+    use crate::flow::Protocol;
 
     /// Connections of a source, each as `(seconds since it began, finished)`.
     fn of(source: u8, connections: &[(u64, bool)]) -> Vec<Waiting> {
@@ -148,6 +151,19 @@ mod tests {
 
     fn go(sources: &[Vec<Waiting>]) -> Option<u32> {
         choose(&mut sources.concat(), Instant::from_millis(100_000))
+    }
+
+    /// An address of IPv4, and a network of IPv6.
+    #[test]
+    fn who_is_one_source() {
+        let source = |addr: &str| {
+            let remote = Endpoint::new(addr.parse::<std::net::IpAddr>().expect("an address"), 1);
+            source(&Key { via: Via::Link, protocol: Protocol::Tcp, guest: remote, remote })
+        };
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_ne!(source("192.0.2.1"), source("2001:db8::1"));
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
     }
 
     #[test]
