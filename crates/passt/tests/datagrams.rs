@@ -378,6 +378,37 @@ fn the_guests_time_to_live() {
     }
 }
 
+/// Datagrams leave from the address asked for (`--outbound`), with the guest's port if nobody has it there.
+#[test]
+fn the_address_that_datagrams_come_from() {
+    if let Err(error) = common::own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for addresses in [["10.9.9.1", "10.9.9.2"], ["2001:db8:9::1", "2001:db8:9::2"]] {
+        common::own_addresses(&addresses);
+        let [server, own] = addresses.map(common::ip);
+        for taken in [false, true] {
+            let server = UdpSocket::bind((server, 0)).unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let _other = taken.then(|| UdpSocket::bind((own, 40_000)).unwrap());
+            let mut guest = Guest::new(PLAIN, 1500);
+            let map = &mut guest.worker.context().map;
+            (map.v4.outbound, map.v6.outbound) = (Some(own.into()), Some(own.into()));
+            let at = server.local_addr().unwrap();
+            let path = Path { dst: at.ip().into(), ..Guest::path(at.is_ipv4()) };
+            let mut header = [0; MAX_HEADERS];
+            let (len, _) = path.emit_udp(&mut header, (40_000, at.port()), 0, 0).unwrap();
+            guest.worker.context().link.from_guest.push_back(header[..len].to_vec().into());
+            guest.turn();
+            let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+            assert_eq!((from.ip(), from.port() == 40_000), (own, !taken));
+            // Answers find the guest.
+            server.send_to(b"!", from).unwrap();
+            assert_eq!(guest.one().ports(), (at.port(), 40_000));
+        }
+    }
+}
+
 /// An error about a ping comes back as one about the guest's.
 #[test]
 fn errors_about_pings() {

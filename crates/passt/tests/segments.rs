@@ -7,30 +7,19 @@ mod guest;
 mod skip;
 
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
-use common::{addr, own_network, pattern};
-use guest::{Guest, PLAIN, names};
-use passt::link::channel::Packet;
+use common::{addr, ip, own_addresses, own_network, pattern};
+use guest::{Connected, Guest, PLAIN, names};
 use passt::worker::Protocols;
-use passt_proto::addr::Addr;
 use passt_proto::drop::DropReason;
 use passt_proto::seq::Seq;
-use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
 use skip::skip;
-
-/// Puts a segment of the guest on the link.
-fn send(guest: &mut Guest, v4: bool, remote: Addr, segment: &Segment, payload: &[u8]) {
-    let mut header = [0; MAX_HEADERS];
-    let path = Path { dst: remote, ..Guest::path(v4) };
-    let (len, offload) = path.emit_tcp(&mut header, segment, payload.len(), 1460).unwrap();
-    let bytes = [&header[..len], payload].concat();
-    guest.worker.context().link.from_guest.push_back(Packet { bytes, offload });
-}
 
 fn segment(flags: Flags, port: u16) -> Segment {
     Segment {
@@ -65,7 +54,7 @@ fn segments_of_no_connection() {
     for v4 in [true, false] {
         for (flags, len, answer) in table {
             let mut guest = Guest::new(PLAIN, 1500);
-            send(&mut guest, v4, names(v4).1, &segment(flags, 80), &pattern(len));
+            guest.segment(names(v4).1, &segment(flags, 80), &pattern(len));
             let received = guest.receive();
             let found = received.first().map(|packet| {
                 assert_eq!(
@@ -87,7 +76,7 @@ fn a_closed_port_refuses() {
         let mut guest = Guest::new(PLAIN, 1500);
         let host = if v4 { "127.0.0.1" } else { "::1" };
         let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
-        send(&mut guest, v4, names(v4).1, &segment(Flags::SYN, port), &[]);
+        guest.segment(names(v4).1, &segment(Flags::SYN, port), &[]);
         guest.turn();
         let packet = guest.one();
         let (reset, _) = Segment::parse(&packet.bytes).unwrap();
@@ -105,7 +94,7 @@ fn a_destination_without_a_route() {
     for v4 in [true, false] {
         let remote = addr(if v4 { "198.51.100.1" } else { "2001:db8:ffff::1" });
         let mut guest = Guest::new(PLAIN, 1500);
-        send(&mut guest, v4, remote, &segment(Flags::SYN, 80), &[]);
+        guest.segment(remote, &segment(Flags::SYN, 80), &[]);
         let error = guest.one();
         let (own, icmp, kind, skipped) = if v4 {
             (names(v4).0, protocol::ICMP, [3, 0], 12)
@@ -133,11 +122,11 @@ fn an_interface_that_is_not_there() {
         let host = if v4 { "127.0.0.1" } else { "::1" };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        send(&mut guest, v4, names(v4).1, &segment(Flags::SYN, port), &[]);
+        guest.segment(names(v4).1, &segment(Flags::SYN, port), &[]);
         guest.turn();
         assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Socket)), (1, 0));
         let remote = addr(if v4 { "198.51.100.1" } else { "2001:db8:ffff::1" });
-        send(&mut guest, v4, remote, &segment(Flags::SYN, 80), &[]);
+        guest.segment(remote, &segment(Flags::SYN, 80), &[]);
         guest.turn();
         assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Socket)), (1, 1));
     }
@@ -151,7 +140,7 @@ fn protocols_that_are_off() {
     for (tcp, udp) in [(true, false), (false, true)] {
         let mut guest = Guest::new(PLAIN, 1500);
         guest.worker.context().protocols = Protocols { tcp, udp, icmp: false };
-        send(&mut guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
+        guest.segment(names(true).1, &segment(Flags::SYN, port), &[]);
         guest.turn();
         assert_eq!(
             (guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)),
@@ -179,12 +168,12 @@ fn protocols_that_are_off() {
 fn a_timer_that_comes_before_another() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut guest = Guest::new(PLAIN, 1500);
-    let (mut peer, theirs, _) = connected(&mut guest, &listener);
+    let Connected { mut peer, next, .. } = guest.connect(&listener, 40_000);
     guest.now = guest.now + std::time::Duration::from_secs(10);
     assert!(guest.receive().is_empty());
     peer.write_all(b"late").unwrap();
     let first = guest.one();
-    assert_eq!((&first.bytes[20..], Segment::parse(&first.bytes).unwrap().0.seq), (&b"late"[..], theirs));
+    assert_eq!((&first.bytes[20..], Segment::parse(&first.bytes).unwrap().0.seq), (&b"late"[..], next.ack));
     let due = guest.worker.next_timeout().unwrap();
     assert!(due <= guest.now + std::time::Duration::from_secs(1), "{due:?}");
     guest.now = due;
@@ -204,7 +193,7 @@ fn a_reset_is_no_end() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for text in [&b""[..], b"last words"] {
         let mut guest = Guest::new(PLAIN, 1500);
-        let (mut peer, ..) = connected(&mut guest, &listener);
+        let Connected { mut peer, .. } = guest.connect(&listener, 40_000);
         // One that paces would not have sent it yet.
         rustix::net::sockopt::set_tcp_congestion(&peer, "reno").unwrap();
         peer.write_all(text).unwrap();
@@ -222,21 +211,6 @@ fn a_reset_is_no_end() {
     }
 }
 
-/// A connection of the guest to a server on the host: the peer's end, and the next sequence numbers of both.
-fn connected(guest: &mut Guest, listener: &TcpListener) -> (TcpStream, Seq, Segment) {
-    let port = listener.local_addr().unwrap().port();
-    send(guest, true, names(true).1, &segment(Flags::SYN, port), &[]);
-    let mut found = Vec::new();
-    while found.is_empty() {
-        found = guest.receive();
-    }
-    let (theirs, _) = Segment::parse(&found[0].bytes).unwrap();
-    let next = Segment { seq: Seq(1001), ack: theirs.seq + 1, ..segment(Flags::ACK, port) };
-    send(guest, true, names(true).1, &next, &[]);
-    guest.turn();
-    (listener.accept().unwrap().0, theirs.seq + 1, next)
-}
-
 /// What comes behind a reset in the same batch is for no connection, unless it opens one.
 #[test]
 fn what_comes_behind_a_reset() {
@@ -250,14 +224,14 @@ fn what_comes_behind_a_reset() {
         (Flags::SYN, Some(Flags::SYN | Flags::ACK), false),
     ] {
         let mut guest = Guest::new(PLAIN, 1500);
-        let (_peer, _, next) = connected(&mut guest, &listener);
-        send(&mut guest, true, names(true).1, &next, b"some");
+        let Connected { peer: _peer, next, .. } = guest.connect(&listener, 40_000);
+        guest.segment(names(true).1, &next, b"some");
         guest.turn();
         assert_eq!(guest.worker.flow_count(), 1);
         guest.receive();
         let reset = Segment { seq: Seq(1005), flags: Flags::RST, ..next };
-        send(&mut guest, true, names(true).1, &reset, &[]);
-        send(&mut guest, true, names(true).1, &Segment { seq: Seq(1005), flags, ..next }, &[]);
+        guest.segment(names(true).1, &reset, &[]);
+        guest.segment(names(true).1, &Segment { seq: Seq(1005), flags, ..next }, &[]);
         guest.turn();
         assert_eq!(guest.worker.flow_count(), usize::from(!stray), "{flags:?}");
         let answers = guest.receive();
@@ -265,5 +239,25 @@ fn what_comes_behind_a_reset() {
             answers.iter().map(|packet| Segment::parse(&packet.bytes).unwrap().0.flags).collect();
         assert_eq!(found, Vec::from_iter(answer), "{flags:?}");
         assert_eq!(guest.worker.drops(DropReason::NoFlow), u64::from(stray));
+    }
+}
+
+/// Connections leave from the address asked for (`--outbound`), whatever others the host has.
+#[test]
+fn the_address_that_connections_come_from() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for addresses in [["10.9.9.1", "10.9.9.2"], ["2001:db8:9::1", "2001:db8:9::2"]] {
+        own_addresses(&addresses);
+        let [server, own] = addresses.map(ip);
+        for outbound in [server, own] {
+            let mut guest = Guest::new(PLAIN, 1500);
+            let map = &mut guest.worker.context().map;
+            (map.v4.outbound, map.v6.outbound) = (Some(outbound.into()), Some(outbound.into()));
+            let listener = TcpListener::bind((server, 0)).unwrap();
+            let connected = guest.connect(&listener, 40_000);
+            assert_eq!(connected.peer.peer_addr().unwrap().ip(), outbound);
+        }
     }
 }

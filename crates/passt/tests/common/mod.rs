@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use passt::cli::{Listen, PortRange, Rule};
@@ -76,6 +77,14 @@ pub(crate) fn usual_limits() -> RwLockReadGuard<'static, ()> {
 /// Held by a test that changes the process's limits.
 pub(crate) fn own_limits() -> RwLockWriteGuard<'static, ()> {
     LIMITS.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the loopback interface of a network of the thread's own more addresses.
+pub(crate) fn own_addresses(addresses: &[&str]) {
+    for address in addresses {
+        let added = Command::new("ip").args(["address", "add", address, "dev", "lo", "nodad"]).status();
+        assert!(added.unwrap().success(), "{address}");
+    }
 }
 
 /// A second descriptor of a socket of this process, found by what it is and its own address.

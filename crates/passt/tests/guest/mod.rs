@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use passt::link::Caps;
@@ -10,11 +10,13 @@ use passt::link::channel::{Channel, Packet};
 use passt::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::offload::{Gso, Offload};
+use passt_proto::wire::tcp::{Flags, Segment};
 
 use crate::common::{ENGINE, addr, options};
 
@@ -47,6 +49,17 @@ impl Received {
     pub(crate) fn payload(&self) -> &[u8] {
         &self.bytes[8..]
     }
+}
+
+/// A connection of the guest to a server on the host.
+pub(crate) struct Connected {
+    /// The server's end.
+    pub(crate) peer: TcpStream,
+    pub(crate) remote: Addr,
+    /// An acknowledgement with the next numbers of both.
+    pub(crate) next: Segment,
+    /// What the guest may send.
+    pub(crate) window: u32,
 }
 
 pub(crate) struct Guest {
@@ -82,6 +95,41 @@ impl Guest {
         let (len, offload) = Self::path(v4).emit_udp(&mut header, ports, payload.len(), segment).unwrap();
         let bytes = [&header[..len], payload].concat();
         self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+    }
+
+    /// Puts a segment for `remote` on the link.
+    pub(crate) fn segment(&mut self, remote: Addr, segment: &Segment, payload: &[u8]) {
+        let mut header = [0; MAX_HEADERS];
+        let path = Path { dst: remote, ..Self::path(remote.is_v4()) };
+        let (len, offload) = path.emit_tcp(&mut header, segment, payload.len(), 1460).unwrap();
+        let bytes = [&header[..len], payload].concat();
+        self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+    }
+
+    /// Connects `port` to a server on the host, which has accepted when this returns.
+    pub(crate) fn connect(&mut self, listener: &TcpListener, port: u16) -> Connected {
+        let at = listener.local_addr().unwrap();
+        let remote = if at.ip().is_loopback() { names(at.is_ipv4()).1 } else { at.ip().into() };
+        let syn = Segment {
+            src_port: port,
+            dst_port: at.port(),
+            seq: Seq(1000),
+            flags: Flags::SYN,
+            window: 65_535,
+            ..Segment::default()
+        };
+        self.segment(remote, &syn, &[]);
+        let (answer, _) = Segment::parse(&self.answers()[0].bytes).unwrap();
+        assert_eq!((answer.flags, answer.ack), (Flags::SYN | Flags::ACK, Seq(1001)));
+        let next = Segment { seq: Seq(1001), ack: answer.seq + 1, flags: Flags::ACK, ..syn };
+        self.segment(remote, &next, &[]);
+        self.turn();
+        Connected { peer: listener.accept().unwrap().0, remote, next, window: answer.window.into() }
+    }
+
+    /// What the guest gets next, which takes some rounds of the loop at most.
+    pub(crate) fn answers(&mut self) -> Vec<Received> {
+        (0..1000).map(|_| self.receive()).find(|found| !found.is_empty()).expect("an answer")
     }
 
     pub(crate) fn turn(&mut self) {
