@@ -224,8 +224,8 @@ fn few_leave_something_behind_and_not_for_long() {
         guest.turn();
         guest.worker.flow_count()
     };
-    assert_eq!(pass(80), 6);
-    pass(101);
-    assert_eq!(pass(101), 0);
+    assert_eq!(pass(280), 6);
+    pass(301);
+    assert_eq!(pass(301), 0);
     assert_eq!(uploads[0].read(&mut guest).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

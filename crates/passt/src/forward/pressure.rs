@@ -73,13 +73,31 @@ impl Opening {
         let UnderWay { unheard, until, .. } = &*self.0;
         unheard.load(Ordering::Relaxed) == source && now.as_millis() < until.load(Ordering::Relaxed)
     }
+
+    /// The guest did not answer this source.
+    pub(crate) fn unheard(&self, source: u64, now: Instant) {
+        self.0.unheard(source, now);
+    }
+}
+
+impl UnderWay {
+    fn unheard(&self, source: u64, now: Instant) {
+        self.unheard.store(source, Ordering::Relaxed);
+        self.until.store((now + UNHEARD).as_millis(), Ordering::Relaxed);
+    }
 }
 
 impl Ticket {
     /// The guest did not answer this source.
     pub(crate) fn unheard(&self, source: u64, now: Instant) {
-        self.0.unheard.store(source, Ordering::Relaxed);
-        self.0.until.store((now + UNHEARD).as_millis(), Ordering::Relaxed);
+        self.0.unheard(source, now);
+    }
+
+    /// The guest answered this source.
+    pub(crate) fn heard(&self, source: u64) {
+        if self.0.unheard.load(Ordering::Relaxed) == source {
+            self.0.until.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -239,6 +257,10 @@ mod tests {
             let at = now + Duration::from_millis(after);
             assert_eq!(opening.is_unheard(source, at), unheard, "{source} {after}");
         }
+        ticket.heard(8);
+        assert!(opening.is_unheard(7, now));
+        ticket.heard(7);
+        assert!(!opening.is_unheard(7, now));
     }
 
     #[test]

@@ -7,20 +7,25 @@
 //!
 //! In either case the newest goes that the guest has had time to answer, or where none had, the one that had most. As long as
 //! the older ones wait, they show that their source is not answered. So the crowd's clients in the backlog pass without a
-//! wait of their own, which whoever is behind them would have to share, and no source needs to be kept in mind for it.
-//! A guest that answers again, having been paused, serves those that come then, unless they are very many at once.
+//! wait of their own, which whoever is behind them would have to share. As they may leave, the last source of which one had to go is kept in
+//! mind for some seconds, or until the guest answers it. A guest that answers again, having been paused, serves those that
+//! come then, unless they are more at once than there are places. Where many sources have a share each, and nobody more, one goes
+//! that has waited for some seconds, of the source with most of those.
 
 use arrayvec::ArrayVec;
+use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 
 use crate::flow::inbound::Class;
-use crate::flow::{Flow, Key, Table, Via};
+use crate::flow::{Flow, Table, Via};
 use crate::forward::pressure::{OPENING, Ticket};
 use crate::link::Link;
 use crate::worker::Context;
 
 /// Connections under way of one source that are left alone.
 const SHARE: usize = OPENING as usize / 16;
+/// Those that are always left alone, even where many sources have no more than their share.
+const FEW: usize = 4;
 /// A connection that has waited for so long is not answered: the first SYN went unheard, and for those of a
 /// crowd the second.
 const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
@@ -54,16 +59,18 @@ pub(super) fn first_to_go<L: Link>(ctx: &mut Context<L>, flows: &Table<Flow>, nu
         if let Some((ticket, finished)) = flow.opening()
             && listener.opening.issued(ticket)
         {
-            let (source, remote) = (source(key), key.via == Via::Link);
+            let (source, remote) = (source(key.remote.addr), key.via == Via::Link);
             let unheard = listener.opening.is_unheard(source, ctx.now);
             let _full = waiting.try_push(Waiting { source, since, slot, finished, unheard, remote });
         }
     }
     let chosen = choose(&mut waiting, ctx.now);
-    if chosen.is_none() {
-        listener.searched.set(Some(ctx.pressure.pause(ctx.now)));
+    match chosen {
+        // Kept in mind: those that showed it may go away.
+        Some(one) => listener.opening.unheard(one.source, ctx.now),
+        None => listener.searched.set(Some(ctx.pressure.pause(ctx.now))),
     }
-    chosen
+    chosen.map(|one| one.slot)
 }
 
 impl Flow {
@@ -77,14 +84,13 @@ impl Flow {
 }
 
 /// One host: an IPv4 address, or an IPv6 network, of which a host may use every address.
-pub(super) fn source(key: &Key) -> u64 {
-    let addr = key.remote.addr;
+pub(super) fn source(addr: Addr) -> u64 {
     let [network @ .., _, _, _, _, _, _, _, _] = addr.octets();
     addr.v4().map_or(u64::from_be_bytes(network), |v4| u32::from(v4).into())
 }
 
-/// The slot of the connection that goes first, if one may go.
-fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
+/// The connection that goes first, if one may go.
+fn choose(waiting: &mut [Waiting], now: Instant) -> Option<Waiting> {
     waiting.sort_unstable();
     let had_time = |one: &&Waiting| one.since + YOUNG <= now;
     let newest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| {
@@ -95,7 +101,7 @@ fn choose(waiting: &mut [Waiting], now: Instant) -> Option<u32> {
     let oldest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| those.iter().find(may).copied();
     let next = finished(waiting, now, &newest).or_else(|| crowding(waiting, now, &newest));
     let next = next.or_else(|| finished(waiting, now, &oldest)).or_else(|| crowding(waiting, now, &oldest));
-    next.map(|one| one.slot)
+    next.or_else(|| many(waiting, now))
 }
 
 /// How one of those that may go is found.
@@ -114,11 +120,21 @@ fn crowding(waiting: &[Waiting], now: Instant, search: Search<'_>) -> Option<Wai
     let [_, time] = UNANSWERED;
     let of = by_source(waiting)
         .filter(|of| of.first().is_some_and(|first| first.remote))
-        .filter(|of| is_unanswered(of.get(SHARE), time, now))
+        .filter(|of| of.get(SHARE).is_some_and(|one| one.unheard) || is_unanswered(of.get(SHARE), time, now))
         .max_by_key(|of| of.len())?;
     // Without so many that have waited there would be no crowd for the next client.
     let (crowd, others) = of.split_at(SHARE + 1);
     search(if others.is_empty() { &crowd[SHARE..] } else { others }, &|_| true)
+}
+
+/// Where no source has more than its share, and yet there is no room: the newest that has waited for long, of the source that
+/// has most. One that has a few connections is no part of this.
+fn many(waiting: &[Waiting], now: Instant) -> Option<Waiting> {
+    let [_, time] = UNANSWERED;
+    let of = by_source(waiting)
+        .filter(|of| of.len() > FEW && of.first().is_some_and(|first| first.remote))
+        .max_by_key(|of| of.iter().filter(|one| is_unanswered(Some(one), time, now)).count())?;
+    of.iter().rfind(|one| is_unanswered(Some(one), time, now)).copied()
 }
 
 fn by_source(waiting: &[Waiting]) -> impl Iterator<Item = &[Waiting]> {
@@ -131,10 +147,7 @@ fn is_unanswered(one: Option<&Waiting>, time: Duration, now: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use passt_proto::addr::Endpoint;
-
     use super::*;
-    use crate::flow::Protocol;
 
     /// Connections of a source, each as `(seconds since it began, finished)`.
     fn of(source: u8, connections: &[(u64, bool)]) -> Vec<Waiting> {
@@ -150,16 +163,13 @@ mod tests {
     }
 
     fn go(sources: &[Vec<Waiting>]) -> Option<u32> {
-        choose(&mut sources.concat(), Instant::from_millis(100_000))
+        choose(&mut sources.concat(), Instant::from_millis(100_000)).map(|one| one.slot)
     }
 
     /// An address of IPv4, and a network of IPv6.
     #[test]
     fn who_is_one_source() {
-        let source = |addr: &str| {
-            let remote = Endpoint::new(addr.parse::<std::net::IpAddr>().expect("an address"), 1);
-            source(&Key { via: Via::Link, protocol: Protocol::Tcp, guest: remote, remote })
-        };
+        let source = |addr: &str| source(addr.parse::<std::net::IpAddr>().expect("an address").into());
         assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
         assert_ne!(source("192.0.2.1"), source("2001:db8::1"));
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
@@ -173,12 +183,16 @@ mod tests {
         let young = of(1, &[(2, true), (1, true), (1, false), (0, true)]);
         assert_eq!(go(&[young]), Some(1001), "the newest that finished and may have been answered");
         assert_eq!(go(&[of(1, &[(2, false), (1, true)]), of(2, &[(0, true)])]), Some(1001));
-        assert_eq!(go(&[of(1, &[(60, false); SHARE])]), None, "a share is left alone");
+        assert_eq!(go(&[of(1, &[(60, false); FEW]), of(2, &[(60, false); FEW])]), None, "few are left alone");
+        let shares =
+            [of(1, &[(60, false); SHARE - 1]), of(2, &[(60, false); SHARE]), of(3, &[(60, false); FEW])];
+        assert_eq!(go(&shares), Some(2015), "where there is no crowd, of those that have most");
+        assert_eq!(go(&[of(1, &[(2, false); SHARE])]), None);
         let many = [of(1, &[(3, false); SHARE + 1]), of(2, &[(5, false); SHARE + 9]), of(3, &[(60, false)])];
         assert_eq!(go(&many), Some(2000 + 24), "the newest of the greediest");
         assert_eq!(go(&[of(1, &[(2, false); 200])]), None);
         let late = [vec![(9, false); SHARE], vec![(2, false); 200]].concat();
-        assert_eq!(go(&[of(1, &late)]), None, "a share may wait for longer");
+        assert_eq!(go(&[of(1, &late)]), Some(1015), "no crowd yet, but some have waited");
         let crowd = [vec![(9, false); SHARE + 1], vec![(1, false); 9], vec![(0, false); 200]].concat();
         assert_eq!(go(&[of(1, &crowd)]), Some(1025), "without another wait, but for the time to answer");
         let mut unheard = of(1, &[(0, true), (0, true)]);
@@ -187,6 +201,11 @@ mod tests {
         unheard[1].since = Instant::from_millis(100_000 - 200);
         unheard[0].since = Instant::from_millis(100_000 - 300);
         assert_eq!(go(&[unheard]), Some(1001), "both may have been");
+        let mut seen = of(1, &[(2, false); SHARE + 9]);
+        for one in &mut seen {
+            one.unheard = true;
+        }
+        assert_eq!(go(&[seen]), Some(1024), "it was a crowd before");
         let flood = [vec![(9, false); SHARE + 1], vec![(0, false); 200]].concat();
         assert_eq!(go(&[of(1, &flood)]), Some(1017), "nobody waits for it");
         let local = of(1, &[(60, false); 200]).into_iter().map(|one| Waiting { remote: false, ..one });

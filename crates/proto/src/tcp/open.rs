@@ -11,8 +11,9 @@ use crate::wire::tcp::{Flags, Segment};
 
 /// A guest that was silent for this long is asked whether it still is there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
-/// For how long what a guest left behind may wait for the host's peer to take some of it: RFC 9293, section 3.8.3 (R2).
-const PATIENCE: Duration = Duration::from_secs(100);
+/// For how long what a guest left behind may wait for the host's peer to take some of it. RFC 9293, section 3.8.3, has 100
+/// seconds at least (R2); but a peer that reads slowly opens its window in large steps.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
 

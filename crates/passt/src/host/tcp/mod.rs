@@ -435,7 +435,7 @@ impl TcpFlow {
     /// waits for an answer.
     fn is_abandoned(&mut self, key: &Key, now: Instant) -> bool {
         let Some(ticket) = self.ticket.as_ref().filter(|_| self.ended) else { return false };
-        ticket.unheard(crowd::source(key), now);
+        ticket.unheard(crowd::source(key.remote.addr), now);
         self.seek(0);
         let mut byte = [0];
         let mut room = Scatter::new();
@@ -508,8 +508,8 @@ impl TcpFlow {
             let _ = socket::set_reset_on_close(self.fd.as_fd());
             return Verdict::Remove;
         }
-        if self.ticket.is_some() && !self.conn.is_opening() {
-            self.ticket = None;
+        if let Some(ticket) = self.ticket.take_if(|_| !self.conn.is_opening()) {
+            ticket.heard(crowd::source(self.path.src));
             ctx.inbound.answered(handle.index);
         }
         self.set_timer(ctx, handle);
