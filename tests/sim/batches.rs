@@ -4,10 +4,10 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use passt::host::tcp::slack::Pool;
-use passt::link::HEAD_LEN;
-use passt::link::channel::Packet;
-use passt::worker::Worker;
+use passt_engine::host::tcp::slack::Pool;
+use passt_engine::link::HEAD_LEN;
+use passt_engine::link::channel::Packet;
+use passt_engine::worker::Worker;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;
 use passt_proto::rules::Protocol;

@@ -7,9 +7,10 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
-use passt::link::Link;
-use passt::link::channel::Packet;
-use passt::worker::{Worker, clock};
+use passt_engine::clock;
+use passt_engine::link::Link;
+use passt_engine::link::channel::Packet;
+use passt_engine::worker::Worker;
 use passt_proto::time::{Duration, Instant};
 use smoltcp::phy::Medium;
 use smoltcp::socket::tcp::Socket;

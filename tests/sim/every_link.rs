@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpMaxSeg;
-use passt::host::tcp::slack::Pool;
+use passt_engine::host::tcp::slack::Pool;
 use passt_proto::drop::DropReason;
 use rustix::net::sockopt;
 use smoltcp::socket::dhcpv4;

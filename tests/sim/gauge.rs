@@ -5,7 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 
-use passt::worker::Counters;
+use passt_engine::worker::Counters;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 

@@ -5,13 +5,13 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 
-use passt::cli::{Listen, PortRange, Rule};
-use passt::flow::{Protocol, Side};
-use passt::forward::Forward;
-use passt::link::channel::{Channel, Packet};
-use passt::link::stream::StreamLink;
-use passt::link::{Caps, Link};
-use passt::worker::{Options, Protocols, Worker};
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Forward;
+use passt_engine::forward::rule::{Listen, PortRange, Rule};
+use passt_engine::link::channel::{Channel, Packet};
+use passt_engine::link::stream::StreamLink;
+use passt_engine::link::{Caps, Link};
+use passt_engine::worker::{Options, Protocols, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::rules::{AddressMap, FamilyMap};
@@ -184,7 +184,6 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
         outbound_if: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
         max_flows,
-        stats: None,
         secrets: [1, 2, 3, 4],
     }
 }

@@ -1,8 +1,8 @@
 //! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
 //! and here what happens on a stream that may stop.
 
-use passt::link::Link as _;
-use passt::worker::{Exit, Token};
+use passt_engine::link::Link as _;
+use passt_engine::worker::{Context, Exit, Token};
 use passt_proto::drop::DropReason;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -67,7 +67,7 @@ fn sleep_in_the_loop(world: &mut World<Machine>, seconds: i64) {
     let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: seconds, tv_nsec: 0 } };
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).expect("set");
     world.worker.context().watch(&timer, Token::External(0), EventFlags::IN).expect("watched");
-    assert!(matches!(world.worker.run(|_, _| true), Exit::External(0)));
+    assert!(matches!(world.worker.run(|_, _: &mut Context<_>| true), Exit::External(0)));
 }
 
 /// With a kernel whose calls a script decides.
@@ -78,8 +78,8 @@ mod scripted {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use passt::link::Link as _;
-    use passt::link::stream::StreamLink;
+    use passt_engine::link::Link as _;
+    use passt_engine::link::stream::StreamLink;
     use passt_sys::inject::{self, Fate, Faults};
     use rustix::io::Errno;
 

@@ -26,25 +26,12 @@ mod vm;
 pub use guest::{Guest, Launch, User};
 pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
+pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use vm::Vm;
 pub use vm::uml;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-
-/// Records that the running test can't show anything here, and why. The test
-/// returns after it; `cargo xtask test` counts and lists these lines.
-pub fn skip(reason: &str) {
-    let thread = std::thread::current();
-    let line = format!("SKIP {}: {reason}\n", thread.name().unwrap_or("?"));
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("PASST_TEST_SKIPS") {
-        let mut file =
-            std::fs::OpenOptions::new().append(true).create(true).open(path).expect("PASST_TEST_SKIPS");
-        file.write_all(line.as_bytes()).expect("PASST_TEST_SKIPS");
-    }
-}
 
 /// Whether all these programs are on PATH; if not, the test is skipped.
 pub fn have(programs: &[&str]) -> bool {

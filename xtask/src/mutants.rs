@@ -51,24 +51,24 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "engine",
-        package: ("passt", "crates/passt"),
+        package: ("passt-engine", "crates/engine"),
         files: &[
-            "crates/passt/src/flow/*.rs",
-            "crates/passt/src/forward/*.rs",
-            "crates/passt/src/from_guest.rs",
-            "crates/passt/src/to_guest.rs",
-            "crates/passt/src/host/**/*.rs",
+            "crates/engine/src/flow/*.rs",
+            "crates/engine/src/forward/*.rs",
+            "crates/engine/src/from_guest.rs",
+            "crates/engine/src/to_guest.rs",
+            "crates/engine/src/host/**/*.rs",
         ],
         tests: &[
-            "passt:lib",
-            "passt:datagrams",
-            "passt:following",
-            "passt:forwarding",
-            "passt:leftovers",
-            "passt:loopback",
-            "passt:segments",
-            "passt:streams",
-            "passt:crowd",
+            "passt-engine:lib",
+            "passt-engine:datagrams",
+            "passt-engine:following",
+            "passt-engine:forwarding",
+            "passt-engine:leftovers",
+            "passt-engine:loopback",
+            "passt-engine:segments",
+            "passt-engine:streams",
+            "passt-engine:crowd",
             "passt-tests:sim",
         ],
     },
@@ -130,7 +130,7 @@ fn copy(root: &Path) -> Result<PathBuf> {
     let tree = root.join("target/mutants/tree");
     // Failures that properties noted for the mutants of earlier runs.
     let _ = fs::remove_dir_all(tree.join("crates/proto/proptest-regressions"));
-    let _ = fs::remove_dir_all(tree.join("crates/passt/proptest-regressions"));
+    let _ = fs::remove_dir_all(tree.join("crates/engine/proptest-regressions"));
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let list = Command::new("git").args(list).current_dir(root).output().context("git ls-files")?;
     for name in String::from_utf8(list.stdout)?.split_terminator('\0') {
@@ -249,7 +249,7 @@ fn culprits(error: &Value, schemas: &BTreeMap<&str, Schema>) -> Vec<u32> {
 /// Runs cargo; what it says in JSON, and whether all was built.
 fn messages(command: &mut Command) -> Result<(Vec<Value>, bool)> {
     // What is denied in our code is allowed in mutants, and these crates have a switch that needs intrinsics.
-    command.env("RUSTFLAGS", "--cap-lints=warn").env("RUSTC_BOOTSTRAP", "passt_proto,passt");
+    command.env("RUSTFLAGS", "--cap-lints=warn").env("RUSTC_BOOTSTRAP", "passt_proto,passt_engine");
     let output = command.stderr(Stdio::inherit()).output()?;
     let lines = String::from_utf8(output.stdout)?;
     let messages = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;

@@ -25,12 +25,12 @@ use std::sync::{Mutex, PoisonError};
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use arrayvec::ArrayVec;
 
+use passt_engine::clock;
 use passt_proto::time::Instant;
 use passt_sys::msg;
 use passt_sys::seccomp::Call;
 
 use crate::cli::{LogOptions, Verbosity};
-use crate::clock::clock;
 use crate::files;
 use crate::outlet::{self, Outlet};
 use file::LogFile;

@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use passt_engine::capture::Capture;
 use passt_proto::time::Instant;
 use passt_sys::fd;
 use passt_sys::iovec::Gather;
@@ -33,9 +34,9 @@ const LINKTYPE_ETHERNET: u32 = 1;
 /// Longest frame that is recorded whole; the longest there is has 64 KiB and an Ethernet header.
 pub const SNAPLEN: u32 = 1 << 18;
 
-/// Recording, or none.
+/// A recording.
 #[derive(Debug)]
-pub struct Capture {
+pub struct Recording {
     state: State,
     /// Since 1970 until the origin of the clock.
     origin: Duration,
@@ -46,18 +47,12 @@ pub struct Capture {
 
 #[derive(Debug)]
 enum State {
-    Off,
     /// With its size in bytes.
     On(Outlet, u64),
     Failed,
 }
 
-impl Capture {
-    /// Records nothing.
-    pub fn off() -> Self {
-        Self { state: State::Off, origin: Duration::ZERO, lost: 0, gap: 0 }
-    }
-
+impl Recording {
     /// Begins a file, which replaces one that exists. `origin` is the time from 1970 to
     /// [`Instant::ZERO`], so that no clock needs to be read for a frame.
     pub fn create(path: &Path, origin: Duration) -> io::Result<Self> {
@@ -65,19 +60,15 @@ impl Capture {
         let header = file_header();
         let header = Gather::of(header.as_flattened());
         outlet.write(&header)?;
-        Ok(Self { state: State::On(outlet, header.total() as u64), origin, ..Self::off() })
+        Ok(Self { state: State::On(outlet, header.total() as u64), origin, lost: 0, gap: 0 })
     }
+}
 
-    /// Whether frames were to be recorded, so that nobody gathers their parts in vain.
-    pub fn is_on(&self) -> bool {
-        !matches!(self.state, State::Off)
-    }
-
-    /// Records one frame, from its Ethernet header on: `head` and what follows it. One that there is no room for
-    /// is left out; if recording fails otherwise the capture ends, with one warning.
-    pub fn record(&mut self, now: Instant, head: &[u8], rest: &Gather<'_>) {
+impl Capture for Recording {
+    /// Records one frame. One that there is no room for is left out; if recording fails otherwise the capture
+    /// ends, with one warning.
+    fn record(&mut self, now: Instant, head: &[u8], rest: &Gather<'_>) {
         let (outlet, size) = match &mut self.state {
-            State::Off => return,
             State::On(outlet, size) => (outlet, size),
             State::Failed => {
                 self.lost += 1;
@@ -111,16 +102,8 @@ impl Capture {
         }
     }
 
-    /// Frames that are missing because they could not be recorded.
-    pub fn lost(&self) -> u64 {
+    fn lost(&self) -> u64 {
         self.lost
-    }
-
-    /// Says what is missing, at the end.
-    pub fn account(&self) {
-        if self.lost > 0 {
-            log::warn!("{} frames are missing from the capture", self.lost);
-        }
     }
 }
 
@@ -177,8 +160,7 @@ mod tests {
             list
         };
         let payload: &'static [u8] = payload.leak();
-        let mut capture = Capture::create(&path, Duration::from_secs(1_000_000_000)).unwrap();
-        assert!(capture.is_on());
+        let mut capture = Recording::create(&path, Duration::from_secs(1_000_000_000)).unwrap();
         capture.record(Instant::from_nanos(1_500_000_001), b"header", &rest(&[b"", b"payload"]));
         capture.record(Instant::from_nanos(2_000_000_000), &[0; 14], &rest(&[payload]));
         let bytes = std::fs::read(&path).unwrap();
@@ -194,16 +176,18 @@ mod tests {
     #[test]
     fn a_failure_ends_it() {
         let file = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let mut capture = Capture { state: State::On(Outlet::new(file).unwrap(), 0), ..Capture::off() };
+        let mut capture = Recording {
+            state: State::On(Outlet::new(file).unwrap(), 0),
+            origin: Duration::ZERO,
+            lost: 0,
+            gap: 0,
+        };
         for _ in 0..3 {
             capture.record(Instant::ZERO, b"frame", &Gather::new());
         }
         assert!(matches!(capture.state, State::Failed));
         assert_eq!(capture.lost(), 3);
 
-        let mut off = Capture::off();
-        off.record(Instant::ZERO, b"frame", &Gather::new());
-        assert!(!off.is_on() && off.lost() == 0);
-        assert!(Capture::create(Path::new("/nonexistent/x"), Duration::ZERO).is_err());
+        assert!(Recording::create(Path::new("/nonexistent/x"), Duration::ZERO).is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::RawFd;
 
-use passt::flow::Handle;
+use passt_engine::flow::Handle;
 use passt_proto::seq::Seq;
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::tcp::{Flags, Options, Segment};

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 
-use passt::flow::Protocol;
-use passt::link::channel::Packet;
-use passt::link::{HEAD_LEN, Link as _};
-use passt::worker::Worker;
+use passt_engine::flow::Protocol;
+use passt_engine::link::channel::Packet;
+use passt_engine::link::{HEAD_LEN, Link as _};
+use passt_engine::worker::Worker;
 use passt_proto::classify::{Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder::Services;
@@ -311,7 +311,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
 
 impl Peer {
     /// A server that the guest will send to; or a client, which sends to a forwarded port.
-    fn new<L: passt::link::Link>(worker: &mut Worker<L>, v4: bool, client: bool) -> Self {
+    fn new<L: passt_engine::link::Link>(worker: &mut Worker<L>, v4: bool, client: bool) -> Self {
         let socket = UdpSocket::bind((loopback(v4), 0)).expect("a socket");
         socket.set_nonblocking(true).expect("non-blocking");
         sockopt::set_socket_recv_buffer_size(&socket, 1 << 20).expect("room");

@@ -1,6 +1,6 @@
 //! What the model's guest answers to segments that arrive: RFC 9293, section 3.10.7, without a TCP behind it.
 
-use passt::link::channel::Packet;
+use passt_engine::link::channel::Packet;
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::tcp::Segment;
 

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
-use passt::flow::{Flow, Key, Protocol, Via};
-use passt::host::tcp::slack::Pool;
-use passt::link::channel::Packet;
-use passt::link::{HEAD_LEN, Link as _};
-use passt::worker::{Token, Worker};
+use passt_engine::flow::{Flow, Key, Protocol, Via};
+use passt_engine::host::tcp::slack::Pool;
+use passt_engine::link::channel::Packet;
+use passt_engine::link::{HEAD_LEN, Link as _};
+use passt_engine::worker::{Token, Worker};
 use passt_proto::addr::Endpoint;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 /// A built program of tests.
 #[derive(Clone, Hash, PartialEq, Eq)]
 pub(crate) struct Program {
-    /// As `passt:lib`.
+    /// As `passt-engine:lib`.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     /// Where it expects to be run.

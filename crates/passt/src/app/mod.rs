@@ -4,6 +4,7 @@
 //! process ends, or a command is released, everything is in place; a failure
 //! before that is one line on standard error and status 1.
 
+mod outside;
 mod passt;
 mod pasta;
 
@@ -14,24 +15,28 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use passt_engine::capture::Capture;
+use passt_engine::clock;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::rule::PortRange;
+use passt_engine::forward::{Forward, Listener, listener};
+use passt_engine::link::Link;
+use passt_engine::worker::{Options, Protocols, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 use passt_sys::process::exit_now;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily, PortRange};
-use crate::flow::{Protocol, Side};
-use crate::forward::{Forward, Listener, listener};
+use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily};
 use crate::isolate;
 use crate::life::background::{self, PidFile, Place};
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
-use crate::link::Link;
 use crate::netconf::resolv::Resolv;
 use crate::netconf::{Rtnl, host};
-use crate::pcap::Capture;
+use crate::pcap::Recording;
 use crate::setup::{self, Setup};
-use crate::worker::{Options, Protocols, Worker, clock};
+use crate::stats::Stats;
 
 /// Flows at most; the table takes memory only as it is used.
 const MAX_FLOWS: usize = 1 << 17;
@@ -50,7 +55,10 @@ pub fn main() -> ExitCode {
 
 /// Ends a sealed process, after what is still to be said.
 fn end<L: Link>(worker: &mut Worker<L>, result: anyhow::Result<u8>) -> ! {
-    worker.context().capture.account();
+    let lost = worker.context().capture.as_ref().map_or(0, |capture| capture.lost());
+    if lost > 0 {
+        log::warn!("{lost} frames are missing from the capture");
+    }
     crate::log::account(Instant::from_nanos(u64::MAX));
     exit_now(result.unwrap_or_else(|error| report(&error)))
 }
@@ -108,7 +116,8 @@ fn run(config: &Config) -> anyhow::Result<u8> {
 struct Prepared {
     leftovers: Leftovers,
     pid_file: Option<PidFile>,
-    capture: Capture,
+    capture: Option<Box<dyn Capture>>,
+    stats: Option<Stats>,
     setup: Setup,
     forward: Forward,
     listeners: Vec<Listener>,
@@ -126,6 +135,7 @@ impl Prepared {
             leftovers,
             pid_file,
             capture: capture(config)?,
+            stats: stats(config)?,
             setup: set_up(config)?,
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
@@ -184,11 +194,20 @@ fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<
 }
 
 /// Begins the recording that was asked for.
-fn capture(config: &Config) -> anyhow::Result<Capture> {
-    let Some(path) = &config.pcap else { return Ok(Capture::off()) };
+fn capture(config: &Config) -> anyhow::Result<Option<Box<dyn Capture>>> {
+    let Some(path) = &config.pcap else { return Ok(None) };
     let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let origin = wall.saturating_sub(clock().since(Instant::ZERO));
-    Capture::create(path, origin).with_context(|| format!("Couldn't open capture file {}", path.display()))
+    let recording = Recording::create(path, origin);
+    let recording = recording.with_context(|| format!("Couldn't open capture file {}", path.display()))?;
+    Ok(Some(Box::new(recording)))
+}
+
+/// The statistics that were asked for.
+fn stats(config: &Config) -> anyhow::Result<Option<Stats>> {
+    let every = config.stats.filter(|every| !every.is_zero());
+    let stats = every.map(|every| Stats::new(every, clock())).transpose();
+    stats.context("Couldn't write statistics")
 }
 
 /// Looks at the host's network, and decides what the guest's is like.
@@ -220,7 +239,6 @@ fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<Options> {
         outbound_if: [v4, v6],
         protocols: Protocols { tcp, udp, icmp },
         max_flows: MAX_FLOWS,
-        stats: config.stats,
         secrets,
     })
 }

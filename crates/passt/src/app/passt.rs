@@ -8,8 +8,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use anyhow::Context as _;
+use passt_engine::clock;
+use passt_engine::link::Link;
+use passt_engine::link::stream::StreamLink;
+use passt_engine::worker::{Context, Exit, Token, Worker};
 use rustix::event::epoll::EventFlags;
 
+use super::outside::Outside;
 use super::{Prepared, end, engine_options, settle};
 use crate::cli::{Config, PasstOptions};
 use crate::isolate;
@@ -17,9 +22,7 @@ use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
-use crate::link::Link;
-use crate::link::stream::StreamLink;
-use crate::worker::{Context, Exit, Token, Worker, clock};
+use crate::stats::Stats;
 
 /// Number of the listening socket among what is outside of the engine.
 const LISTENER: u32 = 0;
@@ -31,7 +34,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     // is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
     let listener = socket::listen(&passt.socket, &mut leftovers)?;
-    let Prepared { mut leftovers, pid_file, capture, setup, forward, listeners } =
+    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, forward, listeners } =
         Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         identity.assume(isolate::KEPT)?;
@@ -63,7 +66,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
-    let result = serve(&mut worker, door.as_mut(), passt.one_off);
+    let result = serve(&mut worker, door.as_mut(), stats.as_mut(), passt.one_off);
     end(&mut worker, result)
 }
 
@@ -114,17 +117,23 @@ impl Door {
 }
 
 /// Serves one client after the other, or only one; the exit status.
-fn serve(worker: &mut Worker<StreamLink>, mut door: Option<&mut Door>, one_off: bool) -> anyhow::Result<u8> {
+fn serve(
+    worker: &mut Worker<StreamLink>,
+    mut door: Option<&mut Door>,
+    mut stats: Option<&mut Stats>,
+    one_off: bool,
+) -> anyhow::Result<u8> {
     loop {
         if let Some(door) = &mut door {
             door.spare.fill();
         }
         let mut client = None;
         let taken = worker.context().link.is_connected();
-        let exit = worker.run(|_, ctx| {
+        let ready = |_, ctx: &mut Context<StreamLink>| {
             client = door.as_mut().and_then(|door| door.admit(ctx, taken));
             client.is_some()
-        });
+        };
+        let exit = worker.run(Outside { stats: stats.as_deref_mut(), ready });
         if let Exit::Link(error) = exit {
             log::debug!("Client: {error}");
             if one_off {

@@ -1,27 +1,29 @@
 //! pasta: a network namespace behind a tap device.
 
 use anyhow::Context;
+use passt_engine::flow::Side;
+use passt_engine::link::Link;
+use passt_engine::link::none::NoLink;
+use passt_engine::link::tap::TapLink;
+use passt_engine::worker::{Exit, Token, Worker};
+use passt_engine::{clock, forward, worker};
 use passt_proto::addr::Mac;
 use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
+use super::outside::Outside;
 use super::{Prepared, end, engine_options, listen, settle};
 use crate::cli::{Config, PastaOptions};
-use crate::flow::Side;
-use crate::forward;
 use crate::isolate;
 use crate::life::leftovers::Leftovers;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
 use crate::life::watch::Watch;
-use crate::link::Link;
-use crate::link::none::NoLink;
-use crate::link::tap::TapLink;
 use crate::netconf::Rtnl;
 use crate::netconf::guest;
 use crate::setup::TapSetup;
-use crate::worker::{Exit, Token, Worker, clock};
+use crate::stats::Stats;
 
 /// MTU of a tap device that nobody has set another for.
 const DEFAULT_MTU: usize = 1500;
@@ -49,7 +51,7 @@ fn serve<L: Link>(
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
-    let Prepared { mut leftovers, pid_file, capture, setup, mut forward, listeners } = prepared;
+    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, mut forward, listeners } = prepared;
     let Entered { netns, mut watch } = entered;
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup)?;
@@ -81,17 +83,18 @@ fn serve<L: Link>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
     watch.release().context("Couldn't let the command run")?;
-    let result = work(&mut worker, &watch);
+    let result = work(&mut worker, &watch, stats.as_mut());
     end(&mut worker, result)
 }
 
 /// Runs the engine until the end; the exit status.
-fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch) -> anyhow::Result<u8> {
+fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats>) -> anyhow::Result<u8> {
     let mut end = Ok(None);
-    let exit = worker.run(|_, _| {
+    let ready = |_, _: &mut worker::Context<L>| {
         end = watch.check();
         !matches!(end, Ok(None))
-    });
+    };
+    let exit = worker.run(Outside { stats, ready });
     match exit {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),

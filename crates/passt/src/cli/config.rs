@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use passt_engine::forward::rule::Families;
 use passt_proto::addr::Mac;
 
 use super::ports::Ports;
@@ -245,45 +246,6 @@ pub struct RunAs {
     pub user: String,
     /// Name or GID; else the user's own.
     pub group: Option<String>,
-}
-
-/// The network protocols in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Families {
-    /// IPv4 and IPv6, each if the host has it.
-    #[default]
-    Both,
-    /// IPv4 alone.
-    V4Only,
-    /// IPv6 alone.
-    V6Only,
-}
-
-impl Families {
-    /// Those that are true, if any.
-    pub fn of(v4: bool, v6: bool) -> Option<Self> {
-        match (v4, v6) {
-            (true, true) => Some(Self::Both),
-            (true, false) => Some(Self::V4Only),
-            (false, true) => Some(Self::V6Only),
-            (false, false) => None,
-        }
-    }
-
-    /// Whether that of this address may be used.
-    pub fn has(self, addr: IpAddr) -> bool {
-        if addr.is_ipv4() { self.v4() } else { self.v6() }
-    }
-
-    /// Whether IPv4 may be used.
-    pub fn v4(self) -> bool {
-        self != Self::V6Only
-    }
-
-    /// Whether IPv6 may be used.
-    pub fn v6(self) -> bool {
-        self != Self::V4Only
-    }
 }
 
 /// A value for IPv4 and one for IPv6.

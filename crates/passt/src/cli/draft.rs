@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use passt_engine::forward::rule::Families;
+
 use super::config::{
-    Config, DEFAULT_MAC, DnsOptions, Families, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
-    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source,
-    Splice, Target, Userns, Verbosity,
+    Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU, MapOptions,
+    Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice, Target,
+    Userns, Verbosity,
 };
 use super::ports::{Context, Ports};
 use super::values;

@@ -21,11 +21,11 @@ mod values;
 use std::ffi::{OsStr, OsString};
 
 pub use config::{
-    Addresses, Config, DEFAULT_MAC, DnsOptions, Families, GuestOptions, GuestSocket, HostOptions, LogOptions,
-    MAX_MTU, MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs,
-    Services, Source, Splice, Target, Userns, Verbosity,
+    Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
+    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
+    Source, Splice, Target, Userns, Verbosity,
 };
-pub use ports::{Context, Item, Listen, MAX_RULES, PortError, PortRange, PortSpec, Ports, Rule};
+pub use ports::{Context, Item, MAX_RULES, PortError, PortSpec, Ports};
 
 use draft::Draft;
 use getopt::{Getopt, Token};

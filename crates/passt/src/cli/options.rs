@@ -5,8 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use passt_engine::forward::rule::Families;
+
 use super::Error;
-use super::config::{Addresses, Families, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
+use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
 use super::draft::Draft;
 use super::help;
 use super::option::{Arg, Opt, Scope, all_only, flag, print, value};

@@ -13,10 +13,10 @@
 //! is known. Whether an address is the host's, or a port is free, is for those who bind it.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::net::IpAddr;
 
-use super::config::Families;
+use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
+
 use super::values;
 
 /// The most rules that one option may amount to.
@@ -183,8 +183,8 @@ impl PortSpec {
         for item in list.split(',') {
             if item == "auto" {
                 spec.auto = true;
-            } else if let Some(range) = item.strip_prefix('~') {
-                spec.exclude.push(PortRange::parse(range)?);
+            } else if let Some(left_out) = item.strip_prefix('~') {
+                spec.exclude.push(range(left_out)?);
             } else {
                 spec.items.push(Item::parse(item)?);
             }
@@ -212,7 +212,7 @@ impl PortSpec {
     fn rules(&self, ephemeral: PortRange) -> impl Iterator<Item = Rule> {
         self.items.iter().flat_map(move |item| {
             let (ports, to, weak) = match *item {
-                Item::All { .. } => (PortRange::ALL, PortRange::ALL.first, true),
+                Item::All { .. } => (PortRange::ALL, PortRange::ALL.first(), true),
                 Item::Range { ports, to, .. } => (ports, to, false),
             };
             let ephemeral = weak.then_some(ephemeral);
@@ -220,7 +220,7 @@ impl PortSpec {
             ports.without(cuts).into_iter().map(move |left| Rule {
                 listen: self.listen.clone(),
                 ports: left,
-                to: to + (left.first - ports.first),
+                to: to + (left.first() - ports.first()),
                 target: item.target(),
                 weak: weak || self.auto,
                 scan: self.auto,
@@ -244,6 +244,16 @@ fn split_listen(text: &str) -> Option<(Listen, &str)> {
     Some((Listen { addr, interface }, list))
 }
 
+/// One port or several, as `first-last`.
+fn range(text: &str) -> Option<PortRange> {
+    let port = |text: &str| values::digits(text)?.parse().ok();
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    PortRange::new(first, last)
+}
+
 /// An address, in brackets or not.
 fn bracketed(text: &str) -> Option<IpAddr> {
     let inner = match text.strip_prefix('[') {
@@ -251,46 +261,6 @@ fn bracketed(text: &str) -> Option<IpAddr> {
         None => text,
     };
     values::addr(inner)
-}
-
-/// Where to listen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listen {
-    /// The address; `None` is any, of both families with one socket where both are in use.
-    pub addr: Option<IpAddr>,
-    /// The interface.
-    pub interface: Option<String>,
-}
-
-impl Listen {
-    /// Whether one packet could be for both.
-    fn meets(&self, other: &Self) -> bool {
-        let addr = match (self.addr, other.addr) {
-            (Some(a), Some(b)) => {
-                a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
-            }
-            _ => true,
-        };
-        let interface = match (&self.interface, &other.interface) {
-            (Some(a), Some(b)) => a == b,
-            _ => true,
-        };
-        addr && interface
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.addr {
-            Some(IpAddr::V4(addr)) => write!(f, "{addr}")?,
-            Some(IpAddr::V6(addr)) => write!(f, "[{addr}]")?,
-            None => f.write_str("*")?,
-        }
-        match &self.interface {
-            Some(name) => write!(f, "%{name}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Ports that are forwarded.
@@ -322,22 +292,18 @@ impl Item {
             let target = tail.map(|t| bracketed(t).ok_or(())).transpose().ok()?;
             return Some(Self::All { target });
         }
-        let ports = PortRange::parse(head)?;
+        let ports = range(head)?;
         let (target, to) = match tail {
             None => (None, ports),
             Some(tail) => match tail.rsplit_once('/') {
-                Some((addr, to)) => (Some(bracketed(addr)?), PortRange::parse(to)?),
-                None => match PortRange::parse(tail) {
+                Some((addr, to)) => (Some(bracketed(addr)?), range(to)?),
+                None => match range(tail) {
                     Some(to) => (None, to),
                     None => (Some(bracketed(tail)?), ports),
                 },
             },
         };
-        (ports.last - ports.first == to.last - to.first).then_some(Self::Range {
-            ports,
-            to: to.first,
-            target,
-        })
+        (ports.span() == to.span()).then_some(Self::Range { ports, to: to.first(), target })
     }
 
     fn target(&self) -> Option<IpAddr> {
@@ -347,112 +313,13 @@ impl Item {
     }
 }
 
-/// Consecutive ports: `1 <= first <= last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl PortRange {
-    /// Every port there is.
-    pub const ALL: Self = Self { first: 1, last: u16::MAX };
-
-    /// The dynamic ports of RFC 6335, section 6.
-    pub const DYNAMIC: Self = Self { first: 49152, last: u16::MAX };
-
-    /// A range from its ends, both included; `None` without a port or with port 0.
-    pub fn new(first: u16, last: u16) -> Option<Self> {
-        (1 <= first && first <= last).then_some(Self { first, last })
-    }
-
-    /// The lowest port.
-    pub fn first(self) -> u16 {
-        self.first
-    }
-
-    /// The highest port.
-    pub fn last(self) -> u16 {
-        self.last
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let port = |text: &str| values::digits(text)?.parse().ok();
-        let (first, last) = match text.split_once('-') {
-            Some((first, last)) => (port(first)?, port(last)?),
-            None => (port(text)?, port(text)?),
-        };
-        Self::new(first, last)
-    }
-
-    fn meets(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
-
-    /// What is left of the range when others are cut out.
-    fn without(self, cuts: impl Iterator<Item = Self>) -> Vec<Self> {
-        cuts.fold(vec![self], |left, cut| left.into_iter().flat_map(|range| range.minus(cut)).collect())
-    }
-
-    fn minus(self, cut: Self) -> impl Iterator<Item = Self> {
-        let below = Self::new(self.first, self.last.min(cut.first - 1));
-        let above = cut.last.checked_add(1);
-        let above = above.and_then(|next| Self::new(self.first.max(next), self.last));
-        below.into_iter().chain(above)
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
-    }
-}
-
-/// Consecutive ports that are forwarded the same way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Where to listen.
-    pub listen: Listen,
-    /// Ports to listen on.
-    pub ports: PortRange,
-    /// The target's port for the first of them.
-    pub to: u16,
-    /// Address to connect to instead of the default one.
-    pub target: Option<IpAddr>,
-    /// A port that can't be bound is skipped; an error only if none can.
-    pub weak: bool,
-    /// Bind a port only while something listens to its target.
-    pub scan: bool,
-}
-
-impl Rule {
-    /// The port of ours that stands for `target`, a port on the other side.
-    pub fn port_of(&self, target: u16) -> Option<u16> {
-        let port = self.ports.first.checked_add(target.checked_sub(self.to)?)?;
-        (port <= self.ports.last).then_some(port)
-    }
-
-    /// Whether one packet could be for both.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        self.ports.meets(other.ports) && self.listen.meets(&other.listen)
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.listen, self.ports)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const EPHEMERAL: PortRange = PortRange { first: 32768, last: 60999 };
+    fn ephemeral() -> PortRange {
+        PortRange::new(32768, 60999).expect("a range")
+    }
 
     fn context(outbound: bool, pasta: bool, families: Families) -> Context {
         Context { option: if outbound { "-T" } else { "-t" }, outbound, pasta, families }
@@ -465,9 +332,9 @@ mod tests {
 
     /// Rules as text: `listen/ports>to@target`, with `?` for weak, `!` for scanned.
     fn shown(specs: &[&str], context: Context) -> Vec<String> {
-        let rules = ports(specs, context).and_then(|ports| ports.rules(EPHEMERAL));
+        let rules = ports(specs, context).and_then(|ports| ports.rules(ephemeral()));
         let rule = |rule: &Rule| {
-            let to = (rule.to != rule.ports.first).then(|| format!(">{}", rule.to));
+            let to = (rule.to != rule.ports.first()).then(|| format!(">{}", rule.to));
             let target = rule.target.map(|addr| format!("@{addr}"));
             let text = [Some(rule.to_string()), to, target].into_iter().flatten();
             let text: String = text.collect();
@@ -648,9 +515,9 @@ mod tests {
         }
         // Known only with the ephemeral range.
         let late = ports(&["all", "22"], both).unwrap();
-        assert!(late.rules(EPHEMERAL).is_err());
+        assert!(late.rules(ephemeral()).is_err());
         assert!(late.rules(PortRange::ALL).is_ok());
-        assert!(ports(&["all", "40000"], both).unwrap().rules(EPHEMERAL).is_ok());
+        assert!(ports(&["all", "40000"], both).unwrap().rules(ephemeral()).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use passt_engine::forward::rule::Families;
 use passt_proto::addr::Mac;
 use proptest::prelude::*;
 

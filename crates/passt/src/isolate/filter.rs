@@ -1,12 +1,13 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
+use passt_engine::link::stream;
+use passt_engine::{forward, host, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
-use crate::link::stream;
-use crate::{forward, host, log, outlet, pcap, worker};
+use crate::{log, outlet, pcap};
 
 /// The engine's and the log's, whatever the link is.
 const COMMON: &[&[Call]] = &[

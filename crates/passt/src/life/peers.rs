@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(Peers::default().pid(&ours), own);
         match socket::peer_process(&ours) {
             Ok(_) => assert_eq!(Slot::open().unwrap().pid(&ours), Some(own)),
-            Err(error) => crate::skip::skip(&format!("before Linux 6.5: {error}")),
+            Err(error) => passt_testing::skip(&format!("before Linux 6.5: {error}")),
         }
     }
 }

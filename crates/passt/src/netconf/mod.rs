@@ -11,7 +11,6 @@ mod parse;
 pub mod resolv;
 mod rtnl;
 
-pub(crate) use rtnl::messages;
 pub use rtnl::{Error, Rtnl};
 
 #[cfg(test)]

@@ -13,9 +13,10 @@ use netlink_packet_route::route::{
     RouteType,
 };
 use passt_proto::addr::Mac;
+use passt_sys::netlink::u32_at;
 
 use super::host::{IfAddr, Link};
-use super::rtnl::{Error, RTM_GETNEXTHOP, RTM_GETROUTE, Rtnl, u32_at};
+use super::rtnl::{Error, RTM_GETNEXTHOP, RTM_GETROUTE, Rtnl};
 
 const LINK_HEADER_LEN: usize = 16;
 const IFLA_ADDRESS: u16 = 1;

@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use passt_proto::addr::Mac;
+use passt_testing::skip;
 
 use super::Rtnl;
 use super::guest::{self, FamilyConfig, GuestNetwork, Routes, TapConfig};
 use super::host::{self, HostNetwork, Select, Template};
-use crate::skip::skip;
 
 /// Runs `test` in a thread with a network namespace of its own.
 fn in_namespace(test: impl FnOnce() + Send) {

@@ -8,13 +8,14 @@ use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
 use passt_proto::rules::{AddressMap, HostSide};
-use passt_proto::time::{Duration, Instant};
+use passt_proto::time::Instant;
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::offload::Offload;
 use passt_sys::iovec::Gather;
 use passt_sys::namespace::Resident;
 use rustix::event::epoll;
 
+use crate::capture::Capture;
 use crate::flow::inbound::Inbound;
 use crate::flow::table::MAX_FLOWS;
 use crate::flow::timer::Wheel;
@@ -27,7 +28,6 @@ use crate::host::splice::Splice;
 use crate::host::tcp::Tcp;
 use crate::host::udp::Udp;
 use crate::link::Link;
-use crate::pcap::Capture;
 use crate::worker::counters::Counters;
 use crate::worker::memory::Pools;
 use crate::worker::queue::Queue;
@@ -45,8 +45,6 @@ pub struct Options {
     pub protocols: Protocols,
     /// Flows at most; fewer where memory is limited.
     pub max_flows: usize,
-    /// How often to print statistics.
-    pub stats: Option<Duration>,
     /// Random keys for flow table and sequence numbers.
     pub secrets: [u64; 4],
 }
@@ -82,8 +80,8 @@ pub struct Context<L> {
     pub outbound_if: [Option<String>; 2],
     /// See [`Options::protocols`].
     pub protocols: Protocols,
-    /// Where frames are recorded.
-    pub capture: Capture,
+    /// Where frames are recorded, if they are.
+    pub capture: Option<Box<dyn Capture>>,
     /// What all TCP connections share.
     pub tcp: Tcp,
     /// What all connections share that bypass the link.
@@ -142,7 +140,7 @@ impl<L: Link> Context<L> {
             guest_mac: None,
             outbound_if: options.outbound_if.clone(),
             protocols: options.protocols,
-            capture: Capture::off(),
+            capture: None,
             timers,
             ready,
             waiting,
@@ -281,10 +279,10 @@ impl<L: Link> Context<L> {
 
     /// Sends `payload` bytes of the room reserved last behind `header`.
     pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
-        if self.capture.is_on() {
+        if let Some(capture) = &mut self.capture {
             let mut rest = Gather::new();
             self.link.reserved(payload, &mut rest);
-            self.capture.record(self.now, header, &rest);
+            capture.record(self.now, header, &rest);
         }
         log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
         match self.link.commit(header, offload, payload) {
@@ -295,7 +293,9 @@ impl<L: Link> Context<L> {
 
     /// Sends a complete frame.
     pub fn send(&mut self, frame: &[u8]) {
-        self.capture.record(self.now, frame, &Gather::new());
+        if let Some(capture) = &mut self.capture {
+            capture.record(self.now, frame, &Gather::new());
+        }
         log::trace!("to guest: {} bytes, complete", frame.len());
         match self.link.send(frame) {
             Ok(()) => self.counters.sent(frame.len()),

@@ -15,13 +15,12 @@ use std::os::unix::fs::FileExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
 use passt_proto::addr::Addr;
 use passt_sys::dgram::Inbox;
-use passt_sys::netlink::NetlinkSocket;
+use passt_sys::netlink::{NetlinkSocket, messages};
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::table::{Interest, Service};
 use crate::flow::Protocol;
-use crate::netconf::messages;
 
 /// `TCPDIAG_GETSOCK` of `inet_diag.h`: the request for sockets of all families at once.
 const GETSOCK: u16 = 18;
@@ -365,7 +364,7 @@ mod tests {
         let mut sources = vec![Source::Files(Files::open().unwrap())];
         match Diag::open() {
             Ok(diag) => sources.push(Source::Kernel(diag)),
-            Err(error) => crate::skip::skip(&format!("no sock_diag: {error}")),
+            Err(error) => passt_testing::skip(&format!("no sock_diag: {error}")),
         }
         for source in &mut sources {
             for _ in 0..2 {

@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
 use super::pressure::{self, Opening};
+use super::rule::{Families, Listen};
 use super::table::{Entry, Place, RuleId};
-use crate::cli::{Families, Listen};
 use crate::flow::{Key, Protocol, Side, Via};
 use crate::host::{DATAGRAMS, Futile};
 use crate::link::Link;
@@ -438,8 +438,8 @@ mod tests {
     use rustix::net::SendFlags;
 
     use super::*;
-    use crate::cli::{PortRange, Rule};
     use crate::forward::Rules;
+    use crate::forward::rule::{PortRange, Rule};
 
     /// A socket on the side and address, at a port that is free.
     fn listener(side: Side, protocol: Protocol, listen: &str, families: Families) -> Listener {

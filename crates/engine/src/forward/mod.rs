@@ -9,6 +9,7 @@ mod detect;
 mod follow;
 pub mod listener;
 pub(crate) mod pressure;
+pub mod rule;
 pub mod table;
 
 use passt_proto::addr::Addr;
@@ -21,9 +22,9 @@ use passt_sys::socket::option;
 use self::detect::Source;
 use self::follow::Todo;
 pub use self::listener::{Listener, Listeners, Options};
+use self::rule::Rule;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
-use crate::cli::Rule;
 use crate::flow::{Protocol, Side};
 use crate::link::Link;
 use crate::worker::Context;

@@ -7,12 +7,12 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use passt::cli::{Listen, PortRange, Rule};
-use passt::netconf::{Rtnl, guest};
-use passt::worker::{Options, Protocols};
+use passt_engine::forward::rule::{Listen, PortRange, Rule};
+use passt_engine::worker::{Options, Protocols};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder;
 use passt_proto::rules::AddressMap;
+use passt_sys::netlink::{NetlinkSocket, messages};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// Link-layer address of the engine.
@@ -43,7 +43,6 @@ pub(crate) fn options(mtu: u16, map: &AddressMap, max_flows: usize) -> Options {
         outbound_if: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
         max_flows,
-        stats: None,
         secrets: [1, 2, 3, 4],
     }
 }
@@ -64,7 +63,20 @@ pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
     // Not by a program: before it runs it would have our descriptors for a while, also those that another test closes.
-    guest::loopback_up(&mut Rtnl::open().map_err(io::Error::other)?).map_err(io::Error::other)
+    loopback_up()
+}
+
+/// Asks rtnetlink(7) to switch on the interface that every network has as its first.
+fn loopback_up() -> io::Result<()> {
+    const RTM_NEWLINK: u32 = 16;
+    const REQUEST_AND_ACK: u32 = 5;
+    const UP: u32 = 1;
+    let (socket, mut answer) = (NetlinkSocket::open()?, Vec::new());
+    let message = [32, RTM_NEWLINK | REQUEST_AND_ACK << 16, 1, 0, 0, 1, UP, UP].map(u32::to_le_bytes);
+    socket.send(message.as_flattened())?;
+    socket.recv(&mut answer)?;
+    let acknowledgement = messages(&answer).next().ok_or(io::ErrorKind::InvalidData)?;
+    acknowledgement.result().map_err(io::Error::other)
 }
 
 static LIMITS: RwLock<()> = RwLock::new(());

@@ -5,10 +5,10 @@
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use passt::flow::{Protocol, Side};
-use passt::forward::Forward;
-use passt::link::none::NoLink;
-use passt::worker::Worker;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Forward;
+use passt_engine::link::none::NoLink;
+use passt_engine::worker::Worker;
 use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;

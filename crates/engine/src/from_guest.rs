@@ -42,10 +42,10 @@ fn frame<L: Link>(
 ) -> Result<(), DropReason> {
     let frame = ctx.link.frame(index).ok_or(DropReason::Offload)?;
     ctx.counters.received(frame.len);
-    if ctx.capture.is_on() {
+    if let Some(capture) = &mut ctx.capture {
         let mut whole = Gather::new();
         ctx.link.payload(index, 0..frame.len, &mut whole);
-        ctx.capture.record(ctx.now, &[], &whole);
+        capture.record(ctx.now, &[], &whole);
     }
     let offload = frame.offload;
     let classified = classify(frame.head, frame.len);

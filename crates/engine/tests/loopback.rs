@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use passt::flow::Side;
+use passt_engine::flow::Side;
 use passt_proto::drop::DropReason;
 use passt_proto::rules::Bypass;
 use passt_sys::dgram::{self, Outgoing};

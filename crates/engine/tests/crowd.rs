@@ -9,10 +9,10 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use passt::flow::{Protocol, Side};
-use passt::forward::Forward;
-use passt::link::channel::{Channel, Packet};
-use passt::worker::Worker;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Forward;
+use passt_engine::link::channel::{Channel, Packet};
+use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::rules::{AddressMap, FamilyMap};

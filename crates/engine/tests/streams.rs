@@ -9,10 +9,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use passt::cli::Rule;
-use passt::flow::{Protocol, Side};
-use passt::forward::Forward;
-use passt::worker::{Exit, Token, clock};
+use passt_engine::clock;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Forward;
+use passt_engine::forward::rule::Rule;
+use passt_engine::worker::{Context, Exit, Token};
 use passt_proto::rules::Bypass;
 
 use rustix::event::epoll::EventFlags;
@@ -184,7 +185,7 @@ fn rounds(engine: &mut Engine) -> u64 {
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
     engine.worker.context().watch(&timer, Token::External(1), EventFlags::IN).unwrap();
     let before = engine.worker.context().counters.rounds;
-    assert!(matches!(engine.worker.run(|_, _| true), Exit::External(1)));
+    assert!(matches!(engine.worker.run(|_, _: &mut Context<_>| true), Exit::External(1)));
     engine.worker.context().counters.rounds - before
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use passt::link::Caps;
-use passt::link::channel::{Channel, Packet};
-use passt::worker::Worker;
+use passt_engine::link::Caps;
+use passt_engine::link::channel::{Channel, Packet};
+use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::rules::{AddressMap, FamilyMap};
 use passt_proto::seq::Seq;

@@ -9,9 +9,9 @@ use passt_sys::namespace::Pending;
 use rustix::io::Errno;
 
 use super::listener::{Listener, Options};
+use super::rule::Families;
 use super::table::{Entry, Place};
 use super::{CHUNK, Forward};
-use crate::cli::Families;
 use crate::flow::Side;
 use crate::link::Link;
 use crate::worker::Context;

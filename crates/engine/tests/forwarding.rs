@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use common::{addr, pattern, rule};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
-use passt::cli::{PortRange, Rule};
-use passt::flow::{Protocol, Side};
-use passt::forward::{Error, Forward, Listener};
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::rule::{PortRange, Rule};
+use passt_engine::forward::{Error, Forward, Listener};
 use passt_proto::drop::DropReason;
 use passt_proto::wire::ip::protocol;
 use passt_sys::dgram::{self, Outgoing};

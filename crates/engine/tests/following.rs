@@ -8,11 +8,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use passt::cli::{Listen, PortRange, Rule};
-use passt::flow::{Protocol, Side};
-use passt::forward::{self, Forward};
-use passt::link::none::NoLink;
-use passt::worker::Worker;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::rule::{Listen, PortRange, Rule};
+use passt_engine::forward::{self, Forward};
+use passt_engine::link::none::NoLink;
+use passt_engine::worker::Worker;
 use passt_proto::rules::{AddressMap, Bypass};
 use passt_proto::time::{Duration, Instant};
 use passt_sys::namespace::Resident;

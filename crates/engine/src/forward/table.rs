@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use passt_proto::addr::Addr;
 use passt_proto::rules::{AddressMap, Bypass};
 
-use crate::cli::{Families, Rule};
+use super::rule::{Families, Rule};
 use crate::flow::{Protocol, Side};
 
 /// A rule, and where it applies.
@@ -204,7 +204,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Listen, PortRange};
+    use crate::forward::rule::{Listen, PortRange};
 
     /// The guest's address.
     const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);

@@ -6,6 +6,7 @@
 mod chores;
 mod context;
 mod counters;
+mod external;
 mod memory;
 mod queue;
 
@@ -17,11 +18,12 @@ use passt_proto::time::{Duration, Instant};
 use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
-pub use crate::clock::clock;
 pub use context::{Context, Options, Protocols, Token};
 pub use counters::{Counters, Traffic};
+pub use external::External;
 
 use self::chores::Chores;
+use crate::clock::clock;
 use crate::flow::{Flow, Handle, Key, Table};
 use crate::forward::Listener;
 use crate::link::Link;
@@ -61,7 +63,7 @@ impl<L: Link> Worker<L> {
         let (flows, pools) = memory::reserve(options, now)?;
         let mut ctx = Context::new(link, options, now, pools)?;
         ctx.watch_link()?;
-        let chores = Chores::new(options, now)?;
+        let chores = Chores::new(options, now);
         Ok(Self { ctx, flows, chores })
     }
 
@@ -87,11 +89,11 @@ impl<L: Link> Worker<L> {
         (&mut self.ctx, &mut self.flows)
     }
 
-    /// Runs until `external` says so, or the link fails. `external` is called with the number of each
-    /// [`Token::External`] that became readable or was [postponed](Context::postpone), and returns whether to end.
-    pub fn run(&mut self, mut external: impl FnMut(u32, &mut Context<L>) -> bool) -> Exit {
+    /// Runs until `external` says so, or the link fails.
+    pub fn run(&mut self, mut external: impl External<L>) -> Exit {
         loop {
-            let wait = self.time_to_sleep(clock());
+            let due = self.next_timeout().into_iter().chain(external.due()).min();
+            let wait = due.map(|due| due.since(clock()));
             match self.round(wait, clock, &mut external) {
                 Ok(None) => {}
                 Ok(Some(number)) => return Exit::External(number),
@@ -104,7 +106,7 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
         self.ctx.now = now;
         self.link_readable()?;
-        self.round(Some(Duration::ZERO), || now, &mut |_, _| false).map(drop)
+        self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Context<L>| false).map(drop)
     }
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
@@ -119,15 +121,11 @@ impl<L: Link> Worker<L> {
         dues.into_iter().flatten().min()
     }
 
-    fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
-        self.next_timeout().map(|due| due.since(now))
-    }
-
     fn round(
         &mut self,
         wait: Option<Duration>,
         clock: impl Fn() -> Instant,
-        external: &mut impl FnMut(u32, &mut Context<L>) -> bool,
+        external: &mut impl External<L>,
     ) -> io::Result<Option<u32>> {
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let wait = wait.map(|d| rustix::event::Timespec {
@@ -154,7 +152,9 @@ impl<L: Link> Worker<L> {
                 }
                 Token::Second(handle) => self
                     .flow(handle, |ctx, handle, key, flow| host::second_event(ctx, handle, key, flow, flags)),
-                Token::External(number) if external(number, &mut self.ctx) => external_end = Some(number),
+                Token::External(number) if external.ready(number, &mut self.ctx) => {
+                    external_end = Some(number)
+                }
                 Token::External(_) => {}
                 Token::Inside => self.inside(),
                 Token::Listener(number) => {
@@ -163,7 +163,7 @@ impl<L: Link> Worker<L> {
             }
         }
         if let Some(number) = self.ctx.take_postponed()
-            && external(number, &mut self.ctx)
+            && external.ready(number, &mut self.ctx)
         {
             external_end = Some(number);
         }
@@ -179,7 +179,10 @@ impl<L: Link> Worker<L> {
                 self.flow(handle, host::timeout);
             }
         }
-        self.chores.run(&mut self.ctx, self.flows.count());
+        self.chores.run(&mut self.ctx);
+        if external.due().is_some_and(|due| due <= self.ctx.now) {
+            external.tick(&mut self.ctx, self.flows.count());
+        }
         if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
             forward::poll(&mut self.ctx);
         }

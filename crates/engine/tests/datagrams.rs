@@ -5,8 +5,6 @@
 
 mod common;
 mod guest;
-#[path = "../src/skip.rs"]
-mod skip;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -14,15 +12,15 @@ use std::time::Duration;
 
 use common::{addr, pattern};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, ip_addr, names, server};
-use passt::link::channel::Packet;
+use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::{icmp, ip::protocol};
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
+use passt_testing::skip;
 use rustix::net::{AddressFamily, SocketType, ipproto};
-use skip::skip;
 
 #[test]
 fn datagrams_of_every_size_both_ways() {

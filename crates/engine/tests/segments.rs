@@ -3,15 +3,13 @@
 
 mod common;
 mod guest;
-#[path = "../src/skip.rs"]
-mod skip;
 
 use std::io::Write as _;
 use std::net::TcpListener;
 
 use common::{addr, ip, own_addresses, own_network, pattern};
 use guest::{Connected, Guest, PLAIN, names};
-use passt::worker::Protocols;
+use passt_engine::worker::Protocols;
 use passt_proto::drop::DropReason;
 use passt_proto::seq::Seq;
 use passt_proto::wire::build::MAX_HEADERS;
@@ -19,7 +17,7 @@ use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
-use skip::skip;
+use passt_testing::skip;
 
 fn segment(flags: Flags, port: u16) -> Segment {
     Segment {

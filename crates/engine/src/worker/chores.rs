@@ -1,0 +1,74 @@
+//! What a worker does by the clock rather than for a flow: making itself known to the guest, router
+//! advertisements.
+
+use passt_proto::drop::DropReason;
+use passt_proto::responder::{Services, arp, ndp};
+use passt_proto::time::{Duration, Instant};
+
+use super::{Context, Options};
+use crate::link::Link;
+
+/// Bounds of the time between unsolicited router advertisements, in seconds
+/// (RFC 4861, section 6.2.1: `MinRtrAdvInterval`, `MaxRtrAdvInterval`).
+const ADVERTISE: (u64, u64) = (200, 600);
+
+pub(super) struct Chores {
+    /// The guest is to be asked for its addresses.
+    solicit: Option<Instant>,
+    advertise: Option<Instant>,
+    random: u64,
+}
+
+impl Chores {
+    pub(super) fn new(options: &Options, now: Instant) -> Self {
+        let services = &options.services;
+        let advertises = services.services.contains(Services::NDP | Services::RA) && services.v6.is_some();
+        Self {
+            solicit: Some(now),
+            advertise: advertises.then_some(now),
+            random: options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17)),
+        }
+    }
+
+    /// Has the guest asked and told at once, as at the start.
+    pub(super) fn greet(&mut self, now: Instant) {
+        self.solicit = Some(now);
+        self.advertise = self.advertise.and(Some(now));
+    }
+
+    /// When there is something to do next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.solicit, self.advertise].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(super) fn run<L: Link>(&mut self, ctx: &mut Context<L>) {
+        let now = ctx.now;
+        if self.solicit.take_if(|due| *due <= now).is_some() {
+            send(ctx, arp::request);
+            send(ctx, ndp::solicit);
+        }
+        if self.advertise.is_some_and(|due| due <= now) {
+            send(ctx, ndp::unsolicited_ra);
+            self.advertise = Some(now + self.interval());
+        }
+    }
+
+    /// A random interval, so that advertisements of many instances do not come together.
+    fn interval(&mut self) -> Duration {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let (min, max) = ADVERTISE;
+        Duration::from_secs(min + (self.random >> 33) % (max - min))
+    }
+}
+
+/// Sends a frame of a responder's own accord, if its service is on.
+fn send<L: Link>(
+    ctx: &mut Context<L>,
+    write: fn(&passt_proto::responder::Config, &mut [u8]) -> Result<usize, DropReason>,
+) {
+    let mut frame = [0; 1514];
+    if let Ok(len) = write(&ctx.services, &mut frame) {
+        ctx.send(&frame[..len]);
+    }
+}

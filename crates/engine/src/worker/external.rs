@@ -1,0 +1,26 @@
+//! What a program does around the engine, on the worker's thread.
+
+use passt_proto::time::Instant;
+
+use super::Context;
+
+/// The program around a worker, which calls it between two events. Each call keeps the network waiting.
+pub trait External<L> {
+    /// The descriptor watched as [`Token::External`](super::Token::External) `number` is readable, or was
+    /// [postponed](Context::postpone); whether the loop is to end.
+    fn ready(&mut self, number: u32, ctx: &mut Context<L>) -> bool;
+
+    /// When [`External::tick`] has something to do.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due at [`Context::now`], with so many flows in the table.
+    fn tick(&mut self, _: &mut Context<L>, _flows: usize) {}
+}
+
+impl<L, F: FnMut(u32, &mut Context<L>) -> bool> External<L> for F {
+    fn ready(&mut self, number: u32, ctx: &mut Context<L>) -> bool {
+        self(number, ctx)
+    }
+}
