@@ -4,9 +4,9 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use passt_engine::host::tcp::slack::Pool;
 use passt_engine::link::HEAD_LEN;
 use passt_engine::link::channel::Packet;
+use passt_engine::protocols::tcp::slack::Pool;
 use passt_engine::worker::Worker;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;
@@ -78,13 +78,13 @@ impl<E: End> Guest<E> {
     /// One batch, and what comes back at once.
     fn turn(&mut self) -> Vec<(Segment, Vec<u8>)> {
         for frame in std::mem::take(&mut self.outbox) {
-            self.end.send(&mut self.worker.context().link, frame);
+            self.end.send(&mut self.worker.context().core.link, frame);
         }
         // The host's kernel may say something later than the guest.
         let mut packets = Vec::new();
         for _ in 0..3 {
             self.worker.turn(self.now).expect("a link");
-            packets.extend(self.end.receive(&mut self.worker.context().link));
+            packets.extend(self.end.receive(&mut self.worker.context().core.link));
         }
         let segment = |packet: Packet| {
             let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
@@ -220,7 +220,7 @@ fn what_a_segment_ends_is_over_for_the_next() {
 fn first_promises_in_a_crowd() {
     for v4 in [true, false] {
         let mut guest = Guest::<Memory>::new(v4);
-        guest.worker.context().tcp.slack = Pool::new(4).expect("memory");
+        guest.worker.engine().common.tcp.slack = Pool::new(4).expect("memory");
         let door = door(&mut guest.worker, v4, Protocol::Tcp);
         let listener = server(v4);
         let (stalled, _stream) = guest.connect(&listener);
@@ -268,7 +268,7 @@ fn first_promises_in_a_crowd() {
 fn slots_that_were_used_often() {
     for generation in [1 << 29, (1 << 29) + 1, u32::MAX] {
         let mut guest = Guest::<Memory>::new(true);
-        guest.worker.parts().1.first_generation = generation;
+        guest.worker.engine().flows.first_generation = generation;
         let (_, mut stream) = guest.connect(&server(true));
         stream.write_all(b"anybody there?").expect("written");
         let got = guest.turn().into_iter().any(|(_, payload)| payload == b"anybody there?");

@@ -163,13 +163,13 @@ impl<E: End> World<E> {
         while let Some(frame) = self.up.receive(self.now) {
             if self.garbage {
                 let nonsense = garbage(&frame, &mut self.rng);
-                self.end.send(&mut self.worker.context().link, nonsense);
+                self.end.send(&mut self.worker.context().core.link, nonsense);
             }
-            self.end.send(&mut self.worker.context().link, Packet::from(frame));
+            self.end.send(&mut self.worker.context().core.link, Packet::from(frame));
             busy = true;
         }
         turn(&mut self.worker, self.now);
-        for frame in self.end.receive(&mut self.worker.context().link) {
+        for frame in self.end.receive(&mut self.worker.context().core.link) {
             self.down.send(self.now, &frame.bytes, &mut self.rng);
         }
         busy |= self.pairs.iter_mut().fold(false, |busy, pair| busy | pair.work());

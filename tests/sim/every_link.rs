@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpMaxSeg;
-use passt_engine::host::tcp::slack::Pool;
+use passt_engine::protocols::tcp::slack::Pool;
 use passt_proto::drop::DropReason;
 use rustix::net::sockopt;
 use smoltcp::socket::dhcpv4;
@@ -56,7 +56,7 @@ fn transfers_each_way<E: End>() {
             let mut world = World::<E>::usual(0, &[]);
             world.connect(v4, up, down);
             world.run_to_end();
-            assert_eq!(world.worker.context().counters.retransmitted, 0);
+            assert_eq!(world.worker.context().core.counters.retransmitted, 0);
         }
     }
 }
@@ -64,7 +64,7 @@ fn transfers_each_way<E: End>() {
 fn transfers_without_peek_offsets<E: End>() {
     for nodes in [&[] as &[Node], &bad()] {
         let mut world = World::<E>::usual(0, nodes);
-        world.worker.context().tcp.use_peek_offset = false;
+        world.worker.engine().common.tcp.use_peek_offset = false;
         world.connect(true, MIB, 4 * MIB);
         world.connect(false, 0, 0);
         world.connect(false, MIB, 1000);
@@ -75,7 +75,7 @@ fn transfers_without_peek_offsets<E: End>() {
 fn an_end_that_comes_late<E: End>() {
     for peek_offset in [true, false] {
         let mut world = World::<E>::usual(0, &[]);
-        world.worker.context().tcp.use_peek_offset = peek_offset;
+        world.worker.engine().common.tcp.use_peek_offset = peek_offset;
         world.connect(true, 0, 0);
         (world.pairs[0].closed, world.pairs[0].app.closing) = (true, false);
         world.run(secs(10), |world| world.pairs[0].app.state(&world.guest) == State::Established);
@@ -190,7 +190,7 @@ fn a_backlog_is_acknowledged_together() {
         world.connect(v4, 4 * MIB, 0);
     }
     world.run_to_end();
-    let counters = &world.worker.context().counters;
+    let counters = &world.worker.context().core.counters;
     let (received, sent) = (counters.from_guest.frames, counters.to_guest.frames);
     assert!(sent * 4 < received, "{sent} answers to {received} frames, of which two make a batch");
 }
@@ -200,7 +200,7 @@ fn a_backlog_is_acknowledged_together() {
 #[test]
 fn a_crowd_that_stalls_harms_no_other() {
     let mut world = World::<Memory>::new(0, (65_520, 64), &addresses(), &[]);
-    world.worker.context().tcp.slack = Pool::new(128).expect("memory");
+    world.worker.engine().common.tcp.slack = Pool::new(128).expect("memory");
     let upload = |world: &mut World<_>, v4, to_read| {
         let pair = world.connect(v4, 4 * MIB, 0);
         let Pair { listener, to_read: limit, .. } = &mut world.pairs[pair];

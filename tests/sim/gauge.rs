@@ -5,7 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 
-use passt_engine::worker::Counters;
+use passt_engine::core::Counters;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 
@@ -25,7 +25,7 @@ fn transfer(up: u64, down: u64) -> Counters {
     let mut world = World::<Memory>::usual(0, &[]);
     world.connect(true, up, down);
     world.run_to_end();
-    world.worker.context().counters.clone()
+    world.worker.context().core.counters.clone()
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 
+use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::Forward;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::stream::StreamLink;
 use passt_engine::link::{Caps, Link};
-use passt_engine::worker::{Options, Protocols, Worker};
+use passt_engine::worker::{Options, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::rules::{AddressMap, FamilyMap};

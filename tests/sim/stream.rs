@@ -1,8 +1,10 @@
 //! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
 //! and here what happens on a stream that may stop.
 
+use passt_engine::core::Token;
+use passt_engine::forward::Context;
 use passt_engine::link::Link as _;
-use passt_engine::worker::{Context, Exit, Token};
+use passt_engine::worker::Exit;
 use passt_proto::drop::DropReason;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -26,7 +28,7 @@ fn a_machine_that_reads_slowly() {
     let (mut congested, mut least) = (0, None);
     while !world.pairs.iter().all(Pair::is_complete) {
         world.step();
-        congested += u32::from(world.worker.context().link.is_congested());
+        congested += u32::from(world.worker.context().core.link.is_congested());
         if least.is_none() && world.pairs.iter().any(|pair| pair.app.received == MIB) {
             least = world.pairs.iter().map(|pair| pair.app.received).min();
         }
@@ -47,10 +49,10 @@ fn a_machine_that_stops_reading() {
     }
     world.run(secs(60), |world| world.pairs.iter().all(|pair| pair.app.received > MIB));
     world.end.pace = 0;
-    world.run(secs(60), |world| world.worker.context().link.is_congested());
-    let before = world.worker.context().counters.rounds;
+    world.run(secs(60), |world| world.worker.context().core.link.is_congested());
+    let before = world.worker.context().core.counters.rounds;
     sleep_in_the_loop(&mut world, 3);
-    let rounds = world.worker.context().counters.rounds - before;
+    let rounds = world.worker.context().core.counters.rounds - before;
     assert!(rounds < 200, "{rounds} rounds in 3 s");
     assert!(world.pairs.iter().map(|pair| pair.sent).sum::<u64>() < 100 * MIB, "the peers are held back");
     // Congestion may have ended: the socket had room, and the guest's windows are full.
@@ -66,7 +68,7 @@ fn sleep_in_the_loop(world: &mut World<Machine>, seconds: i64) {
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: seconds, tv_nsec: 0 } };
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).expect("set");
-    world.worker.context().watch(&timer, Token::External(0), EventFlags::IN).expect("watched");
+    world.worker.context().core.watch(&timer, Token::External(0), EventFlags::IN).expect("watched");
     assert!(matches!(world.worker.run(|_, _: &mut Context<_>| true), Exit::External(0)));
 }
 

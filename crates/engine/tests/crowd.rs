@@ -82,7 +82,7 @@ impl Guest {
 
     /// Packets for the guest since, as seen by it: source, ports, and the transport header's rest.
     fn packets(&mut self) -> Vec<(Addr, u16, Vec<u8>)> {
-        let packets: Vec<Packet> = self.worker.context().link.to_guest.drain(..).collect();
+        let packets: Vec<Packet> = self.worker.context().core.link.to_guest.drain(..).collect();
         let ip = packets.iter().map(|p| &p.bytes[14..]).filter(|ip| ip.first() == Some(&0x45));
         ip.map(|ip| {
             let src = IpAddr::from(<[u8; 4]>::try_from(&ip[12..16]).unwrap());
@@ -115,7 +115,12 @@ impl Guest {
         };
         let mut header = [0; MAX_HEADERS];
         let (len, offload) = path(seen).emit_tcp(&mut header, &segment, 0, 0).unwrap();
-        self.worker.context().link.from_guest.push_back(Packet { bytes: header[..len].to_vec(), offload });
+        self.worker
+            .context()
+            .core
+            .link
+            .from_guest
+            .push_back(Packet { bytes: header[..len].to_vec(), offload });
         self.turn();
     }
 
@@ -124,7 +129,7 @@ impl Guest {
         let mut header = [0; MAX_HEADERS];
         let (len, offload) = path(to).emit_udp(&mut header, (80, port), 1, 0).unwrap();
         let bytes = [&header[..len], b"!"].concat();
-        self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+        self.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
         self.turn();
     }
 }

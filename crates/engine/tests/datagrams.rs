@@ -91,7 +91,7 @@ fn a_closed_port_is_reported_with_the_datagram() {
         let path = Path { ttl: 33, ..Guest::path(v4) };
         let (len, offload) = path.emit_udp(&mut header, (40_002, port), 14, 0).unwrap();
         let bytes = [&header[..len], b"anybody there?"].concat();
-        guest.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+        guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
         guest.turn();
         let error = guest.one();
         let (own, host) = names(v4);
@@ -172,7 +172,7 @@ fn sequences_of_datagrams() {
             let number = u8::try_from(number).unwrap();
             assert!(buffer[..found] == vec![number; len.min(fits)], "{number} of {sequence:?}: {found}");
         }
-        assert_eq!(guest.worker.context().counters.flows, 1);
+        assert_eq!(guest.worker.context().core.counters.flows, 1);
     }
 }
 
@@ -337,7 +337,7 @@ fn pings() {
             let mut out = [0; MAX_HEADERS];
             let sum = Sum::new().bytes(&payload);
             let end = Guest::path(v4).emit_icmp(&mut out, header, sum, len).unwrap();
-            guest.worker.context().link.from_guest.push_back([&out[..end], &payload].concat().into());
+            guest.worker.context().core.link.from_guest.push_back([&out[..end], &payload].concat().into());
             guest.turn();
             let reply = guest.one();
             let (own, host) = names(v4);
@@ -362,7 +362,7 @@ fn the_guests_time_to_live() {
             let mut header = [0; MAX_HEADERS];
             let path = Path { ttl, ..Guest::path(v4) };
             let (len, _) = path.emit_udp(&mut header, (9, port), 0, 0).unwrap();
-            guest.worker.context().link.from_guest.push_back(header[..len].to_vec().into());
+            guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
             guest.turn();
             let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
             let flow = common::own_socket(|_, at| at.port() == from.port() && at.is_ipv4() == v4);
@@ -390,13 +390,13 @@ fn the_address_that_datagrams_come_from() {
             server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let _other = taken.then(|| UdpSocket::bind((own, 40_000)).unwrap());
             let mut guest = Guest::new(PLAIN, 1500);
-            let map = &mut guest.worker.context().map;
+            let map = &mut guest.worker.context().core.map;
             (map.v4.outbound, map.v6.outbound) = (Some(own.into()), Some(own.into()));
             let at = server.local_addr().unwrap();
             let path = Path { dst: at.ip().into(), ..Guest::path(at.is_ipv4()) };
             let mut header = [0; MAX_HEADERS];
             let (len, _) = path.emit_udp(&mut header, (40_000, at.port()), 0, 0).unwrap();
-            guest.worker.context().link.from_guest.push_back(header[..len].to_vec().into());
+            guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
             guest.turn();
             let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
             assert_eq!((from.ip(), from.port() == 40_000), (own, !taken));
@@ -429,7 +429,7 @@ fn errors_about_pings() {
         let path = Path { ttl, ..Guest::path(true) };
         let payload = pattern(56);
         let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
-        guest.worker.context().link.from_guest.push_back([&out[..end], &payload].concat().into());
+        guest.worker.context().core.link.from_guest.push_back([&out[..end], &payload].concat().into());
         assert_eq!(guest.receive().len(), 1, "the answer");
         let flow = common::own_socket(|_, at| at.port() == id && at.is_ipv4());
         assert_eq!(rustix::net::sockopt::ip_ttl(&flow).unwrap(), u32::from(ttl));
@@ -471,7 +471,7 @@ fn the_hosts_loopback_has_no_address_on_the_link() {
     let path = Path { dst: addr("127.0.0.1"), ..Guest::path(true) };
     let mut header = [0; MAX_HEADERS];
     let (len, _) = path.emit_udp(&mut header, (9, port), 0, 0).unwrap();
-    guest.worker.context().link.from_guest.push_back(header[..len].to_vec().into());
+    guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
     guest.turn();
     assert!(server.recv(&mut [0; 9]).is_err());
     assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Loopback)), (0, 1));

@@ -68,7 +68,7 @@ impl Engine {
             let listeners = forward.open(*side, *protocol, vec![rule.clone()]).unwrap();
             worker.listen(listeners).unwrap();
         }
-        worker.context().forward = forward;
+        worker.context().ports.forward = forward;
         worker.context().enter(Some(Resident::here().unwrap())).unwrap();
         forward::follow(worker.context());
         Self { worker, now }

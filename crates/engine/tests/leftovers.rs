@@ -115,7 +115,7 @@ fn a_guest_that_is_gone_leaves_all_that_it_sent() {
     for spoke in [false, true] {
         let mut guest = Guest::new(PLAIN, 1500);
         let mut upload = Upload::connect(&mut guest, &listener(), 40_000);
-        assert_eq!(guest.worker.context().counters.flows, 1);
+        assert_eq!(guest.worker.context().core.counters.flows, 1);
         upload.fill(&mut guest);
         upload.insist(&mut guest);
         if spoke {

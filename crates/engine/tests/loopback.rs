@@ -283,9 +283,10 @@ fn a_flow_ends_with_its_listener() {
     client.send(b"?").unwrap();
     engine.turn();
     let (_, from) = receive(&server);
-    let numbers: Vec<u32> = engine.worker.context().listeners.iter().map(|(number, _)| number).collect();
+    let numbers: Vec<u32> =
+        engine.worker.context().ports.listeners.iter().map(|(number, _)| number).collect();
     for number in numbers {
-        engine.worker.context().listeners.remove(number);
+        engine.worker.context().ports.listeners.remove(number);
     }
     server.send_to(b"!", from).unwrap();
     engine.turn();

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 
 use common::{addr, ip, own_addresses, own_network, pattern};
 use guest::{Connected, Guest, PLAIN, names};
-use passt_engine::worker::Protocols;
+use passt_engine::dispatch::Protocols;
 use passt_proto::drop::DropReason;
 use passt_proto::seq::Seq;
 use passt_proto::wire::build::MAX_HEADERS;
@@ -116,7 +116,7 @@ fn an_interface_that_is_not_there() {
     for v4 in [true, false] {
         let mut guest = Guest::new(PLAIN, 1500);
         let missing = || Some("missing0".to_owned());
-        guest.worker.context().outbound_if = if v4 { [missing(), None] } else { [None, missing()] };
+        guest.worker.context().core.outbound_if = if v4 { [missing(), None] } else { [None, missing()] };
         let host = if v4 { "127.0.0.1" } else { "::1" };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -137,7 +137,7 @@ fn protocols_that_are_off() {
     let port = listener.local_addr().unwrap().port();
     for (tcp, udp) in [(true, false), (false, true)] {
         let mut guest = Guest::new(PLAIN, 1500);
-        guest.worker.context().protocols = Protocols { tcp, udp, icmp: false };
+        guest.worker.engine().protocols = Protocols { tcp, udp, icmp: false };
         guest.segment(names(true).1, &segment(Flags::SYN, port), &[]);
         guest.turn();
         assert_eq!(
@@ -155,7 +155,7 @@ fn protocols_that_are_off() {
         };
         let mut out = [0; MAX_HEADERS];
         let end = Guest::path(true).emit_icmp(&mut out, header, Sum::new(), 0).unwrap();
-        guest.worker.context().link.from_guest.push_back(out[..end].to_vec().into());
+        guest.worker.context().core.link.from_guest.push_back(out[..end].to_vec().into());
         guest.turn();
         assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)), (1, 2));
     }
@@ -182,7 +182,7 @@ fn a_timer_that_comes_before_another() {
         again = guest.receive();
     }
     assert_eq!(again[0].bytes[20..], *b"late");
-    assert_eq!(guest.worker.context().counters.retransmitted, 2);
+    assert_eq!(guest.worker.context().core.counters.retransmitted, 2);
 }
 
 /// A peer that resets has not finished: the guest sees what was sent before, and a reset.
@@ -251,7 +251,7 @@ fn the_address_that_connections_come_from() {
         let [server, own] = addresses.map(ip);
         for outbound in [server, own] {
             let mut guest = Guest::new(PLAIN, 1500);
-            let map = &mut guest.worker.context().map;
+            let map = &mut guest.worker.context().core.map;
             (map.v4.outbound, map.v6.outbound) = (Some(outbound.into()), Some(outbound.into()));
             let listener = TcpListener::bind((server, 0)).unwrap();
             let connected = guest.connect(&listener, 40_000);

@@ -10,10 +10,12 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use passt_engine::clock;
+use passt_engine::core::Token;
 use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Context;
 use passt_engine::forward::Forward;
 use passt_engine::forward::rule::Rule;
-use passt_engine::worker::{Context, Exit, Token};
+use passt_engine::worker::Exit;
 use passt_proto::rules::Bypass;
 
 use rustix::event::epoll::EventFlags;
@@ -183,10 +185,10 @@ fn rounds(engine: &mut Engine) -> u64 {
     let at = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let once = Itimerspec { it_interval: Timespec::default(), it_value: at };
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
-    engine.worker.context().watch(&timer, Token::External(1), EventFlags::IN).unwrap();
-    let before = engine.worker.context().counters.rounds;
+    engine.worker.context().core.watch(&timer, Token::External(1), EventFlags::IN).unwrap();
+    let before = engine.worker.context().core.counters.rounds;
     assert!(matches!(engine.worker.run(|_, _: &mut Context<_>| true), Exit::External(1)));
-    engine.worker.context().counters.rounds - before
+    engine.worker.context().core.counters.rounds - before
 }
 
 /// A receiver that does not read has the sender wait, and the loop sleep; all arrives once it does, with pipes and without.
@@ -510,5 +512,5 @@ fn a_full_table_has_clients_wait() {
         assert_eq!(engine.worker.flow_count(), flows, "{side:?}");
         all.push((first, clients));
     }
-    assert!(engine.worker.context().counters.flows >= 64);
+    assert!(engine.worker.context().core.counters.flows >= 64);
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use passt_engine::capture::Capture;
+use passt_engine::core::Capture;
 use passt_proto::time::Instant;
 use passt_sys::fd;
 use passt_sys::iovec::Gather;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use arrayvec::ArrayString;
-use passt_engine::worker::Context;
+use passt_engine::forward::Context;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
 use passt_sys::fd::PIPE_BUF;
@@ -35,10 +35,10 @@ impl Stats {
 
     /// Writes a line if it is due, unless nobody reads.
     pub(crate) fn report<L>(&mut self, ctx: &Context<L>, flows: usize) {
-        if self.due > ctx.now {
+        if self.due > ctx.core.now {
             return;
         }
-        self.due = ctx.now + self.every;
+        self.due = ctx.core.now + self.every;
         let taken = self.out.write_line(statistics(ctx, flows, self.missing).as_bytes());
         self.missing = if taken.is_ok() { 0 } else { self.missing + 1 };
     }
@@ -46,7 +46,7 @@ impl Stats {
 
 /// One line of statistics, `missing` lines after the last.
 fn statistics<L>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PIPE_BUF> {
-    let counters = &ctx.counters;
+    let counters = &ctx.core.counters;
     // What doesn't fit is left out.
     let mut line = ArrayString::new();
     let memory = alloc::usage();
@@ -66,7 +66,7 @@ fn statistics<L>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PI
     for (reason, count) in counters.all_drops() {
         let _ = write!(line, " | dropped {} {count}", reason.name());
     }
-    let lost = ctx.capture.as_ref().map_or(0, |capture| capture.lost());
+    let lost = ctx.core.capture.as_ref().map_or(0, |capture| capture.lost());
     let others = [("not recorded", lost), ("lines missing", missing)];
     for (what, count) in others.into_iter().filter(|&(_, count)| count > 0) {
         let _ = write!(line, " | {what} {count}");

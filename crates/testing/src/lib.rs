@@ -5,6 +5,9 @@ use std::io::Write as _;
 
 /// Records that the running test can't show anything here, and why. The test returns after it;
 /// `cargo xtask test` counts and lists these lines.
+///
+/// # Panics
+/// Where the list can't be written.
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let line = format!("SKIP {}: {reason}\n", thread.name().unwrap_or("?"));

@@ -210,12 +210,12 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         self.report.frames += self.outbox.len() as u64;
         self.report.batch = self.report.batch.max(self.outbox.len());
         for frame in std::mem::take(&mut self.outbox) {
-            self.end.send(&mut self.worker.context().link, frame);
+            self.end.send(&mut self.worker.context().core.link, frame);
         }
         // Flows with much to tell are called again by the kernel.
         for _ in 0..20 {
             self.worker.turn(self.now).expect("a link");
-            for packet in self.end.receive(&mut self.worker.context().link) {
+            for packet in self.end.receive(&mut self.worker.context().core.link) {
                 self.arrived(&packet);
             }
         }
@@ -295,8 +295,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     fn finish(mut self) -> Report {
         self.script.with(|state| (state.datagrams, state.refuses_cuts) = (Vec::new(), None));
         self.turn();
-        let lost: u64 = self.worker.context().counters.all_drops().map(|(_, count)| count).sum();
-        let all = self.worker.context().counters.all_drops().collect::<Vec<_>>();
+        let lost: u64 = self.worker.context().core.counters.all_drops().map(|(_, count)| count).sum();
+        let all = self.worker.context().core.counters.all_drops().collect::<Vec<_>>();
         assert_eq!(lost, self.sent.len() as u64, "{} received, {all:?}, {:?}", self.received, self.sent);
         while self.worker.flow_count() > 0 {
             self.now = self.worker.next_timeout().expect("a timer");

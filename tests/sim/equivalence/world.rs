@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 
-use passt_engine::flow::{Flow, Key, Protocol, Via};
-use passt_engine::host::tcp::slack::Pool;
+use passt_engine::core::Token;
+use passt_engine::dispatch::Flow;
+use passt_engine::flow::{Key, Protocol, Via};
 use passt_engine::link::channel::Packet;
 use passt_engine::link::{HEAD_LEN, Link as _};
-use passt_engine::worker::{Token, Worker};
+use passt_engine::protocols::tcp::slack::Pool;
+use passt_engine::worker::Worker;
 use passt_proto::addr::Endpoint;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;
@@ -75,8 +77,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let offload = link.caps().tcp_segmentation;
         let mut worker = Worker::new(link, &options, now).expect("an engine");
         // Of what there is to lend, all or little; of a slot's uses, the first or those at the limits of numbers.
-        worker.context().tcp.slack = Pool::new([4, 16, 2112][tape.pick(3)]).expect("memory");
-        let (_, flows) = worker.parts();
+        worker.engine().common.tcp.slack = Pool::new([4, 16, 2112][tape.pick(3)]).expect("memory");
+        let flows = &mut worker.engine().flows;
         flows.first_generation = [0, (1 << 29) - 2, u32::MAX - 1][tape.pick(3)];
         let doors = [true, false].map(|v4| door(&mut worker, v4, Protocol::Tcp));
         Self {
@@ -357,13 +359,13 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     /// The host's kernel has room again, and tells.
     fn release(&mut self) {
         let told: HashSet<_> = self.script.with(|state| state.full.drain().collect());
-        let (ctx, flows) = self.worker.parts();
-        for (handle, _, flow) in flows.iter() {
+        let engine = self.worker.engine();
+        for (handle, _, flow) in engine.flows.iter() {
             let Flow::Tcp(flow) = flow else { continue };
             if told.contains(&flow.socket().as_raw_fd()) {
                 use EventFlags as E;
                 let events = E::IN | E::OUT | E::PRI | E::RDHUP | E::ET;
-                ctx.rewatch(flow.socket(), Token::Flow(handle), events).expect("watched");
+                engine.ctx.core.rewatch(flow.socket(), Token::Flow(handle), events).expect("watched");
             }
         }
     }
@@ -387,16 +389,16 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         self.report.frames += frames.len() as u64;
         self.report.batch = self.report.batch.max(frames.len());
         for frame in frames {
-            self.end.send(&mut self.worker.context().link, frame);
+            self.end.send(&mut self.worker.context().core.link, frame);
         }
         let mut packets = Vec::new();
         loop {
-            let before = self.worker.context().counters.from_guest.frames;
+            let before = self.worker.context().core.counters.from_guest.frames;
             self.worker.turn(self.now).expect("a link");
             self.now = self.now + Duration::from_micros(1);
-            packets.extend(self.end.receive(&mut self.worker.context().link));
+            packets.extend(self.end.receive(&mut self.worker.context().core.link));
             self.observe();
-            if self.worker.context().counters.from_guest.frames == before {
+            if self.worker.context().core.counters.from_guest.frames == before {
                 break;
             }
         }
@@ -415,7 +417,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
 
     /// Which of the engine's sockets belongs to whom.
     fn observe(&mut self) {
-        let (_, flows) = self.worker.parts();
+        let flows = &mut self.worker.engine().flows;
         for conn in &mut self.conns {
             let handle = flows.find(&key(conn));
             if handle != conn.handle {
@@ -563,7 +565,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
 
     /// Nothing is left over.
     fn finish(mut self) -> Report {
-        assert!(self.worker.context().tcp.slack.is_whole(), "slack is lent to nobody");
+        assert!(self.worker.engine().common.tcp.slack.is_whole(), "slack is lent to nobody");
         assert_eq!(self.worker.flow_count(), 0);
         assert_eq!(self.worker.next_timeout(), None, "something is still to be done");
         self.report.short = self.script.with(|state| state.short);

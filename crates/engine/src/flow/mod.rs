@@ -7,11 +7,12 @@
 
 pub(crate) mod inbound;
 pub mod table;
-pub mod timer;
 
 use passt_proto::addr::Endpoint;
 pub use passt_proto::rules::Protocol;
-pub use table::{Handle, Table};
+pub use table::Table;
+
+pub use crate::core::token::Handle;
 
 /// What a flow is looked up by. One on the link: as the guest sees it. One that bypasses the
 /// link: as the client sees it, on whose side it began.
@@ -53,19 +54,6 @@ impl Side {
             Self::Namespace => Self::Host,
         }
     }
-}
-
-/// What is known about one conversation.
-#[expect(clippy::large_enum_variant, reason = "slots are reserved at start, and most hold connections")]
-pub enum Flow {
-    /// A TCP connection.
-    Tcp(crate::host::tcp::TcpFlow),
-    /// A TCP connection that bypasses the link.
-    Splice(crate::host::splice::SpliceFlow),
-    /// A UDP flow.
-    Udp(crate::host::udp::UdpFlow),
-    /// Pings.
-    Echo(crate::host::echo::EchoFlow),
 }
 
 impl std::fmt::Display for Key {

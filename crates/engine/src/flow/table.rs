@@ -15,20 +15,10 @@ use passt_sys::alloc;
 use siphasher::sip::SipHasher13;
 
 use super::Key;
+use crate::core::token::{Handle, MAX_FLOWS};
 
-/// Most flows of a table.
-pub const MAX_FLOWS: usize = 1 << 24;
 /// The part of all slots that only the guest's own flows get.
 const RESERVE: usize = 16;
-
-/// Names a flow for as long as it lives; of no effect afterwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Handle {
-    /// The slot's number.
-    pub index: u32,
-    /// How often the slot was used before.
-    pub generation: u32,
-}
 
 /// Flows of type `T`.
 pub struct Table<T> {

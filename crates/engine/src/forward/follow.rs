@@ -11,10 +11,9 @@ use rustix::io::Errno;
 use super::listener::{Listener, Options};
 use super::rule::Families;
 use super::table::{Entry, Place};
-use super::{CHUNK, Forward};
+use super::{CHUNK, Context, Forward};
 use crate::flow::Side;
 use crate::link::Link;
-use crate::worker::Context;
 
 /// What is to be closed and opened.
 #[derive(Debug, Default)]
@@ -40,9 +39,9 @@ impl Todo {
     /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For some there was no
     /// room.
     pub(super) fn new<L>(ctx: &Context<L>, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
-        let rules = &ctx.forward.rules;
+        let rules = &ctx.ports.forward.rules;
         let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);
-        let following = || ctx.listeners.iter().filter(|(_, l)| rules.follows(l.place));
+        let following = || ctx.ports.listeners.iter().filter(|(_, l)| rules.follows(l.place));
         let close = following().filter(|(_, l)| !kept(l)).map(|(number, _)| number).collect();
         let kept: BTreeSet<Place> = following().filter(|(_, l)| kept(l)).map(|(_, l)| l.place).collect();
         wanted.retain(|place, _| !kept.contains(place));
@@ -91,7 +90,7 @@ impl Todo {
         // A port may be wanted for other families than before: first it is closed.
         if !self.close.is_empty() {
             for number in self.close.drain(self.close.len().saturating_sub(CHUNK)..) {
-                if let Some(listener) = ctx.listeners.remove(number) {
+                if let Some(listener) = ctx.ports.listeners.remove(number) {
                     log::debug!("{listener}: closed");
                 }
             }
@@ -100,7 +99,7 @@ impl Todo {
         if !alloc::has_room() {
             self.give_up();
         }
-        let jobs = jobs(&ctx.forward, &mut self.host);
+        let jobs = jobs(&ctx.ports.forward, &mut self.host);
         self.listen(ctx, Job::all(jobs));
         if self.pending.is_none() && !self.namespace.is_empty() {
             self.open_inside(ctx);
@@ -108,8 +107,8 @@ impl Todo {
     }
 
     fn open_inside<L>(&mut self, ctx: &Context<L>) {
-        let Some(inside) = &ctx.inside else { return self.give_up() };
-        let jobs = jobs(&ctx.forward, &mut self.namespace);
+        let Some(inside) = &ctx.ports.inside else { return self.give_up() };
+        let jobs = jobs(&ctx.ports.forward, &mut self.namespace);
         match inside.begin(move || Job::all(jobs)) {
             Ok(pending) => self.pending = Some(pending),
             Err(_) => self.give_up(),
@@ -121,7 +120,7 @@ impl Todo {
         for result in opened {
             let listening = result.and_then(|listeners| {
                 // The last descriptors are not for ports.
-                if listeners.iter().any(|listener| ctx.pressure.keeps(&listener.fd)) {
+                if listeners.iter().any(|listener| ctx.ports.pressure.keeps(&listener.fd)) {
                     return Err(Errno::MFILE.into());
                 }
                 listeners.into_iter().try_for_each(|listener| {

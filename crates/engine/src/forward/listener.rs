@@ -19,10 +19,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 use super::pressure::{self, Opening};
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place, RuleId};
+use crate::core::readiness::{DATAGRAMS, Futile};
+use crate::core::{Core, Token};
 use crate::flow::{Key, Protocol, Side, Via};
-use crate::host::{DATAGRAMS, Futile};
 use crate::link::Link;
-use crate::worker::{Context, Token};
 
 /// Connections that wait to be accepted; the kernel has a limit of its own.
 const BACKLOG: i32 = 4096;
@@ -370,13 +370,13 @@ impl Listener {
     }
 
     /// Has the loop tell of this socket, by its number.
-    pub(crate) fn watch<L: Link>(&self, ctx: &Context<L>, number: u32) -> io::Result<()> {
-        if self.protocol == Protocol::Udp && ctx.link.caps().udp_segmentation {
+    pub(crate) fn watch<L: Link>(&self, core: &Core<L>, number: u32) -> io::Result<()> {
+        if self.protocol == Protocol::Udp && core.link.caps().udp_segmentation {
             // Linux before 5.0 does not know how to.
             let _ = dgram::want_joined(self.fd.as_fd());
         }
         let events = if self.protocol == Protocol::Udp { DATAGRAMS } else { EventFlags::IN };
-        ctx.watch(&self.fd, Token::Listener(number), events)
+        core.watch(&self.fd, Token::Listener(number), events)
     }
 }
 

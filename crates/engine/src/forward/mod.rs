@@ -3,13 +3,15 @@
 //! Rules are in one [table]. Some name ports, which are opened when the rule is added. Others
 //! follow what listens on the other side: once a second each side is asked for its
 //! services, and sockets are opened and closed as these come and go. What is done with
-//! connections and datagrams that come in is the business of [`host`](crate::host).
+//! connections and datagrams that come in is the business of [`protocols`](crate::protocols).
 
 mod detect;
 mod follow;
 pub mod listener;
+mod ports;
 pub(crate) mod pressure;
 pub mod rule;
+pub(crate) mod stock;
 pub mod table;
 
 use passt_proto::addr::Addr;
@@ -22,12 +24,12 @@ use passt_sys::socket::option;
 use self::detect::Source;
 use self::follow::Todo;
 pub use self::listener::{Listener, Listeners, Options};
+pub use self::ports::{Context, Ports};
 use self::rule::Rule;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
 use crate::flow::{Protocol, Side};
 use crate::link::Link;
-use crate::worker::Context;
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -157,28 +159,29 @@ impl Forward {
 /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
 /// this returns, as far as possible: nothing here is fatal.
 pub fn follow<L: Link>(ctx: &mut Context<L>) {
-    let follows = [Side::Host, Side::Namespace].iter().any(|&side| ctx.forward.rules.interest(side).tcp);
-    let Some(inside) = ctx.inside.as_ref().filter(|_| follows) else { return };
+    let follows =
+        [Side::Host, Side::Namespace].iter().any(|&side| ctx.ports.forward.rules.interest(side).tcp);
+    let Some(inside) = ctx.ports.inside.as_ref().filter(|_| follows) else { return };
     let sources = Source::open().and_then(|host| Ok((host, inside.run(Source::open)??)));
     let (host, namespace) = match sources {
         Ok(sources) => sources,
         Err(error) => return log::warn!("Couldn't find out what listens, so no ports follow: {error}"),
     };
     let services = || Vec::with_capacity(SERVICES);
-    ctx.forward.detection = Some(Detection {
+    ctx.ports.forward.detection = Some(Detection {
         host,
         namespace,
         heard: Heard { host: services(), namespace: services() },
         scratch: services(),
-        due: ctx.now,
-        guest: ctx.map.guest(),
+        due: ctx.core.now,
+        guest: ctx.core.map.guest(),
         retry: None,
         todo: Todo::default(),
         told: false,
     });
     poll(ctx);
-    while ctx.forward.due().is_none_or(|due| due <= ctx.now) {
-        let Some(detection) = &mut ctx.forward.detection else { return };
+    while ctx.ports.forward.due().is_none_or(|due| due <= ctx.core.now) {
+        let Some(detection) = &mut ctx.ports.forward.detection else { return };
         detection.todo.wait();
         poll(ctx);
     }
@@ -186,14 +189,14 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) {
 
 /// Asks what listens, and adjusts our own sockets to it, a part at a time. Nothing here is fatal, and nothing waits.
 pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
-    let Some(mut detection) = ctx.forward.detection.take() else { return };
-    if detection.todo.is_done() && detection.due <= ctx.now {
+    let Some(mut detection) = ctx.ports.forward.detection.take() else { return };
+    if detection.todo.is_done() && detection.due <= ctx.core.now {
         detection.look(ctx);
     }
     if !detection.todo.is_done() {
         detection.todo.go_on(ctx);
         if detection.todo.is_done() {
-            detection.retry = detection.todo.lacks().then(|| ctx.now + RETRY);
+            detection.retry = detection.todo.lacks().then(|| ctx.core.now + RETRY);
             let left_out = detection.todo.left_out();
             if left_out > 0 && !std::mem::replace(&mut detection.told, true) {
                 log::warn!(
@@ -202,25 +205,26 @@ pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
             }
         }
     }
-    ctx.forward.detection = Some(detection);
+    ctx.ports.forward.detection = Some(detection);
 }
 
 impl Detection {
     /// Finds out what should be opened and closed, if that is something else than before.
     fn look<L: Link>(&mut self, ctx: &mut Context<L>) {
-        self.due = ctx.now + INTERVAL;
-        let moved = self.guest != ctx.map.guest();
-        self.guest = ctx.map.guest();
+        self.due = ctx.core.now + INTERVAL;
+        let moved = self.guest != ctx.core.map.guest();
+        self.guest = ctx.core.map.guest();
         let changed = self.listen(ctx) || moved;
-        let again = self.retry.is_some_and(|at| at <= ctx.now);
+        let again = self.retry.is_some_and(|at| at <= ctx.core.now);
         if (changed || again) && !alloc::has_room() {
-            self.retry = Some(ctx.now + RETRY);
+            self.retry = Some(ctx.core.now + RETRY);
         } else if changed || again {
-            let Forward { rules, options, .. } = &ctx.forward;
-            let mut wanted = rules.wanted(&self.heard, &ctx.map, options.families);
+            let Forward { rules, options, .. } = &ctx.ports.forward;
+            let mut wanted = rules.wanted(&self.heard, &ctx.core.map, options.families);
             let all = wanted.len();
-            let fixed = ctx.listeners.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
-            table::fit(&mut wanted, ctx.pressure.ports().saturating_sub(fixed));
+            let fixed =
+                ctx.ports.listeners.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
+            table::fit(&mut wanted, ctx.ports.pressure.ports().saturating_sub(fixed));
             let left_out = all - wanted.len();
             self.todo = Todo::new(ctx, wanted, left_out);
             self.retry = None;
@@ -235,9 +239,9 @@ impl Detection {
         let sides = [(Side::Host, host, &mut heard.host), (Side::Namespace, namespace, &mut heard.namespace)];
         for (side, source, known) in sides {
             scratch.clear();
-            let interest = ctx.forward.rules.interest(side);
-            let ours = |inode| ctx.listeners.is_ours(inode);
-            match source.read(interest, &mut ctx.udp.inbox, ours, scratch) {
+            let interest = ctx.ports.forward.rules.interest(side);
+            let ours = |inode| ctx.ports.listeners.is_ours(inode);
+            match source.read(interest, &mut ctx.core.inbox, ours, scratch) {
                 Ok(()) if scratch != known => {
                     std::mem::swap(known, scratch);
                     changed = true;

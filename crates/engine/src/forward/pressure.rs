@@ -11,9 +11,12 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, getrlimit};
+
+use crate::core::LOOK_AGAIN;
 
 /// Connections of one listening socket that are being established, at most.
 pub(crate) const OPENING: u32 = 256;
@@ -21,8 +24,6 @@ pub(crate) const OPENING: u32 = 256;
 const UNHEARD: Duration = Duration::from_secs(10);
 /// The part of all descriptors that is kept, and the most of them.
 const KEPT: (u64, u64) = (8, 1024);
-/// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The most descriptors that ports take which need not all be had: three of four. Connections need the others.
 pub(super) fn for_ports() -> RawFd {
@@ -31,6 +32,17 @@ pub(super) fn for_ports() -> RawFd {
 
 fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Who is counted as one client: an IPv4 address, or an IPv6 network, of which a host may use every address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Source(pub(crate) u64);
+
+impl From<Addr> for Source {
+    fn from(addr: Addr) -> Self {
+        let [network @ .., _, _, _, _, _, _, _, _] = addr.octets();
+        Self(addr.v4().map_or(u64::from_be_bytes(network), |v4| u32::from(v4).into()))
+    }
 }
 
 /// Connections of a listening socket that are being established.
@@ -69,33 +81,33 @@ impl Opening {
 
 impl Opening {
     /// Whether the guest did not answer this source when it was last tried.
-    pub(crate) fn is_unheard(&self, source: u64, now: Instant) -> bool {
+    pub(crate) fn is_unheard(&self, source: Source, now: Instant) -> bool {
         let UnderWay { unheard, until, .. } = &*self.0;
-        unheard.load(Ordering::Relaxed) == source && now.as_millis() < until.load(Ordering::Relaxed)
+        unheard.load(Ordering::Relaxed) == source.0 && now.as_millis() < until.load(Ordering::Relaxed)
     }
 
     /// The guest did not answer this source.
-    pub(crate) fn unheard(&self, source: u64, now: Instant) {
+    pub(crate) fn unheard(&self, source: Source, now: Instant) {
         self.0.unheard(source, now);
     }
 }
 
 impl UnderWay {
-    fn unheard(&self, source: u64, now: Instant) {
-        self.unheard.store(source, Ordering::Relaxed);
+    fn unheard(&self, source: Source, now: Instant) {
+        self.unheard.store(source.0, Ordering::Relaxed);
         self.until.store((now + UNHEARD).as_millis(), Ordering::Relaxed);
     }
 }
 
 impl Ticket {
     /// The guest did not answer this source.
-    pub(crate) fn unheard(&self, source: u64, now: Instant) {
+    pub(crate) fn unheard(&self, source: Source, now: Instant) {
         self.0.unheard(source, now);
     }
 
     /// The guest answered this source.
-    pub(crate) fn heard(&self, source: u64) {
-        if self.0.unheard.load(Ordering::Relaxed) == source {
+    pub(crate) fn heard(&self, source: Source) {
+        if self.0.unheard.load(Ordering::Relaxed) == source.0 {
             self.0.until.store(0, Ordering::Relaxed);
         }
     }
@@ -249,18 +261,18 @@ mod tests {
         let (opening, other, now) = (Opening::default(), Opening::default(), Instant::from_millis(5000));
         let ticket = opening.ticket();
         assert!(opening.issued(&ticket) && !other.issued(&ticket));
-        assert!(!opening.is_unheard(7, now));
-        ticket.unheard(7, now);
+        assert!(!opening.is_unheard(Source(7), now));
+        ticket.unheard(Source(7), now);
         for (source, after, unheard) in
             [(7, 0, true), (7, 9999, true), (7, 10_000, false), (8, 0, false), (8, 10_000, false)]
         {
             let at = now + Duration::from_millis(after);
-            assert_eq!(opening.is_unheard(source, at), unheard, "{source} {after}");
+            assert_eq!(opening.is_unheard(Source(source), at), unheard, "{source} {after}");
         }
-        ticket.heard(8);
-        assert!(opening.is_unheard(7, now));
-        ticket.heard(7);
-        assert!(!opening.is_unheard(7, now));
+        ticket.heard(Source(8));
+        assert!(opening.is_unheard(Source(7), now));
+        ticket.heard(Source(7));
+        assert!(!opening.is_unheard(Source(7), now));
     }
 
     #[test]
@@ -302,5 +314,16 @@ mod tests {
         pressure.kept = RawFd::MAX;
         assert_eq!(pressure.resume(later + LOOK_AGAIN), [7].into());
         assert!(!pressure.is_scarce());
+    }
+
+    /// An address of IPv4, and a network of IPv6.
+    #[test]
+    fn who_is_one_source() {
+        let source =
+            |addr: &str| Source::from(Addr::from(addr.parse::<std::net::IpAddr>().expect("an address")));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_ne!(source("192.0.2.1"), source("2001:db8::1"));
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
     }
 }

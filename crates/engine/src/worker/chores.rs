@@ -5,7 +5,8 @@ use passt_proto::drop::DropReason;
 use passt_proto::responder::{Services, arp, ndp};
 use passt_proto::time::{Duration, Instant};
 
-use super::{Context, Options};
+use super::Options;
+use crate::core::Core;
 use crate::link::Link;
 
 /// Bounds of the time between unsolicited router advertisements, in seconds
@@ -42,14 +43,14 @@ impl Chores {
     }
 
     /// Does what is due.
-    pub(super) fn run<L: Link>(&mut self, ctx: &mut Context<L>) {
-        let now = ctx.now;
+    pub(super) fn run<L: Link>(&mut self, core: &mut Core<L>) {
+        let now = core.now;
         if self.solicit.take_if(|due| *due <= now).is_some() {
-            send(ctx, arp::request);
-            send(ctx, ndp::solicit);
+            send(core, arp::request);
+            send(core, ndp::solicit);
         }
         if self.advertise.is_some_and(|due| due <= now) {
-            send(ctx, ndp::unsolicited_ra);
+            send(core, ndp::unsolicited_ra);
             self.advertise = Some(now + self.interval());
         }
     }
@@ -64,11 +65,11 @@ impl Chores {
 
 /// Sends a frame of a responder's own accord, if its service is on.
 fn send<L: Link>(
-    ctx: &mut Context<L>,
+    core: &mut Core<L>,
     write: fn(&passt_proto::responder::Config, &mut [u8]) -> Result<usize, DropReason>,
 ) {
     let mut frame = [0; 1514];
-    if let Ok(len) = write(&ctx.services, &mut frame) {
-        ctx.send(&frame[..len]);
+    if let Ok(len) = write(&core.services, &mut frame) {
+        core.send(&frame[..len]);
     }
 }

@@ -2,12 +2,12 @@
 
 use passt_proto::time::Instant;
 
-use super::Context;
+use crate::forward::Context;
 
 /// The program around a worker, which calls it between two events. Each call keeps the network waiting.
 pub trait External<L> {
-    /// The descriptor watched as [`Token::External`](super::Token::External) `number` is readable, or was
-    /// [postponed](Context::postpone); whether the loop is to end.
+    /// The descriptor watched as [`Token::External`](crate::core::Token::External) `number` is readable, or was
+    /// [postponed](crate::core::Core::postpone); whether the loop is to end.
     fn ready(&mut self, number: u32, ctx: &mut Context<L>) -> bool;
 
     /// When [`External::tick`] has something to do.
@@ -15,7 +15,7 @@ pub trait External<L> {
         None
     }
 
-    /// Does what is due at [`Context::now`], with so many flows in the table.
+    /// Does what is due at [`Core::now`](crate::core::Core::now), with so many flows in the table.
     fn tick(&mut self, _: &mut Context<L>, _flows: usize) {}
 }
 

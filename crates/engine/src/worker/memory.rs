@@ -12,10 +12,16 @@ use passt_proto::time::Instant;
 use passt_sys::alloc;
 
 use super::Options;
-use super::queue::Queue;
-use crate::flow::timer::Wheel;
-use crate::flow::{Flow, Table};
-use crate::host::tcp::slack::{self, Pool};
+use crate::core::{Core, Pools};
+use crate::dispatch::{Common, Engine, Flow, REPLY_ROOM};
+use crate::flow::Table;
+use crate::forward::{Context, Ports};
+use crate::link::Link;
+use crate::protocols::echo::Echo;
+use crate::protocols::splice::Splice;
+use crate::protocols::tcp::Tcp;
+use crate::protocols::tcp::slack::{self, Pool};
+use crate::protocols::udp::Udp;
 
 /// Left to what comes later, three times over: buffers of all protocols, stacks of threads, what the C library allocates.
 const MARGIN: usize = 24 * 1024 * 1024;
@@ -24,16 +30,26 @@ const SMALLEST_POOL: u16 = 32;
 /// Flows for which it is worthwhile to run.
 const MIN_FLOWS: usize = 256;
 
-/// Reserved memory of all flows, but for the table.
-pub(super) struct Pools {
-    pub(super) timers: Wheel,
-    pub(super) ready: Queue,
-    pub(super) waiting: Queue,
-    pub(super) slack: Pool,
+/// What is reserved: the table, what the core needs of each flow, and slack.
+type Reserved = (Table<Flow>, Pools, Pool);
+
+/// An engine with memory for as many flows as there may be, or as there is memory for.
+pub(super) fn engine<L: Link>(link: L, options: &Options, now: Instant) -> io::Result<Engine<L>> {
+    let (flows, pools, slack) = reserve(options, now)?;
+    let Options { services, map, outbound_if, protocols, max_flows, secrets } = options;
+    let [_, _, a, b] = *secrets;
+    let common = Common {
+        tcp: Tcp::new(&link, services.mtu, (a, b), slack),
+        splice: Splice::new(),
+        udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
+        echo: Echo::default(),
+    };
+    let core = Core::new(link, services, map, outbound_if, now, pools)?;
+    let ctx = Context { core, ports: Ports::new(*max_flows) };
+    Ok(Engine { ctx, flows, common, protocols: *protocols, reply: vec![0; REPLY_ROOM].into() })
 }
 
-/// Reserves memory for as many flows as there may be, or as there is memory for.
-pub(super) fn reserve(options: &Options, now: Instant) -> io::Result<(Table<Flow>, Pools)> {
+fn reserve(options: &Options, now: Instant) -> io::Result<Reserved> {
     let (mut flows, mut blocks) = (options.max_flows, slack::BLOCKS);
     loop {
         match reserve_for(flows, blocks, options, now) {
@@ -57,22 +73,11 @@ fn too_little(error: &io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
-fn reserve_for(
-    flows: usize,
-    blocks: u16,
-    options: &Options,
-    now: Instant,
-) -> io::Result<(Table<Flow>, Pools)> {
+fn reserve_for(flows: usize, blocks: u16, options: &Options, now: Instant) -> io::Result<Reserved> {
     alloc::reserve_arena()?;
     let margin: Vec<u8> = alloc::reserved(MARGIN)?;
     let [a, b, ..] = options.secrets;
-    let table = Table::new(flows, (a, b))?;
-    let pools = Pools {
-        timers: Wheel::new(flows, now)?,
-        ready: Queue::new(flows)?,
-        waiting: Queue::new(flows)?,
-        slack: Pool::new(blocks)?,
-    };
+    let reserved = (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Pool::new(blocks)?);
     drop(margin);
-    Ok((table, pools))
+    Ok(reserved)
 }

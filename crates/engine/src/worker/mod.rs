@@ -4,11 +4,9 @@
 //! round, here; everything below is told the time.
 
 mod chores;
-mod context;
-mod counters;
 mod external;
 mod memory;
-mod queue;
+mod options;
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,16 +16,13 @@ use passt_proto::time::{Duration, Instant};
 use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
-pub use context::{Context, Options, Protocols, Token};
-pub use counters::{Counters, Traffic};
-pub use external::External;
-
 use self::chores::Chores;
-use crate::clock::clock;
-use crate::flow::{Flow, Handle, Key, Table};
-use crate::forward::Listener;
+pub use self::external::External;
+pub use self::options::Options;
+use crate::core::{Token, clock};
+use crate::dispatch::Engine;
+use crate::forward::{self, Context, Listener};
 use crate::link::Link;
-use crate::{forward, from_guest, host};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -41,10 +36,9 @@ pub const CALLS: &[Call] = &[
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
-/// The engine.
+/// An engine and what keeps it going.
 pub struct Worker<L> {
-    ctx: Context<L>,
-    flows: Table<Flow>,
+    engine: Engine<L>,
     chores: Chores,
 }
 
@@ -58,35 +52,33 @@ pub enum Exit {
 }
 
 impl<L: Link> Worker<L> {
-    /// An engine on `link`.
+    /// A worker on `link`.
     pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
-        let (flows, pools) = memory::reserve(options, now)?;
-        let mut ctx = Context::new(link, options, now, pools)?;
-        ctx.watch_link()?;
-        let chores = Chores::new(options, now);
-        Ok(Self { ctx, flows, chores })
+        let mut engine = memory::engine(link, options, now)?;
+        engine.ctx.core.watch_link()?;
+        Ok(Self { engine, chores: Chores::new(options, now) })
     }
 
     /// Forwards the ports of listening sockets from now on.
     pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
-        listeners.into_iter().try_for_each(|listener| self.ctx.listen(listener))
+        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener))
     }
 
     /// A guest has come to a link that had none: watches the link's descriptor, and has the guest
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
-        self.chores.greet(self.ctx.now);
-        self.ctx.watch_link()
+        self.chores.greet(self.engine.ctx.core.now);
+        self.engine.ctx.core.watch_link()
     }
 
-    /// Everything but the flows.
+    /// Link, time, counters and forwarded ports.
     pub fn context(&mut self) -> &mut Context<L> {
-        &mut self.ctx
+        &mut self.engine.ctx
     }
 
-    /// Flows and context, for what begins flows.
-    pub fn parts(&mut self) -> (&mut Context<L>, &mut Table<Flow>) {
-        (&mut self.ctx, &mut self.flows)
+    /// All flows, and what they work with.
+    pub fn engine(&mut self) -> &mut Engine<L> {
+        &mut self.engine
     }
 
     /// Runs until `external` says so, or the link fails.
@@ -104,20 +96,21 @@ impl<L: Link> Worker<L> {
 
     /// One round at a time given by the caller, without waiting: for tests with a clock of their own.
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
-        self.ctx.now = now;
-        self.link_readable()?;
+        self.engine.ctx.core.now = now;
+        self.engine.receive()?;
         self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Context<L>| false).map(drop)
     }
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let resumes = !self.ctx.waiting.is_empty() && !self.ctx.link.is_congested();
-        if resumes || !self.ctx.ready.is_empty() || self.ctx.tcp.has_late() {
-            return Some(self.ctx.now);
+        let Engine { ctx: Context { core, ports }, common, .. } = &self.engine;
+        let resumes = !core.waiting.is_empty() && !core.link.is_congested();
+        if resumes || !core.ready.is_empty() || common.tcp.has_late() {
+            return Some(core.now);
         }
-        let Context { timers, forward, pressure, .. } = &self.ctx;
-        let postponed = self.ctx.postponed_until();
-        let dues = [timers.next(), self.chores.due(), forward.due(), pressure.due(), postponed];
+        let postponed = core.postponed_until();
+        let dues =
+            [core.timers.next(), self.chores.due(), ports.forward.due(), ports.pressure.due(), postponed];
         dues.into_iter().flatten().min()
     }
 
@@ -127,122 +120,99 @@ impl<L: Link> Worker<L> {
         clock: impl Fn() -> Instant,
         external: &mut impl External<L>,
     ) -> io::Result<Option<u32>> {
+        let Self { engine, chores } = self;
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let wait = wait.map(|d| rustix::event::Timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(d.subsec_nanos()),
         });
-        let events = match epoll::wait(self.ctx.epoll(), &mut events, wait.as_ref()) {
+        let events = match epoll::wait(engine.ctx.core.epoll(), &mut events, wait.as_ref()) {
             Ok((events, _)) => events,
             Err(rustix::io::Errno::INTR) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        self.ctx.now = clock();
-        self.ctx.counters.rounds += 1;
+        engine.ctx.core.now = clock();
+        engine.ctx.core.counters.rounds += 1;
         // What flows are told would not be repeated to them: no end keeps the other events waiting.
-        let (mut link, mut external_end) = (Ok(()), None);
+        let (mut link, mut end) = (Ok(()), None);
         for event in events {
             let flags = event.flags;
             match Token::decode(event.data.u64()) {
                 // Room for what is queued, which is sent at the end of the round.
                 Token::Link if flags == EventFlags::OUT => {}
-                Token::Link => link = self.link_readable(),
-                Token::Flow(handle) => {
-                    self.flow(handle, |ctx, handle, key, flow| host::event(ctx, handle, key, flow, flags));
-                }
-                Token::Second(handle) => self
-                    .flow(handle, |ctx, handle, key, flow| host::second_event(ctx, handle, key, flow, flags)),
-                Token::External(number) if external.ready(number, &mut self.ctx) => {
-                    external_end = Some(number)
-                }
+                Token::Link => link = engine.receive(),
+                Token::Flow(handle) => engine.event(handle, flags),
+                Token::Second(handle) => engine.second_event(handle, flags),
+                Token::External(number) if external.ready(number, &mut engine.ctx) => end = Some(number),
                 Token::External(_) => {}
-                Token::Inside => self.inside(),
-                Token::Listener(number) => {
-                    host::listen::event(&mut self.ctx, &mut self.flows, number, flags);
-                }
+                Token::Inside => inside(&mut engine.ctx),
+                Token::Listener(number) => engine.listener_event(number, flags),
             }
         }
-        if let Some(number) = self.ctx.take_postponed()
-            && external.ready(number, &mut self.ctx)
+        if let Some(number) = engine.ctx.core.take_postponed()
+            && external.ready(number, &mut engine.ctx)
         {
-            external_end = Some(number);
+            end = Some(number);
         }
-        host::tcp::end_round(&mut self.ctx, &mut self.flows);
-        for _ in 0..self.ctx.ready.len() {
-            let Some(index) = self.ctx.ready.pop() else { break };
-            if let Some(handle) = self.flows.at(index) {
-                self.flow(handle, host::again);
-            }
+        engine.tcp_end_round();
+        for _ in 0..engine.ctx.core.ready.len() {
+            let Some(slot) = engine.ctx.core.ready.pop() else { break };
+            engine.again(slot);
         }
-        while let Some(index) = self.ctx.timers.pop(self.ctx.now) {
-            if let Some(handle) = self.flows.at(index) {
-                self.flow(handle, host::timeout);
-            }
+        while let Some(slot) = engine.ctx.core.timers.pop(engine.ctx.core.now) {
+            engine.timeout(slot);
         }
-        self.chores.run(&mut self.ctx);
-        if external.due().is_some_and(|due| due <= self.ctx.now) {
-            external.tick(&mut self.ctx, self.flows.count());
+        chores.run(&mut engine.ctx.core);
+        if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
+            external.tick(&mut engine.ctx, engine.flows.count());
         }
-        if self.ctx.forward.due().is_some_and(|due| due <= self.ctx.now) {
-            forward::poll(&mut self.ctx);
+        if engine.ctx.ports.forward.due().is_some_and(|due| due <= engine.ctx.core.now) {
+            forward::poll(&mut engine.ctx);
         }
-        host::listen::resume(&mut self.ctx, &mut self.flows);
-        self.flush()?;
-        external_end.map_or(link.map(|()| None), |number| Ok(Some(number)))
-    }
-
-    /// Sends what the link queued, then calls flows that wait for room there, as long as there is some:
-    /// here, before others take it in the next round.
-    fn flush(&mut self) -> io::Result<()> {
-        self.ctx.flush_link()?;
-        if self.ctx.waiting.is_empty() {
-            return Ok(());
-        }
-        for _ in 0..self.ctx.waiting.len() {
-            if self.ctx.link.is_congested() {
-                break;
-            }
-            let Some(index) = self.ctx.waiting.pop() else { break };
-            if let Some(handle) = self.flows.at(index) {
-                self.flow(handle, host::resume);
-            }
-        }
-        self.ctx.flush_link()
-    }
-
-    /// The thread in the namespace has done something. Who waited for sockets goes on at the end of the round.
-    fn inside(&mut self) {
-        if let Some(inside) = &self.ctx.inside {
-            self.ctx.sockets.collect(inside);
-        }
-        forward::poll(&mut self.ctx);
+        engine.resume_listeners();
+        flush(engine)?;
+        end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
     /// Whether something waits for the thread in the namespace: for tests with a clock of their own.
     pub fn awaits_namespace(&self) -> bool {
-        self.ctx.pressure.awaits_sockets() || self.ctx.forward.awaits_namespace()
-    }
-
-    fn link_readable(&mut self) -> io::Result<()> {
-        from_guest::receive(&mut self.ctx, &mut self.flows)
-    }
-
-    /// Has something done with a flow, and removes the flow if that ended it.
-    fn flow(
-        &mut self,
-        handle: Handle,
-        f: impl FnOnce(&mut Context<L>, Handle, &Key, &mut Flow) -> host::Verdict,
-    ) {
-        host::with_flow(&mut self.ctx, &mut self.flows, handle, f);
+        let ports = &self.engine.ctx.ports;
+        ports.pressure.awaits_sockets() || ports.forward.awaits_namespace()
     }
 
     /// How often something was dropped for `reason`.
     pub fn drops(&self, reason: DropReason) -> u64 {
-        self.ctx.counters.drops(reason)
+        self.engine.ctx.core.counters.drops(reason)
     }
 
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
-        self.flows.count()
+        self.engine.flows.count()
     }
+}
+
+/// The thread in the namespace has done something. Who waited for sockets goes on at the end of the round.
+fn inside<L: Link>(ctx: &mut Context<L>) {
+    let ports = &mut ctx.ports;
+    if let Some(inside) = &ports.inside {
+        ports.stock.collect(inside);
+    }
+    forward::poll(ctx);
+}
+
+/// Sends what the link queued, then calls flows that wait for room there, as long as there is some:
+/// here, before others take it in the next round.
+fn flush<L: Link>(engine: &mut Engine<L>) -> io::Result<()> {
+    engine.ctx.core.flush_link()?;
+    if engine.ctx.core.waiting.is_empty() {
+        return Ok(());
+    }
+    for _ in 0..engine.ctx.core.waiting.len() {
+        if engine.ctx.core.link.is_congested() {
+            break;
+        }
+        let Some(slot) = engine.ctx.core.waiting.pop() else { break };
+        engine.resume(slot);
+    }
+    engine.ctx.core.flush_link()
 }

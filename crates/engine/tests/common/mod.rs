@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use passt_engine::dispatch::Protocols;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
-use passt_engine::worker::{Options, Protocols};
+use passt_engine::worker::Options;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::responder;
 use passt_proto::rules::AddressMap;

@@ -94,7 +94,7 @@ impl Guest {
         let mut header = [0; MAX_HEADERS];
         let (len, offload) = Self::path(v4).emit_udp(&mut header, ports, payload.len(), segment).unwrap();
         let bytes = [&header[..len], payload].concat();
-        self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+        self.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
     }
 
     /// Puts a segment for `remote` on the link.
@@ -103,7 +103,7 @@ impl Guest {
         let path = Path { dst: remote, ..Self::path(remote.is_v4()) };
         let (len, offload) = path.emit_tcp(&mut header, segment, payload.len(), 1460).unwrap();
         let bytes = [&header[..len], payload].concat();
-        self.worker.context().link.from_guest.push_back(Packet { bytes, offload });
+        self.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
     }
 
     /// Connects `port` to a server on the host, which has accepted when this returns.
@@ -144,7 +144,7 @@ impl Guest {
     /// What the guest got since.
     pub(crate) fn receive(&mut self) -> Vec<Received> {
         self.turn();
-        let packets: Vec<Packet> = self.worker.context().link.to_guest.drain(..).collect();
+        let packets: Vec<Packet> = self.worker.context().core.link.to_guest.drain(..).collect();
         self.frames += packets.len();
         packets.into_iter().flat_map(|packet| self.packet(&packet)).collect()
     }
@@ -172,7 +172,7 @@ impl Guest {
             bytes.drain(..8);
         }
         if let Some((id, offset, more)) = fragment.filter(|&(_, offset, more)| more || offset > 0) {
-            assert!(len <= usize::from(self.worker.context().services.mtu), "fragment of {len}");
+            assert!(len <= usize::from(self.worker.context().core.services.mtu), "fragment of {len}");
             let whole = self.fragments.entry(id).or_default();
             assert_eq!(whole.len(), offset);
             whole.append(&mut bytes);

@@ -15,13 +15,14 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use passt_engine::capture::Capture;
 use passt_engine::clock;
+use passt_engine::core::Capture;
+use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::PortRange;
 use passt_engine::forward::{Forward, Listener, listener};
 use passt_engine::link::Link;
-use passt_engine::worker::{Options, Protocols, Worker};
+use passt_engine::worker::{Options, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 use passt_sys::process::exit_now;
@@ -55,7 +56,7 @@ pub fn main() -> ExitCode {
 
 /// Ends a sealed process, after what is still to be said.
 fn end<L: Link>(worker: &mut Worker<L>, result: anyhow::Result<u8>) -> ! {
-    let lost = worker.context().capture.as_ref().map_or(0, |capture| capture.lost());
+    let lost = worker.context().core.capture.as_ref().map_or(0, |capture| capture.lost());
     if lost > 0 {
         log::warn!("{lost} frames are missing from the capture");
     }

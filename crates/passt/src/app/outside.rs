@@ -1,8 +1,9 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account, and what
 //! becomes readable outside.
 
+use passt_engine::forward::Context;
 use passt_engine::link::Link;
-use passt_engine::worker::{Context, External};
+use passt_engine::worker::External;
 use passt_proto::time::Instant;
 
 use crate::log;
@@ -26,7 +27,7 @@ impl<L: Link, F: FnMut(u32, &mut Context<L>) -> bool> External<L> for Outside<'_
     }
 
     fn tick(&mut self, ctx: &mut Context<L>, flows: usize) {
-        log::account(ctx.now);
+        log::account(ctx.core.now);
         if let Some(stats) = &mut self.stats {
             stats.report(ctx, flows);
         }

@@ -9,9 +9,11 @@ use std::os::unix::net::UnixListener;
 
 use anyhow::Context as _;
 use passt_engine::clock;
+use passt_engine::core::Token;
+use passt_engine::forward::Context;
 use passt_engine::link::Link;
 use passt_engine::link::stream::StreamLink;
-use passt_engine::worker::{Context, Exit, Token, Worker};
+use passt_engine::worker::{Exit, Worker};
 use rustix::event::epoll::EventFlags;
 
 use super::outside::Outside;
@@ -46,12 +48,13 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     }
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
-    worker.context().capture = capture;
-    worker.context().forward = forward;
+    worker.context().core.capture = capture;
+    worker.context().ports.forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
     if let Some(listener) = &listener {
         worker
             .context()
+            .core
             .watch(listener, Token::External(LISTENER), EventFlags::IN)
             .context("Couldn't watch the socket")?;
     }
@@ -84,7 +87,7 @@ impl Door {
     /// after a pause: who comes stays there, and would keep the loop busy.
     fn admit(&mut self, ctx: &mut Context<StreamLink>, taken: bool) -> Option<OwnedFd> {
         // One that left is seen off before the next is let in.
-        if taken && ctx.link.fd().is_none_or(socket::has_left) {
+        if taken && ctx.core.link.fd().is_none_or(socket::has_left) {
             self.watch(ctx);
             return None;
         }
@@ -103,16 +106,16 @@ impl Door {
 
     fn watch(&mut self, ctx: &mut Context<StreamLink>) {
         if !self.watched {
-            self.watched = ctx.watch(&self.listener, Token::External(LISTENER), EventFlags::IN).is_ok();
+            self.watched = ctx.core.watch(&self.listener, Token::External(LISTENER), EventFlags::IN).is_ok();
         }
         if !self.watched {
-            ctx.postpone(LISTENER);
+            ctx.core.postpone(LISTENER);
         }
     }
 
     fn look_again(&mut self, ctx: &mut Context<StreamLink>) {
-        self.watched = self.watched && ctx.unwatch(&self.listener).is_err();
-        ctx.postpone(LISTENER);
+        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
+        ctx.core.postpone(LISTENER);
     }
 }
 
@@ -128,7 +131,7 @@ fn serve(
             door.spare.fill();
         }
         let mut client = None;
-        let taken = worker.context().link.is_connected();
+        let taken = worker.context().core.link.is_connected();
         let ready = |_, ctx: &mut Context<StreamLink>| {
             client = door.as_mut().and_then(|door| door.admit(ctx, taken));
             client.is_some()
@@ -143,7 +146,7 @@ fn serve(
             log::info!("Client connection closed");
         }
         if let Some(client) = client {
-            worker.context().link.connect(client);
+            worker.context().core.link.connect(client);
             worker.greet().context("Couldn't watch the client's connection")?;
         }
     }

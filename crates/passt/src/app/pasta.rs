@@ -1,12 +1,13 @@
 //! pasta: a network namespace behind a tap device.
 
 use anyhow::Context;
+use passt_engine::core::Token;
 use passt_engine::flow::Side;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
 use passt_engine::link::tap::TapLink;
-use passt_engine::worker::{Exit, Token, Worker};
-use passt_engine::{clock, forward, worker};
+use passt_engine::worker::{Exit, Worker};
+use passt_engine::{clock, forward};
 use passt_proto::addr::Mac;
 use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
@@ -56,12 +57,12 @@ fn serve<L: Link>(
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
-    worker.context().guest_mac = mac;
+    worker.context().core.guest_mac = mac;
     if config.pasta().is_some_and(|pasta| pasta.config_net) {
-        worker.context().map.configured();
+        worker.context().core.map.configured();
     }
-    worker.context().capture = capture;
-    worker.context().forward = forward;
+    worker.context().core.capture = capture;
+    worker.context().ports.forward = forward;
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
 
@@ -77,7 +78,7 @@ fn serve<L: Link>(
     worker.context().enter(resident).context("Couldn't watch the namespace's thread")?;
     drop(netns);
     if let Some(fd) = watch.fd() {
-        let watched = worker.context().watch(fd, Token::External(0), EventFlags::IN);
+        let watched = worker.context().core.watch(fd, Token::External(0), EventFlags::IN);
         watched.context("Couldn't watch the namespace or command")?;
     }
     place.ready(&mut leftovers)?;
@@ -90,7 +91,7 @@ fn serve<L: Link>(
 /// Runs the engine until the end; the exit status.
 fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats>) -> anyhow::Result<u8> {
     let mut end = Ok(None);
-    let ready = |_, _: &mut worker::Context<L>| {
+    let ready = |_, _: &mut forward::Context<L>| {
         end = watch.check();
         !matches!(end, Ok(None))
     };

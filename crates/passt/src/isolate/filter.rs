@@ -1,7 +1,7 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
 use passt_engine::link::stream;
-use passt_engine::{forward, host, worker};
+use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
@@ -12,10 +12,10 @@ use crate::{log, outlet, pcap};
 /// The engine's and the log's, whatever the link is.
 const COMMON: &[&[Call]] = &[
     dgram::CALLS,
-    host::CALLS,
-    host::echo::CALLS,
-    host::tcp::CALLS,
-    host::udp::CALLS,
+    protocols::CALLS,
+    protocols::echo::CALLS,
+    protocols::tcp::CALLS,
+    protocols::udp::CALLS,
     log::CALLS,
     msg::CALLS,
     outlet::CALLS,
@@ -25,7 +25,7 @@ const COMMON: &[&[Call]] = &[
 
 /// What a network namespace needs: a tap device, the bypass, and what listens.
 const PASTA: &[&[Call]] =
-    &[dgram::WISHES, forward::CALLS, host::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
+    &[dgram::WISHES, forward::CALLS, protocols::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
 
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];

@@ -16,8 +16,8 @@ const PART: usize = 32;
 
 /// Unconnected sockets of every kind.
 #[derive(Debug)]
-pub(crate) struct Sockets {
-    stocks: [Stock; KINDS.len()],
+pub(crate) struct Stock {
+    shelves: [Shelf; KINDS.len()],
     orders: Orders,
 }
 
@@ -30,7 +30,7 @@ struct Orders {
 }
 
 #[derive(Debug)]
-struct Stock {
+struct Shelf {
     kind: Kind,
     sockets: Vec<OwnedFd>,
     ordered: bool,
@@ -38,16 +38,16 @@ struct Stock {
     failed: bool,
 }
 
-impl Sockets {
+impl Stock {
     /// For a process that may have this many descriptors.
     pub(crate) fn new(descriptors: usize) -> Self {
-        let stock = |kind| Stock { kind, sockets: Vec::with_capacity(MOST), ordered: false, failed: false };
-        Self { stocks: KINDS.map(stock), orders: Orders::new(descriptors) }
+        let shelf = |kind| Shelf { kind, sockets: Vec::with_capacity(MOST), ordered: false, failed: false };
+        Self { shelves: KINDS.map(shelf), orders: Orders::new(descriptors) }
     }
 
     /// How many sockets of this type there are for everyone who comes in through a listening socket of this family. None:
-    /// they are being made. Where they cannot be made nobody has to wait for them, and [`Sockets::take`] fails.
-    pub(super) fn available(
+    /// they are being made. Where they cannot be made nobody has to wait for them, and [`Stock::take`] fails.
+    pub(crate) fn available(
         &mut self,
         inside: &Resident,
         kind: SocketType,
@@ -55,31 +55,31 @@ impl Sockets {
     ) -> usize {
         self.collect(inside);
         let mut least = usize::MAX;
-        for stock in &mut self.stocks {
+        for shelf in &mut self.shelves {
             // Through a socket of IPv6 clients of both come in.
-            if stock.kind.kind == kind && (listener != AddressFamily::INET || stock.kind.family == listener) {
-                stock.order(inside, self.orders);
-                least = least.min(if stock.failed { usize::MAX } else { stock.sockets.len() });
+            if shelf.kind.kind == kind && (listener != AddressFamily::INET || shelf.kind.family == listener) {
+                shelf.order(inside, self.orders);
+                least = least.min(if shelf.failed { usize::MAX } else { shelf.sockets.len() });
             }
         }
         least
     }
 
     /// A socket in the namespace.
-    pub(super) fn take(&mut self, inside: &Resident, kind: Kind) -> io::Result<OwnedFd> {
-        let stock = self.stocks.iter_mut().find(|stock| stock.kind == kind).ok_or(Errno::INVAL)?;
-        stock.failed &= stock.ordered;
-        stock.order(inside, self.orders);
-        stock.sockets.pop().ok_or(Errno::NFILE.into())
+    pub(crate) fn take(&mut self, inside: &Resident, kind: Kind) -> io::Result<OwnedFd> {
+        let shelf = self.shelves.iter_mut().find(|shelf| shelf.kind == kind).ok_or(Errno::INVAL)?;
+        shelf.failed &= shelf.ordered;
+        shelf.order(inside, self.orders);
+        shelf.sockets.pop().ok_or(Errno::NFILE.into())
     }
 
     /// Takes what was ordered and is there.
     pub(crate) fn collect(&mut self, inside: &Resident) {
-        while self.stocks.iter().any(|stock| stock.ordered) {
+        while self.shelves.iter().any(|shelf| shelf.ordered) {
             let Some((kind, sockets)) = inside.ordered() else { return };
-            if let Some(stock) = self.stocks.iter_mut().find(|stock| stock.kind == kind) {
-                (stock.ordered, stock.failed) = (false, sockets.is_empty());
-                stock.sockets.extend(sockets);
+            if let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.kind == kind) {
+                (shelf.ordered, shelf.failed) = (false, sockets.is_empty());
+                shelf.sockets.extend(sockets);
             }
         }
     }
@@ -93,7 +93,7 @@ impl Orders {
     }
 }
 
-impl Stock {
+impl Shelf {
     fn order(&mut self, inside: &Resident, orders: Orders) {
         if !self.ordered && !self.failed && self.sockets.len() < orders.low {
             self.ordered = inside.order(self.kind, orders.batch);
@@ -111,19 +111,19 @@ mod tests {
     fn a_stock_is_a_small_part() {
         for (descriptors, most) in [(8, 1), (56, 1), (64, 2), (896, 28), (4096, 47), (1 << 20, 47)] {
             let inside = Resident::here().unwrap();
-            let mut sockets = Sockets::new(descriptors);
+            let mut sockets = Stock::new(descriptors);
             let mut seen = 0;
             for _ in 0..3 * most {
                 for kind in [SocketType::STREAM, SocketType::DGRAM] {
                     sockets.available(&inside, kind, AddressFamily::INET6);
                 }
-                while sockets.stocks.iter().any(|stock| stock.ordered) {
+                while sockets.shelves.iter().any(|shelf| shelf.ordered) {
                     sockets.collect(&inside);
                     std::thread::yield_now();
                 }
-                for stock in &sockets.stocks {
-                    assert!((1..=most).contains(&stock.sockets.len()), "{stock:?} of {descriptors}");
-                    seen = seen.max(stock.sockets.len());
+                for shelf in &sockets.shelves {
+                    assert!((1..=most).contains(&shelf.sockets.len()), "{shelf:?} of {descriptors}");
+                    seen = seen.max(shelf.sockets.len());
                 }
                 for kind in KINDS {
                     sockets.take(&inside, kind).unwrap();

@@ -22,47 +22,55 @@ use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Cursor, Cuts, Item, Way, datagrams};
-use super::{Sockets, UdpFlow, any, connect};
+use super::{Shared, Sockets, UdpFlow};
 use crate::flow::Side;
-use crate::host::{Verdict, socket_across};
+use crate::forward::{Context, Ports};
 use crate::link::Link;
-use crate::worker::Context;
+use crate::protocols::Verdict;
+use crate::protocols::socket::{any, connect};
 
 /// A socket for what came in on side `from`, on the other side and connected to `server`, if possible
 /// from `port`; and whether its descriptor is one of those that are kept from whoever is outside.
-pub(super) fn open<L: Link>(
-    ctx: &mut Context<L>,
+pub(crate) fn open(
+    ports: &mut Ports,
     from: Side,
     server: Endpoint,
     port: u16,
 ) -> Result<(OwnedFd, bool), DropReason> {
-    let made = socket_across(ctx, from, SocketType::DGRAM, server.addr);
+    let made = ports.socket_across(from, SocketType::DGRAM, server.addr);
     let local = Endpoint::new(any(server.addr), port);
     let fd = made.map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::NETUNREACH) => DropReason::Unmapped,
         _ => DropReason::Socket,
     })?;
     // Clients in the namespace are the guest's own.
-    let kept = from == Side::Host && ctx.pressure.keeps(&fd);
+    let kept = from == Side::Host && ports.pressure.keeps(&fd);
     connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
     Ok((fd, kept))
 }
 
 impl UdpFlow {
+    /// What came in through a listening socket, for a server that `fd` is connected to.
+    pub(crate) fn across(fd: OwnedFd, shared: Shared, server: Endpoint, now: Instant) -> Self {
+        Self::new(Sockets::Both(fd, shared), server, now)
+    }
+
     /// Passes on what is in the inbox at `messages`, from the client.
     pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
-        self.used(0, ctx.now);
-        let way = self.sockets.to_remote(&ctx.listeners);
-        let lost = way.map(|way| relay(&way, &ctx.udp.inbox, messages.clone(), &mut self.cuts, ctx.now));
+        self.used(0, ctx.core.now);
+        let way = self.sockets.to_remote(&ctx.ports.listeners);
+        let lost =
+            way.map(|way| relay(&way, &ctx.core.inbox, messages.clone(), &mut self.cuts, ctx.core.now));
         count(ctx, lost, messages)
     }
 
     /// Passes on what is in the inbox at `messages`, from the server.
     pub(super) fn answer<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
-        self.used(1, ctx.now);
+        self.used(1, ctx.core.now);
         let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
-        let way = client.way(&ctx.listeners);
-        let lost = way.map(|way| relay(&way, &ctx.udp.inbox, messages.clone(), &mut self.cuts, ctx.now));
+        let way = client.way(&ctx.ports.listeners);
+        let lost =
+            way.map(|way| relay(&way, &ctx.core.inbox, messages.clone(), &mut self.cuts, ctx.core.now));
         count(ctx, lost, messages)
     }
 }
@@ -79,7 +87,7 @@ fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut Cuts, 
 
 /// Counts what was lost of messages; all of them where the listening socket is closed, which ends the flow.
 fn count<L: Link>(ctx: &mut Context<L>, lost: Option<usize>, messages: Range<usize>) -> Verdict {
-    let all = lost.unwrap_or_else(|| datagrams(&ctx.udp.inbox, messages));
-    ctx.dropped_all(DropReason::Socket, all);
+    let all = lost.unwrap_or_else(|| datagrams(&ctx.core.inbox, messages));
+    ctx.core.dropped_all(DropReason::Socket, all);
     if lost.is_some() { Verdict::Keep } else { Verdict::Remove }
 }

@@ -10,9 +10,9 @@ use passt_proto::wire::tcp::LEN as HEADER_LEN;
 use passt_sys::iovec::Scatter;
 use passt_sys::{msg, socket};
 
-use super::{TcpFlow, count};
+use super::{Tcp, TcpFlow, count};
+use crate::core::Core;
 use crate::link::{Link, MAX_HEADERS, MAX_PIECES};
-use crate::worker::Context;
 
 impl TcpFlow {
     /// Has the kernel peek at `offset` next, where it knows a peek offset.
@@ -25,8 +25,8 @@ impl TcpFlow {
 
     /// Sends up to `len` bytes, `offset` bytes behind the head of the receive queue;
     /// false if the link has no room.
-    pub(super) fn peek<L: Link>(&mut self, ctx: &mut Context<L>, offset: u32, len: u32) -> bool {
-        if ctx.link.is_congested() {
+    pub(super) fn peek<L: Link>(&mut self, core: &mut Core<L>, tcp: &mut Tcp, offset: u32, len: u32) -> bool {
+        if core.link.is_congested() {
             return false;
         }
         let mss = self.conn.mss();
@@ -36,8 +36,8 @@ impl TcpFlow {
         let header_len = self.path.header_len() + HEADER_LEN;
         let found = {
             let mut room = Scatter::new();
-            room.push_discard(&mut ctx.tcp.scratch, skipped);
-            if !ctx.link.reserve(header_len, len as usize, mss as usize, &mut room) {
+            room.push_discard(&mut tcp.scratch, skipped);
+            if !core.link.reserve(header_len, len as usize, mss as usize, &mut room) {
                 return false;
             }
             let peek = || msg::peek(self.fd.as_fd(), &room);
@@ -49,14 +49,14 @@ impl TcpFlow {
             Err(_) => Some(0),
         };
         match found {
-            Some(n) if n > 0 => self.transmit(ctx, n, len),
+            Some(n) if n > 0 => self.transmit(core, n, len),
             found => self.conn.drained(found.is_none()),
         }
         true
     }
 
     /// Sends `found` bytes that are in the room reserved; `asked` would have been better.
-    fn transmit<L: Link>(&mut self, ctx: &mut Context<L>, found: usize, asked: u32) {
+    fn transmit<L: Link>(&mut self, core: &mut Core<L>, found: usize, asked: u32) {
         let len = count(found);
         if let Some(at) = &mut self.peek_offset {
             *at += len;
@@ -64,13 +64,13 @@ impl TcpFlow {
         let short = len < asked && !self.urgent;
         let ended = short && self.ended && self.is_at_end();
         let before = self.conn.retransmitted();
-        let segment = self.conn.transmit(ctx.now, len, short && ended == self.ended, ended);
-        ctx.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
+        let segment = self.conn.transmit(core.now, len, short && ended == self.ended, ended);
+        core.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
         let mut header = [0; MAX_HEADERS];
         let mss = u16::try_from(self.conn.mss()).unwrap_or(u16::MAX);
         match self.path.emit_tcp(&mut header, &segment, found, mss) {
-            Some((header_len, offload)) => ctx.commit(&header[..header_len], &offload, found),
-            None => ctx.dropped(DropReason::Unmapped),
+            Some((header_len, offload)) => core.commit(&header[..header_len], &offload, found),
+            None => core.dropped(DropReason::Unmapped),
         }
     }
 

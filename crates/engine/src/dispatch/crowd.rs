@@ -13,14 +13,14 @@
 //! that has waited for some seconds, of the source with most of those.
 
 use arrayvec::ArrayVec;
-use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
 
+use super::{Engine, Flow};
+use crate::flow::Via;
 use crate::flow::inbound::Class;
-use crate::flow::{Flow, Table, Via};
-use crate::forward::pressure::{OPENING, Ticket};
+use crate::forward::Context;
+use crate::forward::pressure::{OPENING, Source, Ticket};
 use crate::link::Link;
-use crate::worker::Context;
 
 /// Connections under way of one source that are left alone.
 const SHARE: usize = OPENING as usize / 16;
@@ -36,7 +36,7 @@ const YOUNG: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     /// Who is counted as one.
-    source: u64,
+    source: Source,
     since: Instant,
     slot: u32,
     /// The client has sent all it wanted to.
@@ -47,30 +47,33 @@ struct Waiting {
     remote: bool,
 }
 
-/// The slot of the connection that `number` has under way and that goes for another one, if there is one.
-pub(super) fn first_to_go<L: Link>(ctx: &mut Context<L>, flows: &Table<Flow>, number: u32) -> Option<u32> {
-    let listener = ctx.listeners.get(number)?;
-    if listener.searched.get().is_some_and(|until| until > ctx.now) {
-        return None;
-    }
-    let mut waiting = ArrayVec::<Waiting, { OPENING as usize }>::new();
-    for (slot, since) in ctx.inbound.unanswered(Class::connections(listener.side), number) {
-        let Some((key, flow)) = flows.at(slot).and_then(|handle| flows.get(handle)) else { continue };
-        if let Some((ticket, finished)) = flow.opening()
-            && listener.opening.issued(ticket)
-        {
-            let (source, remote) = (source(key.remote.addr), key.via == Via::Link);
-            let unheard = listener.opening.is_unheard(source, ctx.now);
-            let _full = waiting.try_push(Waiting { source, since, slot, finished, unheard, remote });
+impl<L: Link> Engine<L> {
+    /// The slot of the connection that `number` has under way and that goes for another one, if there is one.
+    pub(super) fn first_to_go(&mut self, number: u32) -> Option<u32> {
+        let Self { ctx: Context { core, ports }, flows, .. } = self;
+        let listener = ports.listeners.get(number)?;
+        if listener.searched.get().is_some_and(|until| until > core.now) {
+            return None;
         }
+        let mut waiting = ArrayVec::<Waiting, { OPENING as usize }>::new();
+        for (slot, since) in ports.inbound.unanswered(Class::connections(listener.side), number) {
+            let Some((key, flow)) = flows.at(slot).and_then(|handle| flows.get(handle)) else { continue };
+            if let Some((ticket, finished)) = flow.opening()
+                && listener.opening.issued(ticket)
+            {
+                let (source, remote) = (Source::from(key.remote.addr), key.via == Via::Link);
+                let unheard = listener.opening.is_unheard(source, core.now);
+                let _full = waiting.try_push(Waiting { source, since, slot, finished, unheard, remote });
+            }
+        }
+        let chosen = choose(&mut waiting, core.now);
+        match chosen {
+            // Kept in mind: those that showed it may go away.
+            Some(one) => listener.opening.unheard(one.source, core.now),
+            None => listener.searched.set(Some(ports.pressure.pause(core.now))),
+        }
+        chosen.map(|one| one.slot)
     }
-    let chosen = choose(&mut waiting, ctx.now);
-    match chosen {
-        // Kept in mind: those that showed it may go away.
-        Some(one) => listener.opening.unheard(one.source, ctx.now),
-        None => listener.searched.set(Some(ctx.pressure.pause(ctx.now))),
-    }
-    chosen.map(|one| one.slot)
 }
 
 impl Flow {
@@ -81,12 +84,6 @@ impl Flow {
             Self::Udp(_) | Self::Echo(_) => None,
         }
     }
-}
-
-/// One host: an IPv4 address, or an IPv6 network, of which a host may use every address.
-pub(super) fn source(addr: Addr) -> u64 {
-    let [network @ .., _, _, _, _, _, _, _, _] = addr.octets();
-    addr.v4().map_or(u64::from_be_bytes(network), |v4| u32::from(v4).into())
 }
 
 /// The connection that goes first, if one may go.
@@ -152,7 +149,7 @@ mod tests {
     /// Connections of a source, each as `(seconds since it began, finished)`.
     fn of(source: u8, connections: &[(u64, bool)]) -> Vec<Waiting> {
         let one = |(&(age, finished), slot): (&(u64, bool), u32)| Waiting {
-            source: source.into(),
+            source: Source(source.into()),
             since: Instant::from_millis((100 - age) * 1000),
             slot: u32::from(source) * 1000 + slot,
             finished,
@@ -164,16 +161,6 @@ mod tests {
 
     fn go(sources: &[Vec<Waiting>]) -> Option<u32> {
         choose(&mut sources.concat(), Instant::from_millis(100_000)).map(|one| one.slot)
-    }
-
-    /// An address of IPv4, and a network of IPv6.
-    #[test]
-    fn who_is_one_source() {
-        let source = |addr: &str| source(addr.parse::<std::net::IpAddr>().expect("an address").into());
-        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
-        assert_ne!(source("192.0.2.1"), source("2001:db8::1"));
-        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
-        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
     }
 
     #[test]

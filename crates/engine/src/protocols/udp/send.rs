@@ -42,13 +42,13 @@ impl Item {
     }
 
     /// How many datagrams it is.
-    pub(super) fn datagrams(&self) -> usize {
+    pub(crate) fn datagrams(&self) -> usize {
         if self.segment == 0 { 1 } else { self.payload.len().div_ceil(self.segment.into()) }
     }
 }
 
 /// How many datagrams some messages of the inbox are.
-pub(super) fn datagrams(inbox: &Inbox, messages: Range<usize>) -> usize {
+pub(crate) fn datagrams(inbox: &Inbox, messages: Range<usize>) -> usize {
     messages.filter_map(|index| Item::received(inbox, index)).map(|item| item.datagrams()).sum()
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// For flows numbered below `capacity`.
-    pub(super) fn new(capacity: usize) -> io::Result<Self> {
+    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let capacity = capacity.next_power_of_two();
         // Without an element it keeps this memory as it is.
         let order = VecDeque::from(alloc::reserved(capacity)?);
@@ -25,7 +25,7 @@ impl Queue {
 
     /// Adds a flow at the end, unless it is there. The flow that has the number when its turn comes is
     /// called, which may be another.
-    pub(super) fn push(&mut self, index: u32) {
+    pub(crate) fn push(&mut self, index: u32) {
         let Some((word, bit)) = self.bit(index) else { return };
         if *word & bit == 0 {
             *word |= bit;
@@ -34,7 +34,7 @@ impl Queue {
     }
 
     /// Takes the first.
-    pub(super) fn pop(&mut self) -> Option<u32> {
+    pub(crate) fn pop(&mut self) -> Option<u32> {
         let index = self.order.pop_front()?;
         if let Some((word, bit)) = self.bit(index) {
             *word &= !bit;
@@ -47,12 +47,12 @@ impl Queue {
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.order.len()
     }
 
     /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 

@@ -12,14 +12,14 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::addr::Addr;
 use passt_proto::drop::DropReason;
 use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_proto::wire::tcp::{Flags, Segment};
+use passt_proto::wire::tcp::Segment;
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
@@ -27,13 +27,16 @@ use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-pub(crate) use self::open::accepted;
+pub(crate) use self::open::stray;
 use self::slack::{Pool, Rest};
-use super::{Verdict, crowd, with_flow};
-use crate::flow::{Flow, Handle, Key, Protocol, Table, Via};
+use super::Verdict;
+use super::socket::{is_reset, socket_error};
+use crate::core::Core;
+use crate::core::icmp::unreachable;
+use crate::flow::{Handle, Key};
+use crate::forward::Context;
 use crate::forward::pressure::Ticket;
 use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD};
-use crate::worker::Context;
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -163,110 +166,52 @@ impl Tcp {
         !self.late.is_empty()
     }
 
+    /// Connection number `next` that got a segment in the batch.
+    pub(crate) fn touched(&self, next: usize) -> Option<Handle> {
+        self.dirty.get(next).copied()
+    }
+
+    /// All that got a segment in the batch were told of its end, and frames may wait behind it. Whether the connections that
+    /// acknowledge [late](Self::late) are to be told now.
+    pub(crate) fn end_batch(&mut self, is_backlogged: bool) -> bool {
+        self.dirty.clear();
+        self.pieces.clear();
+        self.received = true;
+        if !self.has_late() {
+            return false;
+        }
+        self.waited += 1;
+        !is_backlogged || self.waited >= PATIENCE
+    }
+
+    /// A round of the loop ends: one in which the guest sent nothing is quiet, however full the batch before it. Whether the
+    /// connections that acknowledge [late](Self::late) are to be told now.
+    pub(crate) fn end_round(&mut self) -> bool {
+        !std::mem::take(&mut self.received) && self.has_late()
+    }
+
+    /// Connection number `next` that acknowledges once the link is quiet.
+    pub(crate) fn late(&self, next: usize) -> Option<Handle> {
+        self.late.get(next).copied()
+    }
+
+    /// All of those were told.
+    pub(crate) fn end_late(&mut self) {
+        self.late.clear();
+        self.waited = 0;
+    }
+
     fn room(&self) -> u32 {
         count(self.slack.promise(self.config[0].room as usize))
     }
 }
 
-/// A segment from the guest, whose payload is at `payload` of frame `index`.
-pub(crate) fn segment<L: Link>(
-    ctx: &mut Context<L>,
-    flows: &mut Table<Flow>,
-    index: usize,
-    (src, dst): (Addr, Addr),
-    segment: &Segment,
-    payload: Range<usize>,
-) -> Result<(), DropReason> {
-    let guest = Endpoint::new(src, segment.src_port);
-    let remote = Endpoint::new(dst, segment.dst_port);
-    let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
-    let Some(handle) = flows.find(&key) else {
-        return open::no_flow(ctx, flows, key, segment, payload.len());
-    };
-    if segment.flags.contains(Flags::SYN) {
-        // A port can be used again at once: what came before in the batch may have ended the connection.
-        settle(ctx, flows, handle);
-    }
-    let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else {
-        return open::no_flow(ctx, flows, key, segment, payload.len());
-    };
-    let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
-    let push = flow.conn.segment(ctx.now, segment, len);
-    if push.len > 0 {
-        let start = payload.start + push.skip as usize;
-        flow.append(&mut ctx.tcp.pieces, index, start..start + push.len as usize);
-    }
-    if !std::mem::replace(&mut flow.dirty, true) {
-        ctx.tcp.dirty.push(handle);
-    }
-    if flow.conn.has_ended() {
-        settle(ctx, flows, handle);
-        if opens(segment) {
-            return open::no_flow(ctx, flows, key, segment, payload.len());
-        }
-    }
-    Ok(())
-}
-
-/// Whether a segment asks for a new connection.
-fn opens(segment: &Segment) -> bool {
-    segment.flags.contains(Flags::SYN) && !segment.flags.intersects(Flags::ACK | Flags::RST)
-}
-
-/// Deals with what a connection got of the batch so far.
-fn settle<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>, handle: Handle) {
-    with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
-        Flow::Tcp(flow) if flow.dirty => flow.end_batch(ctx, handle),
-        _ => Verdict::Keep,
-    });
-}
-
-/// All segments of a batch were seen: queues what they carried, and answers.
-pub(crate) fn end_batch<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
-    for next in 0..ctx.tcp.dirty.len() {
-        let handle = ctx.tcp.dirty[next];
-        settle(ctx, flows, handle);
-    }
-    ctx.tcp.dirty.clear();
-    ctx.tcp.pieces.clear();
-    ctx.tcp.received = true;
-    if ctx.tcp.has_late() {
-        ctx.tcp.waited += 1;
-        if !ctx.link.is_backlogged() || ctx.tcp.waited >= PATIENCE {
-            acknowledge_late(ctx, flows);
-        }
-    }
-}
-
-/// A round of the loop ends: one in which the guest sent nothing is quiet, however full the batch before it.
-pub(crate) fn end_round<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
-    if !std::mem::take(&mut ctx.tcp.received) && ctx.tcp.has_late() {
-        acknowledge_late(ctx, flows);
-    }
-}
-
-fn acknowledge_late<L: Link>(ctx: &mut Context<L>, flows: &mut Table<Flow>) {
-    ctx.tcp.waited = 0;
-    for next in 0..ctx.tcp.late.len() {
-        let handle = ctx.tcp.late[next];
-        with_flow(ctx, flows, handle, |ctx, handle, _, flow| match flow {
-            Flow::Tcp(flow) => {
-                flow.late = false;
-                flow.conn.handle(ctx.now, Event::Quiet);
-                flow.pull(ctx, handle)
-            }
-            _ => Verdict::Keep,
-        });
-    }
-    ctx.tcp.late.clear();
-}
-
 /// Sends a segment without payload.
-fn emit<L: Link>(ctx: &mut Context<L>, path: &Path, segment: &Segment) {
+pub(crate) fn emit<L: Link>(core: &mut Core<L>, path: &Path, segment: &Segment) {
     let mut header = [0; MAX_HEADERS];
     match path.emit_tcp(&mut header, segment, 0, 0) {
-        Some((len, offload)) => ctx.commit(&header[..len], &offload, 0),
-        None => ctx.dropped(DropReason::Unmapped),
+        Some((len, offload)) => core.commit(&header[..len], &offload, 0),
+        None => core.dropped(DropReason::Unmapped),
     }
 }
 
@@ -274,6 +219,45 @@ impl TcpFlow {
     /// The socket towards the host's peer, for tests to look at.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// A segment from the guest, whose payload is at `payload` of frame `index`. What it brought is dealt with at the
+    /// [end of the batch](Self::end_batch).
+    pub(crate) fn segment(
+        &mut self,
+        tcp: &mut Tcp,
+        (handle, now): (Handle, Instant),
+        index: usize,
+        segment: &Segment,
+        payload: Range<usize>,
+    ) -> Result<(), DropReason> {
+        let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
+        let push = self.conn.segment(now, segment, len);
+        if push.len > 0 {
+            let start = payload.start + push.skip as usize;
+            self.append(&mut tcp.pieces, index, start..start + push.len as usize);
+        }
+        if !std::mem::replace(&mut self.dirty, true) {
+            tcp.dirty.push(handle);
+        }
+        Ok(())
+    }
+
+    /// Whether it got a segment in the batch, and was not told of its end.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether the guest's connection is over: its port can be used again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.conn.has_ended()
+    }
+
+    /// The link is quiet: what waited for that is acknowledged.
+    pub(crate) fn quiet<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
+        self.late = false;
+        self.conn.handle(ctx.core.now, Event::Quiet);
+        self.pull(ctx, tcp, handle)
     }
 
     fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
@@ -289,29 +273,34 @@ impl TcpFlow {
     }
 
     /// Queues what the batch brought, and does what is to be done.
-    fn end_batch<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    pub(crate) fn end_batch<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        handle: Handle,
+    ) -> Verdict {
         self.dirty = false;
         if let Some((first, _)) = self.batch.take() {
-            let Ok(taken) = self.queue(ctx, first) else { return self.reset(ctx, handle) };
-            self.conn.handle(ctx.now, Event::Queued { taken: count(taken), held: self.held() });
+            let Ok(taken) = self.queue(ctx, tcp, first) else { return self.reset(ctx, tcp, handle) };
+            self.conn.handle(ctx.core.now, Event::Queued { taken: count(taken), held: self.held() });
         }
-        if ctx.link.is_backlogged() && ctx.tcp.late.len() < MAX_BATCH {
-            self.conn.handle(ctx.now, Event::Busy);
+        if ctx.core.link.is_backlogged() && tcp.late.len() < MAX_BATCH {
+            self.conn.handle(ctx.core.now, Event::Busy);
             if self.conn.awaits_quiet() && !std::mem::replace(&mut self.late, true) {
-                ctx.tcp.late.push(handle);
+                tcp.late.push(handle);
             }
         }
-        self.pull(ctx, handle)
+        self.pull(ctx, tcp, handle)
     }
 
     /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room, which is all but
     /// where the slack is used up.
-    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, first: usize) -> io::Result<usize> {
+    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, first: usize) -> io::Result<usize> {
         let (mut taken, mut next) = (0, Some(first));
         while next.is_some() {
             let mut data = Gather::new();
-            while let Some(piece) = next.map(|index| &ctx.tcp.pieces[index])
-                && ctx.link.payload(piece.frame, piece.range.clone(), &mut data)
+            while let Some(piece) = next.map(|index| &tcp.pieces[index])
+                && ctx.core.link.payload(piece.frame, piece.range.clone(), &mut data)
             {
                 next = piece.next;
             }
@@ -324,11 +313,11 @@ impl TcpFlow {
                 };
             }
             if sent < data.total() {
-                sent += ctx.tcp.slack.add(&mut self.rest, &data, sent);
+                sent += tcp.slack.add(&mut self.rest, &data, sent);
             }
             taken += sent;
             if sent < data.total() || data.is_empty() {
-                ctx.dropped(DropReason::WindowOverrun);
+                ctx.core.dropped(DropReason::WindowOverrun);
                 break;
             }
         }
@@ -340,102 +329,120 @@ impl TcpFlow {
     }
 
     /// The socket has something to tell.
-    pub(super) fn event<L: Link>(
+    pub(crate) fn event<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
+        tcp: &mut Tcp,
         handle: Handle,
         key: &Key,
         events: EventFlags,
     ) -> Verdict {
-        let error = if events.contains(EventFlags::ERR) { super::socket_error(&self.fd) } else { None };
+        let error = if events.contains(EventFlags::ERR) { socket_error(&self.fd) } else { None };
         // What is told is told once: also of a peer that spoke, and finished, before the loop looked.
         self.urgent |= events.contains(EventFlags::PRI);
         self.ended |= events.contains(EventFlags::RDHUP) && error.is_none() && !self.reset;
         if self.conn.is_connecting() {
             return match error {
-                Some(e) => self.failed(ctx, handle, key, e),
-                None if events.contains(EventFlags::OUT) => self.connected(ctx, handle),
+                Some(e) => self.failed(ctx, tcp, handle, key, e),
+                None if events.contains(EventFlags::OUT) => self.connected(ctx, tcp, handle),
                 None => Verdict::Keep,
             };
         }
         self.reset |= error.is_some();
         if events.intersects(EventFlags::IN | EventFlags::RDHUP) {
-            self.conn.handle(ctx.now, Event::Readable);
+            self.conn.handle(ctx.core.now, Event::Readable);
         }
         if events.contains(EventFlags::OUT) && self.rest.is_some() {
-            if !ctx.tcp.slack.flush(&mut self.rest, self.fd.as_fd()) {
-                return self.reset(ctx, handle);
+            if !tcp.slack.flush(&mut self.rest, self.fd.as_fd()) {
+                return self.reset(ctx, tcp, handle);
             }
-            self.conn.handle(ctx.now, Event::Flushed { held: self.held() });
+            self.conn.handle(ctx.core.now, Event::Flushed { held: self.held() });
         }
-        if self.reset { self.reset(ctx, handle) } else { self.pull(ctx, handle) }
+        if self.reset { self.reset(ctx, tcp, handle) } else { self.pull(ctx, tcp, handle) }
     }
 
     /// The host's peer reset the connection. What arrived before is still to be had, and is passed on first.
-    fn reset<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    fn reset<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         self.reset = true;
-        self.conn.handle(ctx.now, Event::Readable);
-        let verdict = self.pull(ctx, handle);
-        if verdict == Verdict::Keep { self.broken(ctx, handle) } else { verdict }
+        self.conn.handle(ctx.core.now, Event::Readable);
+        let verdict = self.pull(ctx, tcp, handle);
+        if verdict == Verdict::Keep { self.broken(ctx, tcp, handle) } else { verdict }
     }
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
-    pub(super) fn succeeded<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        if super::is_reset(&self.fd) {
-            return self.reset(ctx, handle);
+    pub(crate) fn succeeded<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        handle: Handle,
+    ) -> Verdict {
+        if is_reset(&self.fd) {
+            return self.reset(ctx, tcp, handle);
         }
         // It may also have ended in order, and only the guest's last acknowledgement be missing.
         let is_over = self.conn.is_delivered() && socket::is_closed(self.fd.as_fd());
         if is_over { Verdict::Remove } else { Verdict::Keep }
     }
 
-    fn connected<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        self.conn.handle(ctx.now, Event::Connected { far: open::far(&self.fd) });
-        self.pull(ctx, handle)
+    fn connected<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
+        self.conn.handle(ctx.core.now, Event::Connected { far: open::far(&self.fd) });
+        self.pull(ctx, tcp, handle)
     }
 
     /// The host could not connect. The guest hears what a host's process would: a refusal,
     /// an ICMP error, or nothing where nothing came back.
-    fn failed<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key, error: Errno) -> Verdict {
+    pub(crate) fn failed<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        handle: Handle,
+        key: &Key,
+        error: Errno,
+    ) -> Verdict {
         log::debug!("{key}: {error}");
         let unreachable = match error {
             Errno::TIMEDOUT => return Verdict::Remove,
             Errno::CONNREFUSED => None,
-            error => super::unreachable(error),
+            error => unreachable(error),
         };
-        let Some(unreachable) = unreachable else { return self.broken(ctx, handle) };
+        let Some(unreachable) = unreachable else { return self.broken(ctx, tcp, handle) };
         let seq = self.conn.guest_isn().0.to_be_bytes();
         let [a, b] = key.guest.port.to_be_bytes();
         let [c, d] = key.remote.port.to_be_bytes();
         let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
         let path = Path { src: self.path.dst, dst: self.path.src, ..self.path };
         let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
-        ctx.icmp_error(key.remote.addr, unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
+        ctx.core.icmp_error(key.remote.addr, unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
         Verdict::Remove
     }
 
     /// The host's connection is of no use any more: the guest's is reset.
-    fn broken<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
-        self.conn.handle(ctx.now, Event::Failed);
-        self.pull(ctx, handle)
+    fn broken<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
+        self.conn.handle(ctx.core.now, Event::Failed);
+        self.pull(ctx, tcp, handle)
     }
 
     /// Its ticket while the guest has not accepted, and whether the client has finished by then.
-    pub(super) fn opening(&self) -> Option<(&Ticket, bool)> {
+    pub(crate) fn opening(&self) -> Option<(&Ticket, bool)> {
         Some((self.ticket.as_ref()?, self.ended))
     }
 
     /// Resets both sides.
-    pub(super) fn give_up<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    pub(crate) fn give_up<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        handle: Handle,
+    ) -> Verdict {
         let _ = socket::set_reset_on_close(self.fd.as_fd());
-        self.broken(ctx, handle)
+        self.broken(ctx, tcp, handle)
     }
 
     /// Whether the client finished without a word, and the guest has not answered the first SYN in time: nobody
     /// waits for an answer.
     fn is_abandoned(&mut self, key: &Key, now: Instant) -> bool {
         let Some(ticket) = self.ticket.as_ref().filter(|_| self.ended) else { return false };
-        ticket.unheard(crowd::source(key.remote.addr), now);
+        ticket.unheard(key.remote.addr.into(), now);
         self.seek(0);
         let mut byte = [0];
         let mut room = Scatter::new();
@@ -447,39 +454,45 @@ impl TcpFlow {
         matches!(found, Ok(0))
     }
 
-    pub(super) fn timeout<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
-        if self.is_abandoned(key, ctx.now) {
-            return self.give_up(ctx, handle);
+    pub(crate) fn timeout<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        handle: Handle,
+        key: &Key,
+    ) -> Verdict {
+        if self.is_abandoned(key, ctx.core.now) {
+            return self.give_up(ctx, tcp, handle);
         }
         self.timer = None;
-        self.conn.handle(ctx.now, Event::Timeout);
-        self.pull(ctx, handle)
+        self.conn.handle(ctx.core.now, Event::Timeout);
+        self.pull(ctx, tcp, handle)
     }
 
     /// Does what the connection wants done now.
-    pub(super) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    pub(crate) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         // A connection may be older than the first frame of the guest, or than its last network card.
-        self.path.dst_mac = ctx.guest_mac();
-        self.conn.set_room(ctx.tcp.room());
+        self.path.dst_mac = ctx.core.guest_mac();
+        self.conn.set_room(tcp.room());
         let mut burst = BURST;
         let mut room = true;
-        while let Some(action) = self.next_action(ctx.now, room) {
+        while let Some(action) = self.next_action(ctx.core.now, room) {
             match action {
-                Action::Emit(segment) => emit(ctx, &self.path, &segment),
+                Action::Emit(segment) => emit(&mut ctx.core, &self.path, &segment),
                 Action::Peek { offset, len } => {
                     if burst == 0 {
-                        ctx.call_again(handle);
+                        ctx.core.call_again(handle);
                         break;
                     }
                     burst -= 1;
-                    room = self.peek(ctx, offset, len);
+                    room = self.peek(&mut ctx.core, tcp, offset, len);
                     if !room && !std::mem::replace(&mut self.waits, true) {
-                        ctx.await_link(handle);
+                        ctx.core.await_link(handle);
                     }
                 }
                 Action::Discard(bytes) => {
-                    if self.discard(ctx.now, bytes).is_err() {
-                        self.conn.handle(ctx.now, Event::Failed);
+                    if self.discard(ctx.core.now, bytes).is_err() {
+                        self.conn.handle(ctx.core.now, Event::Failed);
                     }
                 }
                 Action::Shutdown => {
@@ -488,7 +501,7 @@ impl TcpFlow {
                 }
                 Action::AskUnacknowledged => {
                     let bytes = socket::unacknowledged(self.fd.as_fd()).unwrap_or(0);
-                    self.conn.handle(ctx.now, Event::Unacknowledged { bytes });
+                    self.conn.handle(ctx.core.now, Event::Unacknowledged { bytes });
                 }
                 Action::Abort => {
                     self.secure();
@@ -504,13 +517,13 @@ impl TcpFlow {
             }
         }
         self.secure();
-        if self.conn.is_orphaned() && !self.orphan && !self.adopt(ctx) {
+        if self.conn.is_orphaned() && !self.orphan && !self.adopt(ctx, tcp) {
             let _ = socket::set_reset_on_close(self.fd.as_fd());
             return Verdict::Remove;
         }
         if let Some(ticket) = self.ticket.take_if(|_| !self.conn.is_opening()) {
-            ticket.heard(crowd::source(self.path.src));
-            ctx.inbound.answered(handle.index);
+            ticket.heard(self.path.src.into());
+            ctx.ports.inbound.answered(handle.index);
         }
         self.set_timer(ctx, handle);
         Verdict::Keep
@@ -540,9 +553,9 @@ impl TcpFlow {
     }
 
     /// Counts what a guest left behind; false if there is too much of that.
-    fn adopt<L: Link>(&mut self, ctx: &mut Context<L>) -> bool {
-        self.orphan = ctx.tcp.orphans < ctx.pressure.descriptors() / ORPHANS;
-        ctx.tcp.orphans += usize::from(self.orphan);
+    fn adopt<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp) -> bool {
+        self.orphan = tcp.orphans < ctx.ports.pressure.descriptors() / ORPHANS;
+        tcp.orphans += usize::from(self.orphan);
         self.orphan
     }
 
@@ -551,9 +564,9 @@ impl TcpFlow {
     }
 
     /// The link has room again.
-    pub(super) fn resume<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle) -> Verdict {
+    pub(crate) fn resume<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         self.waits = false;
-        self.pull(ctx, handle)
+        self.pull(ctx, tcp, handle)
     }
 
     /// A timer that fires too early costs less than moving it with every segment.
@@ -562,14 +575,14 @@ impl TcpFlow {
             && self.timer.is_none_or(|at| due < at)
         {
             self.timer = Some(due);
-            ctx.timers.set(handle.index, due);
+            ctx.core.timers.set(handle.index, due);
         }
     }
 
     /// Gives back what the flow borrowed.
-    pub(super) fn give_back<L>(self, ctx: &mut Context<L>) {
-        ctx.tcp.orphans -= usize::from(self.orphan);
-        ctx.tcp.slack.give_back(self.rest);
+    pub(crate) fn give_back(self, tcp: &mut Tcp) {
+        tcp.orphans -= usize::from(self.orphan);
+        tcp.slack.give_back(self.rest);
     }
 }
 

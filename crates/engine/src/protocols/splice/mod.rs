@@ -26,15 +26,16 @@ use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketType, sockopt};
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::pipe::SpliceFlags;
 
 use self::pipe::{Pipe, Pipes};
-use super::{Verdict, with_flow};
-use crate::flow::inbound::Class;
-use crate::flow::{Flow, Handle, Key, Protocol, Side, Table, Via};
+use super::Verdict;
+use super::socket::{is_reset, socket_error};
+use crate::core::{Handle, Token};
+use crate::flow::{Key, Side};
 use crate::forward::pressure::Ticket;
+use crate::forward::{Context, Ports};
 use crate::link::Link;
-use crate::worker::{Context, Token};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -134,85 +135,15 @@ impl Splice {
     }
 }
 
-/// A client that a listening socket accepted, and whom it means.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    /// The listening socket's number.
-    pub(crate) listener: u32,
-    /// Its socket.
-    pub(crate) fd: OwnedFd,
-    /// Where it is.
-    pub(crate) side: Side,
-    /// Its own address and port.
-    pub(crate) client: Endpoint,
-    /// What it connected to.
-    pub(crate) reached: Endpoint,
-    /// What that stands for on the other side.
-    pub(crate) target: Endpoint,
-    /// To be kept while it is not established.
-    pub(crate) ticket: Ticket,
-}
-
-/// Connects an accepted client to its target.
-pub(crate) fn begin<L: Link>(
-    ctx: &mut Context<L>,
-    flows: &mut Table<Flow>,
-    accepted: Accepted,
-) -> Result<(), DropReason> {
-    let Accepted { listener, fd, side, client, reached, target, ticket } = accepted;
-    let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
-    super::make_way(ctx, flows, &key);
-    if flows.find(&key).is_some() {
-        return refuse(&fd, DropReason::Unmapped);
-    }
-    let result = start(ctx, flows, key, target);
-    let (other, connecting) = match result {
-        Ok(started) => started,
-        Err(error) => {
-            log::debug!("{key}: {error}");
-            return refuse(&fd, DropReason::Socket);
-        }
-    };
-    let flow = SpliceFlow {
-        ends: [End::new(fd), End::new(other)],
-        ways: [Way::new(), Way::new()],
-        connecting: connecting.then_some(ticket),
-    };
-    let handle = flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
-    ctx.counters.flows += 1;
-    ctx.inbound.begun(handle.index, Class::connections(side), listener, ctx.now);
-    if !connecting {
-        ctx.inbound.answered(handle.index);
-    }
-    log::debug!("{key}: begun, to {target}");
-    with_flow(ctx, flows, handle, |ctx, handle, key, flow| match flow {
-        Flow::Splice(flow) => flow.begun(ctx, handle, key),
-        _ => Verdict::Keep,
-    });
-    Ok(())
-}
-
 /// Lets a client know that it can't be served.
-pub(super) fn refuse(client: &OwnedFd, reason: DropReason) -> Result<(), DropReason> {
+pub(crate) fn refuse(client: &OwnedFd, reason: DropReason) -> Result<(), DropReason> {
     let _ = socket::set_reset_on_close(client.as_fd());
     Err(reason)
 }
 
 /// The socket towards the target, and whether it is still connecting.
-fn start<L>(
-    ctx: &mut Context<L>,
-    flows: &Table<Flow>,
-    key: Key,
-    target: Endpoint,
-) -> io::Result<(OwnedFd, bool)> {
-    if flows.is_full() {
-        return Err(Errno::NFILE.into());
-    }
-    if ctx.listeners.circular(ctx.map.bypass, &key, target) {
-        return Err(Errno::LOOP.into());
-    }
-    let Via::Bypass(from) = key.via else { return Err(Errno::NETUNREACH.into()) };
-    let fd = super::socket_across(ctx, from, SocketType::STREAM, target.addr)?;
+pub(crate) fn connect(ports: &mut Ports, from: Side, target: Endpoint) -> io::Result<(OwnedFd, bool)> {
+    let fd = ports.socket_across(from, SocketType::STREAM, target.addr)?;
     match rustix::net::connect(&fd, &target.socket_addr()) {
         Ok(()) => Ok((fd, false)),
         Err(Errno::INPROGRESS) => Ok((fd, true)),
@@ -260,25 +191,36 @@ impl Way {
 }
 
 impl SpliceFlow {
+    /// From an accepted client to the socket that was made for it; with a ticket while that one is connecting.
+    pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>) -> Self {
+        Self { ends: [End::new(client), End::new(target)], ways: [Way::new(), Way::new()], connecting }
+    }
+
     /// Everything is in place: what the client sent already goes on at once, since on
     /// loopback the target has mostly accepted before `connect` returns.
-    fn begun<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
+    pub(crate) fn begun<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        key: &Key,
+    ) -> Verdict {
         self.ends[CLIENT].readable = true;
-        let carried = self.carry(ctx, handle, CLIENT);
+        let carried = self.carry(ctx, splice, handle, CLIENT);
         let watched = self.watch(ctx, handle, CLIENT).and_then(|()| {
             self.ends[TARGET].watched_for_room |= self.connecting.is_some();
             self.watch(ctx, handle, TARGET)
         });
         if watched.is_err() {
-            ctx.dropped(DropReason::Socket);
+            ctx.core.dropped(DropReason::Socket);
             return self.abort();
         }
-        self.verdict(ctx, handle, key, CLIENT, carried)
+        self.verdict(ctx, splice, handle, key, CLIENT, carried)
     }
 
     fn watch<L: Link>(&self, ctx: &Context<L>, handle: Handle, end: usize) -> io::Result<()> {
         let (token, events) = self.interest(handle, end);
-        ctx.watch(&self.ends[end].fd, token, events)
+        ctx.core.watch(&self.ends[end].fd, token, events)
     }
 
     fn interest(&self, handle: Handle, end: usize) -> (Token, EventFlags) {
@@ -288,9 +230,10 @@ impl SpliceFlow {
     }
 
     /// One of the sockets has something to tell.
-    pub(super) fn event<L: Link>(
+    pub(crate) fn event<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
+        splice: &mut Splice,
         handle: Handle,
         key: &Key,
         second: bool,
@@ -298,7 +241,7 @@ impl SpliceFlow {
     ) -> Verdict {
         let this = usize::from(second);
         if events.contains(EventFlags::ERR)
-            && let Some(error) = super::socket_error(&self.ends[this].fd)
+            && let Some(error) = socket_error(&self.ends[this].fd)
         {
             // Perhaps behind data, also of a target that accepted since: that is passed on first.
             log::debug!("{key}: {error}");
@@ -309,42 +252,48 @@ impl SpliceFlow {
             self.ends[this].readable = true;
             self.ends[this].finished |= events.contains(EventFlags::RDHUP);
             self.ends[this].urgent |= events.contains(EventFlags::PRI);
-            carried = self.carry(ctx, handle, this);
+            carried = self.carry(ctx, splice, handle, this);
         }
         if events.contains(EventFlags::OUT) && carried.is_ok() {
             if this == TARGET {
                 self.connected(ctx, handle);
             }
             from = 1 - this;
-            carried = self.carry(ctx, handle, from);
+            carried = self.carry(ctx, splice, handle, from);
         }
-        self.verdict(ctx, handle, key, from, carried)
+        self.verdict(ctx, splice, handle, key, from, carried)
     }
 
     /// The flow asked to be called again.
-    pub(super) fn again<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key) -> Verdict {
+    pub(crate) fn again<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        key: &Key,
+    ) -> Verdict {
         for from in [CLIENT, TARGET] {
-            if let Err(error) = self.carry(ctx, handle, from) {
-                return self.verdict(ctx, handle, key, from, Err(error));
+            if let Err(error) = self.carry(ctx, splice, handle, from) {
+                return self.verdict(ctx, splice, handle, key, from, Err(error));
             }
         }
-        self.verdict(ctx, handle, key, CLIENT, Ok(()))
+        self.verdict(ctx, splice, handle, key, CLIENT, Ok(()))
     }
 
     /// The target accepted.
     fn connected<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if self.connecting.take().is_some() {
-            ctx.inbound.answered(handle.index);
+            ctx.ports.inbound.answered(handle.index);
         }
     }
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
-    pub(super) fn succeeded(&self) -> Verdict {
-        if super::is_reset(&self.ends[CLIENT].fd) { self.abort() } else { Verdict::Keep }
+    pub(crate) fn succeeded(&self) -> Verdict {
+        if is_reset(&self.ends[CLIENT].fd) { self.abort() } else { Verdict::Keep }
     }
 
     /// Its ticket while the target has not accepted, and whether the client has finished by then.
-    pub(super) fn opening(&self) -> Option<(&Ticket, bool)> {
+    pub(crate) fn opening(&self) -> Option<(&Ticket, bool)> {
         let finished = self.ends[CLIENT].finished || self.ways[CLIENT].state == State::Ending;
         Some((self.connecting.as_ref()?, finished))
     }
@@ -353,6 +302,7 @@ impl SpliceFlow {
     fn verdict<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
+        splice: &mut Splice,
         handle: Handle,
         key: &Key,
         from: usize,
@@ -362,7 +312,7 @@ impl SpliceFlow {
             log::debug!("{key}: {error}");
             // What the other end sent before it broke is passed on first.
             (self.ends[1 - from].readable, self.ends[1 - from].reset) = (true, true);
-            let _ = self.carry(ctx, handle, 1 - from);
+            let _ = self.carry(ctx, splice, handle, 1 - from);
             return self.abort();
         }
         if self.ends.iter().any(|end| end.reset) {
@@ -373,7 +323,7 @@ impl SpliceFlow {
     }
 
     /// Resets both connections: what happened to one happens to the other.
-    pub(super) fn abort(&self) -> Verdict {
+    pub(crate) fn abort(&self) -> Verdict {
         for end in &self.ends {
             let _ = socket::set_reset_on_close(end.fd.as_fd());
         }
@@ -381,22 +331,34 @@ impl SpliceFlow {
     }
 
     /// Moves what there is from one end to the other, as far as there is room.
-    fn carry<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<()> {
+    fn carry<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        from: usize,
+    ) -> io::Result<()> {
         self.ways[from].taken = 0;
         for _ in 0..BURST {
-            if self.step(ctx, handle, from)? == Step::Wait {
+            if self.step(ctx, splice, handle, from)? == Step::Wait {
                 let way = &mut self.ways[from];
                 if let Some(pipe) = way.pipe.take_if(|_| way.held == 0) {
-                    ctx.splice.pipes.give_back(pipe);
+                    splice.pipes.give_back(pipe);
                 }
                 return Ok(());
             }
         }
-        ctx.call_again(handle);
+        ctx.core.call_again(handle);
         Ok(())
     }
 
-    fn step<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
+    fn step<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        from: usize,
+    ) -> io::Result<Step> {
         let way = &mut self.ways[from];
         match way.state {
             _ if way.held > 0 => self.flush(ctx, handle, from),
@@ -408,8 +370,8 @@ impl SpliceFlow {
                 }
                 Ok(Step::Wait)
             }
-            State::Splicing if !self.ends[from].urgent => self.fill(ctx, from),
-            State::Copying | State::Splicing => self.copy(ctx, handle, from),
+            State::Splicing if !self.ends[from].urgent => self.fill(splice, from),
+            State::Copying | State::Splicing => self.copy(ctx, splice, handle, from),
         }
     }
 
@@ -428,9 +390,15 @@ impl SpliceFlow {
 
     /// Reads once, and sends that on. What finds no room waits in a pipe; without one it is not
     /// taken from the receive queue before.
-    fn copy<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
-        let spare = ctx.splice.pipes.is_ready();
-        let buffer = ctx.splice.buffer.as_mut_slice();
+    fn copy<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        from: usize,
+    ) -> io::Result<Step> {
+        let spare = splice.pipes.is_ready();
+        let buffer = splice.buffer.as_mut_slice();
         let (fd, room) = (&self.ends[from].fd, buffer.len());
         // These sockets never block, and to read and write is less work for the kernel than to receive and send.
         let mut receive = || if spare { Ok(rustix::io::read(fd, &mut *buffer)?) } else { peek(fd, buffer) };
@@ -440,7 +408,7 @@ impl SpliceFlow {
         if len == 0 {
             return Ok(Step::More);
         }
-        let sent = match rustix::io::write(&self.ends[1 - from].fd, &ctx.splice.buffer[..len]) {
+        let sent = match rustix::io::write(&self.ends[1 - from].fd, &splice.buffer[..len]) {
             Err(Errno::AGAIN | Errno::INTR) => 0,
             sent => sent?,
         };
@@ -451,8 +419,8 @@ impl SpliceFlow {
             msg::discard(self.ends[from].fd.as_fd(), sent)?;
             self.ends[from].readable |= sent < len;
         } else if sent < len {
-            let pipe = ctx.splice.pipes.take().ok_or(Errno::NFILE)?;
-            let held = rustix::io::write(&pipe.writer, &ctx.splice.buffer[sent..len])?;
+            let pipe = splice.pipes.take().ok_or(Errno::NFILE)?;
+            let held = rustix::io::write(&pipe.writer, &splice.buffer[sent..len])?;
             let way = &mut self.ways[from];
             if held < len - sent {
                 return Err(Errno::PIPE.into());
@@ -465,16 +433,16 @@ impl SpliceFlow {
     }
 
     /// Moves data into a pipe.
-    fn fill<L: Link>(&mut self, ctx: &mut Context<L>, from: usize) -> io::Result<Step> {
+    fn fill(&mut self, splice: &mut Splice, from: usize) -> io::Result<Step> {
         self.ends[1 - from].unpace();
         let way = &mut self.ways[from];
-        way.pipe = way.pipe.take().or_else(|| ctx.splice.pipes.take());
+        way.pipe = way.pipe.take().or_else(|| splice.pipes.take());
         let Some(pipe) = &way.pipe else {
             way.state = State::Copying;
             return Ok(Step::More);
         };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let filled = splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
+        let filled = rustix::pipe::splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
         if filled == Ok(0) {
             // The end, or urgent data before it: reading tells.
             way.state = State::Copying;
@@ -491,7 +459,7 @@ impl SpliceFlow {
         let way = &mut self.ways[from];
         let Some(pipe) = &way.pipe else { return Err(Errno::PIPE.into()) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        match splice(&pipe.reader, None, &self.ends[1 - from].fd, None, way.held, flags) {
+        match rustix::pipe::splice(&pipe.reader, None, &self.ends[1 - from].fd, None, way.held, flags) {
             Ok(0) => return Err(Errno::PIPE.into()),
             Ok(len) => way.held = way.held.saturating_sub(len),
             Err(Errno::AGAIN) => return self.wait_for_room(ctx, handle, 1 - from),
@@ -525,7 +493,7 @@ impl SpliceFlow {
         if !std::mem::replace(&mut self.ends[end].watched_for_room, true) {
             let (token, events) = self.interest(handle, end);
             // What is not watched yet will be soon.
-            match ctx.rewatch(&self.ends[end].fd, token, events) {
+            match ctx.core.rewatch(&self.ends[end].fd, token, events) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -534,10 +502,10 @@ impl SpliceFlow {
     }
 
     /// Gives back what the flow borrowed.
-    pub(super) fn give_back<L>(self, ctx: &mut Context<L>) {
+    pub(crate) fn give_back(self, splice: &mut Splice) {
         for way in self.ways {
             if let Some(pipe) = way.pipe.filter(|_| way.held == 0) {
-                ctx.splice.pipes.give_back(pipe);
+                splice.pipes.give_back(pipe);
             }
         }
     }

@@ -1,0 +1,92 @@
+//! Errors of the network, and of the host's kernel, as the guest is told of them.
+
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::drop::DropReason;
+use passt_proto::rules::Protocol;
+use passt_proto::wire::build::MAX_HEADERS;
+use passt_proto::wire::icmp;
+use passt_proto::wire::report::Quoted;
+use passt_sys::dgram::{Failure, Origin};
+use rustix::io::Errno;
+
+use super::Core;
+use crate::link::Link;
+
+/// Longest error: RFC 4443, section 2.4, and an Ethernet header.
+const ERROR_ROOM: usize = 1280 + 14;
+
+impl<L: Link> Core<L> {
+    /// Tells the guest on behalf of `from` that its packet `quoted`, which carried at
+    /// least `payload`, was not delivered.
+    pub(crate) fn icmp_error(&mut self, from: Addr, header: icmp::Header, quoted: &Quoted, payload: &[u8]) {
+        let path = self.path(from, quoted.path.src);
+        let mut headers = [0; MAX_HEADERS];
+        let Some((len, rest)) = path.emit_error(&mut headers, header, quoted, payload) else { return };
+        let mut frame = [0; ERROR_ROOM];
+        let (head, body) = frame.split_at_mut(len);
+        head.copy_from_slice(&headers[..len]);
+        body[..rest].copy_from_slice(&payload[..rest]);
+        self.send(&frame[..len + rest]);
+    }
+
+    /// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`: on behalf of whoever
+    /// said so, if the guest knows them, or else of the destination.
+    pub(crate) fn report(&mut self, failure: &Failure, quoted: &Quoted, payload: &[u8]) {
+        let v4 = quoted.path.src.is_v4();
+        let header = match header(failure, v4) {
+            Ok(header) => header,
+            Err(reason) => return self.dropped(reason),
+        };
+        let offender = failure.offender.map(|ip| Endpoint::new(ip, 0));
+        let shown = offender.and_then(|at| self.map.shown(Protocol::Echo, at));
+        let from = shown.filter(|a| a.is_v4() == v4).unwrap_or(quoted.path.dst);
+        self.icmp_error(from, header, quoted, payload);
+    }
+}
+
+/// The header of the message that tells of `failure`: the network's own where it is for the guest, or else what
+/// the kernel makes of it.
+fn header(failure: &Failure, v4: bool) -> Result<icmp::Header, DropReason> {
+    if matches!((failure.origin, v4), (Origin::Icmp, true) | (Origin::Icmpv6, false)) {
+        let relayed = icmp::Header::relayed(v4, failure.kind, failure.code, failure.info);
+        return relayed.ok_or(DropReason::IcmpForHost);
+    }
+    let error = match Errno::from_raw_os_error(failure.errno) {
+        Errno::MSGSIZE => Some(icmp::Error::TooBig { mtu: failure.info }),
+        errno => unreachable(errno),
+    };
+    error.map(|error| error.header(v4)).ok_or(DropReason::Socket)
+}
+
+/// What an error of the host's kernel is called in ICMP.
+pub(crate) fn unreachable(error: Errno) -> Option<icmp::Error> {
+    match error {
+        Errno::CONNREFUSED => Some(icmp::Error::PortUnreachable),
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
+        Errno::NETUNREACH | Errno::NETDOWN => Some(icmp::Error::NetUnreachable),
+        Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_their_counterparts_in_icmp() {
+        let table = [
+            (Errno::CONNREFUSED, Some(icmp::Error::PortUnreachable)),
+            (Errno::HOSTUNREACH, Some(icmp::Error::HostUnreachable)),
+            (Errno::HOSTDOWN, Some(icmp::Error::HostUnreachable)),
+            (Errno::NETUNREACH, Some(icmp::Error::NetUnreachable)),
+            (Errno::NETDOWN, Some(icmp::Error::NetUnreachable)),
+            (Errno::ACCESS, Some(icmp::Error::Prohibited)),
+            (Errno::PERM, Some(icmp::Error::Prohibited)),
+            (Errno::TIMEDOUT, None),
+        ];
+        for (errno, error) in table {
+            assert_eq!(unreachable(errno), error, "{errno}");
+        }
+    }
+}

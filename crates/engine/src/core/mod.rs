@@ -1,0 +1,269 @@
+//! What every part of the engine stands on: the link, the time, counters, timers and the kernel's event queue.
+//!
+//! Floor: core. It knows flows by their handles alone, and no protocol.
+
+pub mod capture;
+mod clock;
+mod counters;
+pub(crate) mod icmp;
+mod queue;
+pub(crate) mod readiness;
+mod timer;
+pub mod token;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Endpoint, Mac};
+use passt_proto::drop::DropReason;
+use passt_proto::responder;
+use passt_proto::rules::{AddressMap, HostSide, Protocol};
+use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::build::{DEFAULT_TTL, Path};
+use passt_proto::wire::offload::Offload;
+use passt_sys::dgram::Inbox;
+use passt_sys::iovec::Gather;
+use rustix::event::epoll::{self, EventFlags};
+
+pub use self::capture::Capture;
+pub use self::clock::clock;
+pub use self::counters::{Counters, Traffic};
+pub(crate) use self::queue::Queue;
+pub use self::timer::Wheel;
+pub use self::token::{Handle, Token};
+use crate::link::Link;
+
+/// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The MTU of a guest that is told none: that of Ethernet.
+const DEFAULT_MTU: usize = 1500;
+
+/// Link, time, counters, timers and events of a worker.
+pub struct Core<L> {
+    /// The link to the guest.
+    pub link: L,
+    /// When the current round of the loop began.
+    pub now: Instant,
+    /// What happened so far.
+    pub counters: Counters,
+    /// Where frames are recorded, if they are.
+    pub capture: Option<Box<dyn Capture>>,
+    /// What the guest is told; also its MTU, our address and families that are on.
+    pub services: responder::Config,
+    /// Which addresses mean something else on the other side; learns the guest's addresses.
+    pub map: AddressMap,
+    /// The guest's own link-layer address, once seen.
+    pub guest_mac: Option<Mac>,
+    /// Interfaces that IPv4 and IPv6 sockets are bound to.
+    pub outbound_if: [Option<String>; 2],
+    /// Where datagrams from the host's side are received.
+    pub(crate) inbox: Inbox,
+    /// One timer for each flow, numbered as in the table.
+    pub timers: Wheel,
+    /// Flows that have more to do than fits one round.
+    pub(crate) ready: Queue,
+    /// Flows that have something to send once the link is not congested.
+    pub(crate) waiting: Queue,
+    /// The link is watched for room to send what it queued.
+    backlog: bool,
+    epoll: OwnedFd,
+    /// An [external](Token::External) descriptor that is not watched, and when it is to be tried again.
+    postponed: Option<(u32, Instant)>,
+}
+
+/// Reserved memory of all flows that the core needs.
+pub(crate) struct Pools {
+    pub(crate) timers: Wheel,
+    pub(crate) ready: Queue,
+    pub(crate) waiting: Queue,
+}
+
+impl Pools {
+    /// For flows numbered below `flows`.
+    pub(crate) fn new(flows: usize, now: Instant) -> io::Result<Self> {
+        Ok(Self { timers: Wheel::new(flows, now)?, ready: Queue::new(flows)?, waiting: Queue::new(flows)? })
+    }
+}
+
+impl<L: Link> Core<L> {
+    pub(crate) fn new(
+        link: L,
+        services: &responder::Config,
+        map: &AddressMap,
+        outbound_if: &[Option<String>; 2],
+        now: Instant,
+        pools: Pools,
+    ) -> io::Result<Self> {
+        let Pools { timers, ready, waiting } = pools;
+        Ok(Self {
+            link,
+            now,
+            counters: Counters::default(),
+            capture: None,
+            services: services.clone(),
+            map: *map,
+            guest_mac: None,
+            outbound_if: outbound_if.clone(),
+            inbox: Inbox::new(),
+            timers,
+            ready,
+            waiting,
+            backlog: false,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            postponed: None,
+        })
+    }
+
+    /// Watches the link, if it has a descriptor: for a new one, or a new client.
+    pub fn watch_link(&mut self) -> io::Result<()> {
+        self.backlog = false;
+        let Some(fd) = self.link.fd() else { return Ok(()) };
+        self.watch(fd, Token::Link, EventFlags::IN)
+    }
+
+    /// Sends what the link queued, and has the loop told when the link takes the rest.
+    pub(crate) fn flush_link(&mut self) -> io::Result<()> {
+        let backlog = self.link.flush();
+        let Some(fd) = self.link.fd() else { return Ok(()) };
+        if backlog != self.backlog {
+            self.rewatch(
+                fd,
+                Token::Link,
+                if backlog { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN },
+            )?;
+            self.backlog = backlog;
+        }
+        Ok(())
+    }
+
+    /// Watches a flow's socket for everything, edge-triggered. [`PRI`](EventFlags::PRI) tells of urgent data in the
+    /// receive queue: a read stops there, however much lies behind.
+    pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
+        self.watch(
+            fd,
+            Token::Flow(handle),
+            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET,
+        )
+    }
+
+    /// Watches a descriptor.
+    pub fn watch(&self, fd: impl AsFd, token: Token, events: EventFlags) -> io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
+        Ok(())
+    }
+
+    /// Has a descriptor that is watched already reported again if it is ready.
+    pub fn rewatch(&self, fd: impl AsFd, token: Token, events: EventFlags) -> io::Result<()> {
+        epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token.encode()), events)?;
+        Ok(())
+    }
+
+    /// Stops watching a descriptor that is ready but of no use now. Without interest in any event it would still be
+    /// reported for errors and hang-ups (`epoll_ctl(2)`), each time that the loop waits.
+    pub fn unwatch(&self, fd: impl AsFd) -> io::Result<()> {
+        epoll::delete(&self.epoll, fd)?;
+        Ok(())
+    }
+
+    /// Has the loop call for external descriptor `number` after a pause: it is ready, but what
+    /// it is ready for fails, and takes nothing from it. The caller has it [not watched](Self::unwatch) meanwhile.
+    pub fn postpone(&mut self, number: u32) {
+        self.postponed = Some((number, self.now + LOOK_AGAIN));
+    }
+
+    /// When the postponed descriptor is due.
+    pub(crate) fn postponed_until(&self) -> Option<Instant> {
+        self.postponed.map(|(_, due)| due)
+    }
+
+    /// The postponed descriptor, if it is due.
+    pub(crate) fn take_postponed(&mut self) -> Option<u32> {
+        self.postponed.take_if(|(_, due)| *due <= self.now).map(|(number, _)| number)
+    }
+
+    pub(crate) fn epoll(&self) -> &OwnedFd {
+        &self.epoll
+    }
+
+    /// Has a flow called again in the next round, before the loop sleeps.
+    pub fn call_again(&mut self, handle: Handle) {
+        self.ready.push(handle.index);
+    }
+
+    /// Has a flow called again once the link is not congested. A flow asks again only after that.
+    pub fn await_link(&mut self, handle: Handle) {
+        self.waiting.push(handle.index);
+    }
+
+    /// Where frames for the guest go: to everybody while its own link-layer address is unknown.
+    pub fn guest_mac(&self) -> Mac {
+        self.guest_mac.unwrap_or(Mac::BROADCAST)
+    }
+
+    /// The path of packets to the guest at `guest` from a host that it knows as `remote`.
+    pub fn path(&self, remote: Addr, guest: Addr) -> Path {
+        Path {
+            src_mac: self.services.our_mac,
+            dst_mac: self.guest_mac(),
+            src: remote,
+            dst: guest,
+            ttl: DEFAULT_TTL,
+        }
+    }
+
+    /// Whom the guest means by a flow that it begins from `guest` to `remote`. The address that it uses there is noted;
+    /// those that it answers from say nothing new, as it may have one that only some ports lead to.
+    pub(crate) fn host_side(
+        &mut self,
+        protocol: Protocol,
+        guest: Addr,
+        remote: Endpoint,
+    ) -> Result<HostSide, DropReason> {
+        self.map.learn(guest);
+        self.map.from_guest(protocol, remote)
+    }
+
+    /// Counts something that was not served.
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.counters.drop(reason);
+    }
+
+    /// Counts several of one kind that were not served.
+    pub fn dropped_all(&mut self, reason: DropReason, count: usize) {
+        (0..count).for_each(|_| self.dropped(reason));
+    }
+
+    /// Sends `payload` bytes of the room reserved last behind `header`.
+    pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
+        if let Some(capture) = &mut self.capture {
+            let mut rest = Gather::new();
+            self.link.reserved(payload, &mut rest);
+            capture.record(self.now, header, &rest);
+        }
+        log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
+        match self.link.commit(header, offload, payload) {
+            Ok(()) => self.counters.sent(header.len() + payload),
+            Err(reason) => self.dropped_all(reason, offload.pieces(payload).count()),
+        }
+    }
+
+    /// Sends a complete frame.
+    pub fn send(&mut self, frame: &[u8]) {
+        if let Some(capture) = &mut self.capture {
+            capture.record(self.now, frame, &Gather::new());
+        }
+        log::trace!("to guest: {} bytes, complete", frame.len());
+        match self.link.send(frame) {
+            Ok(()) => self.counters.sent(frame.len()),
+            Err(reason) => self.dropped(reason),
+        }
+    }
+
+    /// Bytes of the largest packet that the guest's link takes, whatever the link here does.
+    pub(crate) fn mtu(&self) -> usize {
+        match self.services.mtu {
+            0 => DEFAULT_MTU,
+            mtu => mtu.into(),
+        }
+    }
+}

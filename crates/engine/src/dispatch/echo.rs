@@ -1,0 +1,40 @@
+//! Pings of the guest: to which flow one belongs.
+
+use std::ops::Range;
+
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::drop::DropReason;
+
+use super::{Engine, Flow};
+use crate::flow::{Handle, Key, Protocol, Via};
+use crate::link::Link;
+
+/// An echo request, in frame `index` of the batch.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    /// The guest and its identifier.
+    pub(super) guest: Endpoint,
+    /// Whom it pings.
+    pub(super) dst: Addr,
+    /// Time to live.
+    pub(super) ttl: u8,
+    /// The message in the frame.
+    pub(super) message: Range<usize>,
+}
+
+impl<L: Link> Engine<L> {
+    /// Passes on an echo request.
+    pub(super) fn echo_request(&mut self, index: usize, request: &Request) -> Result<(), DropReason> {
+        let remote = Endpoint::new(request.dst, 0);
+        let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
+        let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;
+        let Some((_, Flow::Echo(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
+        flow.send(&self.ctx.core, index, request.ttl, request.message.clone())
+    }
+
+    fn open_echo(&mut self, key: Key) -> Result<Handle, DropReason> {
+        let flow = self.common.echo.open(&mut self.ctx.core, &key)?;
+        let due = flow.due();
+        self.insert(key, Flow::Echo(flow), due)
+    }
+}

@@ -1,0 +1,108 @@
+//! The direction from the guest: a batch of frames from the link, each classified
+//! and handed to a responder or to the flow that it belongs to.
+
+use std::io;
+
+use passt_proto::addr::Endpoint;
+use passt_proto::classify::{self, Class, classify};
+use passt_proto::drop::DropReason;
+use passt_proto::responder;
+use passt_proto::wire::offload::Offload;
+use passt_sys::iovec::Gather;
+
+use super::Engine;
+use super::echo::Request;
+use crate::link::Link;
+
+/// Longest frame of a responder.
+pub(crate) const REPLY_ROOM: usize = 1514;
+
+/// Protocols that are on.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    /// Not `--no-tcp`.
+    pub tcp: bool,
+    /// Not `--no-udp`.
+    pub udp: bool,
+    /// Not `--no-icmp`.
+    pub icmp: bool,
+}
+
+impl<L: Link> Engine<L> {
+    /// Takes a batch of frames from the link. An error means that the link is gone.
+    pub(crate) fn receive(&mut self) -> io::Result<()> {
+        let frames = self.ctx.core.link.receive()?;
+        let mut reply = std::mem::take(&mut self.reply);
+        for index in 0..frames {
+            if let Err(reason) = self.frame(index, &mut reply) {
+                self.ctx.core.dropped(reason);
+            }
+        }
+        self.reply = reply;
+        self.tcp_end_batch();
+        self.udp_end_batch();
+        Ok(())
+    }
+
+    fn frame(&mut self, index: usize, reply: &mut [u8]) -> Result<(), DropReason> {
+        let core = &mut self.ctx.core;
+        let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
+        core.counters.received(frame.len);
+        if let Some(capture) = &mut core.capture {
+            let mut whole = Gather::new();
+            core.link.payload(index, 0..frame.len, &mut whole);
+            capture.record(core.now, &[], &whole);
+        }
+        let offload = frame.offload;
+        let classified = classify(frame.head, frame.len);
+        // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
+        let station = match &classified {
+            Ok((source, _)) => Some(*source),
+            Err(_) => classify::source(frame.head).ok(),
+        };
+        core.guest_mac = station.or(core.guest_mac);
+        let (source, class) = classified?;
+        log::trace!("from guest: {} bytes, {class:?}", frame.len);
+        if let Some(addr) = responder::claimed(source, &class, frame.head) {
+            core.map.claim(addr);
+        }
+        let answer = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
+        if let Some(answer) = answer {
+            let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;
+            core.send(reply);
+            return Ok(());
+        }
+        self.packet(index, class, &offload)
+    }
+
+    /// Hands a packet to its protocol.
+    fn packet(&mut self, index: usize, class: Class, offload: &Offload) -> Result<(), DropReason> {
+        match class {
+            Class::Tcp { src, dst, segment, payload } => {
+                enabled(self.protocols.tcp)?;
+                self.segment(index, (src, dst), &segment, payload)
+            }
+            // Requests to servers that are switched off here, but perhaps not elsewhere.
+            Class::Udp(datagram) | Class::Dhcp(datagram) | Class::Dhcpv6(datagram) => {
+                if datagram.src.addr.is_unspecified() {
+                    return Err(DropReason::IpSource);
+                }
+                enabled(self.protocols.udp)?;
+                self.datagram(index, &datagram, offload)
+            }
+            Class::Echo { src, dst, id, ttl, payload, .. } => {
+                enabled(self.protocols.icmp)?;
+                self.echo_request(
+                    index,
+                    &Request { guest: Endpoint::new(src, id), dst, ttl, message: payload },
+                )
+            }
+            Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
+        }
+    }
+}
+
+/// Refuses what is switched off.
+fn enabled(protocol: bool) -> Result<(), DropReason> {
+    if protocol { Ok(()) } else { Err(DropReason::Disabled) }
+}

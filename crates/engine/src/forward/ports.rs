@@ -1,0 +1,96 @@
+//! What a worker has to do with forwarded ports, apart from the flows that come in there.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use passt_proto::addr::Addr;
+use passt_sys::namespace::{self, Kind, Resident};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType};
+
+use super::pressure::Pressure;
+use super::stock::Stock;
+use super::{Forward, Listener, Listeners};
+use crate::core::{Core, Token};
+use crate::flow::Side;
+use crate::flow::inbound::Inbound;
+use crate::link::Link;
+
+/// Everything that flows are told with an event, but what those of their protocol share.
+pub struct Context<L> {
+    /// Link, time, counters, timers and events.
+    pub core: Core<L>,
+    /// Forwarded ports.
+    pub ports: Ports,
+}
+
+/// Forwarded ports of a worker.
+pub struct Ports {
+    /// The sockets that listen, as numbered by [`Token::Listener`].
+    pub listeners: Listeners,
+    /// Rules of forwarded ports, and what they follow.
+    pub forward: Forward,
+    /// What keeps room for flows that exist, and for the guest's own.
+    pub(crate) pressure: Pressure,
+    /// Flows that came in.
+    pub(crate) inbound: Inbound,
+    /// Sockets of the guest's namespace.
+    pub(crate) stock: Stock,
+    /// Opens sockets in the guest's namespace; `None` without one.
+    pub(crate) inside: Option<Resident>,
+}
+
+impl Ports {
+    /// None yet, for a table of so many flows.
+    pub(crate) fn new(max_flows: usize) -> Self {
+        let pressure = Pressure::new();
+        Self {
+            listeners: Listeners::default(),
+            forward: Forward::default(),
+            inbound: Inbound::new(max_flows),
+            stock: Stock::new(pressure.descriptors()),
+            pressure,
+            inside: None,
+        }
+    }
+
+    /// A socket of the family of `target`, on the side that what comes in on side `from` goes to;
+    /// `ENETUNREACH` if there is no way into the namespace.
+    pub(crate) fn socket_across(
+        &mut self,
+        from: Side,
+        kind: SocketType,
+        target: Addr,
+    ) -> io::Result<OwnedFd> {
+        let family = if target.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let kind = Kind { kind, family };
+        match (from, &self.inside) {
+            (Side::Namespace, _) => namespace::socket(kind),
+            (Side::Host, Some(inside)) => self.stock.take(inside, kind),
+            (Side::Host, None) => Err(Errno::NETUNREACH.into()),
+        }
+    }
+}
+
+impl<L: Link> Context<L> {
+    /// Has sockets of the guest's namespace opened by this thread from now on, or none.
+    pub fn enter(&mut self, inside: Option<Resident>) -> io::Result<()> {
+        if let Some(inside) = &inside {
+            self.core.watch(inside, Token::Inside, EventFlags::IN | EventFlags::ET)?;
+        }
+        self.ports.inside = inside;
+        Ok(())
+    }
+
+    /// Forwards what comes in through a socket from now on.
+    pub fn listen(&mut self, listener: Listener) -> io::Result<()> {
+        let Self { core, ports } = self;
+        let number = ports.listeners.insert(listener);
+        let watched = ports.listeners.get(number).map_or(Ok(()), |listener| listener.watch(core, number));
+        if watched.is_err() {
+            ports.listeners.remove(number);
+        }
+        watched
+    }
+}

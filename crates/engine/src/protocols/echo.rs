@@ -1,0 +1,181 @@
+//! Echo flows: the guest's pings leave from a ping socket of the host (icmp(7)), which
+//! needs no privilege but a group in `net.ipv4.ping_group_range`. The kernel
+//! puts the socket's port in place of the identifier; the guest gets its own back.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::Addr;
+use passt_proto::drop::DropReason;
+use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
+use passt_proto::wire::checksum::Sum;
+use passt_proto::wire::icmp;
+use passt_proto::wire::ip::protocol;
+use passt_proto::wire::offload::Offload;
+use passt_proto::wire::report::Quoted;
+use passt_sys::dgram::{self, Outgoing};
+use passt_sys::iovec::Gather;
+use passt_sys::namespace;
+use passt_sys::seccomp::{Call, Sysno};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::ipproto;
+use zerocopy::FromBytes;
+
+use super::Verdict;
+use super::inbox::put;
+use super::socket::{datagram_socket, socket_error};
+use crate::core::Core;
+use crate::core::readiness::{Futile, has_taken};
+use crate::flow::{Handle, Key};
+use crate::link::Link;
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::only(Sysno::socket, namespace::PING_SOCKETS)];
+
+/// How long an unused flow lives.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Entries of an error queue that are dealt with at once.
+const BURST: usize = 16;
+
+/// An identifier of the guest's, used with one destination.
+pub struct EchoFlow {
+    fd: OwnedFd,
+    /// Whom the guest pings, on the host's side.
+    remote: Addr,
+    ttl: u8,
+    last: Instant,
+    futile: Futile,
+}
+
+/// What all echo flows share.
+#[derive(Debug, Default)]
+pub(crate) struct Echo {
+    /// The host does not let us open ping sockets.
+    refused: bool,
+}
+
+impl Echo {
+    /// A flow for the guest's first ping of a destination.
+    pub(crate) fn open<L: Link>(&mut self, core: &mut Core<L>, key: &Key) -> Result<EchoFlow, DropReason> {
+        let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
+        let remote = side.remote.addr;
+        let protocol = if remote.is_v4() { ipproto::ICMP } else { ipproto::ICMPV6 };
+        let (fd, _) = datagram_socket(core, Some(protocol), &side, key.guest.port).map_err(|error| {
+            let error = Errno::from_io_error(&error);
+            if matches!(error, Some(Errno::PERM | Errno::ACCESS))
+                && !std::mem::replace(&mut self.refused, true)
+            {
+                log::warn!(
+                    "Can't open ping sockets: the group is not in net.ipv4.ping_group_range, \
+                     the guest's pings will not be answered"
+                );
+            }
+            DropReason::Socket
+        })?;
+        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last: core.now, futile: Futile::default() })
+    }
+}
+
+impl EchoFlow {
+    /// Sends the request at `message` of frame `index`.
+    pub(crate) fn send<L: Link>(
+        &mut self,
+        core: &Core<L>,
+        index: usize,
+        ttl: u8,
+        message: Range<usize>,
+    ) -> Result<(), DropReason> {
+        self.last = core.now;
+        if self.ttl != ttl {
+            self.ttl = ttl;
+            let _ = dgram::set_ttl(self.fd.as_fd(), !self.remote.is_v4(), ttl);
+        }
+        let mut data = Gather::new();
+        core.link.payload(index, message, &mut data);
+        let message = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
+        // An error that is pending from an earlier request is in the error queue too.
+        let send = || dgram::send(self.fd.as_fd(), &data, &message, None, None);
+        send().or_else(|_| send()).map_err(|_| DropReason::Socket)?;
+        Ok(())
+    }
+
+    /// When it ends if nothing happens.
+    pub(crate) fn due(&self) -> Instant {
+        self.last + TIMEOUT
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(crate) fn event<L: Link>(&mut self, core: &mut Core<L>, key: &Key, events: EventFlags) -> Verdict {
+        let mut taken = events.contains(EventFlags::ERR) && self.failures(core, key);
+        if events.contains(EventFlags::IN) {
+            let received = core.inbox.receive(self.fd.as_fd());
+            taken |= has_taken(&received, events);
+            if received.is_ok() {
+                self.last = core.now;
+            }
+            for index in 0..received.unwrap_or(0) {
+                self.reply(core, key, index);
+            }
+        }
+        if self.futile.note(taken) {
+            core.dropped(DropReason::Socket);
+            return Verdict::Remove;
+        }
+        Verdict::Keep
+    }
+
+    /// Passes on what is in the inbox at `index`, if it is an answer from whom the guest asked.
+    fn reply<L: Link>(&self, core: &mut Core<L>, key: &Key, index: usize) {
+        let Some((received, message)) = core.inbox.message(index) else { return };
+        let Ok((mut header, _)) = icmp::Header::read_from_prefix(message) else { return };
+        let kind = if self.remote.is_v4() { icmp::ECHO_REPLY_V4 } else { icmp::ECHO_REPLY_V6 };
+        let source = received.source.map(|a| Addr::from(a.ip()));
+        if source != Some(self.remote) || (header.kind, header.code) != (kind, 0) {
+            return core.dropped(DropReason::IcmpType);
+        }
+        header.id = key.guest.port.into();
+        let path = core.path(key.remote.addr, key.guest.addr);
+        let body = message.get(icmp::LEN..).unwrap_or_default();
+        let (sum, len) = (Sum::new().bytes(body), body.len());
+        let mut headers = [0; MAX_HEADERS];
+        match path.emit_icmp(&mut headers, header, sum, len) {
+            Some(end) => {
+                let body = icmp::LEN..usize::MAX;
+                put(core, &headers[..end], &Offload::default(), index..index + 1, &body);
+            }
+            None => core.dropped(DropReason::Unmapped),
+        }
+    }
+
+    /// Passes on errors about the guest's requests. Whether there were any.
+    fn failures<L: Link>(&self, core: &mut Core<L>, key: &Key) -> bool {
+        let mut payload = [0; 1280];
+        let mut taken = false;
+        for _ in 0..BURST {
+            let Ok(failure) = dgram::receive_failure(self.fd.as_fd(), &mut payload) else { break };
+            taken = true;
+            // What comes back begins with the request's header.
+            let Some((transport, data)) = payload.get(..failure.len).and_then(<[u8]>::split_first_chunk)
+            else {
+                continue;
+            };
+            let &[kind, code, c0, c1, _, _, s0, s1] = transport;
+            let [i0, i1] = key.guest.port.to_be_bytes();
+            let path = Path { ttl: self.ttl, ..core.path(key.guest.addr, key.remote.addr) };
+            let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
+            let transport = [kind, code, c0, c1, i0, i1, s0, s1];
+            let quoted = Quoted { path, protocol, transport, len: failure.len };
+            core.report(&failure, &quoted, data);
+        }
+        socket_error(&self.fd).is_some() || taken
+    }
+
+    pub(crate) fn timeout<L>(&self, core: &mut Core<L>, handle: Handle) -> Verdict {
+        super::expire(core, handle, self.due())
+    }
+}

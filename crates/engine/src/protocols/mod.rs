@@ -1,0 +1,50 @@
+//! What flows of each protocol do with their sockets.
+//!
+//! Floor: protocols. A flow is told of events, one at a time, and says whether it lives on; it does not see
+//! the table that it is in, nor flows of other protocols.
+
+pub mod echo;
+mod inbox;
+pub(crate) mod socket;
+pub mod splice;
+pub mod tcp;
+pub mod udp;
+
+use passt_proto::time::Instant;
+use passt_sys::namespace;
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
+
+use crate::core::Core;
+use crate::flow::Handle;
+
+/// System calls on the host's sockets that the modules here make themselves, once the process runs.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::accept4),
+    Call::any(Sysno::bind),
+    Call::any(Sysno::close),
+    Call::any(Sysno::connect),
+    Call::any(Sysno::shutdown),
+    Call::only(Sysno::getsockopt, &[option::SO_ERROR]),
+    Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_BINDTODEVICE]),
+    Call::only(Sysno::socket, namespace::SOCKETS),
+];
+
+/// Whether a flow lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// It does.
+    Keep,
+    /// It has ended.
+    Remove,
+}
+
+/// The timer of a flow of datagrams fired, which lives until `due`.
+fn expire<L>(core: &mut Core<L>, handle: Handle, due: Instant) -> Verdict {
+    if due <= core.now {
+        return Verdict::Remove;
+    }
+    core.timers.set(handle.index, due);
+    Verdict::Keep
+}

@@ -1,0 +1,140 @@
+//! Sockets of the host that flows have: how they are made, and how they ended.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::rules::HostSide;
+use passt_sys::dgram;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::core::Core;
+use crate::link::Link;
+
+/// A socket towards the host's peers, bound to the interface and address that the command line or
+/// the way of mapping asks for.
+pub(crate) fn socket<L>(
+    core: &Core<L>,
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+    remote: Addr,
+    bind: Option<Addr>,
+) -> io::Result<OwnedFd> {
+    let interface = &core.outbound_if[usize::from(!remote.is_v4())];
+    let fd = bare_socket(kind, protocol, remote)?;
+    if let Some(name) = interface
+        && !remote.is_loopback()
+    {
+        passt_sys::socket::bind_to_device(fd.as_fd(), name)?;
+    }
+    if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
+        rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
+    }
+    Ok(fd)
+}
+
+/// A socket of the family of `remote`, in the network namespace of this thread.
+fn bare_socket(
+    kind: SocketType,
+    protocol: Option<rustix::net::Protocol>,
+    remote: Addr,
+) -> io::Result<OwnedFd> {
+    let family = if remote.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
+    if family == AddressFamily::INET6 {
+        // Or a port in use with IPv4 could not be had.
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    Ok(fd)
+}
+
+/// A datagram socket connected to `side`, and whether it got the guest's own port (or identifier).
+/// It reports errors of the network, and joins datagrams if that is of use to the link.
+pub(super) fn datagram_socket<L: Link>(
+    core: &Core<L>,
+    protocol: Option<rustix::net::Protocol>,
+    side: &HostSide,
+    port: u16,
+) -> io::Result<(OwnedFd, bool)> {
+    let fd = socket(core, SocketType::DGRAM, protocol, side.remote.addr, None)?;
+    let from = side.bind.unwrap_or_else(|| any(side.remote.addr));
+    let (from, to) = (core.map.socket_addr(Endpoint::new(from, port)), core.map.socket_addr(side.remote));
+    let kept = connect(&fd, from, to, protocol.is_none() && core.link.caps().udp_segmentation)?;
+    Ok((fd, kept))
+}
+
+/// The unspecified address of `like`'s family.
+pub(super) fn any(like: Addr) -> Addr {
+    if like.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// Connects a datagram socket to `to`, bound to `from`, or another port if that is taken; returns whether
+/// it is not. It reports errors of the network, and gets datagrams `joined` if that is asked for.
+pub(super) fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined: bool) -> io::Result<bool> {
+    let kept = rustix::net::bind(fd, &from).is_ok();
+    if !kept && !from.ip().is_unspecified() {
+        from.set_port(0);
+        rustix::net::bind(fd, &from)?;
+    }
+    if to.is_ipv4() {
+        sockopt::set_socket_broadcast(fd, true)?;
+    }
+    dgram::want_failures(fd.as_fd(), to.is_ipv6())?;
+    dgram::want_room(fd.as_fd())?;
+    if joined {
+        // Linux before 5.0 does not know how to.
+        let _ = dgram::want_joined(fd.as_fd());
+    }
+    rustix::net::connect(fd, &to)?;
+    Ok(kept)
+}
+
+/// The pending error of a socket, if there is one; the kernel forgets it.
+pub(crate) fn socket_error(fd: &OwnedFd) -> Option<Errno> {
+    sockopt::socket_error(fd).unwrap_or_else(Err).err()
+}
+
+/// Whether a connection was reset. One that ended in order has no error, and ICMP errors end none.
+pub(super) fn is_reset(fd: &OwnedFd) -> bool {
+    passt_sys::socket::is_closed(fd.as_fd()) && socket_error(fd).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Two ends of a connection, the first of which is looked at.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        (listener.accept().expect("a client").0, peer)
+    }
+
+    #[test]
+    fn what_a_reset_is() {
+        let (own, _peer) = pair();
+        assert!(!is_reset(&own.into()), "it goes on");
+
+        let (mut own, peer) = pair();
+        drop(peer);
+        assert_eq!(own.read(&mut [0]).expect("the end"), 0);
+        assert!(!is_reset(&own.try_clone().expect("descriptor").into()), "only one way has ended");
+        own.shutdown(Shutdown::Write).expect("shut down");
+        let own = OwnedFd::from(own);
+        while !passt_sys::socket::is_closed(own.as_fd()) {
+            std::thread::yield_now();
+        }
+        assert!(!is_reset(&own), "both ways ended in order");
+
+        let (own, peer) = pair();
+        sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO)).expect("linger");
+        drop(peer);
+        assert!(is_reset(&own.into()));
+    }
+}

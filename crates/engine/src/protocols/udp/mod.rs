@@ -1,0 +1,457 @@
+//! UDP flows: datagrams of the guest leave from a socket of the host, and answers come back.
+//!
+//! A flow that the guest begins has a socket of its own, connected, so that the kernel
+//! passes on nothing but answers and errors. A flow that comes in through a forwarded port
+//! uses the listening socket: no moment exists in which its datagrams could
+//! go astray, and no port is shared with other programs. One that bypasses the link
+//! uses both, on a side each (`bypass`). There is no state but when a flow was last used.
+
+pub(crate) mod bypass;
+pub(crate) mod errors;
+mod frames;
+mod send;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use arrayvec::ArrayVec;
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::classify::Datagram;
+use passt_proto::drop::DropReason;
+use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS};
+use passt_proto::wire::offload::{Gso, Offload};
+use passt_sys::dgram::{self, BATCH, Inbox};
+use passt_sys::iovec::Scatter;
+use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket::option;
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+
+pub(crate) use self::send::datagrams;
+use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Way};
+use super::Verdict;
+use super::socket::datagram_socket;
+use crate::core::Core;
+use crate::core::icmp::unreachable;
+use crate::core::readiness::{Futile, has_taken};
+use crate::flow::{Handle, Key, Via};
+use crate::forward::{Context, Listeners, Ports};
+use crate::link::{Link, MAX_PAYLOAD};
+
+/// System calls made here once the process runs.
+pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_BROADCAST])];
+
+/// Entries of an error queue, and joined messages, that are dealt with at once.
+const BURST: usize = 16;
+
+/// [`UdpFlow::seen`] of an exchange that goes on.
+const LASTING: [u8; 2] = [2, 2];
+
+/// What all UDP flows share.
+pub struct Udp {
+    /// Tells fragmented datagrams from each other.
+    next_id: u32,
+    /// Datagrams from the guest that were not sent yet, all of one flow.
+    batch: ArrayVec<Item, MAX_CUTS>,
+    owner: Option<(Key, Handle)>,
+    timeouts: Timeouts,
+}
+
+/// How long an unused flow lives.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    /// Until there were two datagrams each way.
+    single: Duration,
+    /// From then on.
+    stream: Duration,
+}
+
+/// A UDP flow.
+pub struct UdpFlow {
+    sockets: Sockets,
+    /// Whom the guest talks to, on the host's side; on the bypass the server.
+    remote: Endpoint,
+    ttl: u8,
+    cuts: Cuts,
+    /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
+    joined: bool,
+    /// Batches seen from the guest (on the bypass the client) and to it, up to two.
+    seen: [u8; 2],
+    last: Instant,
+    futile: Futile,
+}
+
+/// What the datagrams of a flow travel through.
+enum Sockets {
+    /// One of its own, connected to the remote.
+    Own(OwnedFd),
+    /// A listening socket.
+    Shared(Shared),
+    /// On the bypass: one of its own on the server's side, and the one that listens for clients.
+    Both(OwnedFd, Shared),
+}
+
+/// A listening socket by its number, from which datagrams go `to` a peer, and come `from`
+/// an address of the host.
+pub(crate) struct Shared {
+    number: u32,
+    to: SocketAddr,
+    from: Option<IpAddr>,
+}
+
+impl Udp {
+    pub(crate) fn new(first_id: u32) -> Self {
+        Self {
+            next_id: first_id,
+            batch: ArrayVec::new(),
+            owner: None,
+            timeouts: Timeouts {
+                single: setting("udp_timeout", 30),
+                stream: setting("udp_timeout_stream", 120),
+            },
+        }
+    }
+}
+
+/// A time in seconds that the host's connection tracking uses, for the same purpose.
+fn setting(name: &str, default: u64) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    let seconds = text.ok().and_then(|text| text.trim().parse().ok());
+    Duration::from_secs(seconds.filter(|&s| s > 0).unwrap_or(default))
+}
+
+impl Udp {
+    /// The flow of the datagrams that wait to be sent.
+    pub(crate) fn owner(&self) -> Option<(Key, Handle)> {
+        self.owner
+    }
+
+    /// Whether no more datagrams can wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.batch.is_full()
+    }
+
+    /// Has the datagrams at `payload` of frame `index` wait to be sent by their flow.
+    pub(crate) fn add(
+        &mut self,
+        owner: (Key, Handle),
+        index: usize,
+        payload: Range<usize>,
+        offload: &Offload,
+    ) {
+        let cut = offload.gso == Gso::Udp && payload.len() > usize::from(offload.gso_size);
+        let segment = if cut { offload.gso_size } else { 0 };
+        self.owner = Some(owner);
+        self.batch.push(Item { index, payload, segment });
+    }
+
+    /// The flow that is to send what waits; nothing waits any more once it [has](Self::clear).
+    pub(crate) fn take_owner(&mut self) -> Option<Handle> {
+        self.owner.take().map(|(_, handle)| handle)
+    }
+
+    /// Nothing waits.
+    pub(crate) fn clear(&mut self) {
+        self.batch.clear();
+    }
+
+    /// When a flow that begins now ends, if nothing comes back.
+    pub(crate) fn first_timeout(&self, now: Instant) -> Instant {
+        now + self.timeouts.single
+    }
+}
+
+/// A flow for a datagram of the guest that belongs to none; with the number of the listening socket that it goes through, if it
+/// does.
+pub(crate) fn open<L: Link>(
+    Context { core, ports }: &mut Context<L>,
+    key: &Key,
+    datagram: &Datagram,
+) -> Result<(UdpFlow, Option<u32>), DropReason> {
+    let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
+    let (fd, kept) = match datagram_socket(core, None, &side, key.guest.port) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let errno = Errno::from_io_error(&error);
+            if let Some(error) = errno.and_then(unreachable) {
+                let quoted = errors::quote(core, key, datagram.ttl, datagram.payload.len());
+                core.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &[]);
+            }
+            return Err(DropReason::Socket);
+        }
+    };
+    let shared = if kept { None } else { ports.listeners.answering(key.guest.port, side.remote.addr) };
+    let Some((number, listener)) = shared else {
+        return Ok((UdpFlow::new(Sockets::Own(fd), side.remote, core.now), None));
+    };
+    let to = listener.form(core.map.socket_addr(side.remote));
+    let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
+    Ok((UdpFlow::new(sockets, side.remote, core.now), Some(number)))
+}
+
+impl UdpFlow {
+    /// What came in through a listening socket, from `remote`.
+    pub(crate) fn through(shared: Shared, remote: Endpoint, now: Instant) -> Self {
+        Self::new(Sockets::Shared(shared), remote, now)
+    }
+
+    fn new(sockets: Sockets, remote: Endpoint, now: Instant) -> Self {
+        Self {
+            sockets,
+            remote,
+            ttl: DEFAULT_TTL,
+            cuts: Cuts::default(),
+            joined: false,
+            seen: [0; 2],
+            last: now,
+            futile: Futile::default(),
+        }
+    }
+
+    /// Whether what came in through `shared` is part of the flow, and not of another host that looks the same to the guest:
+    /// that is `remote`, or somebody past the link.
+    pub(crate) fn takes(&mut self, shared: Shared, remote: Endpoint, across: bool) -> bool {
+        let takes = self.remote == remote || across;
+        if takes {
+            self.reopened(shared);
+        }
+        takes
+    }
+
+    /// Time to live of what it sends.
+    pub(crate) fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    /// Datagrams through a listening socket keep the host's own time to live.
+    pub(crate) fn set_ttl(&mut self, ttl: u8) {
+        self.ttl = ttl;
+        if let Some(fd) = self.fd() {
+            let _ = dgram::set_ttl(fd.as_fd(), !self.remote.addr.is_v4(), ttl);
+        }
+    }
+
+    /// Sends what waits of the guest's.
+    pub(crate) fn end_batch<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &Udp,
+        handle: Handle,
+        key: &Key,
+    ) -> Verdict {
+        let before = self.seen;
+        let verdict = self.send(ctx, udp, key);
+        self.note(&mut ctx.ports, handle, key, before);
+        verdict
+    }
+
+    /// Passes on what is in the inbox at `messages`, that came through a listening socket.
+    pub(crate) fn received<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        handle: Handle,
+        key: &Key,
+        messages: Range<usize>,
+    ) -> Verdict {
+        let before = self.seen;
+        let verdict = self.came_in(ctx, udp, key, messages);
+        self.note(&mut ctx.ports, handle, key, before);
+        verdict
+    }
+
+    /// Has the shares of flows from outside follow what was seen since `before`. The guest answers what comes
+    /// over the link, and the peer what goes past it.
+    fn note(&self, ports: &mut Ports, handle: Handle, key: &Key, before: [u8; 2]) {
+        let answers = usize::from(key.via != Via::Link);
+        if before[answers] == 0 && self.seen[answers] != 0 {
+            ports.inbound.answered(handle.index);
+        }
+        if before != LASTING && self.seen == LASTING {
+            ports.inbound.lasts(handle.index);
+        }
+    }
+
+    /// Passes on what is in the inbox at `messages`, that came through a listening socket.
+    fn came_in<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        key: &Key,
+        messages: Range<usize>,
+    ) -> Verdict {
+        if key.via != Via::Link {
+            return self.serve(ctx, messages);
+        }
+        self.used(1, ctx.core.now);
+        udp.send_frames(&mut ctx.core, key, messages);
+        Verdict::Keep
+    }
+
+    /// Sends the batch. What cannot be sent is reported to the guest.
+    fn send<L: Link>(&mut self, ctx: &mut Context<L>, udp: &Udp, key: &Key) -> Verdict {
+        let Context { core, ports } = ctx;
+        self.used(0, core.now);
+        let mut at = Cursor::default();
+        loop {
+            let Some(way) = self.sockets.to_remote(&ports.listeners) else {
+                let lost = udp.batch.iter().map(Item::datagrams).sum();
+                core.dropped_all(DropReason::Socket, lost);
+                return Verdict::Remove;
+            };
+            let (frames, items) = (Frames(&core.link), &udp.batch);
+            let loss = way.deliver(&frames, items, &mut at, &mut self.cuts, core.now);
+            let Some(loss) = loss else { return Verdict::Keep };
+            errors::lost(core, udp, key, self.ttl, &loss);
+        }
+    }
+
+    /// Its own socket, if it has one.
+    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
+        match &self.sockets {
+            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
+            Sockets::Shared(_) => None,
+        }
+    }
+
+    /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
+    fn reopened(&mut self, listener: Shared) {
+        if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
+            *shared = listener;
+        }
+    }
+
+    /// The flow's own socket has something to tell.
+    pub(crate) fn event<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        handle: Handle,
+        key: &Key,
+        events: EventFlags,
+    ) -> Verdict {
+        let has_failed = events.contains(EventFlags::ERR);
+        let mut taken =
+            has_failed && self.fd().is_some_and(|fd| errors::own(&mut ctx.core, key, self.ttl, fd));
+        if events.contains(EventFlags::IN) {
+            let before = self.seen;
+            let received = self.receive(ctx, udp, key);
+            self.note(&mut ctx.ports, handle, key, before);
+            taken |= has_taken(&received, events);
+            if let Ok(Verdict::Remove) = received {
+                return Verdict::Remove;
+            }
+        }
+        if self.futile.note(taken) {
+            ctx.core.dropped(DropReason::Socket);
+            return Verdict::Remove;
+        }
+        Verdict::Keep
+    }
+
+    /// Passes on what arrived. What stays is reported by the kernel again.
+    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, udp: &mut Udp, key: &Key) -> io::Result<Verdict> {
+        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
+        for _ in 0..BURST {
+            if !self.joined {
+                break;
+            }
+            self.joined = Self::receive_joined(&mut ctx.core, key, fd)?;
+            if self.joined {
+                used(&mut self.last, &mut self.seen[1], ctx.core.now);
+            }
+        }
+        if self.joined {
+            return Ok(Verdict::Keep);
+        }
+        let count = ctx.core.inbox.receive(fd.as_fd())?;
+        // Before the socket was connected, others could send to it.
+        let ours = |inbox: &Inbox, i| {
+            inbox.message(i).is_some_and(|(m, _)| m.source.map(Endpoint::from) == Some(self.remote))
+        };
+        let is_ours: ArrayVec<bool, BATCH> = (0..count).map(|i| ours(&ctx.core.inbox, i)).collect();
+        let mut next = 0;
+        for run in is_ours.chunk_by(bool::eq) {
+            let messages = next..next + run.len();
+            next = messages.end;
+            if run.first() != Some(&true) {
+                ctx.core.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.core.inbox, messages));
+            } else if key.via != Via::Link {
+                if self.answer(ctx, messages) == Verdict::Remove {
+                    return Ok(Verdict::Remove);
+                }
+            } else {
+                let joined = |i| ctx.core.inbox.message(i).is_some_and(|(m, _)| m.segment != 0);
+                self.joined = messages.clone().any(joined);
+                self.used(1, ctx.core.now);
+                udp.send_frames(&mut ctx.core, key, messages);
+            }
+        }
+        Ok(Verdict::Keep)
+    }
+
+    /// Receives one message of joined datagrams to where the guest will find it; false
+    /// if the next message is of another kind, and still there.
+    fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<bool> {
+        let ahead = dgram::peek(fd.as_fd())?;
+        let path = core.path(key.remote.addr, key.guest.addr);
+        let mut header = [0; MAX_HEADERS];
+        let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
+        if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
+            return Ok(false);
+        }
+        let ports = (key.remote.port, key.guest.port);
+        let Some((len, offload)) = path.emit_udp(&mut header, ports, ahead.len, ahead.segment) else {
+            return Ok(false);
+        };
+        let received = {
+            let mut room = Scatter::new();
+            if !core.link.reserve(len, ahead.len, ahead.segment.into(), &mut room) {
+                return Ok(false);
+            }
+            dgram::receive(fd.as_fd(), &room)?
+        };
+        core.commit(&header[..len], &offload, received.len);
+        Ok(true)
+    }
+
+    /// Notes use by the guest (0) or its peer (1).
+    fn used(&mut self, side: usize, now: Instant) {
+        used(&mut self.last, &mut self.seen[side], now);
+    }
+
+    pub(crate) fn timeout<L>(&self, core: &mut Core<L>, udp: &Udp, handle: Handle) -> Verdict {
+        let Timeouts { single, stream } = udp.timeouts;
+        let due = self.last + if self.seen == LASTING { stream } else { single };
+        super::expire(core, handle, due)
+    }
+}
+
+fn used(last: &mut Instant, seen: &mut u8, now: Instant) {
+    *last = now;
+    *seen = seen.saturating_add(1).min(2);
+}
+
+impl Sockets {
+    /// The way to the remote, unless the socket is closed.
+    fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Way<'a>> {
+        match self {
+            Self::Own(fd) | Self::Both(fd, _) => Some(Way { fd: fd.as_fd(), to: None, from: None }),
+            Self::Shared(shared) => shared.way(listeners),
+        }
+    }
+}
+
+impl Shared {
+    /// Through the socket with this number, `to` a peer and `from` an address, unless the kernel is to choose it.
+    pub(crate) fn new(number: u32, to: SocketAddr, from: Option<IpAddr>) -> Self {
+        Self { number, to, from }
+    }
+
+    fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {
+        Some(Way { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
+    }
+}

@@ -1,0 +1,23 @@
+//! What a worker is given.
+
+use passt_proto::responder;
+use passt_proto::rules::AddressMap;
+
+use crate::dispatch::Protocols;
+
+/// What the engine has to know, from the command line and the host's configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the guest is told; also its MTU, our address and families that are on.
+    pub services: responder::Config,
+    /// Which addresses mean something else on the other side.
+    pub map: AddressMap,
+    /// Interfaces that IPv4 and IPv6 sockets are bound to (`--outbound-if4`, `-if6`).
+    pub outbound_if: [Option<String>; 2],
+    /// Protocols that are on.
+    pub protocols: Protocols,
+    /// Flows at most; fewer where memory is limited.
+    pub max_flows: usize,
+    /// Random keys for flow table and sequence numbers.
+    pub secrets: [u64; 4],
+}
