@@ -5,6 +5,7 @@
 mod common;
 mod guest;
 
+use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -15,9 +16,12 @@ use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{PortRange, Rule};
 use passt_engine::forward::{Error, Forward, Listener};
 use passt_proto::drop::DropReason;
+use passt_proto::seq::Seq;
 use passt_proto::wire::ip::protocol;
+use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// Joined datagrams for which there is no room are as many as they would be one by one.
 #[test]
@@ -219,5 +223,62 @@ fn rules_of_one_option_need_one_port() {
             "another option's"
         );
         drop(taken);
+    }
+}
+
+/// Two clients that the guest could not tell apart are not served both, and the first goes on, also where its client has
+/// finished and all of it was delivered.
+#[test]
+fn clients_that_look_the_same() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    for finishes in [false, true] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let [first, second] = [(); 2].map(|()| {
+            loop {
+                let port = free_port();
+                if let Ok(listeners) = open(Protocol::Tcp, rule(Some("127.0.0.1"), port, 80)) {
+                    guest.worker.listen(listeners).unwrap();
+                    break port;
+                }
+            }
+        });
+        let client = |own: SocketAddr, port| {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+            rustix::net::bind(&socket, &own).unwrap();
+            rustix::net::connect(&socket, &SocketAddr::new(own.ip(), port)).unwrap();
+            TcpStream::from(socket)
+        };
+        let mut served = client(any, first);
+        let own = served.local_addr().unwrap();
+        let (syn, _) = Segment::parse(&guest.one().bytes).unwrap();
+        let answer = Segment {
+            src_port: 80,
+            dst_port: own.port(),
+            seq: Seq(5000),
+            ack: syn.seq + 1,
+            flags: Flags::SYN | Flags::ACK,
+            window: 65_535,
+            ..Segment::default()
+        };
+        guest.segment(names(true).1, &answer, &[]);
+        let mut next = Segment { seq: Seq(5001), flags: Flags::ACK, ..answer };
+        guest.turn();
+        if finishes {
+            served.shutdown(std::net::Shutdown::Write).unwrap();
+            guest.answers();
+            next.ack += 1;
+            guest.segment(names(true).1, &next, &[]);
+        }
+        guest.receive();
+        let mut other = client(own, second);
+        guest.turn();
+        assert_eq!(guest.worker.drops(DropReason::Unmapped), 1);
+        assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        guest.segment(names(true).1, &next, b"first");
+        guest.turn();
+        let mut received = [0; 5];
+        served.read_exact(&mut received).unwrap();
+        assert_eq!(received, *b"first");
     }
 }

@@ -218,6 +218,14 @@ fn few_leave_something_behind_and_not_for_long() {
     let mut first = uploads.remove(0);
     assert_eq!(first.read(&mut guest).unwrap(), first.sent as usize);
     assert_eq!(guest.worker.flow_count(), 6);
+    let mut next = Upload::connect(&mut guest, &listener, 40_010);
+    next.fill(&mut guest);
+    next.insist(&mut guest);
+    next.put(&mut guest, Flags::RST, next.sent + 1, 0);
+    guest.turn();
+    assert_eq!(guest.worker.flow_count(), 7);
+    assert_eq!(next.read(&mut guest).unwrap(), next.sent as usize);
+    assert_eq!(guest.worker.flow_count(), 6);
     // What the host's kernel moved meanwhile is seen at the first look.
     let mut pass = |seconds| {
         guest.now = guest.now + Duration::from_secs(seconds);

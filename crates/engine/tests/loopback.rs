@@ -5,7 +5,7 @@ mod bypass;
 mod common;
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -15,10 +15,12 @@ use passt_proto::rules::Bypass;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;
+use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use bypass::{Engine, LOOPBACKS, client, free_port, socket};
-use common::{own_limits, pattern, usual_limits};
+use common::{own_limits, own_network, pattern, usual_limits};
+use passt_testing::skip;
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
@@ -347,4 +349,28 @@ fn clients_share_what_descriptors_there_are() {
         assert_eq!(engine.worker.drops(DropReason::Displaced), 300 - flows as u64);
         setrlimit(Resource::Nofile, usual).unwrap();
     }
+}
+
+/// What was sent to a group is answered from an address of the host: no datagram comes from a group.
+#[test]
+fn answers_to_what_was_sent_to_a_group() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    let group = Ipv4Addr::new(224, 0, 0, 251);
+    let mut engine = Engine::new(Bypass::Loopback);
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    engine.forward(Side::Host, "0.0.0.0", 5353, server.local_addr().unwrap().port());
+    // The kernel passes on what is sent to a group once anybody on the host has joined.
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.join_multicast_v4(&group, &Ipv4Addr::LOCALHOST).unwrap();
+    sockopt::set_ip_multicast_if(&client, &Ipv4Addr::LOCALHOST).unwrap();
+    client.send_to(b"who?", (group, 5353)).unwrap();
+    engine.turn();
+    let (question, from) = receive(&server);
+    assert_eq!(question, b"who?");
+    server.send_to(b"me", from).unwrap();
+    engine.turn();
+    let (answer, from) = receive(&client);
+    assert_eq!((&answer[..], from), (&b"me"[..], SocketAddr::from(([127, 0, 0, 1], 5353))));
 }

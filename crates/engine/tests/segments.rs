@@ -259,3 +259,46 @@ fn the_address_that_connections_come_from() {
         }
     }
 }
+
+/// A connection that could not be served because others fill the link has its turn once they do not, whoever else is silent.
+#[test]
+fn data_that_waits_for_the_link() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let Connected { mut peer, .. } = guest.connect(&listener, 40_000);
+    guest.worker.context().core.link.congested = true;
+    peer.write_all(b"wait").unwrap();
+    for _ in 0..10 {
+        assert!(guest.receive().is_empty());
+    }
+    guest.worker.context().core.link.congested = false;
+    assert_eq!(guest.one().bytes[20..], *b"wait");
+}
+
+/// While frames keep coming an acknowledgement waits, but not behind a batch that was the last one, though it was full.
+#[test]
+fn the_last_batch_is_full() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for quiet in [false, true] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let Connected { peer: _peer, remote, next, .. } = guest.connect(&listener, 40_000);
+        guest.receive();
+        guest.worker.context().core.link.batch_limit = 1;
+        guest.segment(remote, &next, &pattern(1400));
+        guest.segment(remote, &Segment { seq: next.seq + 1400, ..next }, &pattern(1400));
+        guest.turn();
+        guest.turn();
+        let told: Vec<_> = guest.worker.context().core.link.to_guest.drain(..).collect();
+        assert!(told.is_empty(), "more may come: {told:?}");
+        assert_eq!(guest.worker.next_timeout(), Some(guest.now), "nobody sleeps over it");
+        if quiet {
+            guest.worker.quiet_turn(guest.now).unwrap();
+        } else {
+            guest.turn();
+        }
+        let told: Vec<_> = guest.worker.context().core.link.to_guest.drain(..).collect();
+        let [told] = &*told else { panic!("{told:?}") };
+        let (told, _) = Segment::parse(&told.bytes[34..]).unwrap();
+        assert_eq!(told.ack, next.seq + 2800);
+    }
+}

@@ -69,9 +69,6 @@ impl<L: Link> Engine<L> {
         // Perhaps the answer to one that had to make room: it has no other place than those from outside. Where all of
         // these last, none had to.
         let is_inbound = self.make_room(Some(Class::Udp), number).is_ok();
-        if !is_inbound {
-            self.make_room(None, number)?;
-        }
         let handle = self.insert_udp(key, flow)?;
         if is_inbound {
             self.ctx.ports.inbound.begun(handle.index, Class::Udp, number, self.ctx.core.now);

@@ -257,6 +257,15 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_all_descriptors() {
+        let pressure = Pressure::new();
+        let all = usize::try_from(limit()).expect("a number");
+        assert!(pressure.descriptors() < all && pressure.descriptors() >= all - all.div_ceil(8));
+        assert_eq!(pressure.share(), pressure.descriptors() / 4);
+        assert_eq!(pressure.ports(), all / 4 * 3);
+    }
+
+    #[test]
     fn a_source_that_was_not_heard() {
         let (opening, other, now) = (Opening::default(), Opening::default(), Instant::from_millis(5000));
         let ticket = opening.ticket();
@@ -273,6 +282,8 @@ mod tests {
         assert!(opening.is_unheard(Source(7), now));
         ticket.heard(Source(7));
         assert!(!opening.is_unheard(Source(7), now));
+        opening.unheard(Source(9), now);
+        assert!(opening.is_unheard(Source(9), now));
     }
 
     #[test]

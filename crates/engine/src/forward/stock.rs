@@ -106,6 +106,24 @@ impl Shelf {
 mod tests {
     use super::*;
 
+    /// Sockets are made of the kinds that somebody may need.
+    #[test]
+    fn what_is_ordered() {
+        for (listener, families) in [
+            (AddressFamily::INET, &[AddressFamily::INET][..]),
+            (AddressFamily::INET6, &[AddressFamily::INET, AddressFamily::INET6]),
+        ] {
+            for kind in [SocketType::STREAM, SocketType::DGRAM] {
+                let (inside, mut stock) = (Resident::here().unwrap(), Stock::new(4096));
+                assert_eq!(stock.available(&inside, kind, listener), 0);
+                for shelf in &stock.shelves {
+                    let needed = shelf.kind.kind == kind && families.contains(&shelf.kind.family);
+                    assert_eq!(shelf.ordered, needed, "{listener:?} {kind:?}: {shelf:?}");
+                }
+            }
+        }
+    }
+
     /// However many descriptors there are, few of them are in stock.
     #[test]
     fn a_stock_is_a_small_part() {

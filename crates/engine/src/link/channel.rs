@@ -40,6 +40,8 @@ pub struct Channel {
     batch: Vec<Packet>,
     /// Frames received at once, at most.
     pub batch_limit: usize,
+    /// It takes no payload that can wait elsewhere.
+    pub congested: bool,
     sending: Vec<u8>,
 }
 
@@ -52,6 +54,7 @@ impl Channel {
             to_guest: VecDeque::new(),
             batch: Vec::new(),
             batch_limit: usize::MAX,
+            congested: false,
             sending: vec![0; MAX_HEADERS + MAX_PAYLOAD + MIN_FRAME],
         }
     }
@@ -82,6 +85,10 @@ impl Link for Channel {
 
     fn is_backlogged(&self) -> bool {
         self.batch.len() == self.batch_limit
+    }
+
+    fn is_congested(&self) -> bool {
+        self.congested
     }
 
     fn frame(&self, index: usize) -> Option<Frame<'_>> {

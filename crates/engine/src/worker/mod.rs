@@ -98,6 +98,11 @@ impl<L: Link> Worker<L> {
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
         self.engine.ctx.core.now = now;
         self.engine.receive()?;
+        self.quiet_turn(now)
+    }
+
+    /// The same, in which a link without a descriptor has nothing to say.
+    pub fn quiet_turn(&mut self, now: Instant) -> io::Result<()> {
         self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Context<L>| false).map(drop)
     }
 

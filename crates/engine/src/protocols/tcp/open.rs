@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::drop::DropReason;
-use passt_proto::seq::Seq;
 use passt_proto::tcp::Connection;
 use passt_proto::time::Duration;
 use passt_proto::wire::tcp::{Flags, Segment};
@@ -36,7 +35,7 @@ pub(crate) fn stray(segment: &Segment, len: usize) -> Option<Segment> {
     } else {
         let control = u32::from(flags.contains(Flags::SYN)) + u32::from(flags.contains(Flags::FIN));
         let len = u32::try_from(len).unwrap_or(0);
-        Segment { seq: Seq(0), ack: segment.seq + len + control, flags: Flags::RST | Flags::ACK, ..reset }
+        Segment { ack: segment.seq + len + control, flags: Flags::RST | Flags::ACK, ..reset }
     })
 }
 

@@ -116,10 +116,14 @@ impl Udp {
     }
 }
 
-/// A time in seconds that the host's connection tracking uses, for the same purpose.
+/// A time that the host's connection tracking uses, for the same purpose.
 fn setting(name: &str, default: u64) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
-    let seconds = text.ok().and_then(|text| text.trim().parse().ok());
+    seconds(&text.unwrap_or_default(), default)
+}
+
+fn seconds(text: &str, default: u64) -> Duration {
+    let seconds = text.trim().parse().ok();
     Duration::from_secs(seconds.filter(|&s| s > 0).unwrap_or(default))
 }
 
@@ -453,5 +457,17 @@ impl Shared {
 
     fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {
         Some(Way { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_host() {
+        for (text, time) in [("120\n", 120), ("1", 1), ("0\n", 30), ("", 30), ("-5", 30), ("many", 30)] {
+            assert_eq!(seconds(text, 30), Duration::from_secs(time), "{text:?}");
+        }
     }
 }
