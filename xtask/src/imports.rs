@@ -84,11 +84,10 @@ fn read(root: &Path) -> Result<(Floors, Imports)> {
 fn floors(text: &str) -> Result<Floors> {
     let (_, section) = text.split_once(HEADING).context("no table of floors")?;
     let section = section.split("\n## ").next().unwrap_or_default();
-    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
-    let cells = |row: &str| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
     let mut floors = Floors::new();
-    for (floor, row) in rows.map(cells).rev_all().enumerate() {
-        let modules = row.get(2).context("a row without modules")?;
+    for (floor, row) in rows.into_iter().rev().enumerate() {
+        let modules = row.split('|').nth(2).context("a row without modules")?;
         for module in modules.split(',') {
             let module = module.trim().trim_matches('`').trim_end_matches('/').trim_end_matches(".rs");
             floors.insert(module.to_owned(), floor);
@@ -97,15 +96,6 @@ fn floors(text: &str) -> Result<Floors> {
     ensure!(!floors.is_empty(), "no table of floors");
     Ok(floors)
 }
-
-/// From the last to the first.
-trait RevAll: Iterator + Sized {
-    fn rev_all(self) -> std::iter::Rev<std::vec::IntoIter<Self::Item>> {
-        self.collect::<Vec<_>>().into_iter().rev()
-    }
-}
-
-impl<I: Iterator> RevAll for I {}
 
 fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {

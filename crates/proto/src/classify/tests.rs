@@ -5,7 +5,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::build::{MAX_HEADERS, Path};
-use crate::wire::checksum::update;
 
 const GUEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(192, 0, 2, 1));
@@ -169,7 +168,10 @@ fn set_byte(frame: &mut [u8], at: usize, byte: u8) {
     let old = word(frame, even);
     frame[at] = byte;
     if frame[12..14] == [8, 0] && (14..34).contains(&at) {
-        let check = update(word(frame, 24), old, word(frame, even));
+        // RFC 1624, equation 3.
+        let sum = u32::from(!word(frame, 24)) + u32::from(!old) + u32::from(word(frame, even));
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let check = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
         frame[24..26].copy_from_slice(&check.to_be_bytes());
     }
 }

@@ -51,12 +51,6 @@ pub fn request(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     emit(Mac::BROADCAST, &request, out)
 }
 
-/// Tells the guest that `addr` is now at `mac` (RFC 5227, section 2.3).
-pub fn announce(addr: Ipv4Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
-    let announcement = Packet::new(REQUEST, (mac.0, addr.octets()), ([0; 6], addr.octets()));
-    emit(Mac::BROADCAST, &announcement, out)
-}
-
 fn emit(dst: Mac, packet: &Packet, out: &mut [u8]) -> Result<usize, DropReason> {
     let header = ethernet::Header::new(Mac(packet.sender_mac), dst, ethernet::ARP);
     let mut w = Writer::new(out);

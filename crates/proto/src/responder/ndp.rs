@@ -106,12 +106,6 @@ pub fn solicit(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     })
 }
 
-/// Tells the guest that `addr` is now at `mac` (RFC 4861, section 7.2.6).
-pub fn advertise(addr: Ipv6Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
-    let to = (multicast_mac(ALL_NODES), ALL_NODES.into());
-    emit_advertisement((mac, addr), to, ndp::ADVERTISED_UNSOLICITED, out)
-}
-
 /// What every message must have (RFC 4861, sections 6.1.1 and 7.1.1).
 fn verify(request: &Request<'_>) -> Result<(), DropReason> {
     if request.hop_limit != ndp::HOP_LIMIT {

@@ -113,8 +113,6 @@ fn arp_of_our_own() {
     assert_eq!(out[..6], [0xff; 6]);
     assert_eq!(out[28..32], [192, 0, 2, 1]);
     assert_eq!(out[38..42], [192, 0, 2, 15]);
-    assert_eq!(arp::announce(Ipv4Addr::new(192, 0, 2, 9), GUEST, &mut out), Ok(60));
-    assert_eq!((&out[28..32], &out[38..42]), (&[192, 0, 2, 9][..], &[192, 0, 2, 9][..]));
     assert_eq!(arp::request(&config(), &mut out[..59]), Err(DropReason::NoRoom));
 }
 
@@ -362,10 +360,6 @@ fn neighbour_discovery_of_our_own() {
     assert_eq!(solicitation.dst_mac, [0x33, 0x33, 0xff, 0, 0, 0x15]);
     assert_eq!(solicitation.dst, "ff02::1:ff00:15".parse::<Ipv6Addr>().unwrap());
     assert_eq!(solicitation.payload[8..24], config().v6.unwrap().addr.octets());
-    let len = ndp::advertise(OTHER, GUEST, &mut out).unwrap();
-    let advertisement = decode(&out[..len]);
-    assert_eq!((advertisement.payload[0], advertisement.payload[4]), (136, 0xa0));
-    assert_eq!(advertisement.payload[26..], GUEST.0);
 }
 
 /// Frames that reach each responder, with an arbitrary tail.

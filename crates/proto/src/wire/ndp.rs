@@ -33,8 +33,6 @@ const DNS_SEARCH: u8 = 31;
 
 /// Flags of a neighbour advertisement: from a router, asked for, replaces what was known.
 pub const ADVERTISED: u32 = 0xe000_0000;
-/// Flags of an advertisement that nobody asked for.
-pub const ADVERTISED_UNSOLICITED: u32 = 0xa000_0000;
 
 /// Prefix flag: addresses are on the link.
 pub const ON_LINK: u8 = 0x80;

@@ -40,7 +40,12 @@ const PARTS: &[Part] = &[
     Part {
         name: "proto",
         package: ("passt-proto", "crates/proto"),
-        files: &["crates/proto/src/*.rs", "crates/proto/src/wire/*.rs", "crates/proto/src/responder/*.rs"],
+        files: &[
+            "crates/proto/src/*.rs",
+            "crates/proto/src/classify/*.rs",
+            "crates/proto/src/wire/*.rs",
+            "crates/proto/src/responder/**/*.rs",
+        ],
         tests: &["passt-proto:lib"],
     },
     Part {
@@ -53,11 +58,11 @@ const PARTS: &[Part] = &[
         name: "engine",
         package: ("passt-engine", "crates/engine"),
         files: &[
+            "crates/engine/src/core/*.rs",
             "crates/engine/src/flow/*.rs",
             "crates/engine/src/forward/*.rs",
-            "crates/engine/src/from_guest.rs",
-            "crates/engine/src/to_guest.rs",
-            "crates/engine/src/host/**/*.rs",
+            "crates/engine/src/protocols/**/*.rs",
+            "crates/engine/src/dispatch/*.rs",
         ],
         tests: &[
             "passt-engine:lib",
