@@ -133,24 +133,34 @@ fn install(root: &Path) -> Result<()> {
 /// Makes the copy like the tree, and leaves alone what is the same, so that it is not built again.
 fn copy(root: &Path) -> Result<PathBuf> {
     let tree = root.join("target/mutants/tree");
-    // Failures that properties noted for the mutants of earlier runs.
-    let _ = fs::remove_dir_all(tree.join("crates/proto/proptest-regressions"));
-    let _ = fs::remove_dir_all(tree.join("crates/engine/proptest-regressions"));
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let list = Command::new("git").args(list).current_dir(root).output().context("git ls-files")?;
+    let mut copied = HashSet::new();
     for name in String::from_utf8(list.stdout)?.split_terminator('\0') {
         let (from, to) = (root.join(name), tree.join(name));
-        let Ok(content) = fs::read(&from) else {
-            // Deleted, but not yet in the index.
-            let _ = fs::remove_file(&to);
-            continue;
-        };
+        // Others are deleted, but not yet in the index.
+        let Ok(content) = fs::read(&from) else { continue };
         if fs::read(&to).ok().as_ref() != Some(&content) {
             fs::create_dir_all(to.parent().context("directory")?)?;
             fs::write(&to, content)?;
         }
+        copied.insert(to);
     }
+    remove_others(&tree, &copied)?;
     Ok(tree)
+}
+
+/// Removes what is not in the tree: files that were moved, failures that properties noted for earlier mutants.
+fn remove_others(dir: &Path, copied: &HashSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() && !path.ends_with("target") {
+            remove_others(&path, copied)?;
+        } else if path.is_file() && !copied.contains(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What there is to break. A mutant's number is its place in this list, from 1.
