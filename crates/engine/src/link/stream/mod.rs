@@ -104,9 +104,9 @@ impl StreamLink {
     }
 
     /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
-    /// client is left. [`Context::watch_link`] is to be called then.
+    /// client is left. [`Core::watch_link`] is to be called then.
     ///
-    /// [`Context::watch_link`]: crate::worker::Context::watch_link
+    /// [`Core::watch_link`]: crate::core::Core::watch_link
     pub fn connect(&mut self, client: OwnedFd) {
         self.leave();
         // A smaller buffer means more wake-ups, no more than that.
