@@ -187,7 +187,7 @@ fn rounds(engine: &mut Engine) -> u64 {
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
     engine.worker.context().core.watch(&timer, Token::External(1), EventFlags::IN).unwrap();
     let before = engine.worker.context().core.counters.rounds;
-    assert!(matches!(engine.worker.run(|_, _: &mut Context<_>| true), Exit::External(1)));
+    assert!(matches!(engine.worker.run(&mut |_, _: &mut Context<_>| true), Exit::External(1)));
     engine.worker.context().core.counters.rounds - before
 }
 

@@ -71,6 +71,7 @@ const PARTS: &[Part] = &[
             "passt-engine:forwarding",
             "passt-engine:leftovers",
             "passt-engine:loopback",
+            "passt-engine:looping",
             "passt-engine:segments",
             "passt-engine:streams",
             "passt-engine:crowd",

@@ -75,3 +75,20 @@ impl Traffic {
         self.bytes += len as u64;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_dropped() {
+        let mut counters = Counters::default();
+        assert_eq!(counters.all_drops().count(), 0);
+        for reason in [DropReason::Socket, DropReason::NoFlow, DropReason::Socket] {
+            counters.drop(reason);
+        }
+        let mut drops: Vec<_> = counters.all_drops().collect();
+        drops.sort_by_key(|&(_, count)| count);
+        assert_eq!(drops, [(DropReason::NoFlow, 1), (DropReason::Socket, 2)]);
+    }
+}

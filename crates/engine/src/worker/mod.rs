@@ -82,11 +82,11 @@ impl<L: Link> Worker<L> {
     }
 
     /// Runs until `external` says so, or the link fails.
-    pub fn run(&mut self, mut external: impl External<L>) -> Exit {
+    pub fn run(&mut self, external: &mut impl External<L>) -> Exit {
         loop {
             let due = self.next_timeout().into_iter().chain(external.due()).min();
             let wait = due.map(|due| due.since(clock()));
-            match self.round(wait, clock, &mut external) {
+            match self.round(wait, clock, external) {
                 Ok(None) => {}
                 Ok(Some(number)) => return Exit::External(number),
                 Err(e) => return Exit::Link(e),

@@ -136,7 +136,7 @@ fn serve(
             client = door.as_mut().and_then(|door| door.admit(ctx, taken));
             client.is_some()
         };
-        let exit = worker.run(Outside { stats: stats.as_deref_mut(), ready });
+        let exit = worker.run(&mut Outside { stats: stats.as_deref_mut(), ready });
         if let Exit::Link(error) = exit {
             log::debug!("Client: {error}");
             if one_off {

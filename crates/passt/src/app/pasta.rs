@@ -95,7 +95,7 @@ fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats
         end = watch.check();
         !matches!(end, Ok(None))
     };
-    let exit = worker.run(Outside { stats, ready });
+    let exit = worker.run(&mut Outside { stats, ready });
     match exit {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),

@@ -1,0 +1,134 @@
+//! The loop with descriptors and by the real clock: what it waits for, and whom it calls.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use passt_engine::clock;
+use passt_engine::core::Token;
+use passt_engine::forward::Context;
+use passt_engine::link::Link;
+use passt_engine::link::none::NoLink;
+use passt_engine::link::stream::StreamLink;
+use passt_engine::worker::{Exit, External, Worker};
+use passt_proto::drop::DropReason;
+use passt_proto::rules::AddressMap;
+use passt_proto::time::Instant;
+use passt_proto::wire::stream::PREFIX;
+use rustix::event::epoll::EventFlags;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+
+use common::options;
+
+/// Numbers of descriptors outside of the engine.
+const GUARD: u32 = 0;
+const OTHER: u32 = 1;
+
+fn worker<L: Link>(link: L) -> Worker<L> {
+    Worker::new(link, &options(1500, &AddressMap::default(), 64), clock()).unwrap()
+}
+
+/// Ends the loop after ten seconds, in which all should have happened.
+fn guard<L: Link>(worker: &mut Worker<L>) -> OwnedFd {
+    let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: 10, tv_nsec: 0 } };
+    rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).unwrap();
+    worker.context().core.watch(&timer, Token::External(GUARD), EventFlags::IN).unwrap();
+    timer
+}
+
+/// What a socket did not take goes on once it takes more, though nothing else happens; and then nothing keeps the loop
+/// busy.
+#[test]
+fn the_rest_of_a_queue() {
+    const FRAMES: usize = 900;
+    let (ours, mut machine) = UnixStream::pair().unwrap();
+    let mut link = StreamLink::new();
+    link.connect(ours.into());
+    let mut worker = worker(link);
+    let _guard = guard(&mut worker);
+    let done = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    worker.context().core.watch(&done, Token::External(OTHER), EventFlags::IN).unwrap();
+    for _ in 0..FRAMES {
+        worker.context().core.send(&[7; 1000]);
+    }
+    assert_eq!(worker.drops(DropReason::LinkBusy), 0);
+    let reader = thread::spawn(move || {
+        machine.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut all = vec![0; FRAMES * (PREFIX + 1000)];
+        let outcome = machine.read_exact(&mut all);
+        // A little longer, in which the loop has nothing to do.
+        thread::sleep(Duration::from_millis(200));
+        rustix::io::write(&done, &1_u64.to_ne_bytes()).unwrap();
+        (outcome, machine)
+    });
+    let exit = worker.run(&mut |_, _: &mut Context<_>| true);
+    let (outcome, _machine) = reader.join().unwrap();
+    assert!(outcome.is_ok() && matches!(exit, Exit::External(OTHER)), "{outcome:?} {exit:?}");
+    let rounds = worker.context().core.counters.rounds;
+    assert!((2..100).contains(&rounds), "{rounds} rounds");
+}
+
+/// What is ready and of no use now is looked at again after a pause, and only then.
+#[test]
+fn a_descriptor_that_is_postponed() {
+    let mut worker = worker(NoLink);
+    let _guard = guard(&mut worker);
+    let other = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
+    worker.context().core.watch(&other, Token::External(OTHER), EventFlags::IN).unwrap();
+    let mut calls: Vec<Instant> = Vec::new();
+    let exit = worker.run(&mut |number, ctx: &mut Context<_>| {
+        calls.push(ctx.core.now);
+        if number == OTHER && calls.len() < 3 {
+            let _watched_at_first = ctx.core.unwatch(&other);
+            ctx.core.postpone(OTHER);
+            return false;
+        }
+        true
+    });
+    assert!(matches!(exit, Exit::External(OTHER)), "{exit:?}");
+    let pauses: Vec<Duration> = calls.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    assert_eq!(pauses.len(), 2);
+    assert!(pauses.iter().all(|pause| *pause >= Duration::from_millis(100)), "{pauses:?}");
+}
+
+/// What is around the engine is called when it says so.
+#[test]
+fn times_of_others() {
+    struct Ticks(Instant, Vec<Instant>);
+
+    impl External<NoLink> for Ticks {
+        fn ready(&mut self, _: u32, _: &mut Context<NoLink>) -> bool {
+            true
+        }
+
+        fn due(&self) -> Option<Instant> {
+            Some(self.0)
+        }
+
+        fn tick(&mut self, ctx: &mut Context<NoLink>, flows: usize) {
+            assert_eq!(flows, 0);
+            assert!(ctx.core.now >= self.0, "too early");
+            self.1.push(ctx.core.now);
+            self.0 = ctx.core.now + Duration::from_millis(50);
+            if self.1.len() == 3 {
+                self.0 = ctx.core.now + Duration::from_secs(60);
+                ctx.core.postpone(OTHER);
+            }
+        }
+    }
+
+    let mut worker = worker(NoLink);
+    let _guard = guard(&mut worker);
+    let mut ticks = Ticks(clock() + Duration::from_millis(50), Vec::new());
+    let exit = worker.run(&mut ticks);
+    assert!(matches!(exit, Exit::External(OTHER)), "{exit:?}");
+    assert_eq!(ticks.1.len(), 3);
+}
