@@ -72,11 +72,11 @@ impl Link for Channel {
         self.caps
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
+    fn fd(&self, _: u32) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         self.batch.clear();
         let count = self.from_guest.len().min(self.batch_limit);
         self.batch.extend(self.from_guest.drain(..count));

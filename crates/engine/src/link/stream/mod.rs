@@ -173,11 +173,11 @@ impl Link for StreamLink {
         Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None }
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.client.as_ref().map(AsFd::as_fd)
+    fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        self.client.as_ref().filter(|_| number == 0).map(AsFd::as_fd)
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         let Some(client) = &self.client else { return Ok(0) };
         let result = self.incoming.receive(client);
         if result.is_err() {
@@ -269,9 +269,9 @@ impl Link for StreamLink {
         self.commit(frame, &Offload::default(), 0)
     }
 
-    fn flush(&mut self) -> bool {
+    fn flush(&mut self) -> Option<u32> {
         self.drain();
-        self.stuck
+        self.stuck.then_some(0)
     }
 
     fn is_congested(&self) -> bool {
