@@ -31,7 +31,7 @@ pub use self::counters::{Counters, Traffic};
 pub(crate) use self::queue::Queue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
-use crate::link::Link;
+use crate::link::{Caps, Link};
 
 /// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -42,6 +42,9 @@ const DEFAULT_MTU: usize = 1500;
 pub struct Core<L> {
     /// The link to the guest.
     pub link: L,
+    /// What the link did by itself when that was last asked: before each batch, and for each new client. Whoever
+    /// keeps something that depends on it is told when it changes, by `dispatch`.
+    pub(crate) caps: Caps,
     /// When the current round of the loop began.
     pub now: Instant,
     /// What happened so far.
@@ -96,6 +99,7 @@ impl<L: Link> Core<L> {
     ) -> io::Result<Self> {
         let Pools { timers, ready, waiting } = pools;
         Ok(Self {
+            caps: link.caps(),
             link,
             now,
             counters: Counters::default(),

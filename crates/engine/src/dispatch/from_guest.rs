@@ -33,7 +33,7 @@ impl<L: Link> Engine<L> {
     /// is gone.
     pub(crate) fn receive(&mut self, ready: u32) -> io::Result<()> {
         let frames = self.ctx.core.link.receive(ready)?;
-        self.ctx.core.follow_link_fds()?;
+        self.follow_link()?;
         let mut reply = std::mem::take(&mut self.reply);
         for index in 0..frames {
             if let Err(reason) = self.frame(index, &mut reply) {

@@ -32,7 +32,8 @@ impl From<Vec<u8>> for Packet {
 
 /// The link.
 pub struct Channel {
-    caps: Caps,
+    /// What it claims to do by itself, which may be changed at any time.
+    pub caps: Caps,
     /// What the guest sent and the engine has not received yet.
     pub from_guest: VecDeque<Packet>,
     /// What the engine sent.

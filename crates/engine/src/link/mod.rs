@@ -59,7 +59,8 @@ pub const HEAD_LEN: usize = 2048;
 
 /// A layer-2 connection to the guest.
 pub trait Link {
-    /// What the link does by itself.
+    /// What the link does by itself. It may change with each client and in each
+    /// [`Link::receive`]: the core asks afterwards.
     fn caps(&self) -> Caps;
 
     /// Descriptor `number` of the link, counted from 0; `None` ends them. Each is polled
@@ -112,7 +113,8 @@ pub trait Link {
 
     /// Sends the first `payload` bytes of the room reserved last, behind
     /// `header`, which has the length that was announced. Without payload no room
-    /// needs to be reserved.
+    /// needs to be reserved. The link cuts and completes what it does not take as it is,
+    /// whatever its [`Caps`] were when the payload was on its way.
     fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason>;
 
     /// Sends a frame whose bytes are complete, checksums included.

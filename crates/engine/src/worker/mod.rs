@@ -68,7 +68,7 @@ impl<L: Link> Worker<L> {
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
         self.chores.greet(self.engine.ctx.core.now);
-        self.engine.ctx.core.follow_link_fds()?;
+        self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
     }
 
