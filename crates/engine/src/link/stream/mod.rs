@@ -104,9 +104,9 @@ impl StreamLink {
     }
 
     /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
-    /// client is left. [`Context::watch_link`] is to be called then.
+    /// client is left. [`Worker::greet`] is to be called then.
     ///
-    /// [`Context::watch_link`]: crate::worker::Context::watch_link
+    /// [`Worker::greet`]: crate::worker::Worker::greet
     pub fn connect(&mut self, client: OwnedFd) {
         self.leave();
         // A smaller buffer means more wake-ups, no more than that.
