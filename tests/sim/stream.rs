@@ -108,7 +108,7 @@ mod scripted {
             let mut received = Vec::new();
             machine.read_to_end(&mut received).expect("the end");
             assert_eq!(received.len(), 10, "{errno}");
-            assert_eq!(link.receive().expect_err("no client").kind(), ErrorKind::UnexpectedEof);
+            assert_eq!(link.receive(0).expect_err("no client").kind(), ErrorKind::UnexpectedEof);
             assert!(!link.is_connected());
         }
     }

@@ -290,7 +290,8 @@ pub fn want_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1i32)
 }
 
-/// The kernel may join datagrams of equal size (Linux 5.0).
+/// The kernel may join datagrams of equal size (Linux 5.0). There is no way back: what is in the receive queue
+/// joined would come as one datagram, without the size of those that it is made of (`udp_recvmsg()` of Linux).
 pub fn want_joined(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_UDP, UDP_GRO, 1i32)
 }

@@ -1,11 +1,18 @@
 //! Lists of buffers for vectored I/O.
 //!
 //! Payload moves between sockets and links without this process looking at
-//! it. A list may therefore name memory that no reference may point to: guest
-//! memory is shared with a hostile party and can change at any time. The lists
-//! hold raw vectors, the lifetime says how long the memory stays mapped, and
-//! only the kernel, or the copying methods here, touch the bytes.
+//! it. A list holds raw vectors, and the lifetime says how long their memory
+//! stays. It names private memory, borrowed as a slice (`push`), or memory shared
+//! with a hostile party, which can change at any time and which no slice
+//! may refer to ([`Region::gather`], [`Region::scatter`]). Only the kernel, or the
+//! copying methods here, touch the bytes; what these copy from shared memory may be of several
+//! moments, and what they copy to it may be gone a moment later.
+//!
+//! [`Region::gather`]: crate::shared::Region::gather
+//! [`Region::scatter`]: crate::shared::Region::scatter
 
+use std::ffi::c_void;
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 /// Most buffers in one list; the kernel's limit is 1024 (`UIO_MAXIOV`).
@@ -16,8 +23,8 @@ pub struct Gather<'a>(List<'a>);
 
 /// Buffers that bytes are put into: `recvmsg`, `readv`.
 ///
-/// A buffer is lent to one list, once, for as long as its lifetime says: lists can't be copied, nor can
-/// their buffers be had from them.
+/// A slice is lent to one list, once, for as long as its lifetime says: lists can't be copied, nor can
+/// their buffers be had from them. Shared memory may be named by several.
 ///
 /// ```compile_fail,E0499
 /// let mut memory = [0_u8; 8];
@@ -51,6 +58,14 @@ impl<'a> Gather<'a> {
     /// Appends a buffer; false when the list is full.
     pub fn push(&mut self, buffer: &'a [u8]) -> bool {
         self.0.push(buffer.as_ptr().cast_mut(), buffer.len())
+    }
+
+    /// Appends `len` bytes of memory that others may write to; false when the list is full.
+    ///
+    /// # Safety
+    /// They are mapped for as long as 'a.
+    pub(crate) unsafe fn push_shared(&mut self, base: *mut u8, len: usize) -> bool {
+        self.0.push(base, len)
     }
 
     /// Appends the buffers of `other`, which it keeps: they are only read. False when they do not all fit.
@@ -100,6 +115,14 @@ impl<'a> Scatter<'a> {
         self.0.push(buffer.as_mut_ptr(), buffer.len())
     }
 
+    /// Appends `len` bytes of memory that others may use; false when the list is full.
+    ///
+    /// # Safety
+    /// They are mapped for as long as 'a, and no reference to them is formed.
+    pub(crate) unsafe fn push_shared(&mut self, base: *mut u8, len: usize) -> bool {
+        self.0.push(base, len)
+    }
+
     /// Appends the first `bytes` bytes of a scratch buffer repeated as often as needed:
     /// bytes received there are thrown away. False when the list is full.
     pub fn push_discard(&mut self, scratch: &'a mut [u8], mut bytes: usize) -> bool {
@@ -118,9 +141,9 @@ impl<'a> Scatter<'a> {
     pub fn copy_in(&mut self, skip: usize, bytes: &[u8]) -> usize {
         let mut done = 0;
         self.0.each_part(skip, bytes.len(), |part, n| {
-            // SAFETY: `part` has `n` writable bytes that are borrowed mutably or that nothing
+            // SAFETY: `part` has `n` writable bytes that are borrowed mutably or that no slice
             // refers to, so they do not overlap `bytes`, which has at least `n` bytes from `done`.
-            unsafe { part.copy_from_nonoverlapping(bytes[done..].as_ptr(), n) };
+            unsafe { copy(bytes[done..].as_ptr(), part, n) };
             done += n;
         });
         done
@@ -180,8 +203,8 @@ impl List<'_> {
         let mut done = 0;
         self.each_part(skip, out.len(), |part, n| {
             // SAFETY: `part` has `n` readable bytes, `out` has at least `n` bytes from `done`,
-            // and a `&mut` slice of ours does not overlap a buffer borrowed for 'a.
-            unsafe { part.copy_to_nonoverlapping(out[done..].as_mut_ptr(), n) };
+            // and a `&mut` slice of ours overlaps neither a buffer borrowed for 'a nor shared memory.
+            unsafe { copy(part, out[done..].as_mut_ptr(), n) };
             done += n;
         });
         done
@@ -204,6 +227,19 @@ impl List<'_> {
         // SAFETY: `push` wrote the first `len` elements.
         unsafe { std::slice::from_raw_parts(self.vecs.as_ptr().cast(), self.len) }
     }
+}
+
+/// Copies bytes that others may change meanwhile, by a call of which the compiler knows nothing: it can neither read
+/// the source again instead of the copy, nor rely on either being what it was. To this process it is what a system call is.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`], but that other processes and threads may write to shared memory among these
+/// bytes at the same time.
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    let memcpy: unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void =
+        black_box(libc::memcpy);
+    // SAFETY: the caller says that there are `len` bytes at both, which do not overlap.
+    unsafe { memcpy(to.cast(), from.cast(), len) };
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub mod process;
 #[cfg(feature = "provoke")]
 pub mod provoke;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod tun;

@@ -12,7 +12,7 @@ mod timer;
 pub mod token;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
@@ -31,7 +31,7 @@ pub use self::counters::{Counters, Traffic};
 pub(crate) use self::queue::Queue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
-use crate::link::Link;
+use crate::link::{Caps, Link};
 
 /// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -42,6 +42,9 @@ const DEFAULT_MTU: usize = 1500;
 pub struct Core<L> {
     /// The link to the guest.
     pub link: L,
+    /// What the link did by itself when that was last asked: before each batch, and for each new client. Whoever
+    /// keeps something that depends on it is told when it changes, by `dispatch`.
+    pub(crate) caps: Caps,
     /// When the current round of the loop began.
     pub now: Instant,
     /// What happened so far.
@@ -64,8 +67,8 @@ pub struct Core<L> {
     pub(crate) ready: Queue,
     /// Flows that have something to send once the link is not congested.
     pub(crate) waiting: Queue,
-    /// The link is watched for room to send what it queued.
-    backlog: bool,
+    /// The link's descriptor that is watched for room to send what it queued.
+    backlog: Option<u32>,
     epoll: OwnedFd,
     /// An [external](Token::External) descriptor that is not watched, and when it is to be tried again.
     postponed: Option<(u32, Instant)>,
@@ -96,6 +99,7 @@ impl<L: Link> Core<L> {
     ) -> io::Result<Self> {
         let Pools { timers, ready, waiting } = pools;
         Ok(Self {
+            caps: link.caps(),
             link,
             now,
             counters: Counters::default(),
@@ -108,31 +112,61 @@ impl<L: Link> Core<L> {
             timers,
             ready,
             waiting,
-            backlog: false,
+            backlog: None,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             postponed: None,
         })
     }
 
-    /// Watches the link, if it has a descriptor: for a new one, or a new client.
+    /// Watches the descriptors that the link has: for a new one, or a new client.
     pub fn watch_link(&mut self) -> io::Result<()> {
-        self.backlog = false;
-        let Some(fd) = self.link.fd() else { return Ok(()) };
-        self.watch(fd, Token::Link, EventFlags::IN)
+        self.backlog = None;
+        for (number, fd) in self.link_fds() {
+            let token = Token::Link(number);
+            match self.watch(fd, token, EventFlags::IN) {
+                // It was there before the client came.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.rewatch(fd, token, EventFlags::IN)?;
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches other descriptors where the link has others now.
+    pub(crate) fn follow_link_fds(&mut self) -> io::Result<()> {
+        if !self.link.has_new_fds() {
+            return Ok(());
+        }
+        for (_, fd) in self.link_fds() {
+            // One that was never watched is not watched afterwards either.
+            let _ = self.unwatch(fd);
+        }
+        self.link.renew_fds();
+        self.watch_link()
+    }
+
+    /// The link's descriptors with their numbers.
+    fn link_fds(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        (0..).map_while(|number| Some((number, self.link.fd(number)?)))
     }
 
     /// Sends what the link queued, and has the loop told when the link takes the rest.
     pub(crate) fn flush_link(&mut self) -> io::Result<()> {
         let backlog = self.link.flush();
-        let Some(fd) = self.link.fd() else { return Ok(()) };
-        if backlog != self.backlog {
-            self.rewatch(
-                fd,
-                Token::Link,
-                if backlog { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN },
-            )?;
-            self.backlog = backlog;
+        if backlog == self.backlog {
+            return Ok(());
         }
+        for (number, events) in [(self.backlog, EventFlags::IN), (backlog, EventFlags::IN | EventFlags::OUT)]
+        {
+            if let Some(number) = number
+                && let Some(fd) = self.link.fd(number)
+            {
+                self.rewatch(fd, Token::Link(number), events)?;
+            }
+        }
+        self.backlog = backlog;
         Ok(())
     }
 

@@ -15,8 +15,8 @@ pub struct Handle {
 /// Whom an event of the loop is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// The link has frames.
-    Link,
+    /// A descriptor of the link, by its number ([`Link::fd`](crate::link::Link::fd)).
+    Link(u32),
     /// A flow's socket; the client's, where a flow has two.
     Flow(Handle),
     /// The second socket of a flow that bypasses the link.
@@ -35,7 +35,7 @@ impl Token {
     /// without a flow for as long as the flow lives.
     pub(super) fn encode(self) -> u64 {
         let (tag, high, low) = match self {
-            Self::Link => (0u64, 0, 0),
+            Self::Link(number) => (0u64, 0, number),
             Self::Flow(handle) => (1, handle.index, handle.generation),
             Self::Second(handle) => (2, handle.index, handle.generation),
             Self::Listener(number) => (3, 0, number),
@@ -56,7 +56,7 @@ impl Token {
         let index = (value >> Self::INDEX) as u32 & ((1 << (Self::TAG - Self::INDEX)) - 1);
         let handle = Handle { index, generation: low };
         match value >> Self::TAG {
-            0 => Self::Link,
+            0 => Self::Link(low),
             1 => Self::Flow(handle),
             2 => Self::Second(handle),
             3 => Self::Listener(low),
@@ -72,8 +72,10 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        let bare = [Token::Link, Token::Listener(7), Token::Listener(u32::MAX), Token::Inside];
-        for token in bare.into_iter().chain([Token::External(u32::MAX)]) {
+        let links = [Token::Link(0), Token::Link(1), Token::Link(u32::MAX)];
+        let others =
+            [Token::Listener(7), Token::Listener(u32::MAX), Token::Inside, Token::External(u32::MAX)];
+        for token in links.into_iter().chain(others) {
             assert_eq!(Token::decode(token.encode()), token);
         }
         let last = u32::try_from(MAX_FLOWS - 1).expect("a number");

@@ -29,9 +29,11 @@ pub struct Protocols {
 }
 
 impl<L: Link> Engine<L> {
-    /// Takes a batch of frames from the link. An error means that the link is gone.
-    pub(crate) fn receive(&mut self) -> io::Result<()> {
-        let frames = self.ctx.core.link.receive()?;
+    /// Takes a batch of frames from the link, whose descriptor `ready` is readable. An error means that the link
+    /// is gone.
+    pub(crate) fn receive(&mut self, ready: u32) -> io::Result<()> {
+        let frames = self.ctx.core.link.receive(ready)?;
+        self.follow_link()?;
         let mut reply = std::mem::take(&mut self.reply);
         for index in 0..frames {
             if let Err(reason) = self.frame(index, &mut reply) {

@@ -6,6 +6,7 @@
 mod crowd;
 mod echo;
 mod from_guest;
+mod link;
 mod listen;
 mod splice;
 mod tcp;

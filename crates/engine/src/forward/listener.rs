@@ -369,11 +369,18 @@ impl Listener {
         across.then_some((kind, self.family))
     }
 
-    /// Has the loop tell of this socket, by its number.
-    pub(crate) fn watch<L: Link>(&self, core: &Core<L>, number: u32) -> io::Result<()> {
-        if self.protocol == Protocol::Udp && core.link.caps().udp_segmentation {
+    /// Has the kernel join datagrams.
+    pub(crate) fn join(&self) {
+        if self.protocol == Protocol::Udp {
             // Linux before 5.0 does not know how to.
             let _ = dgram::want_joined(self.fd.as_fd());
+        }
+    }
+
+    /// Has the loop tell of this socket, by its number.
+    pub(crate) fn watch<L: Link>(&self, core: &Core<L>, number: u32) -> io::Result<()> {
+        if core.caps.udp_segmentation {
+            self.join();
         }
         let events = if self.protocol == Protocol::Udp { DATAGRAMS } else { EventFlags::IN };
         core.watch(&self.fd, Token::Listener(number), events)

@@ -32,7 +32,8 @@ impl From<Vec<u8>> for Packet {
 
 /// The link.
 pub struct Channel {
-    caps: Caps,
+    /// What it claims to do by itself, which may be changed at any time.
+    pub caps: Caps,
     /// What the guest sent and the engine has not received yet.
     pub from_guest: VecDeque<Packet>,
     /// What the engine sent.
@@ -72,11 +73,11 @@ impl Link for Channel {
         self.caps
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
+    fn fd(&self, _: u32) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         self.batch.clear();
         let count = self.from_guest.len().min(self.batch_limit);
         self.batch.extend(self.from_guest.drain(..count));

@@ -59,16 +59,29 @@ pub const HEAD_LEN: usize = 2048;
 
 /// A layer-2 connection to the guest.
 pub trait Link {
-    /// What the link does by itself.
+    /// What the link does by itself. It may change with each client and in each
+    /// [`Link::receive`]: the core asks afterwards.
     fn caps(&self) -> Caps;
 
-    /// The descriptor that is readable when there are frames, to be polled
-    /// level-triggered.
-    fn fd(&self) -> Option<BorrowedFd<'_>>;
+    /// Descriptor `number` of the link, counted from 0; `None` ends them. Each is polled
+    /// level-triggered, and [`Link::receive`] is called with its number when it is readable.
+    fn fd(&self, number: u32) -> Option<BorrowedFd<'_>>;
+
+    /// Whether other descriptors are to be polled than those that [`Link::fd`] shows. The core
+    /// looks after each batch and for each new client.
+    fn has_new_fds(&self) -> bool {
+        false
+    }
+
+    /// Has [`Link::fd`] show the new descriptors, and closes those that are no longer needed. The
+    /// core does not poll the old ones any more: closing alone would not end that where another
+    /// process has the same file open, as it has an eventfd that it passed on (`epoll(7)`).
+    fn renew_fds(&mut self) {}
 
     /// Reads a batch of frames and returns how many; zero when there are none
-    /// now. An error means that the link is gone.
-    fn receive(&mut self) -> io::Result<usize>;
+    /// now. An error means that the link is gone. Descriptor `ready` was readable when the loop
+    /// looked, and may be so no more.
+    fn receive(&mut self, ready: u32) -> io::Result<usize>;
 
     /// Whether the last batch ended because it was full: more frames wait, most likely.
     fn is_backlogged(&self) -> bool {
@@ -100,16 +113,18 @@ pub trait Link {
 
     /// Sends the first `payload` bytes of the room reserved last, behind
     /// `header`, which has the length that was announced. Without payload no room
-    /// needs to be reserved.
+    /// needs to be reserved. The link cuts and completes what it does not take as it is,
+    /// whatever its [`Caps`] were when the payload was on its way.
     fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason>;
 
     /// Sends a frame whose bytes are complete, checksums included.
     fn send(&mut self, frame: &[u8]) -> Result<(), DropReason>;
 
-    /// Passes on what a batch of commits left in the link's own queues. True if some is
-    /// left until the descriptor is writable; to be called again then.
-    fn flush(&mut self) -> bool {
-        false
+    /// Passes on what a batch of commits left in the link's own queues. Returns the number of the
+    /// descriptor that becomes writable when it takes the rest, if some is left; to be called
+    /// again then.
+    fn flush(&mut self) -> Option<u32> {
+        None
     }
 
     /// Whether so much waits in the link's own queues that payload which can wait

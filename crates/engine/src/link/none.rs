@@ -19,11 +19,11 @@ impl Link for NoLink {
         Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None }
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
+    fn fd(&self, _: u32) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         Ok(0)
     }
 

@@ -77,11 +77,11 @@ impl Link for TapLink {
         }
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.tap.as_fd())
+    fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        (number == 0).then(|| self.tap.as_fd())
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         self.frames.clear();
         let mut end = 0;
         while !self.is_backlogged() {

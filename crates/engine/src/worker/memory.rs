@@ -39,7 +39,7 @@ pub(super) fn engine<L: Link>(link: L, options: &Options, now: Instant) -> io::R
     let Options { services, map, outbound_if, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
     let common = Common {
-        tcp: Tcp::new(&link, services.mtu, (a, b), slack),
+        tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
         splice: Splice::new(),
         udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
         echo: Echo::default(),

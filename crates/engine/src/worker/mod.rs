@@ -64,10 +64,11 @@ impl<L: Link> Worker<L> {
         listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener))
     }
 
-    /// A guest has come to a link that had none: watches the link's descriptor, and has the guest
+    /// A guest has come to a link that had none: watches the link's descriptors, and has the guest
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
         self.chores.greet(self.engine.ctx.core.now);
+        self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
     }
 
@@ -97,7 +98,7 @@ impl<L: Link> Worker<L> {
     /// One round at a time given by the caller, without waiting: for tests with a clock of their own.
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
         self.engine.ctx.core.now = now;
-        self.engine.receive()?;
+        self.engine.receive(0)?;
         self.quiet_turn(now)
     }
 
@@ -144,8 +145,8 @@ impl<L: Link> Worker<L> {
             let flags = event.flags;
             match Token::decode(event.data.u64()) {
                 // Room for what is queued, which is sent at the end of the round.
-                Token::Link if flags == EventFlags::OUT => {}
-                Token::Link => link = engine.receive(),
+                Token::Link(_) if flags == EventFlags::OUT => {}
+                Token::Link(number) => link = link.and(engine.receive(number)),
                 Token::Flow(handle) => engine.event(handle, flags),
                 Token::Second(handle) => engine.second_event(handle, flags),
                 Token::External(number) if external.ready(number, &mut engine.ctx) => end = Some(number),

@@ -87,7 +87,7 @@ impl Door {
     /// after a pause: who comes stays there, and would keep the loop busy.
     fn admit(&mut self, ctx: &mut Context<StreamLink>, taken: bool) -> Option<OwnedFd> {
         // One that left is seen off before the next is let in.
-        if taken && ctx.core.link.fd().is_none_or(socket::has_left) {
+        if taken && ctx.core.link.fd(0).is_none_or(socket::has_left) {
             self.watch(ctx);
             return None;
         }

@@ -104,9 +104,9 @@ impl StreamLink {
     }
 
     /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
-    /// client is left. [`Core::watch_link`] is to be called then.
+    /// client is left. [`Worker::greet`] is to be called then.
     ///
-    /// [`Core::watch_link`]: crate::core::Core::watch_link
+    /// [`Worker::greet`]: crate::worker::Worker::greet
     pub fn connect(&mut self, client: OwnedFd) {
         self.leave();
         // A smaller buffer means more wake-ups, no more than that.
@@ -173,11 +173,11 @@ impl Link for StreamLink {
         Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None }
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.client.as_ref().map(AsFd::as_fd)
+    fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        self.client.as_ref().filter(|_| number == 0).map(AsFd::as_fd)
     }
 
-    fn receive(&mut self) -> io::Result<usize> {
+    fn receive(&mut self, _: u32) -> io::Result<usize> {
         let Some(client) = &self.client else { return Ok(0) };
         let result = self.incoming.receive(client);
         if result.is_err() {
@@ -269,9 +269,9 @@ impl Link for StreamLink {
         self.commit(frame, &Offload::default(), 0)
     }
 
-    fn flush(&mut self) -> bool {
+    fn flush(&mut self) -> Option<u32> {
         self.drain();
-        self.stuck
+        self.stuck.then_some(0)
     }
 
     fn is_congested(&self) -> bool {

@@ -28,7 +28,7 @@ fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
 
 /// What one receive brings, each frame whole.
 fn received(link: &mut StreamLink) -> Vec<Vec<u8>> {
-    let count = link.receive().unwrap();
+    let count = link.receive(0).unwrap();
     let frame = |index| {
         let frame = link.frame(index).unwrap();
         let mut data = Gather::new();
@@ -81,7 +81,7 @@ fn one_receive_takes_many_frames() {
     let frames: Vec<_> = (0..200u8).map(|n| vec![n; 300]).collect();
     client.write_all(&framed(&frames)).unwrap();
     assert_eq!(received(&mut link), frames);
-    assert_eq!(link.receive().unwrap(), 0);
+    assert_eq!(link.receive(0).unwrap(), 0);
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn bad_lengths_end_the_client_only() {
         let (mut link, mut client) = pair();
         client.write_all(&framed(&sample())).unwrap();
         client.write_all(&len.to_be_bytes()).unwrap();
-        assert_eq!(link.receive().unwrap_err().kind(), ErrorKind::InvalidData);
-        assert!(!link.is_connected() && link.fd().is_none());
+        assert_eq!(link.receive(0).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert!(!link.is_connected() && link.fd(0).is_none());
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "the client is told");
-        assert_eq!(link.receive().unwrap(), 0);
+        assert_eq!(link.receive(0).unwrap(), 0);
         assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkWrite));
-        assert!(link.is_congested() && !link.flush());
+        assert!(link.is_congested() && link.flush().is_none());
     }
 }
 
@@ -107,7 +107,7 @@ fn another_client_starts_afresh() {
     assert_eq!(received(&mut link).len(), sample().len() - 1);
     link.send(&[1; 60]).unwrap();
     drop(client);
-    assert_eq!(link.receive().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    assert_eq!(link.receive(0).unwrap_err().kind(), ErrorKind::UnexpectedEof);
     let (ours, mut client) = UnixStream::pair().unwrap();
     client.set_nonblocking(true).unwrap();
     link.connect(ours.into());
@@ -150,7 +150,7 @@ proptest! {
         let (a, b) = bytes.split_at(if bytes.is_empty() { 0 } else { cut.index(bytes.len()) });
         for part in [a, b] {
             let _ = client.write_all(part);
-            let _ = link.receive();
+            let _ = link.receive(0);
         }
     }
 }
@@ -219,7 +219,7 @@ fn super_frames_are_cut_where_they_lie() {
             continue;
         }
         assert_eq!(said, Some(Ok(())));
-        assert!(!link.flush());
+        assert!(link.flush().is_none());
         let frames = sent(&mut client);
         assert_eq!(frames.len(), len.div_ceil(mss.into()));
         assert_eq!(payload(&frames), &bytes[..len]);
@@ -261,7 +261,7 @@ fn a_client_that_stops_reading() {
         assert_eq!(send(&mut link, &bytes, bytes.len(), 1460), Some(Ok(())));
         taken += 20;
     }
-    assert!(link.flush(), "something waits");
+    assert_eq!(link.flush(), Some(0), "something waits");
     assert!(link.is_congested());
     // Datagrams may go on for a while.
     while let Some(said) = send(&mut link, &bytes, bytes.len(), 1460) {
@@ -275,7 +275,7 @@ fn a_client_that_stops_reading() {
     assert!(bare >= SPARE / (PREFIX + MIN_FRAME), "room for {bare} acknowledgements");
     assert_eq!(link.send(&[3; 54]), Err(DropReason::LinkBusy));
     let mut bytes = Vec::new();
-    while link.flush() {
+    while link.flush().is_some() {
         let error = client.read_to_end(&mut bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }

@@ -36,7 +36,7 @@ use crate::core::icmp::unreachable;
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
 use crate::forward::pressure::Ticket;
-use crate::link::{Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD};
+use crate::link::{Caps, Link, MAX_BATCH, MAX_HEADERS, MAX_PAYLOAD};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -133,13 +133,12 @@ pub struct TcpFlow {
 }
 
 impl Tcp {
-    pub(crate) fn new(link: &impl Link, mtu: u16, secret: (u64, u64), slack: Pool) -> Self {
-        let limit = link.caps().queue_limit.unwrap_or(usize::MAX);
+    pub(crate) fn new(caps: &Caps, mtu: u16, secret: (u64, u64), slack: Pool) -> Self {
         // A guest that was not told its MTU knows better than we do what fits.
         let mtu = if mtu == 0 { MAX_MTU } else { mtu };
         let config = |headers: u16| {
             let mss = mtu.saturating_sub(headers).max(88);
-            tcp::Config { mss, room: count(slack::ROOM.min(limit)), max_peek: count(MAX_PAYLOAD), sack: true }
+            tcp::Config { mss, room: room(caps), max_peek: count(MAX_PAYLOAD), sack: true }
         };
         Self {
             config: [config(40), config(60)],
@@ -154,6 +153,12 @@ impl Tcp {
             orphans: 0,
             use_peek_offset: true,
         }
+    }
+
+    /// The link does other things by itself from now on. Windows promised before stay as they are, and their
+    /// right edges: a connection looks at the room before it promises more.
+    pub(crate) fn adapt(&mut self, caps: &Caps) {
+        self.config.iter_mut().for_each(|config| config.room = room(caps));
     }
 
     fn config(&self, addr: Addr) -> tcp::Config {
@@ -204,6 +209,11 @@ impl Tcp {
     fn room(&self) -> u32 {
         count(self.slack.promise(self.config[0].room as usize))
     }
+}
+
+/// Bytes that a connection is promised at most: what there is to lend, and what the guest's device can have under way.
+fn room(caps: &Caps) -> u32 {
+    count(slack::ROOM.min(caps.queue_limit.unwrap_or(usize::MAX)))
 }
 
 /// Sends a segment without payload.

@@ -107,7 +107,7 @@ fn super_frame<L: Link>(
 /// How many datagrams at the start of `messages` fit one super-frame: of one size, but for a
 /// shorter one at the end.
 fn alike<L: Link>(core: &Core<L>, messages: Range<usize>) -> usize {
-    let most = if core.link.caps().udp_segmentation { MAX_DATAGRAMS } else { 1 };
+    let most = if core.caps.udp_segmentation { MAX_DATAGRAMS } else { 1 };
     let mut sizes = messages.map_while(|i| core.inbox.message(i)).map(|(m, _)| (m.len, m.segment));
     let Some((size, _)) = sizes.next() else { return 0 };
     let (mut count, mut total, mut last) = (1, size, size);

@@ -321,6 +321,14 @@ impl UdpFlow {
         }
     }
 
+    /// Has the kernel join datagrams from the host.
+    pub(crate) fn join(&self) {
+        if let Some(fd) = self.fd() {
+            // Linux before 5.0 does not know how to.
+            let _ = dgram::want_joined(fd.as_fd());
+        }
+    }
+
     /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
     fn reopened(&mut self, listener: Shared) {
         if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {

@@ -1,8 +1,11 @@
 //! Sending and receiving on sockets, with vectors, ancillary data and peeking.
 
+mod rights;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub use self::rights::{MAX_DESCRIPTORS, receive_with, send_with};
 use crate::iovec::{Gather, Scatter};
 use crate::result;
 use crate::seccomp::{Call, Sysno};
