@@ -4,7 +4,7 @@
 //! formats, the services answered inside, the TCP translation, the smaller
 //! UDP and ICMP machines, address mapping. The crate can do no I/O, read no
 //! clock and allocate nothing, so all of it can be tested and fuzzed alone, in
-//! virtual time. Sockets, devices and the event loop are in the crate `passt`.
+//! virtual time. Sockets, devices and the event loop are in the crate `engine`.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing, clippy::expect_used, clippy::panic)]
