@@ -244,8 +244,8 @@ fn compare(made: &Made, declared: &[Call], most: usize) {
 }
 
 fn assert_documented(words: &str) {
-    let page = include_str!("../../docs/security.md");
-    assert!(page.contains(words), "docs/security.md doesn't say: {words}");
+    let page: Vec<_> = include_str!("../../docs/security.md").split_whitespace().collect();
+    assert!(page.join(" ").contains(words), "docs/security.md doesn't say: {words}");
 }
 
 /// What is allowed of the arguments of [`LIMITED`] calls and of none of the exceptions.

@@ -1,9 +1,10 @@
-//! Development commands: `cargo xtask test`, `bench`, `gauge`, `imports`, `man`, `mutants`.
+//! Development commands: `cargo xtask test`, `bench`, `gauge`, `imports`, `links`, `man`, `mutants`.
 
 mod bench;
 mod fuzz;
 mod gauge;
 mod imports;
+mod links;
 mod machine;
 mod manual;
 mod mutants;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
+        Some((command, [])) if command == "links" => root().and_then(links::print),
         Some((command, options)) if command == "bench" => bench(options),
         Some((command, options)) if command == "mutants" => {
             root().and_then(|root| mutants::run(root, options))
@@ -32,8 +34,9 @@ fn main() -> ExitCode {
             let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
             let imports =
                 "imports  list which modules of the engine import which; fail if one imports from above";
+            let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {imports}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}",
                 mutants::USAGE,
                 bench::USAGE
             );
@@ -70,6 +73,7 @@ fn test() -> Result<bool> {
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
     let mut tally = Tally::default();
     imports::check(root, &mut tally)?;
+    links::check(root, &mut tally)?;
     let quick = ["test", "--workspace", "--exclude", "passt-tests", "--no-fail-fast"];
     tally.run(cargo(root, &quick).env("PASST_TEST_SKIPS", &skips))?;
     // One at a time: the namespace tests measure, and use all the machine has.
