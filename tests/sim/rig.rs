@@ -14,8 +14,8 @@ use passt_engine::link::stream::StreamLink;
 use passt_engine::link::{Caps, Link};
 use passt_engine::worker::{Options, Worker};
 use passt_proto::addr::{Addr, Mac};
+use passt_proto::guest::{Configured, FamilyConfig};
 use passt_proto::responder::{Config, Services, V4, V6};
-use passt_proto::rules::{AddressMap, FamilyMap};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 
@@ -159,11 +159,11 @@ impl End for Machine {
 
 /// What an engine is told: the guest's addresses, its gateway, which is the host's loopback, and all services.
 pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
-    let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyMap {
+    let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyConfig {
         host_loopback: Some(host.into()),
-        assigned: Some(guest.into()),
+        assigned: [guest.into()].into_iter().collect(),
         ours: Some(ours.into()),
-        ..FamilyMap::default()
+        ..FamilyConfig::default()
     };
     let dns = [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect();
     Options {
@@ -177,10 +177,10 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
             fqdn: None,
             services: Services::all(),
         },
-        map: AddressMap {
+        guest: Configured {
             v4: family(HOST4.into(), GUEST4.into(), HOST4.into()),
             v6: family(HOST6.into(), GUEST6.into(), OURS6.into()),
-            ..AddressMap::default()
+            ..Configured::default()
         },
         outbound_if: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },

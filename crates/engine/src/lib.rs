@@ -33,7 +33,7 @@
 //! use passt_engine::worker::{Options, Worker};
 //! use passt_proto::addr::Mac;
 //! use passt_proto::responder::{Config, Services, V4};
-//! use passt_proto::rules::AddressMap;
+//! use passt_proto::guest::Configured;
 //! use passt_proto::time::Instant;
 //!
 //! let gateway = [192, 0, 2, 1].into();
@@ -55,7 +55,7 @@
 //! };
 //! let options = Options {
 //!     services,
-//!     map: AddressMap::default(),
+//!     guest: Configured::default(),
 //!     outbound_if: [None, None],
 //!     protocols: Protocols { tcp: true, udp: true, icmp: true },
 //!     max_flows: 256,

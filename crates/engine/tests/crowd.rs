@@ -15,7 +15,7 @@ use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
-use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::guest::{Configured, FamilyConfig};
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
@@ -43,13 +43,13 @@ impl Guest {
         // Clients of all tests are descriptors of this process.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-        let v4 = FamilyMap {
+        let v4 = FamilyConfig {
             host_loopback: Some(addr(SEEN[0].1)),
-            assigned: Some(addr(GUEST)),
+            assigned: [addr(GUEST)].into_iter().collect(),
             ours: Some(addr(SEEN[1].1)),
-            ..FamilyMap::default()
+            ..FamilyConfig::default()
         };
-        let options = options(1500, &AddressMap { v4, ..AddressMap::default() }, max_flows);
+        let options = options(1500, &Configured { v4, ..Configured::default() }, max_flows);
         let now = Instant::from_millis(1000);
         Self { worker: Worker::new(Channel::plain(), &options, now).unwrap(), now }
     }

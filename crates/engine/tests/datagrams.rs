@@ -14,6 +14,7 @@ use common::{addr, pattern};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, ip_addr, names, server};
 use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
+use passt_proto::guest::Configured;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::{icmp, ip::protocol};
@@ -390,8 +391,10 @@ fn the_address_that_datagrams_come_from() {
             server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let _other = taken.then(|| UdpSocket::bind((own, 40_000)).unwrap());
             let mut guest = Guest::new(PLAIN, 1500);
-            let map = &mut guest.worker.context().core.map;
-            (map.v4.outbound, map.v6.outbound) = (Some(own.into()), Some(own.into()));
+            guest.worker.context().core.guest.change(|guest| {
+                let Configured { v4, v6, .. } = &mut guest.configured;
+                (v4.outbound, v6.outbound) = (Some(own.into()), Some(own.into()));
+            });
             let at = server.local_addr().unwrap();
             let path = Path { dst: at.ip().into(), ..Guest::path(at.is_ipv4()) };
             let mut header = [0; MAX_HEADERS];

@@ -13,7 +13,7 @@ use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::forward::{self, Forward};
 use passt_engine::link::none::NoLink;
 use passt_engine::worker::Worker;
-use passt_proto::rules::{AddressMap, Bypass};
+use passt_proto::guest::{Bypass, Configured};
 use passt_proto::time::{Duration, Instant};
 use passt_sys::namespace::Resident;
 use rustix::net::{AddressFamily, SocketType};
@@ -60,7 +60,7 @@ struct Engine {
 
 impl Engine {
     fn new(rules: &[(Side, Protocol, Rule)]) -> Self {
-        let map = AddressMap { bypass: Bypass::Loopback, ..AddressMap::default() };
+        let map = Configured { bypass: Bypass::Loopback, ..Configured::default() };
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options(0, &map, 256), now).unwrap();
         let mut forward = Forward::default();

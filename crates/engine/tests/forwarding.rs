@@ -10,17 +10,19 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, pattern, rule};
+use common::{addr, ip, own_addresses, own_network, pattern, rule};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{PortRange, Rule};
 use passt_engine::forward::{Error, Forward, Listener};
 use passt_proto::drop::DropReason;
+use passt_proto::guest::Configured;
 use passt_proto::seq::Seq;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
+use passt_testing::skip;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// Joined datagrams for which there is no room are as many as they would be one by one.
@@ -280,5 +282,47 @@ fn clients_that_look_the_same() {
         let mut received = [0; 5];
         served.read_exact(&mut received).unwrap();
         assert_eq!(received, *b"first");
+    }
+}
+
+/// A guest that has several addresses of the host is reached at each of them.
+#[test]
+fn several_addresses_of_the_guest() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for addresses in
+        [["10.9.9.1", "10.9.9.2", "10.9.9.3"], ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:9::3"]]
+    {
+        own_addresses(&addresses);
+        let [peer, ref own @ ..] = addresses.map(ip);
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.context().core.guest.change(|guest| {
+            let Configured { v4, v6, .. } = &mut guest.configured;
+            let family = if peer.is_ipv4() { v4 } else { v6 };
+            family.assigned = own.iter().map(|&own| own.into()).collect();
+        });
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let port = free_port();
+            guest.worker.listen(open(protocol, rule(None, port, 7)).unwrap()).unwrap();
+            for &own in own {
+                let at = SocketAddr::new(own, port);
+                let udp = UdpSocket::bind((peer, 0)).unwrap();
+                let tcp = rustix::net::socket(
+                    if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 },
+                    SocketType::STREAM,
+                    None,
+                )
+                .unwrap();
+                if protocol == Protocol::Udp {
+                    udp.send_to(b"?", at).unwrap();
+                } else {
+                    rustix::net::bind(&tcp, &SocketAddr::new(peer, 0)).unwrap();
+                    rustix::net::connect(&tcp, &at).unwrap();
+                }
+                let packet = guest.one();
+                assert_eq!((packet.src, packet.dst, packet.ports().1), (peer.into(), own.into(), 7));
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use passt_engine::flow::Side;
 use passt_proto::drop::DropReason;
-use passt_proto::rules::Bypass;
+use passt_proto::guest::Bypass;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;

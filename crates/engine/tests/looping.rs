@@ -17,7 +17,7 @@ use passt_engine::link::none::NoLink;
 use passt_engine::link::stream::StreamLink;
 use passt_engine::worker::{Exit, External, Worker};
 use passt_proto::drop::DropReason;
-use passt_proto::rules::AddressMap;
+use passt_proto::guest::Configured;
 use passt_proto::time::Instant;
 use passt_proto::wire::stream::PREFIX;
 use rustix::event::epoll::EventFlags;
@@ -31,7 +31,7 @@ const GUARD: u32 = 0;
 const OTHER: u32 = 1;
 
 fn worker<L: Link>(link: L) -> Worker<L> {
-    Worker::new(link, &options(1500, &AddressMap::default(), 64), clock()).unwrap()
+    Worker::new(link, &options(1500, &Configured::default(), 64), clock()).unwrap()
 }
 
 /// Ends the loop after ten seconds, in which all should have happened.

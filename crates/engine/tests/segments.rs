@@ -11,6 +11,7 @@ use common::{addr, ip, own_addresses, own_network, pattern};
 use guest::{Connected, Guest, PLAIN, names};
 use passt_engine::dispatch::Protocols;
 use passt_proto::drop::DropReason;
+use passt_proto::guest::Configured;
 use passt_proto::seq::Seq;
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
@@ -251,8 +252,10 @@ fn the_address_that_connections_come_from() {
         let [server, own] = addresses.map(ip);
         for outbound in [server, own] {
             let mut guest = Guest::new(PLAIN, 1500);
-            let map = &mut guest.worker.context().core.map;
-            (map.v4.outbound, map.v6.outbound) = (Some(outbound.into()), Some(outbound.into()));
+            guest.worker.context().core.guest.change(|guest| {
+                let Configured { v4, v6, .. } = &mut guest.configured;
+                (v4.outbound, v6.outbound) = (Some(outbound.into()), Some(outbound.into()));
+            });
             let listener = TcpListener::bind((server, 0)).unwrap();
             let connected = guest.connect(&listener, 40_000);
             assert_eq!(connected.peer.peer_addr().unwrap().ip(), outbound);

@@ -16,7 +16,7 @@ use passt_engine::forward::Context;
 use passt_engine::forward::Forward;
 use passt_engine::forward::rule::Rule;
 use passt_engine::worker::Exit;
-use passt_proto::rules::Bypass;
+use passt_proto::guest::Bypass;
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -4,7 +4,7 @@
 //! all. What remains is decided here, once for each flow, when it begins: names for the
 //! host's loopback and for the host itself, a resolver that only the host can
 //! reach, and a source to show where the guest could not answer the real one.
-//! There is no state but the addresses that the guest was seen to use.
+//! There is no state but what is known about the [guest](crate::guest).
 //!
 //! Which ports are forwarded is no question of addresses: listening sockets stand
 //! for them, and say which guest address they were configured for, if any.
@@ -13,6 +13,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::addr::{Addr, Endpoint};
 use crate::drop::DropReason;
+use crate::guest::{Bypass, Guest};
 
 /// Transport protocols that flows exist for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,58 +24,6 @@ pub enum Protocol {
     Udp,
     /// ICMP or ICMPv6 echo; ports are the identifier.
     Echo,
-}
-
-/// The addresses that mean something else on the other side, for both families.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AddressMap {
-    /// Those of IPv4.
-    pub v4: FamilyMap,
-    /// Those of IPv6.
-    pub v6: FamilyMap,
-    /// How local connections bypass the link.
-    pub bypass: Bypass,
-    /// Index of the host's interface on which link-local addresses and multicast
-    /// groups of IPv6 are reached; zero leaves it to the kernel.
-    pub scope: u32,
-}
-
-/// Where connections from the host's loopback arrive that bypass the link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Bypass {
-    /// There is no bypass (`--no-splice`, or no namespace): they travel on the link.
-    #[default]
-    Off,
-    /// At the guest's own address, so that what listens on its loopback alone stays out of reach.
-    Public,
-    /// At the guest's loopback (`--host-lo-to-ns-lo`).
-    Loopback,
-}
-
-/// The addresses of one family. Each is of that family; `None` is a feature that is off
-/// or an address that nobody has.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FamilyMap {
-    /// As the guest sees it: the host's loopback (`--map-host-loopback`).
-    pub host_loopback: Option<Addr>,
-    /// As the guest sees it: the host at the address that it shares with the guest (`--map-guest-addr`).
-    pub host_itself: Option<Addr>,
-    /// As the guest sees it: a resolver (`--dns-forward`).
-    pub dns_forward: Option<Addr>,
-    /// On the host's side: that resolver (`--dns-host`).
-    pub dns_host: Option<Addr>,
-    /// Source address of what leaves the host (`--outbound`).
-    pub outbound: Option<Addr>,
-    /// The address that the guest was assigned.
-    pub assigned: Option<Addr>,
-    /// Our own address on the link, shown where the guest could not answer the real one.
-    pub ours: Option<Addr>,
-    /// Whether the guest was assigned an address by the user, who means it: none is learnt.
-    pub fixed: bool,
-    /// The address that the guest used last, other than link-local in IPv6. See [`AddressMap::learn`].
-    pub seen: Option<Addr>,
-    /// The guest's IPv6 link-local address.
-    pub seen_link_local: Option<Addr>,
 }
 
 /// The host's side of a flow that the guest began.
@@ -95,7 +44,7 @@ pub struct GuestSide {
     pub guest: Addr,
 }
 
-impl AddressMap {
+impl Guest {
     /// Whom the guest means by `remote`.
     pub fn from_guest(&self, protocol: Protocol, remote: Endpoint) -> Result<HostSide, DropReason> {
         if remote.addr.is_loopback() {
@@ -108,7 +57,7 @@ impl AddressMap {
         } else if named == map.host_loopback {
             loopback(remote.addr)
         } else if named == map.host_itself {
-            map.assigned.ok_or(DropReason::Unmapped)?
+            map.assigned.first().copied().ok_or(DropReason::Unmapped)?
         } else {
             remote.addr
         };
@@ -127,16 +76,8 @@ impl AddressMap {
         target: Option<Addr>,
     ) -> Result<GuestSide, DropReason> {
         let shown = self.shown(protocol, source).ok_or(DropReason::Unmapped)?;
-        let map = self.family(shown);
-        let own = || {
-            if !shown.is_v4() && shown.is_link_local() {
-                map.seen_link_local
-            } else {
-                map.seen.or(map.assigned).or(map.seen_link_local)
-            }
-        };
         let group = Some(destination).filter(|d| d.is_group());
-        let guest = target.or(group).or_else(own).ok_or(DropReason::Unmapped)?;
+        let guest = target.or(group).or_else(|| self.own(shown, destination)).ok_or(DropReason::Unmapped)?;
         if guest.is_v4() != shown.is_v4() {
             return Err(DropReason::Unmapped);
         }
@@ -151,9 +92,9 @@ impl AddressMap {
             return None;
         }
         let map = self.family(source);
-        match self.bypass {
+        match self.configured.bypass {
             Bypass::Off => None,
-            Bypass::Public => map.seen.or(map.assigned),
+            Bypass::Public => self.learnt.used(source).or(map.assigned.first().copied()),
             Bypass::Loopback if destination.is_loopback() => Some(destination),
             Bypass::Loopback => Some(loopback(source)),
         }
@@ -178,62 +119,35 @@ impl AddressMap {
         if source.addr == loopback(source.addr) && map.host_loopback.is_some() {
             return map.host_loopback;
         }
-        if addr == map.assigned && map.host_itself.is_some() {
+        if map.assigned.contains(&source.addr) && map.host_itself.is_some() {
             return map.host_itself;
         }
-        let own = [map.assigned, map.seen, map.seen_link_local].contains(&addr);
+        let learnt = [self.learnt.used(source.addr), self.learnt.link_local()];
+        let own = map.assigned.contains(&source.addr) || learnt.contains(&addr);
         if own || source.addr.is_loopback() { map.ours } else { addr }
-    }
-
-    /// Notes the source address of a packet from the guest, which must be unicast. Guests need not
-    /// use what they were assigned, and what the host forwards is to reach them anyway.
-    pub fn learn(&mut self, source: Addr) {
-        let v4 = source.is_v4();
-        let map = if v4 { &mut self.v4 } else { &mut self.v6 };
-        if !v4 && source.is_link_local() {
-            map.seen_link_local = Some(source);
-        } else if !map.fixed {
-            map.seen = Some(source);
-        }
-    }
-
-    /// The addresses that the guest has, as far as is known.
-    pub fn guest(&self) -> [Option<Addr>; 5] {
-        let Self { v4, v6, .. } = self;
-        [v4.assigned, v4.seen, v6.assigned, v6.seen, v6.seen_link_local]
-    }
-
-    /// Notes an address that the guest claims to have, before or without any packet from there. A claim counts less
-    /// than use: what the guest was assigned stays once it is known to be there, and none of our own names is taken.
-    pub fn claim(&mut self, claimed: Addr) {
-        let map = self.family(claimed);
-        let by_name = [map.host_loopback, map.host_itself, map.dns_forward, map.ours];
-        let shown = map.seen.is_some() && map.seen == map.assigned;
-        let is_global = claimed.is_v4() || !claimed.is_link_local();
-        if !(by_name.contains(&Some(claimed)) || shown && is_global) {
-            self.learn(claimed);
-        }
-    }
-
-    /// The guest has what it was assigned, as we have configured it.
-    pub fn configured(&mut self) {
-        for map in [&mut self.v4, &mut self.v6] {
-            map.seen = map.assigned;
-        }
     }
 
     /// The form of `at` that sockets of the host take.
     pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
         match at.socket_addr() {
             SocketAddr::V6(a) if at.addr.is_link_local() || at.addr.is_group() => {
-                SocketAddrV6::new(*a.ip(), a.port(), 0, self.scope).into()
+                SocketAddrV6::new(*a.ip(), a.port(), 0, self.configured.scope).into()
             }
             other => other,
         }
     }
 
-    fn family(&self, addr: Addr) -> &FamilyMap {
-        if addr.is_v4() { &self.v4 } else { &self.v6 }
+    /// The guest's own address for what arrives on the host's side at `destination` from a host that it knows as `shown`. Of
+    /// several that it was assigned that is the one that was reached, as long as the guest uses no other than these.
+    fn own(&self, shown: Addr, destination: Addr) -> Option<Addr> {
+        if !shown.is_v4() && shown.is_link_local() {
+            return self.learnt.link_local();
+        }
+        let (assigned, used) = (&self.family(shown).assigned, self.learnt.used(shown));
+        let is_one_of_them = used.is_none_or(|used| assigned.contains(&used));
+        let reached =
+            assigned.iter().find(|own| **own == destination && is_one_of_them && assigned.len() > 1);
+        reached.copied().or(used).or(assigned.first().copied()).or(self.learnt.link_local())
     }
 }
 
@@ -250,8 +164,11 @@ fn loopback(like: Addr) -> Addr {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::vec::Vec;
 
     use super::*;
+    use crate::addr::Mac;
+    use crate::guest::{Configured, FamilyConfig};
 
     fn addr(text: &str) -> Addr {
         text.parse::<IpAddr>().expect("an address").into()
@@ -262,21 +179,21 @@ mod tests {
     }
 
     /// A guest that has the host's addresses, with every feature on.
-    fn map() -> AddressMap {
+    fn map() -> Guest {
         let family = |list: [&str; 7]| {
             let [loopback, itself, dns, resolver, outbound, assigned, ours] = list.map(|a| Some(addr(a)));
-            FamilyMap {
+            FamilyConfig {
                 host_loopback: loopback,
                 host_itself: itself,
                 dns_forward: dns,
                 dns_host: resolver,
                 outbound,
-                assigned,
+                assigned: assigned.into_iter().collect(),
                 ours,
-                ..FamilyMap::default()
+                ..FamilyConfig::default()
             }
         };
-        AddressMap {
+        Guest::new(Configured {
             v4: family([
                 "192.0.2.1",
                 "192.0.2.3",
@@ -297,6 +214,13 @@ mod tests {
             ]),
             scope: 7,
             bypass: Bypass::Off,
+        })
+    }
+
+    /// The guest claims to have an address.
+    fn note_claim(guest: &mut Guest, claimed: Addr) {
+        if guest.believes(claimed) {
+            guest.learn(claimed);
         }
     }
 
@@ -328,7 +252,7 @@ mod tests {
 
     #[test]
     fn features_that_are_off_change_nothing() {
-        let map = AddressMap::default();
+        let map = Guest::default();
         for remote in ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::9]:53", "224.0.0.1:1"] {
             let unchanged = HostSide { remote: at(remote), bind: None };
             assert_eq!(map.from_guest(Protocol::Udp, at(remote)), Ok(unchanged));
@@ -339,8 +263,8 @@ mod tests {
             Err(DropReason::Unmapped),
             "no address of the guest is known"
         );
-        let mut forward = map;
-        forward.v4.dns_forward = Some(source.addr);
+        let mut forward = map.clone();
+        forward.configured.v4.dns_forward = Some(source.addr);
         assert_eq!(forward.from_guest(Protocol::Udp, source), Err(DropReason::Unmapped), "no resolver");
     }
 
@@ -391,11 +315,12 @@ mod tests {
             (Loopback, "203.0.113.5", "192.0.2.2", None, None),
         ];
         for (bypass, source, destination, target, expected) in cases {
-            let map = AddressMap { bypass, ..map() };
+            let mut map = map();
+            map.configured.bypass = bypass;
             let found = map.past_link(addr(source), addr(destination), target.map(addr));
             assert_eq!(found, expected.map(addr), "{bypass:?} {source} {destination}");
         }
-        let unnumbered = AddressMap { bypass: Public, ..AddressMap::default() };
+        let unnumbered = Guest::new(Configured { bypass: Public, ..Configured::default() });
         assert_eq!(unnumbered.past_link(addr("127.0.0.1"), addr("127.0.0.1"), None), None);
     }
 
@@ -403,13 +328,13 @@ mod tests {
     #[test]
     fn sources_the_guest_cannot_answer() {
         let mut map = map();
-        map.v4.host_loopback = None;
-        map.v4.host_itself = None;
-        let ours = map.v4.ours;
+        map.configured.v4.host_loopback = None;
+        map.configured.v4.host_itself = None;
+        let ours = map.configured.v4.ours;
         for source in ["127.0.0.1:9", "192.0.2.2:9"] {
             assert_eq!(map.shown(Protocol::Tcp, at(source)), ours, "{source}");
         }
-        map.v4.ours = None;
+        map.configured.v4.ours = None;
         assert_eq!(map.shown(Protocol::Tcp, at("127.0.0.1:9")), None);
     }
 
@@ -417,7 +342,7 @@ mod tests {
     fn learnt_addresses_replace_assigned_ones_unless_fixed() {
         for (fixed, expected) in [(false, "192.0.2.77"), (true, "192.0.2.2")] {
             let mut map = map();
-            map.v4.fixed = fixed;
+            map.configured.v4.fixed = fixed;
             map.learn(addr("192.0.2.77"));
             let side = map.to_guest(Protocol::Tcp, at("203.0.113.5:80"), addr("192.0.2.2"), None);
             assert_eq!(side.map(|s| s.guest), Ok(addr(expected)));
@@ -431,16 +356,20 @@ mod tests {
             map.learn(addr(source));
         }
         let known = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "2001:db8::77", "fe80::77"];
-        assert_eq!(map.guest(), known.map(|text| Some(addr(text))));
+        let mut addresses: Vec<Addr> = map.addresses().collect();
+        addresses.sort_unstable();
+        let mut known = known.map(addr);
+        known.sort_unstable();
+        assert_eq!(addresses, known);
     }
 
     #[test]
     fn claims_count_less_than_use() {
         let after = |fixed, steps: &[(bool, &str)]| {
             let mut map = map();
-            map.v6.fixed = fixed;
+            map.configured.v6.fixed = fixed;
             for (claim, address) in steps {
-                let note = if *claim { AddressMap::claim } else { AddressMap::learn };
+                let note = if *claim { note_claim } else { Guest::learn };
                 note(&mut map, addr(address));
             }
             let side = map.to_guest(Protocol::Tcp, at("[2001:db8:8::8]:80"), addr("2001:db8::2"), None);
@@ -462,11 +391,12 @@ mod tests {
             assert_eq!(after(fixed, steps), Ok(addr(expected)), "{fixed} {steps:?}");
         }
         let mut map = map();
-        map.configured();
+        map.is_configured();
         for address in ["fe80::aaaa", "fe80::1", formed] {
-            map.claim(addr(address));
+            note_claim(&mut map, addr(address));
         }
-        assert_eq!((map.v6.seen, map.v6.seen_link_local), (map.v6.assigned, Some(addr("fe80::aaaa"))));
+        let (own, link_local) = (addr("2001:db8::2"), addr("fe80::aaaa"));
+        assert_eq!((map.learnt.used(own), map.learnt.link_local()), (Some(own), Some(link_local)));
     }
 
     /// Whatever the guest reaches by a name, answers under that name.
@@ -485,5 +415,103 @@ mod tests {
             let SocketAddr::V6(a) = map().socket_addr(at(text)) else { panic!("{text}") };
             assert_eq!(a.scope_id(), scope, "{text}");
         }
+    }
+
+    /// With several addresses a peer is answered from the one that it reached, as long as the guest uses no other than
+    /// these; what is on the host at any of them is hidden behind the host's name.
+    #[test]
+    fn several_addresses() {
+        let (first, second, third) = ("192.0.2.2", "192.0.2.7", "198.51.100.7");
+        let (first6, second6) = ("2001:db8::2", "2001:db8::7");
+        let guest = |learnt: &[&str]| {
+            let mut guest = map();
+            guest.configured.v4.assigned = [first, second, third].map(addr).into_iter().collect();
+            guest.configured.v6.assigned = [first6, second6].map(addr).into_iter().collect();
+            for text in learnt {
+                guest.learn(addr(text));
+            }
+            guest
+        };
+        let cases: [(&[&str], _, _, _); 11] = [
+            (&[], "203.0.113.5:80", first, first),
+            (&[], "203.0.113.5:80", second, second),
+            (&[first], "203.0.113.5:80", third, third),
+            (&[second], "203.0.113.5:80", first, first),
+            (&[second], "203.0.113.5:80", "192.0.2.200", second),
+            (&["192.0.2.77"], "203.0.113.5:80", second, "192.0.2.77"),
+            (&["192.0.2.77", first], "203.0.113.5:80", second, second),
+            (&[second6], "203.0.113.5:80", "192.0.2.200", first),
+            (&[], "[2001:db8:8::8]:80", second6, second6),
+            (&["2001:db8::aaaa"], "[2001:db8:8::8]:80", second6, "2001:db8::aaaa"),
+            (&["fe80::aaaa"], "[fe80::bbbb]:80", second6, "fe80::aaaa"),
+        ];
+        for (learnt, source, destination, expected) in cases {
+            let side = guest(learnt).to_guest(Protocol::Tcp, at(source), addr(destination), None);
+            assert_eq!(side.map(|side| side.guest), Ok(addr(expected)), "{learnt:?} {source} {destination}");
+        }
+        let itself = Some(addr("192.0.2.3"));
+        for own in [first, second, third] {
+            assert_eq!(guest(&[]).shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), itself, "{own}");
+        }
+        let named = guest(&[]).from_guest(Protocol::Tcp, at("192.0.2.3:80")).expect("reachable");
+        assert_eq!(named.remote, at("192.0.2.2:80"));
+        for own in [first6, second6] {
+            let mut unnamed = guest(&[]);
+            unnamed.configured.v6.host_itself = None;
+            assert_eq!(
+                unnamed.shown(Protocol::Tcp, Endpoint::new(addr(own), 80)),
+                unnamed.configured.v6.ours
+            );
+        }
+    }
+
+    /// A family without any way beyond the host: its addresses are link-local, or what the guest formed itself.
+    #[test]
+    fn a_local_configuration() {
+        let local = |assigned: Option<&str>, ours| FamilyConfig {
+            host_loopback: Some(addr(ours)),
+            assigned: assigned.map(addr).into_iter().collect(),
+            ours: Some(addr(ours)),
+            ..FamilyConfig::default()
+        };
+        let (v4, v6) = (local(Some("169.254.2.1"), "169.254.2.2"), local(None, "fe80::1"));
+        let mut guest = Guest::new(Configured { v4, v6, bypass: Bypass::Public, scope: 0 });
+        let arrives = |guest: &Guest, source, destination| {
+            let side = guest.to_guest(Protocol::Tcp, at(source), addr(destination), None);
+            side.map(|side| (side.remote, side.guest))
+        };
+        let host4 = Ok((at("169.254.2.2:80"), addr("169.254.2.1")));
+        assert_eq!(arrives(&guest, "127.0.0.1:80", "127.0.0.1"), host4);
+        assert_eq!(arrives(&guest, "[::1]:80", "::1"), Err(DropReason::Unmapped), "nobody is there yet");
+        assert_eq!(guest.past_link(addr("::1"), addr("::1"), None), None);
+        assert_eq!(guest.past_link(addr("127.0.0.1"), addr("127.0.0.1"), None), Some(addr("169.254.2.1")));
+        guest.learn(addr("fe80::aaaa"));
+        assert_eq!(arrives(&guest, "[::1]:80", "::1"), Ok((at("[fe80::1]:80"), addr("fe80::aaaa"))));
+        let loopback = guest.from_guest(Protocol::Tcp, at("[fe80::1]:80")).expect("the host");
+        assert_eq!(loopback.remote, at("[::1]:80"));
+    }
+
+    /// Frames for an address go to the station that used it last, others to the one that was heard last.
+    #[test]
+    fn stations() {
+        let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+        let (one, two, three) = (addr("192.0.2.2"), addr("192.0.2.7"), addr("192.0.2.9"));
+        let mut learnt = map().learnt;
+        assert_eq!(learnt.station_of(one), None);
+        for (station, source) in [(1, Some(one)), (2, Some(two)), (3, None)] {
+            assert!(learnt.is_news(mac(station), source));
+            learnt.hear(mac(station), source);
+            assert!(!learnt.is_news(mac(station), source));
+        }
+        let told = |learnt: &crate::guest::Learnt| [one, two, three].map(|a| learnt.station_of(a));
+        assert_eq!(told(&learnt), [1, 2, 3].map(|last| Some(mac(last))));
+        let before = learnt.moves();
+        learnt.hear(mac(4), Some(one));
+        assert_eq!(told(&learnt), [4, 2, 4].map(|last| Some(mac(last))), "another card");
+        assert_ne!(learnt.moves(), before);
+        for last in 0..=255 {
+            learnt.hear(mac(5), Some(Addr::from(Ipv4Addr::new(10, 0, 0, last))));
+        }
+        assert_eq!(told(&learnt), [Some(mac(5)); 3], "a guest with very many addresses");
     }
 }

@@ -38,7 +38,7 @@ impl<L: Link> Core<L> {
             Err(reason) => return self.dropped(reason),
         };
         let offender = failure.offender.map(|ip| Endpoint::new(ip, 0));
-        let shown = offender.and_then(|at| self.map.shown(Protocol::Echo, at));
+        let shown = offender.and_then(|at| self.guest.shown(Protocol::Echo, at));
         let from = shown.filter(|a| a.is_v4() == v4).unwrap_or(quoted.path.dst);
         self.icmp_error(from, header, quoted, payload);
     }

@@ -5,6 +5,7 @@
 pub mod capture;
 mod clock;
 mod counters;
+mod guest;
 pub(crate) mod icmp;
 mod queue;
 pub(crate) mod readiness;
@@ -16,8 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
+use passt_proto::guest::Configured;
 use passt_proto::responder;
-use passt_proto::rules::{AddressMap, HostSide, Protocol};
+use passt_proto::rules::{HostSide, Protocol};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::offload::Offload;
@@ -28,6 +30,7 @@ use rustix::event::epoll::{self, EventFlags};
 pub use self::capture::Capture;
 pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
+pub use self::guest::Known;
 pub(crate) use self::queue::Queue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
@@ -53,10 +56,8 @@ pub struct Core<L> {
     pub capture: Option<Box<dyn Capture>>,
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: responder::Config,
-    /// Which addresses mean something else on the other side; learns the guest's addresses.
-    pub map: AddressMap,
-    /// The guest's own link-layer address, once seen.
-    pub guest_mac: Option<Mac>,
+    /// What is known about the guest.
+    pub guest: Known,
     /// Interfaces that IPv4 and IPv6 sockets are bound to.
     pub outbound_if: [Option<String>; 2],
     /// Where datagrams from the host's side are received.
@@ -92,7 +93,7 @@ impl<L: Link> Core<L> {
     pub(crate) fn new(
         link: L,
         services: &responder::Config,
-        map: &AddressMap,
+        configured: &Configured,
         outbound_if: &[Option<String>; 2],
         now: Instant,
         pools: Pools,
@@ -105,8 +106,7 @@ impl<L: Link> Core<L> {
             counters: Counters::default(),
             capture: None,
             services: services.clone(),
-            map: *map,
-            guest_mac: None,
+            guest: Known::new(configured),
             outbound_if: outbound_if.clone(),
             inbox: Inbox::new(),
             timers,
@@ -229,16 +229,16 @@ impl<L: Link> Core<L> {
         self.waiting.push(handle.index);
     }
 
-    /// Where frames for the guest go: to everybody while its own link-layer address is unknown.
-    pub fn guest_mac(&self) -> Mac {
-        self.guest_mac.unwrap_or(Mac::BROADCAST)
+    /// Where frames for this address of the guest's go: to everybody while nobody was heard.
+    pub(crate) fn station_of(&self, addr: Addr) -> Mac {
+        self.guest.learnt.station_of(addr).unwrap_or(Mac::BROADCAST)
     }
 
     /// The path of packets to the guest at `guest` from a host that it knows as `remote`.
     pub fn path(&self, remote: Addr, guest: Addr) -> Path {
         Path {
             src_mac: self.services.our_mac,
-            dst_mac: self.guest_mac(),
+            dst_mac: self.station_of(guest),
             src: remote,
             dst: guest,
             ttl: DEFAULT_TTL,
@@ -253,8 +253,8 @@ impl<L: Link> Core<L> {
         guest: Addr,
         remote: Endpoint,
     ) -> Result<HostSide, DropReason> {
-        self.map.learn(guest);
-        self.map.from_guest(protocol, remote)
+        self.guest.used(guest);
+        self.guest.from_guest(protocol, remote)
     }
 
     /// Counts something that was not served.

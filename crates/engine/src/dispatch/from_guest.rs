@@ -58,16 +58,19 @@ impl<L: Link> Engine<L> {
         let offload = frame.offload;
         let classified = classify(frame.head, frame.len);
         // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
-        let station = match &classified {
-            Ok((source, _)) => Some(*source),
-            Err(_) => classify::source(frame.head).ok(),
+        let Ok((source, class)) = &classified else {
+            if let Ok(station) = classify::source(frame.head) {
+                core.guest.heard(station, None);
+            }
+            return classified.map(drop);
         };
-        core.guest_mac = station.or(core.guest_mac);
-        let (source, class) = classified?;
+        let (source, claimed) = (*source, responder::claimed(*source, class, frame.head));
         log::trace!("from guest: {} bytes, {class:?}", frame.len);
-        if let Some(addr) = responder::claimed(source, &class, frame.head) {
-            core.map.claim(addr);
+        core.guest.heard(source, class.sender().or(claimed));
+        if let Some(addr) = claimed {
+            core.guest.claimed(addr);
         }
+        let Ok((_, class)) = classified else { return Ok(()) };
         let answer = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
         if let Some(answer) = answer {
             let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;

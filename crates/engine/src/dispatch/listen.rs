@@ -91,7 +91,7 @@ impl<L: Link> Engine<L> {
     /// How many clients of this listening socket could have a socket in the namespace now, if they need one.
     fn sockets_for(&mut self, number: u32) -> usize {
         let Context { core, ports } = &mut self.ctx;
-        let needed = ports.listeners.get(number).and_then(|listener| listener.needs_sockets(&core.map));
+        let needed = ports.listeners.get(number).and_then(|listener| listener.needs_sockets(&core.guest));
         let (Some((kind, family)), Some(inside)) = (needed, &ports.inside) else { return usize::MAX };
         ports.stock.available(inside, kind, family)
     }
@@ -242,12 +242,13 @@ impl<L: Link> Engine<L> {
         let listener = self.listener(number).ok_or(DropReason::Socket)?;
         let client = client.ok_or(DropReason::Socket)?;
         let ticket = listener.opening.ticket();
-        if let Some((reached, target)) = listener.past_link(&self.ctx.core.map, &fd, client) {
+        if let Some((reached, target)) = listener.past_link(&self.ctx.core.guest, &fd, client) {
             let accepted =
                 Accepted { listener: number, fd, side: listener.side, client, reached, target, ticket };
             return self.bypass(accepted);
         }
-        match listener.key(&self.ctx.core.map, client, listener.addr) {
+        let reached = listener.reached(&self.ctx.core.guest, &fd);
+        match listener.key(&self.ctx.core.guest, client, reached) {
             Ok(key) => self.accepted(fd, key, (number, ticket)),
             Err(reason) => splice::refuse(&fd, reason),
         }

@@ -72,7 +72,7 @@ impl<L: Link> Engine<L> {
             return Err(Errno::NFILE.into());
         }
         let ports = &mut self.ctx.ports;
-        if ports.listeners.circular(self.ctx.core.map.bypass, key, target) {
+        if ports.listeners.circular(self.ctx.core.guest.configured.bypass, key, target) {
             return Err(Errno::LOOP.into());
         }
         splice::connect(ports, from, target)

@@ -117,7 +117,7 @@ impl<L: Link> Engine<L> {
         let source = source.ok_or(DropReason::Socket)?;
         let to = listener.form(source);
         let destination = destination.map_or(listener.addr, Addr::from);
-        let (key, server) = listener.route(&core.map, source.into(), destination)?;
+        let (key, server) = listener.route(&core.guest, source.into(), destination)?;
         let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
         let shared = Shared::new(number, to, from);
         let remote = server.unwrap_or(source.into());
@@ -131,7 +131,7 @@ impl<L: Link> Engine<L> {
                 .then_some(handle)
                 .ok_or(DropReason::Unmapped);
         }
-        if ports.listeners.circular(core.map.bypass, &key, remote) {
+        if ports.listeners.circular(core.guest.configured.bypass, &key, remote) {
             return Err(DropReason::Circular);
         }
         // Clients in the namespace are the guest's own.
@@ -196,7 +196,7 @@ impl<L: Link> Engine<L> {
         let mut taken = false;
         for _ in 0..BURST {
             let Some(listener) = self.ctx.ports.listeners.get(number) else { return true };
-            let Some(error) = udp::errors::of_listener(&self.ctx.core.map, listener) else { break };
+            let Some(error) = udp::errors::of_listener(&self.ctx.core.guest, listener) else { break };
             taken = true;
             if let Some(key) = error.key
                 && self.flows.find(&key).is_some()

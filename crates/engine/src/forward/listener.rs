@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
-use passt_proto::rules::{AddressMap, Bypass};
+use passt_proto::guest::{Bypass, Configured, Guest};
 use passt_proto::time::Instant;
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
@@ -303,14 +303,19 @@ impl Listener {
         if self.family == AddressFamily::INET6 { dgram::mapped(addr) } else { addr }
     }
 
+    /// The address at which the client of `fd` was accepted. Asked for only where the guest may have it, too.
+    pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd) -> Addr {
+        let Configured { v4, v6, .. } = &guest.configured;
+        if !self.addr.is_unspecified() || v4.assigned.len().max(v6.assigned.len()) < 2 {
+            return self.addr;
+        }
+        let own = rustix::net::getsockname(fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
+        own.map_or(self.addr, |own| own.ip().into())
+    }
+
     /// The flow of what `source` sends to `destination`, as the guest sees it.
-    pub(crate) fn key(
-        &self,
-        map: &AddressMap,
-        source: Endpoint,
-        destination: Addr,
-    ) -> Result<Key, DropReason> {
-        let side = map.to_guest(self.protocol, source, destination, self.target)?;
+    pub(crate) fn key(&self, guest: &Guest, source: Endpoint, destination: Addr) -> Result<Key, DropReason> {
+        let side = guest.to_guest(self.protocol, source, destination, self.target)?;
         let guest = Endpoint::new(side.guest, self.target_port);
         Ok(Key { via: Via::Link, protocol: self.protocol, guest, remote: side.remote })
     }
@@ -319,28 +324,28 @@ impl Listener {
     /// connection bypasses the link.
     pub(crate) fn past_link(
         &self,
-        map: &AddressMap,
+        guest: &Guest,
         fd: &OwnedFd,
         client: Endpoint,
     ) -> Option<(Endpoint, Endpoint)> {
         let from_outside = !client.addr.is_loopback() || self.target.is_some();
-        if self.side == Side::Host && (from_outside || map.bypass == Bypass::Off) {
+        if self.side == Side::Host && (from_outside || guest.configured.bypass == Bypass::Off) {
             return None;
         }
         let reached = Endpoint::from(SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?);
-        Some((reached, self.other_side(map, client.addr, reached.addr)?))
+        Some((reached, self.other_side(guest, client.addr, reached.addr)?))
     }
 
     /// The flow of what `source` sends to `destination`, and its target on the other side, if it bypasses
     /// the link.
     pub(crate) fn route(
         &self,
-        map: &AddressMap,
+        guest: &Guest,
         source: Endpoint,
         destination: Addr,
     ) -> Result<(Key, Option<Endpoint>), DropReason> {
-        let Some(target) = self.other_side(map, source.addr, destination) else {
-            return Ok((self.key(map, source, destination)?, None));
+        let Some(target) = self.other_side(guest, source.addr, destination) else {
+            return Ok((self.key(guest, source, destination)?, None));
         };
         let guest = Endpoint::new(destination, self.place.port);
         Ok((
@@ -350,19 +355,19 @@ impl Listener {
     }
 
     /// What `reached` stands for on the other side, if what `client` sends there bypasses the link.
-    fn other_side(&self, map: &AddressMap, client: Addr, reached: Addr) -> Option<Endpoint> {
+    fn other_side(&self, guest: &Guest, client: Addr, reached: Addr) -> Option<Endpoint> {
         let target = match self.side {
-            Side::Host => map.past_link(client, reached, self.target)?,
-            Side::Namespace => self.target.unwrap_or_else(|| AddressMap::past_link_out(reached)),
+            Side::Host => guest.past_link(client, reached, self.target)?,
+            Side::Namespace => self.target.unwrap_or_else(|| Guest::past_link_out(reached)),
         };
         Some(Endpoint::new(target, self.target_port))
     }
 
     /// Whether what comes in may need a socket in the namespace; its type then.
-    pub(crate) fn needs_sockets(&self, map: &AddressMap) -> Option<(SocketType, AddressFamily)> {
+    pub(crate) fn needs_sockets(&self, guest: &Guest) -> Option<(SocketType, AddressFamily)> {
         let kind = if self.protocol == Protocol::Tcp { SocketType::STREAM } else { SocketType::DGRAM };
         let across = self.side == Side::Host
-            && map.bypass != Bypass::Off
+            && guest.configured.bypass != Bypass::Off
             && self.by_loopback
             && self.target.is_none()
             && (self.addr.is_unspecified() || self.addr.is_loopback());

@@ -94,7 +94,7 @@ struct Detection {
     scratch: Vec<Service>,
     due: Instant,
     /// Addresses of the guest when it was decided what to listen on.
-    guest: [Option<Addr>; 5],
+    guest: Vec<Addr>,
     /// When to try again what couldn't be opened.
     retry: Option<Instant>,
     /// What is to be closed and opened now, a part at a time.
@@ -174,7 +174,7 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) {
         heard: Heard { host: services(), namespace: services() },
         scratch: services(),
         due: ctx.core.now,
-        guest: ctx.core.map.guest(),
+        guest: ctx.core.guest.addresses().collect(),
         retry: None,
         todo: Todo::default(),
         told: false,
@@ -212,15 +212,18 @@ impl Detection {
     /// Finds out what should be opened and closed, if that is something else than before.
     fn look<L: Link>(&mut self, ctx: &mut Context<L>) {
         self.due = ctx.core.now + INTERVAL;
-        let moved = self.guest != ctx.core.map.guest();
-        self.guest = ctx.core.map.guest();
+        let moved = !ctx.core.guest.addresses().eq(self.guest.iter().copied());
+        if moved {
+            self.guest.clear();
+            self.guest.extend(ctx.core.guest.addresses());
+        }
         let changed = self.listen(ctx) || moved;
         let again = self.retry.is_some_and(|at| at <= ctx.core.now);
         if (changed || again) && !alloc::has_room() {
             self.retry = Some(ctx.core.now + RETRY);
         } else if changed || again {
             let Forward { rules, options, .. } = &ctx.ports.forward;
-            let mut wanted = rules.wanted(&self.heard, &ctx.core.map, options.families);
+            let mut wanted = rules.wanted(&self.heard, &ctx.core.guest, options.families);
             let all = wanted.len();
             let fixed =
                 ctx.ports.listeners.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();

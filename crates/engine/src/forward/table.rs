@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use passt_proto::addr::Addr;
-use passt_proto::rules::{AddressMap, Bypass};
+use passt_proto::guest::{Bypass, Guest};
 
 use super::rule::{Families, Rule};
 use crate::flow::{Protocol, Side};
@@ -123,14 +123,14 @@ impl Rules {
     }
 
     /// What should be listened on because something listens on the other side, and in which families.
-    pub fn wanted(&self, heard: &Heard, map: &AddressMap, on: Families) -> BTreeMap<Place, Families> {
+    pub fn wanted(&self, heard: &Heard, guest: &Guest, on: Families) -> BTreeMap<Place, Families> {
         let mut wanted = BTreeMap::new();
         for (&rule, entry) in self.entries.iter().filter(|(_, e)| e.rule.scan) {
             let services = match entry.side {
                 Side::Host => &heard.namespace,
                 Side::Namespace => &heard.host,
             };
-            for service in services.iter().filter(|s| entry.follows(s, map)) {
+            for service in services.iter().filter(|s| entry.follows(s, guest)) {
                 let Some(port) = entry.rule.port_of(service.port) else { continue };
                 let [v4, v6] = entry.families(service);
                 let place = Place { rule, port };
@@ -178,7 +178,7 @@ impl Entry {
 
     /// Whether what we would send to the other side could arrive at `service`. UDP
     /// follows TCP, too: some programs open the one when they are asked to by the other.
-    fn follows(&self, service: &Service, map: &AddressMap) -> bool {
+    fn follows(&self, service: &Service, guest: &Guest) -> bool {
         let Service { protocol, addr, .. } = *service;
         let arrives = match (self.rule.target, self.side) {
             _ if addr.is_unspecified() => true,
@@ -187,8 +187,8 @@ impl Entry {
             (None, Side::Namespace) => {
                 addr == Ipv4Addr::LOCALHOST.into() || addr == Ipv6Addr::LOCALHOST.into()
             }
-            (None, Side::Host) if addr.is_loopback() => map.bypass == Bypass::Loopback,
-            (None, Side::Host) => map.guest().contains(&Some(addr)),
+            (None, Side::Host) if addr.is_loopback() => guest.configured.bypass == Bypass::Loopback,
+            (None, Side::Host) => guest.addresses().any(|own| own == addr),
         };
         arrives && (protocol == self.protocol || self.protocol == Protocol::Udp)
     }
@@ -203,6 +203,8 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use passt_proto::guest::Configured;
+
     use super::*;
     use crate::forward::rule::{Listen, PortRange};
 
@@ -241,8 +243,8 @@ mod tests {
             Side::Host => Heard { namespace: services, host: Vec::new() },
             Side::Namespace => Heard { host: services, namespace: Vec::new() },
         };
-        let mut map = AddressMap { bypass, ..AddressMap::default() };
-        map.v4.assigned = Some(GUEST.into());
+        let mut map = Guest::new(Configured { bypass, ..Configured::default() });
+        map.configured.v4.assigned.push(GUEST.into());
         let wanted = rules.wanted(&heard, &map, Families::Both);
         let shown: Vec<_> = wanted
             .iter()
@@ -301,7 +303,7 @@ mod tests {
         let id = rules.add(entry(Side::Host, Protocol::Tcp, rule("", 1, 99))).expect("room");
         let services = ["*:80", "[::]:81"].map(|text| service(Protocol::Tcp, text));
         let heard = Heard { namespace: services.into(), host: Vec::new() };
-        let found = rules.wanted(&heard, &AddressMap::default(), Families::V4Only);
+        let found = rules.wanted(&heard, &Guest::default(), Families::V4Only);
         assert_eq!(found, [(Place { rule: id, port: 80 }, Families::V4Only)].into());
     }
 
@@ -339,7 +341,7 @@ mod tests {
             namespace: vec![service(Protocol::Tcp, "*:80")],
             host: vec![service(Protocol::Tcp, "*:80")],
         };
-        assert_eq!(rules.wanted(&heard, &AddressMap::default(), Families::Both), BTreeMap::new());
+        assert_eq!(rules.wanted(&heard, &Guest::default(), Families::Both), BTreeMap::new());
         assert_eq!(rules.interest(Side::Namespace), Interest::default());
         rules.add(entry(Side::Namespace, Protocol::Tcp, rule("", 1, 99))).expect("room");
         assert_eq!(rules.interest(Side::Host), Interest { tcp: true, udp: false });

@@ -61,7 +61,7 @@ pub(super) fn datagram_socket<L: Link>(
 ) -> io::Result<(OwnedFd, bool)> {
     let fd = socket(core, SocketType::DGRAM, protocol, side.remote.addr, None)?;
     let from = side.bind.unwrap_or_else(|| any(side.remote.addr));
-    let (from, to) = (core.map.socket_addr(Endpoint::new(from, port)), core.map.socket_addr(side.remote));
+    let (from, to) = (core.guest.socket_addr(Endpoint::new(from, port)), core.guest.socket_addr(side.remote));
     let kept = connect(&fd, from, to, protocol.is_none() && core.caps.udp_segmentation)?;
     Ok((fd, kept))
 }

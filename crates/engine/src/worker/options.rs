@@ -1,7 +1,7 @@
 //! What a worker is given.
 
+use passt_proto::guest::Configured;
 use passt_proto::responder;
-use passt_proto::rules::AddressMap;
 
 use crate::dispatch::Protocols;
 
@@ -10,8 +10,8 @@ use crate::dispatch::Protocols;
 pub struct Options {
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: responder::Config,
-    /// Which addresses mean something else on the other side.
-    pub map: AddressMap,
+    /// What the guest was given, and which addresses mean something else on the other side.
+    pub guest: Configured,
     /// Interfaces that IPv4 and IPv6 sockets are bound to (`--outbound-if4`, `-if6`).
     pub outbound_if: [Option<String>; 2],
     /// Protocols that are on.

@@ -9,7 +9,7 @@ use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::Forward;
 use passt_engine::link::none::NoLink;
 use passt_engine::worker::Worker;
-use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
+use passt_proto::guest::{Bypass, Configured, FamilyConfig};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 
@@ -30,8 +30,11 @@ impl Engine {
 
     pub(crate) fn with_room(bypass: Bypass, max_flows: usize) -> Self {
         // An address of ours that is not the one that clients talk to.
-        let v4 = FamilyMap { assigned: Some(ip("127.0.0.2").into()), ..FamilyMap::default() };
-        let options = options(0, &AddressMap { bypass, v4, ..AddressMap::default() }, max_flows);
+        let v4 = FamilyConfig {
+            assigned: [ip("127.0.0.2").into()].into_iter().collect(),
+            ..FamilyConfig::default()
+        };
+        let options = options(0, &Configured { bypass, v4, ..Configured::default() }, max_flows);
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options, now).unwrap();
         worker.context().enter(Some(Resident::here().unwrap())).unwrap();

@@ -11,8 +11,8 @@ use passt_engine::dispatch::Protocols;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::worker::Options;
 use passt_proto::addr::{Addr, Mac};
+use passt_proto::guest::Configured;
 use passt_proto::responder;
-use passt_proto::rules::AddressMap;
 use passt_sys::netlink::{NetlinkSocket, messages};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -28,7 +28,7 @@ pub(crate) fn addr(text: &str) -> Addr {
 }
 
 /// All protocols, and no responder.
-pub(crate) fn options(mtu: u16, map: &AddressMap, max_flows: usize) -> Options {
+pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> Options {
     Options {
         services: responder::Config {
             our_mac: ENGINE,
@@ -40,7 +40,7 @@ pub(crate) fn options(mtu: u16, map: &AddressMap, max_flows: usize) -> Options {
             fqdn: None,
             services: responder::Services::empty(),
         },
-        map: *map,
+        guest: guest.clone(),
         outbound_if: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
         max_flows,

@@ -9,7 +9,7 @@ use passt_engine::link::Caps;
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
-use passt_proto::rules::{AddressMap, FamilyMap};
+use passt_proto::guest::{Configured, FamilyConfig};
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
@@ -75,9 +75,14 @@ impl Guest {
         let family = |v4| {
             let (guest, host) = names(v4);
             let ours = Some(if v4 { addr("192.0.2.254") } else { addr("fe80::1") });
-            FamilyMap { host_loopback: Some(host), assigned: Some(guest), ours, ..FamilyMap::default() }
+            FamilyConfig {
+                host_loopback: Some(host),
+                assigned: [guest].into_iter().collect(),
+                ours,
+                ..FamilyConfig::default()
+            }
         };
-        let map = AddressMap { v4: family(true), v6: family(false), ..AddressMap::default() };
+        let map = Configured { v4: family(true), v6: family(false), ..Configured::default() };
         let options = options(mtu, &map, 64);
         let now = Instant::from_millis(1000);
         let worker = Worker::new(Channel::new(caps), &options, now).unwrap();

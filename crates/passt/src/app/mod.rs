@@ -236,7 +236,7 @@ fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<Options> {
     let cli::Services { tcp, udp, icmp, .. } = config.services;
     Ok(Options {
         services: setup.responder,
-        map: setup.map,
+        guest: setup.guest,
         outbound_if: [v4, v6],
         protocols: Protocols { tcp, udp, icmp },
         max_flows: MAX_FLOWS,

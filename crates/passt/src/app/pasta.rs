@@ -57,9 +57,11 @@ fn serve<L: Link>(
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
-    worker.context().core.guest_mac = mac;
+    if let Some(mac) = mac {
+        worker.context().core.guest.change(|guest| guest.learnt.hear(mac, None));
+    }
     if config.pasta().is_some_and(|pasta| pasta.config_net) {
-        worker.context().core.map.configured();
+        worker.context().core.guest.change(passt_proto::guest::Guest::is_configured);
     }
     worker.context().core.capture = capture;
     worker.context().ports.forward = forward;

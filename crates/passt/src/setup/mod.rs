@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 use passt_proto::addr::Addr;
+use passt_proto::guest::{self, Bypass, Configured};
 use passt_proto::responder::{self, Name, Services, V4, V6};
-use passt_proto::rules::{AddressMap, Bypass, FamilyMap};
 use thiserror::Error;
 
 use crate::cli::{Addresses, Config, PastaOptions, PerFamily, Source, Splice};
@@ -45,7 +45,7 @@ pub struct Setup {
     /// What the guest is told by ARP, NDP, DHCP and DHCPv6. A family that is `None` is off.
     pub responder: responder::Config,
     /// Which addresses stand for which.
-    pub map: AddressMap,
+    pub guest: Configured,
     /// Interfaces that sockets towards the network are bound to.
     pub outbound_interface: PerFamily<Option<String>>,
     /// The tap interface; `None` without one (passt, or all traffic bypasses it).
@@ -82,7 +82,7 @@ impl Setup {
         let mut warnings = Vec::new();
         let linked = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
         let nets = if linked { nets(config, host, &mut warnings)? } else { PerFamily::default() };
-        let mut map = AddressMap {
+        let mut guest = Configured {
             v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             scope: host.v6.as_ref().map_or(0, |t| t.link.index),
@@ -94,7 +94,7 @@ impl Setup {
                 }
             }),
         };
-        let dns = servers(config, resolv, &mut map, &mut warnings);
+        let dns = servers(config, resolv, &mut guest, &mut warnings);
         let responder = responder::Config {
             our_mac: config.mac,
             mtu: config.mtu.unwrap_or(0),
@@ -111,7 +111,7 @@ impl Setup {
         };
         let tap = config.pasta().filter(|_| linked).map(|p| tap(config, p, &template, &nets));
         let outbound_interface = config.host.outbound_interface.clone();
-        Ok((Self { responder, map, outbound_interface, tap, template }, warnings))
+        Ok((Self { responder, guest, outbound_interface, tap, template }, warnings))
     }
 
     /// The choices that were made, for the user: some lines.
@@ -240,20 +240,27 @@ impl Net {
     }
 
     /// The addresses that stand for others, but for those of resolvers.
-    fn map(&self, config: &Config) -> FamilyMap {
+    fn map(&self, config: &Config) -> guest::FamilyConfig {
         let gateway = self.gateway.filter(|_| config.mapping.gateway);
         let addr = |a: &Addresses| of(a, self.v6).map(Addr::from);
-        FamilyMap {
+        guest::FamilyConfig {
             host_loopback: addr(&config.mapping.host_loopback).or(gateway.map(Addr::from)),
             host_itself: addr(&config.mapping.guest_addr),
             dns_forward: addr(&config.dns.forward),
             dns_host: addr(&config.dns.host),
             outbound: addr(&config.host.outbound),
-            assigned: self.primary.map(|p| p.addr.into()),
+            assigned: self.assigned(),
             ours: Some(self.ours.into()),
             fixed: addr(&config.guest.addr).is_some(),
-            ..FamilyMap::default()
         }
+    }
+
+    /// All addresses that the guest is given, the first one first.
+    fn assigned(&self) -> guest::Addresses {
+        let first = self.primary.iter();
+        let others =
+            self.family.addresses.iter().filter(|own| self.primary.is_none_or(|p| p.addr != own.addr));
+        first.chain(others).map(|own| own.addr.into()).take(guest::MAX_ADDRESSES).collect()
     }
 
     fn responder_v4(&self, dns: &[IpAddr]) -> Option<V4> {
@@ -319,7 +326,7 @@ fn either(values: PerFamily<bool>, v6: bool) -> bool {
 fn servers(
     config: &Config,
     resolv: &Resolv,
-    map: &mut AddressMap,
+    map: &mut Configured,
     warnings: &mut Vec<String>,
 ) -> Vec<IpAddr> {
     let (known, from_host) = match &config.dns.servers {
@@ -356,8 +363,8 @@ fn servers(
     shown
 }
 
-fn warn_of_dns(config: &Config, none: bool, map: &AddressMap, warnings: &mut Vec<String>) {
-    let forward = |m: &FamilyMap| m.dns_forward.is_some();
+fn warn_of_dns(config: &Config, none: bool, map: &Configured, warnings: &mut Vec<String>) {
+    let forward = |m: &guest::FamilyConfig| m.dns_forward.is_some();
     let forwarded = [&map.v4, &map.v6].into_iter().filter(|m| forward(m));
     let unresolved = forwarded.clone().all(|m| m.dns_host.is_none()) && forwarded.count() > 0;
     if config.pasta().is_some_and(|p| p.splice == Splice::Only) {

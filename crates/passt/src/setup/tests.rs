@@ -52,7 +52,7 @@ fn text<T: ToString>(value: Option<T>) -> String {
 fn network(setup: &Setup) -> [String; 2] {
     let v4 = setup.responder.v4.as_ref().map(|n| format!("{}/{} {}", n.addr, n.prefix_len, n.gateway));
     let v6 = setup.responder.v6.as_ref().map(|n| format!("{}/{} {}", n.addr, n.prefix_len, n.our_ll));
-    [(v4, setup.map.v4), (v6, setup.map.v6)].map(|(net, map)| match net {
+    [(v4, &setup.guest.v4), (v6, &setup.guest.v6)].map(|(net, map)| match net {
         None => "off".into(),
         Some(net) => format!("{net} {} {}", text(map.host_loopback), text(map.ours)),
     })
@@ -120,7 +120,7 @@ fn odd_templates() {
     });
     let (setup, _) = Setup::new(&config("passt"), &linked, &resolv("")).unwrap();
     assert_eq!(network(&setup)[1], "2001:db8::2/64 fe80::7 2001:db8::1 fe80::7");
-    assert_eq!(setup.map.scope, 7);
+    assert_eq!(setup.guest.scope, 7);
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn name_servers() {
         let v6 = setup.responder.v6.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
         let told: Vec<_> = v4.chain(v6).collect();
         assert_eq!(told.join(" "), shown, "{args}, {servers}");
-        assert_eq!(text(setup.map.v4.dns_forward), forward, "{args}, {servers}");
-        assert_eq!(text(setup.map.v4.dns_host), resolver, "{args}, {servers}");
+        assert_eq!(text(setup.guest.v4.dns_forward), forward, "{args}, {servers}");
+        assert_eq!(text(setup.guest.v4.dns_host), resolver, "{args}, {servers}");
         assert_eq!(warnings.first().map(String::as_str), warning, "{args}, {servers}");
     }
 }
@@ -198,10 +198,13 @@ fn name_servers() {
 fn addresses_that_stand_for_others() {
     let args = "passt --map-guest-addr 10.9.9.9 -o 198.51.100.9 -o 2001:db8::8 -a 192.0.2.7";
     let (setup, _) = Setup::new(&config(args), &host("46"), &Resolv::default()).unwrap();
-    let (v4, v6) = (setup.map.v4, setup.map.v6);
+    let (v4, v6) = (&setup.guest.v4, &setup.guest.v6);
     assert_eq!(text(v4.host_itself), "10.9.9.9");
     assert_eq!((text(v4.outbound), text(v6.outbound)), ("198.51.100.9".into(), "2001:db8::8".into()));
-    assert_eq!((text(v4.assigned), text(v6.assigned)), ("192.0.2.7".into(), "2001:db8::2".into()));
+    assert_eq!(
+        (text(v4.assigned.first()), text(v6.assigned.first())),
+        ("192.0.2.7".into(), "2001:db8::2".into())
+    );
     assert_eq!((v4.fixed, v6.fixed), (true, false));
 }
 

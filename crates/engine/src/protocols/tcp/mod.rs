@@ -102,6 +102,8 @@ pub struct TcpFlow {
     fd: OwnedFd,
     /// Addresses of what is sent to the guest. Its MAC address is brought up to date in [`TcpFlow::pull`].
     path: Path,
+    /// When that was done last, as [`Learnt::moves`](passt_proto::guest::Learnt::moves) counts.
+    moves: u32,
     /// First and last piece of payload in the batch.
     batch: Option<(usize, usize)>,
     /// Is in [`Tcp::dirty`].
@@ -482,7 +484,10 @@ impl TcpFlow {
     /// Does what the connection wants done now.
     pub(crate) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         // A connection may be older than the first frame of the guest, or than its last network card.
-        self.path.dst_mac = ctx.core.guest_mac();
+        let moves = ctx.core.guest.learnt.moves();
+        if moves != std::mem::replace(&mut self.moves, moves) {
+            self.path.dst_mac = ctx.core.station_of(self.path.dst);
+        }
         self.conn.set_room(tcp.room());
         let mut burst = BURST;
         let mut room = true;

@@ -52,7 +52,7 @@ impl Tcp {
         let fd = protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, side.bind)
             .map_err(|_| DropReason::Socket)?;
         prepare(&fd);
-        let connected = rustix::net::connect(&fd, &core.map.socket_addr(side.remote));
+        let connected = rustix::net::connect(&fd, &core.guest.socket_addr(side.remote));
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
         // The loop tells when it is connected.
@@ -83,6 +83,7 @@ impl Tcp {
             conn,
             fd,
             path,
+            moves: core.guest.learnt.moves(),
             batch: None,
             dirty: false,
             late: false,

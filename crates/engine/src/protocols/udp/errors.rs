@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
-use passt_proto::rules::AddressMap;
+use passt_proto::guest::Guest;
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
@@ -25,10 +25,10 @@ use crate::protocols::socket::socket_error;
 const QUOTE: usize = 1280;
 
 /// An error about what went out through a listening socket, and the flow that it is about; `None` where there is no more.
-pub(crate) fn of_listener(map: &AddressMap, listener: &Listener) -> Option<Undelivered> {
+pub(crate) fn of_listener(guest: &Guest, listener: &Listener) -> Option<Undelivered> {
     let mut payload = [0; QUOTE];
     let failure = dgram::receive_failure(listener.fd.as_fd(), &mut payload).ok()?;
-    let route = failure.destination.map(|peer| listener.route(map, peer.into(), Endpoint::from(peer).addr));
+    let route = failure.destination.map(|peer| listener.route(guest, peer.into(), Endpoint::from(peer).addr));
     let key = route.and_then(Result::ok).and_then(|(key, across)| across.is_none().then_some(key));
     Some(Undelivered { failure, payload, key })
 }

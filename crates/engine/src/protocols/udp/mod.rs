@@ -191,7 +191,7 @@ pub(crate) fn open<L: Link>(
     let Some((number, listener)) = shared else {
         return Ok((UdpFlow::new(Sockets::Own(fd), side.remote, core.now), None));
     };
-    let to = listener.form(core.map.socket_addr(side.remote));
+    let to = listener.form(core.guest.socket_addr(side.remote));
     let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
     Ok((UdpFlow::new(sockets, side.remote, core.now), Some(number)))
 }

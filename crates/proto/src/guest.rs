@@ -1,0 +1,217 @@
+//! The guest as it is known: what it was given, and what it was seen to have.
+//!
+//! A value without any reference to the outside: it is replaced as a whole when either part changes, so that
+//! whoever reads it sees one state. What follows from it for a flow is decided in [`rules`](crate::rules).
+
+use arrayvec::ArrayVec;
+
+use crate::addr::{Addr, Mac};
+
+/// Most addresses of a family that the guest is given, and most of its stations that are known.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// Addresses of one family, the preferred one first.
+pub type Addresses = ArrayVec<Addr, MAX_ADDRESSES>;
+
+/// What is known about the guest.
+#[derive(Clone, Debug, Default)]
+pub struct Guest {
+    /// What it was given.
+    pub configured: Configured,
+    /// What it was seen to have.
+    pub learnt: Learnt,
+}
+
+/// What the guest was given, and the addresses that mean something else on the other side.
+#[derive(Clone, Debug, Default)]
+pub struct Configured {
+    /// Of IPv4.
+    pub v4: FamilyConfig,
+    /// Of IPv6.
+    pub v6: FamilyConfig,
+    /// How local connections bypass the link.
+    pub bypass: Bypass,
+    /// Index of the host's interface on which link-local addresses and multicast
+    /// groups of IPv6 are reached; zero leaves it to the kernel.
+    pub scope: u32,
+}
+
+/// Where connections from the host's loopback arrive that bypass the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bypass {
+    /// There is no bypass (`--no-splice`, or no namespace): they travel on the link.
+    #[default]
+    Off,
+    /// At the guest's own address, so that what listens on its loopback alone stays out of reach.
+    Public,
+    /// At the guest's loopback (`--host-lo-to-ns-lo`).
+    Loopback,
+}
+
+/// What the guest was given of one family. Each address is of that family; `None` is a feature that is off
+/// or an address that nobody has.
+#[derive(Clone, Debug, Default)]
+pub struct FamilyConfig {
+    /// As the guest sees it: the host's loopback (`--map-host-loopback`).
+    pub host_loopback: Option<Addr>,
+    /// As the guest sees it: the host at an address that it shares with the guest (`--map-guest-addr`).
+    pub host_itself: Option<Addr>,
+    /// As the guest sees it: a resolver (`--dns-forward`).
+    pub dns_forward: Option<Addr>,
+    /// On the host's side: that resolver (`--dns-host`).
+    pub dns_host: Option<Addr>,
+    /// Source address of what leaves the host (`--outbound`).
+    pub outbound: Option<Addr>,
+    /// All addresses that the guest was assigned. Without a way beyond the host these may be link-local, or none.
+    pub assigned: Addresses,
+    /// Our own address on the link, shown where the guest could not answer the real one.
+    pub ours: Option<Addr>,
+    /// Whether the guest was assigned an address by the user, who means it: none is learnt.
+    pub fixed: bool,
+}
+
+/// What the guest was seen to have.
+#[derive(Clone, Debug, Default)]
+pub struct Learnt {
+    /// The IPv4 address that it used last.
+    v4: Option<Addr>,
+    /// The IPv6 address that it used last, other than link-local.
+    v6: Option<Addr>,
+    /// Its IPv6 link-local address.
+    link_local: Option<Addr>,
+    /// Where frames came from last.
+    station: Option<Mac>,
+    /// Which station has an address; the latest last.
+    stations: ArrayVec<(Addr, Mac), MAX_ADDRESSES>,
+    /// Changes of either of these.
+    moves: u32,
+}
+
+impl Guest {
+    /// What the guest was given, before anything came from it.
+    pub fn new(configured: Configured) -> Self {
+        Self { configured, learnt: Learnt::default() }
+    }
+
+    /// What it was given of the family of `like`.
+    pub fn family(&self, like: Addr) -> &FamilyConfig {
+        if like.is_v4() { &self.configured.v4 } else { &self.configured.v6 }
+    }
+
+    /// Whether [`Guest::learn`] would change anything.
+    pub fn is_new(&self, source: Addr) -> bool {
+        let known = match self.class(source) {
+            Class::LinkLocal => self.learnt.link_local,
+            Class::Fixed => return false,
+            Class::V4 => self.learnt.v4,
+            Class::V6 => self.learnt.v6,
+        };
+        known != Some(source)
+    }
+
+    /// Notes the source address of a packet from the guest, which must be unicast. Guests need not
+    /// use what they were assigned, and what the host forwards is to reach them anyway.
+    pub fn learn(&mut self, source: Addr) {
+        let class = self.class(source);
+        let learnt = &mut self.learnt;
+        match class {
+            Class::LinkLocal => learnt.link_local = Some(source),
+            Class::Fixed => {}
+            Class::V4 => learnt.v4 = Some(source),
+            Class::V6 => learnt.v6 = Some(source),
+        }
+    }
+
+    /// Whether an address that the guest claims to have is to be [learnt](Self::learn), before or without any packet
+    /// from there. A claim counts less than use: what the guest was assigned stays once it is known to be there, and
+    /// none of our own names is taken.
+    pub fn believes(&self, claimed: Addr) -> bool {
+        let family = self.family(claimed);
+        let by_name = [family.host_loopback, family.host_itself, family.dns_forward, family.ours];
+        let shown = self.learnt.used(claimed).is_some_and(|used| family.assigned.contains(&used));
+        let is_global = claimed.is_v4() || !claimed.is_link_local();
+        !(by_name.contains(&Some(claimed)) || shown && is_global)
+    }
+
+    /// The guest has what it was assigned, as we have configured it.
+    pub fn is_configured(&mut self) {
+        let Configured { v4, v6, .. } = &self.configured;
+        (self.learnt.v4, self.learnt.v6) = (v4.assigned.first().copied(), v6.assigned.first().copied());
+    }
+
+    /// The addresses that the guest has, as far as is known.
+    pub fn addresses(&self) -> impl Iterator<Item = Addr> {
+        let Learnt { v4, v6, link_local, .. } = self.learnt;
+        let assigned = self.configured.v4.assigned.iter().chain(&self.configured.v6.assigned).copied();
+        assigned.chain([v4, v6, link_local].into_iter().flatten())
+    }
+
+    fn class(&self, source: Addr) -> Class {
+        if !source.is_v4() && source.is_link_local() {
+            Class::LinkLocal
+        } else if self.family(source).fixed {
+            Class::Fixed
+        } else if source.is_v4() {
+            Class::V4
+        } else {
+            Class::V6
+        }
+    }
+}
+
+/// What an address in use says.
+#[derive(Clone, Copy)]
+enum Class {
+    /// The guest's link-local address.
+    LinkLocal,
+    /// Nothing: the user said what the guest has.
+    Fixed,
+    V4,
+    V6,
+}
+
+impl Learnt {
+    /// The address of the family of `like` that the guest used last, other than link-local in IPv6.
+    pub fn used(&self, like: Addr) -> Option<Addr> {
+        if like.is_v4() { self.v4 } else { self.v6 }
+    }
+
+    /// The guest's IPv6 link-local address.
+    pub fn link_local(&self) -> Option<Addr> {
+        self.link_local
+    }
+
+    /// Where frames for an address of the guest's go: the station that used it, or else the one that frames
+    /// came from last. `None` before the first frame.
+    pub fn station_of(&self, addr: Addr) -> Option<Mac> {
+        let known = self.stations.iter().rfind(|(known, _)| *known == addr);
+        known.map(|&(_, mac)| mac).or(self.station)
+    }
+
+    /// How often the answer of [`Learnt::station_of`] may have changed.
+    pub fn moves(&self) -> u32 {
+        self.moves
+    }
+
+    /// Whether [`Learnt::hear`] would change anything.
+    pub fn is_news(&self, station: Mac, source: Option<Addr>) -> bool {
+        let latest = self.stations.last();
+        self.station != Some(station)
+            || source.is_some_and(|source| {
+                latest != Some(&(source, station)) && !self.stations.contains(&(source, station))
+            })
+    }
+
+    /// Notes that a frame came from `station`, with a packet from `source` if it had one. What was heard of the same
+    /// address before is forgotten; where there are too many, what was new longest ago.
+    pub fn hear(&mut self, station: Mac, source: Option<Addr>) {
+        self.moves = self.moves.wrapping_add(1);
+        self.station = Some(station);
+        let Some(source) = source else { return };
+        self.stations.retain(|(known, _)| *known != source);
+        if self.stations.is_full() {
+            self.stations.remove(0);
+        }
+        self.stations.push((source, station));
+    }
+}
