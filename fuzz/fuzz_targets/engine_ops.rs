@@ -8,7 +8,7 @@ mod rig;
 
 use equivalence::{Tape, datagrams, world};
 use libfuzzer_sys::fuzz_target;
-use rig::{Backlogged, Machine, Memory, Offloading};
+use rig::{Backlogged, Machine, Memory, OFF, ON, Offloading, Ring, SWITCHED};
 
 /// Operations of one run at most.
 const OPERATIONS: u64 = 500;
@@ -16,13 +16,18 @@ const OPERATIONS: u64 = 500;
 fuzz_target!(|script: &[u8]| {
     let Some((&kind, script)) = script.split_first() else { return };
     let tape = &mut Tape::Bytes(script);
-    match kind % 7 {
+    match kind % 12 {
         0 => world::run::<Memory>(tape, OPERATIONS),
         1 => world::run::<Backlogged>(tape, OPERATIONS),
         2 => world::run::<Offloading>(tape, OPERATIONS),
         3 => world::run::<Machine>(tape, OPERATIONS),
         4 => datagrams::run::<Memory>(tape, OPERATIONS, false),
         5 => datagrams::run::<Offloading>(tape, OPERATIONS, false),
-        _ => datagrams::run::<Machine>(tape, OPERATIONS, false),
+        6 => datagrams::run::<Machine>(tape, OPERATIONS, false),
+        7 => world::run::<Ring<OFF>>(tape, OPERATIONS),
+        8 => world::run::<Ring<ON>>(tape, OPERATIONS),
+        9 => world::run::<Ring<SWITCHED>>(tape, OPERATIONS),
+        10 => datagrams::run::<Ring<OFF>>(tape, OPERATIONS, false),
+        _ => datagrams::run::<Ring<SWITCHED>>(tape, OPERATIONS, false),
     };
 });

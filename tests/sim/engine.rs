@@ -1,5 +1,5 @@
-//! The whole engine between smoltcp and real sockets on loopback, over any link that carries plain
-//! frames: smoltcp drops what has a wrong checksum or length. The tests are in [`crate::every_link`].
+//! The whole engine between smoltcp and real sockets on loopback, over any link. What the link leaves to the guest is
+//! done before smoltcp sees it, which drops what has a wrong checksum or length. The tests are in [`crate::every_link`].
 //!
 //! The engine's and the guest's clock is virtual. It jumps only when the host's kernel, which
 //! has a clock of its own, had time to say something.
@@ -12,6 +12,8 @@ use passt_engine::link::Link;
 use passt_engine::link::channel::Packet;
 use passt_engine::worker::Worker;
 use passt_proto::time::{Duration, Instant};
+use passt_proto::wire::checksum::Sum;
+use passt_proto::wire::offload::{Gso, Piece};
 use smoltcp::phy::Medium;
 use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::IpCidr;
@@ -170,7 +172,9 @@ impl<E: End> World<E> {
         }
         turn(&mut self.worker, self.now);
         for frame in self.end.receive(&mut self.worker.context().core.link) {
-            self.down.send(self.now, &frame.bytes, &mut self.rng);
+            for frame in plain(&frame) {
+                self.down.send(self.now, &frame, &mut self.rng);
+            }
         }
         busy |= self.pairs.iter_mut().fold(false, |busy, pair| busy | pair.work());
         self.advance(busy);
@@ -242,6 +246,22 @@ impl Pair {
     pub(crate) fn is_complete(&self) -> bool {
         self.eof && self.received == self.app.to_send && self.app.eof && self.app.received == self.to_send
     }
+}
+
+/// What a guest's kernel makes of a frame: packets that are no longer than they should be, with their checksums.
+fn plain(packet: &Packet) -> Vec<Vec<u8>> {
+    let Packet { bytes, offload } = packet;
+    // Only what is to be cut says where payload begins.
+    let header = if offload.gso == Gso::None { bytes.len() } else { offload.hdr_len.into() };
+    let (header, payload) = bytes.split_at(header);
+    let complete = |piece: Piece| {
+        let mut frame = header.to_vec();
+        offload.segment_header(header, piece, &mut frame).expect("headers");
+        frame.extend(&payload[piece.offset..piece.offset + piece.len]);
+        offload.finish_header(&mut frame, Sum::new()).expect("a checksum");
+        frame
+    };
+    offload.pieces(payload.len()).map(complete).collect()
 }
 
 /// The TCP port that an Ethernet frame without options in its headers comes from.

@@ -13,7 +13,7 @@ use smoltcp::wire::IpCidr;
 
 use crate::engine::{MIB, Pair, World, addresses, bad};
 use crate::link::Node;
-use crate::rig::{Backlogged, End, GUEST4, HOST4, Machine, Memory};
+use crate::rig::{Backlogged, End, GUEST4, HOST4, Machine, Memory, OFF, ON, Ring, SWITCHED};
 use crate::{ms, secs, seeds};
 
 /// All tests of this module over the link of an [`End`].
@@ -34,6 +34,9 @@ macro_rules! on_all {
         on!(memory, super::Memory: $($name)*);
         on!(backlogged, super::Backlogged: $($name)*);
         on!(stream, super::Machine: $($name)*);
+        on!(ring, super::Ring<{ super::OFF }>: $($name)*);
+        on!(ring_with_offloads, super::Ring<{ super::ON }>: $($name)*);
+        on!(ring_that_switches, super::Ring<{ super::SWITCHED }>: $($name)*);
     };
 }
 

@@ -20,6 +20,7 @@ mod host;
 mod link;
 mod machine;
 mod rig;
+mod ring;
 mod stream;
 mod transfers;
 

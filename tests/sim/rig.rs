@@ -1,6 +1,7 @@
 //! An engine with one of the links that a test can have in memory, to be joined with any guest. Used by the
 //! simulations and by a fuzz target.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,7 @@ use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::Forward;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::link::channel::{Channel, Packet};
+use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
 use passt_engine::link::{Caps, Link};
 use passt_engine::worker::{Options, Worker};
@@ -17,6 +19,7 @@ use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::wire::build::Path;
+use passt_proto::wire::offload::Offload;
 use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 
 pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -88,8 +91,7 @@ impl End for Offloading {
     type Link = Channel;
 
     fn pair() -> (Self, Channel) {
-        let caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
-        (Self, Channel::new(caps))
+        (Self, Channel::new(ALL))
     }
 
     fn send(&mut self, link: &mut Channel, frame: Packet) {
@@ -100,6 +102,88 @@ impl End for Offloading {
         Memory.receive(link)
     }
 }
+
+/// Offloads of a ring: none.
+pub(crate) const OFF: u8 = 0;
+/// All.
+pub(crate) const ON: u8 = 1;
+/// Now all, now none, from one batch to the next.
+pub(crate) const SWITCHED: u8 = 2;
+
+/// A guest on rings in shared memory, whose frames lie in pieces.
+pub(crate) struct Ring<const OFFLOADS: u8> {
+    guest: ring::Guest,
+    /// Frames that the ring did not take.
+    outgoing: VecDeque<Packet>,
+    caps: Caps,
+    /// Batches seen, and frames sent.
+    batches: usize,
+    sent: usize,
+    /// It gives no buffers back to the engine.
+    pub(crate) holds: bool,
+    /// The engine was told in the batch before the last, or earlier, that frames have to be plain.
+    plain: bool,
+}
+
+impl<const OFFLOADS: u8> Ring<OFFLOADS> {
+    fn push(&mut self) {
+        while let Some(frame) = self.outgoing.front() {
+            // All of the metadata at first, or a part; headers apart or not.
+            let cuts: &[usize] =
+                [&[] as &[usize], &[12], &[12, 14, 20, 20], &[3, 20, 1, 0, 400]][self.sent % 4];
+            if !self.guest.send(frame, cuts) {
+                break;
+            }
+            self.sent += 1;
+            self.outgoing.pop_front();
+        }
+        self.guest.kick();
+    }
+
+    fn switch(&mut self) {
+        self.caps = if self.caps == ALL { NONE } else { ALL };
+        self.plain = false;
+        self.guest.switch(self.caps);
+    }
+}
+
+impl<const OFFLOADS: u8> End for Ring<OFFLOADS> {
+    type Link = RingLink;
+
+    fn pair() -> (Self, RingLink) {
+        let shape = ring::Shape { transmit: 2048, receive: 512, buffer: 1000 };
+        let caps = if OFFLOADS == OFF { NONE } else { ALL };
+        let (mut guest, link) = ring::Guest::pair(shape, caps).expect("memory");
+        guest.post();
+        let plain = OFFLOADS == OFF;
+        (Self { guest, outgoing: VecDeque::new(), caps, batches: 0, sent: 0, holds: false, plain }, link)
+    }
+
+    fn send(&mut self, _: &mut RingLink, frame: Packet) {
+        self.outgoing.push_back(frame);
+        self.push();
+    }
+
+    fn receive(&mut self, link: &mut RingLink) -> Vec<Packet> {
+        let frames = self.guest.take();
+        let bare = frames.iter().find(|frame| frame.offload != Offload::default());
+        assert!(!self.plain || bare.is_none(), "{bare:?}");
+        if !self.holds {
+            self.guest.post();
+        }
+        self.push();
+        self.plain = self.caps == NONE && link.caps() == NONE;
+        self.batches += 1;
+        if OFFLOADS == SWITCHED && self.batches.is_multiple_of(3) {
+            self.switch();
+        }
+        frames
+    }
+}
+
+const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
+const NONE: Caps =
+    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
 
 /// A machine's end of the socket.
 pub(crate) struct Machine {

@@ -4,7 +4,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Report, Tape, datagrams, world};
-use crate::rig::{Backlogged, End, Machine, Memory, Offloading};
+use crate::rig::{Backlogged, End, Machine, Memory, OFF, ON, Offloading, Ring, SWITCHED};
 
 /// Operations of one run.
 const OPERATIONS: u64 = 400;
@@ -72,6 +72,21 @@ fn streams_of_a_machine() {
 }
 
 #[test]
+fn streams_of_a_ring() {
+    streams::<Ring<OFF>>(5000, 20);
+}
+
+#[test]
+fn streams_of_a_ring_with_offloads() {
+    streams::<Ring<ON>>(6000, 20);
+}
+
+#[test]
+fn streams_of_a_ring_that_switches() {
+    streams::<Ring<SWITCHED>>(7000, 60);
+}
+
+#[test]
 fn datagrams_in_memory() {
     exchanges::<Memory>(1000, 50);
 }
@@ -84,4 +99,19 @@ fn datagrams_with_offloads() {
 #[test]
 fn datagrams_of_a_machine() {
     exchanges::<Machine>(3000, 50);
+}
+
+#[test]
+fn datagrams_of_a_ring() {
+    exchanges::<Ring<OFF>>(4000, 20);
+}
+
+#[test]
+fn datagrams_of_a_ring_with_offloads() {
+    exchanges::<Ring<ON>>(5000, 20);
+}
+
+#[test]
+fn datagrams_of_a_ring_that_switches() {
+    exchanges::<Ring<SWITCHED>>(6000, 50);
 }

@@ -45,7 +45,7 @@ const DEFAULT_MTU: usize = 1500;
 pub struct Core<L> {
     /// The link to the guest.
     pub link: L,
-    /// What the link did by itself when that was last asked: before each batch, and for each new client. Whoever
+    /// What the link did by itself when that was last asked: when a batch was read, or a client came. Whoever
     /// keeps something that depends on it is told when it changes, by `dispatch`.
     pub(crate) caps: Caps,
     /// When the current round of the loop began.

@@ -2,7 +2,7 @@
 //!
 //! One interface for every back end, chosen once at start; nothing above it
 //! asks which one it is. A link owns the memory that frames live in. It
-//! lends frames that it received until the next [`Link::receive`], and it
+//! lends frames that it received until the next [`Link::receive`] or [`Link::flush`], and it
 //! lends room for a frame to be sent, so that payload is written straight to
 //! where the guest will find it ([`Link::reserve`], [`Link::commit`]).
 //!
@@ -12,6 +12,7 @@
 pub mod channel;
 mod complete;
 pub mod none;
+pub mod ring;
 pub mod stream;
 pub mod tap;
 
@@ -94,6 +95,13 @@ pub trait Link {
     /// Appends bytes `range` of frame `index` to a list for a socket; false if
     /// they do not fit there.
     fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool;
+
+    /// Most bytes of payload that [`Link::reserve`] has room for now, as far as a sender can make
+    /// use of less than it wants, in frames behind headers of `header` bytes that will be cut every
+    /// `segment` bytes.
+    fn lendable(&mut self, _header: usize, _segment: usize) -> usize {
+        MAX_PAYLOAD
+    }
 
     /// Lends room for `payload` bytes (at most [`MAX_PAYLOAD`]), appended to
     /// `into`. Frames behind headers of `header` bytes will be cut every `segment`

@@ -30,10 +30,14 @@ impl TcpFlow {
             return false;
         }
         let mss = self.conn.mss();
-        let len = len.min(mss.saturating_mul(count(MAX_PIECES)));
+        let header_len = self.path.header_len() + HEADER_LEN;
+        let room = count(core.link.lendable(header_len, mss as usize));
+        let len = len.min(mss.saturating_mul(count(MAX_PIECES))).min(room);
+        if room == 0 {
+            return false;
+        }
         self.seek(offset);
         let skipped = if self.peek_offset.is_some() { 0 } else { offset as usize };
-        let header_len = self.path.header_len() + HEADER_LEN;
         let found = {
             let mut room = Scatter::new();
             room.push_discard(&mut tcp.scratch, skipped);

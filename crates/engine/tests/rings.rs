@@ -1,0 +1,104 @@
+//! A link with several descriptors that come and go, under the loop of a worker.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::options;
+use passt_engine::core::Token;
+use passt_engine::forward::Context;
+use passt_engine::link::ring::{Guest, RingLink, Shape};
+use passt_engine::link::{Caps, Link as _};
+use passt_engine::worker::{Exit, Worker};
+use passt_proto::drop::DropReason;
+use passt_proto::rules::AddressMap;
+use passt_proto::time::Instant;
+use rustix::event::epoll::EventFlags;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
+const NOW: Instant = Instant::from_millis(1000);
+
+fn pair() -> (Guest, Worker<RingLink>) {
+    let shape = Shape { transmit: 64, receive: 64, buffer: 1000 };
+    let (guest, link) = Guest::pair(shape, ALL).unwrap();
+    (guest, Worker::new(link, &options(1500, &AddressMap::default(), 64), NOW).unwrap())
+}
+
+/// What the engine received of the guest, once it has looked what there is to be told by descriptors.
+fn received(worker: &mut Worker<RingLink>) -> u64 {
+    worker.quiet_turn(NOW).unwrap();
+    worker.context().core.counters.from_guest.frames
+}
+
+fn send(guest: &mut Guest) {
+    assert!(guest.send(&vec![1; 60].into(), &[]));
+}
+
+#[test]
+fn each_descriptor_is_watched() {
+    let (mut guest, mut worker) = pair();
+    send(&mut guest);
+    assert_eq!(received(&mut worker), 0, "nobody was told");
+    guest.kick();
+    assert_eq!(received(&mut worker), 1);
+    let caps = Caps { tcp_segmentation: false, ..ALL };
+    guest.switch(caps);
+    assert_eq!(worker.context().core.link.caps(), ALL);
+    assert_eq!(received(&mut worker), 1);
+    assert_eq!(worker.context().core.link.caps(), caps);
+}
+
+/// The former descriptor is open elsewhere still, so that closing it alone would not end that it is watched.
+#[test]
+fn a_descriptor_in_place_of_another() {
+    let (mut guest, mut worker) = pair();
+    for _ in 0..3 {
+        let former = guest.change_kick().unwrap();
+        assert!(!worker.context().core.link.has_new_fds());
+        let before = received(&mut worker);
+        assert!(!worker.context().core.link.has_new_fds(), "it is in use");
+        send(&mut guest);
+        rustix::io::write(&former, &1u64.to_ne_bytes()).unwrap();
+        assert_eq!(received(&mut worker), before, "it is watched no more");
+        guest.kick();
+        assert_eq!(received(&mut worker), before + 1);
+    }
+}
+
+/// Nothing but what the guest does has the loop wake up.
+#[test]
+fn a_loop_that_is_told_of_nothing_twice() {
+    let (mut guest, mut worker) = pair();
+    let former = guest.change_kick().unwrap();
+    received(&mut worker);
+    send(&mut guest);
+    guest.kick();
+    rustix::io::write(&former, &1u64.to_ne_bytes()).unwrap();
+    // A client may have come to a link whose descriptors are watched already.
+    worker.greet().unwrap();
+    assert_eq!(received(&mut worker), 1);
+
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: 0, tv_nsec: 300_000_000 } };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).unwrap();
+    worker.context().core.watch(&timer, Token::External(3), EventFlags::IN).unwrap();
+    let before = worker.context().core.counters.rounds;
+    assert!(matches!(worker.run(|_, _: &mut Context<_>| true), Exit::External(3)));
+    let rounds = worker.context().core.counters.rounds - before;
+    assert!(rounds < 5, "{rounds} rounds in 300 ms");
+}
+
+/// What makes no sense is counted as a drop.
+#[test]
+fn rings_that_make_no_sense_are_counted() {
+    let (guest, mut worker) = pair();
+    for at in [guest.transmit().available_index(), guest.receive().available_index()] {
+        assert!(guest.region().store(at, 1000));
+    }
+    guest.kick();
+    received(&mut worker);
+    assert_eq!(worker.drops(DropReason::Offload), 2);
+}
