@@ -10,7 +10,7 @@ use passt_engine::link::ring::{Guest, RingLink, Shape};
 use passt_engine::link::{Caps, Link as _};
 use passt_engine::worker::{Exit, Worker};
 use passt_proto::drop::DropReason;
-use passt_proto::rules::AddressMap;
+use passt_proto::guest::Configured;
 use passt_proto::time::Instant;
 use rustix::event::epoll::EventFlags;
 use rustix::time::{
@@ -23,7 +23,7 @@ const NOW: Instant = Instant::from_millis(1000);
 fn pair() -> (Guest, Worker<RingLink>) {
     let shape = Shape { transmit: 64, receive: 64, buffer: 1000 };
     let (guest, link) = Guest::pair(shape, ALL).unwrap();
-    (guest, Worker::new(link, &options(1500, &AddressMap::default(), 64), NOW).unwrap())
+    (guest, Worker::new(link, &options(1500, &Configured::default(), 64), NOW).unwrap())
 }
 
 /// What the engine received of the guest, once it has looked what there is to be told by descriptors.
@@ -86,7 +86,7 @@ fn a_loop_that_is_told_of_nothing_twice() {
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).unwrap();
     worker.context().core.watch(&timer, Token::External(3), EventFlags::IN).unwrap();
     let before = worker.context().core.counters.rounds;
-    assert!(matches!(worker.run(|_, _: &mut Context<_>| true), Exit::External(3)));
+    assert!(matches!(worker.run(&mut |_, _: &mut Context<_>| true), Exit::External(3)));
     let rounds = worker.context().core.counters.rounds - before;
     assert!(rounds < 5, "{rounds} rounds in 300 ms");
 }
