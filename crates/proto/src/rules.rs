@@ -77,7 +77,10 @@ impl Guest {
     ) -> Result<GuestSide, DropReason> {
         let shown = self.shown(protocol, source).ok_or(DropReason::Unmapped)?;
         let group = Some(destination).filter(|d| d.is_group());
-        let guest = target.or(group).or_else(|| self.own(shown, destination)).ok_or(DropReason::Unmapped)?;
+        let guest = target
+            .or(group)
+            .or_else(|| self.own(protocol, shown, destination))
+            .ok_or(DropReason::Unmapped)?;
         if guest.is_v4() != shown.is_v4() {
             return Err(DropReason::Unmapped);
         }
@@ -137,14 +140,16 @@ impl Guest {
         }
     }
 
-    /// The guest's own address for what arrives on the host's side at `destination` from a host that it knows as `shown`. Of
-    /// several that it was assigned that is the one that was reached, as long as the guest uses no other than these.
-    fn own(&self, shown: Addr, destination: Addr) -> Option<Addr> {
+    /// The guest's own address for what arrives on the host's side at `destination` from a host that it
+    /// knows as `shown`. A connection arrives at the one that was reached, of several that the guest was
+    /// assigned, as long as it uses no other than these. Datagrams arrive at the one that it uses: servers
+    /// answer them from the address that the guest's kernel chooses.
+    fn own(&self, protocol: Protocol, shown: Addr, destination: Addr) -> Option<Addr> {
         if !shown.is_v4() && shown.is_link_local() {
             return self.learnt.link_local();
         }
         let (assigned, used) = (&self.family(shown).assigned, self.learnt.used(shown));
-        let is_one_of_them = used.is_none_or(|used| assigned.contains(&used));
+        let is_one_of_them = protocol == Protocol::Tcp && used.is_none_or(|used| assigned.contains(&used));
         let reached =
             assigned.iter().find(|own| **own == destination && is_one_of_them && assigned.len() > 1);
         reached.copied().or(used).or(assigned.first().copied()).or(self.learnt.link_local())
@@ -449,6 +454,9 @@ mod tests {
             let side = guest(learnt).to_guest(Protocol::Tcp, at(source), addr(destination), None);
             assert_eq!(side.map(|side| side.guest), Ok(addr(expected)), "{learnt:?} {source} {destination}");
         }
+        // Programs answer datagrams from whatever address their kernel chooses.
+        let udp = guest(&[]).to_guest(Protocol::Udp, at("203.0.113.5:80"), addr(second), None);
+        assert_eq!(udp.map(|side| side.guest), Ok(addr(first)));
         let itself = Some(addr("192.0.2.3"));
         for own in [first, second, third] {
             assert_eq!(guest(&[]).shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), itself, "{own}");
