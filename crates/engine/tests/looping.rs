@@ -67,10 +67,11 @@ fn the_rest_of_a_queue() {
         // A little longer, in which the loop has nothing to do.
         thread::sleep(Duration::from_millis(200));
         rustix::io::write(&done, &1_u64.to_ne_bytes()).unwrap();
-        (outcome, machine)
+        // Given back: a descriptor that is closed is no longer watched, and tells nothing.
+        (outcome, machine, done)
     });
     let exit = worker.run(&mut |_, _: &mut Context<_>| true);
-    let (outcome, _machine) = reader.join().unwrap();
+    let (outcome, _machine, _done) = reader.join().unwrap();
     assert!(outcome.is_ok() && matches!(exit, Exit::External(OTHER)), "{outcome:?} {exit:?}");
     let rounds = worker.context().core.counters.rounds;
     assert!((2..100).contains(&rounds), "{rounds} rounds");
