@@ -36,6 +36,9 @@ impl fmt::Display for Mac {
 pub struct Addr(Ipv6Addr);
 
 impl Addr {
+    /// No address, `::`.
+    pub const UNSPECIFIED: Self = Self(Ipv6Addr::UNSPECIFIED);
+
     /// Whether this is an IPv4 address.
     pub fn is_v4(self) -> bool {
         self.v4().is_some()

@@ -10,28 +10,47 @@ use passt_proto::guest::{Configured, Guest};
 
 /// What is known about the guest.
 #[derive(Debug)]
-pub struct Known(Arc<Guest>);
+pub struct Known {
+    guest: Arc<Guest>,
+    /// Whom the last frame came from, and the address that it named: most frames are from the same. Forgotten
+    /// with every change.
+    latest: (Mac, Addr),
+}
+
+/// Of nobody.
+const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
 
 impl Known {
     pub(super) fn new(configured: &Configured) -> Self {
-        Self(Arc::new(Guest::new(configured.clone())))
+        Self { guest: Arc::new(Guest::new(configured.clone())), latest: NOBODY }
     }
 
     /// What is known now, to be kept.
     pub fn share(&self) -> Arc<Guest> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.guest)
     }
 
     /// Changes what is known.
     pub fn change(&mut self, change: impl FnOnce(&mut Guest)) {
-        change(Arc::make_mut(&mut self.0));
+        change(Arc::make_mut(&mut self.guest));
+        self.latest = NOBODY;
     }
 
-    /// A frame came from `station`, with a packet from `source` if it had one.
-    pub(crate) fn heard(&mut self, station: Mac, source: Option<Addr>) {
+    /// A frame came from `station`, with a packet from `source` if it named one.
+    #[inline]
+    pub(crate) fn heard(&mut self, station: Mac, source: Option<&Addr>) {
+        let (last, addr) = &self.latest;
+        if *last != station || source.is_some_and(|source| source != addr) {
+            self.heard_another(station, source.copied().filter(|addr| !addr.is_unspecified()));
+        }
+    }
+
+    #[cold]
+    fn heard_another(&mut self, station: Mac, source: Option<Addr>) {
         if self.learnt.is_news(station, source) {
             self.change(|guest| guest.learnt.hear(station, source));
         }
+        self.latest = (station, source.unwrap_or(Addr::UNSPECIFIED));
     }
 
     /// The guest claims to have this address.
@@ -53,6 +72,6 @@ impl Deref for Known {
     type Target = Guest;
 
     fn deref(&self) -> &Guest {
-        &self.0
+        &self.guest
     }
 }

@@ -56,21 +56,22 @@ impl<L: Link> Engine<L> {
             capture.record(core.now, &[], &whole);
         }
         let offload = frame.offload;
-        let classified = classify(frame.head, frame.len);
-        // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
-        let Ok((source, class)) = &classified else {
-            if let Ok(station) = classify::source(frame.head) {
-                core.guest.heard(station, None);
+        let (source, class) = match classify(frame.head, frame.len) {
+            Ok(found) => found,
+            Err(reason) => {
+                // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
+                if let Ok(station) = classify::source(frame.head) {
+                    core.guest.heard(station, None);
+                }
+                return Err(reason);
             }
-            return classified.map(drop);
         };
-        let (source, claimed) = (*source, responder::claimed(*source, class, frame.head));
+        let claimed = responder::claimed(source, &class, frame.head);
         log::trace!("from guest: {} bytes, {class:?}", frame.len);
-        core.guest.heard(source, class.sender().or(claimed));
+        core.guest.heard(source, class.sender().or(claimed.as_ref()));
         if let Some(addr) = claimed {
             core.guest.claimed(addr);
         }
-        let Ok((_, class)) = classified else { return Ok(()) };
         let answer = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
         if let Some(answer) = answer {
             let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;

@@ -68,14 +68,14 @@ pub enum Class {
 }
 
 impl Class {
-    /// The address that a packet says it came from, if it says one.
-    pub fn sender(&self) -> Option<Addr> {
-        let src = match self {
-            Self::Arp { .. } => return None,
-            Self::Ndp { src, .. } | Self::Tcp { src, .. } | Self::Echo { src, .. } => *src,
-            Self::Dhcp(datagram) | Self::Dhcpv6(datagram) | Self::Udp(datagram) => datagram.src.addr,
-        };
-        (!src.is_unspecified()).then_some(src)
+    /// The source address of a packet, which may be unspecified. ARP has none.
+    #[inline]
+    pub fn sender(&self) -> Option<&Addr> {
+        match self {
+            Self::Arp { .. } => None,
+            Self::Ndp { src, .. } | Self::Tcp { src, .. } | Self::Echo { src, .. } => Some(src),
+            Self::Dhcp(datagram) | Self::Dhcpv6(datagram) | Self::Udp(datagram) => Some(&datagram.src.addr),
+        }
     }
 }
 
