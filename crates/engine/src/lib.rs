@@ -1,6 +1,7 @@
 //! The engine of passt and pasta: translates between a layer-2 link to a guest and layer-4 sockets of
 //! the host.
 
+pub mod control;
 pub mod core;
 pub mod dispatch;
 pub mod flow;

@@ -115,6 +115,26 @@ impl<L: Link> Engine<L> {
         });
     }
 
+    /// Ends flows of datagrams that travel through listening sockets that were closed; how many.
+    pub(crate) fn end_through(&mut self, listeners: &[u32]) -> usize {
+        if listeners.is_empty() {
+            return 0;
+        }
+        let through = |flow: &Flow| match flow {
+            Flow::Udp(flow) => flow.listener().is_some_and(|number| listeners.contains(&number)),
+            Flow::Tcp(_) | Flow::Splice(_) | Flow::Echo(_) => false,
+        };
+        let mut ended = 0;
+        for slot in 0..self.flows.slots() {
+            let Some(handle) = self.flows.at(slot) else { continue };
+            if self.flows.get(handle).is_some_and(|(_, flow)| through(flow)) {
+                self.remove(handle);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
     fn with_slot(
         &mut self,
         slot: u32,

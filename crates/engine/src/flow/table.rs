@@ -79,6 +79,11 @@ impl<T> Table<T> {
         self.live >= self.capacity - self.capacity / RESERVE
     }
 
+    /// Slots that were ever used: all flows are in those below this number.
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
     /// Adds a flow; gives it back when the table is full or `key` is taken.
     pub fn insert(&mut self, key: Key, value: T) -> Result<Handle, T> {
         let place = self.place_of(&key);

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use super::pressure::Pressure;
 use super::stock::Stock;
-use super::{Forward, Listener, Listeners};
+use super::{Applied, Changes, Forward, Listener, Listeners, Stale};
 use crate::core::{Core, Token};
 use crate::flow::Side;
 use crate::flow::inbound::Inbound;
@@ -23,6 +23,17 @@ pub struct Context<L> {
     pub core: Core<L>,
     /// Forwarded ports.
     pub ports: Ports,
+}
+
+/// Why a plan did not take effect; everything is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Uncommitted {
+    /// Others were faster.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The loop can't watch the new sockets (`epoll_ctl(2)`).
+    #[error("Couldn't watch ports: {0}")]
+    Watch(#[from] io::Error),
 }
 
 /// Forwarded ports of a worker.
@@ -83,14 +94,47 @@ impl<L: Link> Context<L> {
         Ok(())
     }
 
-    /// Forwards what comes in through a socket from now on.
-    pub fn listen(&mut self, listener: Listener) -> io::Result<()> {
+    /// Forwards what comes in through a socket from now on; its number.
+    pub fn listen(&mut self, listener: Listener) -> io::Result<u32> {
         let Self { core, ports } = self;
         let number = ports.listeners.insert(listener);
         let watched = ports.listeners.get(number).map_or(Ok(()), |listener| listener.watch(core, number));
         if watched.is_err() {
             ports.listeners.remove(number);
         }
-        watched
+        watched.map(|()| number)
+    }
+
+    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that are
+    /// gone, whose numbers it returns. On an error nothing has changed.
+    pub(crate) fn commit(&mut self, applied: Applied) -> Result<Vec<u32>, Uncommitted> {
+        let mut applied = self.ports.forward.current(applied)?;
+        self.listen_to_all(std::mem::take(&mut applied.open))?;
+        let Changes { close, .. } = self.ports.forward.commit(applied, &self.ports.listeners)?;
+        self.close(&close);
+        Ok(close)
+    }
+
+    /// Watches all of some sockets, or none of them.
+    fn listen_to_all(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
+        let mut numbers = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            match self.listen(listener) {
+                Ok(number) => numbers.push(number),
+                Err(error) => {
+                    self.close(&numbers);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, numbers: &[u32]) {
+        for listener in numbers.iter().filter_map(|&number| self.ports.listeners.remove(number)) {
+            // One that was handed over to another rule stays open, and would be reported for both.
+            let _ = self.core.unwatch(&listener.fd);
+            log::debug!("{listener}: closed");
+        }
     }
 }

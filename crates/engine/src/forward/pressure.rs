@@ -159,6 +159,11 @@ impl Pressure {
         fd.as_fd().as_raw_fd() >= self.kept
     }
 
+    /// Descriptors from this number on are kept.
+    pub(crate) fn kept(&self) -> RawFd {
+        self.kept
+    }
+
     /// Listening sockets at most, where not all need be had.
     pub(super) fn ports(&self) -> usize {
         self.ports

@@ -61,7 +61,7 @@ impl<L: Link> Worker<L> {
 
     /// Forwards the ports of listening sockets from now on.
     pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
-        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener))
+        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener).map(drop))
     }
 
     /// A guest has come to a link that had none: watches the link's descriptor, and has the guest

@@ -321,6 +321,14 @@ impl UdpFlow {
         }
     }
 
+    /// The number of the listening socket that it travels through, if it does.
+    pub(crate) fn listener(&self) -> Option<u32> {
+        match &self.sockets {
+            Sockets::Own(_) => None,
+            Sockets::Shared(shared) | Sockets::Both(_, shared) => Some(shared.number),
+        }
+    }
+
     /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
     fn reopened(&mut self, listener: Shared) {
         if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
