@@ -4,15 +4,9 @@
 //! there, which stay as they are. A commit swaps them in; dropping what was applied rolls it back. Who
 //! commits sees at once what became of it: sockets of rules that are gone are closed by then.
 
-use passt_sys::seccomp::{Call, Sysno};
-
 use super::Control;
 use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress, Uncommitted};
 use crate::link::Link;
-
-/// System calls made here once the process runs, beside those of [`forward`](crate::forward::CALLS): a
-/// socket is handed over to another rule by `F_DUPFD_CLOEXEC` (`include/uapi/linux/fcntl.h`).
-pub const CALLS: &[Call] = &[Call::only(Sysno::fcntl, &[&[(1, 1030)]])];
 
 /// What a commit has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -69,6 +69,11 @@ impl<T> Table<T> {
         self.live
     }
 
+    /// Flows at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether there is no room for another flow.
     pub fn is_full(&self) -> bool {
         self.live == self.capacity

@@ -32,6 +32,7 @@ use self::detect::Source;
 use self::follow::Todo;
 pub use self::listener::{Listener, Listeners, Options};
 pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
+pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports, Uncommitted};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};

@@ -1,7 +1,7 @@
 //! What a worker has to do with forwarded ports, apart from the flows that come in there.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use passt_proto::addr::Addr;
 use passt_sys::namespace::{self, Kind, Resident};
@@ -36,6 +36,21 @@ pub enum Uncommitted {
     Watch(#[from] io::Error),
 }
 
+/// How much is in use, and of how much.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Occupied {
+    /// Connections that came in.
+    pub(crate) connections: (usize, usize),
+    /// Flows of datagrams that did.
+    pub(crate) datagrams: (usize, usize),
+    /// Sockets of the namespace in stock.
+    pub(crate) sockets: (usize, usize),
+    /// Descriptors that are not kept.
+    pub(crate) descriptors: (usize, usize),
+    /// Listening sockets that have to wait.
+    pub(crate) waiting: usize,
+}
+
 /// Forwarded ports of a worker.
 pub struct Ports {
     /// The sockets that listen, as numbered by [`Token::Listener`].
@@ -63,6 +78,21 @@ impl Ports {
             stock: Stock::new(pressure.descriptors()),
             pressure,
             inside: None,
+        }
+    }
+
+    /// How much of what is bounded here is in use. `fd` is any descriptor, of which another is made.
+    pub(crate) fn occupied(&self, fd: impl AsFd) -> Occupied {
+        let limit = self.pressure.descriptors();
+        // The kernel gives out the lowest free number: as many are in use, or a few more.
+        let free = rustix::io::fcntl_dupfd_cloexec(fd, 0);
+        let used = free.map_or(limit, |fd| usize::try_from(fd.as_raw_fd()).unwrap_or(limit));
+        Occupied {
+            connections: self.inbound.connections(),
+            datagrams: self.inbound.datagrams(),
+            sockets: self.stock.level(),
+            descriptors: (used, limit),
+            waiting: self.pressure.waiting(),
         }
     }
 

@@ -218,6 +218,11 @@ impl Pressure {
         !self.without_sockets.is_empty()
     }
 
+    /// How many listening sockets have to wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.union(&self.without_sockets).count()
+    }
+
     /// Whether no listening socket has to wait, which is how it mostly is.
     pub(crate) fn nobody_waits(&self) -> bool {
         self.waiting.is_empty() && self.without_sockets.is_empty()

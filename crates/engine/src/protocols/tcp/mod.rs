@@ -30,9 +30,11 @@ use rustix::io::Errno;
 pub(crate) use self::open::stray;
 use self::slack::{Pool, Rest};
 use super::Verdict;
+use super::facts::{self, Facts};
 use super::socket::{is_reset, socket_error};
 use crate::core::Core;
 use crate::core::icmp::unreachable;
+use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
 use crate::forward::pressure::Ticket;
@@ -61,8 +63,13 @@ const ORPHANS: usize = 8;
 const BURST: usize = 8;
 /// Batches for which an acknowledgement waits at most while frames keep coming: about a millisecond.
 const PATIENCE: u8 = 8;
+/// The time of a timer that is not set.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
 /// Bytes of the buffer that skipped data goes to where `SO_PEEK_OFF` is missing.
 const SCRATCH: usize = 64 * 1024;
+
+// Pieces of a batch have numbers of 16 bits.
+const _: () = assert!(MAX_BATCH <= 1 << 16);
 
 /// What all connections share.
 pub struct Tcp {
@@ -93,7 +100,7 @@ pub struct Tcp {
 struct Piece {
     frame: usize,
     range: Range<usize>,
-    next: Option<usize>,
+    next: Option<u16>,
 }
 
 /// A TCP connection with its socket.
@@ -102,8 +109,9 @@ pub struct TcpFlow {
     fd: OwnedFd,
     /// Addresses of what is sent to the guest. Its MAC address is brought up to date in [`TcpFlow::pull`].
     path: Path,
-    /// First and last piece of payload in the batch.
-    batch: Option<(usize, usize)>,
+    account: Account,
+    /// First and last piece of payload in the batch, of which there are [`MAX_BATCH`] at most.
+    batch: Option<(u16, u16)>,
     /// Is in [`Tcp::dirty`].
     dirty: bool,
     /// Is in [`Tcp::late`].
@@ -126,8 +134,8 @@ pub struct TcpFlow {
     orphan: bool,
     /// It came in, and the guest has not accepted it yet.
     ticket: Option<Ticket>,
-    /// What the timer is set to.
-    timer: Option<Instant>,
+    /// What the timer is set to, or [`NEVER`].
+    timer: Instant,
     /// Is to be called when the link has room.
     waits: bool,
 }
@@ -164,6 +172,11 @@ impl Tcp {
     /// Whether acknowledgements wait for the link to be quiet: the loop may not sleep over them.
     pub(crate) fn has_late(&self) -> bool {
         !self.late.is_empty()
+    }
+
+    /// Connections whose guest has finished and is gone, and how many there may be with so many descriptors.
+    pub(crate) fn left_behind(&self, descriptors: usize) -> (usize, usize) {
+        (self.orphans, descriptors / ORPHANS)
     }
 
     /// Connection number `next` that got a segment in the batch.
@@ -261,11 +274,11 @@ impl TcpFlow {
     }
 
     fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
-        let index = pieces.len();
+        let Ok(index) = u16::try_from(pieces.len()) else { return };
         pieces.push(Piece { frame, range, next: None });
         self.batch = Some(match self.batch {
             Some((first, last)) => {
-                pieces[last].next = Some(index);
+                pieces[usize::from(last)].next = Some(index);
                 (first, index)
             }
             None => (index, index),
@@ -281,7 +294,10 @@ impl TcpFlow {
     ) -> Verdict {
         self.dirty = false;
         if let Some((first, _)) = self.batch.take() {
-            let Ok(taken) = self.queue(ctx, tcp, first) else { return self.reset(ctx, tcp, handle) };
+            let Ok((taken, frames)) = self.queue(ctx, tcp, first) else {
+                return self.reset(ctx, tcp, handle);
+            };
+            self.account.carried(Direction::Out, frames, taken, ctx.core.now);
             self.conn.handle(ctx.core.now, Event::Queued { taken: count(taken), held: self.held() });
         }
         if ctx.core.link.is_backlogged() && tcp.late.len() < MAX_BATCH {
@@ -294,15 +310,21 @@ impl TcpFlow {
     }
 
     /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room, which is all but
-    /// where the slack is used up.
-    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, first: usize) -> io::Result<usize> {
-        let (mut taken, mut next) = (0, Some(first));
+    /// where the slack is used up, and of how many pieces.
+    fn queue<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        first: u16,
+    ) -> io::Result<(usize, usize)> {
+        let (mut taken, mut frames, mut next) = (0, 0, Some(first));
         while next.is_some() {
             let mut data = Gather::new();
-            while let Some(piece) = next.map(|index| &tcp.pieces[index])
+            while let Some(piece) = next.map(|index| &tcp.pieces[usize::from(index)])
                 && ctx.core.link.payload(piece.frame, piece.range.clone(), &mut data)
             {
                 next = piece.next;
+                frames += 1;
             }
             let mut sent = 0;
             if self.rest.is_none() {
@@ -321,7 +343,7 @@ impl TcpFlow {
                 break;
             }
         }
-        Ok(taken)
+        Ok((taken, frames))
     }
 
     fn held(&self) -> u32 {
@@ -427,6 +449,19 @@ impl TcpFlow {
         Some((self.ticket.as_ref()?, self.ended))
     }
 
+    /// What it tells of itself. Its sockets' addresses are asked of the kernel.
+    pub(crate) fn facts<L>(&self, core: &Core<L>, key: &Key) -> Facts {
+        // A socket that is connecting has no peer yet.
+        let meant = || Some(core.map.from_guest(key.protocol, key.remote).ok()?.remote);
+        Facts {
+            state: self.conn.phase().into(),
+            account: self.account,
+            retransmitted: self.conn.retransmitted(),
+            local: facts::local(&self.fd),
+            remote: facts::peer(&self.fd).or_else(meant),
+        }
+    }
+
     /// Resets both sides.
     pub(crate) fn give_up<L: Link>(
         &mut self,
@@ -434,6 +469,8 @@ impl TcpFlow {
         tcp: &mut Tcp,
         handle: Handle,
     ) -> Verdict {
+        // Or the end of what is owed would have the host's socket end in order.
+        self.owes = false;
         let _ = socket::set_reset_on_close(self.fd.as_fd());
         self.broken(ctx, tcp, handle)
     }
@@ -464,7 +501,7 @@ impl TcpFlow {
         if self.is_abandoned(key, ctx.core.now) {
             return self.give_up(ctx, tcp, handle);
         }
-        self.timer = None;
+        self.timer = NEVER;
         self.conn.handle(ctx.core.now, Event::Timeout);
         self.pull(ctx, tcp, handle)
     }
@@ -491,6 +528,7 @@ impl TcpFlow {
                     }
                 }
                 Action::Discard(bytes) => {
+                    self.account.carried(Direction::In, 0, bytes as usize, ctx.core.now);
                     if self.discard(ctx.core.now, bytes).is_err() {
                         self.conn.handle(ctx.core.now, Event::Failed);
                     }
@@ -554,7 +592,8 @@ impl TcpFlow {
 
     /// Counts what a guest left behind; false if there is too much of that.
     fn adopt<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp) -> bool {
-        self.orphan = tcp.orphans < ctx.ports.pressure.descriptors() / ORPHANS;
+        let (orphans, most) = tcp.left_behind(ctx.ports.pressure.descriptors());
+        self.orphan = orphans < most;
         tcp.orphans += usize::from(self.orphan);
         self.orphan
     }
@@ -572,9 +611,9 @@ impl TcpFlow {
     /// A timer that fires too early costs less than moving it with every segment.
     fn set_timer<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if let Some(due) = self.conn.next_timeout()
-            && self.timer.is_none_or(|at| due < at)
+            && due < self.timer
         {
-            self.timer = Some(due);
+            self.timer = due;
             ctx.core.timers.set(handle.index, due);
         }
     }
