@@ -36,7 +36,8 @@ pub struct Occupancy {
     pub pipes: Level,
     /// Sockets of the namespace that were made in advance: of TCP and UDP, for IPv4 and IPv6.
     pub sockets: Level,
-    /// Descriptors of the process; those beyond are kept for what exists and for the guest's own flows.
+    /// Descriptors of the process; those beyond are kept for what exists and for the guest's own
+    /// flows.
     pub descriptors: Level,
     /// Sockets that listen.
     pub listeners: Listening,

@@ -10,8 +10,8 @@ pub const MAX_PAGE: usize = 256;
 /// Slots of the table looked at for a page at most.
 const MAX_SLOTS: u32 = 1 << 14;
 
-/// A place between two flows of the list. It stays valid whatever flows begin and end: those that live all the
-/// time are listed once.
+/// A place between two flows of the list. It stays valid whatever flows begin and end: those that
+/// live all the time are listed once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(u32);
 

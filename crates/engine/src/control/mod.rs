@@ -1,7 +1,8 @@
-//! What can be asked and changed while a worker runs, as plain data: how it is asked for is elsewhere.
+//! What can be asked and changed while a worker runs, as plain data: how it is asked for is
+//! elsewhere.
 //!
-//! Floor: control. Everything here is done between two events of the loop, and nothing waits. What may
-//! take longer is done a part at a time by whoever asks.
+//! Floor: control. Everything here is done between two events of the loop, and nothing waits. What
+//! may take longer is done a part at a time by whoever asks.
 
 mod figures;
 mod flows;
@@ -15,7 +16,8 @@ pub use self::figures::{Level, Listening, Occupancy};
 pub use self::flows::{Cursor, MAX_PAGE, NoFlow, Page};
 pub use self::rules::Committed;
 
-/// System calls made here once the process runs, beside those of [`forward`](crate::forward::CALLS).
+/// System calls made here once the process runs, beside those of
+/// [`forward`](crate::forward::CALLS).
 pub const CALLS: &[Call] = &[
     // `F_DUPFD_CLOEXEC` (`include/uapi/linux/fcntl.h`): a socket is handed over to another rule.
     Call::only(Sysno::fcntl, &[&[(1, 1030)]]),

@@ -1,8 +1,9 @@
 //! Forwarding rules: planned, applied, and then committed or rolled back.
 //!
-//! A plan says which rules can't be, and changes nothing. Applying it opens sockets beside those that are
-//! there, which stay as they are. A commit swaps them in; dropping what was applied rolls it back. Who
-//! commits sees at once what became of it: sockets of rules that are gone are closed by then.
+//! A plan says which rules can't be, and changes nothing. Applying it opens sockets beside those
+//! that are there, which stay as they are. A commit swaps them in; dropping what was applied rolls
+//! it back. Who commits sees at once what became of it: sockets of rules that are gone are closed
+//! by then.
 
 use super::Control;
 use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress, Uncommitted};
@@ -18,8 +19,8 @@ pub struct Committed {
 }
 
 impl<L: Link> Control<'_, L> {
-    /// The rules that are in effect, in the order in which they were added, each with how many sockets
-    /// listen for it.
+    /// The rules that are in effect, in the order in which they were added, each with how many
+    /// sockets listen for it.
     pub fn rules(&self) -> impl Iterator<Item = (&Entry, usize)> {
         let ports = &self.engine.ctx.ports;
         let sockets = ports.listeners.by_rule();
@@ -43,10 +44,11 @@ impl<L: Link> Control<'_, L> {
         apply.step(self.engine.ctx.ports.inside.as_ref())
     }
 
-    /// Puts what was applied into effect, but for rules [refused](Applied::refused). Sockets of rules that
-    /// stay are not touched. Those of rules that are gone are closed: connections accepted from them go
-    /// on, flows of datagrams through them end. Rules that follow services get their sockets in the next
-    /// rounds of the loop. On an error everything is as it was, and what was opened is closed.
+    /// Puts what was applied into effect, but for rules [refused](Applied::refused). Sockets of
+    /// rules that stay are not touched. Those of rules that are gone are closed: connections
+    /// accepted from them go on, flows of datagrams through them end. Rules that follow services
+    /// get their sockets in the next rounds of the loop. On an error everything is as it was, and
+    /// what was opened is closed.
     pub fn commit(&mut self, applied: Applied) -> Result<Committed, Uncommitted> {
         let closed = self.engine.ctx.commit(applied)?;
         let ended = self.engine.end_through(&closed);

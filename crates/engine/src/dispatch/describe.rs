@@ -18,12 +18,13 @@ pub struct Description {
     pub protocol: Protocol,
     /// How it travels: in frames, or past the link from a client on one side.
     pub via: Via,
-    /// The guest's own address and port as it sees them; past the link those that the client reached.
-    /// The port of pings is their identifier.
+    /// The guest's own address and port as it sees them; past the link those that the client
+    /// reached. The port of pings is their identifier.
     pub guest: Endpoint,
     /// The remote address and port as the guest sees them; past the link the client's own.
     pub remote: Endpoint,
-    /// Whom our socket on the other side talks to: on the host, or past the link where the client is not.
+    /// Whom our socket on the other side talks to: on the host, or past the link where the client
+    /// is not.
     pub target: Option<Endpoint>,
     /// The address of that socket. A listening socket that is bound to all has no other.
     pub local: Option<Endpoint>,
@@ -35,8 +36,8 @@ pub struct Description {
     pub idle: Duration,
     /// Payload from the guest; past the link from the client. TCP: bytes that the host's side took.
     pub out: Carried,
-    /// Payload to the guest; past the link to the client. TCP: bytes that the guest acknowledged, and
-    /// frames as often as they were sent.
+    /// Payload to the guest; past the link to the client. TCP: bytes that the guest acknowledged,
+    /// and frames as often as they were sent.
     pub inward: Carried,
     /// TCP segments sent to the guest again.
     pub retransmitted: u32,
@@ -53,7 +54,8 @@ impl Description {
 }
 
 impl<L: Link> Engine<L> {
-    /// A flow as it is now, unless it ended. Asks the kernel for the addresses of its sockets: two system calls at most.
+    /// A flow as it is now, unless it ended. Asks the kernel for the addresses of its sockets: two
+    /// system calls at most.
     pub(crate) fn describe(&self, handle: Handle) -> Option<Description> {
         let (key, flow) = self.flows.get(handle)?;
         let now = self.ctx.core.now;

@@ -1,7 +1,7 @@
 //! What a flow has carried: for whoever asks, at next to no cost while it is carried.
 //!
-//! There is one account for each flow, so it is small. Sizes are added up where they are known anyway, for a
-//! batch at once, and time is kept in coarse units.
+//! There is one account for each flow, so it is small. Sizes are added up where they are known
+//! anyway, for a batch at once, and time is kept in coarse units.
 
 use passt_proto::time::{Duration, Instant};
 

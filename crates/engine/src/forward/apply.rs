@@ -1,9 +1,9 @@
-//! A plan on its way into effect: the sockets that it needs are opened beside those that are there, and
-//! nothing else changes. What was opened is then swapped in as a whole, or dropped.
+//! A plan on its way into effect: the sockets that it needs are opened beside those that are there,
+//! and nothing else changes. What was opened is then swapped in as a whole, or dropped.
 //!
-//! On the host a caller's thread opens sockets, in the namespace the one that stays there. Both do a
-//! part at a time, so that traffic goes on meanwhile. A rule that replaces another at the same address
-//! and port gets the same sockets, and whoever waits in their backlogs is served.
+//! On the host a caller's thread opens sockets, in the namespace the one that stays there. Both do
+//! a part at a time, so that traffic goes on meanwhile. A rule that replaces another at the same
+//! address and port gets the same sockets, and whoever waits in their backlogs is served.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -47,7 +47,8 @@ pub struct Apply {
 pub enum Progress {
     /// There are more; the next step can be made at once.
     More,
-    /// The thread in the namespace is at work, and signals its descriptor when a next step can be made.
+    /// The thread in the namespace is at work, and signals its descriptor when a next step can be
+    /// made.
     Waits,
     /// All are open that can be had.
     Done,
@@ -93,8 +94,8 @@ struct Lack {
 type Opened = (Vec<Listener>, Option<Lack>);
 
 impl Apply {
-    /// For rules that replace some of `before`, whose sockets are among `listeners`. Rules can follow
-    /// services if something tells of these.
+    /// For rules that replace some of `before`, whose sockets are among `listeners`. Rules can
+    /// follow services if something tells of these.
     pub(super) fn new(
         plan: Plan,
         (before, listeners): (&Rules, &Listeners),
@@ -189,8 +190,8 @@ impl Apply {
         }
     }
 
-    /// What can be had, and what can't. Call it when all is [`Done`](Progress::Done): what is left is
-    /// refused.
+    /// What can be had, and what can't. Call it when all is [`Done`](Progress::Done): what is left
+    /// is refused.
     pub fn finish(mut self) -> Applied {
         let mut open = Vec::new();
         let mut lacking = Vec::new();
@@ -230,8 +231,8 @@ impl Apply {
 
 impl Applied {
     /// Rules that can't be had, or a part of them, each with its reason. Those refused as a
-    /// [whole](Extent::Whole) are not part of what a commit puts into effect; who wants all or nothing
-    /// rolls back.
+    /// [whole](Extent::Whole) are not part of what a commit puts into effect; who wants all or
+    /// nothing rolls back.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
     }
@@ -261,7 +262,8 @@ impl Task {
         Self { id, entry, most, left, opened: Vec::new(), lack: None }
     }
 
-    /// Takes over sockets of rules that are deleted: their ports are not free before they are closed.
+    /// Takes over sockets of rules that are deleted: their ports are not free before they are
+    /// closed.
     fn take_over(
         &mut self,
         before: &Rules,
@@ -308,7 +310,8 @@ impl Task {
         self.arrived(opened);
     }
 
-    /// Has a part opened `inside`; nothing is pending if the thread there has other work to begin first.
+    /// Has a part opened `inside`; nothing is pending if the thread there has other work to begin
+    /// first.
     fn begin(&mut self, inside: Option<&Resident>, options: Options) -> io::Result<Option<Pending<Opened>>> {
         let inside = inside.ok_or(Errno::NETUNREACH)?;
         let part = self.part();

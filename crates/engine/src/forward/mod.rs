@@ -125,14 +125,14 @@ impl Forward {
         self.rules.plan(changes, self.options.families)
     }
 
-    /// Begins to open the sockets that a plan needs, beside `listeners`, with descriptors below `most`.
-    /// Those that follow what listens elsewhere have none yet.
+    /// Begins to open the sockets that a plan needs, beside `listeners`, with descriptors below
+    /// `most`. Rules that follow what listens elsewhere have none yet.
     pub(crate) fn apply(&self, plan: Plan, listeners: &Listeners, most: RawFd) -> Apply {
         Apply::new(plan, (&self.rules, listeners), self.options, most, self.detection.is_some())
     }
 
-    /// The same before there is a loop: opens all sockets from the calling thread, which is on the side
-    /// of every rule.
+    /// The same before there is a loop: opens all sockets from the calling thread, which is on the
+    /// side of every rule.
     pub fn apply_here(&self, plan: Plan) -> Applied {
         let none = (&self.rules, &Listeners::default());
         let mut apply = Apply::new(plan, none, self.options, RawFd::MAX, true);
@@ -190,9 +190,9 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) {
     }
 }
 
-/// Opens what tells of services on either side, if that was not done before. For rules that come later:
-/// a sealed process can't. An error where there is no way into the namespace (`ENETUNREACH`), or of
-/// socket(7).
+/// Opens what tells of services on either side, if that was not done before. For rules that come
+/// later: a sealed process can't. An error where there is no way into the namespace
+/// (`ENETUNREACH`), or of socket(7).
 pub fn prepare_to_follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
     if ctx.ports.forward.detection.is_some() {
         return Ok(());

@@ -1,7 +1,8 @@
-//! Changes of the rules: what they amount to, and which of them can't be. Pure: no socket is opened here.
+//! Changes of the rules: what they amount to, and which of them can't be. Pure: no socket is opened
+//! here.
 //!
-//! A change names a rule by all that it says, so that whoever asks need not know what is there. Adding
-//! an equal rule, or deleting one that is not there, changes nothing and is no error.
+//! A change names a rule by all that it says, so that whoever asks need not know what is there.
+//! Adding an equal rule, or deleting one that is not there, changes nothing and is no error.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -81,7 +81,8 @@ impl Ports {
         }
     }
 
-    /// How much of what is bounded here is in use. `fd` is any descriptor, of which another is made.
+    /// How much of what is bounded here is in use. `fd` is any descriptor, of which another is
+    /// made.
     pub(crate) fn occupied(&self, fd: impl AsFd) -> Occupied {
         let limit = self.pressure.descriptors();
         // The kernel gives out the lowest free number: as many are in use, or a few more.
@@ -135,8 +136,8 @@ impl<L: Link> Context<L> {
         watched.map(|()| number)
     }
 
-    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that are
-    /// gone, whose numbers it returns. On an error nothing has changed.
+    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that
+    /// are gone, whose numbers it returns. On an error nothing has changed.
     pub(crate) fn commit(&mut self, applied: Applied) -> Result<Vec<u32>, Uncommitted> {
         let mut applied = self.ports.forward.current(applied)?;
         self.listen_to_all(std::mem::take(&mut applied.open))?;

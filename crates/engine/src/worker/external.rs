@@ -4,8 +4,8 @@ use passt_proto::time::Instant;
 
 use crate::dispatch::Engine;
 
-/// The program around a worker, which calls it between two events. Each call keeps the network waiting. With the
-/// engine comes all that [`Control`](crate::control::Control) can do.
+/// The program around a worker, which calls it between two events. Each call keeps the network
+/// waiting. With the engine comes all that [`Control`](crate::control::Control) can do.
 pub trait External<L> {
     /// The descriptor watched as [`Token::External`](crate::core::Token::External) `number` is readable, or was
     /// [postponed](crate::core::Core::postpone); whether the loop is to end.

@@ -12,6 +12,7 @@
 //!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
+mod facts;
 mod pipe;
 
 use std::io;
@@ -19,7 +20,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
-use passt_proto::tcp::Phase;
 use passt_proto::time::Instant;
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Choice, Sysno};
@@ -32,7 +32,6 @@ use rustix::pipe::SpliceFlags;
 
 use self::pipe::{Pipe, Pipes};
 use super::Verdict;
-use super::facts::{self, Facts};
 use super::socket::{is_reset, socket_error};
 use crate::core::{Handle, Token};
 use crate::flow::account::{Account, Direction};
@@ -205,25 +204,6 @@ impl SpliceFlow {
     pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>, now: Instant) -> Self {
         let (ends, ways) = ([End::new(client), End::new(target)], [Way::new(), Way::new()]);
         Self { ends, ways, connecting, account: Account::new(now) }
-    }
-
-    /// What it tells of itself; its sockets' addresses are asked of the kernel. Bytes are counted as
-    /// they are read, and what they come in is not known.
-    pub(crate) fn facts(&self, from: Side) -> Facts {
-        let finished = |end: usize| {
-            self.ends[end].finished || matches!(self.ways[end].state, State::Ending | State::Ended)
-        };
-        let [host, guest] = if from == Side::Host { [CLIENT, TARGET] } else { [TARGET, CLIENT] };
-        let state = match (finished(guest), finished(host)) {
-            _ if self.connecting.is_some() => Phase::Connecting,
-            (false, false) => Phase::Open,
-            (true, false) => Phase::GuestFinished,
-            (false, true) => Phase::HostFinished,
-            (true, true) => Phase::BothFinished,
-        };
-        let target = &self.ends[TARGET].fd;
-        let (local, remote) = (facts::local(target), facts::peer(target));
-        Facts { state: state.into(), account: self.account, retransmitted: 0, local, remote }
     }
 
     /// Everything is in place: what the client sent already goes on at once, since on

@@ -4,6 +4,7 @@
 //! connection got is one `sendmsg`, and is answered with one acknowledgement.
 //! How connections begin is in `open`, what the guest gets of the host in `read`.
 
+mod facts;
 mod open;
 mod read;
 pub mod slack;
@@ -30,7 +31,6 @@ use rustix::io::Errno;
 pub(crate) use self::open::stray;
 use self::slack::{Pool, Rest};
 use super::Verdict;
-use super::facts::{self, Facts};
 use super::socket::{is_reset, socket_error};
 use crate::core::Core;
 use crate::core::icmp::unreachable;
@@ -174,7 +174,8 @@ impl Tcp {
         !self.late.is_empty()
     }
 
-    /// Connections whose guest has finished and is gone, and how many there may be with so many descriptors.
+    /// Connections whose guest has finished and is gone, and how many there may be with so many
+    /// descriptors.
     pub(crate) fn left_behind(&self, descriptors: usize) -> (usize, usize) {
         (self.orphans, descriptors / ORPHANS)
     }
@@ -447,19 +448,6 @@ impl TcpFlow {
     /// Its ticket while the guest has not accepted, and whether the client has finished by then.
     pub(crate) fn opening(&self) -> Option<(&Ticket, bool)> {
         Some((self.ticket.as_ref()?, self.ended))
-    }
-
-    /// What it tells of itself. Its sockets' addresses are asked of the kernel.
-    pub(crate) fn facts<L>(&self, core: &Core<L>, key: &Key) -> Facts {
-        // A socket that is connecting has no peer yet.
-        let meant = || Some(core.map.from_guest(key.protocol, key.remote).ok()?.remote);
-        Facts {
-            state: self.conn.phase().into(),
-            account: self.account,
-            retransmitted: self.conn.retransmitted(),
-            local: facts::local(&self.fd),
-            remote: facts::peer(&self.fd).or_else(meant),
-        }
     }
 
     /// Resets both sides.

@@ -8,6 +8,7 @@
 
 pub(crate) mod bypass;
 pub(crate) mod errors;
+mod facts;
 mod frames;
 mod send;
 
@@ -33,7 +34,6 @@ use rustix::io::Errno;
 pub(crate) use self::send::datagrams;
 use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Tally, Way};
 use super::Verdict;
-use super::facts::{self, Facts, State};
 use super::socket::datagram_socket;
 use crate::core::Core;
 use crate::core::icmp::unreachable;
@@ -326,14 +326,6 @@ impl UdpFlow {
         }
     }
 
-    /// The number of the listening socket that it travels through, if it does.
-    pub(crate) fn listener(&self) -> Option<u32> {
-        match &self.sockets {
-            Sockets::Own(_) => None,
-            Sockets::Shared(shared) | Sockets::Both(_, shared) => Some(shared.number),
-        }
-    }
-
     /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
     fn reopened(&mut self, listener: Shared) {
         if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
@@ -411,8 +403,8 @@ impl UdpFlow {
         Ok(Verdict::Keep)
     }
 
-    /// Receives one message of joined datagrams to where the guest will find it; how many these are, and
-    /// their bytes. `None` if the next message is of another kind, and still there.
+    /// Receives one message of joined datagrams to where the guest will find it; how many these are,
+    /// and their bytes. `None` if the next message is of another kind, and still there.
     fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<Option<Tally>> {
         let ahead = dgram::peek(fd.as_fd())?;
         let path = core.path(key.remote.addr, key.guest.addr);
@@ -436,19 +428,10 @@ impl UdpFlow {
         Ok(Some((received.len.div_ceil(ahead.segment.into()), received.len)))
     }
 
-    /// Notes use by the guest, on the bypass the client, or by its peer: datagrams, and their bytes.
+    /// Notes use by the guest, on the bypass the client, or by its peer: datagrams, and their
+    /// bytes.
     fn used(&mut self, way: Direction, tally: Tally, now: Instant) {
         used((&mut self.last, &mut self.seen, &mut self.account), way, tally, now);
-    }
-
-    /// What it tells of itself.
-    pub(crate) fn facts(&self, listeners: &Listeners) -> Facts {
-        let local = match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => facts::local(fd),
-            Sockets::Shared(shared) => shared.local(listeners),
-        };
-        let state = State::of_datagrams(self.seen.map(u64::from));
-        Facts { state, account: self.account, retransmitted: 0, local, remote: Some(self.remote) }
     }
 
     pub(crate) fn timeout<L>(&self, core: &mut Core<L>, udp: &Udp, handle: Handle) -> Verdict {
@@ -484,12 +467,6 @@ impl Shared {
     /// Through the socket with this number, `to` a peer and `from` an address, unless the kernel is to choose it.
     pub(crate) fn new(number: u32, to: SocketAddr, from: Option<IpAddr>) -> Self {
         Self { number, to, from }
-    }
-
-    /// Where datagrams come from that it sends.
-    fn local(&self, listeners: &Listeners) -> Option<Endpoint> {
-        let bound = facts::local(&listeners.get(self.number)?.fd)?;
-        Some(Endpoint { addr: self.from.map_or(bound.addr, Addr::from), ..bound })
     }
 
     fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {

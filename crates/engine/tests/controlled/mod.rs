@@ -1,0 +1,61 @@
+//! An engine under control: what tests of flows and of rules share.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use passt_engine::control::{Committed, Control, Cursor, MAX_PAGE};
+use passt_engine::dispatch::Description;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::{Applied, Change, Entry, Progress};
+use passt_engine::link::Link;
+use passt_engine::link::none::NoLink;
+use passt_engine::worker::Worker;
+use passt_proto::rules::{AddressMap, Bypass};
+use passt_proto::time::Instant;
+use passt_sys::namespace::Resident;
+
+use crate::common::{options, rule};
+
+pub(crate) fn control<L: Link>(worker: &mut Worker<L>) -> Control<'_, L> {
+    Control::new(worker.engine())
+}
+
+/// The whole list, of pages of so many flows.
+pub(crate) fn list<L: Link>(worker: &mut Worker<L>, most: usize) -> Vec<Description> {
+    let (mut all, mut from) = (Vec::new(), Some(Cursor::START));
+    while let Some(cursor) = from {
+        let page = control(worker).flows(cursor, most);
+        assert!(page.flows.len() <= most.min(MAX_PAGE));
+        all.extend(page.flows);
+        from = page.next;
+    }
+    all
+}
+
+/// A rule of the host for one port.
+pub(crate) fn entry(protocol: Protocol, port: u16, to: u16) -> Entry {
+    Entry { side: Side::Host, protocol, rule: rule(Some("127.0.0.1"), port, to) }
+}
+
+/// Plans changes and opens what they need.
+pub(crate) fn apply<L: Link>(worker: &mut Worker<L>, changes: &[Change]) -> Applied {
+    let plan = control(worker).plan(changes.iter().cloned());
+    let mut apply = control(worker).apply(plan);
+    while control(worker).step(&mut apply) != Progress::Done {
+        std::thread::yield_now();
+    }
+    apply.finish()
+}
+
+/// Changes that are all possible.
+pub(crate) fn change<L: Link>(worker: &mut Worker<L>, changes: &[Change]) -> Committed {
+    let applied = apply(worker, changes);
+    assert!(applied.refused().is_empty(), "{:?}", applied.refused());
+    control(worker).commit(applied).unwrap()
+}
+
+/// An engine between two sides that are both this thread's network.
+pub(crate) fn between() -> Worker<NoLink> {
+    let map = AddressMap { bypass: Bypass::Loopback, ..AddressMap::default() };
+    let mut worker = Worker::new(NoLink, &options(0, &map, 256), Instant::from_millis(1000)).unwrap();
+    worker.context().enter(Some(Resident::here().unwrap())).unwrap();
+    worker
+}
