@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use common::{ip, own_network, own_socket, rule, usual_limits};
-use controlled::{apply, between, change, control, entry};
-use guest::{Guest, PLAIN, free_port, names, server};
+use controlled::{apply, between, change, control, entry, home, own_port};
+use guest::{Guest, PLAIN, names, server};
 use passt_engine::control::Committed;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{PortRange, Rule};
@@ -27,20 +27,21 @@ use rustix::net::sockopt;
 
 /// What the kernel calls the socket that listens at a port.
 fn inode(port: u16) -> u64 {
-    let listens =
-        |fd: &OwnedFd, at: SocketAddr| at.port() == port && sockopt::socket_acceptconn(fd) == Ok(true);
+    let listens = |fd: &OwnedFd, at: SocketAddr| {
+        at == SocketAddr::from((home(), port)) && sockopt::socket_acceptconn(fd) == Ok(true)
+    };
     rustix::fs::fstat(own_socket(listens)).unwrap().st_ino
 }
 
 fn refuses(port: u16) -> bool {
-    let refused = TcpStream::connect(("127.0.0.1", port)).err();
+    let refused = TcpStream::connect((home(), port)).err();
     refused.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// A client of a forwarded port whose connection the guest accepts at `to`, and the guest's next
 /// segment.
 fn accepted(guest: &mut Guest, port: u16, to: u16) -> (TcpStream, Segment) {
-    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let client = TcpStream::connect((home(), port)).unwrap();
     let segments = |guest: &mut Guest| {
         let packets = guest.receive().into_iter();
         packets.map(|packet| Segment::parse(&packet.bytes).unwrap().0).collect::<Vec<_>>()
@@ -78,7 +79,7 @@ fn says(guest: &mut Guest, next: &mut Segment, client: &mut TcpStream, text: &[u
 fn rules_change_under_traffic() {
     let _limits = usual_limits();
     let mut guest = Guest::new(PLAIN, 1500);
-    let [stays, goes, comes] = [(); 3].map(|()| free_port());
+    let [stays, goes, comes] = [(); 3].map(|()| own_port());
     let [a, b, c] = [(stays, 80), (goes, 81), (comes, 82)].map(|(port, to)| entry(Protocol::Tcp, port, to));
     let committed = change(&mut guest.worker, &[Change::Add(a.clone()), Change::Add(b.clone())]);
     assert_eq!(committed, Committed::default());
@@ -87,7 +88,7 @@ fn rules_change_under_traffic() {
     says(&mut guest, &mut next, &mut client, b"before");
     let (mut other, mut other_next) = accepted(&mut guest, goes, 81);
 
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind((home(), own_port())).unwrap();
     let d = entry(Protocol::Tcp, taken.local_addr().unwrap().port(), 83);
     let changes = [Change::Delete(b.clone()), Change::Add(c.clone()), Change::Add(d.clone())];
     let applied = apply(&mut guest.worker, &changes);
@@ -130,7 +131,7 @@ fn rules_change_under_traffic() {
 fn plans_that_are_out_of_date() {
     let _limits = usual_limits();
     let mut guest = Guest::new(PLAIN, 1500);
-    let ports = [(); 2].map(|()| free_port());
+    let ports = [(); 2].map(|()| own_port());
     let [first, second] =
         ports.map(|port| apply(&mut guest.worker, &[Change::Add(entry(Protocol::Tcp, port, 80))]));
     control(&mut guest.worker).commit(first).unwrap();
@@ -145,26 +146,26 @@ fn plans_that_are_out_of_date() {
 fn datagrams_end_with_their_socket() {
     let _limits = usual_limits();
     let mut guest = Guest::new(PLAIN, 1500);
-    let ports = [(); 2].map(|()| free_port());
+    let ports = [(); 2].map(|()| own_port());
     let add = ports.map(|port| Change::Add(entry(Protocol::Udp, port, 7)));
     change(&mut guest.worker, &add);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     let others: Vec<_> = ports.iter().map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for (other, port) in others.iter().zip(ports) {
-        other.send_to(b"?", ("127.0.0.1", port)).unwrap();
+        other.send_to(b"?", (home(), port)).unwrap();
         guest.one();
     }
-    client.send_to(b"?", ("127.0.0.1", ports[0])).unwrap();
+    client.send_to(b"?", (home(), ports[0])).unwrap();
     guest.one();
     let (_server, port) = server(true);
     guest.send(true, (41_000, port), b"?");
     assert_eq!(guest.worker.flow_count(), 4);
     let committed = change(&mut guest.worker, &[Change::Delete(entry(Protocol::Udp, ports[0], 7))]);
     assert_eq!((committed, guest.worker.flow_count()), (Committed { closed: 1, ended: 2 }, 2));
-    others[1].send_to(b"still", ("127.0.0.1", ports[1])).unwrap();
+    others[1].send_to(b"still", (home(), ports[1])).unwrap();
     assert_eq!(guest.one().payload(), b"still");
     // The port can be had by others.
-    UdpSocket::bind(("127.0.0.1", ports[0])).unwrap();
+    UdpSocket::bind((home(), ports[0])).unwrap();
 }
 
 /// A rule that replaces another has its socket, and whoever waits there is served.
@@ -173,7 +174,7 @@ fn a_socket_is_handed_over() {
     let _limits = usual_limits();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut guest = Guest::new(PLAIN, 1500);
-        let port = free_port();
+        let port = own_port();
         let [old, new] = [80, 81].map(|to| entry(protocol, port, to));
         change(&mut guest.worker, &[Change::Add(old.clone())]);
         assert!(!control(&mut guest.worker).plan([Change::Add(new.clone())]).refused().is_empty());
@@ -184,8 +185,8 @@ fn a_socket_is_handed_over() {
         let mut kept = Vec::new();
         for (to, replaced) in [(80, false), (81, true)] {
             match protocol {
-                Protocol::Tcp => kept.push(TcpStream::connect(("127.0.0.1", port)).unwrap()),
-                _ => drop(client.send_to(b"?", ("127.0.0.1", port)).unwrap()),
+                Protocol::Tcp => kept.push(TcpStream::connect((home(), port)).unwrap()),
+                _ => drop(client.send_to(b"?", (home(), port)).unwrap()),
             }
             if replaced {
                 assert_eq!(change(&mut guest.worker, &replace).closed, 1);
@@ -197,8 +198,8 @@ fn a_socket_is_handed_over() {
         assert_eq!(change(&mut guest.worker, &[Change::Delete(new)]).closed, 1);
         assert!(guest.receive().is_empty() || protocol == Protocol::Tcp);
         let free = match protocol {
-            Protocol::Tcp => TcpListener::bind(("127.0.0.1", port)).is_ok() || refuses(port),
-            _ => UdpSocket::bind(("127.0.0.1", port)).is_ok(),
+            Protocol::Tcp => TcpListener::bind((home(), port)).is_ok() || refuses(port),
+            _ => UdpSocket::bind((home(), port)).is_ok(),
         };
         assert!(free, "{protocol:?}");
     }
@@ -209,16 +210,11 @@ fn a_socket_is_handed_over() {
 fn ranges() {
     let _limits = usual_limits();
     let mut guest = Guest::new(PLAIN, 1500);
-    let (taken, port) = loop {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        if port < 65_000 && (1..3).all(|i| TcpListener::bind(("127.0.0.1", port + i)).is_ok()) {
-            break (taken, port);
-        }
-    };
+    let port = own_port();
+    let taken = TcpListener::bind((home(), port)).unwrap();
     let ports = PortRange::new(port, port + 2).unwrap();
     for weak in [false, true] {
-        let rule = Rule { weak, ports, ..rule(Some("127.0.0.1"), port, 80) };
+        let rule = Rule { weak, ports, ..rule(Some(&home().to_string()), port, 80) };
         let range = Entry { side: Side::Host, protocol: Protocol::Tcp, rule };
         let applied = apply(&mut guest.worker, &[Change::Add(range)]);
         assert_eq!(applied.lacks_rules(), !weak);
@@ -279,7 +275,7 @@ fn rules_that_follow() {
     for side in [Side::Host, Side::Namespace] {
         let mut worker = between();
         let ports = PortRange::new(10_000, 10_099).unwrap();
-        let rule = Rule { ports, weak: true, scan: true, ..rule(Some("127.0.0.1"), 10_000, 10_100) };
+        let rule = Rule { ports, weak: true, scan: true, ..rule(Some(&home().to_string()), 10_000, 10_100) };
         let entry = Entry { side, protocol: Protocol::Tcp, rule };
         let add = [Change::Add(entry.clone())];
         let applied = apply(&mut worker, &add);

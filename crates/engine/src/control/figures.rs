@@ -36,8 +36,8 @@ pub struct Occupancy {
     pub pipes: Level,
     /// Sockets of the namespace that were made in advance: of TCP and UDP, for IPv4 and IPv6.
     pub sockets: Level,
-    /// Descriptors of the process; those beyond are kept for what exists and for the guest's own
-    /// flows.
+    /// Descriptors below the lowest free one, which are all in use, and those that are not kept for
+    /// what exists and for the guest's own flows. A new one is judged by its number.
     pub descriptors: Level,
     /// Sockets that listen.
     pub listeners: Listening,

@@ -85,7 +85,7 @@ impl Ports {
     /// made.
     pub(crate) fn occupied(&self, fd: impl AsFd) -> Occupied {
         let limit = self.pressure.descriptors();
-        // The kernel gives out the lowest free number: as many are in use, or a few more.
+        // The kernel gives out the lowest free number: at least as many are in use.
         let free = rustix::io::fcntl_dupfd_cloexec(fd, 0);
         let used = free.map_or(limit, |fd| usize::try_from(fd.as_raw_fd()).unwrap_or(limit));
         Occupied {

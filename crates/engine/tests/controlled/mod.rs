@@ -1,6 +1,10 @@
 //! An engine under control: what tests of flows and of rules share.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use passt_engine::control::{Committed, Control, Cursor, MAX_PAGE};
 use passt_engine::dispatch::Description;
 use passt_engine::flow::{Protocol, Side};
@@ -30,9 +34,28 @@ pub(crate) fn list<L: Link>(worker: &mut Worker<L>, most: usize) -> Vec<Descript
     all
 }
 
-/// A rule of the host for one port.
+thread_local! {
+    static HOME: Ipv4Addr = {
+        static TESTS: AtomicU8 = AtomicU8::new(0);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        Ipv4Addr::new(127, 64 + high % 64, low, 1 + TESTS.fetch_add(1, Ordering::Relaxed))
+    };
+    static PORT: Cell<u16> = const { Cell::new(20_000) };
+}
+
+/// A loopback address that no other test has. What is sent there comes from 127.0.0.1.
+pub(crate) fn home() -> Ipv4Addr {
+    HOME.with(|home| *home)
+}
+
+/// A port that is free there: not one of those that the kernel gives out.
+pub(crate) fn own_port() -> u16 {
+    PORT.replace(PORT.get() + 1)
+}
+
+/// A rule of the host for one port at [`home`].
 pub(crate) fn entry(protocol: Protocol, port: u16, to: u16) -> Entry {
-    Entry { side: Side::Host, protocol, rule: rule(Some("127.0.0.1"), port, to) }
+    Entry { side: Side::Host, protocol, rule: rule(Some(&home().to_string()), port, to) }
 }
 
 /// Plans changes and opens what they need.

@@ -457,8 +457,6 @@ impl TcpFlow {
         tcp: &mut Tcp,
         handle: Handle,
     ) -> Verdict {
-        // Or the end of what is owed would have the host's socket end in order.
-        self.owes = false;
         let _ = socket::set_reset_on_close(self.fd.as_fd());
         self.broken(ctx, tcp, handle)
     }
