@@ -3,15 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::RawFd;
+use std::path::Path;
 
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{SockaddrIn, getsockname};
 use passt_engine::control::{Control, Cursor, NoFlow};
 use passt_engine::flow::{Handle, Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::forward::{Applied, Change, Entry, Progress, Uncommitted};
-use rustix::net::{SocketType, sockopt};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::engine::{MIB, Pair, World, bad};
 use crate::link::{Node, Rng};
@@ -66,6 +67,15 @@ fn over_a_stream() {
 }
 
 fn at_random<E: End>(test: u8) {
+    let work = move || {
+        // Or other tests, and programs that they start, would have sockets that were closed.
+        unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");
+        run::<E>(test);
+    };
+    std::thread::spawn(work).join().expect("no fault");
+}
+
+fn run<E: End>(test: u8) {
     // An address that nobody else has.
     let [.., high, low] = std::process::id().to_be_bytes();
     let address = Ipv4Addr::new(127, 128 + high % 64, low, test);
@@ -300,33 +310,23 @@ impl<E: End> Drive<E> {
         assert_eq!((control.rules().count(), control.occupancy().listeners.open), (rules, rules));
     }
 
-    /// What listens at our address, but for what others have: sockets of this process, as the kernel
+    /// What listens at our address, but for what others have: sockets of this thread, as the kernel
     /// describes them.
     fn listening(&self) -> Listening {
-        let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("a descriptor of this process");
-        let mut all = Listening::new();
-        for entry in fs::read_dir("/proc/self/fd").expect("/proc") {
-            let number = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok());
-            // Other tests may close theirs.
-            let fd = number.and_then(|fd| pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).ok());
-            if let Some((name, socket)) = fd.and_then(|fd| self.listens(&fd))
-                && !self.taken.contains(&name)
-            {
-                all.insert(name, socket);
-            }
-        }
-        all
+        let descriptors = fs::read_dir("/proc/thread-self/fd").expect("procfs");
+        let all = descriptors.filter_map(|entry| self.listens(&entry.ok()?.path()));
+        all.filter(|(name, _)| !self.taken.contains(name)).collect()
     }
 
-    /// Protocol, port and inode of a socket, if it listens at our address.
-    fn listens(&self, fd: &OwnedFd) -> Option<((u8, u16), u64)> {
-        let at = SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?;
-        let kind = match sockopt::socket_type(fd).ok()? {
-            SocketType::STREAM if sockopt::socket_acceptconn(fd).ok()? => 6,
-            SocketType::DGRAM => 17,
-            _ => return None,
-        };
-        let inode = rustix::fs::fstat(fd).ok()?.st_ino;
-        (at.ip() == IpAddr::V4(self.address)).then_some(((kind, at.port()), inode))
+    /// Protocol, port and inode of a socket, if it is at our address.
+    fn listens(&self, path: &Path) -> Option<((u8, u16), u64)> {
+        let link = fs::read_link(path).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        let number: RawFd = path.file_name()?.to_str()?.parse().ok()?;
+        let at: SockaddrIn = getsockname(number).ok()?;
+        let mut protocol = [0; 8];
+        let len = rustix::fs::getxattr(path, "system.sockprotoname", &mut protocol).ok()?;
+        let protocol = if protocol.get(..len)?.starts_with(b"TCP") { 6 } else { 17 };
+        (at.ip() == self.address).then_some(((protocol, at.port()), inode))
     }
 }

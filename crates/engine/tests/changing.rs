@@ -9,9 +9,10 @@ mod guest;
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{ip, own_network, own_socket, rule, usual_limits};
+use common::{ip, own_network, own_socket, rule};
 use controlled::{apply, between, change, control, entry, home, own_port};
 use guest::{Guest, PLAIN, names, server};
 use passt_engine::control::Committed;
@@ -24,6 +25,13 @@ use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::sockopt;
+
+/// Held by each test: who looks for a socket has those of all tests for a moment, and their ports are
+/// not free meanwhile.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What the kernel calls the socket that listens at a port.
 fn inode(port: u16) -> u64 {
@@ -77,7 +85,7 @@ fn says(guest: &mut Guest, next: &mut Segment, client: &mut TcpStream, text: &[u
 /// stay the same.
 #[test]
 fn rules_change_under_traffic() {
-    let _limits = usual_limits();
+    let _alone = alone();
     let mut guest = Guest::new(PLAIN, 1500);
     let [stays, goes, comes] = [(); 3].map(|()| own_port());
     let [a, b, c] = [(stays, 80), (goes, 81), (comes, 82)].map(|(port, to)| entry(Protocol::Tcp, port, to));
@@ -129,7 +137,7 @@ fn rules_change_under_traffic() {
 /// Who was slower with a plan for the same rules changes nothing.
 #[test]
 fn plans_that_are_out_of_date() {
-    let _limits = usual_limits();
+    let _alone = alone();
     let mut guest = Guest::new(PLAIN, 1500);
     let ports = [(); 2].map(|()| own_port());
     let [first, second] =
@@ -144,7 +152,7 @@ fn plans_that_are_out_of_date() {
 /// Flows of datagrams end with the socket that they travel through, others do not.
 #[test]
 fn datagrams_end_with_their_socket() {
-    let _limits = usual_limits();
+    let _alone = alone();
     let mut guest = Guest::new(PLAIN, 1500);
     let ports = [(); 2].map(|()| own_port());
     let add = ports.map(|port| Change::Add(entry(Protocol::Udp, port, 7)));
@@ -171,7 +179,7 @@ fn datagrams_end_with_their_socket() {
 /// A rule that replaces another has its socket, and whoever waits there is served.
 #[test]
 fn a_socket_is_handed_over() {
-    let _limits = usual_limits();
+    let _alone = alone();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut guest = Guest::new(PLAIN, 1500);
         let port = own_port();
@@ -208,7 +216,7 @@ fn a_socket_is_handed_over() {
 /// Of a range that may lack ports, the rest is there; one that may not is refused as a whole.
 #[test]
 fn ranges() {
-    let _limits = usual_limits();
+    let _alone = alone();
     let mut guest = Guest::new(PLAIN, 1500);
     let port = own_port();
     let taken = TcpListener::bind((home(), port)).unwrap();
@@ -228,7 +236,7 @@ fn ranges() {
 /// Sockets in the namespace are opened by the thread that stays there, a part at a time.
 #[test]
 fn rules_of_the_namespace() {
-    let _limits = usual_limits();
+    let _alone = alone();
     if own_network().is_err() {
         return passt_testing::skip("no network of its own");
     }
@@ -268,7 +276,7 @@ fn rules_of_the_namespace() {
 /// Rules that follow services begin and cease to do so while the engine runs.
 #[test]
 fn rules_that_follow() {
-    let _limits = usual_limits();
+    let _alone = alone();
     if own_network().is_err() {
         return passt_testing::skip("no network of its own");
     }
