@@ -10,6 +10,7 @@
 #[cfg(feature = "inject")]
 mod batches;
 mod closing;
+mod control;
 mod engine;
 #[cfg(feature = "inject")]
 mod equivalence;

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::Forward;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
+use passt_engine::forward::{Change, Changes, Entry, Forward, Listeners};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
@@ -280,8 +280,12 @@ pub(crate) fn door<L: Link>(worker: &mut Worker<L>, v4: bool, protocol: Protocol
         let listen = Listen { addr: Some(loopback(v4)), interface: None };
         let ports = PortRange::new(free, free).expect("a port");
         let rule = Rule { listen, ports, to: free, target: None, weak: false, scan: false };
-        if let Ok(listeners) = Forward::default().open(Side::Host, protocol, vec![rule]) {
-            worker.listen(listeners).expect("watched");
+        let mut forward = Forward::default();
+        let applied =
+            forward.apply_here(forward.plan([Change::Add(Entry { side: Side::Host, protocol, rule })]));
+        if !applied.lacks_rules() {
+            let Changes { open, .. } = forward.commit(applied, &Listeners::default()).expect("new");
+            worker.listen(open).expect("watched");
             return free;
         }
     }

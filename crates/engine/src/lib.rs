@@ -79,6 +79,7 @@
 //! The modules stand on floors, and know only what is below them: [`worker`], [`dispatch`],
 //! [`protocols`], [`forward`], [`flow`], [`core`](mod@core), [`link`], from the top.
 
+pub mod control;
 pub mod core;
 pub mod dispatch;
 pub mod flow;

@@ -9,10 +9,9 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use common::{pattern, rule};
+use common::{open, pattern, rule};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, free_port, server};
-use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::Forward;
+use passt_engine::flow::Protocol;
 use passt_engine::link::Caps;
 use passt_proto::classify::{Class, classify};
 use passt_proto::seq::Seq;
@@ -52,7 +51,7 @@ fn flow(guest: &mut Guest, forwarded: bool) -> UdpSocket {
     if forwarded {
         let port = free_port();
         let rules = vec![rule(None, port, 7)];
-        let listeners = Forward::default().open(Side::Host, Protocol::Udp, rules).unwrap();
+        let listeners = open(Protocol::Udp, rules).unwrap();
         guest.worker.listen(listeners).unwrap();
         peer.connect(("127.0.0.1", port)).unwrap();
     } else {

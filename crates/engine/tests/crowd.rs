@@ -9,8 +9,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::Forward;
+use passt_engine::flow::Protocol;
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
@@ -23,7 +22,7 @@ use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::{ENGINE, addr, ip, options, own_socket, rule};
+use common::{ENGINE, addr, ip, open, options, own_socket, rule};
 
 /// Two sources that the guest sees as such, its own address, and what it calls the sources.
 const CROWD: &str = "127.0.0.1";
@@ -59,7 +58,7 @@ impl Guest {
         loop {
             let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let rule = rule(Some("0.0.0.0"), port, 80);
-            if let Ok(listeners) = Forward::default().open(Side::Host, protocol, vec![rule]) {
+            if let Ok(listeners) = open(protocol, vec![rule]) {
                 self.worker.listen(listeners).unwrap();
                 return port;
             }

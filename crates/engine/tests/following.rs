@@ -19,7 +19,7 @@ use passt_sys::namespace::Resident;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::{ip, options, own_limits, own_network, usual_limits};
+use common::{ip, open_in, options, own_limits, own_network, usual_limits};
 
 /// Ports of a rule: as many are opened as there may be services, whose ports come behind them.
 const BLOCK: u16 = 200;
@@ -65,7 +65,7 @@ impl Engine {
         let mut worker = Worker::new(NoLink, &options(0, &map, 256), now).unwrap();
         let mut forward = Forward::default();
         for (side, protocol, rule) in rules {
-            let listeners = forward.open(*side, *protocol, vec![rule.clone()]).unwrap();
+            let listeners = open_in(&mut forward, *side, *protocol, vec![rule.clone()]).unwrap();
             worker.listen(listeners).unwrap();
         }
         worker.context().ports.forward = forward;

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use common::{addr, ip, own_addresses, own_network, pattern, rule};
 use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
-use passt_engine::flow::{Protocol, Side};
+use passt_engine::flow::Protocol;
 use passt_engine::forward::rule::{PortRange, Rule};
-use passt_engine::forward::{Error, Forward, Listener};
+use passt_engine::forward::{Listener, Reason};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
 use passt_proto::seq::Seq;
@@ -47,8 +47,8 @@ fn each_datagram_without_a_flow_is_counted() {
     assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
 }
 
-fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Error> {
-    Forward::default().open(Side::Host, protocol, vec![rule])
+fn open(protocol: Protocol, rule: Rule) -> Result<Vec<Listener>, Reason> {
+    common::open(protocol, vec![rule])
 }
 
 #[test]
@@ -175,10 +175,10 @@ fn a_port_in_use_is_an_error_unless_any_will_do() {
         };
         let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
         let strict = rule(Some("127.0.0.1"), port, port);
-        assert!(matches!(open(protocol, strict.clone()), Err(Error::Listen)));
+        assert!(matches!(open(protocol, strict.clone()), Err(Reason::Port { .. })));
         if let Some(before) = PortRange::new(port - 1, port) {
             let range = Rule { ports: before, ..strict.clone() };
-            assert!(matches!(open(protocol, range), Err(Error::Listen)), "each of them");
+            assert!(matches!(open(protocol, range), Err(Reason::Port { .. })), "each of them");
         }
         let weak = Rule { weak: true, ..strict };
         assert!(open(protocol, weak.clone()).is_err(), "not a single one");
@@ -218,7 +218,7 @@ fn rules_of_one_option_need_one_port() {
         };
         let taken = open(protocol, rule(Some("127.0.0.1"), port, port)).unwrap();
         let weak = |address, port| Rule { weak: true, ..rule(Some(address), port, port) };
-        let both = |rules| Forward::default().open(Side::Host, protocol, rules);
+        let both = |rules| common::open(protocol, rules);
         assert_eq!(both(vec![weak("127.0.0.1", port), weak("127.0.0.1", port + 1)]).unwrap().len(), 1);
         assert!(
             both(vec![weak("127.0.0.1", port), weak("127.0.0.2", port + 1)]).is_err(),

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use passt_engine::clock;
 use passt_engine::core::Token;
+use passt_engine::dispatch::Engine as Inner;
 use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::Context;
-use passt_engine::forward::Forward;
 use passt_engine::forward::rule::Rule;
 use passt_engine::worker::Exit;
 use passt_proto::guest::Bypass;
@@ -25,7 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
 use bypass::{Engine, LOOPBACKS};
-use common::{ip, own_limits, own_socket, pattern, rule, usual_limits};
+use common::{ip, open, own_limits, own_socket, pattern, rule, usual_limits};
 
 /// One of the two programs at the ends of a connection.
 struct Program {
@@ -187,7 +186,7 @@ fn rounds(engine: &mut Engine) -> u64 {
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
     engine.worker.context().core.watch(&timer, Token::External(1), EventFlags::IN).unwrap();
     let before = engine.worker.context().core.counters.rounds;
-    assert!(matches!(engine.worker.run(&mut |_, _: &mut Context<_>| true), Exit::External(1)));
+    assert!(matches!(engine.worker.run(&mut |_, _: &mut Inner<_>| true), Exit::External(1)));
     engine.worker.context().core.counters.rounds - before
 }
 
@@ -486,7 +485,7 @@ fn what_does_not_bypass() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let to = listener.local_addr().unwrap().port();
         let rule = Rule { target: target.map(ip), ..rule(Some("127.0.0.1"), port, to) };
-        let listeners = Forward::default().open(Side::Host, Protocol::Tcp, vec![rule]).unwrap();
+        let listeners = open(Protocol::Tcp, vec![rule]).unwrap();
         engine.worker.listen(listeners).unwrap();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         engine.turn();

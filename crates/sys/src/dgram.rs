@@ -254,6 +254,11 @@ impl Inbox {
         Ok(count)
     }
 
+    /// Bytes of message `index` of the last batch, and of each datagram in it as in [`Received`].
+    pub fn size(&self, index: usize) -> Option<(usize, u16)> {
+        self.received.get(index)?.as_ref().map(|received| (received.len, received.segment))
+    }
+
     /// Message `index` of the last batch with its payload.
     pub fn message(&self, index: usize) -> Option<(Received, &[u8])> {
         let received = (*self.received.get(index)?)?;

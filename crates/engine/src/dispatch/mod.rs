@@ -4,6 +4,7 @@
 //! ended is removed here, and what it held is given back.
 
 mod crowd;
+mod describe;
 mod echo;
 mod from_guest;
 mod link;
@@ -27,6 +28,7 @@ use crate::protocols::splice::{Splice, SpliceFlow};
 use crate::protocols::tcp::{Tcp, TcpFlow};
 use crate::protocols::udp::{Udp, UdpFlow};
 
+pub use self::describe::Description;
 pub use self::from_guest::Protocols;
 pub(crate) use self::from_guest::REPLY_ROOM;
 
@@ -116,6 +118,26 @@ impl<L: Link> Engine<L> {
         });
     }
 
+    /// Ends flows of datagrams that travel through listening sockets that were closed; how many.
+    pub(crate) fn end_through(&mut self, listeners: &[u32]) -> usize {
+        if listeners.is_empty() {
+            return 0;
+        }
+        let through = |flow: &Flow| match flow {
+            Flow::Udp(flow) => flow.listener().is_some_and(|number| listeners.contains(&number)),
+            Flow::Tcp(_) | Flow::Splice(_) | Flow::Echo(_) => false,
+        };
+        let mut ended = 0;
+        for slot in 0..self.flows.slots() {
+            let Some(handle) = self.flows.at(slot) else { continue };
+            if self.flows.get(handle).is_some_and(|(_, flow)| through(flow)) {
+                self.remove(handle);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
     fn with_slot(
         &mut self,
         slot: u32,
@@ -141,11 +163,15 @@ impl<L: Link> Engine<L> {
 
     /// Gives up a flow for another one.
     fn displace(&mut self, slot: u32) {
-        if self.flows.at(slot).is_none() {
-            return;
+        if let Some(handle) = self.flows.at(slot) {
+            self.ctx.core.dropped(DropReason::Displaced);
+            self.give_up(handle);
         }
-        self.ctx.core.dropped(DropReason::Displaced);
-        self.with_slot(slot, |ctx, common, handle, _, flow| match flow {
+    }
+
+    /// Ends a flow: both sides of a connection are reset.
+    pub(crate) fn give_up(&mut self, handle: Handle) {
+        self.with_flow(handle, |ctx, common, handle, _, flow| match flow {
             Flow::Tcp(flow) => flow.give_up(ctx, &mut common.tcp, handle),
             Flow::Splice(flow) => flow.abort(),
             Flow::Udp(_) | Flow::Echo(_) => Verdict::Remove,

@@ -50,7 +50,7 @@ impl<L: Link> Engine<L> {
                 return splice::refuse(&fd, DropReason::Socket);
             }
         };
-        let flow = SpliceFlow::new(fd, other, connecting.then_some(ticket));
+        let flow = SpliceFlow::new(fd, other, connecting.then_some(ticket), self.ctx.core.now);
         let handle = self.flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
         let inbound = &mut self.ctx.ports.inbound;
         inbound.begun(handle.index, Class::connections(side), listener, self.ctx.core.now);

@@ -195,9 +195,24 @@ impl Inbound {
         }
     }
 
-    /// Whether connections have their share of the table: three quarters.
+    /// Whether connections have their share of the table.
     pub(crate) fn has_all_connections(&self) -> bool {
-        self.connections >= self.capacity / 4 * 3
+        self.connections >= self.share()
+    }
+
+    /// The share of connections, and that of datagrams: three quarters.
+    fn share(&self) -> usize {
+        self.capacity / 4 * 3
+    }
+
+    /// Connections, and their share.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        (self.connections, self.share())
+    }
+
+    /// Flows of datagrams, and their share.
+    pub(crate) fn datagrams(&self) -> (usize, usize) {
+        (self.all_datagrams, self.share())
     }
 
     /// What a new flow of datagrams of `class` finds that comes in through `listener`. The share of datagrams is
@@ -214,7 +229,7 @@ impl Inbound {
         } else if class == Class::UdpAcross && waiting(bypass) >= across {
             self.oldest_across()
         } else if reserved
-            || self.all_datagrams >= self.capacity / 4 * 3
+            || self.all_datagrams >= self.share()
             || waiting(link) + waiting(bypass) >= self.capacity / 4
         {
             self.oldest_datagrams()

@@ -5,6 +5,7 @@
 //! that an event or a timer left over from a flow that ended cannot reach its
 //! successor in the same slot.
 
+pub mod account;
 pub(crate) mod inbound;
 pub mod table;
 

@@ -69,6 +69,11 @@ impl<T> Table<T> {
         self.live
     }
 
+    /// Flows at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether there is no room for another flow.
     pub fn is_full(&self) -> bool {
         self.live == self.capacity
@@ -77,6 +82,11 @@ impl<T> Table<T> {
     /// Whether what room there is should be left for the guest's own flows.
     pub fn is_reserved(&self) -> bool {
         self.live >= self.capacity - self.capacity / RESERVE
+    }
+
+    /// Slots that were ever used: all flows are in those below this number.
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// Adds a flow; gives it back when the table is full or `key` is taken.

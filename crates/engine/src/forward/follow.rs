@@ -123,9 +123,12 @@ impl Todo {
                 if listeners.iter().any(|listener| ctx.ports.pressure.keeps(&listener.fd)) {
                     return Err(Errno::MFILE.into());
                 }
+                // Rules may have gone since they were begun.
+                let rules = &ctx.ports.forward.rules;
+                let listeners: Vec<_> = listeners.into_iter().filter(|l| rules.follows(l.place)).collect();
                 listeners.into_iter().try_for_each(|listener| {
                     log::debug!("{listener}: opened");
-                    ctx.listen(listener)
+                    ctx.listen(listener).map(drop)
                 })
             });
             if let Err(error) = listening {

@@ -1,11 +1,11 @@
 //! Listening sockets: how they are opened, on either side, and the numbers they have in the loop.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
@@ -16,7 +16,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
-use super::pressure::{self, Opening};
+use super::pressure::Opening;
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place, RuleId};
 use crate::core::readiness::{DATAGRAMS, Futile};
@@ -65,6 +65,16 @@ pub struct Listener {
     pub(crate) target: Option<Addr>,
 }
 
+/// What a socket is bound to.
+#[derive(Clone, Copy)]
+struct Bound {
+    addr: Addr,
+    both: bool,
+    by_loopback: bool,
+    family: AddressFamily,
+    inode: u64,
+}
+
 /// What holds for all sockets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -79,7 +89,8 @@ pub struct Options {
 #[derive(Debug, Default)]
 pub struct Listeners {
     open: BTreeMap<u32, Listener>,
-    inodes: HashSet<u64>,
+    /// Inodes, and how many have each: a socket that is handed over to another rule is there twice.
+    inodes: HashMap<u64, u32>,
     /// By side, protocol and port, and by those and the other side's port.
     by_port: BTreeSet<Indexed>,
     by_target: BTreeSet<Indexed>,
@@ -94,7 +105,7 @@ impl Listeners {
     pub fn insert(&mut self, listener: Listener) -> u32 {
         let number = self.next;
         self.next = number.wrapping_add(1);
-        self.inodes.insert(listener.inode);
+        *self.inodes.entry(listener.inode).or_default() += 1;
         self.by_port.insert(listener.indexed(listener.place.port, number));
         self.by_target.insert(listener.indexed(listener.target_port, number));
         self.open.insert(number, listener);
@@ -109,7 +120,12 @@ impl Listeners {
     /// Takes a socket out, to be closed.
     pub fn remove(&mut self, number: u32) -> Option<Listener> {
         let listener = self.open.remove(&number)?;
-        self.inodes.remove(&listener.inode);
+        if let hash_map::Entry::Occupied(mut count) = self.inodes.entry(listener.inode) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         self.by_port.remove(&listener.indexed(listener.place.port, number));
         self.by_target.remove(&listener.indexed(listener.target_port, number));
         Some(listener)
@@ -117,7 +133,16 @@ impl Listeners {
 
     /// Whether the socket with this inode is one of these.
     pub(super) fn is_ours(&self, inode: u64) -> bool {
-        self.inodes.contains(&inode)
+        self.inodes.contains_key(&inode)
+    }
+
+    /// How many listen for each rule.
+    pub(crate) fn by_rule(&self) -> BTreeMap<RuleId, usize> {
+        let mut counts = BTreeMap::new();
+        for listener in self.open.values() {
+            *counts.entry(listener.place.rule).or_default() += 1;
+        }
+        counts
     }
 
     /// All of them with their numbers.
@@ -155,67 +180,13 @@ impl Listeners {
     }
 }
 
-/// A port that couldn't be had.
-#[derive(Debug)]
-pub(super) struct Refused {
-    port: u16,
-    error: io::Error,
-    /// The rule must have it.
-    pub(super) fatal: bool,
-    /// There are no descriptors but those for what comes in.
-    pub(super) exhausted: bool,
-}
-
-/// Opens the sockets of a rule from a thread on its side, unless it follows what listens elsewhere, as far as they can be
-/// had. With them comes the last port that couldn't, if any.
-pub(super) fn open(id: RuleId, entry: &Entry, options: Options) -> (Vec<Listener>, Option<Refused>) {
-    let (mut listeners, mut refused) = (Vec::new(), None);
-    let ports = entry.rule.ports;
-    let most = if entry.rule.weak { pressure::for_ports() } else { RawFd::MAX };
-    for port in (ports.first()..=ports.last()).take_while(|_| !entry.rule.scan) {
-        let opened = Listener::open(Place { rule: id, port }, entry, options);
-        match opened.and_then(|opened| within(opened, most)) {
-            Ok(opened) => listeners.extend(opened),
-            Err(error) => {
-                let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                let fatal = !entry.rule.weak;
-                refused = Some(Refused { port, error, fatal, exhausted });
-                if fatal || exhausted {
-                    break;
-                }
-            }
-        }
-    }
-    (listeners, refused)
-}
-
-/// The sockets that were opened, if their descriptors are below `most`.
-fn within(opened: Vec<Listener>, most: RawFd) -> io::Result<Vec<Listener>> {
-    let last = opened.iter().map(|listener| listener.fd.as_raw_fd()).max();
-    if last < Some(most) { Ok(opened) } else { Err(Errno::MFILE.into()) }
-}
-
-impl Refused {
-    /// Tells the user.
-    pub(super) fn warn(&self, entry: &Entry) {
-        let Self { port, error, .. } = self;
-        let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
-        let reason = reason.split(" (os error").next().unwrap_or_default();
-        let (side, protocol) = (side_name(entry.side), protocol_name(entry.protocol));
-        let listen = &entry.rule.listen;
-        if *listen == Listen::default() {
-            log::warn!("Listen failed for {side} {protocol} port {port}: {reason}");
-        } else {
-            log::warn!("Listen failed for {side} {protocol} port {listen}/{port}: {reason}");
-        }
-    }
-}
-
-fn side_name(side: Side) -> &'static str {
+/// The name of a side in messages.
+pub(super) fn side_name(side: Side) -> &'static str {
     if side == Side::Host { "HOST" } else { "NS" }
 }
 
-fn protocol_name(protocol: Protocol) -> &'static str {
+/// The name of a protocol in messages.
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
     if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
 }
 
@@ -245,7 +216,7 @@ impl Listener {
     }
 
     fn open_at(listen: &Listen, place: Place, entry: &Entry, options: Options) -> io::Result<Self> {
-        let Entry { side, protocol, ref rule } = *entry;
+        let protocol = entry.protocol;
         let any_v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let any_v6 = IpAddr::from(Ipv6Addr::UNSPECIFIED);
         let (ip, both) = match (listen.addr, options.families) {
@@ -255,35 +226,55 @@ impl Listener {
             (None, Families::Both) => (any_v6, true),
         };
         let interface = listen.interface.as_deref();
-        let bound = |ip, both| {
+        let bind = |ip, both| {
             let fd = bound(ip, place.port, both, interface, protocol, options.freebind)?;
             Ok((fd, ip, both))
         };
-        let opened = match bound(ip, both) {
+        let opened = match bind(ip, both) {
             // A host without IPv6.
-            Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bound(any_v4, false),
+            Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bind(any_v4, false),
             opened => opened,
         };
         let ((fd, family), ip, both) = opened?;
-        Ok(Self {
+        let bound = Bound {
+            addr: ip.into(),
+            both,
+            by_loopback: interface.is_none_or(|name| name == LOOPBACK),
+            family,
+            inode: rustix::fs::fstat(&fd)?.st_ino,
+        };
+        Ok(Self::new(fd, bound, place, entry, options.families))
+    }
+
+    fn new(fd: OwnedFd, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
+        let Entry { side, protocol, ref rule } = *entry;
+        let Bound { addr, both, by_loopback, family, inode } = bound;
+        Self {
             opening: Opening::default(),
             accepted: Cell::new(0),
             paused: Cell::new(None),
             searched: Cell::new(None),
             futile: Futile::default(),
-            inode: rustix::fs::fstat(&fd)?.st_ino,
+            inode,
             fd,
-            addr: ip.into(),
+            addr,
             both,
-            by_loopback: interface.is_none_or(|name| name == LOOPBACK),
+            by_loopback,
             side,
             protocol,
             family,
             place,
-            families: options.families,
+            families,
             target_port: rule.to + (place.port - rule.ports.first()),
             target: rule.target.map(Addr::from),
-        })
+        }
+    }
+
+    /// The same socket for another rule that listens at the same address and port.
+    pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> io::Result<Self> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
+        let Self { addr, both, by_loopback, family, inode, families, .. } = *self;
+        Ok(Self::new(fd, Bound { addr, both, by_loopback, family, inode }, place, entry, families))
     }
 
     /// Its place in an index by this port.

@@ -5,14 +5,19 @@
 //! services, and sockets are opened and closed as these come and go. What is done with
 //! connections and datagrams that come in is the business of [`protocols`](crate::protocols).
 
+mod apply;
 mod detect;
 mod follow;
 pub mod listener;
+mod plan;
 mod ports;
 pub(crate) mod pressure;
 pub mod rule;
 pub(crate) mod stock;
 pub mod table;
+
+use std::io;
+use std::os::fd::RawFd;
 
 use passt_proto::addr::Addr;
 use passt_proto::time::{Duration, Instant};
@@ -20,15 +25,18 @@ use passt_sys::alloc;
 use passt_sys::namespace;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
+use rustix::io::Errno;
 
+pub use self::apply::{Applied, Apply, Changes, Progress};
 use self::detect::Source;
 use self::follow::Todo;
 pub use self::listener::{Listener, Listeners, Options};
-pub use self::ports::{Context, Ports};
-use self::rule::Rule;
+pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
+pub(crate) use self::ports::Occupied;
+pub use self::ports::{Context, Ports, Uncommitted};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
-use crate::flow::{Protocol, Side};
+use crate::flow::Side;
 use crate::link::Link;
 
 /// System calls made here once the process runs.
@@ -66,16 +74,10 @@ const CHUNK: usize = 64;
 /// When a port that couldn't be had is tried again, if nothing else changes.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Why a rule is of no effect.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It meets another one.
-    #[error(transparent)]
-    Conflict(#[from] Conflict),
-    /// Its ports can't be had; which ones was logged.
-    #[error("Couldn't listen on requested ports")]
-    Listen,
-}
+/// A plan was made for a table that has changed since: nothing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Forwarding rules have changed meanwhile")]
+pub struct Stale;
 
 /// Forwarding rules, and what they follow.
 #[derive(Debug, Default)]
@@ -83,6 +85,8 @@ pub struct Forward {
     rules: Rules,
     options: Options,
     detection: Option<Detection>,
+    /// A rule follows what listens.
+    follows: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,8 @@ struct Detection {
     todo: Todo,
     /// The user was told of ports that are left out.
     told: bool,
+    /// The table's version when it was decided what to listen on.
+    version: u64,
 }
 
 impl Forward {
@@ -109,42 +115,53 @@ impl Forward {
         Self { options, ..Self::default() }
     }
 
-    /// Adds rules, and opens their ports from a thread on their side. Those that follow what listens elsewhere
-    /// have none yet.
-    pub fn open(&mut self, side: Side, protocol: Protocol, rules: Vec<Rule>) -> Result<Vec<Listener>, Error> {
-        let (mut opened, mut lacking) = (Vec::new(), Vec::new());
-        for entry in rules.into_iter().map(|rule| Entry { side, protocol, rule }) {
-            let id = self.rules.add(entry.clone())?;
-            let (mut listeners, refused) = listener::open(id, &entry, self.options);
-            match refused {
-                Some(refused) if refused.fatal => {
-                    refused.warn(&entry);
-                    return Err(Error::Listen);
-                }
-                Some(refused) if listeners.is_empty() => lacking.push((entry, refused)),
-                Some(refused) if refused.exhausted => {
-                    refused.warn(&entry);
-                    opened.append(&mut listeners);
-                }
-                _ => opened.append(&mut listeners),
-            }
-        }
-        // What is left out of a range makes several of it: one port of all of them is enough.
-        let listen = |l: &Listener| self.rules.get(l.place.rule).map(|entry| &entry.rule.listen);
-        for (entry, refused) in lacking {
-            if !opened.iter().any(|l| listen(l) == Some(&entry.rule.listen)) {
-                refused.warn(&entry);
-                return Err(Error::Listen);
-            }
-        }
-        Ok(opened)
+    /// The rules that are in effect.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What changes amount to, which changes nothing yet.
+    pub fn plan(&self, changes: impl IntoIterator<Item = Change>) -> Plan {
+        self.rules.plan(changes, self.options.families)
+    }
+
+    /// Begins to open the sockets that a plan needs, beside `listeners`, with descriptors below
+    /// `most`. Rules that follow what listens elsewhere have none yet.
+    pub(crate) fn apply(&self, plan: Plan, listeners: &Listeners, most: RawFd) -> Apply {
+        Apply::new(plan, (&self.rules, listeners), self.options, most, self.detection.is_some())
+    }
+
+    /// The same before there is a loop: opens all sockets from the calling thread, which is on the
+    /// side of every rule.
+    pub fn apply_here(&self, plan: Plan) -> Applied {
+        let none = (&self.rules, &Listeners::default());
+        let mut apply = Apply::new(plan, none, self.options, RawFd::MAX, true);
+        apply.here();
+        apply.finish()
+    }
+
+    /// Puts a plan into effect: returns what is to be done to `listeners` now.
+    pub fn commit(&mut self, applied: Applied, listeners: &Listeners) -> Result<Changes, Stale> {
+        let Applied { rules, delete, open, .. } = self.current(applied)?;
+        // Those that follow services may have got more since the plan was applied.
+        let gone = |(number, l): (u32, &Listener)| delete.contains(&l.place.rule).then_some(number);
+        let close = listeners.iter().filter_map(gone).collect();
+        self.follows = rules.follow();
+        self.rules = rules;
+        Ok(Changes { close, open })
+    }
+
+    /// What was applied, if the rules are those that it was planned for.
+    fn current(&self, applied: Applied) -> Result<Applied, Stale> {
+        if applied.base == self.rules.version { Ok(applied) } else { Err(Stale) }
     }
 
     /// When [`poll`] has something to do, if the thread in the namespace has done nothing before.
     pub(crate) fn due(&self) -> Option<Instant> {
         let detection = self.detection.as_ref()?;
         match &detection.todo {
-            todo if todo.is_done() => Some(detection.due),
+            todo if todo.is_done() && detection.version != self.rules.version => Some(Instant::ZERO),
+            todo if todo.is_done() => self.follows.then_some(detection.due),
             todo if todo.has_own() => Some(Instant::ZERO),
             _ => None,
         }
@@ -159,14 +176,29 @@ impl Forward {
 /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
 /// this returns, as far as possible: nothing here is fatal.
 pub fn follow<L: Link>(ctx: &mut Context<L>) {
-    let follows =
-        [Side::Host, Side::Namespace].iter().any(|&side| ctx.ports.forward.rules.interest(side).tcp);
-    let Some(inside) = ctx.ports.inside.as_ref().filter(|_| follows) else { return };
-    let sources = Source::open().and_then(|host| Ok((host, inside.run(Source::open)??)));
-    let (host, namespace) = match sources {
-        Ok(sources) => sources,
-        Err(error) => return log::warn!("Couldn't find out what listens, so no ports follow: {error}"),
-    };
+    if !ctx.ports.forward.follows || ctx.ports.inside.is_none() {
+        return;
+    }
+    if let Err(error) = prepare_to_follow(ctx) {
+        return log::warn!("Couldn't find out what listens, so no ports follow: {error}");
+    }
+    poll(ctx);
+    while ctx.ports.forward.due().is_none_or(|due| due <= ctx.core.now) {
+        let Some(detection) = &mut ctx.ports.forward.detection else { return };
+        detection.todo.wait();
+        poll(ctx);
+    }
+}
+
+/// Opens what tells of services on either side, if that was not done before. For rules that come
+/// later: a sealed process can't. An error where there is no way into the namespace
+/// (`ENETUNREACH`), or of socket(7).
+pub fn prepare_to_follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
+    if ctx.ports.forward.detection.is_some() {
+        return Ok(());
+    }
+    let inside = ctx.ports.inside.as_ref().ok_or(Errno::NETUNREACH)?;
+    let (host, namespace) = (Source::open()?, inside.run(Source::open)??);
     let services = || Vec::with_capacity(SERVICES);
     ctx.ports.forward.detection = Some(Detection {
         host,
@@ -178,19 +210,16 @@ pub fn follow<L: Link>(ctx: &mut Context<L>) {
         retry: None,
         todo: Todo::default(),
         told: false,
+        version: ctx.ports.forward.rules.version,
     });
-    poll(ctx);
-    while ctx.ports.forward.due().is_none_or(|due| due <= ctx.core.now) {
-        let Some(detection) = &mut ctx.ports.forward.detection else { return };
-        detection.todo.wait();
-        poll(ctx);
-    }
+    Ok(())
 }
 
 /// Asks what listens, and adjusts our own sockets to it, a part at a time. Nothing here is fatal, and nothing waits.
 pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
+    let due = ctx.ports.forward.due();
     let Some(mut detection) = ctx.ports.forward.detection.take() else { return };
-    if detection.todo.is_done() && detection.due <= ctx.core.now {
+    if detection.todo.is_done() && due.is_some_and(|due| due <= ctx.core.now) {
         detection.look(ctx);
     }
     if !detection.todo.is_done() {
@@ -217,7 +246,8 @@ impl Detection {
             self.guest.clear();
             self.guest.extend(ctx.core.guest.addresses());
         }
-        let changed = self.listen(ctx) || moved;
+        let version = std::mem::replace(&mut self.version, ctx.ports.forward.rules.version);
+        let changed = self.listen(ctx) || moved || version != self.version;
         let again = self.retry.is_some_and(|at| at <= ctx.core.now);
         if (changed || again) && !alloc::has_room() {
             self.retry = Some(ctx.core.now + RETRY);

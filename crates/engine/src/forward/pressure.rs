@@ -159,6 +159,11 @@ impl Pressure {
         fd.as_fd().as_raw_fd() >= self.kept
     }
 
+    /// Descriptors from this number on are kept.
+    pub(crate) fn kept(&self) -> RawFd {
+        self.kept
+    }
+
     /// Listening sockets at most, where not all need be had.
     pub(super) fn ports(&self) -> usize {
         self.ports
@@ -211,6 +216,11 @@ impl Pressure {
     /// Whether one waits for that.
     pub(crate) fn awaits_sockets(&self) -> bool {
         !self.without_sockets.is_empty()
+    }
+
+    /// How many listening sockets have to wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.union(&self.without_sockets).count()
     }
 
     /// Whether no listening socket has to wait, which is how it mostly is.

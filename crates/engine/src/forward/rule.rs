@@ -115,6 +115,11 @@ impl PortRange {
         self.last - self.first
     }
 
+    /// Whether a port is one of them.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
     fn meets(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }

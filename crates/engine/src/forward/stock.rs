@@ -65,6 +65,12 @@ impl Stock {
         least
     }
 
+    /// Sockets in stock, and the most there may be.
+    pub(crate) fn level(&self) -> (usize, usize) {
+        let most = (self.orders.low - 1 + self.orders.batch) * self.shelves.len();
+        (self.shelves.iter().map(|shelf| shelf.sockets.len()).sum(), most)
+    }
+
     /// A socket in the namespace.
     pub(crate) fn take(&mut self, inside: &Resident, kind: Kind) -> io::Result<OwnedFd> {
         let shelf = self.shelves.iter_mut().find(|shelf| shelf.kind == kind).ok_or(Errno::INVAL)?;

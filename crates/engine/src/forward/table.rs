@@ -44,6 +44,8 @@ pub struct Conflict(String, String);
 pub struct Rules {
     entries: BTreeMap<RuleId, Entry>,
     next: u32,
+    /// How often they were changed by a [plan](super::Plan).
+    pub(super) version: u64,
 }
 
 /// A socket of somebody else that takes connections or datagrams from anyone.
@@ -83,13 +85,34 @@ impl Rules {
         if let Some(id) = self.find(&entry) {
             return Ok(id);
         }
+        let id = RuleId(self.next);
+        self.restore(id, entry)?;
+        self.next = self.next.wrapping_add(1);
+        Ok(id)
+    }
+
+    /// Puts a rule back by the name that it had, unless it meets another one.
+    pub(super) fn restore(&mut self, id: RuleId, entry: Entry) -> Result<(), Conflict> {
         if let Some(other) = self.entries.values().find(|other| other.meets(&entry)) {
             return Err(Conflict(other.rule.to_string(), entry.rule.to_string()));
         }
-        let id = RuleId(self.next);
-        self.next += 1;
         self.entries.insert(id, entry);
-        Ok(id)
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All of them, in the order in which they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (RuleId, &Entry)> {
+        self.entries.iter().map(|(&id, entry)| (id, entry))
     }
 
     /// Takes a rule out.
@@ -110,6 +133,11 @@ impl Rules {
     /// Whether what is opened at this place follows what listens elsewhere.
     pub(super) fn follows(&self, place: Place) -> bool {
         self.get(place.rule).is_some_and(|entry| entry.rule.scan)
+    }
+
+    /// Whether a rule follows what listens elsewhere.
+    pub(super) fn follow(&self) -> bool {
+        self.entries.values().any(|entry| entry.rule.scan)
     }
 
     /// What rules follow that has to listen on `side`.

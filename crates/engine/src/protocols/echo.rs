@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
-use passt_proto::addr::Addr;
+use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
@@ -24,10 +24,12 @@ use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
 use super::Verdict;
+use super::facts::{self, Facts, State};
 use super::inbox::put;
 use super::socket::{datagram_socket, socket_error};
 use crate::core::Core;
 use crate::core::readiness::{Futile, has_taken};
+use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::link::Link;
 
@@ -46,6 +48,7 @@ pub struct EchoFlow {
     remote: Addr,
     ttl: u8,
     last: Instant,
+    account: Account,
     futile: Futile,
 }
 
@@ -74,7 +77,8 @@ impl Echo {
             }
             DropReason::Socket
         })?;
-        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last: core.now, futile: Futile::default() })
+        let (last, account) = (core.now, Account::new(core.now));
+        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last, account, futile: Futile::default() })
     }
 }
 
@@ -88,6 +92,7 @@ impl EchoFlow {
         message: Range<usize>,
     ) -> Result<(), DropReason> {
         self.last = core.now;
+        self.account.carried(Direction::Out, 1, message.len(), core.now);
         if self.ttl != ttl {
             self.ttl = ttl;
             let _ = dgram::set_ttl(self.fd.as_fd(), !self.remote.is_v4(), ttl);
@@ -99,6 +104,18 @@ impl EchoFlow {
         let send = || dgram::send(self.fd.as_fd(), &data, &message, None, None);
         send().or_else(|_| send()).map_err(|_| DropReason::Socket)?;
         Ok(())
+    }
+
+    /// What it tells of itself; the port of its socket is the identifier.
+    pub(crate) fn facts(&self) -> Facts {
+        let ways = [Direction::Out, Direction::In].map(|way| self.account.of(way).units);
+        Facts {
+            state: State::of_datagrams(ways),
+            account: self.account,
+            retransmitted: 0,
+            local: facts::local(&self.fd),
+            remote: Some(Endpoint::new(self.remote, 0)),
+        }
     }
 
     /// When it ends if nothing happens.
@@ -130,7 +147,7 @@ impl EchoFlow {
     }
 
     /// Passes on what is in the inbox at `index`, if it is an answer from whom the guest asked.
-    fn reply<L: Link>(&self, core: &mut Core<L>, key: &Key, index: usize) {
+    fn reply<L: Link>(&mut self, core: &mut Core<L>, key: &Key, index: usize) {
         let Some((received, message)) = core.inbox.message(index) else { return };
         let Ok((mut header, _)) = icmp::Header::read_from_prefix(message) else { return };
         let kind = if self.remote.is_v4() { icmp::ECHO_REPLY_V4 } else { icmp::ECHO_REPLY_V6 };
@@ -139,6 +156,7 @@ impl EchoFlow {
             return core.dropped(DropReason::IcmpType);
         }
         header.id = key.guest.port.into();
+        self.account.carried(Direction::In, 1, message.len(), core.now);
         let path = core.path(key.remote.addr, key.guest.addr);
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());

@@ -4,6 +4,7 @@
 //! the table that it is in, nor flows of other protocols.
 
 pub mod echo;
+pub mod facts;
 mod inbox;
 pub(crate) mod socket;
 pub mod splice;

@@ -61,7 +61,7 @@ impl<L: Link> Worker<L> {
 
     /// Forwards the ports of listening sockets from now on.
     pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
-        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener))
+        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener).map(drop))
     }
 
     /// A guest has come to a link that had none: watches the link's descriptors, and has the guest
@@ -104,7 +104,7 @@ impl<L: Link> Worker<L> {
 
     /// The same, in which a link without a descriptor has nothing to say.
     pub fn quiet_turn(&mut self, now: Instant) -> io::Result<()> {
-        self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Context<L>| false).map(drop)
+        self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Engine<L>| false).map(drop)
     }
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
@@ -149,14 +149,14 @@ impl<L: Link> Worker<L> {
                 Token::Link(number) => link = link.and(engine.receive(number)),
                 Token::Flow(handle) => engine.event(handle, flags),
                 Token::Second(handle) => engine.second_event(handle, flags),
-                Token::External(number) if external.ready(number, &mut engine.ctx) => end = Some(number),
+                Token::External(number) if external.ready(number, engine) => end = Some(number),
                 Token::External(_) => {}
                 Token::Inside => inside(&mut engine.ctx),
                 Token::Listener(number) => engine.listener_event(number, flags),
             }
         }
         if let Some(number) = engine.ctx.core.take_postponed()
-            && external.ready(number, &mut engine.ctx)
+            && external.ready(number, engine)
         {
             end = Some(number);
         }
@@ -170,7 +170,7 @@ impl<L: Link> Worker<L> {
         }
         chores.run(&mut engine.ctx.core);
         if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
-            external.tick(&mut engine.ctx, engine.flows.count());
+            external.tick(engine);
         }
         if engine.ctx.ports.forward.due().is_some_and(|due| due <= engine.ctx.core.now) {
             forward::poll(&mut engine.ctx);

@@ -6,14 +6,13 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::Forward;
 use passt_engine::link::none::NoLink;
 use passt_engine::worker::Worker;
 use passt_proto::guest::{Bypass, Configured, FamilyConfig};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 
-use crate::common::{ip, options, rule};
+use crate::common::{ip, open, options, rule};
 
 pub(crate) const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -63,7 +62,7 @@ impl Engine {
     pub(crate) fn forward_any(&mut self, protocol: Protocol, side: Side, address: &str, port: u16, to: u16) {
         let rule = rule(Some(address), port, to);
         // Opened as for the host: sockets of the namespace would listen on one interface.
-        let mut listeners = Forward::default().open(Side::Host, protocol, vec![rule]).unwrap();
+        let mut listeners = open(protocol, vec![rule]).unwrap();
         for listener in &mut listeners {
             listener.side = side;
         }

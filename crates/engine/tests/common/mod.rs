@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use passt_engine::dispatch::Protocols;
+use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
+use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Listeners, Reason};
 use passt_engine::worker::Options;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
@@ -53,6 +55,27 @@ pub(crate) fn rule(address: Option<&str>, port: u16, to: u16) -> Rule {
     let listen = Listen { addr: address.map(ip), interface: None };
     let ports = PortRange::new(port, port).unwrap();
     Rule { listen, ports, to, target: None, weak: false, scan: false }
+}
+
+/// Adds rules and opens their sockets, as at the start: all of them, or an error.
+pub(crate) fn open_in(
+    forward: &mut Forward,
+    side: Side,
+    protocol: Protocol,
+    rules: Vec<Rule>,
+) -> Result<Vec<Listener>, Reason> {
+    let add = rules.into_iter().map(|rule| Change::Add(Entry { side, protocol, rule }));
+    let applied = forward.apply_here(forward.plan(add));
+    if applied.lacks_rules() {
+        let refused = applied.roll_back().into_iter().find(|refusal| refusal.extent == Extent::Whole);
+        return Err(refused.unwrap().reason);
+    }
+    Ok(forward.commit(applied, &Listeners::default()).unwrap().open)
+}
+
+/// The same on the host, with no other rules.
+pub(crate) fn open(protocol: Protocol, rules: Vec<Rule>) -> Result<Vec<Listener>, Reason> {
+    open_in(&mut Forward::default(), Side::Host, protocol, rules)
 }
 
 pub(crate) fn pattern(len: usize) -> Vec<u8> {

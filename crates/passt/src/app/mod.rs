@@ -20,7 +20,7 @@ use passt_engine::core::Capture;
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::PortRange;
-use passt_engine::forward::{Forward, Listener, listener};
+use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Listeners, Reason, listener};
 use passt_engine::link::Link;
 use passt_engine::worker::{Options, Worker};
 use passt_proto::time::Instant;
@@ -189,9 +189,25 @@ fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<
         [(Protocol::Tcp, config.services.tcp, tcp), (Protocol::Udp, config.services.udp, udp)]
     {
         let rules = if enabled { ports.rules(ephemeral)? } else { Vec::new() };
-        listeners.append(&mut forward.open(side, protocol, rules)?);
+        let add = rules.into_iter().map(|rule| Change::Add(Entry { side, protocol, rule }));
+        listeners.append(&mut open(forward, add)?);
     }
     Ok(listeners)
+}
+
+/// Opens the sockets of rules from this thread; the first that can't be had is an error.
+fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Result<Vec<Listener>> {
+    let applied = forward.apply_here(forward.plan(add));
+    for refusal in applied.refused() {
+        match refusal.reason {
+            Reason::Port { .. } => log::warn!("{refusal}"),
+            _ => anyhow::bail!("{refusal}"),
+        }
+        if refusal.extent == Extent::Whole {
+            anyhow::bail!("Couldn't listen on requested ports");
+        }
+    }
+    Ok(forward.commit(applied, &Listeners::default())?.open)
 }
 
 /// Begins the recording that was asked for.

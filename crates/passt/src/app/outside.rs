@@ -1,7 +1,7 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account, and what
 //! becomes readable outside.
 
-use passt_engine::forward::Context;
+use passt_engine::dispatch::Engine;
 use passt_engine::link::Link;
 use passt_engine::worker::External;
 use passt_proto::time::Instant;
@@ -16,9 +16,9 @@ pub(super) struct Outside<'a, F> {
     pub(super) ready: F,
 }
 
-impl<L: Link, F: FnMut(u32, &mut Context<L>) -> bool> External<L> for Outside<'_, F> {
-    fn ready(&mut self, number: u32, ctx: &mut Context<L>) -> bool {
-        (self.ready)(number, ctx)
+impl<L: Link, F: FnMut(u32, &mut Engine<L>) -> bool> External<L> for Outside<'_, F> {
+    fn ready(&mut self, number: u32, engine: &mut Engine<L>) -> bool {
+        (self.ready)(number, engine)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -26,10 +26,10 @@ impl<L: Link, F: FnMut(u32, &mut Context<L>) -> bool> External<L> for Outside<'_
         [stats, log::due()].into_iter().flatten().min()
     }
 
-    fn tick(&mut self, ctx: &mut Context<L>, flows: usize) {
-        log::account(ctx.core.now);
+    fn tick(&mut self, engine: &mut Engine<L>) {
+        log::account(engine.ctx.core.now);
         if let Some(stats) = &mut self.stats {
-            stats.report(ctx, flows);
+            stats.report(&engine.ctx, engine.flows.count());
         }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use anyhow::Context as _;
 use passt_engine::clock;
 use passt_engine::core::Token;
+use passt_engine::dispatch::Engine;
 use passt_engine::forward::Context;
 use passt_engine::link::Link;
 use passt_engine::link::stream::StreamLink;
@@ -132,8 +133,8 @@ fn serve(
         }
         let mut client = None;
         let taken = worker.context().core.link.is_connected();
-        let ready = |_, ctx: &mut Context<StreamLink>| {
-            client = door.as_mut().and_then(|door| door.admit(ctx, taken));
+        let ready = |_, engine: &mut Engine<StreamLink>| {
+            client = door.as_mut().and_then(|door| door.admit(&mut engine.ctx, taken));
             client.is_some()
         };
         let exit = worker.run(&mut Outside { stats: stats.as_deref_mut(), ready });

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use passt_engine::core::Token;
+use passt_engine::dispatch::Engine;
 use passt_engine::flow::Side;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
@@ -93,7 +94,7 @@ fn serve<L: Link>(
 /// Runs the engine until the end; the exit status.
 fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats>) -> anyhow::Result<u8> {
     let mut end = Ok(None);
-    let ready = |_, _: &mut forward::Context<L>| {
+    let ready = |_, _: &mut Engine<L>| {
         end = watch.check();
         !matches!(end, Ok(None))
     };

@@ -118,6 +118,28 @@ pub enum Action {
     Close,
 }
 
+/// How far a connection is, for whoever asks. Neither side's states of RFC 9293: we know what was said, not what
+/// the two kernels make of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The host's connect is under way.
+    Connecting,
+    /// The guest has not confirmed the connection.
+    Opening,
+    /// Data can flow both ways.
+    Open,
+    /// The guest has finished.
+    GuestFinished,
+    /// The host's peer has finished.
+    HostFinished,
+    /// Both have; what is under way is delivered.
+    BothFinished,
+    /// The guest had finished and its socket is gone; what it left is passed on.
+    LeftBehind,
+    /// Over, but for telling the two sides.
+    Ended,
+}
+
 /// One translated connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -325,6 +347,16 @@ impl Connection {
         match &self.state {
             State::Open(open) => open.mss(),
             _ => u32::from(self.config.mss),
+        }
+    }
+
+    /// How far the connection is.
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Connecting { .. } => Phase::Connecting,
+            State::Opening(_) => Phase::Opening,
+            State::Open(open) => open.phase(),
+            State::Ended { .. } => Phase::Ended,
         }
     }
 

@@ -4,7 +4,7 @@ use super::challenge::Challenge;
 use super::receive::{Push, Receive, Reset};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
-use super::{Action, Config, Event, Offer, Ports};
+use super::{Action, Config, Event, Offer, Phase, Ports};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
@@ -280,6 +280,17 @@ impl Open {
     /// Whether the guest's SYN began the connection.
     pub(super) fn begun_by_guest(&self) -> bool {
         self.begun_by_guest
+    }
+
+    /// How far it is.
+    pub(super) fn phase(&self) -> Phase {
+        match (self.rx.has_end(), self.tx.has_end()) {
+            _ if self.is_orphaned() => Phase::LeftBehind,
+            (false, false) => Phase::Open,
+            (true, false) => Phase::GuestFinished,
+            (false, true) => Phase::HostFinished,
+            (true, true) => Phase::BothFinished,
+        }
     }
 
     /// The guest reset the connection.

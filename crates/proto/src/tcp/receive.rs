@@ -310,6 +310,11 @@ impl Receive {
         self.shut && self.fin.is_some_and(|at| self.acked == at + 1)
     }
 
+    /// The guest has finished.
+    pub(super) fn has_end(&self) -> bool {
+        self.fin.is_some()
+    }
+
     /// The guest has finished, and some of what precedes its FIN waits for room at the host's socket.
     pub(super) fn is_finishing(&self) -> bool {
         self.fin == Some(self.next + self.pending) && self.held > 0

@@ -389,6 +389,11 @@ impl Transmit {
         self.discard == 0 && self.end.is_some_and(|end| self.una == end + 1)
     }
 
+    /// The host has finished.
+    pub(super) fn has_end(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// The host has finished, the guest was told, and has acknowledged all but that.
     pub(super) fn is_delivered(&self) -> bool {
         self.end.is_some_and(|end| !self.una.before(end) && self.max.after(end))

@@ -12,6 +12,7 @@
 //!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
+mod facts;
 mod pipe;
 
 use std::io;
@@ -19,6 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
+use passt_proto::time::Instant;
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Choice, Sysno};
 use passt_sys::socket::option;
@@ -32,6 +34,7 @@ use self::pipe::{Pipe, Pipes};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::{Handle, Token};
+use crate::flow::account::{Account, Direction};
 use crate::flow::{Key, Side};
 use crate::forward::pressure::Ticket;
 use crate::forward::{Context, Ports};
@@ -79,6 +82,7 @@ pub struct SpliceFlow {
     ways: [Way; 2],
     /// Until the kernel says that the target accepted.
     connecting: Option<Ticket>,
+    account: Account,
 }
 
 #[derive(Debug)]
@@ -132,6 +136,11 @@ enum Step {
 impl Splice {
     pub(crate) fn new() -> Self {
         Self { buffer: vec![0; pipe::MIN_SIZE], pipes: Pipes::new() }
+    }
+
+    /// Empty pipes that are kept, and how many there may be.
+    pub(crate) fn spare_pipes(&self) -> (usize, usize) {
+        self.pipes.spare()
     }
 }
 
@@ -192,8 +201,9 @@ impl Way {
 
 impl SpliceFlow {
     /// From an accepted client to the socket that was made for it; with a ticket while that one is connecting.
-    pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>) -> Self {
-        Self { ends: [End::new(client), End::new(target)], ways: [Way::new(), Way::new()], connecting }
+    pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>, now: Instant) -> Self {
+        let (ends, ways) = ([End::new(client), End::new(target)], [Way::new(), Way::new()]);
+        Self { ends, ways, connecting, account: Account::new(now) }
     }
 
     /// Everything is in place: what the client sent already goes on at once, since on
@@ -339,6 +349,22 @@ impl SpliceFlow {
         from: usize,
     ) -> io::Result<()> {
         self.ways[from].taken = 0;
+        let moved = self.steps(ctx, splice, handle, from);
+        let taken = self.ways[from].taken;
+        if taken > 0 {
+            let way = if from == CLIENT { Direction::Out } else { Direction::In };
+            self.account.carried(way, 0, taken, ctx.core.now);
+        }
+        moved
+    }
+
+    fn steps<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        splice: &mut Splice,
+        handle: Handle,
+        from: usize,
+    ) -> io::Result<()> {
         for _ in 0..BURST {
             if self.step(ctx, splice, handle, from)? == Step::Wait {
                 let way = &mut self.ways[from];

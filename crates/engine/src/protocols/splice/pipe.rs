@@ -45,6 +45,11 @@ impl Pipes {
         Self(Vec::with_capacity(SPARE))
     }
 
+    /// Empty pipes that are kept, and how many there may be.
+    pub(super) fn spare(&self) -> (usize, usize) {
+        (self.0.len(), SPARE)
+    }
+
     /// Whether the next [`Pipes::take`] succeeds.
     pub(super) fn is_ready(&mut self) -> bool {
         if self.0.is_empty() {

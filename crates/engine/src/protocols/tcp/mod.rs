@@ -4,6 +4,7 @@
 //! connection got is one `sendmsg`, and is answered with one acknowledgement.
 //! How connections begin is in `open`, what the guest gets of the host in `read`.
 
+mod facts;
 mod open;
 mod read;
 pub mod slack;
@@ -33,6 +34,7 @@ use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::Core;
 use crate::core::icmp::unreachable;
+use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
 use crate::forward::pressure::Ticket;
@@ -61,8 +63,13 @@ const ORPHANS: usize = 8;
 const BURST: usize = 8;
 /// Batches for which an acknowledgement waits at most while frames keep coming: about a millisecond.
 const PATIENCE: u8 = 8;
+/// The time of a timer that is not set.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
 /// Bytes of the buffer that skipped data goes to where `SO_PEEK_OFF` is missing.
 const SCRATCH: usize = 64 * 1024;
+
+// Pieces of a batch have numbers of 16 bits.
+const _: () = assert!(MAX_BATCH <= 1 << 16);
 
 /// What all connections share.
 pub struct Tcp {
@@ -93,7 +100,7 @@ pub struct Tcp {
 struct Piece {
     frame: usize,
     range: Range<usize>,
-    next: Option<usize>,
+    next: Option<u16>,
 }
 
 /// A TCP connection with its socket.
@@ -104,8 +111,9 @@ pub struct TcpFlow {
     path: Path,
     /// When that was done last, as [`Learnt::moves`](passt_proto::guest::Learnt::moves) counts.
     moves: u32,
-    /// First and last piece of payload in the batch.
-    batch: Option<(usize, usize)>,
+    account: Account,
+    /// First and last piece of payload in the batch, of which there are [`MAX_BATCH`] at most.
+    batch: Option<(u16, u16)>,
     /// Is in [`Tcp::dirty`].
     dirty: bool,
     /// Is in [`Tcp::late`].
@@ -128,8 +136,8 @@ pub struct TcpFlow {
     orphan: bool,
     /// It came in, and the guest has not accepted it yet.
     ticket: Option<Ticket>,
-    /// What the timer is set to.
-    timer: Option<Instant>,
+    /// What the timer is set to, or [`NEVER`].
+    timer: Instant,
     /// Is to be called when the link has room.
     waits: bool,
 }
@@ -171,6 +179,12 @@ impl Tcp {
     /// Whether acknowledgements wait for the link to be quiet: the loop may not sleep over them.
     pub(crate) fn has_late(&self) -> bool {
         !self.late.is_empty()
+    }
+
+    /// Connections whose guest has finished and is gone, and how many there may be with so many
+    /// descriptors.
+    pub(crate) fn left_behind(&self, descriptors: usize) -> (usize, usize) {
+        (self.orphans, descriptors / ORPHANS)
     }
 
     /// Connection number `next` that got a segment in the batch.
@@ -273,11 +287,11 @@ impl TcpFlow {
     }
 
     fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
-        let index = pieces.len();
+        let Ok(index) = u16::try_from(pieces.len()) else { return };
         pieces.push(Piece { frame, range, next: None });
         self.batch = Some(match self.batch {
             Some((first, last)) => {
-                pieces[last].next = Some(index);
+                pieces[usize::from(last)].next = Some(index);
                 (first, index)
             }
             None => (index, index),
@@ -293,7 +307,10 @@ impl TcpFlow {
     ) -> Verdict {
         self.dirty = false;
         if let Some((first, _)) = self.batch.take() {
-            let Ok(taken) = self.queue(ctx, tcp, first) else { return self.reset(ctx, tcp, handle) };
+            let Ok((taken, frames)) = self.queue(ctx, tcp, first) else {
+                return self.reset(ctx, tcp, handle);
+            };
+            self.account.carried(Direction::Out, frames, taken, ctx.core.now);
             self.conn.handle(ctx.core.now, Event::Queued { taken: count(taken), held: self.held() });
         }
         if ctx.core.link.is_backlogged() && tcp.late.len() < MAX_BATCH {
@@ -306,15 +323,21 @@ impl TcpFlow {
     }
 
     /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room, which is all but
-    /// where the slack is used up.
-    fn queue<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, first: usize) -> io::Result<usize> {
-        let (mut taken, mut next) = (0, Some(first));
+    /// where the slack is used up, and of how many pieces.
+    fn queue<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        tcp: &mut Tcp,
+        first: u16,
+    ) -> io::Result<(usize, usize)> {
+        let (mut taken, mut frames, mut next) = (0, 0, Some(first));
         while next.is_some() {
             let mut data = Gather::new();
-            while let Some(piece) = next.map(|index| &tcp.pieces[index])
+            while let Some(piece) = next.map(|index| &tcp.pieces[usize::from(index)])
                 && ctx.core.link.payload(piece.frame, piece.range.clone(), &mut data)
             {
                 next = piece.next;
+                frames += 1;
             }
             let mut sent = 0;
             if self.rest.is_none() {
@@ -333,7 +356,7 @@ impl TcpFlow {
                 break;
             }
         }
-        Ok(taken)
+        Ok((taken, frames))
     }
 
     fn held(&self) -> u32 {
@@ -476,7 +499,7 @@ impl TcpFlow {
         if self.is_abandoned(key, ctx.core.now) {
             return self.give_up(ctx, tcp, handle);
         }
-        self.timer = None;
+        self.timer = NEVER;
         self.conn.handle(ctx.core.now, Event::Timeout);
         self.pull(ctx, tcp, handle)
     }
@@ -506,6 +529,7 @@ impl TcpFlow {
                     }
                 }
                 Action::Discard(bytes) => {
+                    self.account.carried(Direction::In, 0, bytes as usize, ctx.core.now);
                     if self.discard(ctx.core.now, bytes).is_err() {
                         self.conn.handle(ctx.core.now, Event::Failed);
                     }
@@ -569,7 +593,8 @@ impl TcpFlow {
 
     /// Counts what a guest left behind; false if there is too much of that.
     fn adopt<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp) -> bool {
-        self.orphan = tcp.orphans < ctx.ports.pressure.descriptors() / ORPHANS;
+        let (orphans, most) = tcp.left_behind(ctx.ports.pressure.descriptors());
+        self.orphan = orphans < most;
         tcp.orphans += usize::from(self.orphan);
         self.orphan
     }
@@ -587,9 +612,9 @@ impl TcpFlow {
     /// A timer that fires too early costs less than moving it with every segment.
     fn set_timer<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if let Some(due) = self.conn.next_timeout()
-            && self.timer.is_none_or(|at| due < at)
+            && due < self.timer
         {
-            self.timer = Some(due);
+            self.timer = due;
             ctx.core.timers.set(handle.index, due);
         }
     }

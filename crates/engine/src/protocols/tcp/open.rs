@@ -11,9 +11,10 @@ use passt_sys::socket;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::{Tcp, TcpFlow};
+use super::{NEVER, Tcp, TcpFlow};
 use crate::core::Core;
 use crate::flow::Key;
+use crate::flow::account::Account;
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
 use crate::protocols;
@@ -84,6 +85,7 @@ impl Tcp {
             fd,
             path,
             moves: core.guest.learnt.moves(),
+            account: Account::new(core.now),
             batch: None,
             dirty: false,
             late: false,
@@ -96,7 +98,7 @@ impl Tcp {
             owes: false,
             orphan: false,
             ticket: None,
-            timer: None,
+            timer: NEVER,
             waits: false,
         }
     }

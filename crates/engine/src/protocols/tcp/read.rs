@@ -12,6 +12,7 @@ use passt_sys::{msg, socket};
 
 use super::{Tcp, TcpFlow, count};
 use crate::core::Core;
+use crate::flow::account::Direction;
 use crate::link::{Link, MAX_HEADERS, MAX_PIECES};
 
 impl TcpFlow {
@@ -70,6 +71,7 @@ impl TcpFlow {
         let before = self.conn.retransmitted();
         let segment = self.conn.transmit(core.now, len, short && ended == self.ended, ended);
         core.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
+        self.account.carried(Direction::In, 1, 0, core.now);
         let mut header = [0; MAX_HEADERS];
         let mss = u16::try_from(self.conn.mss()).unwrap_or(u16::MAX);
         match self.path.emit_tcp(&mut header, &segment, found, mss) {

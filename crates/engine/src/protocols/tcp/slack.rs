@@ -53,6 +53,11 @@ impl Pool {
         Ok(Self { memory: alloc::zeroed(usize::from(blocks) * BLOCK)?, next, free: 0, free_count: blocks })
     }
 
+    /// Blocks that are lent, and all there are.
+    pub fn lent(&self) -> (usize, usize) {
+        (self.next.len() - usize::from(self.free_count), self.next.len())
+    }
+
     /// Whether nothing is lent.
     pub fn is_whole(&self) -> bool {
         usize::from(self.free_count) == self.next.len()

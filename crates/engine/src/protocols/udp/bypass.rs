@@ -21,9 +21,10 @@ use passt_sys::dgram::{BATCH, Inbox};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use super::send::{Cursor, Cuts, Item, Way, datagrams};
+use super::send::{Cursor, Cuts, Item, Way, datagrams, tally};
 use super::{Shared, Sockets, UdpFlow};
 use crate::flow::Side;
+use crate::flow::account::Direction;
 use crate::forward::{Context, Ports};
 use crate::link::Link;
 use crate::protocols::Verdict;
@@ -57,7 +58,7 @@ impl UdpFlow {
 
     /// Passes on what is in the inbox at `messages`, from the client.
     pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
-        self.used(0, ctx.core.now);
+        self.used(Direction::Out, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let way = self.sockets.to_remote(&ctx.ports.listeners);
         let lost =
             way.map(|way| relay(&way, &ctx.core.inbox, messages.clone(), &mut self.cuts, ctx.core.now));
@@ -66,7 +67,7 @@ impl UdpFlow {
 
     /// Passes on what is in the inbox at `messages`, from the server.
     pub(super) fn answer<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
-        self.used(1, ctx.core.now);
+        self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
         let way = client.way(&ctx.ports.listeners);
         let lost =

@@ -8,6 +8,7 @@
 
 pub(crate) mod bypass;
 pub(crate) mod errors;
+mod facts;
 mod frames;
 mod send;
 
@@ -31,12 +32,13 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 pub(crate) use self::send::datagrams;
-use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Way};
+use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Tally, Way};
 use super::Verdict;
 use super::socket::datagram_socket;
 use crate::core::Core;
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
+use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
 use crate::forward::{Context, Listeners, Ports};
 use crate::link::{Link, MAX_PAYLOAD};
@@ -81,6 +83,7 @@ pub struct UdpFlow {
     /// Batches seen from the guest (on the bypass the client) and to it, up to two.
     seen: [u8; 2],
     last: Instant,
+    account: Account,
     futile: Futile,
 }
 
@@ -211,6 +214,7 @@ impl UdpFlow {
             joined: false,
             seen: [0; 2],
             last: now,
+            account: Account::new(now),
             futile: Futile::default(),
         }
     }
@@ -290,7 +294,7 @@ impl UdpFlow {
         if key.via != Via::Link {
             return self.serve(ctx, messages);
         }
-        self.used(1, ctx.core.now);
+        self.used(Direction::In, send::tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         udp.send_frames(&mut ctx.core, key, messages);
         Verdict::Keep
     }
@@ -298,7 +302,8 @@ impl UdpFlow {
     /// Sends the batch. What cannot be sent is reported to the guest.
     fn send<L: Link>(&mut self, ctx: &mut Context<L>, udp: &Udp, key: &Key) -> Verdict {
         let Context { core, ports } = ctx;
-        self.used(0, core.now);
+        let tally = udp.batch.iter().fold((0, 0), |all, item| item.add_to(all));
+        self.used(Direction::Out, tally, core.now);
         let mut at = Cursor::default();
         loop {
             let Some(way) = self.sockets.to_remote(&ports.listeners) else {
@@ -371,9 +376,10 @@ impl UdpFlow {
             if !self.joined {
                 break;
             }
-            self.joined = Self::receive_joined(&mut ctx.core, key, fd)?;
-            if self.joined {
-                used(&mut self.last, &mut self.seen[1], ctx.core.now);
+            let tally = Self::receive_joined(&mut ctx.core, key, fd)?;
+            self.joined = tally.is_some();
+            if let Some(tally) = tally {
+                used((&mut self.last, &mut self.seen, &mut self.account), Direction::In, tally, ctx.core.now);
             }
         }
         if self.joined {
@@ -398,41 +404,42 @@ impl UdpFlow {
             } else {
                 let joined = |i| ctx.core.inbox.message(i).is_some_and(|(m, _)| m.segment != 0);
                 self.joined = messages.clone().any(joined);
-                self.used(1, ctx.core.now);
+                self.used(Direction::In, send::tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
                 udp.send_frames(&mut ctx.core, key, messages);
             }
         }
         Ok(Verdict::Keep)
     }
 
-    /// Receives one message of joined datagrams to where the guest will find it; false
-    /// if the next message is of another kind, and still there.
-    fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<bool> {
+    /// Receives one message of joined datagrams to where the guest will find it; how many these are,
+    /// and their bytes. `None` if the next message is of another kind, and still there.
+    fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<Option<Tally>> {
         let ahead = dgram::peek(fd.as_fd())?;
         let path = core.path(key.remote.addr, key.guest.addr);
         let mut header = [0; MAX_HEADERS];
         let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
         if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
-            return Ok(false);
+            return Ok(None);
         }
         let ports = (key.remote.port, key.guest.port);
         let Some((len, offload)) = path.emit_udp(&mut header, ports, ahead.len, ahead.segment) else {
-            return Ok(false);
+            return Ok(None);
         };
         let received = {
             let mut room = Scatter::new();
             if !core.link.reserve(len, ahead.len, ahead.segment.into(), &mut room) {
-                return Ok(false);
+                return Ok(None);
             }
             dgram::receive(fd.as_fd(), &room)?
         };
         core.commit(&header[..len], &offload, received.len);
-        Ok(true)
+        Ok(Some((received.len.div_ceil(ahead.segment.into()), received.len)))
     }
 
-    /// Notes use by the guest (0) or its peer (1).
-    fn used(&mut self, side: usize, now: Instant) {
-        used(&mut self.last, &mut self.seen[side], now);
+    /// Notes use by the guest, on the bypass the client, or by its peer: datagrams, and their
+    /// bytes.
+    fn used(&mut self, way: Direction, tally: Tally, now: Instant) {
+        used((&mut self.last, &mut self.seen, &mut self.account), way, tally, now);
     }
 
     pub(crate) fn timeout<L>(&self, core: &mut Core<L>, udp: &Udp, handle: Handle) -> Verdict {
@@ -442,9 +449,16 @@ impl UdpFlow {
     }
 }
 
-fn used(last: &mut Instant, seen: &mut u8, now: Instant) {
+fn used(
+    (last, seen, account): (&mut Instant, &mut [u8; 2], &mut Account),
+    way: Direction,
+    (datagrams, bytes): Tally,
+    now: Instant,
+) {
     *last = now;
+    let seen = &mut seen[way as usize];
     *seen = seen.saturating_add(1).min(2);
+    account.carried(way, datagrams, bytes, now);
 }
 
 impl Sockets {

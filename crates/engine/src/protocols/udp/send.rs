@@ -41,6 +41,11 @@ impl Item {
         Some(Self { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
     }
 
+    /// A tally with this item.
+    pub(super) fn add_to(&self, (datagrams, bytes): Tally) -> Tally {
+        (datagrams + self.datagrams(), bytes + self.payload.len())
+    }
+
     /// How many datagrams it is.
     pub(crate) fn datagrams(&self) -> usize {
         if self.segment == 0 { 1 } else { self.payload.len().div_ceil(self.segment.into()) }
@@ -50,6 +55,18 @@ impl Item {
 /// How many datagrams some messages of the inbox are.
 pub(crate) fn datagrams(inbox: &Inbox, messages: Range<usize>) -> usize {
     messages.filter_map(|index| Item::received(inbox, index)).map(|item| item.datagrams()).sum()
+}
+
+/// How many datagrams, and their bytes.
+pub(super) type Tally = (usize, usize);
+
+/// How many datagrams some messages of the inbox are, and their bytes.
+pub(super) fn tally(inbox: &Inbox, messages: Range<usize>) -> Tally {
+    let sizes = messages.filter_map(|index| inbox.size(index));
+    sizes.fold((0, 0), |(datagrams, bytes), (len, segment)| {
+        let count = if segment == 0 { 1 } else { len.div_ceil(segment.into()).max(1) };
+        (datagrams + count, bytes + len)
+    })
 }
 
 /// What items are part of.

@@ -1,0 +1,21 @@
+//! What a TCP flow tells of itself.
+
+use super::TcpFlow;
+use crate::core::Core;
+use crate::flow::Key;
+use crate::protocols::facts::{self, Facts};
+
+impl TcpFlow {
+    /// What it tells of itself. Its sockets' addresses are asked of the kernel.
+    pub(crate) fn facts<L>(&self, core: &Core<L>, key: &Key) -> Facts {
+        // A socket that is connecting has no peer yet.
+        let meant = || Some(core.guest.from_guest(key.protocol, key.remote).ok()?.remote);
+        Facts {
+            state: self.conn.phase().into(),
+            account: self.account,
+            retransmitted: self.conn.retransmitted(),
+            local: facts::local(&self.fd),
+            remote: facts::peer(&self.fd).or_else(meant),
+        }
+    }
+}
