@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use passt_engine::link::HEAD_LEN;
 use passt_engine::link::channel::Packet;
-use passt_engine::protocols::tcp::slack::Pool;
+use passt_engine::protocols::tcp::slack::Slack;
 use passt_engine::worker::Worker;
 use passt_proto::classify::{Class, classify};
 use passt_proto::responder::Services;
@@ -220,7 +220,7 @@ fn what_a_segment_ends_is_over_for_the_next() {
 fn first_promises_in_a_crowd() {
     for v4 in [true, false] {
         let mut guest = Guest::<Memory>::new(v4);
-        guest.worker.engine().common.tcp.slack = Pool::new(4).expect("memory");
+        guest.worker.engine().common.tcp.slack = Slack::new(4).expect("memory");
         let door = door(&mut guest.worker, v4, Protocol::Tcp);
         let listener = server(v4);
         let (stalled, _stream) = guest.connect(&listener);

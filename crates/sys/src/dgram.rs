@@ -261,9 +261,13 @@ impl Inbox {
 
     /// Message `index` of the last batch with its payload.
     pub fn message(&self, index: usize) -> Option<(Received, &[u8])> {
-        let received = (*self.received.get(index)?)?;
-        let room = self.arena.chunks_exact(MAX_LEN).nth(index)?;
-        Some((received, room.get(..received.len)?))
+        Some(((*self.received.get(index)?)?, self.payload(index)?))
+    }
+
+    /// The payload of message `index` of the last batch.
+    pub fn payload(&self, index: usize) -> Option<&[u8]> {
+        let (len, _) = self.size(index)?;
+        self.arena.get(index * MAX_LEN..)?.get(..len)
     }
 }
 

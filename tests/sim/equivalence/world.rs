@@ -9,7 +9,7 @@ use passt_engine::dispatch::Flow;
 use passt_engine::flow::{Key, Protocol, Via};
 use passt_engine::link::channel::Packet;
 use passt_engine::link::{HEAD_LEN, Link as _};
-use passt_engine::protocols::tcp::slack::Pool;
+use passt_engine::protocols::tcp::slack::Slack;
 use passt_engine::worker::Worker;
 use passt_proto::addr::Endpoint;
 use passt_proto::classify::{Class, classify};
@@ -77,7 +77,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let offload = link.caps().tcp_segmentation;
         let mut worker = Worker::new(link, &options, now).expect("an engine");
         // Of what there is to lend, all or little; of a slot's uses, the first or those at the limits of numbers.
-        worker.engine().common.tcp.slack = Pool::new([4, 16, 2112][tape.pick(3)]).expect("memory");
+        worker.engine().common.tcp.slack = Slack::new([4, 16, 2112][tape.pick(3)]).expect("memory");
         let flows = &mut worker.engine().flows;
         flows.first_generation = [0, (1 << 29) - 2, u32::MAX - 1][tape.pick(3)];
         let doors = [true, false].map(|v4| door(&mut worker, v4, Protocol::Tcp));

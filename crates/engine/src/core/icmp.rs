@@ -7,31 +7,44 @@ use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{Failure, Origin};
+use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
-use super::Core;
+use super::{Core, Payload};
 use crate::link::Link;
 
-/// Longest error: RFC 4443, section 2.4, and an Ethernet header.
-const ERROR_ROOM: usize = 1280 + 14;
+/// More of a packet than that is in no error: RFC 4443, section 2.4.
+const ERROR_ROOM: usize = 1280;
 
 impl<L: Link> Core<L> {
     /// Tells the guest on behalf of `from` that its packet `quoted`, which carried at
     /// least `payload`, was not delivered.
-    pub(crate) fn icmp_error(&mut self, from: Addr, header: icmp::Header, quoted: &Quoted, payload: &[u8]) {
+    pub(crate) fn icmp_error(
+        &mut self,
+        from: Addr,
+        header: icmp::Header,
+        quoted: &Quoted,
+        payload: &Payload,
+    ) {
         let path = self.path(from, quoted.path.src);
-        let mut headers = [0; MAX_HEADERS];
-        let Some((len, rest)) = path.emit_error(&mut headers, header, quoted, payload) else { return };
-        let mut frame = [0; ERROR_ROOM];
-        let (head, body) = frame.split_at_mut(len);
-        head.copy_from_slice(&headers[..len]);
-        body[..rest].copy_from_slice(&payload[..rest]);
-        self.send(&frame[..len + rest]);
+        let (mut headers, mut frame) = ([0; MAX_HEADERS], [0; MAX_HEADERS + ERROR_ROOM]);
+        // Headers go in front of the payload once it is known how much of that there is.
+        let body = {
+            let mut data = Gather::new();
+            self.append(payload, &mut data);
+            let (_, body) = frame.split_at_mut(MAX_HEADERS);
+            let copied = data.copy_out(0, body);
+            &body[..copied]
+        };
+        let Some((len, rest)) = path.emit_error(&mut headers, header, quoted, body) else { return };
+        let start = MAX_HEADERS - len;
+        frame[start..MAX_HEADERS].copy_from_slice(&headers[..len]);
+        self.send(&frame[start..MAX_HEADERS + rest]);
     }
 
     /// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`: on behalf of whoever
     /// said so, if the guest knows them, or else of the destination.
-    pub(crate) fn report(&mut self, failure: &Failure, quoted: &Quoted, payload: &[u8]) {
+    pub(crate) fn report(&mut self, failure: &Failure, quoted: &Quoted, payload: &Payload) {
         let v4 = quoted.path.src.is_v4();
         let header = match header(failure, v4) {
             Ok(header) => header,

@@ -7,6 +7,8 @@ mod clock;
 mod counters;
 mod guest;
 pub(crate) mod icmp;
+pub mod payload;
+pub(crate) mod pool;
 mod queue;
 pub(crate) mod readiness;
 mod timer;
@@ -31,6 +33,8 @@ pub use self::capture::Capture;
 pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
 pub use self::guest::Known;
+pub use self::payload::{Payload, Place};
+pub(crate) use self::pool::Pool;
 pub(crate) use self::queue::Queue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
@@ -38,6 +42,8 @@ use crate::link::{Caps, Link};
 
 /// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Blocks of the pool for payload that is kept.
+const BLOCKS: u16 = 16;
 /// The MTU of a guest that is told none: that of Ethernet.
 const DEFAULT_MTU: usize = 1500;
 
@@ -62,6 +68,8 @@ pub struct Core<L> {
     pub outbound_if: [Option<String>; 2],
     /// Where datagrams from the host's side are received.
     pub(crate) inbox: Inbox,
+    /// Where payload is kept that is in no frame, and in no message.
+    pub(crate) pool: Pool,
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
@@ -109,6 +117,7 @@ impl<L: Link> Core<L> {
             guest: Known::new(configured),
             outbound_if: outbound_if.clone(),
             inbox: Inbox::new(),
+            pool: Pool::new(BLOCKS)?,
             timers,
             ready,
             waiting,

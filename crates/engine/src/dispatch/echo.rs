@@ -1,15 +1,14 @@
 //! Pings of the guest: to which flow one belongs.
 
-use std::ops::Range;
-
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 
 use super::{Engine, Flow};
+use crate::core::Payload;
 use crate::flow::{Handle, Key, Protocol, Via};
 use crate::link::Link;
 
-/// An echo request, in frame `index` of the batch.
+/// An echo request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     /// The guest and its identifier.
@@ -18,18 +17,18 @@ pub(super) struct Request {
     pub(super) dst: Addr,
     /// Time to live.
     pub(super) ttl: u8,
-    /// The message in the frame.
-    pub(super) message: Range<usize>,
+    /// The message from its type on.
+    pub(super) message: Payload,
 }
 
 impl<L: Link> Engine<L> {
     /// Passes on an echo request.
-    pub(super) fn echo_request(&mut self, index: usize, request: &Request) -> Result<(), DropReason> {
+    pub(super) fn echo_request(&mut self, request: &Request) -> Result<(), DropReason> {
         let remote = Endpoint::new(request.dst, 0);
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;
         let Some((_, Flow::Echo(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
-        flow.send(&self.ctx.core, index, request.ttl, request.message.clone())
+        flow.send(&self.ctx.core, request.ttl, &request.message)
     }
 
     fn open_echo(&mut self, key: Key) -> Result<Handle, DropReason> {

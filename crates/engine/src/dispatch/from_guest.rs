@@ -12,6 +12,7 @@ use passt_sys::iovec::Gather;
 
 use super::Engine;
 use super::echo::Request;
+use crate::core::Place;
 use crate::link::Link;
 
 /// Longest frame of a responder.
@@ -78,15 +79,15 @@ impl<L: Link> Engine<L> {
             core.send(reply);
             return Ok(());
         }
-        self.packet(index, class, &offload)
+        self.packet(Place::Frame(index), class, &offload)
     }
 
-    /// Hands a packet to its protocol.
-    fn packet(&mut self, index: usize, class: Class, offload: &Offload) -> Result<(), DropReason> {
+    /// Hands the packet at `place` to its protocol.
+    fn packet(&mut self, place: Place, class: Class, offload: &Offload) -> Result<(), DropReason> {
         match class {
             Class::Tcp { src, dst, segment, payload } => {
                 enabled(self.protocols.tcp)?;
-                self.segment(index, (src, dst), &segment, payload)
+                self.segment((src, dst), &segment, &place.piece(payload))
             }
             // Requests to servers that are switched off here, but perhaps not elsewhere.
             Class::Udp(datagram) | Class::Dhcp(datagram) | Class::Dhcpv6(datagram) => {
@@ -94,14 +95,12 @@ impl<L: Link> Engine<L> {
                     return Err(DropReason::IpSource);
                 }
                 enabled(self.protocols.udp)?;
-                self.datagram(index, &datagram, offload)
+                self.datagram(&datagram, place.piece(datagram.payload.clone()), offload)
             }
             Class::Echo { src, dst, id, ttl, payload, .. } => {
                 enabled(self.protocols.icmp)?;
-                self.echo_request(
-                    index,
-                    &Request { guest: Endpoint::new(src, id), dst, ttl, message: payload },
-                )
+                let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
+                self.echo_request(&Request { guest, dst, ttl, message })
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }

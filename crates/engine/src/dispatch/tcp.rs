@@ -1,6 +1,5 @@
 //! TCP connections: their segments, batches, and how they come to be in the table.
 
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use passt_proto::addr::{Addr, Endpoint};
@@ -8,6 +7,7 @@ use passt_proto::drop::DropReason;
 use passt_proto::wire::tcp::{Flags, Segment};
 
 use super::{Engine, Flow};
+use crate::core::Payload;
 use crate::flow::inbound::Class;
 use crate::flow::{Handle, Key, Protocol, Via};
 use crate::forward::pressure::Ticket;
@@ -16,13 +16,12 @@ use crate::protocols::tcp::{self, TcpFlow};
 use crate::protocols::{Verdict, splice};
 
 impl<L: Link> Engine<L> {
-    /// A segment from the guest, whose payload is at `payload` of frame `index`.
+    /// A segment from the guest with its payload.
     pub(super) fn segment(
         &mut self,
-        index: usize,
         (src, dst): (Addr, Addr),
         segment: &Segment,
-        payload: Range<usize>,
+        payload: &Payload,
     ) -> Result<(), DropReason> {
         let guest = Endpoint::new(src, segment.src_port);
         let remote = Endpoint::new(dst, segment.dst_port);
@@ -39,7 +38,7 @@ impl<L: Link> Engine<L> {
         let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else {
             return self.no_flow(key, segment, len);
         };
-        flow.segment(&mut common.tcp, (handle, ctx.core.now), index, segment, payload)?;
+        flow.segment(&mut common.tcp, (handle, ctx.core.now), segment, payload)?;
         if flow.has_ended() {
             self.settle(handle);
             if opens(segment) {

@@ -8,10 +8,13 @@ use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
 
 use super::{Engine, Flow};
+use crate::core::Payload;
 use crate::flow::inbound::{Class, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
+use crate::forward::Context;
 use crate::link::Link;
 use crate::protocols::Verdict;
+use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
 use crate::protocols::udp::{self, Shared, UdpFlow};
 
@@ -19,11 +22,11 @@ use crate::protocols::udp::{self, Shared, UdpFlow};
 const BURST: usize = 16;
 
 impl<L: Link> Engine<L> {
-    /// A datagram from the guest, in frame `index` of the batch.
+    /// A datagram from the guest, or several that were joined, with their payload.
     pub(super) fn datagram(
         &mut self,
-        index: usize,
         datagram: &Datagram,
+        payload: Payload,
         offload: &Offload,
     ) -> Result<(), DropReason> {
         let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
@@ -47,7 +50,7 @@ impl<L: Link> Engine<L> {
         if other_ttl && let Some((_, Flow::Udp(flow))) = self.flows.get_mut(handle) {
             flow.set_ttl(datagram.ttl);
         }
-        self.common.udp.add((key, handle), index, datagram.payload.clone(), offload);
+        self.common.udp.add((key, handle), payload, offload);
         Ok(())
     }
 
@@ -193,18 +196,20 @@ impl<L: Link> Engine<L> {
 
     /// Errors about what went out through a listening socket: passes them on. Whether there were any.
     pub(super) fn listener_errors(&mut self, number: u32) -> bool {
+        let Context { core, ports } = &mut self.ctx;
+        let Some(listener) = ports.listeners.get(number) else { return true };
+        let quote = Quote::new(core);
         let mut taken = false;
         for _ in 0..BURST {
-            let Some(listener) = self.ctx.ports.listeners.get(number) else { return true };
-            let Some(error) = udp::errors::of_listener(&self.ctx.core.guest, listener) else { break };
+            let Some(error) = udp::errors::of_listener(core, listener, &quote) else { break };
             taken = true;
             if let Some(key) = error.key
                 && self.flows.find(&key).is_some()
             {
-                error.report(&mut self.ctx.core, &key);
+                error.report(core, &key);
             }
         }
-        let pending = self.ctx.ports.listeners.get(number).and_then(|listener| socket_error(&listener.fd));
-        taken || pending.is_some()
+        quote.give_back(core);
+        taken || socket_error(&listener.fd).is_some()
     }
 }

@@ -2,7 +2,6 @@
 //! needs no privilege but a group in `net.ipv4.ping_group_range`. The kernel
 //! puts the socket's port in place of the identifier; the guest gets its own back.
 
-use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
@@ -25,10 +24,12 @@ use zerocopy::FromBytes;
 
 use super::Verdict;
 use super::facts::{self, Facts, State};
-use super::inbox::put;
+use super::put::put;
+use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
-use crate::core::Core;
+use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
+use crate::core::{Core, Payload, Place};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::link::Link;
@@ -83,13 +84,12 @@ impl Echo {
 }
 
 impl EchoFlow {
-    /// Sends the request at `message` of frame `index`.
+    /// Sends a request: a message from its type on.
     pub(crate) fn send<L: Link>(
         &mut self,
         core: &Core<L>,
-        index: usize,
         ttl: u8,
-        message: Range<usize>,
+        message: &Payload,
     ) -> Result<(), DropReason> {
         self.last = core.now;
         self.account.carried(Direction::Out, 1, message.len(), core.now);
@@ -98,7 +98,7 @@ impl EchoFlow {
             let _ = dgram::set_ttl(self.fd.as_fd(), !self.remote.is_v4(), ttl);
         }
         let mut data = Gather::new();
-        core.link.payload(index, message, &mut data);
+        core.append(message, &mut data);
         let message = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
         // An error that is pending from an earlier request is in the error queue too.
         let send = || dgram::send(self.fd.as_fd(), &data, &message, None, None);
@@ -163,8 +163,8 @@ impl EchoFlow {
         let mut headers = [0; MAX_HEADERS];
         match path.emit_icmp(&mut headers, header, sum, len) {
             Some(end) => {
-                let body = icmp::LEN..usize::MAX;
-                put(core, &headers[..end], &Offload::default(), index..index + 1, &body);
+                let body = Place::Message(index).piece(icmp::LEN..icmp::LEN + len);
+                put(core, &headers[..end], &Offload::default(), [body]);
             }
             None => core.dropped(DropReason::Unmapped),
         }
@@ -172,24 +172,22 @@ impl EchoFlow {
 
     /// Passes on errors about the guest's requests. Whether there were any.
     fn failures<L: Link>(&self, core: &mut Core<L>, key: &Key) -> bool {
-        let mut payload = [0; 1280];
+        let quote = Quote::new(core);
         let mut taken = false;
         for _ in 0..BURST {
-            let Ok(failure) = dgram::receive_failure(self.fd.as_fd(), &mut payload) else { break };
+            let Some((failure, payload)) = quote.receive(core, self.fd.as_fd()) else { break };
             taken = true;
             // What comes back begins with the request's header.
-            let Some((transport, data)) = payload.get(..failure.len).and_then(<[u8]>::split_first_chunk)
-            else {
-                continue;
-            };
-            let &[kind, code, c0, c1, _, _, s0, s1] = transport;
+            let header = own(&core.inbox, &core.pool, &payload).and_then(<[u8]>::first_chunk);
+            let Some(&[kind, code, c0, c1, _, _, s0, s1]) = header else { continue };
             let [i0, i1] = key.guest.port.to_be_bytes();
             let path = Path { ttl: self.ttl, ..core.path(key.guest.addr, key.remote.addr) };
             let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
             let transport = [kind, code, c0, c1, i0, i1, s0, s1];
             let quoted = Quoted { path, protocol, transport, len: failure.len };
-            core.report(&failure, &quoted, data);
+            core.report(&failure, &quoted, &payload.part(icmp::LEN..payload.len()));
         }
+        quote.give_back(core);
         socket_error(&self.fd).is_some() || taken
     }
 

@@ -5,7 +5,8 @@
 
 pub mod echo;
 pub mod facts;
-mod inbox;
+mod put;
+pub(crate) mod quote;
 pub(crate) mod socket;
 pub mod splice;
 pub mod tcp;

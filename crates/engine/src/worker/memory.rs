@@ -20,7 +20,7 @@ use crate::link::Link;
 use crate::protocols::echo::Echo;
 use crate::protocols::splice::Splice;
 use crate::protocols::tcp::Tcp;
-use crate::protocols::tcp::slack::{self, Pool};
+use crate::protocols::tcp::slack::{self, Slack};
 use crate::protocols::udp::Udp;
 
 /// Left to what comes later, three times over: buffers of all protocols, stacks of threads, what the C library allocates.
@@ -31,7 +31,7 @@ const SMALLEST_POOL: u16 = 32;
 const MIN_FLOWS: usize = 256;
 
 /// What is reserved: the table, what the core needs of each flow, and slack.
-type Reserved = (Table<Flow>, Pools, Pool);
+type Reserved = (Table<Flow>, Pools, Slack);
 
 /// An engine with memory for as many flows as there may be, or as there is memory for.
 pub(super) fn engine<L: Link>(link: L, options: &Options, now: Instant) -> io::Result<Engine<L>> {
@@ -77,7 +77,7 @@ fn reserve_for(flows: usize, blocks: u16, options: &Options, now: Instant) -> io
     alloc::reserve_arena()?;
     let margin: Vec<u8> = alloc::reserved(MARGIN)?;
     let [a, b, ..] = options.secrets;
-    let reserved = (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Pool::new(blocks)?);
+    let reserved = (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Slack::new(blocks)?);
     drop(margin);
     Ok(reserved)
 }

@@ -10,7 +10,6 @@ mod read;
 pub mod slack;
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::addr::Addr;
@@ -29,11 +28,11 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 pub(crate) use self::open::stray;
-use self::slack::{Pool, Rest};
+use self::slack::{Rest, Slack};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
-use crate::core::Core;
 use crate::core::icmp::unreachable;
+use crate::core::{Core, Payload};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
@@ -77,7 +76,7 @@ pub struct Tcp {
     config: [tcp::Config; 2],
     isn: IsnSecret,
     /// What short writes left over. Only tests put in a pool of another size.
-    pub slack: Pool,
+    pub slack: Slack,
     /// Payload of the batch that was not sent yet, chained by connection.
     pieces: Vec<Piece>,
     /// Connections that got a segment in the batch.
@@ -96,10 +95,9 @@ pub struct Tcp {
     pub use_peek_offset: bool,
 }
 
-/// Payload of a frame in the batch, and the next piece for the same connection.
+/// Payload of the batch, and the next piece for the same connection.
 struct Piece {
-    frame: usize,
-    range: Range<usize>,
+    payload: Payload,
     next: Option<u16>,
 }
 
@@ -143,7 +141,7 @@ pub struct TcpFlow {
 }
 
 impl Tcp {
-    pub(crate) fn new(caps: &Caps, mtu: u16, secret: (u64, u64), slack: Pool) -> Self {
+    pub(crate) fn new(caps: &Caps, mtu: u16, secret: (u64, u64), slack: Slack) -> Self {
         // A guest that was not told its MTU knows better than we do what fits.
         let mtu = if mtu == 0 { MAX_MTU } else { mtu };
         let config = |headers: u16| {
@@ -247,21 +245,20 @@ impl TcpFlow {
         self.fd.as_fd()
     }
 
-    /// A segment from the guest, whose payload is at `payload` of frame `index`. What it brought is dealt with at the
+    /// A segment from the guest with its payload. What it brought is dealt with at the
     /// [end of the batch](Self::end_batch).
     pub(crate) fn segment(
         &mut self,
         tcp: &mut Tcp,
         (handle, now): (Handle, Instant),
-        index: usize,
         segment: &Segment,
-        payload: Range<usize>,
+        payload: &Payload,
     ) -> Result<(), DropReason> {
         let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
         let push = self.conn.segment(now, segment, len);
         if push.len > 0 {
-            let start = payload.start + push.skip as usize;
-            self.append(&mut tcp.pieces, index, start..start + push.len as usize);
+            let start = push.skip as usize;
+            self.append(&mut tcp.pieces, payload.part(start..start + push.len as usize));
         }
         if !std::mem::replace(&mut self.dirty, true) {
             tcp.dirty.push(handle);
@@ -286,16 +283,13 @@ impl TcpFlow {
         self.pull(ctx, tcp, handle)
     }
 
-    fn append(&mut self, pieces: &mut Vec<Piece>, frame: usize, range: Range<usize>) {
+    fn append(&mut self, pieces: &mut Vec<Piece>, payload: Payload) {
         let Ok(index) = u16::try_from(pieces.len()) else { return };
-        pieces.push(Piece { frame, range, next: None });
-        self.batch = Some(match self.batch {
-            Some((first, last)) => {
-                pieces[usize::from(last)].next = Some(index);
-                (first, index)
-            }
-            None => (index, index),
-        });
+        pieces.push(Piece { payload, next: None });
+        match &mut self.batch {
+            Some((_, last)) => pieces[usize::from(std::mem::replace(last, index))].next = Some(index),
+            None => self.batch = Some((index, index)),
+        }
     }
 
     /// Queues what the batch brought, and does what is to be done.
@@ -334,7 +328,7 @@ impl TcpFlow {
         while next.is_some() {
             let mut data = Gather::new();
             while let Some(piece) = next.map(|index| &tcp.pieces[usize::from(index)])
-                && ctx.core.link.payload(piece.frame, piece.range.clone(), &mut data)
+                && ctx.core.append(&piece.payload, &mut data)
             {
                 next = piece.next;
                 frames += 1;
@@ -447,7 +441,8 @@ impl TcpFlow {
         let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
         let path = Path { src: self.path.dst, dst: self.path.src, ..self.path };
         let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
-        ctx.core.icmp_error(key.remote.addr, unreachable.header(key.guest.addr.is_v4()), &quoted, &[]);
+        let header = unreachable.header(key.guest.addr.is_v4());
+        ctx.core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
         Verdict::Remove
     }
 

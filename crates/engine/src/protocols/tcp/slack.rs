@@ -14,7 +14,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use passt_sys::iovec::Gather;
-use passt_sys::{alloc, msg};
+use passt_sys::msg;
+
+use crate::core::pool::{BLOCK, Pool};
 
 /// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest. More than
 /// a link receives at once, for a guest to go on while that is dealt with.
@@ -23,18 +25,11 @@ pub const ROOM: usize = 1024 * 1024;
 const CROWDED_ROOM: usize = 256 * 1024;
 /// Promise while next to nothing is left.
 const SMALL_ROOM: usize = 16 * 1024;
-const BLOCK: usize = 64 * 1024;
 /// Blocks of the usual pool, 132 MiB.
 pub const BLOCKS: u16 = 2112;
 
-/// The pool. Blocks that are free are chained, and so are those of a rest.
-pub struct Pool {
-    memory: Vec<u8>,
-    /// The block behind each in its chain. The last of a chain may name any.
-    next: Vec<u16>,
-    free: u16,
-    free_count: u16,
-}
+/// The slack of all connections. Blocks of a rest are chained.
+pub struct Slack(Pool);
 
 /// A rest that waits in the pool: blocks, all full but for the ends.
 #[derive(Debug)]
@@ -46,28 +41,27 @@ pub struct Rest {
     len: u32,
 }
 
-impl Pool {
-    /// Reserves a pool of so many blocks of 64 KiB, usually [`BLOCKS`].
+impl Slack {
+    /// Reserves so many blocks of 64 KiB, usually [`BLOCKS`].
     pub fn new(blocks: u16) -> io::Result<Self> {
-        let next = (1..=blocks).collect();
-        Ok(Self { memory: alloc::zeroed(usize::from(blocks) * BLOCK)?, next, free: 0, free_count: blocks })
+        Ok(Self(Pool::new(blocks)?))
     }
 
     /// Blocks that are lent, and all there are.
     pub fn lent(&self) -> (usize, usize) {
-        (self.next.len() - usize::from(self.free_count), self.next.len())
+        (self.0.len() - self.0.free_count(), self.0.len())
     }
 
     /// Whether nothing is lent.
     pub fn is_whole(&self) -> bool {
-        usize::from(self.free_count) == self.next.len()
+        self.lent().0 == 0
     }
 
     /// What to promise to a connection that should have `room` bytes: less while others have much, so
     /// that a crowd that stalls leaves something to the rest.
     pub fn promise(&self, room: usize) -> usize {
-        let blocks = self.next.len();
-        match usize::from(self.free_count) * BLOCK {
+        let blocks = self.0.len();
+        match self.0.free_count() * BLOCK {
             free if free >= (blocks - blocks / 4) * BLOCK => room,
             free if free >= CROWDED_ROOM => room.min(CROWDED_ROOM),
             _ => room.min(SMALL_ROOM),
@@ -80,7 +74,7 @@ impl Pool {
         while skip + done < data.total() {
             let Some(rest) = self.extend(rest) else { break };
             let place = rest.span() % BLOCK;
-            let copied = data.copy_out(skip + done, &mut self.block_mut(rest.last)[place..]);
+            let copied = data.copy_out(skip + done, &mut self.0.bytes_mut(rest.last)[place..]);
             rest.len += count(copied);
             done += copied;
         }
@@ -94,7 +88,7 @@ impl Pool {
             let block = self.take(span)?;
             match rest {
                 Some(rest) => {
-                    self.next[usize::from(rest.last)] = block;
+                    self.0.chain(rest.last, block);
                     rest.last = block;
                 }
                 None => *rest = Some(Rest { first: block, last: block, start: 0, len: 0 }),
@@ -108,30 +102,13 @@ impl Pool {
     fn take(&mut self, span: usize) -> Option<u16> {
         let kept = match span {
             0 => 0,
-            _ if span < CROWDED_ROOM => self.next.len() / 16,
-            _ => self.next.len() / 4,
+            _ if span < CROWDED_ROOM => self.0.len() / 16,
+            _ => self.0.len() / 4,
         };
-        if usize::from(self.free_count) <= kept {
+        if self.0.free_count() <= kept {
             return None;
         }
-        let block = self.free;
-        self.free = self.next[usize::from(block)];
-        self.free_count -= 1;
-        Some(block)
-    }
-
-    fn free(&mut self, block: u16) {
-        self.next[usize::from(block)] = self.free;
-        self.free = block;
-        self.free_count += 1;
-    }
-
-    fn block(&self, block: u16) -> &[u8] {
-        &self.memory[usize::from(block) * BLOCK..][..BLOCK]
-    }
-
-    fn block_mut(&mut self, block: u16) -> &mut [u8] {
-        &mut self.memory[usize::from(block) * BLOCK..][..BLOCK]
+        self.0.take()
     }
 
     /// Offers a rest to its socket; gives back what was taken. False on an error of the socket.
@@ -140,8 +117,8 @@ impl Pool {
         let mut data = Gather::new();
         let (mut block, mut start, end) = (waiting.first, waiting.start as usize, waiting.span());
         let mut before = 0;
-        while before < end && data.push(&self.block(block)[start..BLOCK.min(end - before)]) {
-            (block, start) = (self.next[usize::from(block)], 0);
+        while before < end && data.push(&self.0.bytes(block)[start..BLOCK.min(end - before)]) {
+            (block, start) = (self.0.behind(block), 0);
             before += BLOCK;
         }
         match msg::send(fd, &data) {
@@ -160,9 +137,9 @@ impl Pool {
         let mut start = waiting.start as usize + len;
         while start >= BLOCK {
             let first = waiting.first;
-            waiting.first = self.next[usize::from(first)];
+            waiting.first = self.0.behind(first);
             start -= BLOCK;
-            self.free(first);
+            self.0.give_back(first);
         }
         (waiting.start, waiting.len) = (count(start), count(left));
     }
@@ -172,11 +149,11 @@ impl Pool {
         let Some(rest) = rest else { return };
         let mut block = rest.first;
         while block != rest.last {
-            let next = self.next[usize::from(block)];
-            self.free(block);
+            let next = self.0.behind(block);
+            self.0.give_back(block);
             block = next;
         }
-        self.free(block);
+        self.0.give_back(block);
     }
 }
 
@@ -219,10 +196,10 @@ mod tests {
     /// Who comes when others have nearly all gets less, and at last nothing.
     #[test]
     fn a_crowd_leaves_something_to_the_rest() {
-        let (mut pool, mut rests) = (Pool::new(BLOCKS).unwrap(), Vec::new());
+        let (mut pool, mut rests) = (Slack::new(BLOCKS).unwrap(), Vec::new());
         let bytes = vec![1; ROOM];
         let mut counts = [(ROOM, 0), (CROWDED_ROOM, 0), (BLOCK, 0)];
-        while pool.free_count > 0 {
+        while pool.0.free_count() > 0 {
             let mut rest = None;
             let added = pool.add(&mut rest, &Gather::of(&bytes), 0);
             counts.iter_mut().find(|(len, _)| *len == added).expect("all, or what is left to it").1 += 1;
@@ -238,7 +215,7 @@ mod tests {
         for rest in rests {
             pool.give_back(rest);
         }
-        assert_eq!(pool.free_count, BLOCKS);
+        assert!(pool.is_whole());
     }
 
     /// All of what is asked for while three quarters of the pool are free, then at most 256 KiB, and
@@ -246,7 +223,7 @@ mod tests {
     #[test]
     fn promises_shrink_while_blocks_are_lent() {
         const KIB: usize = 1024;
-        let mut pool = Pool::new(100).unwrap();
+        let mut pool = Slack::new(100).unwrap();
         for lent in 0..=100 {
             let most = match lent {
                 0..=25 => usize::MAX,
@@ -270,7 +247,7 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0..3u8, 1..300_000usize, 0..1000usize), 1..60),
         ) {
             let all = (0..251).collect::<Vec<u8>>().repeat(1200);
-            let mut pool = Pool::new(BLOCKS).unwrap();
+            let mut pool = Slack::new(BLOCKS).unwrap();
             let mut rests = [None, None];
             let sockets = [(); 2].map(|()| UnixStream::pair().unwrap());
             let mut model = [Vec::new(), Vec::new()];
@@ -307,7 +284,7 @@ mod tests {
                 }
                 prop_assert!(rest.as_ref().is_none_or(|rest| !rest.is_empty() && (rest.start as usize) < BLOCK));
                 let lent = blocks(rests[0].as_ref()) + blocks(rests[1].as_ref());
-                prop_assert_eq!(lent + usize::from(pool.free_count), usize::from(BLOCKS));
+                prop_assert_eq!(lent + pool.0.free_count(), usize::from(BLOCKS));
             }
         }
     }

@@ -17,12 +17,13 @@ use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
-use passt_sys::dgram::{BATCH, Inbox};
+use passt_sys::dgram::BATCH;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Cursor, Cuts, Item, Way, datagrams, tally};
 use super::{Shared, Sockets, UdpFlow};
+use crate::core::Core;
 use crate::flow::Side;
 use crate::flow::account::Direction;
 use crate::forward::{Context, Ports};
@@ -60,8 +61,7 @@ impl UdpFlow {
     pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
         self.used(Direction::Out, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let way = self.sockets.to_remote(&ctx.ports.listeners);
-        let lost =
-            way.map(|way| relay(&way, &ctx.core.inbox, messages.clone(), &mut self.cuts, ctx.core.now));
+        let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
         count(ctx, lost, messages)
     }
 
@@ -70,17 +70,16 @@ impl UdpFlow {
         self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
         let way = client.way(&ctx.ports.listeners);
-        let lost =
-            way.map(|way| relay(&way, &ctx.core.inbox, messages.clone(), &mut self.cuts, ctx.core.now));
+        let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
         count(ctx, lost, messages)
     }
 }
 
 /// Sends messages of the inbox; returns how many datagrams could not be sent.
-fn relay(way: &Way<'_>, inbox: &Inbox, messages: Range<usize>, cuts: &mut Cuts, now: Instant) -> usize {
-    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| Item::received(inbox, index)).collect();
+fn relay<L: Link>(way: &Way<'_>, core: &Core<L>, messages: Range<usize>, cuts: &mut Cuts) -> usize {
+    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| Item::received(&core.inbox, index)).collect();
     let (mut at, mut lost) = (Cursor::default(), 0);
-    while let Some(loss) = way.deliver(inbox, &items, &mut at, cuts, now) {
+    while let Some(loss) = way.deliver(core, &items, &mut at, cuts) {
         lost += loss.datagrams;
     }
     lost

@@ -5,30 +5,30 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
-use passt_proto::guest::Guest;
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
-use passt_sys::dgram::{self, Failure};
-use passt_sys::iovec::Gather;
+use passt_sys::dgram::Failure;
 
+use super::BURST;
 use super::send::Loss;
-use super::{BURST, Udp};
-use crate::core::Core;
 use crate::core::icmp::unreachable;
+use crate::core::{Core, Payload};
 use crate::flow::{Key, Via};
 use crate::forward::Listener;
 use crate::link::Link;
+use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
 
-/// More of an undelivered datagram is never quoted.
-const QUOTE: usize = 1280;
-
 /// An error about what went out through a listening socket, and the flow that it is about; `None` where there is no more.
-pub(crate) fn of_listener(guest: &Guest, listener: &Listener) -> Option<Undelivered> {
-    let mut payload = [0; QUOTE];
-    let failure = dgram::receive_failure(listener.fd.as_fd(), &mut payload).ok()?;
-    let route = failure.destination.map(|peer| listener.route(guest, peer.into(), Endpoint::from(peer).addr));
+pub(crate) fn of_listener<L: Link>(
+    core: &mut Core<L>,
+    listener: &Listener,
+    quote: &Quote,
+) -> Option<Undelivered> {
+    let (failure, payload) = quote.receive(core, listener.fd.as_fd())?;
+    let peer = failure.destination;
+    let route = peer.map(|peer| listener.route(&core.guest, peer.into(), Endpoint::from(peer).addr));
     let key = route.and_then(Result::ok).and_then(|(key, across)| across.is_none().then_some(key));
     Some(Undelivered { failure, payload, key })
 }
@@ -36,7 +36,7 @@ pub(crate) fn of_listener(guest: &Guest, listener: &Listener) -> Option<Undelive
 /// A datagram that did not arrive.
 pub(crate) struct Undelivered {
     failure: Failure,
-    payload: [u8; QUOTE],
+    payload: Payload,
     /// The flow that it was part of, if that is on the link.
     pub(crate) key: Option<Key>,
 }
@@ -44,28 +44,28 @@ pub(crate) struct Undelivered {
 impl Undelivered {
     /// Tells the guest.
     pub(crate) fn report<L: Link>(&self, core: &mut Core<L>, key: &Key) {
-        let payload = self.payload.get(..self.failure.len).unwrap_or_default();
-        report(core, key, DEFAULT_TTL, &self.failure, payload);
+        report(core, key, DEFAULT_TTL, &self.failure, &self.payload);
     }
 }
 
 /// Passes on the errors that a flow's own socket has, or counts them where nobody can be told. Whether there were any.
 pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, fd: &OwnedFd) -> bool {
-    let mut payload = [0; QUOTE];
+    let quote = Quote::new(core);
     let mut taken = false;
     for _ in 0..BURST {
-        let Ok(failure) = dgram::receive_failure(fd.as_fd(), &mut payload) else { break };
+        let Some((failure, payload)) = quote.receive(core, fd.as_fd()) else { break };
         taken = true;
         match key.via {
-            Via::Link => report(core, key, ttl, &failure, payload.get(..failure.len).unwrap_or_default()),
+            Via::Link => report(core, key, ttl, &failure, &payload),
             Via::Bypass(_) => core.dropped(DropReason::Socket),
         }
     }
+    quote.give_back(core);
     socket_error(fd).is_some() || taken
 }
 
 /// Tells the guest why a datagram with (at least) `payload` was not delivered.
-fn report<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, failure: &Failure, payload: &[u8]) {
+fn report<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, failure: &Failure, payload: &Payload) {
     let quoted = quote(core, key, ttl, payload.len());
     core.report(failure, &quoted, payload);
 }
@@ -81,19 +81,9 @@ pub(super) fn quote<L: Link>(core: &Core<L>, key: &Key, ttl: u8, len: usize) -> 
 }
 
 /// Something of the batch could not be sent at all: counts it, and tells the guest of the first.
-pub(super) fn lost<L: Link>(core: &mut Core<L>, udp: &Udp, key: &Key, ttl: u8, loss: &Loss) {
+pub(super) fn lost<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, loss: &Loss) {
     core.dropped_all(DropReason::Socket, loss.datagrams);
-    let (Some(error), Some(item)) = (unreachable(loss.error), udp.batch.get(loss.item)) else {
-        return;
-    };
-    let frame = item.index;
+    let Some(error) = unreachable(loss.error) else { return };
     let quoted = quote(core, key, ttl, loss.payload.len());
-    let mut payload = [0; QUOTE];
-    let copied = {
-        let mut data = Gather::new();
-        core.link.payload(frame, loss.payload.clone(), &mut data);
-        data.copy_out(0, &mut payload)
-    };
-    let header = error.header(key.guest.addr.is_v4());
-    core.icmp_error(key.remote.addr, header, &quoted, &payload[..copied]);
+    core.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &loss.payload);
 }

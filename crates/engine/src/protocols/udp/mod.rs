@@ -32,12 +32,12 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 pub(crate) use self::send::datagrams;
-use self::send::{Cursor, Cuts, Frames, Item, MAX_CUTS, Tally, Way};
+use self::send::{Cursor, Cuts, Item, MAX_CUTS, Tally, Way};
 use super::Verdict;
 use super::socket::datagram_socket;
-use crate::core::Core;
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
+use crate::core::{Core, Payload};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
 use crate::forward::{Context, Listeners, Ports};
@@ -141,18 +141,11 @@ impl Udp {
         self.batch.is_full()
     }
 
-    /// Has the datagrams at `payload` of frame `index` wait to be sent by their flow.
-    pub(crate) fn add(
-        &mut self,
-        owner: (Key, Handle),
-        index: usize,
-        payload: Range<usize>,
-        offload: &Offload,
-    ) {
-        let cut = offload.gso == Gso::Udp && payload.len() > usize::from(offload.gso_size);
-        let segment = if cut { offload.gso_size } else { 0 };
+    /// Has datagrams wait to be sent by their flow.
+    pub(crate) fn add(&mut self, owner: (Key, Handle), payload: Payload, offload: &Offload) {
+        let segment = if offload.gso == Gso::Udp { offload.gso_size } else { 0 };
         self.owner = Some(owner);
-        self.batch.push(Item { index, payload, segment });
+        self.batch.push(Item::new(payload, segment));
     }
 
     /// The flow that is to send what waits; nothing waits any more once it [has](Self::clear).
@@ -185,7 +178,8 @@ pub(crate) fn open<L: Link>(
             let errno = Errno::from_io_error(&error);
             if let Some(error) = errno.and_then(unreachable) {
                 let quoted = errors::quote(core, key, datagram.ttl, datagram.payload.len());
-                core.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &[]);
+                let header = error.header(key.guest.addr.is_v4());
+                core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
             }
             return Err(DropReason::Socket);
         }
@@ -311,10 +305,9 @@ impl UdpFlow {
                 core.dropped_all(DropReason::Socket, lost);
                 return Verdict::Remove;
             };
-            let (frames, items) = (Frames(&core.link), &udp.batch);
-            let loss = way.deliver(&frames, items, &mut at, &mut self.cuts, core.now);
+            let loss = way.deliver(core, &udp.batch, &mut at, &mut self.cuts);
             let Some(loss) = loss else { return Verdict::Keep };
-            errors::lost(core, udp, key, self.ttl, &loss);
+            errors::lost(core, key, self.ttl, &loss);
         }
     }
 

@@ -13,6 +13,7 @@ use passt_sys::dgram::{self, BATCH, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
+use crate::core::{Core, Payload, Place};
 use crate::link::Link;
 
 /// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
@@ -24,21 +25,25 @@ const MAX_CUT_BYTES: usize = 65_000;
 /// be smaller next time, and routes change.
 const NO_CUTS: Duration = Duration::from_secs(1);
 
-/// What was received as one, of which `payload` is to be sent, cut every `segment` bytes unless that
+/// One datagram, or several that were joined: payload that is to be cut every `segment` bytes unless that
 /// is zero.
+#[derive(Clone, Debug)]
 pub(super) struct Item {
-    /// Its number in the [`Source`].
-    pub(super) index: usize,
-    pub(super) payload: Range<usize>,
+    pub(super) payload: Payload,
     pub(super) segment: u16,
 }
 
 impl Item {
+    /// Payload that is cut if it has more than one segment.
+    pub(super) fn new(payload: Payload, segment: u16) -> Self {
+        let segment = if payload.len() > usize::from(segment) { segment } else { 0 };
+        Self { payload, segment }
+    }
+
     /// A message that was received, joined datagrams perhaps.
     pub(super) fn received(inbox: &Inbox, index: usize) -> Option<Self> {
-        let (message, _) = inbox.message(index)?;
-        let cut = message.len > usize::from(message.segment);
-        Some(Self { index, payload: 0..message.len, segment: if cut { message.segment } else { 0 } })
+        let (len, segment) = inbox.size(index)?;
+        Some(Self::new(Place::Message(index).piece(0..len), segment))
     }
 
     /// A tally with this item.
@@ -67,28 +72,6 @@ pub(super) fn tally(inbox: &Inbox, messages: Range<usize>) -> Tally {
         let count = if segment == 0 { 1 } else { len.div_ceil(segment.into()).max(1) };
         (datagrams + count, bytes + len)
     })
-}
-
-/// What items are part of.
-pub(super) trait Source {
-    /// Appends bytes `range` of what was received as number `index`; false if they do not fit.
-    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool;
-}
-
-/// Frames of the guest.
-pub(super) struct Frames<'l, L>(pub(super) &'l L);
-
-impl<L: Link> Source for Frames<'_, L> {
-    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool {
-        self.0.payload(index, range, into)
-    }
-}
-
-impl Source for Inbox {
-    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool {
-        let bytes = self.message(index).and_then(|(_, payload)| payload.get(range));
-        bytes.is_some_and(|bytes| into.push(bytes))
-    }
 }
 
 /// Whether messages of a flow are left to the kernel to be cut (`UDP_SEGMENT`).
@@ -120,9 +103,8 @@ pub(super) struct Cursor {
 pub(super) struct Loss {
     /// How many, one after the other.
     pub(super) datagrams: usize,
-    /// The first of them: a place in the list of items, and its bytes there.
-    pub(super) item: usize,
-    pub(super) payload: Range<usize>,
+    /// Payload of the first of them.
+    pub(super) payload: Payload,
     pub(super) error: Errno,
 }
 
@@ -148,18 +130,17 @@ pub(super) struct Way<'a> {
 impl Way<'_> {
     /// Sends what `items` have from `at` on, up to the end, or up to what cannot be sent. That is returned, and `at` is behind
     /// it then.
-    pub(super) fn deliver(
+    pub(super) fn deliver<L: Link>(
         &self,
-        source: &impl Source,
+        core: &Core<L>,
         items: &[Item],
         at: &mut Cursor,
         cuts: &mut Cuts,
-        now: Instant,
     ) -> Option<Loss> {
         let mut again = true;
         while at.item < items.len() {
-            let cut = cuts.allowed(now);
-            let error = match self.send(source, items, *at, cut) {
+            let cut = cuts.allowed(core.now);
+            let error = match self.send(core, items, *at, cut) {
                 Ok(end) => {
                     (*at, again) = (end, true);
                     continue;
@@ -171,7 +152,7 @@ impl Way<'_> {
                 // It may be about an earlier datagram: that is in the error queue.
                 again = false;
             } else if first.segment != 0 && refuses_cuts(error) {
-                cuts.refuse(now);
+                cuts.refuse(core.now);
                 again = true;
             } else {
                 let start = std::mem::replace(at, first.end);
@@ -182,7 +163,7 @@ impl Way<'_> {
     }
 
     /// Sends messages in one call, and returns where those end that the kernel took: one at least.
-    fn send(&self, source: &impl Source, items: &[Item], at: Cursor, cuts: bool) -> Result<Cursor, Errno> {
+    fn send<L: Link>(&self, core: &Core<L>, items: &[Item], at: Cursor, cuts: bool) -> Result<Cursor, Errno> {
         let mut data = Gather::new();
         let mut messages = ArrayVec::<_, BATCH>::new();
         let mut ends = ArrayVec::<_, BATCH>::new();
@@ -191,7 +172,7 @@ impl Way<'_> {
             && !messages.is_full()
         {
             let first = data.len();
-            if !gather(source, items, next..message.end, &mut data) {
+            if !gather(core, items, next..message.end, &mut data) {
                 break;
             }
             messages.push(Outgoing { first, buffers: data.len() - first, segment: message.segment });
@@ -208,13 +189,17 @@ impl Way<'_> {
 }
 
 /// Appends what items have within `range`; false if it does not fit.
-fn gather<'a>(source: &'a impl Source, items: &[Item], range: Range<Cursor>, data: &mut Gather<'a>) -> bool {
+fn gather<'a, L: Link>(
+    core: &'a Core<L>,
+    items: &[Item],
+    range: Range<Cursor>,
+    data: &mut Gather<'a>,
+) -> bool {
     let Range { start, end } = range;
     (start.item..=end.item).zip(items.get(start.item..).unwrap_or_default()).all(|(place, item)| {
         let from = if place == start.item { start.offset } else { 0 };
         let to = if place == end.item { end.offset } else { item.payload.len() };
-        let (from, to) = (item.payload.start + from, item.payload.start + to);
-        from == to || source.payload(item.index, from..to, data)
+        from == to || core.append(&item.payload.part(from..to), data)
     })
 }
 
@@ -222,7 +207,7 @@ impl Message {
     /// The message that begins at a place; several datagrams only if the kernel `cuts` it.
     fn next(items: &[Item], at: Cursor, cuts: bool) -> Option<Self> {
         let rest = items.get(at.item..).unwrap_or_default();
-        let (first, others) = rest.split_first()?;
+        let first = rest.first()?;
         let left = first.payload.len().saturating_sub(at.offset);
         if first.segment != 0 {
             let segment = usize::from(first.segment);
@@ -232,7 +217,7 @@ impl Message {
             let segment = if datagrams > 1 { first.segment } else { 0 };
             return Some(Self { end: at.moved(len, len == left), datagrams, segment });
         }
-        let datagrams = if cuts { alike(left, others) } else { 1 };
+        let datagrams = if cuts { alike(rest, MAX_CUTS, MAX_CUT_BYTES) } else { 1 };
         let segment = if datagrams > 1 { u16::try_from(left).ok()? } else { 0 };
         let end = Cursor { item: at.item + datagrams, offset: 0 };
         Some(Self { end, datagrams, segment })
@@ -250,14 +235,17 @@ impl Cursor {
     }
 }
 
-/// How many items go into one message, of which the first has `size` bytes: each as long, but for a shorter one at the end.
-fn alike(size: usize, others: &[Item]) -> usize {
+/// How many items at the start are alike, so that they can be joined: each as long as the first, but for a shorter
+/// one at the end; no more than `most`, and with no more than so many `bytes`.
+pub(super) fn alike(items: &[Item], most: usize, bytes: usize) -> usize {
+    let Some((first, others)) = items.split_first() else { return 0 };
+    let size = first.payload.len();
     let (mut count, mut total, mut last) = (1, size, size);
     for item in others {
         let len = item.payload.len();
         total += len;
         let end = last < size || len > size || len == 0;
-        if end || item.segment != 0 || total > MAX_CUT_BYTES || count == MAX_CUTS {
+        if end || item.segment != 0 || total > bytes || count == most {
             break;
         }
         (count, last) = (count + 1, len);
@@ -267,12 +255,11 @@ fn alike(size: usize, others: &[Item]) -> usize {
 
 impl Loss {
     fn new(items: &[Item], at: Cursor, datagrams: usize, error: Errno) -> Self {
-        let payload = items.get(at.item).map_or(0..0, |item| {
-            let start = item.payload.start + at.offset;
+        let payload = items.get(at.item).map_or(Payload::NONE, |item| {
             let whole = if item.segment == 0 { usize::MAX } else { item.segment.into() };
-            start..item.payload.end.min(start.saturating_add(whole))
+            item.payload.part(at.offset..at.offset.saturating_add(whole))
         });
-        Self { datagrams, item: at.item, payload, error }
+        Self { datagrams, payload, error }
     }
 }
 
@@ -288,10 +275,19 @@ fn refuses_cuts(error: Errno) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd as _;
+
+    use passt_proto::addr::Mac;
+    use passt_proto::guest::Configured;
+    use passt_proto::responder;
+
     use super::*;
+    use crate::core::Pools;
+    use crate::link::channel::Channel;
 
     fn items(sizes: &[usize]) -> Vec<Item> {
-        sizes.iter().zip(0..).map(|(&len, index)| Item { index, payload: 0..len, segment: 0 }).collect()
+        sizes.iter().map(|&len| Item { payload: Place::Message(0).piece(0..len), segment: 0 }).collect()
     }
 
     /// One message has datagrams of one size, but for a shorter one at the end, none of them empty, and no more than the
@@ -316,13 +312,13 @@ mod tests {
             (&[exact + 1; 11], 9),
         ] {
             let items = items(sizes);
-            assert_eq!(alike(sizes[0], &items[1..]), count, "{sizes:?}");
+            assert_eq!(alike(&items, MAX_CUTS, MAX_CUT_BYTES), count, "{sizes:?}");
             let uncut = Message::next(&items, Cursor::default(), false).expect("a message");
             assert_eq!((uncut.datagrams, uncut.segment), (1, 0));
         }
         let mut joined = items(&[100, 100, 100]);
         joined[1].segment = 10;
-        assert_eq!(alike(100, &joined[1..]), 1, "it has several itself");
+        assert_eq!(alike(&joined, MAX_CUTS, MAX_CUT_BYTES), 1, "it has several itself");
     }
 
     #[test]
@@ -334,11 +330,58 @@ mod tests {
             (1000, 1000, 1, 0),
             (900, 1000, 1, 0),
         ] {
-            let items = [Item { index: 0, payload: 0..len, segment }];
+            let items = [Item { payload: Place::Message(0).piece(0..len), segment }];
             let message = Message::next(&items, Cursor::default(), true).expect("a message");
             assert_eq!((message.datagrams, message.segment), (datagrams, cut), "{len} {segment}");
         }
         assert!(Message::next(&[], Cursor::default(), true).is_none());
+    }
+
+    /// Datagrams that lie in a frame, in a message and in a block leave in one go, each whole and in order.
+    #[test]
+    fn payload_lies_anywhere() {
+        let pools = Pools::new(1, Instant::from_millis(1)).unwrap();
+        let services = responder::Config {
+            our_mac: Mac([2; 6]),
+            mtu: 1500,
+            v4: None,
+            v6: None,
+            search: ArrayVec::new(),
+            hostname: None,
+            fqdn: None,
+            services: responder::Services::empty(),
+        };
+        let (guest, none) = (Configured::default(), [None, None]);
+        let link = Channel::plain();
+        let mut core = Core::new(link, &services, &guest, &none, Instant::from_millis(1), pools).unwrap();
+        let [peer, host] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        peer.connect(host.local_addr().unwrap()).unwrap();
+        host.connect(peer.local_addr().unwrap()).unwrap();
+        core.link.from_guest.push_back(b"....a frame".to_vec().into());
+        core.link.receive(0).unwrap();
+        peer.send(b"a message").unwrap();
+        core.inbox.receive(host.as_fd()).unwrap();
+        let block = core.pool.take().unwrap();
+        core.pool.bytes_mut(block)[100..107].copy_from_slice(b"a block");
+        let items = [
+            Place::Frame(0).piece(4..11),
+            Place::Message(0).piece(0..9),
+            Place::Block(block).piece(100..107),
+            Place::Frame(0).piece(6..11),
+        ];
+        let items = items.map(|payload| Item::new(payload, 0));
+        let way = Way { fd: host.as_fd(), to: None, from: None };
+        let (mut at, mut cuts) = (Cursor::default(), Cuts::default());
+        assert_eq!(way.deliver(&core, &items, &mut at, &mut cuts), None);
+        for expected in ["a frame", "a message", "a block", "frame"] {
+            let mut datagram = [0; 99];
+            let len = peer.recv(&mut datagram).unwrap();
+            assert_eq!(str::from_utf8(&datagram[..len]), Ok(expected));
+        }
+        // What is not there is not sent.
+        let gone = [Item::new(Place::Frame(7).piece(0..3), 0)];
+        let loss = way.deliver(&core, &gone, &mut Cursor::default(), &mut cuts).unwrap();
+        assert_eq!((loss.datagrams, loss.error), (1, Errno::MSGSIZE));
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! Payload as every protocol knows it, wherever it lies.
+//!
+//! What goes to the host is a piece of a frame, or was put together of several; what goes to the guest, or
+//! past the link, is a piece of a message; and what the kernel quotes in an error is kept until the guest
+//! was told. Nobody but this module asks which it is.
+
+use std::ops::Range;
+
+use passt_sys::dgram::Inbox;
+use passt_sys::iovec::Gather;
+
+use super::Core;
+use super::pool::Pool;
+use crate::link::Link;
+
+/// What payload is a piece of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A frame of the batch by its number there; until the link receives or flushes.
+    Frame(usize),
+    /// A message of the inbox by its number there; until that receives.
+    Message(usize),
+    /// A block of the pool; until it is given back.
+    Block(u16),
+}
+
+/// Some payload. It is a name and no reference: what it stands for is gone when its [place](Place) is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    place: Place,
+    /// Bytes of the place, which has them.
+    range: Range<usize>,
+}
+
+impl Place {
+    /// A piece of it.
+    #[inline]
+    pub fn piece(self, range: Range<usize>) -> Payload {
+        Payload { place: self, range }
+    }
+}
+
+impl Payload {
+    /// No bytes.
+    pub const NONE: Self = Self { place: Place::Block(0), range: 0..0 };
+
+    /// Bytes that it has.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// What it has of bytes `within`, counted from its first.
+    #[inline]
+    pub fn part(&self, within: Range<usize>) -> Self {
+        let Range { start, end } = self.range;
+        let at = |offset| end.min(start.saturating_add(offset));
+        Self { place: self.place, range: at(within.start)..at(within.end) }
+    }
+}
+
+/// Payload in memory of our own, which nobody else can change.
+pub(crate) fn own<'a>(inbox: &'a Inbox, pool: &'a Pool, payload: &Payload) -> Option<&'a [u8]> {
+    let bytes = match payload.place {
+        Place::Message(index) => inbox.payload(index)?,
+        Place::Block(block) => pool.bytes(block),
+        Place::Frame(_) => return None,
+    };
+    bytes.get(payload.range.clone())
+}
+
+impl<L: Link> Core<L> {
+    /// Appends payload to `into`; false if that has no room for it, or the place is gone.
+    #[inline]
+    pub(crate) fn append<'a>(&'a self, payload: &Payload, into: &mut Gather<'a>) -> bool {
+        match payload.place {
+            Place::Frame(index) => self.link.payload(index, payload.range.clone(), into),
+            _ => own(&self.inbox, &self.pool, payload).is_some_and(|bytes| into.push(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_lie_within() {
+        let whole = Place::Block(3).piece(10..30);
+        for (within, expected) in [
+            (0..20, 10..30),
+            (0..usize::MAX, 10..30),
+            (5..7, 15..17),
+            (5..100, 15..30),
+            (20..21, 30..30),
+            (usize::MAX..usize::MAX, 30..30),
+            (3..3, 13..13),
+        ] {
+            let part = whole.part(within.clone());
+            assert_eq!(part, Place::Block(3).piece(expected.clone()), "{within:?}");
+            assert_eq!((part.len(), part.is_empty()), (expected.len(), expected.is_empty()));
+        }
+        assert!(Payload::NONE.is_empty());
+    }
+}
