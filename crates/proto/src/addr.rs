@@ -40,8 +40,15 @@ impl Addr {
     pub const UNSPECIFIED: Self = Self(Ipv6Addr::UNSPECIFIED);
 
     /// Whether this is an IPv4 address.
-    pub fn is_v4(self) -> bool {
-        self.v4().is_some()
+    #[inline]
+    pub const fn is_v4(self) -> bool {
+        self.0.to_bits() >> 32 == 0xffff
+    }
+
+    /// The last 32 bits: the address in IPv4.
+    #[expect(clippy::cast_possible_truncation, reason = "the last ones are meant")]
+    const fn low(self) -> u32 {
+        self.0.to_bits() as u32
     }
 
     /// The IPv4 address, if it is one.
@@ -60,29 +67,30 @@ impl Addr {
     }
 
     /// Whether the address is a loopback address of its family (127/8, `::1`).
-    pub fn is_loopback(self) -> bool {
-        self.ip().is_loopback()
+    #[inline]
+    pub const fn is_loopback(self) -> bool {
+        if self.is_v4() { self.low() >> 24 == 127 } else { self.0.to_bits() == 1 }
     }
 
     /// Whether the address is `0.0.0.0` or `::`.
-    pub fn is_unspecified(self) -> bool {
-        self.ip().is_unspecified()
+    #[inline]
+    pub const fn is_unspecified(self) -> bool {
+        self.low() == 0 && matches!(self.0.to_bits() >> 32, 0 | 0xffff)
     }
 
     /// Whether the address is multicast, or the IPv4 limited broadcast.
-    pub fn is_group(self) -> bool {
-        match self.ip() {
-            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
-            IpAddr::V6(a) => a.is_multicast(),
+    #[inline]
+    pub const fn is_group(self) -> bool {
+        if self.is_v4() {
+            self.low() >> 28 == 0xe || self.low() == u32::MAX
+        } else {
+            self.0.to_bits() >> 120 == 0xff
         }
     }
 
     /// Whether the address is link-local (169.254/16, `fe80::/10`).
-    pub fn is_link_local(self) -> bool {
-        match self.ip() {
-            IpAddr::V4(a) => a.is_link_local(),
-            IpAddr::V6(a) => a.is_unicast_link_local(),
-        }
+    pub const fn is_link_local(self) -> bool {
+        if self.is_v4() { self.low() >> 16 == 0xa9fe } else { self.0.to_bits() >> 118 == 0xfe80 >> 6 }
     }
 }
 
@@ -162,6 +170,61 @@ mod tests {
             (Mac::BROADCAST.0, true, false),
         ] {
             assert_eq!((Mac(mac).is_group(), Mac(mac).is_zero()), (group, zero), "{mac:x?}");
+        }
+    }
+
+    /// Kinds of addresses are what the standard library says they are.
+    #[test]
+    fn kinds_of_addresses() {
+        for text in [
+            "0.0.0.0",
+            "0.0.0.1",
+            "1.0.0.0",
+            "126.255.255.255",
+            "127.0.0.0",
+            "127.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.254.0.0",
+            "169.254.255.255",
+            "169.255.0.0",
+            "192.0.2.1",
+            "223.255.255.255",
+            "224.0.0.0",
+            "239.255.255.255",
+            "240.0.0.0",
+            "255.255.255.254",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::2",
+            "1::",
+            "1::1",
+            "::7f00:1",
+            "::fffe:7f00:1",
+            "1::ffff:7f00:1",
+            "::1:0:0:0",
+            "fe7f:ffff::1",
+            "fe80::",
+            "fe80::1",
+            "febf:ffff::1",
+            "fec0::1",
+            "feff:ffff::1",
+            "ff00::",
+            "ff02::1",
+            "ffff::1",
+            "2001:db8::1",
+        ] {
+            let ip = text.parse::<IpAddr>().expect("an address");
+            let (group, link_local) = match ip {
+                IpAddr::V4(a) => (a.is_multicast() || a.is_broadcast(), a.is_link_local()),
+                IpAddr::V6(a) => (a.is_multicast(), a.is_unicast_link_local()),
+            };
+            let addr = Addr::from(ip);
+            assert_eq!((addr.ip(), addr.is_v4()), (ip, ip.is_ipv4()), "{text}");
+            let known = (addr.is_loopback(), addr.is_unspecified());
+            assert_eq!(known, (ip.is_loopback(), ip.is_unspecified()), "{text}");
+            assert_eq!((addr.is_group(), addr.is_link_local()), (group, link_local), "{text}");
         }
     }
 

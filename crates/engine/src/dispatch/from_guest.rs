@@ -67,15 +67,15 @@ impl<L: Link> Engine<L> {
                 return Err(reason);
             }
         };
-        let claimed = responder::claimed(source, &class, frame.head);
         log::trace!("from guest: {} bytes, {class:?}", frame.len);
+        let response = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
+        let claimed = response.and_then(|response| response.claimed);
         core.guest.heard(source, class.sender().or(claimed.as_ref()));
         if let Some(addr) = claimed {
             core.guest.claimed(addr);
         }
-        let answer = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
-        if let Some(answer) = answer {
-            let reply = reply.get(..answer?).ok_or(DropReason::Truncated)?;
+        if let Some(response) = response {
+            let reply = reply.get(..response.reply?).ok_or(DropReason::Truncated)?;
             core.send(reply);
             return Ok(());
         }

@@ -140,6 +140,7 @@ impl<L: Link> Engine<L> {
     }
 
     /// Adds a connection to the table and its socket to the loop.
+    #[inline]
     fn insert_tcp(&mut self, key: Key, flow: TcpFlow) -> Result<Handle, DropReason> {
         let handle = self.flows.insert(key, Flow::Tcp(flow)).map_err(|_| DropReason::TableFull)?;
         let Some((_, Flow::Tcp(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };

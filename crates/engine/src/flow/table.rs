@@ -90,6 +90,7 @@ impl<T> Table<T> {
     }
 
     /// Adds a flow; gives it back when the table is full or `key` is taken.
+    #[inline]
     pub fn insert(&mut self, key: Key, value: T) -> Result<Handle, T> {
         let place = self.place_of(&key);
         if self.index[place] != 0 {

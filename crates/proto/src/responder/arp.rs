@@ -4,7 +4,7 @@ use core::net::Ipv4Addr;
 
 use zerocopy::IntoBytes;
 
-use super::Config;
+use super::{Config, Response};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::arp::{Packet, REPLY, REQUEST};
@@ -20,9 +20,19 @@ pub fn respond(
     bytes: &[u8],
     neighbour: impl FnOnce(Addr) -> Option<Mac>,
     out: &mut [u8],
+) -> Response {
+    let request = Packet::parse(bytes);
+    Response { claimed: request.and_then(claimed), reply: answer(cfg, request, neighbour, out) }
+}
+
+fn answer(
+    cfg: &Config,
+    request: Option<&Packet>,
+    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    out: &mut [u8],
 ) -> Result<usize, DropReason> {
     let v4 = cfg.v4()?;
-    let request = Packet::parse(bytes).ok_or(DropReason::ArpFormat)?;
+    let request = request.ok_or(DropReason::ArpFormat)?;
     let target = Ipv4Addr::from(request.target);
     let answerable =
         !(target.is_unspecified() || target.is_multicast() || target.is_broadcast() || target.is_loopback());
@@ -36,9 +46,9 @@ pub fn respond(
     emit(Mac(request.sender_mac), &reply, out)
 }
 
-/// The address that the sender of the ARP packet at the start of `bytes` says it has.
-pub fn claimed(bytes: &[u8]) -> Option<Addr> {
-    let sender = Addr::from(Ipv4Addr::from(Packet::parse(bytes)?.sender));
+/// The address that the sender of a packet says it has.
+fn claimed(packet: &Packet) -> Option<Addr> {
+    let sender = Addr::from(Ipv4Addr::from(packet.sender));
     // One that only probes names none.
     (!(sender.is_unspecified() || sender.is_group() || sender.is_loopback())).then_some(sender)
 }

@@ -116,6 +116,15 @@ impl Config {
     }
 }
 
+/// What a request comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The address that the guest says is its own (ARP, and neighbour discovery).
+    pub claimed: Option<Addr>,
+    /// Bytes of the frame that answers, or why there is none.
+    pub reply: Result<usize, DropReason>,
+}
+
 /// Answers `frame`, from the station `source`, which is of `class`: writes the reply to
 /// `out` and returns its length. `neighbour` knows the link-layer addresses of hosts
 /// for which the guest must not be shown ours.
@@ -128,16 +137,18 @@ pub fn respond(
     frame: &[u8],
     neighbour: impl FnOnce(Addr) -> Option<Mac>,
     out: &mut [u8],
-) -> Option<Result<usize, DropReason>> {
+) -> Option<Response> {
     let bytes = |range: &Range<usize>| frame.get(range.clone()).ok_or(DropReason::Truncated);
+    let truncated = Response { claimed: None, reply: Err(DropReason::Truncated) };
     let reply = match class {
         Class::Arp { offset } => {
-            let packet = frame.get(*offset..).ok_or(DropReason::Truncated);
-            packet.and_then(|packet| arp::respond(cfg, packet, neighbour, out))
+            let packet = frame.get(*offset..);
+            return Some(packet.map_or(truncated, |packet| arp::respond(cfg, packet, neighbour, out)));
         }
-        Class::Ndp { .. } => ndp_request(source, class, frame)
-            .ok_or(DropReason::Truncated)
-            .and_then(|request| ndp::respond(cfg, &request, neighbour, out)),
+        Class::Ndp { .. } => {
+            let request = ndp_request(source, class, frame);
+            return Some(request.map_or(truncated, |request| ndp::respond(cfg, &request, neighbour, out)));
+        }
         Class::Dhcp(datagram) if cfg.has(Services::DHCP) => {
             bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, source, message, out))
         }
@@ -145,15 +156,7 @@ pub fn respond(
             .and_then(|message| dhcpv6::respond(cfg, source, datagram.src.addr, message, out)),
         _ => return None,
     };
-    Some(reply)
-}
-
-/// The address that `frame`, from the station `source`, says is the guest's own; it is of `class`.
-pub fn claimed(source: Mac, class: &Class, frame: &[u8]) -> Option<Addr> {
-    match class {
-        Class::Arp { offset } => arp::claimed(frame.get(*offset..)?),
-        _ => ndp::claimed(&ndp_request(source, class, frame)?),
-    }
+    Some(Response { claimed: None, reply })
 }
 
 /// A message of neighbour discovery, if it is all there.

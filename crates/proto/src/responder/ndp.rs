@@ -2,7 +2,7 @@
 
 use core::net::Ipv6Addr;
 
-use super::{Config, Services, V6, frame};
+use super::{Config, Response, Services, V6, frame};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::build::{DEFAULT_TTL, Path};
@@ -44,12 +44,26 @@ pub fn respond(
     request: &Request<'_>,
     neighbour: impl FnOnce(Addr) -> Option<Mac>,
     out: &mut [u8],
+) -> Response {
+    let verified = verify(request);
+    Response {
+        claimed: verified.ok().and_then(|()| claimed(request)),
+        reply: answer(cfg, request, verified, neighbour, out),
+    }
+}
+
+fn answer(
+    cfg: &Config,
+    request: &Request<'_>,
+    verified: Result<(), DropReason>,
+    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    out: &mut [u8],
 ) -> Result<usize, DropReason> {
     let v6 = cfg.v6()?;
     if !cfg.has(Services::NDP) {
         return Err(DropReason::ServiceOff);
     }
-    verify(request)?;
+    verified?;
     match *request.message {
         [ndp::NEIGHBOUR_SOLICITATION, 0, ..] => {
             let target = solicited(v6, request)?;
@@ -70,8 +84,7 @@ pub fn respond(
 }
 
 /// The address that the sender of a message has, or will have once nobody objected (RFC 4862, section 5.4): we never do.
-pub fn claimed(request: &Request<'_>) -> Option<Addr> {
-    verify(request).ok()?;
+fn claimed(request: &Request<'_>) -> Option<Addr> {
     let start = match *request.message {
         [ndp::ROUTER_SOLICITATION, 0, ..] => 8,
         [ndp::NEIGHBOUR_SOLICITATION | ndp::NEIGHBOUR_ADVERTISEMENT, 0, ..] => 24,

@@ -44,7 +44,7 @@ pub(crate) fn config() -> Config {
 fn reply(cfg: &Config, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
     let (source, class) = classify(frame, frame.len())?;
     let mut out = [0xee; 1600];
-    let len = respond(cfg, source, &class, frame, |_| None, &mut out).unwrap()?;
+    let len = respond(cfg, source, &class, frame, |_| None, &mut out).unwrap().reply?;
     Ok(out[..len].to_vec())
 }
 
@@ -102,7 +102,7 @@ fn neighbours_known_better() {
     let mut out = [0; 60];
     let known = Mac([2, 7, 7, 7, 7, 7]);
     let neighbour = |addr| (addr == Ipv4Addr::new(192, 0, 2, 77).into()).then_some(known);
-    assert_eq!(respond(&config(), source, &class, &frame, neighbour, &mut out), Some(Ok(60)));
+    assert_eq!(respond(&config(), source, &class, &frame, neighbour, &mut out).unwrap().reply, Ok(60));
     assert_eq!(out[22..28], known.0);
 }
 
@@ -202,7 +202,8 @@ fn servers_that_are_off() {
         {
             let cfg = Config { services, ..config() };
             let mut out = [0; 1600];
-            let reply = respond(&cfg, source, &class, &frame, |_| None, &mut out);
+            let reply =
+                respond(&cfg, source, &class, &frame, |_| None, &mut out).map(|response| response.reply);
             assert_eq!(matches!(reply, Some(Ok(_))), served, "{service:?}: {reply:?}");
             assert_eq!(reply.is_none(), !served, "{service:?}: {reply:?}");
         }
@@ -213,7 +214,7 @@ fn servers_that_are_off() {
 fn addresses_are_claimed() {
     let claim = |frame: &[u8]| {
         let (source, class) = classify(frame, frame.len()).ok()?;
-        claimed(source, &class, frame)
+        respond(&config(), source, &class, frame, |_| None, &mut [0; 1600])?.claimed
     };
     let (v4, none) = ([192, 0, 2, 77], Ipv6Addr::UNSPECIFIED);
     let (link, advertised) = (
@@ -395,6 +396,7 @@ proptest! {
         let Ok((source, class)) = classify(&frame, frame.len()) else { return Ok(()) };
         let mut out = [0; 1600];
         let reply = respond(&config(), source, &class, &frame, |_| None, &mut out[..room]);
+        let reply = reply.map(|response| response.reply);
         if let Some(Ok(len)) = reply {
             prop_assert!((60..=room).contains(&len));
             if !matches!(class, Class::Arp { .. }) {

@@ -77,7 +77,8 @@ impl UdpFlow {
 
 /// Sends messages of the inbox; returns how many datagrams could not be sent.
 fn relay<L: Link>(way: &Way<'_>, core: &Core<L>, messages: Range<usize>, cuts: &mut Cuts) -> usize {
-    let items: ArrayVec<_, BATCH> = messages.filter_map(|index| Item::received(&core.inbox, index)).collect();
+    let mut items = ArrayVec::<_, BATCH>::new();
+    items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
     let (mut at, mut lost) = (Cursor::default(), 0);
     while let Some(loss) = way.deliver(core, &items, &mut at, cuts) {
         lost += loss.datagrams;

@@ -27,7 +27,8 @@ impl Udp {
     /// Sends the datagrams in the inbox at `messages`, all of one flow, in super-frames
     /// where the link takes them, in fragments where they exceed the guest's MTU.
     pub(super) fn send_frames<L: Link>(&mut self, core: &mut Core<L>, key: &Key, messages: Range<usize>) {
-        let items: ArrayVec<_, BATCH> = messages.filter_map(|i| Item::received(&core.inbox, i)).collect();
+        let mut items = ArrayVec::<_, BATCH>::new();
+        items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
         let path = core.path(key.remote.addr, key.guest.addr);
         let ports = (key.remote.port, key.guest.port);
         let fits = core.mtu().saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
