@@ -12,7 +12,8 @@ use nix::sys::socket::{SockaddrIn, getsockname};
 use passt_engine::control::{Control, Cursor, NoFlow};
 use passt_engine::flow::{Handle, Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
-use passt_engine::forward::{Applied, Change, Entry, Progress, Uncommitted};
+use passt_engine::forward::{Applied, Change, Entry, Progress};
+use passt_engine::process::Uncommitted;
 
 use crate::engine::{MIB, Pair, World, bad};
 use crate::link::{Node, Rng};
@@ -129,7 +130,7 @@ impl<E: End> Drive<E> {
     }
 
     fn control(&mut self) -> Control<'_, E::Link> {
-        Control::new(self.world.worker.engine())
+        self.world.worker.control()
     }
 
     fn operate(&mut self) {

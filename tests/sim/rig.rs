@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
-use passt_engine::forward::{Change, Changes, Entry, Forward, Listeners};
+use passt_engine::forward::{Change, Changes, Entry, Forward};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
@@ -284,7 +284,7 @@ pub(crate) fn door<L: Link>(worker: &mut Worker<L>, v4: bool, protocol: Protocol
         let applied =
             forward.apply_here(forward.plan([Change::Add(Entry { side: Side::Host, protocol, rule })]));
         if !applied.lacks_rules() {
-            let Changes { open, .. } = forward.commit(applied, &Listeners::default()).expect("new");
+            let Changes { open, .. } = forward.commit(applied).expect("new");
             worker.listen(open).expect("watched");
             return free;
         }

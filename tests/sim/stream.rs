@@ -1,8 +1,8 @@
 //! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
 //! and here what happens on a stream that may stop.
 
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine;
 use passt_engine::link::Link as _;
 use passt_engine::worker::Exit;
 use passt_proto::drop::DropReason;
@@ -69,7 +69,7 @@ fn sleep_in_the_loop(world: &mut World<Machine>, seconds: i64) {
     let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: seconds, tv_nsec: 0 } };
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).expect("set");
     world.worker.context().core.watch(&timer, Token::External(0), EventFlags::IN).expect("watched");
-    assert!(matches!(world.worker.run(&mut |_, _: &mut Engine<_>| true), Exit::External(0)));
+    assert!(matches!(world.worker.run(&mut |_, _: &mut Control<'_, _>| true), Exit::External(0)));
 }
 
 /// With a kernel whose calls a script decides.

@@ -85,6 +85,7 @@ pub mod dispatch;
 pub mod flow;
 pub mod forward;
 pub mod link;
+pub mod process;
 pub mod protocols;
 pub mod worker;
 

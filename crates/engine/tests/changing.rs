@@ -18,8 +18,9 @@ use guest::{Guest, PLAIN, names, server};
 use passt_engine::control::Committed;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{PortRange, Rule};
-use passt_engine::forward::{self, Change, Entry, Extent, Progress, Reason, Uncommitted};
+use passt_engine::forward::{Change, Entry, Extent, Progress, Reason};
 use passt_engine::link::none::NoLink;
+use passt_engine::process::Uncommitted;
 use passt_engine::worker::Worker;
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
@@ -290,7 +291,7 @@ fn rules_that_follow() {
         assert!(matches!(applied.refused()[0].reason, Reason::Services));
         drop(applied);
 
-        forward::prepare_to_follow(worker.context()).unwrap();
+        worker.prepare_to_follow().unwrap();
         let mut now = Instant::from_millis(1000);
         let mut after = |worker: &mut Worker<NoLink>, ms| {
             now = now + Duration::from_millis(ms);

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
 use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Forward;
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
-use passt_engine::forward::{self, Forward};
 use passt_engine::link::none::NoLink;
 use passt_engine::worker::Worker;
 use passt_proto::guest::{Bypass, Configured};
@@ -63,14 +63,15 @@ impl Engine {
         let map = Configured { bypass: Bypass::Loopback, ..Configured::default() };
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options(0, &map, 256), now).unwrap();
-        let mut forward = Forward::default();
+        let (mut forward, mut all) = (Forward::default(), Vec::new());
         for (side, protocol, rule) in rules {
             let listeners = open_in(&mut forward, *side, *protocol, vec![rule.clone()]).unwrap();
-            worker.listen(listeners).unwrap();
+            all.extend(listeners);
         }
-        worker.context().ports.forward = forward;
-        worker.context().enter(Some(Resident::here().unwrap())).unwrap();
-        forward::follow(worker.context());
+        worker.forward(forward);
+        worker.listen(all).unwrap();
+        worker.enter(Some(Resident::here().unwrap())).unwrap();
+        worker.follow();
         Self { worker, now }
     }
 
@@ -207,10 +208,10 @@ fn a_port_that_is_taken_is_tried_again_after_ten_seconds() {
 fn the_namespace_is_tried_again_after_ten_seconds() {
     let _network = network();
     let mut engine = Engine::new(&[(Side::Namespace, Protocol::Tcp, following(Some("127.0.0.1")))]);
-    engine.worker.context().enter(None).unwrap();
+    engine.worker.enter(None).unwrap();
     let _server = service("127.0.0.1", FIRST + BLOCK);
     engine.after(1000);
-    engine.worker.context().enter(Some(Resident::here().unwrap())).unwrap();
+    engine.worker.enter(Some(Resident::here().unwrap())).unwrap();
     for _ in 0..9 {
         engine.after(1000);
         assert_eq!(open_ports(), 0);

@@ -122,7 +122,7 @@ fn nothing_bypasses_unless_it_may() {
     for (bypass, address, inside) in cases {
         let mut engine = Engine::new(bypass);
         if !inside {
-            engine.worker.context().enter(None).unwrap();
+            engine.worker.enter(None).unwrap();
         }
         let server = socket(if address == "::1" { address } else { "0.0.0.0" });
         let client = engine.client_of(Side::Host, &server, address);
@@ -147,7 +147,7 @@ fn a_thread_that_is_busy() {
     let inside = Resident::here().unwrap();
     let (free, busy) = std::sync::mpsc::channel::<()>();
     inside.begin(move || busy.recv()).unwrap();
-    engine.worker.context().enter(Some(inside)).unwrap();
+    engine.worker.enter(Some(inside)).unwrap();
 
     let waiting: Vec<UdpSocket> = (0..50).map(|_| client("127.0.0.1", ports[0])).collect();
     for client in &waiting {

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use passt_engine::clock;
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
 use passt_engine::link::stream::StreamLink;
@@ -70,7 +70,7 @@ fn the_rest_of_a_queue() {
         // Given back: a descriptor that is closed is no longer watched, and tells nothing.
         (outcome, machine, done)
     });
-    let exit = worker.run(&mut |_, _: &mut Engine<_>| true);
+    let exit = worker.run(&mut |_, _: &mut Control<'_, _>| true);
     let (outcome, _machine, _done) = reader.join().unwrap();
     assert!(outcome.is_ok() && matches!(exit, Exit::External(OTHER)), "{outcome:?} {exit:?}");
     let rounds = worker.context().core.counters.rounds;
@@ -85,8 +85,8 @@ fn a_descriptor_that_is_postponed() {
     let other = eventfd(1, EventfdFlags::CLOEXEC).unwrap();
     worker.context().core.watch(&other, Token::External(OTHER), EventFlags::IN).unwrap();
     let mut calls: Vec<Instant> = Vec::new();
-    let exit = worker.run(&mut |number, engine: &mut Engine<_>| {
-        let core = &mut engine.ctx.core;
+    let exit = worker.run(&mut |number, control: &mut Control<'_, _>| {
+        let core = &mut control.engine.ctx.core;
         calls.push(core.now);
         if number == OTHER && calls.len() < 3 {
             let _watched_at_first = core.unwatch(&other);
@@ -107,7 +107,7 @@ fn times_of_others() {
     struct Ticks(Instant, Vec<Instant>);
 
     impl External<NoLink> for Ticks {
-        fn ready(&mut self, _: u32, _: &mut Engine<NoLink>) -> bool {
+        fn ready(&mut self, _: u32, _: &mut Control<'_, NoLink>) -> bool {
             true
         }
 
@@ -115,9 +115,9 @@ fn times_of_others() {
             Some(self.0)
         }
 
-        fn tick(&mut self, engine: &mut Engine<NoLink>) {
-            assert_eq!(engine.flows.count(), 0);
-            let core = &mut engine.ctx.core;
+        fn tick(&mut self, control: &mut Control<'_, NoLink>) {
+            assert_eq!(control.engine.flows.count(), 0);
+            let core = &mut control.engine.ctx.core;
             assert!(core.now >= self.0, "too early");
             self.1.push(core.now);
             self.0 = core.now + Duration::from_millis(50);

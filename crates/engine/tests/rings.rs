@@ -4,8 +4,8 @@
 mod common;
 
 use common::options;
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine;
 use passt_engine::link::ring::{Guest, RingLink, Shape};
 use passt_engine::link::{Caps, Link as _};
 use passt_engine::worker::{Exit, Worker};
@@ -86,7 +86,7 @@ fn a_loop_that_is_told_of_nothing_twice() {
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).unwrap();
     worker.context().core.watch(&timer, Token::External(3), EventFlags::IN).unwrap();
     let before = worker.context().core.counters.rounds;
-    assert!(matches!(worker.run(&mut |_, _: &mut Engine<_>| true), Exit::External(3)));
+    assert!(matches!(worker.run(&mut |_, _: &mut Control<'_, _>| true), Exit::External(3)));
     let rounds = worker.context().core.counters.rounds - before;
     assert!(rounds < 5, "{rounds} rounds in 300 ms");
 }

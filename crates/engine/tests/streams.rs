@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use passt_engine::clock;
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine as Inner;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::Rule;
 use passt_engine::worker::Exit;
@@ -186,7 +186,7 @@ fn rounds(engine: &mut Engine) -> u64 {
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once).unwrap();
     engine.worker.context().core.watch(&timer, Token::External(1), EventFlags::IN).unwrap();
     let before = engine.worker.context().core.counters.rounds;
-    assert!(matches!(engine.worker.run(&mut |_, _: &mut Inner<_>| true), Exit::External(1)));
+    assert!(matches!(engine.worker.run(&mut |_, _: &mut Control<'_, _>| true), Exit::External(1)));
     engine.worker.context().core.counters.rounds - before
 }
 

@@ -16,6 +16,8 @@ use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use passt_sys::fd::{self, PIPE_BUF};
 use passt_sys::iovec::Gather;
@@ -41,7 +43,7 @@ pub(crate) struct Outlet {
     fd: OwnedFd,
     way: Way,
     /// Only a part of the last record was taken.
-    cut: bool,
+    cut: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl Outlet {
             FileType::CharacterDevice if rustix::termios::isatty(&fd) => Way::Terminal,
             _ => Way::Plain,
         };
-        Ok(Self { fd, way, cut: false })
+        Ok(Self { fd, way, cut: AtomicBool::new(false) })
     }
 
     /// For standard output or error.
@@ -82,15 +84,15 @@ impl Outlet {
                 return Ok(Self {
                     way: if is_terminal { Way::Terminal } else { Way::Pipe(0) },
                     fd: own,
-                    cut: false,
+                    cut: AtomicBool::new(false),
                 });
             }
             let gate = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             epoll::add(&gate, fd, epoll::EventData::new_u64(0), epoll::EventFlags::OUT)?;
-            return Ok(Self { fd: duplicate(fd)?, way: Way::Shared(gate), cut: false });
+            return Ok(Self { fd: duplicate(fd)?, way: Way::Shared(gate), cut: AtomicBool::new(false) });
         }
         let way = if kind(fd)? == FileType::Socket { Way::Socket } else { Way::Plain };
-        Ok(Self { fd: duplicate(fd)?, way, cut: false })
+        Ok(Self { fd: duplicate(fd)?, way, cut: AtomicBool::new(false) })
     }
 
     /// Whether it is a file that keeps what is written, and can be cut and read.
@@ -105,7 +107,7 @@ impl Outlet {
 
     /// Writes a record. `WouldBlock` means that there is no room for it now, or nobody to read it, and that nothing was
     /// written; after other errors a part of it may have been.
-    pub(crate) fn write(&mut self, record: &Gather<'_>) -> io::Result<()> {
+    pub(crate) fn write(&self, record: &Gather<'_>) -> io::Result<()> {
         if !self.has_room(record.total()) {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -115,11 +117,11 @@ impl Outlet {
         };
         match written {
             Ok(len) if len == record.total() => {
-                self.cut = false;
+                self.cut.store(false, Relaxed);
                 Ok(())
             }
             Ok(len) => {
-                self.cut |= len > 0;
+                self.cut.fetch_or(len > 0, Relaxed);
                 Err(ErrorKind::StorageFull.into())
             }
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ErrorKind::WouldBlock.into()),
@@ -129,9 +131,9 @@ impl Outlet {
 
     /// Writes a record that is a line, no longer than [`PIPE_BUF`]. If the last one was cut, which happens to terminals and full
     /// disks, it begins on a new line.
-    pub(crate) fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_line(&self, line: &[u8]) -> io::Result<()> {
         let mut record = Gather::new();
-        if self.cut {
+        if self.cut.load(Relaxed) {
             record.push(b"\n");
         }
         record.push(line);
@@ -139,8 +141,8 @@ impl Outlet {
     }
 
     /// Takes back what was written beyond `size` bytes, where that is possible.
-    pub(crate) fn cut_to(&mut self, size: u64) {
-        self.cut &= rustix::fs::ftruncate(&self.fd, size).is_err();
+    pub(crate) fn cut_to(&self, size: u64) {
+        self.cut.fetch_and(rustix::fs::ftruncate(&self.fd, size).is_err(), Relaxed);
     }
 
     fn has_room(&self, len: usize) -> bool {
@@ -203,7 +205,7 @@ mod tests {
     }
 
     /// Writes until nothing more is taken; how many records were.
-    fn fill(outlet: &mut Outlet, record: &[u8]) -> usize {
+    fn fill(outlet: &Outlet, record: &[u8]) -> usize {
         let taken = (0..1 << 20).take_while(|_| outlet.write(&Gather::of(record)).is_ok()).count();
         assert_eq!(outlet.write(&Gather::of(record)).unwrap_err().kind(), ErrorKind::WouldBlock);
         assert!(taken > 0 && taken < 1 << 20);
@@ -219,7 +221,7 @@ mod tests {
         let gate = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         epoll::add(&gate, &writer, epoll::EventData::new_u64(0), epoll::EventFlags::OUT).unwrap();
         let fd = duplicate(writer.as_fd()).unwrap();
-        let mut shared = Outlet { fd, way: Way::Shared(gate), cut: false };
+        let mut shared = Outlet { fd, way: Way::Shared(gate), cut: AtomicBool::new(false) };
         for outlet in [&mut own, &mut shared] {
             let taken = fill(outlet, &[b'x'; 1000]);
             assert_eq!(content(&mut reader).len(), taken * 1000);
@@ -237,7 +239,7 @@ mod tests {
     fn pipes_take_whole_records() {
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
-        let mut outlet = Outlet::new(writer).unwrap();
+        let outlet = Outlet::new(writer).unwrap();
         let (mut expected, mut read, mut random) = (Vec::new(), Vec::new(), 1_u64);
         let record = vec![7; 65_600];
         let mut left_out = 0;
@@ -267,12 +269,12 @@ mod tests {
     #[test]
     fn sockets_and_files() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut outlet = Outlet::standard(ours.as_fd()).unwrap();
-        fill(&mut outlet, &[b'x'; 1000]);
+        let outlet = Outlet::standard(ours.as_fd()).unwrap();
+        fill(&outlet, &[b'x'; 1000]);
         drop(theirs);
         assert!(outlet.write_line(b"x\n").is_err());
         let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
-        let mut outlet = Outlet::new(null).unwrap();
+        let outlet = Outlet::new(null).unwrap();
         assert!(!outlet.is_file());
         outlet.write_line(b"x\n").unwrap();
     }

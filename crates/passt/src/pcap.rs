@@ -12,6 +12,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use passt_engine::core::Capture;
@@ -34,68 +36,63 @@ const LINKTYPE_ETHERNET: u32 = 1;
 /// Longest frame that is recorded whole; the longest there is has 64 KiB and an Ethernet header.
 pub const SNAPLEN: u32 = 1 << 18;
 
-/// A recording.
+/// A recording, which several threads add to.
 #[derive(Debug)]
 pub struct Recording {
-    state: State,
+    outlet: Outlet,
     /// Since 1970 until the origin of the clock.
     origin: Duration,
-    lost: u64,
+    /// Bytes recorded so far.
+    size: AtomicU64,
+    /// It has ended by an error.
+    failed: AtomicBool,
+    lost: AtomicU64,
     /// Frames left out since the last that was recorded.
-    gap: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    /// With its size in bytes.
-    On(Outlet, u64),
-    Failed,
+    gap: AtomicU64,
 }
 
 impl Recording {
     /// Begins a file, which replaces one that exists. `origin` is the time from 1970 to
     /// [`Instant::ZERO`], so that no clock needs to be read for a frame.
     pub fn create(path: &Path, origin: Duration) -> io::Result<Self> {
-        let mut outlet = Outlet::new(files::create(path)?)?;
+        let outlet = Outlet::new(files::create(path)?)?;
         let header = file_header();
         let header = Gather::of(header.as_flattened());
         outlet.write(&header)?;
-        Ok(Self { state: State::On(outlet, header.total() as u64), origin, lost: 0, gap: 0 })
+        let (size, failed) = (AtomicU64::new(header.total() as u64), AtomicBool::new(false));
+        Ok(Self { outlet, origin, size, failed, lost: AtomicU64::new(0), gap: AtomicU64::new(0) })
     }
 }
 
 impl Capture for Recording {
     /// Records one frame. One that there is no room for is left out; if recording fails otherwise the capture
     /// ends, with one warning.
-    fn record(&mut self, now: Instant, head: &[u8], rest: &Gather<'_>) {
-        let (outlet, size) = match &mut self.state {
-            State::On(outlet, size) => (outlet, size),
-            State::Failed => {
-                self.lost += 1;
-                return;
-            }
-        };
+    fn record(&self, now: Instant, head: &[u8], rest: &Gather<'_>) {
+        if self.failed.load(Relaxed) {
+            self.lost.fetch_add(1, Relaxed);
+            return;
+        }
         let length = u32::try_from(head.len() + rest.total()).unwrap_or(u32::MAX);
         let header = packet_header(self.origin + now.since(Instant::ZERO), length);
         let mut parts = Gather::of(header.as_flattened());
         parts.push(head);
         parts.append(rest);
-        match outlet.write(&parts) {
+        match self.outlet.write(&parts) {
             Ok(()) => {
-                *size += parts.total() as u64;
-                if self.gap > 0 {
-                    log::warn!("{} frames are missing from the capture before this one", self.gap);
-                    self.gap = 0;
+                self.size.fetch_add(parts.total() as u64, Relaxed);
+                let gap = if self.gap.load(Relaxed) == 0 { 0 } else { self.gap.swap(0, Relaxed) };
+                if gap > 0 {
+                    log::warn!("{gap} frames are missing from the capture before this one");
                 }
             }
             Err(error) => {
-                self.lost += 1;
-                self.gap += 1;
+                self.lost.fetch_add(1, Relaxed);
+                let gap = self.gap.fetch_add(1, Relaxed) + 1;
                 if error.kind() != io::ErrorKind::WouldBlock {
                     log::warn!("Can't record frames any more: {error}");
-                    outlet.cut_to(*size);
-                    self.state = State::Failed;
-                } else if self.gap == 1 {
+                    self.outlet.cut_to(self.size.load(Relaxed));
+                    self.failed.store(true, Relaxed);
+                } else if gap == 1 {
                     log::warn!("Frames are missing from the capture from here on: nobody reads it");
                 }
             }
@@ -103,7 +100,7 @@ impl Capture for Recording {
     }
 
     fn lost(&self) -> u64 {
-        self.lost
+        self.lost.load(Relaxed)
     }
 }
 
@@ -160,7 +157,7 @@ mod tests {
             list
         };
         let payload: &'static [u8] = payload.leak();
-        let mut capture = Recording::create(&path, Duration::from_secs(1_000_000_000)).unwrap();
+        let capture = Recording::create(&path, Duration::from_secs(1_000_000_000)).unwrap();
         capture.record(Instant::from_nanos(1_500_000_001), b"header", &rest(&[b"", b"payload"]));
         capture.record(Instant::from_nanos(2_000_000_000), &[0; 14], &rest(&[payload]));
         let bytes = std::fs::read(&path).unwrap();
@@ -176,16 +173,18 @@ mod tests {
     #[test]
     fn a_failure_ends_it() {
         let file = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let mut capture = Recording {
-            state: State::On(Outlet::new(file).unwrap(), 0),
+        let capture = Recording {
+            outlet: Outlet::new(file).unwrap(),
+            size: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             origin: Duration::ZERO,
-            lost: 0,
-            gap: 0,
+            lost: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
         };
         for _ in 0..3 {
             capture.record(Instant::ZERO, b"frame", &Gather::new());
         }
-        assert!(matches!(capture.state, State::Failed));
+        assert!(capture.failed.load(Relaxed));
         assert_eq!(capture.lost(), 3);
 
         assert!(Recording::create(Path::new("/nonexistent/x"), Duration::ZERO).is_err());

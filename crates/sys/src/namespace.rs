@@ -98,12 +98,22 @@ pub struct Resident {
     done: Arc<OwnedFd>,
     jobs: SyncSender<Job>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Gets sockets from a [`Resident`], one for each thread that needs some. Its descriptor is that of the thread.
+#[derive(Debug)]
+pub struct Supply {
+    done: Arc<OwnedFd>,
+    jobs: SyncSender<Job>,
+    ready: SyncSender<Batch>,
     batches: Receiver<Batch>,
 }
 
 enum Job {
     Run(Box<dyn FnOnce() + Send>),
-    Sockets(Kind, usize),
+    Sockets(Kind, usize, SyncSender<Batch>),
+    /// There will be no other.
+    End,
 }
 
 type Batch = (Kind, ArrayVec<OwnedFd, BATCH>);
@@ -125,8 +135,11 @@ pub const KINDS: [Kind; 4] = [
     Kind { kind: SocketType::DGRAM, family: AddressFamily::INET6 },
 ];
 
-/// Sockets that [`Resident::order`] has made at once, at most.
+/// Sockets that [`Supply::order`] has made at once, at most.
 pub const BATCH: usize = 16;
+
+/// Supplies that a [`Resident`] has room for.
+const SUPPLIES: usize = 16;
 
 /// What a [`Resident`] was given to do.
 #[derive(Debug)]
@@ -173,20 +186,18 @@ impl Resident {
         let done = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let signal = Arc::clone(&done);
         // Room for all that can be ordered, and one thing more to do.
-        let (jobs, todo) = sync_channel(KINDS.len() + 1);
-        // With room for all that can be ordered the thread never waits, and always has time for jobs.
-        let (ready, batches) = sync_channel(KINDS.len());
+        let (jobs, todo) = sync_channel(SUPPLIES * KINDS.len() + 1);
         let (entered, result) = sync_channel(1);
         let thread = thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
             let inside = enter();
             let stay = inside.is_ok();
             if entered.send(inside).is_ok() && stay {
-                work(&todo, &ready, &signal);
+                work(&todo, &signal);
             }
         });
         let thread = thread.map_err(|error| no_thread(&error))?;
         result.recv().map_err(io::Error::other)??;
-        Ok(Self { done, jobs, batches, thread: Some(thread) })
+        Ok(Self { done, jobs, thread: Some(thread) })
     }
 
     /// Runs `work` in the namespace and waits for its result.
@@ -212,10 +223,19 @@ impl Resident {
         }
     }
 
+    /// A way to get sockets; there may be sixteen.
+    pub fn supply(&self) -> Supply {
+        // With room for all that can be ordered the thread never waits, and always has time for jobs.
+        let (ready, batches) = sync_channel(KINDS.len());
+        Supply { done: Arc::clone(&self.done), jobs: self.jobs.clone(), ready, batches }
+    }
+}
+
+impl Supply {
     /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for with
-    /// [`Resident::ordered`]. False if the thread is gone. Only one order of each of [`KINDS`] may be open.
+    /// [`Supply::ordered`]. False if the thread is gone. Only one order of each of [`KINDS`] may be open.
     pub fn order(&self, kind: Kind, count: usize) -> bool {
-        self.jobs.try_send(Job::Sockets(kind, count)).is_ok()
+        self.jobs.try_send(Job::Sockets(kind, count, self.ready.clone())).is_ok()
     }
 
     /// A batch that was ordered, less what could not be made; `None` if none is ready.
@@ -230,25 +250,31 @@ impl AsFd for Resident {
     }
 }
 
+impl AsFd for Supply {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+}
+
 impl Drop for Resident {
     /// Waits for the thread's end.
     fn drop(&mut self) {
-        // Without a sender it has nothing more to do.
-        self.jobs = sync_channel(0).0;
+        // An error: it has ended already.
+        let _gone = self.jobs.send(Job::End);
         let _panicked = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn work(todo: &Receiver<Job>, ready: &SyncSender<Batch>, done: &OwnedFd) {
+fn work(todo: &Receiver<Job>, done: &OwnedFd) {
     for job in todo {
         match job {
             Job::Run(work) => work(),
-            Job::Sockets(kind, count) => {
+            Job::Sockets(kind, count, ready) => {
                 let made = (0..count.min(BATCH)).map_while(|_| socket(kind).ok()).collect();
-                if ready.send((kind, made)).is_err() {
-                    return;
-                }
+                // Who ordered them may be gone.
+                let _closed = ready.try_send((kind, made));
             }
+            Job::End => return,
         }
         // It only fails where nobody has looked for 2⁶⁴ times.
         let _counted = rustix::io::write(done, &1_u64.to_ne_bytes());

@@ -11,6 +11,7 @@ mod rules;
 use passt_sys::seccomp::{Call, Sysno};
 
 use crate::dispatch::Engine;
+use crate::process::Process;
 
 pub use self::figures::{Level, Listening, Occupancy};
 pub use self::flows::{Cursor, MAX_PAGE, NoFlow, Page};
@@ -25,14 +26,10 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::getsockname),
 ];
 
-/// A worker's engine under control.
+/// An engine under control, and what it has in common with others.
 pub struct Control<'a, L> {
-    engine: &'a mut Engine<L>,
-}
-
-impl<'a, L> Control<'a, L> {
-    /// Of this engine.
-    pub fn new(engine: &'a mut Engine<L>) -> Self {
-        Self { engine }
-    }
+    /// Flows, and what they work with.
+    pub engine: &'a mut Engine<L>,
+    /// Forwarding rules.
+    pub process: &'a mut Process,
 }

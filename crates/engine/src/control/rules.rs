@@ -6,8 +6,9 @@
 //! by then.
 
 use super::Control;
-use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress, Uncommitted};
+use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress};
 use crate::link::Link;
+use crate::process::Uncommitted;
 
 /// What a commit has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,26 +23,25 @@ impl<L: Link> Control<'_, L> {
     /// The rules that are in effect, in the order in which they were added, each with how many
     /// sockets listen for it.
     pub fn rules(&self) -> impl Iterator<Item = (&Entry, usize)> {
-        let ports = &self.engine.ctx.ports;
-        let sockets = ports.listeners.by_rule();
+        let forward = &self.process.forward;
+        let sockets = forward.sockets_by_rule();
         let count = move |id| sockets.get(&id).copied().unwrap_or_default();
-        ports.forward.rules().iter().map(move |(id, entry)| (entry, count(id)))
+        forward.rules().iter().map(move |(id, entry)| (entry, count(id)))
     }
 
     /// What changes amount to, one after the other.
     pub fn plan(&self, changes: impl IntoIterator<Item = Change>) -> Plan {
-        self.engine.ctx.ports.forward.plan(changes)
+        self.process.forward.plan(changes)
     }
 
     /// Begins to open the sockets that a plan needs. The last descriptors are not for ports.
     pub fn apply(&self, plan: Plan) -> Apply {
-        let ports = &self.engine.ctx.ports;
-        ports.forward.apply(plan, &ports.listeners, ports.pressure.kept())
+        self.process.apply(&self.engine.ctx, plan)
     }
 
     /// Opens some more of them on either side, without waiting.
     pub fn step(&self, apply: &mut Apply) -> Progress {
-        apply.step(self.engine.ctx.ports.inside.as_ref())
+        self.process.step(apply)
     }
 
     /// Puts what was applied into effect, but for rules [refused](Applied::refused). Sockets of
@@ -50,7 +50,7 @@ impl<L: Link> Control<'_, L> {
     /// get their sockets in the next rounds of the loop. On an error everything is as it was, and
     /// what was opened is closed.
     pub fn commit(&mut self, applied: Applied) -> Result<Committed, Uncommitted> {
-        let closed = self.engine.ctx.commit(applied)?;
+        let closed = self.process.commit(&mut self.engine.ctx, applied)?;
         let ended = self.engine.end_through(&closed);
         Ok(Committed { closed: closed.len(), ended })
     }

@@ -1,28 +1,53 @@
-//! The guest as a worker knows it: a value that is replaced as a whole.
+//! The guest as workers know it: a value that is replaced as a whole, and published to all of them.
 //!
-//! Others may keep what they read ([`Known::share`]): it stays as it is when something else becomes known.
+//! Nobody waits: a worker reads its own copy, and looks once a round whether there is another. What was read
+//! can be kept ([`Known::share`]), and stays as it is when something else becomes known.
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, Guest};
 
-/// What is known about the guest.
+/// Of nobody.
+const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
+
+/// What is known about the guest, as a worker has it.
 #[derive(Debug)]
 pub struct Known {
+    published: Arc<Published>,
     guest: Arc<Guest>,
+    /// Of what is published, that this is.
+    version: u32,
     /// Whom the last frame came from, and the address that it named: most frames are from the same. Forgotten
     /// with every change.
     latest: (Mac, Addr),
 }
 
-/// Of nobody.
-const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
+#[derive(Debug)]
+struct Published {
+    guest: ArcSwap<Guest>,
+    /// Changes so far.
+    version: AtomicU32,
+}
 
 impl Known {
     pub(super) fn new(configured: &Configured) -> Self {
-        Self { guest: Arc::new(Guest::new(configured.clone())), latest: NOBODY }
+        let guest = ArcSwap::from_pointee(Guest::new(configured.clone()));
+        Self::of(Arc::new(Published { guest, version: AtomicU32::new(0) }))
+    }
+
+    fn of(published: Arc<Published>) -> Self {
+        let version = published.version.load(Ordering::Acquire);
+        let guest = published.guest.load_full();
+        Self { published, guest, version, latest: NOBODY }
+    }
+
+    /// The same guest for another worker.
+    pub fn for_another(&self) -> Self {
+        Self::of(Arc::clone(&self.published))
     }
 
     /// What is known now, to be kept.
@@ -30,10 +55,26 @@ impl Known {
         Arc::clone(&self.guest)
     }
 
-    /// Changes what is known.
-    pub fn change(&mut self, change: impl FnOnce(&mut Guest)) {
-        change(Arc::make_mut(&mut self.guest));
-        self.latest = NOBODY;
+    /// Takes over what others have changed.
+    #[inline]
+    pub(crate) fn refresh(&mut self) {
+        let version = self.published.version.load(Ordering::Acquire);
+        if version != self.version {
+            (self.version, self.latest) = (version, NOBODY);
+            self.guest = self.published.guest.load_full();
+        }
+    }
+
+    /// Changes what is known, for all workers. Where others change it at the same time, this is done again to what
+    /// they made of it.
+    pub fn change(&mut self, change: impl Fn(&mut Guest)) {
+        self.published.guest.rcu(|guest| {
+            let mut guest = Guest::clone(guest);
+            change(&mut guest);
+            guest
+        });
+        self.published.version.fetch_add(1, Ordering::Release);
+        self.refresh();
     }
 
     /// A frame came from `station`, with a packet from `source` if it named one.
@@ -73,5 +114,65 @@ impl Deref for Known {
 
     fn deref(&self) -> &Guest {
         &self.guest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::thread;
+
+    use super::*;
+
+    fn addr(last: u8) -> Addr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
+
+    fn mac(last: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, last])
+    }
+
+    /// What one worker learns all know, and what was kept stays as it was.
+    #[test]
+    fn what_one_worker_learns_is_known_to_others() {
+        let mut one = Known::new(&Configured::default());
+        let mut other = one.for_another();
+        let before = other.share();
+        one.heard(mac(1), Some(&addr(1)));
+        one.used(addr(1));
+        assert_eq!(other.learnt.station_of(addr(1)), None, "its round goes on");
+        other.refresh();
+        let known = |guest: &Guest| (guest.learnt.station_of(addr(1)), guest.learnt.used(addr(1)));
+        assert_eq!(known(&other), (Some(mac(1)), Some(addr(1))));
+        assert_eq!(known(&before), (None, None));
+        // The guest has another card now, seen elsewhere: an older frame's does not come back by itself.
+        other.heard(mac(2), Some(&addr(1)));
+        one.refresh();
+        assert_eq!(known(&one).0, Some(mac(2)));
+        one.heard(mac(1), Some(&addr(1)));
+        assert_eq!(known(&one).0, Some(mac(1)));
+    }
+
+    /// Nothing that workers learn at the same time is lost.
+    #[test]
+    fn workers_learn_at_the_same_time() {
+        let mut all = Known::new(&Configured::default());
+        thread::scope(|scope| {
+            for worker in 0..4 {
+                let mut known = all.for_another();
+                scope.spawn(move || {
+                    for round in 0..1000_u16 {
+                        known.refresh();
+                        let last = worker * 4 + u8::try_from(round % 4).unwrap_or(0);
+                        known.heard(mac(last), Some(&addr(last)));
+                        assert_eq!(known.latest, (mac(last), addr(last)));
+                    }
+                });
+            }
+        });
+        all.refresh();
+        for last in 0..16 {
+            assert_eq!(all.learnt.station_of(addr(last)), Some(mac(last)), "{last}");
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod token;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
@@ -59,7 +60,7 @@ pub struct Core<L> {
     /// What happened so far.
     pub counters: Counters,
     /// Where frames are recorded, if they are.
-    pub capture: Option<Box<dyn Capture>>,
+    pub capture: Option<Arc<dyn Capture>>,
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: responder::Config,
     /// What is known about the guest.
@@ -278,7 +279,7 @@ impl<L: Link> Core<L> {
 
     /// Sends `payload` bytes of the room reserved last behind `header`.
     pub fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) {
-        if let Some(capture) = &mut self.capture {
+        if let Some(capture) = &self.capture {
             let mut rest = Gather::new();
             self.link.reserved(payload, &mut rest);
             capture.record(self.now, header, &rest);
@@ -292,7 +293,7 @@ impl<L: Link> Core<L> {
 
     /// Sends a complete frame.
     pub fn send(&mut self, frame: &[u8]) {
-        if let Some(capture) = &mut self.capture {
+        if let Some(capture) = &self.capture {
             capture.record(self.now, frame, &Gather::new());
         }
         log::trace!("to guest: {} bytes, complete", frame.len());

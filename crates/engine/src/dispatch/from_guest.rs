@@ -51,7 +51,7 @@ impl<L: Link> Engine<L> {
         let core = &mut self.ctx.core;
         let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
         core.counters.received(frame.len);
-        if let Some(capture) = &mut core.capture {
+        if let Some(capture) = &core.capture {
             let mut whole = Gather::new();
             core.link.payload(index, 0..frame.len, &mut whole);
             capture.record(core.now, &[], &whole);

@@ -13,7 +13,7 @@ use super::Engine;
 use super::splice::Accepted;
 use crate::core::readiness::has_taken;
 use crate::flow::{Protocol, Side};
-use crate::forward::{Context, Listener};
+use crate::forward::{Context, Watched};
 use crate::link::Link;
 use crate::protocols::splice;
 
@@ -77,7 +77,7 @@ impl<L: Link> Engine<L> {
         }
     }
 
-    fn listener(&self, number: u32) -> Option<&Listener> {
+    fn listener(&self, number: u32) -> Option<&Watched> {
         self.ctx.ports.listeners.get(number)
     }
 
@@ -92,8 +92,8 @@ impl<L: Link> Engine<L> {
     fn sockets_for(&mut self, number: u32) -> usize {
         let Context { core, ports } = &mut self.ctx;
         let needed = ports.listeners.get(number).and_then(|listener| listener.needs_sockets(&core.guest));
-        let (Some((kind, family)), Some(inside)) = (needed, &ports.inside) else { return usize::MAX };
-        ports.stock.available(inside, kind, family)
+        let (Some((kind, family)), Some(supply)) = (needed, &ports.supply) else { return usize::MAX };
+        ports.stock.available(supply, kind, family)
     }
 
     /// Goes on with listening sockets that had to wait for room.

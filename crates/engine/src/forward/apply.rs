@@ -13,8 +13,9 @@ use passt_sys::alloc;
 use passt_sys::namespace::{Pending, Resident};
 use rustix::io::Errno;
 
-use super::listener::{Listener, Listeners, Options};
+use super::listener::{Listener, Options};
 use super::plan::{Extent, Plan, Reason, Refusal};
+use super::registry::Registry;
 use super::table::{Entry, Place, RuleId, Rules};
 use super::{CHUNK, pressure};
 use crate::flow::Side;
@@ -61,7 +62,7 @@ pub struct Applied {
     pub(super) base: u64,
     pub(super) rules: Rules,
     pub(super) delete: BTreeSet<RuleId>,
-    pub(super) open: Vec<Listener>,
+    pub(crate) open: Vec<Listener>,
     refused: Vec<Refusal>,
 }
 
@@ -98,7 +99,7 @@ impl Apply {
     /// follow services if something tells of these.
     pub(super) fn new(
         plan: Plan,
-        (before, listeners): (&Rules, &Listeners),
+        (before, listeners): (&Rules, &Registry),
         options: Options,
         most: RawFd,
         can_follow: bool,
@@ -267,7 +268,7 @@ impl Task {
     fn take_over(
         &mut self,
         before: &Rules,
-        listeners: &Listeners,
+        listeners: &Registry,
         delete: &BTreeSet<RuleId>,
         options: Options,
     ) {

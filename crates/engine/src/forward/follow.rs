@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
+use std::os::fd::AsRawFd as _;
 
 use passt_sys::alloc;
 use passt_sys::namespace::Pending;
@@ -11,9 +12,8 @@ use rustix::io::Errno;
 use super::listener::{Listener, Options};
 use super::rule::Families;
 use super::table::{Entry, Place};
-use super::{CHUNK, Context, Forward};
+use super::{Around, CHUNK, Changes, Forward};
 use crate::flow::Side;
-use crate::link::Link;
 
 /// What is to be closed and opened.
 #[derive(Debug, Default)]
@@ -38,10 +38,10 @@ type Opened = io::Result<Vec<Listener>>;
 impl Todo {
     /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For some there was no
     /// room.
-    pub(super) fn new<L>(ctx: &Context<L>, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
-        let rules = &ctx.ports.forward.rules;
+    pub(super) fn new(forward: &Forward, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
+        let rules = &forward.rules;
         let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);
-        let following = || ctx.ports.listeners.iter().filter(|(_, l)| rules.follows(l.place));
+        let following = || forward.sockets.iter().filter(|(_, l)| rules.follows(l.place));
         let close = following().filter(|(_, l)| !kept(l)).map(|(number, _)| number).collect();
         let kept: BTreeSet<Place> = following().filter(|(_, l)| kept(l)).map(|(_, l)| l.place).collect();
         wanted.retain(|place, _| !kept.contains(place));
@@ -78,65 +78,65 @@ impl Todo {
         }
     }
 
-    /// Does a part.
-    pub(super) fn go_on<L: Link>(&mut self, ctx: &mut Context<L>) {
+    /// Does a part; what that does to sockets.
+    pub(super) fn go_on(&mut self, forward: &Forward, around: &Around<'_>) -> Changes {
         if let Some(result) = self.pending.as_ref().and_then(Pending::poll) {
             self.pending = None;
             self.arrived = Some(result.unwrap_or_else(|error| vec![Err(error)]));
         }
+        let mut changes = Changes::default();
         if let Some(opened) = self.arrived.take() {
-            self.listen(ctx, opened);
+            self.take(forward, around, opened, &mut changes.open);
         }
         // A port may be wanted for other families than before: first it is closed.
         if !self.close.is_empty() {
-            for number in self.close.drain(self.close.len().saturating_sub(CHUNK)..) {
-                if let Some(listener) = ctx.ports.listeners.remove(number) {
-                    log::debug!("{listener}: closed");
-                }
-            }
-            return;
+            changes.close.extend(self.close.drain(self.close.len().saturating_sub(CHUNK)..));
+            return changes;
         }
         if !alloc::has_room() {
             self.give_up();
         }
-        let jobs = jobs(&ctx.ports.forward, &mut self.host);
-        self.listen(ctx, Job::all(jobs));
+        let jobs = jobs(forward, &mut self.host);
+        self.take(forward, around, Job::all(jobs), &mut changes.open);
         if self.pending.is_none() && !self.namespace.is_empty() {
-            self.open_inside(ctx);
+            self.open_inside(forward, around);
         }
+        changes
     }
 
-    fn open_inside<L>(&mut self, ctx: &Context<L>) {
-        let Some(inside) = &ctx.ports.inside else { return self.give_up() };
-        let jobs = jobs(&ctx.ports.forward, &mut self.namespace);
+    fn open_inside(&mut self, forward: &Forward, around: &Around<'_>) {
+        let Some(inside) = around.inside else { return self.give_up() };
+        let jobs = jobs(forward, &mut self.namespace);
         match inside.begin(move || Job::all(jobs)) {
             Ok(pending) => self.pending = Some(pending),
             Err(_) => self.give_up(),
         }
     }
 
-    /// Has the loop watch what was opened.
-    fn listen<L: Link>(&mut self, ctx: &mut Context<L>, opened: Vec<Opened>) {
+    /// Adds what was opened to `open`, as far as it can be used.
+    fn take(
+        &mut self,
+        forward: &Forward,
+        around: &Around<'_>,
+        opened: Vec<Opened>,
+        open: &mut Vec<Listener>,
+    ) {
         for result in opened {
-            let listening = result.and_then(|listeners| {
-                // The last descriptors are not for ports.
-                if listeners.iter().any(|listener| ctx.ports.pressure.keeps(&listener.fd)) {
-                    return Err(Errno::MFILE.into());
+            // The last descriptors are not for ports.
+            let is_kept = |listener: &Listener| listener.fd.as_raw_fd() >= around.kept;
+            let error = match result {
+                Ok(listeners) if listeners.iter().any(is_kept) => Errno::MFILE.into(),
+                Ok(listeners) => {
+                    // Rules may have gone since they were begun.
+                    open.extend(listeners.into_iter().filter(|l| forward.rules.follows(l.place)));
+                    continue;
                 }
-                // Rules may have gone since they were begun.
-                let rules = &ctx.ports.forward.rules;
-                let listeners: Vec<_> = listeners.into_iter().filter(|l| rules.follows(l.place)).collect();
-                listeners.into_iter().try_for_each(|listener| {
-                    log::debug!("{listener}: opened");
-                    ctx.listen(listener).map(drop)
-                })
-            });
-            if let Err(error) = listening {
-                self.lacks = true;
-                if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
-                    self.left_out += 1 + self.host.len() + self.namespace.len();
-                    self.give_up();
-                }
+                Err(error) => error,
+            };
+            self.lacks = true;
+            if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) {
+                self.left_out += 1 + self.host.len() + self.namespace.len();
+                self.give_up();
             }
         }
     }

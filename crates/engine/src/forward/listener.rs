@@ -1,7 +1,5 @@
-//! Listening sockets: how they are opened, on either side, and the numbers they have in the loop.
+//! Listening sockets: how they are opened, on either side, and what comes in through one.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -10,16 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::{Bypass, Configured, Guest};
-use passt_proto::time::Instant;
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
-use super::pressure::Opening;
 use super::rule::{Families, Listen};
-use super::table::{Entry, Place, RuleId};
-use crate::core::readiness::{DATAGRAMS, Futile};
+use super::table::{Entry, Place};
+use crate::core::readiness::DATAGRAMS;
 use crate::core::{Core, Token};
 use crate::flow::{Key, Protocol, Side, Via};
 use crate::link::Link;
@@ -29,7 +25,7 @@ const BACKLOG: i32 = 4096;
 /// The namespace's loopback interface: what is forwarded from there comes in here only.
 const LOOPBACK: &str = "lo";
 
-/// A forwarded port.
+/// A socket that listens for a forwarded port. It never changes: workers share it.
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) fd: OwnedFd,
@@ -38,7 +34,7 @@ pub struct Listener {
     /// Bound to `::`, it takes IPv4, too.
     both: bool,
     /// What goes by loopback reaches it.
-    by_loopback: bool,
+    pub(super) by_loopback: bool,
     /// Where it is.
     pub side: Side,
     /// [`Protocol::Tcp`] or [`Protocol::Udp`].
@@ -47,18 +43,8 @@ pub struct Listener {
     /// Which port of which rule it is there for, and for which families.
     pub(super) place: Place,
     pub(super) families: Families,
-    /// Its connections that are being established.
-    pub(crate) opening: Opening,
-    /// The round in which it accepted last.
-    pub(crate) accepted: Cell<u64>,
-    /// `accept` failed for a reason of its own: not tried again before.
-    pub(crate) paused: Cell<Option<Instant>>,
-    /// None of its connections that are being established could be given up: not looked at again before.
-    pub(crate) searched: Cell<Option<Instant>>,
-    /// Events of late that led to nothing.
-    pub(crate) futile: Futile,
     /// What the kernel calls it when it tells what listens.
-    inode: u64,
+    pub(super) inode: u64,
     /// The port on the other side.
     pub(crate) target_port: u16,
     /// The address on the other side, if the user chose one.
@@ -82,102 +68,6 @@ pub struct Options {
     pub families: Families,
     /// Addresses need not be the host's (`--freebind`).
     pub freebind: bool,
-}
-
-/// The sockets that listen now, each with a number that is never used twice: what is left of a
-/// closed one, an event or a flow, reaches no other.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    open: BTreeMap<u32, Listener>,
-    /// Inodes, and how many have each: a socket that is handed over to another rule is there twice.
-    inodes: HashMap<u64, u32>,
-    /// By side, protocol and port, and by those and the other side's port.
-    by_port: BTreeSet<Indexed>,
-    by_target: BTreeSet<Indexed>,
-    next: u32,
-}
-
-/// A side, a protocol, a port, and a socket's number.
-type Indexed = (Side, Protocol, u16, u32);
-
-impl Listeners {
-    /// Adds a socket and gives it a number.
-    pub fn insert(&mut self, listener: Listener) -> u32 {
-        let number = self.next;
-        self.next = number.wrapping_add(1);
-        *self.inodes.entry(listener.inode).or_default() += 1;
-        self.by_port.insert(listener.indexed(listener.place.port, number));
-        self.by_target.insert(listener.indexed(listener.target_port, number));
-        self.open.insert(number, listener);
-        number
-    }
-
-    /// A socket by its number, unless it was closed.
-    pub fn get(&self, number: u32) -> Option<&Listener> {
-        self.open.get(&number)
-    }
-
-    /// Takes a socket out, to be closed.
-    pub fn remove(&mut self, number: u32) -> Option<Listener> {
-        let listener = self.open.remove(&number)?;
-        if let hash_map::Entry::Occupied(mut count) = self.inodes.entry(listener.inode) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        self.by_port.remove(&listener.indexed(listener.place.port, number));
-        self.by_target.remove(&listener.indexed(listener.target_port, number));
-        Some(listener)
-    }
-
-    /// Whether the socket with this inode is one of these.
-    pub(super) fn is_ours(&self, inode: u64) -> bool {
-        self.inodes.contains_key(&inode)
-    }
-
-    /// How many listen for each rule.
-    pub(crate) fn by_rule(&self) -> BTreeMap<RuleId, usize> {
-        let mut counts = BTreeMap::new();
-        for listener in self.open.values() {
-            *counts.entry(listener.place.rule).or_default() += 1;
-        }
-        counts
-    }
-
-    /// All of them with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Listener)> {
-        self.open.iter().map(|(&number, listener)| (number, listener))
-    }
-
-    /// Whether what a flow on the bypass sends to `target` would come back to us, again and again: where
-    /// both loopbacks stand for each other, and the port is forwarded both ways.
-    pub(crate) fn circular(&self, bypass: Bypass, key: &Key, target: Endpoint) -> bool {
-        let Via::Bypass(from) = key.via else { return false };
-        bypass == Bypass::Loopback
-            && self
-                .at(&self.by_port, from.other(), key.protocol, target.port)
-                .any(|(_, l)| l.by_loopback && l.takes(target.addr))
-    }
-
-    /// The sockets that an index has at a port.
-    fn at<'a>(
-        &'a self,
-        index: &'a BTreeSet<Indexed>,
-        side: Side,
-        protocol: Protocol,
-        port: u16,
-    ) -> impl Iterator<Item = (u32, &'a Listener)> {
-        let numbers = index.range((side, protocol, port, 0)..=(side, protocol, port, u32::MAX));
-        numbers.filter_map(|&(.., number)| Some((number, self.open.get(&number)?)))
-    }
-
-    /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
-    /// the guest sends from there looks, to the outside, as if it came from the forwarded port.
-    pub(crate) fn answering(&self, port: u16, remote: Addr) -> Option<(u32, &Listener)> {
-        self.at(&self.by_target, Side::Host, Protocol::Udp, port)
-            .find(|(_, l)| l.addr.is_unspecified() && l.takes(remote))
-    }
 }
 
 /// The name of a side in messages.
@@ -250,11 +140,6 @@ impl Listener {
         let Entry { side, protocol, ref rule } = *entry;
         let Bound { addr, both, by_loopback, family, inode } = bound;
         Self {
-            opening: Opening::default(),
-            accepted: Cell::new(0),
-            paused: Cell::new(None),
-            searched: Cell::new(None),
-            futile: Futile::default(),
             inode,
             fd,
             addr,
@@ -277,13 +162,8 @@ impl Listener {
         Ok(Self::new(fd, Bound { addr, both, by_loopback, family, inode }, place, entry, families))
     }
 
-    /// Its place in an index by this port.
-    fn indexed(&self, port: u16, number: u32) -> Indexed {
-        (self.side, self.protocol, port, number)
-    }
-
     /// Whether it takes what is sent to this address.
-    fn takes(&self, addr: Addr) -> bool {
+    pub(super) fn takes(&self, addr: Addr) -> bool {
         let any =
             self.addr.is_unspecified() && (self.addr.is_v4() == addr.is_v4() || self.both && addr.is_v4());
         any || self.addr == addr
@@ -434,7 +314,7 @@ fn bound(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
 
@@ -445,7 +325,12 @@ mod tests {
     use crate::forward::rule::{PortRange, Rule};
 
     /// A socket on the side and address, at a port that is free.
-    fn listener(side: Side, protocol: Protocol, listen: &str, families: Families) -> Listener {
+    pub(in crate::forward) fn listener(
+        side: Side,
+        protocol: Protocol,
+        listen: &str,
+        families: Families,
+    ) -> Listener {
         let addr = (!listen.is_empty()).then(|| listen.parse().expect("an address"));
         let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let rule = Rule {
@@ -460,61 +345,6 @@ mod tests {
         let rule = Rules::default().add(entry.clone()).expect("the only one");
         let options = Options { families, freebind: false };
         Listener::open_at(&entry.rule.listen, Place { rule, port: free }, &entry, options).expect("a socket")
-    }
-
-    /// What would come back is known by what the socket there takes, not by its port alone.
-    #[test]
-    fn circles() {
-        use Families::{Both, V6Only};
-        let cases = [
-            ("", Both, true, "127.0.0.1", true),
-            ("", Both, true, "::1", true),
-            ("", Both, false, "127.0.0.1", false),
-            ("", V6Only, true, "127.0.0.1", false),
-            ("", V6Only, true, "::1", true),
-            ("0.0.0.0", Both, true, "::1", false),
-            ("127.0.0.1", Both, true, "127.0.0.1", true),
-            ("127.0.0.1", Both, true, "127.0.0.2", false),
-        ];
-        for (listen, families, by_loopback, target, expected) in cases {
-            let mut listeners = Listeners::default();
-            let listener =
-                Listener { by_loopback, ..listener(Side::Namespace, Protocol::Tcp, listen, families) };
-            let port = listener.place.port;
-            let number = listeners.insert(listener);
-            let target = Endpoint::new(Addr::from(target.parse::<IpAddr>().expect("an address")), port);
-            let client = Endpoint::new(target.addr, 40_000);
-            let key =
-                |side| Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: target, remote: client };
-            let case = format!("{listen} {families:?} {by_loopback} {target}");
-            let from_host = key(Side::Host);
-            assert_eq!(listeners.circular(Bypass::Loopback, &from_host, target), expected, "{case}");
-            assert!(!listeners.circular(Bypass::Public, &from_host, target), "{case}");
-            assert!(!listeners.circular(Bypass::Loopback, &key(Side::Namespace), target), "{case}");
-            let beside = Endpoint::new(target.addr, port - 1);
-            assert!(!listeners.circular(Bypass::Loopback, &from_host, beside), "{case}");
-            listeners.remove(number);
-            assert!(!listeners.circular(Bypass::Loopback, &from_host, target), "{case}");
-        }
-    }
-
-    #[test]
-    fn answers_go_by_a_socket_that_can_send_them() {
-        let mut listeners = Listeners::default();
-        let any = listener(Side::Host, Protocol::Udp, "", Families::Both);
-        let v6 = listener(Side::Host, Protocol::Udp, "", Families::V6Only);
-        let one = listener(Side::Host, Protocol::Udp, "127.0.0.1", Families::Both);
-        let ports = [&any, &v6, &one].map(|l| l.target_port);
-        let numbers = [any, v6, one].map(|l| listeners.insert(l));
-        let answering = |port: u16, remote: &str| {
-            let remote = Addr::from(remote.parse::<IpAddr>().expect("an address"));
-            listeners.answering(port, remote).map(|(number, _)| number)
-        };
-        assert_eq!(answering(ports[0], "192.0.2.1"), Some(numbers[0]));
-        assert_eq!(answering(ports[0], "2001:db8::1"), Some(numbers[0]));
-        assert_eq!(answering(ports[1], "192.0.2.1"), None);
-        assert_eq!(answering(ports[1], "2001:db8::1"), Some(numbers[1]));
-        assert_eq!(answering(ports[2], "192.0.2.1"), None);
     }
 
     /// What a client sends as urgent stays in the stream.

@@ -12,17 +12,23 @@ pub mod listener;
 mod plan;
 mod ports;
 pub(crate) mod pressure;
+pub(crate) mod registry;
 pub mod rule;
 pub(crate) mod stock;
 pub mod table;
+mod watched;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use passt_proto::addr::Addr;
+use passt_proto::guest::Guest;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
-use passt_sys::namespace;
+use passt_sys::dgram::Inbox;
+use passt_sys::namespace::{self, Resident};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::io::Errno;
@@ -30,14 +36,15 @@ use rustix::io::Errno;
 pub use self::apply::{Applied, Apply, Changes, Progress};
 use self::detect::Source;
 use self::follow::Todo;
-pub use self::listener::{Listener, Listeners, Options};
+pub use self::listener::{Listener, Options};
 pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
-pub use self::ports::{Context, Ports, Uncommitted};
+pub use self::ports::{Context, Ports};
+use self::registry::Registry;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
+pub use self::watched::{Listeners, Watched};
 use crate::flow::Side;
-use crate::link::Link;
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -79,11 +86,13 @@ const RETRY: Duration = Duration::from_secs(10);
 #[error("Forwarding rules have changed meanwhile")]
 pub struct Stale;
 
-/// Forwarding rules, and what they follow.
+/// Forwarding rules, the sockets that listen for them, and what they follow. There is one for all workers, which
+/// are told of each change.
 #[derive(Debug, Default)]
 pub struct Forward {
     rules: Rules,
     options: Options,
+    sockets: Registry,
     detection: Option<Detection>,
     /// A rule follows what listens.
     follows: bool,
@@ -125,38 +134,53 @@ impl Forward {
         self.rules.plan(changes, self.options.families)
     }
 
-    /// Begins to open the sockets that a plan needs, beside `listeners`, with descriptors below
-    /// `most`. Rules that follow what listens elsewhere have none yet.
-    pub(crate) fn apply(&self, plan: Plan, listeners: &Listeners, most: RawFd) -> Apply {
-        Apply::new(plan, (&self.rules, listeners), self.options, most, self.detection.is_some())
+    /// Begins to open the sockets that a plan needs, with descriptors below `most`. Rules that follow
+    /// what listens elsewhere have none yet.
+    pub(crate) fn apply(&self, plan: Plan, most: RawFd) -> Apply {
+        Apply::new(plan, (&self.rules, &self.sockets), self.options, most, self.detection.is_some())
     }
 
     /// The same before there is a loop: opens all sockets from the calling thread, which is on the
     /// side of every rule.
     pub fn apply_here(&self, plan: Plan) -> Applied {
-        let none = (&self.rules, &Listeners::default());
-        let mut apply = Apply::new(plan, none, self.options, RawFd::MAX, true);
+        let before = (&self.rules, &self.sockets);
+        let mut apply = Apply::new(plan, before, self.options, RawFd::MAX, true);
         apply.here();
         apply.finish()
     }
 
-    /// Puts a plan into effect: returns what is to be done to `listeners` now.
-    pub fn commit(&mut self, applied: Applied, listeners: &Listeners) -> Result<Changes, Stale> {
+    /// Puts a plan into effect: returns what is to be done to sockets now.
+    pub fn commit(&mut self, applied: Applied) -> Result<Changes, Stale> {
         let Applied { rules, delete, open, .. } = self.current(applied)?;
         // Those that follow services may have got more since the plan was applied.
         let gone = |(number, l): (u32, &Listener)| delete.contains(&l.place.rule).then_some(number);
-        let close = listeners.iter().filter_map(gone).collect();
+        let close = self.sockets.iter().filter_map(gone).collect();
         self.follows = rules.follow();
         self.rules = rules;
         Ok(Changes { close, open })
     }
 
     /// What was applied, if the rules are those that it was planned for.
-    fn current(&self, applied: Applied) -> Result<Applied, Stale> {
+    pub(crate) fn current(&self, applied: Applied) -> Result<Applied, Stale> {
         if applied.base == self.rules.version { Ok(applied) } else { Err(Stale) }
     }
 
-    /// When [`poll`] has something to do, if the thread in the namespace has done nothing before.
+    /// Notes that a socket listens; its number for the workers.
+    pub(crate) fn begun(&mut self, listener: Listener) -> (u32, Arc<Listener>) {
+        self.sockets.insert(listener)
+    }
+
+    /// Notes that a socket listens no more.
+    pub(crate) fn ended(&mut self, number: u32) -> Option<Arc<Listener>> {
+        self.sockets.remove(number)
+    }
+
+    /// How many sockets listen for each rule.
+    pub(crate) fn sockets_by_rule(&self) -> BTreeMap<RuleId, usize> {
+        self.sockets.by_rule()
+    }
+
+    /// When [`Forward::poll`] has something to do, if the thread in the namespace has done nothing before.
     pub(crate) fn due(&self) -> Option<Instant> {
         let detection = self.detection.as_ref()?;
         match &detection.todo {
@@ -173,108 +197,125 @@ impl Forward {
     }
 }
 
-/// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
-/// this returns, as far as possible: nothing here is fatal.
-pub fn follow<L: Link>(ctx: &mut Context<L>) {
-    if !ctx.ports.forward.follows || ctx.ports.inside.is_none() {
-        return;
-    }
-    if let Err(error) = prepare_to_follow(ctx) {
-        return log::warn!("Couldn't find out what listens, so no ports follow: {error}");
-    }
-    poll(ctx);
-    while ctx.ports.forward.due().is_none_or(|due| due <= ctx.core.now) {
-        let Some(detection) = &mut ctx.ports.forward.detection else { return };
-        detection.todo.wait();
-        poll(ctx);
-    }
+/// What the rest of the process has to do with ports that follow services.
+pub(crate) struct Around<'a> {
+    pub(crate) now: Instant,
+    pub(crate) guest: &'a Guest,
+    /// The thread in the namespace.
+    pub(crate) inside: Option<&'a Resident>,
+    /// Listening sockets at most.
+    pub(crate) ports: usize,
+    /// Descriptors from this number on are not for ports.
+    pub(crate) kept: RawFd,
 }
 
-/// Opens what tells of services on either side, if that was not done before. For rules that come
-/// later: a sealed process can't. An error where there is no way into the namespace
-/// (`ENETUNREACH`), or of socket(7).
-pub fn prepare_to_follow<L: Link>(ctx: &mut Context<L>) -> io::Result<()> {
-    if ctx.ports.forward.detection.is_some() {
-        return Ok(());
+impl Forward {
+    /// Whether there is something to be followed.
+    pub(crate) fn follows(&self) -> bool {
+        self.follows
     }
-    let inside = ctx.ports.inside.as_ref().ok_or(Errno::NETUNREACH)?;
-    let (host, namespace) = (Source::open()?, inside.run(Source::open)??);
-    let services = || Vec::with_capacity(SERVICES);
-    ctx.ports.forward.detection = Some(Detection {
-        host,
-        namespace,
-        heard: Heard { host: services(), namespace: services() },
-        scratch: services(),
-        due: ctx.core.now,
-        guest: ctx.core.guest.addresses().collect(),
-        retry: None,
-        todo: Todo::default(),
-        told: false,
-        version: ctx.ports.forward.rules.version,
-    });
-    Ok(())
-}
 
-/// Asks what listens, and adjusts our own sockets to it, a part at a time. Nothing here is fatal, and nothing waits.
-pub(crate) fn poll<L: Link>(ctx: &mut Context<L>) {
-    let due = ctx.ports.forward.due();
-    let Some(mut detection) = ctx.ports.forward.detection.take() else { return };
-    if detection.todo.is_done() && due.is_some_and(|due| due <= ctx.core.now) {
-        detection.look(ctx);
+    /// Opens what tells of services on either side, if that was not done before. An error where there is no
+    /// way into the namespace (`ENETUNREACH`), or of socket(7).
+    pub(crate) fn prepare_to_follow(&mut self, around: &Around<'_>) -> io::Result<()> {
+        if self.detection.is_some() {
+            return Ok(());
+        }
+        let inside = around.inside.ok_or(Errno::NETUNREACH)?;
+        let (host, namespace) = (Source::open()?, inside.run(Source::open)??);
+        let services = || Vec::with_capacity(SERVICES);
+        self.detection = Some(Detection {
+            host,
+            namespace,
+            heard: Heard { host: services(), namespace: services() },
+            scratch: services(),
+            due: around.now,
+            guest: around.guest.addresses().collect(),
+            retry: None,
+            todo: Todo::default(),
+            told: false,
+            version: self.rules.version,
+        });
+        Ok(())
     }
-    if !detection.todo.is_done() {
-        detection.todo.go_on(ctx);
-        if detection.todo.is_done() {
-            detection.retry = detection.todo.lacks().then(|| ctx.core.now + RETRY);
-            let left_out = detection.todo.left_out();
-            if left_out > 0 && !std::mem::replace(&mut detection.told, true) {
-                log::warn!(
-                    "{left_out} ports of services are not forwarded: connections need the other descriptors"
-                );
-            }
+
+    /// Waits for the thread in the namespace, if it is opening sockets.
+    pub(crate) fn wait(&mut self) {
+        if let Some(detection) = &mut self.detection {
+            detection.todo.wait();
         }
     }
-    ctx.ports.forward.detection = Some(detection);
+
+    /// Asks what listens, and says what is to be done to our own sockets, a part at a time. Nothing here is fatal, and
+    /// nothing waits. Messages of the kernel are read by way of `inbox`.
+    pub(crate) fn poll(&mut self, around: &Around<'_>, inbox: &mut Inbox) -> Changes {
+        let due = self.due();
+        let Some(mut detection) = self.detection.take() else { return Changes::default() };
+        if detection.todo.is_done() && due.is_some_and(|due| due <= around.now) {
+            detection.look(self, around, inbox);
+        }
+        let mut changes = Changes::default();
+        if !detection.todo.is_done() {
+            changes = detection.todo.go_on(self, around);
+            if detection.todo.is_done() {
+                detection.retry = detection.todo.lacks().then(|| around.now + RETRY);
+                let left_out = detection.todo.left_out();
+                if left_out > 0 && !std::mem::replace(&mut detection.told, true) {
+                    log::warn!(
+                        "{left_out} ports of services are not forwarded: connections need the other descriptors"
+                    );
+                }
+            }
+        }
+        self.detection = Some(detection);
+        changes
+    }
+
+    /// A socket that [`Forward::poll`] opened can't be used: it is tried again.
+    pub(crate) fn lacks(&mut self, now: Instant) {
+        if let Some(detection) = &mut self.detection {
+            detection.retry = Some(now + RETRY);
+        }
+    }
 }
 
 impl Detection {
     /// Finds out what should be opened and closed, if that is something else than before.
-    fn look<L: Link>(&mut self, ctx: &mut Context<L>) {
-        self.due = ctx.core.now + INTERVAL;
-        let moved = !ctx.core.guest.addresses().eq(self.guest.iter().copied());
+    fn look(&mut self, forward: &Forward, around: &Around<'_>, inbox: &mut Inbox) {
+        self.due = around.now + INTERVAL;
+        let moved = !around.guest.addresses().eq(self.guest.iter().copied());
         if moved {
             self.guest.clear();
-            self.guest.extend(ctx.core.guest.addresses());
+            self.guest.extend(around.guest.addresses());
         }
-        let version = std::mem::replace(&mut self.version, ctx.ports.forward.rules.version);
-        let changed = self.listen(ctx) || moved || version != self.version;
-        let again = self.retry.is_some_and(|at| at <= ctx.core.now);
+        let version = std::mem::replace(&mut self.version, forward.rules.version);
+        let changed = self.listen(forward, inbox) || moved || version != self.version;
+        let again = self.retry.is_some_and(|at| at <= around.now);
         if (changed || again) && !alloc::has_room() {
-            self.retry = Some(ctx.core.now + RETRY);
+            self.retry = Some(around.now + RETRY);
         } else if changed || again {
-            let Forward { rules, options, .. } = &ctx.ports.forward;
-            let mut wanted = rules.wanted(&self.heard, &ctx.core.guest, options.families);
+            let Forward { rules, options, sockets, .. } = forward;
+            let mut wanted = rules.wanted(&self.heard, around.guest, options.families);
             let all = wanted.len();
-            let fixed =
-                ctx.ports.listeners.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
-            table::fit(&mut wanted, ctx.ports.pressure.ports().saturating_sub(fixed));
+            let fixed = sockets.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
+            table::fit(&mut wanted, around.ports.saturating_sub(fixed));
             let left_out = all - wanted.len();
-            self.todo = Todo::new(ctx, wanted, left_out);
+            self.todo = Todo::new(forward, wanted, left_out);
             self.retry = None;
         }
     }
 
     /// Finds out what listens; whether that is something else than before. A side
     /// that doesn't answer is taken to be as it was.
-    fn listen<L: Link>(&mut self, ctx: &mut Context<L>) -> bool {
+    fn listen(&mut self, forward: &Forward, inbox: &mut Inbox) -> bool {
         let Self { host, namespace, heard, scratch, .. } = self;
         let mut changed = false;
         let sides = [(Side::Host, host, &mut heard.host), (Side::Namespace, namespace, &mut heard.namespace)];
         for (side, source, known) in sides {
             scratch.clear();
-            let interest = ctx.ports.forward.rules.interest(side);
-            let ours = |inode| ctx.ports.listeners.is_ours(inode);
-            match source.read(interest, &mut ctx.core.inbox, ours, scratch) {
+            let interest = forward.rules.interest(side);
+            let ours = |inode| forward.sockets.is_ours(inode);
+            match source.read(interest, inbox, ours, scratch) {
                 Ok(()) if scratch != known => {
                     std::mem::swap(known, scratch);
                     changed = true;

@@ -2,16 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use passt_proto::addr::Addr;
-use passt_sys::namespace::{self, Kind, Resident};
+use passt_sys::namespace::{self, Kind, Supply};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::pressure::Pressure;
 use super::stock::Stock;
-use super::{Applied, Changes, Forward, Listener, Listeners, Stale};
+use super::{Listener, Listeners};
 use crate::core::{Core, Token};
 use crate::flow::Side;
 use crate::flow::inbound::Inbound;
@@ -23,17 +24,6 @@ pub struct Context<L> {
     pub core: Core<L>,
     /// Forwarded ports.
     pub ports: Ports,
-}
-
-/// Why a plan did not take effect; everything is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum Uncommitted {
-    /// Others were faster.
-    #[error(transparent)]
-    Stale(#[from] Stale),
-    /// The loop can't watch the new sockets (`epoll_ctl(2)`).
-    #[error("Couldn't watch ports: {0}")]
-    Watch(#[from] io::Error),
 }
 
 /// How much is in use, and of how much.
@@ -55,16 +45,14 @@ pub(crate) struct Occupied {
 pub struct Ports {
     /// The sockets that listen, as numbered by [`Token::Listener`].
     pub listeners: Listeners,
-    /// Rules of forwarded ports, and what they follow.
-    pub forward: Forward,
     /// What keeps room for flows that exist, and for the guest's own.
     pub(crate) pressure: Pressure,
     /// Flows that came in.
     pub(crate) inbound: Inbound,
     /// Sockets of the guest's namespace.
     pub(crate) stock: Stock,
-    /// Opens sockets in the guest's namespace; `None` without one.
-    pub(crate) inside: Option<Resident>,
+    /// Orders sockets in the guest's namespace; `None` without one.
+    pub(crate) supply: Option<Supply>,
 }
 
 impl Ports {
@@ -73,11 +61,10 @@ impl Ports {
         let pressure = Pressure::new();
         Self {
             listeners: Listeners::default(),
-            forward: Forward::default(),
             inbound: Inbound::new(max_flows),
             stock: Stock::new(pressure.descriptors()),
             pressure,
-            inside: None,
+            supply: None,
         }
     }
 
@@ -107,62 +94,34 @@ impl Ports {
     ) -> io::Result<OwnedFd> {
         let family = if target.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let kind = Kind { kind, family };
-        match (from, &self.inside) {
+        match (from, &self.supply) {
             (Side::Namespace, _) => namespace::socket(kind),
-            (Side::Host, Some(inside)) => self.stock.take(inside, kind),
+            (Side::Host, Some(supply)) => self.stock.take(supply, kind),
             (Side::Host, None) => Err(Errno::NETUNREACH.into()),
         }
     }
 }
 
 impl<L: Link> Context<L> {
-    /// Has sockets of the guest's namespace opened by this thread from now on, or none.
-    pub fn enter(&mut self, inside: Option<Resident>) -> io::Result<()> {
-        if let Some(inside) = &inside {
-            self.core.watch(inside, Token::Inside, EventFlags::IN | EventFlags::ET)?;
+    /// Has sockets of the guest's namespace made by way of this from now on, or none.
+    pub(crate) fn enter(&mut self, supply: Option<Supply>) -> io::Result<()> {
+        if let Some(supply) = &supply {
+            self.core.watch(supply, Token::Inside, EventFlags::IN | EventFlags::ET)?;
         }
-        self.ports.inside = inside;
+        self.ports.supply = supply;
         Ok(())
     }
 
-    /// Forwards what comes in through a socket from now on; its number.
-    pub fn listen(&mut self, listener: Listener) -> io::Result<u32> {
-        let Self { core, ports } = self;
-        let number = ports.listeners.insert(listener);
-        let watched = ports.listeners.get(number).map_or(Ok(()), |listener| listener.watch(core, number));
-        if watched.is_err() {
-            ports.listeners.remove(number);
-        }
-        watched.map(|()| number)
-    }
-
-    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that
-    /// are gone, whose numbers it returns. On an error nothing has changed.
-    pub(crate) fn commit(&mut self, applied: Applied) -> Result<Vec<u32>, Uncommitted> {
-        let mut applied = self.ports.forward.current(applied)?;
-        self.listen_to_all(std::mem::take(&mut applied.open))?;
-        let Changes { close, .. } = self.ports.forward.commit(applied, &self.ports.listeners)?;
-        self.close(&close);
-        Ok(close)
-    }
-
-    /// Watches all of some sockets, or none of them.
-    fn listen_to_all(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
-        let mut numbers = Vec::with_capacity(listeners.len());
-        for listener in listeners {
-            match self.listen(listener) {
-                Ok(number) => numbers.push(number),
-                Err(error) => {
-                    self.close(&numbers);
-                    return Err(error);
-                }
-            }
-        }
+    /// Forwards what comes in through a socket from now on.
+    pub(crate) fn listen(&mut self, number: u32, listener: Arc<Listener>) -> io::Result<()> {
+        listener.watch(&self.core, number)?;
+        self.ports.listeners.insert(number, listener);
         Ok(())
     }
 
-    fn close(&mut self, numbers: &[u32]) {
-        for listener in numbers.iter().filter_map(|&number| self.ports.listeners.remove(number)) {
+    /// Forwards nothing more that comes in through a socket.
+    pub(crate) fn close(&mut self, number: u32) {
+        if let Some(listener) = self.ports.listeners.remove(number) {
             // One that was handed over to another rule stays open, and would be reported for both.
             let _ = self.core.unwatch(&listener.fd);
             log::debug!("{listener}: closed");

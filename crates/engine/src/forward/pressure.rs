@@ -165,7 +165,7 @@ impl Pressure {
     }
 
     /// Listening sockets at most, where not all need be had.
-    pub(super) fn ports(&self) -> usize {
+    pub(crate) fn ports(&self) -> usize {
         self.ports
     }
 

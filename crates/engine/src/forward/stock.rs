@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use passt_sys::namespace::{BATCH, KINDS, Kind, Resident};
+use passt_sys::namespace::{BATCH, KINDS, Kind, Supply};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -47,18 +47,13 @@ impl Stock {
 
     /// How many sockets of this type there are for everyone who comes in through a listening socket of this family. None:
     /// they are being made. Where they cannot be made nobody has to wait for them, and [`Stock::take`] fails.
-    pub(crate) fn available(
-        &mut self,
-        inside: &Resident,
-        kind: SocketType,
-        listener: AddressFamily,
-    ) -> usize {
-        self.collect(inside);
+    pub(crate) fn available(&mut self, supply: &Supply, kind: SocketType, listener: AddressFamily) -> usize {
+        self.collect(supply);
         let mut least = usize::MAX;
         for shelf in &mut self.shelves {
             // Through a socket of IPv6 clients of both come in.
             if shelf.kind.kind == kind && (listener != AddressFamily::INET || shelf.kind.family == listener) {
-                shelf.order(inside, self.orders);
+                shelf.order(supply, self.orders);
                 least = least.min(if shelf.failed { usize::MAX } else { shelf.sockets.len() });
             }
         }
@@ -72,17 +67,17 @@ impl Stock {
     }
 
     /// A socket in the namespace.
-    pub(crate) fn take(&mut self, inside: &Resident, kind: Kind) -> io::Result<OwnedFd> {
+    pub(crate) fn take(&mut self, supply: &Supply, kind: Kind) -> io::Result<OwnedFd> {
         let shelf = self.shelves.iter_mut().find(|shelf| shelf.kind == kind).ok_or(Errno::INVAL)?;
         shelf.failed &= shelf.ordered;
-        shelf.order(inside, self.orders);
+        shelf.order(supply, self.orders);
         shelf.sockets.pop().ok_or(Errno::NFILE.into())
     }
 
     /// Takes what was ordered and is there.
-    pub(crate) fn collect(&mut self, inside: &Resident) {
+    pub(crate) fn collect(&mut self, supply: &Supply) {
         while self.shelves.iter().any(|shelf| shelf.ordered) {
-            let Some((kind, sockets)) = inside.ordered() else { return };
+            let Some((kind, sockets)) = supply.ordered() else { return };
             if let Some(shelf) = self.shelves.iter_mut().find(|shelf| shelf.kind == kind) {
                 (shelf.ordered, shelf.failed) = (false, sockets.is_empty());
                 shelf.sockets.extend(sockets);
@@ -100,9 +95,9 @@ impl Orders {
 }
 
 impl Shelf {
-    fn order(&mut self, inside: &Resident, orders: Orders) {
+    fn order(&mut self, supply: &Supply, orders: Orders) {
         if !self.ordered && !self.failed && self.sockets.len() < orders.low {
-            self.ordered = inside.order(self.kind, orders.batch);
+            self.ordered = supply.order(self.kind, orders.batch);
             self.failed = !self.ordered;
         }
     }
@@ -110,6 +105,8 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use passt_sys::namespace::Resident;
+
     use super::*;
 
     /// Sockets are made of the kinds that somebody may need.
@@ -120,8 +117,9 @@ mod tests {
             (AddressFamily::INET6, &[AddressFamily::INET, AddressFamily::INET6]),
         ] {
             for kind in [SocketType::STREAM, SocketType::DGRAM] {
-                let (inside, mut stock) = (Resident::here().unwrap(), Stock::new(4096));
-                assert_eq!(stock.available(&inside, kind, listener), 0);
+                let inside = Resident::here().unwrap();
+                let (supply, mut stock) = (inside.supply(), Stock::new(4096));
+                assert_eq!(stock.available(&supply, kind, listener), 0);
                 for shelf in &stock.shelves {
                     let needed = shelf.kind.kind == kind && families.contains(&shelf.kind.family);
                     assert_eq!(shelf.ordered, needed, "{listener:?} {kind:?}: {shelf:?}");
@@ -135,14 +133,15 @@ mod tests {
     fn a_stock_is_a_small_part() {
         for (descriptors, most) in [(8, 1), (56, 1), (64, 2), (896, 28), (4096, 47), (1 << 20, 47)] {
             let inside = Resident::here().unwrap();
+            let supply = inside.supply();
             let mut sockets = Stock::new(descriptors);
             let mut seen = 0;
             for _ in 0..3 * most {
                 for kind in [SocketType::STREAM, SocketType::DGRAM] {
-                    sockets.available(&inside, kind, AddressFamily::INET6);
+                    sockets.available(&supply, kind, AddressFamily::INET6);
                 }
                 while sockets.shelves.iter().any(|shelf| shelf.ordered) {
-                    sockets.collect(&inside);
+                    sockets.collect(&supply);
                     std::thread::yield_now();
                 }
                 for shelf in &sockets.shelves {
@@ -150,7 +149,7 @@ mod tests {
                     seen = seen.max(shelf.sockets.len());
                 }
                 for kind in KINDS {
-                    sockets.take(&inside, kind).unwrap();
+                    sockets.take(&supply, kind).unwrap();
                 }
             }
             assert!(seen > most / 2, "{seen} of {most}");

@@ -2,14 +2,14 @@
 
 use passt_proto::time::Instant;
 
-use crate::dispatch::Engine;
+use crate::control::Control;
 
 /// The program around a worker, which calls it between two events. Each call keeps the network
-/// waiting. With the engine comes all that [`Control`](crate::control::Control) can do.
+/// waiting.
 pub trait External<L> {
     /// The descriptor watched as [`Token::External`](crate::core::Token::External) `number` is readable, or was
     /// [postponed](crate::core::Core::postpone); whether the loop is to end.
-    fn ready(&mut self, number: u32, engine: &mut Engine<L>) -> bool;
+    fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool;
 
     /// When [`External::tick`] has something to do.
     fn due(&self) -> Option<Instant> {
@@ -17,11 +17,11 @@ pub trait External<L> {
     }
 
     /// Does what is due at [`Core::now`](crate::core::Core::now).
-    fn tick(&mut self, _: &mut Engine<L>) {}
+    fn tick(&mut self, _: &mut Control<'_, L>) {}
 }
 
-impl<L, F: FnMut(u32, &mut Engine<L>) -> bool> External<L> for F {
-    fn ready(&mut self, number: u32, engine: &mut Engine<L>) -> bool {
-        self(number, engine)
+impl<L, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for F {
+    fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool {
+        self(number, control)
     }
 }

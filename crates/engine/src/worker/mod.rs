@@ -2,8 +2,9 @@
 //!
 //! A worker shares nothing mutable with anything else. Its clock is read once a
 //! round, here; everything below is told the time.
+//!
+//! Floor: worker.
 
-mod chores;
 mod external;
 mod memory;
 mod options;
@@ -13,16 +14,18 @@ use std::mem::MaybeUninit;
 
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
+use passt_sys::namespace::Resident;
 use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
-use self::chores::Chores;
 pub use self::external::External;
 pub use self::options::Options;
+use crate::control::Control;
 use crate::core::{Token, clock};
 use crate::dispatch::Engine;
-use crate::forward::{self, Context, Listener};
+use crate::forward::{Context, Forward, Listener};
 use crate::link::Link;
+use crate::process::Process;
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -36,10 +39,10 @@ pub const CALLS: &[Call] = &[
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
-/// An engine and what keeps it going.
+/// An engine and what keeps it going, with what all workers have in common, which is done by this one.
 pub struct Worker<L> {
     engine: Engine<L>,
-    chores: Chores,
+    process: Process,
 }
 
 /// Why the loop ended.
@@ -56,18 +59,49 @@ impl<L: Link> Worker<L> {
     pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
         let mut engine = memory::engine(link, options, now)?;
         engine.ctx.core.watch_link()?;
-        Ok(Self { engine, chores: Chores::new(options, now) })
+        let random = options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17));
+        Ok(Self { engine, process: Process::new(&options.services, random, now) })
+    }
+
+    /// Forwards ports by these rules from now on, in the place of others. Their sockets come with
+    /// [`Worker::listen`].
+    pub fn forward(&mut self, forward: Forward) {
+        self.process.forward = forward;
     }
 
     /// Forwards the ports of listening sockets from now on.
     pub fn listen(&mut self, listeners: Vec<Listener>) -> io::Result<()> {
-        listeners.into_iter().try_for_each(|listener| self.engine.ctx.listen(listener).map(drop))
+        let Self { engine, process } = self;
+        listeners.into_iter().try_for_each(|listener| process.listen(&mut engine.ctx, listener).map(drop))
+    }
+
+    /// Has sockets of the guest's namespace opened by this thread from now on, or none.
+    pub fn enter(&mut self, inside: Option<Resident>) -> io::Result<()> {
+        self.process.enter(&mut self.engine.ctx, inside)
+    }
+
+    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
+    /// this returns, as far as possible: nothing here is fatal.
+    pub fn follow(&mut self) {
+        self.process.follow(&mut self.engine.ctx);
+    }
+
+    /// Has rules be possible later that follow services: opens what tells of these, which a sealed process
+    /// can't. An error where there is no way into the namespace (`ENETUNREACH`), or of socket(7).
+    pub fn prepare_to_follow(&mut self) -> io::Result<()> {
+        self.process.prepare_to_follow(&self.engine.ctx)
+    }
+
+    /// What can be asked and changed.
+    pub fn control(&mut self) -> Control<'_, L> {
+        let Self { engine, process } = self;
+        Control { engine, process }
     }
 
     /// A guest has come to a link that had none: watches the link's descriptors, and has the guest
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
-        self.chores.greet(self.engine.ctx.core.now);
+        self.process.greet(self.engine.ctx.core.now);
         self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
     }
@@ -104,7 +138,7 @@ impl<L: Link> Worker<L> {
 
     /// The same, in which a link without a descriptor has nothing to say.
     pub fn quiet_turn(&mut self, now: Instant) -> io::Result<()> {
-        self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Engine<L>| false).map(drop)
+        self.round(Some(Duration::ZERO), || now, &mut |_: u32, _: &mut Control<'_, L>| false).map(drop)
     }
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
@@ -115,8 +149,7 @@ impl<L: Link> Worker<L> {
             return Some(core.now);
         }
         let postponed = core.postponed_until();
-        let dues =
-            [core.timers.next(), self.chores.due(), ports.forward.due(), ports.pressure.due(), postponed];
+        let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), postponed];
         dues.into_iter().flatten().min()
     }
 
@@ -126,7 +159,7 @@ impl<L: Link> Worker<L> {
         clock: impl Fn() -> Instant,
         external: &mut impl External<L>,
     ) -> io::Result<Option<u32>> {
-        let Self { engine, chores } = self;
+        let Self { engine, process } = self;
         let mut events = [MaybeUninit::uninit(); EVENTS];
         let wait = wait.map(|d| rustix::event::Timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
@@ -139,6 +172,7 @@ impl<L: Link> Worker<L> {
         };
         engine.ctx.core.now = clock();
         engine.ctx.core.counters.rounds += 1;
+        engine.ctx.core.guest.refresh();
         // What flows are told would not be repeated to them: no end keeps the other events waiting.
         let (mut link, mut end) = (Ok(()), None);
         for event in events {
@@ -149,14 +183,17 @@ impl<L: Link> Worker<L> {
                 Token::Link(number) => link = link.and(engine.receive(number)),
                 Token::Flow(handle) => engine.event(handle, flags),
                 Token::Second(handle) => engine.second_event(handle, flags),
-                Token::External(number) if external.ready(number, engine) => end = Some(number),
+                Token::External(number) if external.ready(number, &mut Control { engine, process }) => {
+                    end = Some(number);
+                }
                 Token::External(_) => {}
-                Token::Inside => inside(&mut engine.ctx),
+                // Who waited for sockets goes on at the end of the round.
+                Token::Inside => process.inside(&mut engine.ctx),
                 Token::Listener(number) => engine.listener_event(number, flags),
             }
         }
         if let Some(number) = engine.ctx.core.take_postponed()
-            && external.ready(number, engine)
+            && external.ready(number, &mut Control { engine, process })
         {
             end = Some(number);
         }
@@ -168,12 +205,9 @@ impl<L: Link> Worker<L> {
         while let Some(slot) = engine.ctx.core.timers.pop(engine.ctx.core.now) {
             engine.timeout(slot);
         }
-        chores.run(&mut engine.ctx.core);
+        process.run(&mut engine.ctx);
         if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
-            external.tick(engine);
-        }
-        if engine.ctx.ports.forward.due().is_some_and(|due| due <= engine.ctx.core.now) {
-            forward::poll(&mut engine.ctx);
+            external.tick(&mut Control { engine, process });
         }
         engine.resume_listeners();
         flush(engine)?;
@@ -182,8 +216,7 @@ impl<L: Link> Worker<L> {
 
     /// Whether something waits for the thread in the namespace: for tests with a clock of their own.
     pub fn awaits_namespace(&self) -> bool {
-        let ports = &self.engine.ctx.ports;
-        ports.pressure.awaits_sockets() || ports.forward.awaits_namespace()
+        self.engine.ctx.ports.pressure.awaits_sockets() || self.process.awaits_namespace()
     }
 
     /// How often something was dropped for `reason`.
@@ -195,15 +228,6 @@ impl<L: Link> Worker<L> {
     pub fn flow_count(&self) -> usize {
         self.engine.flows.count()
     }
-}
-
-/// The thread in the namespace has done something. Who waited for sockets goes on at the end of the round.
-fn inside<L: Link>(ctx: &mut Context<L>) {
-    let ports = &mut ctx.ports;
-    if let Some(inside) = &ports.inside {
-        ports.stock.collect(inside);
-    }
-    forward::poll(ctx);
 }
 
 /// Sends what the link queued, then calls flows that wait for room there, as long as there is some:

@@ -36,7 +36,7 @@ impl Engine {
         let options = options(0, &Configured { bypass, v4, ..Configured::default() }, max_flows);
         let now = Instant::from_millis(1000);
         let mut worker = Worker::new(NoLink, &options, now).unwrap();
-        worker.context().enter(Some(Resident::here().unwrap())).unwrap();
+        worker.enter(Some(Resident::here().unwrap())).unwrap();
         Self { worker, now }
     }
 

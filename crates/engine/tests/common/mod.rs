@@ -10,7 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
-use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Listeners, Reason};
+use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Reason};
 use passt_engine::worker::Options;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
@@ -70,7 +70,7 @@ pub(crate) fn open_in(
         let refused = applied.roll_back().into_iter().find(|refusal| refusal.extent == Extent::Whole);
         return Err(refused.unwrap().reason);
     }
-    Ok(forward.commit(applied, &Listeners::default()).unwrap().open)
+    Ok(forward.commit(applied).unwrap().open)
 }
 
 /// The same on the host, with no other rules.

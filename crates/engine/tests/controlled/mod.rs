@@ -19,7 +19,7 @@ use passt_sys::namespace::Resident;
 use crate::common::{options, rule};
 
 pub(crate) fn control<L: Link>(worker: &mut Worker<L>) -> Control<'_, L> {
-    Control::new(worker.engine())
+    worker.control()
 }
 
 /// The whole list, of pages of so many flows.
@@ -79,6 +79,6 @@ pub(crate) fn change<L: Link>(worker: &mut Worker<L>, changes: &[Change]) -> Com
 pub(crate) fn between() -> Worker<NoLink> {
     let guest = Configured { bypass: Bypass::Loopback, ..Configured::default() };
     let mut worker = Worker::new(NoLink, &options(0, &guest, 256), Instant::from_millis(1000)).unwrap();
-    worker.context().enter(Some(Resident::here().unwrap())).unwrap();
+    worker.enter(Some(Resident::here().unwrap())).unwrap();
     worker
 }

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -20,7 +21,7 @@ use passt_engine::core::Capture;
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::PortRange;
-use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Listeners, Reason, listener};
+use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Reason, listener};
 use passt_engine::link::Link;
 use passt_engine::worker::{Options, Worker};
 use passt_proto::time::Instant;
@@ -117,7 +118,7 @@ fn run(config: &Config) -> anyhow::Result<u8> {
 struct Prepared {
     leftovers: Leftovers,
     pid_file: Option<PidFile>,
-    capture: Option<Box<dyn Capture>>,
+    capture: Option<Arc<dyn Capture>>,
     stats: Option<Stats>,
     setup: Setup,
     forward: Forward,
@@ -207,17 +208,17 @@ fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Res
             anyhow::bail!("Couldn't listen on requested ports");
         }
     }
-    Ok(forward.commit(applied, &Listeners::default())?.open)
+    Ok(forward.commit(applied)?.open)
 }
 
 /// Begins the recording that was asked for.
-fn capture(config: &Config) -> anyhow::Result<Option<Box<dyn Capture>>> {
+fn capture(config: &Config) -> anyhow::Result<Option<Arc<dyn Capture>>> {
     let Some(path) = &config.pcap else { return Ok(None) };
     let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let origin = wall.saturating_sub(clock().since(Instant::ZERO));
     let recording = Recording::create(path, origin);
     let recording = recording.with_context(|| format!("Couldn't open capture file {}", path.display()))?;
-    Ok(Some(Box::new(recording)))
+    Ok(Some(Arc::new(recording)))
 }
 
 /// The statistics that were asked for.

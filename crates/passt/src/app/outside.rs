@@ -1,7 +1,7 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account, and what
 //! becomes readable outside.
 
-use passt_engine::dispatch::Engine;
+use passt_engine::control::Control;
 use passt_engine::link::Link;
 use passt_engine::worker::External;
 use passt_proto::time::Instant;
@@ -16,9 +16,9 @@ pub(super) struct Outside<'a, F> {
     pub(super) ready: F,
 }
 
-impl<L: Link, F: FnMut(u32, &mut Engine<L>) -> bool> External<L> for Outside<'_, F> {
-    fn ready(&mut self, number: u32, engine: &mut Engine<L>) -> bool {
-        (self.ready)(number, engine)
+impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outside<'_, F> {
+    fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool {
+        (self.ready)(number, control)
     }
 
     fn due(&self) -> Option<Instant> {
@@ -26,7 +26,8 @@ impl<L: Link, F: FnMut(u32, &mut Engine<L>) -> bool> External<L> for Outside<'_,
         [stats, log::due()].into_iter().flatten().min()
     }
 
-    fn tick(&mut self, engine: &mut Engine<L>) {
+    fn tick(&mut self, control: &mut Control<'_, L>) {
+        let engine = &mut *control.engine;
         log::account(engine.ctx.core.now);
         if let Some(stats) = &mut self.stats {
             stats.report(&engine.ctx, engine.flows.count());

@@ -9,8 +9,8 @@ use std::os::unix::net::UnixListener;
 
 use anyhow::Context as _;
 use passt_engine::clock;
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine;
 use passt_engine::forward::Context;
 use passt_engine::link::Link;
 use passt_engine::link::stream::StreamLink;
@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     let options = engine_options(config, setup)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().core.capture = capture;
-    worker.context().ports.forward = forward;
+    worker.forward(forward);
     worker.listen(listeners).context("Couldn't watch ports")?;
     if let Some(listener) = &listener {
         worker
@@ -133,8 +133,8 @@ fn serve(
         }
         let mut client = None;
         let taken = worker.context().core.link.is_connected();
-        let ready = |_, engine: &mut Engine<StreamLink>| {
-            client = door.as_mut().and_then(|door| door.admit(&mut engine.ctx, taken));
+        let ready = |_, control: &mut Control<'_, StreamLink>| {
+            client = door.as_mut().and_then(|door| door.admit(&mut control.engine.ctx, taken));
             client.is_some()
         };
         let exit = worker.run(&mut Outside { stats: stats.as_deref_mut(), ready });

@@ -1,14 +1,14 @@
 //! pasta: a network namespace behind a tap device.
 
 use anyhow::Context;
+use passt_engine::clock;
+use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::dispatch::Engine;
 use passt_engine::flow::Side;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
 use passt_engine::link::tap::TapLink;
 use passt_engine::worker::{Exit, Worker};
-use passt_engine::{clock, forward};
 use passt_proto::addr::Mac;
 use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
@@ -65,20 +65,20 @@ fn serve<L: Link>(
         worker.context().core.guest.change(passt_proto::guest::Guest::is_configured);
     }
     worker.context().core.capture = capture;
-    worker.context().ports.forward = forward;
+    worker.forward(forward);
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
 
     let stay = || Resident::start(&netns).context("Couldn't stay in the network namespace");
     let open = || {
-        worker.context().enter(Some(stay()?)).context("Couldn't watch the namespace's thread")?;
-        forward::follow(worker.context());
+        worker.enter(Some(stay()?)).context("Couldn't watch the namespace's thread")?;
+        worker.follow();
         // The one that stays sees no more than the process will.
-        worker.context().enter(None)?;
+        worker.enter(None)?;
         Ok(())
     };
     let (place, resident) = settle(config, &mut leftovers, pid_file, open, || stay().map(Some))?;
-    worker.context().enter(resident).context("Couldn't watch the namespace's thread")?;
+    worker.enter(resident).context("Couldn't watch the namespace's thread")?;
     drop(netns);
     if let Some(fd) = watch.fd() {
         let watched = worker.context().core.watch(fd, Token::External(0), EventFlags::IN);
@@ -94,7 +94,7 @@ fn serve<L: Link>(
 /// Runs the engine until the end; the exit status.
 fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats>) -> anyhow::Result<u8> {
     let mut end = Ok(None);
-    let ready = |_, _: &mut Engine<L>| {
+    let ready = |_, _: &mut Control<'_, L>| {
         end = watch.check();
         !matches!(end, Ok(None))
     };

@@ -275,7 +275,7 @@ impl To {
 
 /// Opens the log file, and begins it with `header`.
 fn open(path: &Path, limit: u64, header: String) -> io::Result<To> {
-    let mut outlet = Outlet::new(files::create(path)?)?;
+    let outlet = Outlet::new(files::create(path)?)?;
     if outlet.is_file() {
         return LogFile::new(outlet.into_file(), limit, header).map(To::File);
     }

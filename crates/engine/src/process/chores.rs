@@ -1,11 +1,10 @@
-//! What a worker does by the clock rather than for a flow: making itself known to the guest, router
+//! What is done by the clock rather than for a flow: making ourselves known to the guest, router
 //! advertisements.
 
 use passt_proto::drop::DropReason;
-use passt_proto::responder::{Services, arp, ndp};
+use passt_proto::responder::{self, Services, arp, ndp};
 use passt_proto::time::{Duration, Instant};
 
-use super::Options;
 use crate::core::Core;
 use crate::link::Link;
 
@@ -21,14 +20,9 @@ pub(super) struct Chores {
 }
 
 impl Chores {
-    pub(super) fn new(options: &Options, now: Instant) -> Self {
-        let services = &options.services;
+    pub(super) fn new(services: &responder::Config, random: u64, now: Instant) -> Self {
         let advertises = services.services.contains(Services::NDP | Services::RA) && services.v6.is_some();
-        Self {
-            solicit: Some(now),
-            advertise: advertises.then_some(now),
-            random: options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17)),
-        }
+        Self { solicit: Some(now), advertise: advertises.then_some(now), random }
     }
 
     /// Has the guest asked and told at once, as at the start.

@@ -1,0 +1,184 @@
+//! What there is once, however many workers there are: forwarding rules and what they follow, the thread in the
+//! namespace, and what the guest is told by the clock.
+//!
+//! Floor: process. All of it is done by one worker, between two events. Others are told of changes: the guest is
+//! [published](crate::core::Known), frames are recorded by a [`Capture`](crate::core::Capture) that they share, and
+//! sockets that listen have the same numbers everywhere.
+
+mod chores;
+
+use std::io;
+
+use passt_proto::guest::Guest;
+use passt_proto::responder;
+use passt_proto::time::Instant;
+use passt_sys::namespace::Resident;
+
+use self::chores::Chores;
+use crate::forward::{
+    Applied, Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Stale,
+};
+use crate::link::Link;
+
+/// What workers have in common.
+pub struct Process {
+    /// Rules of forwarded ports, and the sockets that listen for them.
+    pub(crate) forward: Forward,
+    /// Opens sockets in the guest's namespace; `None` without one.
+    inside: Option<Resident>,
+    chores: Chores,
+}
+
+/// Why a plan did not take effect; everything is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum Uncommitted {
+    /// Others were faster.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The loop can't watch the new sockets (`epoll_ctl(2)`).
+    #[error("Couldn't watch ports: {0}")]
+    Watch(#[from] io::Error),
+}
+
+impl Process {
+    /// Without forwarded ports.
+    pub(crate) fn new(services: &responder::Config, random: u64, now: Instant) -> Self {
+        Self { forward: Forward::default(), inside: None, chores: Chores::new(services, random, now) }
+    }
+
+    /// Has the guest asked and told at once, as at the start.
+    pub(crate) fn greet(&mut self, now: Instant) {
+        self.chores.greet(now);
+    }
+
+    /// When there is something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        [self.chores.due(), self.forward.due()].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn run<L: Link>(&mut self, ctx: &mut Context<L>) {
+        self.chores.run(&mut ctx.core);
+        if self.forward.due().is_some_and(|due| due <= ctx.core.now) {
+            self.poll(ctx);
+        }
+    }
+
+    /// The thread in the namespace has done something.
+    pub(crate) fn inside<L: Link>(&mut self, ctx: &mut Context<L>) {
+        if let Some(supply) = &ctx.ports.supply {
+            ctx.ports.stock.collect(supply);
+        }
+        self.poll(ctx);
+    }
+
+    /// Whether the thread in the namespace is opening sockets.
+    pub(crate) fn awaits_namespace(&self) -> bool {
+        self.forward.awaits_namespace()
+    }
+
+    /// Has sockets of the guest's namespace opened by this thread from now on, or none.
+    pub(crate) fn enter<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        inside: Option<Resident>,
+    ) -> io::Result<()> {
+        ctx.enter(inside.as_ref().map(Resident::supply))?;
+        self.inside = inside;
+        Ok(())
+    }
+
+    /// Forwards what comes in through a socket from now on.
+    pub(crate) fn listen<L: Link>(&mut self, ctx: &mut Context<L>, listener: Listener) -> io::Result<u32> {
+        let (number, listener) = self.forward.begun(listener);
+        let watched = ctx.listen(number, listener);
+        if watched.is_err() {
+            self.forward.ended(number);
+        }
+        watched.map(|()| number)
+    }
+
+    /// Forwards nothing more that comes in through some sockets.
+    fn close<L: Link>(&mut self, ctx: &mut Context<L>, numbers: &[u32]) {
+        for &number in numbers {
+            self.forward.ended(number);
+            ctx.close(number);
+        }
+    }
+
+    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
+    /// this returns, as far as possible: nothing here is fatal.
+    pub(crate) fn follow<L: Link>(&mut self, ctx: &mut Context<L>) {
+        if !self.forward.follows() || self.inside.is_none() {
+            return;
+        }
+        if let Err(error) = self.prepare_to_follow(ctx) {
+            return log::warn!("Couldn't find out what listens, so no ports follow: {error}");
+        }
+        self.poll(ctx);
+        while self.forward.due().is_none_or(|due| due <= ctx.core.now) {
+            self.forward.wait();
+            self.poll(ctx);
+        }
+    }
+
+    /// Opens what tells of services on either side, if that was not done before. For rules that come
+    /// later: a sealed process can't. An error where there is no way into the namespace
+    /// (`ENETUNREACH`), or of socket(7).
+    pub(crate) fn prepare_to_follow<L: Link>(&mut self, ctx: &Context<L>) -> io::Result<()> {
+        let Context { core, ports } = ctx;
+        self.forward.prepare_to_follow(&around((core.now, &core.guest), ports, self.inside.as_ref()))
+    }
+
+    /// Has sockets follow what listens, a part at a time.
+    fn poll<L: Link>(&mut self, ctx: &mut Context<L>) {
+        let Context { core, ports } = ctx;
+        let around = around((core.now, &core.guest), ports, self.inside.as_ref());
+        let Changes { close, open } = self.forward.poll(&around, &mut core.inbox);
+        self.close(ctx, &close);
+        for listener in open {
+            log::debug!("{listener}: opened");
+            if self.listen(ctx, listener).is_err() {
+                self.forward.lacks(ctx.core.now);
+            }
+        }
+    }
+
+    /// Begins to open the sockets that a plan needs. The last descriptors are not for ports.
+    pub(crate) fn apply<L>(&self, ctx: &Context<L>, plan: Plan) -> Apply {
+        self.forward.apply(plan, ctx.ports.pressure.kept())
+    }
+
+    /// Opens some more of them on either side, without waiting.
+    pub(crate) fn step(&self, apply: &mut Apply) -> Progress {
+        apply.step(self.inside.as_ref())
+    }
+
+    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that
+    /// are gone, whose numbers it returns. On an error nothing has changed.
+    pub(crate) fn commit<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        applied: Applied,
+    ) -> Result<Vec<u32>, Uncommitted> {
+        let mut applied = self.forward.current(applied)?;
+        let mut begun = Vec::with_capacity(applied.open.len());
+        for listener in std::mem::take(&mut applied.open) {
+            match self.listen(ctx, listener) {
+                Ok(number) => begun.push(number),
+                Err(error) => {
+                    self.close(ctx, &begun);
+                    return Err(error.into());
+                }
+            }
+        }
+        let Changes { close, .. } = self.forward.commit(applied)?;
+        self.close(ctx, &close);
+        Ok(close)
+    }
+}
+
+fn around<'a>((now, guest): (Instant, &'a Guest), ports: &Ports, inside: Option<&'a Resident>) -> Around<'a> {
+    let (ports, kept) = (ports.pressure.ports(), ports.pressure.kept());
+    Around { now, guest, inside, ports, kept }
+}
