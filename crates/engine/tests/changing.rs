@@ -284,7 +284,8 @@ fn rules_that_follow() {
     for side in [Side::Host, Side::Namespace] {
         let mut worker = between();
         let ports = PortRange::new(10_000, 10_099).unwrap();
-        let rule = Rule { ports, weak: true, scan: true, ..rule(Some(&home().to_string()), 10_000, 10_100) };
+        let listen = (side == Side::Host).then(|| home().to_string());
+        let rule = Rule { ports, weak: true, scan: true, ..rule(listen.as_deref(), 10_000, 10_100) };
         let entry = Entry { side, protocol: Protocol::Tcp, rule };
         let add = [Change::Add(entry.clone())];
         let applied = apply(&mut worker, &add);

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{pattern, usual_limits};
+use common::{own_limits, pattern, usual_limits};
 use controlled::{between, change, control, entry, home, list, own_port};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::control::{Cursor, NoFlow};
@@ -25,6 +25,7 @@ use passt_proto::addr::Endpoint;
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::tcp::{Flags, Segment};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Flows that live all the time are listed once each, whatever begins and ends between two pages.
 #[test]
@@ -279,4 +280,48 @@ fn past_the_link() {
         turns(&mut worker);
         assert_eq!(worker.flow_count(), 0);
     }
+}
+
+/// What a connection past the link has carried is counted once, also where no pipe can be had and what finds no room stays
+/// in the receive queue.
+#[test]
+fn bytes_past_the_link_without_pipes() {
+    let _limits = own_limits();
+    let mut worker = between();
+    let listener = TcpListener::bind((home(), own_port())).unwrap();
+    let port = own_port();
+    change(&mut worker, &[Change::Add(entry(Protocol::Tcp, port, listener.local_addr().unwrap().port()))]);
+    let now = Instant::from_millis(1000);
+    let mut connect = |worker: &mut Worker<NoLink>, flows| {
+        let client = TcpStream::connect((home(), port)).unwrap();
+        while worker.flow_count() < flows || worker.awaits_namespace() {
+            worker.turn(now).unwrap();
+            std::thread::yield_now();
+        }
+        let served = listener.accept().unwrap().0;
+        client.set_nonblocking(true).unwrap();
+        served.set_nonblocking(true).unwrap();
+        (client, served)
+    };
+    let (mut first, mut second) = (connect(&mut worker, 1), connect(&mut worker, 2));
+    (0..5).for_each(|_| worker.turn(now).unwrap());
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..usual }).unwrap();
+    let data = pattern(1 << 16);
+    // It takes what pipes there are.
+    for _ in 0..2000 {
+        let _ = first.0.write(&data);
+        worker.turn(now).unwrap();
+    }
+    let (mut written, mut small) = (0, [0; 20_000]);
+    for round in 0..2000 {
+        written += if round < 1000 { second.0.write(&data).unwrap_or(0) as u64 } else { 0 };
+        worker.turn(now).unwrap();
+        if round % 4 == 0 {
+            let _ = second.1.read(&mut small);
+        }
+    }
+    setrlimit(Resource::Nofile, usual).unwrap();
+    let told = list(&mut worker, 10)[1].out.bytes;
+    assert!(told > 0 && told <= written, "{told} of {written}");
 }

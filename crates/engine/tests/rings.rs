@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+
 use common::options;
 use passt_engine::control::Control;
 use passt_engine::core::Token;
@@ -65,6 +68,63 @@ fn a_descriptor_in_place_of_another() {
         guest.kick();
         assert_eq!(received(&mut worker), before + 1);
     }
+}
+
+/// What was announced by the former descriptor, and did not fit the batches until then, is received.
+#[test]
+fn frames_that_are_left_when_the_descriptor_changes() {
+    for frames in [1000, 4000] {
+        let shape = Shape { transmit: 4096, receive: 64, buffer: 1000 };
+        let (mut guest, link) = Guest::pair(shape, ALL).unwrap();
+        let mut worker = Worker::new(link, &options(1500, &Configured::default(), 64), NOW).unwrap();
+        (0..frames).for_each(|_| send(&mut guest));
+        guest.kick();
+        let _former = guest.change_kick().unwrap();
+        let received = (0..20).map(|_| received(&mut worker)).max();
+        assert_eq!(received, Some(frames));
+    }
+}
+
+/// Room that the guest posts at any moment ends that there was none.
+#[test]
+fn room_that_comes_while_it_is_looked_for() {
+    struct Other<'a>(&'a Guest);
+    // SAFETY: this thread uses nothing but the memory that both share.
+    unsafe impl Send for Other<'_> {}
+
+    let shape = Shape { transmit: 64, receive: 64, buffer: 2000 };
+    let (guest, mut link) = Guest::pair(shape, ALL).unwrap();
+    let layout = guest.receive();
+    let posted = AtomicU16::new(0);
+    let asked = AtomicU16::new(0);
+    thread::scope(|scope| {
+        let (other, posted, asked) = (Other(&guest), &posted, &asked);
+        scope.spawn(move || {
+            let Other(guest) = { other };
+            for round in 1..=2000_u16 {
+                while asked.load(Ordering::Acquire) < round {
+                    std::hint::spin_loop();
+                }
+                (0..round % 256).for_each(|_| std::hint::spin_loop());
+                for entry in 0..40 {
+                    let at = layout.available_entry((round - 1).wrapping_mul(40).wrapping_add(entry));
+                    assert!(guest.region().store(at, entry.to_le()));
+                }
+                assert!(guest.region().store(layout.available_index(), round.wrapping_mul(40).to_le()));
+                posted.store(round, Ordering::Release);
+            }
+        });
+        for round in 1..=2000 {
+            asked.store(round, Ordering::Release);
+            while link.lendable(54, 1460) == 0 && posted.load(Ordering::Acquire) < round {}
+            while posted.load(Ordering::Acquire) < round {
+                std::hint::spin_loop();
+            }
+            assert!(!link.is_congested() || link.lendable(54, 1460) == 0, "round {round}");
+            // Uses up what was posted.
+            while link.send(&[0; 60]).is_ok() {}
+        }
+    });
 }
 
 /// Nothing but what the guest does has the loop wake up.

@@ -98,8 +98,11 @@ impl Guest {
         if like.is_v4() { &self.configured.v4 } else { &self.configured.v6 }
     }
 
-    /// Whether [`Guest::learn`] would change anything.
+    /// Whether [`Guest::learn`] would change anything. None of our own names is the guest's, whatever it sends from.
     pub fn is_new(&self, source: Addr) -> bool {
+        if self.is_name(source) {
+            return false;
+        }
         let known = match self.class(source) {
             Class::LinkLocal => self.learnt.link_local,
             Class::Fixed => return false,
@@ -127,10 +130,16 @@ impl Guest {
     /// none of our own names is taken.
     pub fn believes(&self, claimed: Addr) -> bool {
         let family = self.family(claimed);
-        let by_name = [family.host_loopback, family.host_itself, family.dns_forward, family.ours];
         let shown = self.learnt.used(claimed).is_some_and(|used| family.assigned.contains(&used));
         let is_global = claimed.is_v4() || !claimed.is_link_local();
-        !(by_name.contains(&Some(claimed)) || shown && is_global)
+        !(self.is_name(claimed) || shown && is_global)
+    }
+
+    /// Whether the guest knows somebody else, or us, by this address.
+    fn is_name(&self, addr: Addr) -> bool {
+        let family = self.family(addr);
+        let names = [family.host_loopback, family.host_itself, family.dns_forward, family.ours];
+        names.contains(&Some(addr)) && !family.assigned.contains(&addr)
     }
 
     /// The guest has what it was assigned, as we have configured it.
@@ -186,6 +195,21 @@ impl Learnt {
     pub fn station_of(&self, addr: Addr) -> Option<Mac> {
         let known = self.stations.iter().rfind(|(known, _)| *known == addr);
         known.map(|&(_, mac)| mac).or(self.station)
+    }
+
+    /// Where frames for an address of the guest's go of one who sent them to `before`: as [`Learnt::station_of`], but
+    /// that an address may have been forgotten where there are many.
+    pub fn station_after(&self, addr: Addr, before: Mac) -> Option<Mac> {
+        let is_known = !self.stations.is_full()
+            || before.is_group()
+            || self.stations.iter().any(|(known, _)| *known == addr);
+        if is_known { self.station_of(addr) } else { Some(before) }
+    }
+
+    /// Whether a frame came from this station before, or none at all did.
+    pub fn has_met(&self, station: Mac) -> bool {
+        self.station.is_none_or(|last| last == station)
+            || self.stations.iter().any(|(_, known)| *known == station)
     }
 
     /// How often the answer of [`Learnt::station_of`] may have changed.

@@ -120,7 +120,12 @@ pub fn usage() -> Usage {
 
 /// Whether there is memory for requests that can be turned down; others go on.
 pub fn has_room() -> bool {
-    ALLOCATOR.usage().bytes + KEPT <= ARENA
+    has_room_for(0)
+}
+
+/// The same for a request that will take so many bytes before it looks again.
+pub fn has_room_for(bytes: usize) -> bool {
+    ALLOCATOR.usage().bytes.saturating_add(bytes) <= ARENA - KEPT
 }
 
 /// A mapping of zeroed memory that is not counted as committed; null if there is none.

@@ -160,6 +160,13 @@ impl<T> Pending<T> {
     }
 }
 
+fn refused_job<T>(error: &TrySendError<T>) -> io::Error {
+    match error {
+        TrySendError::Full(_) => io::ErrorKind::WouldBlock.into(),
+        TrySendError::Disconnected(_) => gone(),
+    }
+}
+
 fn gone() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
@@ -216,11 +223,8 @@ impl Resident {
             // Nobody else could be told.
             let _gone = done.send(work());
         };
-        match self.jobs.try_send(Job::Run(Box::new(job))) {
-            Ok(()) => Ok(Pending(result)),
-            Err(TrySendError::Full(_)) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TrySendError::Disconnected(_)) => Err(gone()),
-        }
+        let sent = self.jobs.try_send(Job::Run(Box::new(job)));
+        sent.map(|()| Pending(result)).map_err(|error| refused_job(&error))
     }
 
     /// A way to get sockets; there may be sixteen.
@@ -233,9 +237,10 @@ impl Resident {
 
 impl Supply {
     /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for with
-    /// [`Supply::ordered`]. False if the thread is gone. Only one order of each of [`KINDS`] may be open.
-    pub fn order(&self, kind: Kind, count: usize) -> bool {
-        self.jobs.try_send(Job::Sockets(kind, count, self.ready.clone())).is_ok()
+    /// [`Supply::ordered`]. `ErrorKind::WouldBlock` if the thread has too much to do, another error if it is gone.
+    /// Only one order of each of [`KINDS`] may be open.
+    pub fn order(&self, kind: Kind, count: usize) -> io::Result<()> {
+        self.jobs.try_send(Job::Sockets(kind, count, self.ready.clone())).map_err(|error| refused_job(&error))
     }
 
     /// A batch that was ordered, less what could not be made; `None` if none is ready.

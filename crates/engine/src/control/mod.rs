@@ -20,7 +20,7 @@ pub use self::rules::Committed;
 /// System calls made here once the process runs, beside those of
 /// [`forward`](crate::forward::CALLS).
 pub const CALLS: &[Call] = &[
-    // `F_DUPFD_CLOEXEC` (`include/uapi/linux/fcntl.h`): a socket is handed over to another rule.
+    // `F_DUPFD_CLOEXEC` (`include/uapi/linux/fcntl.h`): shows which descriptor is free.
     Call::only(Sysno::fcntl, &[&[(1, 1030)]]),
     Call::any(Sysno::getpeername),
     Call::any(Sysno::getsockname),

@@ -5,6 +5,8 @@
 //! it back. Who commits sees at once what became of it: sockets of rules that are gone are closed
 //! by then.
 
+use std::collections::BTreeSet;
+
 use super::Control;
 use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress};
 use crate::link::Link;
@@ -50,7 +52,7 @@ impl<L: Link> Control<'_, L> {
     /// get their sockets in the next rounds of the loop. On an error everything is as it was, and
     /// what was opened is closed.
     pub fn commit(&mut self, applied: Applied) -> Result<Committed, Uncommitted> {
-        let closed = self.process.commit(&mut self.engine.ctx, applied)?;
+        let closed: BTreeSet<u32> = self.process.commit(&mut self.engine.ctx, applied)?.into_iter().collect();
         let ended = self.engine.end_through(&closed);
         Ok(Committed { closed: closed.len(), ended })
     }

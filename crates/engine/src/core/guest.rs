@@ -24,6 +24,8 @@ pub struct Known {
     /// Whom the last frame came from, and the address that it named: most frames are from the same. Forgotten
     /// with every change.
     latest: (Mac, Addr),
+    /// A frame came from a station of which none came before: an address may have moved there.
+    stranger: bool,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Known {
     fn of(published: Arc<Published>) -> Self {
         let version = published.version.load(Ordering::Acquire);
         let guest = published.guest.load_full();
-        Self { published, guest, version, latest: NOBODY }
+        Self { published, guest, version, latest: NOBODY, stranger: false }
     }
 
     /// The same guest for another worker.
@@ -89,9 +91,15 @@ impl Known {
     #[cold]
     fn heard_another(&mut self, station: Mac, source: Option<Addr>) {
         if self.learnt.is_news(station, source) {
+            self.stranger |= !self.learnt.has_met(station);
             self.change(|guest| guest.learnt.hear(station, source));
         }
         self.latest = (station, source.unwrap_or(Addr::UNSPECIFIED));
+    }
+
+    /// Whether a frame came from a station that nobody knows since this was asked last.
+    pub(crate) fn take_stranger(&mut self) -> bool {
+        std::mem::take(&mut self.stranger)
     }
 
     /// The guest claims to have this address.

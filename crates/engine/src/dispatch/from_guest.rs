@@ -70,7 +70,9 @@ impl<L: Link> Engine<L> {
         log::trace!("from guest: {} bytes, {class:?}", frame.len);
         let response = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
         let claimed = response.and_then(|response| response.claimed);
-        core.guest.heard(source, class.sender().or(claimed.as_ref()));
+        // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).
+        let sender = class.sender().filter(|sender| !sender.is_unspecified());
+        core.guest.heard(source, sender.or(claimed.as_ref()));
         if let Some(addr) = claimed {
             core.guest.claimed(addr);
         }

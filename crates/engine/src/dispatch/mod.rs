@@ -13,6 +13,8 @@ mod splice;
 mod tcp;
 mod udp;
 
+use std::collections::BTreeSet;
+
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
 use rustix::event::epoll::EventFlags;
@@ -119,7 +121,7 @@ impl<L: Link> Engine<L> {
     }
 
     /// Ends flows of datagrams that travel through listening sockets that were closed; how many.
-    pub(crate) fn end_through(&mut self, listeners: &[u32]) -> usize {
+    pub(crate) fn end_through(&mut self, listeners: &BTreeSet<u32>) -> usize {
         if listeners.is_empty() {
             return 0;
         }

@@ -5,7 +5,7 @@
 //! a part at a time, so that traffic goes on meanwhile. A rule that replaces another at the same
 //! address and port gets the same sockets, and whoever waits in their backlogs is served.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -13,12 +13,15 @@ use passt_sys::alloc;
 use passt_sys::namespace::{Pending, Resident};
 use rustix::io::Errno;
 
-use super::listener::{Listener, Options};
+use super::listener::{How, Listener, Options};
 use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
 use super::table::{Entry, Place, RuleId, Rules};
-use super::{CHUNK, pressure};
+use super::{CHUNK, Former, Going, pressure};
 use crate::flow::Side;
+
+/// Bytes that a socket takes at most once it is put into effect, beside what it has by then.
+pub(crate) const LATER: usize = 512;
 
 /// What a plan that takes effect does to the sockets that listen.
 #[derive(Debug, Default)]
@@ -36,10 +39,16 @@ pub struct Apply {
     base: u64,
     rules: Rules,
     delete: BTreeSet<RuleId>,
-    options: Options,
+    how: How,
     tasks: Vec<Task>,
+    /// Sockets opened so far.
+    open: Vec<Listener>,
+    /// Sockets of rules that are deleted, by their numbers, and where they will be instead.
+    takes: Vec<(u32, Place)>,
+    /// What can be opened once those are closed that are in the way.
+    late: Vec<Place>,
     refused: Vec<Refusal>,
-    /// What the thread in the namespace opens, and for which task.
+    /// What the thread in the namespace opens, for which task, and from which port on.
     pending: Option<(usize, Pending<Opened>)>,
 }
 
@@ -55,7 +64,7 @@ pub enum Progress {
     Done,
 }
 
-/// A plan whose sockets are open. [`Forward::commit`](super::Forward::commit) puts it into effect;
+/// A plan whose sockets are open. [`Control::commit`](crate::control::Control::commit) puts it into effect;
 /// dropping it rolls it back.
 #[derive(Debug)]
 pub struct Applied {
@@ -63,6 +72,8 @@ pub struct Applied {
     pub(super) rules: Rules,
     pub(super) delete: BTreeSet<RuleId>,
     pub(crate) open: Vec<Listener>,
+    pub(crate) takes: Vec<(u32, Place)>,
+    pub(crate) late: Vec<Place>,
     refused: Vec<Refusal>,
 }
 
@@ -73,9 +84,14 @@ struct Task {
     entry: Entry,
     /// Descriptors below this number may be used.
     most: RawFd,
-    /// Ports not tried yet.
-    left: VecDeque<u16>,
-    opened: Vec<Listener>,
+    /// The next port to be tried. Behind the last nothing is left.
+    next: u32,
+    /// Ports, in order, whose sockets are taken over.
+    taken: Vec<u16>,
+    /// Ports, in order, where a socket is that may be in the way and will be closed.
+    going: Vec<u16>,
+    /// Anything of it can be had.
+    has_some: bool,
     /// The last port that couldn't be had.
     lack: Option<Lack>,
 }
@@ -87,25 +103,42 @@ struct Lack {
     error: io::Error,
     /// The rule must have it.
     fatal: bool,
-    /// There are no descriptors but those for what comes in.
+    /// There are no descriptors but those for what comes in, or no memory.
     exhausted: bool,
 }
 
-/// Sockets, and the last port that couldn't be had.
-type Opened = (Vec<Listener>, Option<Lack>);
+/// What became of a part of a rule's ports.
+#[derive(Debug, Default)]
+struct Opened {
+    open: Vec<Listener>,
+    late: Vec<Place>,
+    /// The last port that couldn't be had.
+    lack: Option<Lack>,
+}
 
 impl Apply {
-    /// For rules that replace some of `before`, whose sockets are among `listeners`. Rules can
+    /// For rules that replace some of `before`, whose sockets are among `sockets`. Rules can
     /// follow services if something tells of these.
     pub(super) fn new(
         plan: Plan,
-        (before, listeners): (&Rules, &Registry),
+        (before, sockets): (&Rules, &Registry),
         options: Options,
         most: RawFd,
         can_follow: bool,
     ) -> Self {
         let Plan { base, rules, add, delete, refused } = plan;
-        let mut apply = Self { base, rules, delete, options, tasks: Vec::new(), refused, pending: None };
+        let mut apply = Self {
+            base,
+            rules,
+            delete,
+            how: How::new(options, &sockets.inodes),
+            tasks: Vec::new(),
+            open: Vec::new(),
+            takes: Vec::new(),
+            late: Vec::new(),
+            refused,
+            pending: None,
+        };
         for id in add {
             let Some(entry) = apply.rules.get(id).cloned() else { continue };
             if entry.rule.scan && !can_follow {
@@ -113,7 +146,9 @@ impl Apply {
                 continue;
             }
             let mut task = Task::new(id, entry, most);
-            task.take_over(before, listeners, &apply.delete, options);
+            if alloc::has_room_for(sockets.len() * LATER) {
+                task.take_over(before, sockets, &apply.delete, options, &mut apply.takes);
+            }
             apply.tasks.push(task);
         }
         apply
@@ -126,28 +161,39 @@ impl Apply {
 
     /// Opens all that is left from the calling thread, which is on the side of every rule.
     pub(super) fn here(&mut self) {
-        for task in &mut self.tasks {
-            while task.is_open() {
-                task.go_on(self.options);
+        for place in 0..self.tasks.len() {
+            while self.tasks.get(place).is_some_and(Task::is_open) {
+                self.go_on(place);
             }
         }
     }
 
+    /// Opens a part of a task from the calling thread.
+    fn go_on(&mut self, place: usize) {
+        let open = self.open.len();
+        let Some(task) = self.tasks.get_mut(place) else { return };
+        let opened = task.part().open(&self.how, open);
+        self.arrived(place, Ok(opened));
+    }
+
     /// Opens a part on either side: in the namespace by the thread that stays `inside`.
     pub(crate) fn step(&mut self, inside: Option<&Resident>) -> Progress {
-        let own = self.tasks.iter_mut().find(|task| task.entry.side == Side::Host && task.is_open());
-        if let Some(task) = own {
-            task.go_on(self.options);
+        if let Some(place) = self.next_task(Side::Host) {
+            self.go_on(place);
         }
         let waits = self.step_inside(inside);
-        let is_open = |side| self.tasks.iter().any(|task| task.entry.side == side && task.is_open());
-        if is_open(Side::Host) || !waits && is_open(Side::Namespace) {
+        if self.next_task(Side::Host).is_some() || !waits && self.next_task(Side::Namespace).is_some() {
             Progress::More
         } else if waits {
             Progress::Waits
         } else {
             Progress::Done
         }
+    }
+
+    /// The place of a task of which something is left to be tried.
+    fn next_task(&self, side: Side) -> Option<usize> {
+        self.tasks.iter().position(|task| task.entry.side == side && task.is_open())
     }
 
     /// Whether nothing can be done before the thread in the namespace has done something.
@@ -159,20 +205,22 @@ impl Apply {
             };
             self.arrived(place, result);
         }
-        let options = self.options;
-        let inside_open =
-            |(_, task): &(usize, &mut Task)| task.entry.side == Side::Namespace && task.is_open();
-        let Some((place, task)) = self.tasks.iter_mut().enumerate().find(inside_open) else { return false };
-        match task.begin(inside, options) {
-            Ok(pending) => {
-                self.pending = pending.map(|pending| (place, pending));
-                true
-            }
+        let Some(place) = self.next_task(Side::Namespace) else { return false };
+        let (how, open) = (self.how.clone(), self.open.len());
+        let Some(task) = self.tasks.get_mut(place) else { return false };
+        let next = task.next;
+        let part = task.part();
+        let begun = inside.ok_or_else(|| Errno::NETUNREACH.into());
+        match begun.and_then(|inside| inside.begin(move || part.open(&how, open))) {
+            Ok(pending) => self.pending = Some((place, pending)),
+            // It has other work to begin first, and tells when it did some.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => task.next = next,
             Err(error) => {
                 task.fail(error);
-                false
+                return false;
             }
         }
+        true
     }
 
     /// Waits for the thread in the namespace, if it is at work.
@@ -186,7 +234,15 @@ impl Apply {
     fn arrived(&mut self, place: usize, result: io::Result<Opened>) {
         let Some(task) = self.tasks.get_mut(place) else { return };
         match result {
-            Ok(opened) => task.arrived(opened),
+            Ok(Opened { open, late, lack }) => {
+                task.has_some |= !(open.is_empty() && late.is_empty());
+                self.open.extend(open);
+                self.late.extend(late);
+                if lack.as_ref().is_some_and(|lack| lack.fatal || lack.exhausted) {
+                    task.end();
+                }
+                task.lack = lack.or(task.lack.take());
+            }
             Err(error) => task.fail(error),
         }
     }
@@ -194,39 +250,47 @@ impl Apply {
     /// What can be had, and what can't. Call it when all is [`Done`](Progress::Done): what is left
     /// is refused.
     pub fn finish(mut self) -> Applied {
-        let mut open = Vec::new();
         let mut lacking = Vec::new();
         let mut had = Vec::new();
+        let mut gone = BTreeSet::new();
+        let added = !self.tasks.is_empty();
         let waits = self.pending.take().map(|(place, _)| place);
         for (place, mut task) in std::mem::take(&mut self.tasks).into_iter().enumerate() {
             if task.is_open() || waits == Some(place) {
                 task.fail(Errno::CANCELED.into());
             }
-            let Task { id, entry, mut opened, lack, .. } = task;
+            let Task { id, entry, has_some, lack, .. } = task;
+            if has_some {
+                had.push((entry.side, entry.protocol, entry.rule.listen.clone()));
+            }
             match lack {
-                Some(lack) if lack.fatal => self.refuse(id, entry, lack.reason()),
-                Some(lack) if opened.is_empty() => lacking.push((id, entry, lack)),
-                lack => {
-                    if !opened.is_empty() {
-                        had.push((entry.side, entry.protocol, entry.rule.listen.clone()));
-                    }
-                    if let Some(lack) = lack.filter(|lack| lack.exhausted) {
-                        self.refused.push(Refusal { entry, reason: lack.reason(), extent: Extent::Part });
-                    }
-                    open.append(&mut opened);
+                Some(lack) if lack.fatal => {
+                    gone.insert(id);
+                    self.refuse(id, entry, lack.reason());
                 }
+                Some(lack) if !has_some => lacking.push((id, entry, lack)),
+                Some(lack) if lack.exhausted => {
+                    self.refused.push(Refusal { entry, reason: lack.reason(), extent: Extent::Part });
+                }
+                _ => {}
             }
         }
         // What is left out of a range makes several of it: one port of all of them is enough.
         for (id, entry, lack) in lacking {
-            let listen = (entry.side, entry.protocol, entry.rule.listen.clone());
-            if !had.contains(&listen) {
+            if had.contains(&(entry.side, entry.protocol, entry.rule.listen.clone())) {
+                self.refused.push(Refusal { entry, reason: lack.reason(), extent: Extent::Part });
+            } else {
                 self.refuse(id, entry, lack.reason());
             }
         }
-        let Self { base, mut rules, delete, refused, .. } = self;
-        rules.version = base.wrapping_add(1);
-        Applied { base, rules, delete, open, refused }
+        let Self { base, mut rules, delete, mut open, mut takes, mut late, refused, .. } = self;
+        open.retain(|listener| !gone.contains(&listener.place.rule));
+        takes.retain(|(_, place)| !gone.contains(&place.rule));
+        late.retain(|place| !gone.contains(&place.rule));
+        let is_change =
+            !(delete.is_empty() && open.is_empty() && takes.is_empty() && late.is_empty() && !added);
+        rules.version = base.wrapping_add(u64::from(is_change));
+        Applied { base, rules, delete, open, takes, late, refused }
     }
 }
 
@@ -236,6 +300,13 @@ impl Applied {
     /// nothing rolls back.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
+    }
+
+    /// Those of some sockets that are in the way of `place`.
+    pub(crate) fn in_the_way<'a>(&self, place: Place, going: &'a Going) -> &'a [(u32, Former)] {
+        let entry = self.rules.get(place.rule);
+        let key = entry.map(|entry| (entry.side, entry.protocol, place.port));
+        key.and_then(|key| going.get(&key)).map_or(&[], Vec::as_slice)
     }
 
     /// Rolls back: closes what was opened, and returns what was [refused](Self::refused).
@@ -258,123 +329,114 @@ impl Lack {
 impl Task {
     fn new(id: RuleId, entry: Entry, most: RawFd) -> Self {
         let most = if entry.rule.weak { pressure::for_ports().min(most) } else { most };
-        let ports = entry.rule.ports;
-        let left = (ports.first()..=ports.last()).take_while(|_| !entry.rule.scan).collect();
-        Self { id, entry, most, left, opened: Vec::new(), lack: None }
+        let next = if entry.rule.scan { u32::MAX } else { entry.rule.ports.first().into() };
+        let (taken, going) = (Vec::new(), Vec::new());
+        Self { id, entry, most, next, taken, going, has_some: false, lack: None }
     }
 
     /// Takes over sockets of rules that are deleted: their ports are not free before they are
-    /// closed.
+    /// closed. Those that can't be taken over are in the way.
     fn take_over(
         &mut self,
         before: &Rules,
-        listeners: &Registry,
+        sockets: &Registry,
         delete: &BTreeSet<RuleId>,
         options: Options,
+        takes: &mut Vec<(u32, Place)>,
     ) {
         let Entry { side, protocol, ref rule } = self.entry;
-        let mut taken = BTreeSet::new();
-        let going = |place: Place| before.get(place.rule).filter(|_| delete.contains(&place.rule));
-        for (_, listener) in listeners.iter().filter(|_| !rule.scan) {
+        let is_going = |l: &Listener| {
+            let is_same = (l.side, l.protocol) == (side, protocol) && rule.ports.contains(l.place.port);
+            is_same && delete.contains(&l.place.rule)
+        };
+        for (number, listener) in sockets.iter().filter(|(_, l)| !rule.scan && is_going(l)) {
             let place = Place { rule: self.id, port: listener.place.port };
-            let same = going(listener.place).is_some_and(|old| {
-                (old.side, old.protocol, &old.rule.listen) == (side, protocol, &rule.listen)
-            });
-            let families = listener.families == options.families || rule.listen.addr.is_some();
-            if same
-                && families
-                && rule.ports.contains(place.port)
-                && let Ok(listener) = listener.for_rule(place, &self.entry)
-                && let Ok(listener) = within(vec![listener], self.most)
-            {
-                self.opened.extend(listener);
-                taken.insert(place.port);
+            let is_there = before.get(listener.place.rule).is_some_and(|old| old.rule.listen == rule.listen);
+            if is_there && (listener.families == options.families || rule.listen.addr.is_some()) {
+                takes.push((number, place));
+                self.taken.push(place.port);
+                self.has_some = true;
+            } else {
+                self.going.push(place.port);
             }
         }
-        self.left.retain(|port| !taken.contains(port));
+        self.taken.sort_unstable();
+        self.going.sort_unstable();
     }
 
     /// Whether there are ports to be opened.
     fn is_open(&self) -> bool {
-        !self.left.is_empty()
+        self.next <= self.entry.rule.ports.last().into()
+    }
+
+    /// Nothing more is tried.
+    fn end(&mut self) {
+        self.next = u32::MAX;
     }
 
     /// The next ports.
     fn part(&mut self) -> Part {
-        let ports = self.left.drain(..self.left.len().min(CHUNK)).collect();
-        Part { id: self.id, entry: self.entry.clone(), most: self.most, ports }
-    }
-
-    /// Opens a part from the calling thread.
-    fn go_on(&mut self, options: Options) {
-        let opened = self.part().open(options);
-        self.arrived(opened);
-    }
-
-    /// Has a part opened `inside`; nothing is pending if the thread there has other work to begin
-    /// first.
-    fn begin(&mut self, inside: Option<&Resident>, options: Options) -> io::Result<Option<Pending<Opened>>> {
-        let inside = inside.ok_or(Errno::NETUNREACH)?;
-        let part = self.part();
-        let ports = part.ports.clone();
-        match inside.begin(move || part.open(options)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ports.into_iter().rev().for_each(|port| self.left.push_front(port));
-                Ok(None)
+        let last = self.entry.rule.ports.last();
+        let mut ports = Vec::with_capacity(CHUNK);
+        while self.is_open() && ports.len() < CHUNK {
+            let port = u16::try_from(self.next).unwrap_or(last);
+            if self.taken.binary_search(&port).is_err() {
+                // In the namespace nobody but the thread there can open what comes late.
+                let is_going = self.entry.side == Side::Host && self.going.binary_search(&port).is_ok();
+                ports.push((port, is_going));
             }
-            begun => begun.map(Some),
+            self.next += 1;
         }
-    }
-
-    fn arrived(&mut self, (mut opened, lack): Opened) {
-        self.opened.append(&mut opened);
-        if lack.as_ref().is_some_and(|lack| lack.fatal || lack.exhausted) {
-            self.left.clear();
-        }
-        self.lack = lack.or(self.lack.take());
+        Part { id: self.id, entry: self.entry.clone(), most: self.most, ports }
     }
 
     /// None of its ports can be had.
     fn fail(&mut self, error: io::Error) {
-        self.left.clear();
+        self.end();
         let port = self.entry.rule.ports.first();
         self.lack = Some(Lack { port, error, fatal: true, exhausted: false });
     }
 }
 
-/// Ports of a rule that are opened in one go.
+/// Ports of a rule that are opened in one go, each with whether a socket that is in its way will be closed.
 struct Part {
     id: RuleId,
     entry: Entry,
     most: RawFd,
-    ports: Vec<u16>,
+    ports: Vec<(u16, bool)>,
 }
 
 impl Part {
-    /// Opens sockets from a thread on the rule's side, as far as they can be had.
-    fn open(self, options: Options) -> Opened {
-        let (mut listeners, mut lack) = (Vec::new(), None);
+    /// Opens sockets from a thread on the rule's side, as far as they can be had, where `open` of the plan are
+    /// open already.
+    fn open(self, how: &How, open: usize) -> Opened {
+        let mut opened = Opened::default();
         let fatal = !self.entry.rule.weak;
         // A sealed process gets no more memory.
-        if let Some(&port) = self.ports.first()
-            && !alloc::has_room()
+        if let Some(&(port, _)) = self.ports.first()
+            && !alloc::has_room_for((open + CHUNK) * LATER)
         {
-            return (listeners, Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true }));
+            opened.lack = Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true });
+            return opened;
         }
-        for port in self.ports {
-            let opened = Listener::open(Place { rule: self.id, port }, &self.entry, options);
-            match opened.and_then(|opened| within(opened, self.most)) {
-                Ok(opened) => listeners.extend(opened),
+        for (port, is_going) in self.ports {
+            let place = Place { rule: self.id, port };
+            let result = Listener::open(place, &self.entry, how);
+            match result.and_then(|listeners| within(listeners, self.most)) {
+                Ok(listeners) => opened.open.extend(listeners),
+                Err(error) if is_going && Errno::from_io_error(&error) == Some(Errno::ADDRINUSE) => {
+                    opened.late.push(place);
+                }
                 Err(error) => {
                     let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                    lack = Some(Lack { port, error, fatal, exhausted });
+                    opened.lack = Some(Lack { port, error, fatal, exhausted });
                     if fatal || exhausted {
                         break;
                     }
                 }
             }
         }
-        (listeners, lack)
+        opened
     }
 }
 

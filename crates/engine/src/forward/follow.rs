@@ -9,7 +9,7 @@ use passt_sys::alloc;
 use passt_sys::namespace::Pending;
 use rustix::io::Errno;
 
-use super::listener::{Listener, Options};
+use super::listener::{How, Listener, Options};
 use super::rule::Families;
 use super::table::{Entry, Place};
 use super::{Around, CHUNK, Changes, Forward};
@@ -24,6 +24,8 @@ pub(super) struct Todo {
     namespace: VecDeque<Wanted>,
     /// What the thread in the namespace is opening.
     pub(super) pending: Option<Pending<Vec<Opened>>>,
+    /// That thread had no room for more to do when it was asked last.
+    crowded: bool,
     /// What it has opened, if somebody waited for it.
     arrived: Option<Vec<Opened>>,
     /// Some can't be had now.
@@ -57,7 +59,7 @@ impl Todo {
 
     /// Whether something can be done at once.
     pub(super) fn has_own(&self) -> bool {
-        let idle = self.pending.is_none() && !self.namespace.is_empty();
+        let idle = self.pending.is_none() && !self.crowded && !self.namespace.is_empty();
         idle || self.arrived.is_some() || !self.close.is_empty() || !self.host.is_empty()
     }
 
@@ -73,6 +75,7 @@ impl Todo {
 
     /// Waits for the thread in the namespace, if it has something to do.
     pub(super) fn wait(&mut self) {
+        self.crowded = false;
         if let Some(pending) = self.pending.take() {
             self.arrived = Some(pending.wait().unwrap_or_else(|error| vec![Err(error)]));
         }
@@ -85,6 +88,7 @@ impl Todo {
             self.arrived = Some(result.unwrap_or_else(|error| vec![Err(error)]));
         }
         let mut changes = Changes::default();
+        self.crowded = false;
         if let Some(opened) = self.arrived.take() {
             self.take(forward, around, opened, &mut changes.open);
         }
@@ -106,10 +110,19 @@ impl Todo {
 
     fn open_inside(&mut self, forward: &Forward, around: &Around<'_>) {
         let Some(inside) = around.inside else { return self.give_up() };
+        let part: Vec<Wanted> = self.namespace.iter().take(CHUNK).copied().collect();
         let jobs = jobs(forward, &mut self.namespace);
         match inside.begin(move || Job::all(jobs)) {
             Ok(pending) => self.pending = Some(pending),
-            Err(_) => self.give_up(),
+            // It has much to do, and tells when some of it is done.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.crowded = true;
+                part.into_iter().rev().for_each(|wanted| self.namespace.push_front(wanted));
+            }
+            Err(_) => {
+                self.lacks = true;
+                self.give_up();
+            }
         }
     }
 
@@ -153,15 +166,15 @@ impl Todo {
 struct Job {
     place: Place,
     entry: Entry,
-    options: Options,
+    how: How,
 }
 
 /// A part of what is wanted.
 fn jobs(forward: &Forward, wanted: &mut VecDeque<Wanted>) -> Vec<Job> {
     let part = wanted.drain(..wanted.len().min(CHUNK));
     let job = |(place, families): Wanted| {
-        let options = Options { families, ..forward.options };
-        Some(Job { place, entry: forward.rules.get(place.rule)?.clone(), options })
+        let how = How::new(Options { families, ..forward.options }, &forward.sockets.inodes);
+        Some(Job { place, entry: forward.rules.get(place.rule)?.clone(), how })
     };
     part.filter_map(job).collect()
 }
@@ -173,8 +186,8 @@ impl Job {
     }
 
     fn open(self) -> Opened {
-        let Self { place, entry, options } = self;
-        let opened = Listener::open(place, &entry, options);
+        let Self { place, entry, how } = self;
+        let opened = Listener::open(place, &entry, &how);
         if let Err(error) = &opened {
             log::debug!("{:?} {:?} port {}: {error}", entry.side, entry.protocol, place.port);
         }

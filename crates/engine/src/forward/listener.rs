@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
@@ -13,6 +14,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
 
+use super::registry::{Inodes, Socket};
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place};
 use crate::core::readiness::DATAGRAMS;
@@ -28,7 +30,7 @@ const LOOPBACK: &str = "lo";
 /// A socket that listens for a forwarded port. It never changes: workers share it.
 #[derive(Debug)]
 pub struct Listener {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Arc<Socket>,
     /// The address that it is bound to.
     pub(crate) addr: Addr,
     /// Bound to `::`, it takes IPv4, too.
@@ -43,8 +45,6 @@ pub struct Listener {
     /// Which port of which rule it is there for, and for which families.
     pub(super) place: Place,
     pub(super) families: Families,
-    /// What the kernel calls it when it tells what listens.
-    pub(super) inode: u64,
     /// The port on the other side.
     pub(crate) target_port: u16,
     /// The address on the other side, if the user chose one.
@@ -58,7 +58,6 @@ struct Bound {
     both: bool,
     by_loopback: bool,
     family: AddressFamily,
-    inode: u64,
 }
 
 /// What holds for all sockets.
@@ -68,6 +67,20 @@ pub struct Options {
     pub families: Families,
     /// Addresses need not be the host's (`--freebind`).
     pub freebind: bool,
+}
+
+/// How sockets are opened.
+#[derive(Clone, Debug)]
+pub(super) struct How {
+    pub(super) families: Families,
+    freebind: bool,
+    inodes: Inodes,
+}
+
+impl How {
+    pub(super) fn new(Options { families, freebind }: Options, inodes: &Inodes) -> Self {
+        Self { families, freebind, inodes: inodes.clone() }
+    }
 }
 
 /// The name of a side in messages.
@@ -90,26 +103,26 @@ impl fmt::Display for Listener {
 impl Listener {
     /// Opens what a port of a rule needs: one socket, or in the namespace, where Linux before 5.7 doesn't
     /// let us bind to the interface, one for each loopback address.
-    pub(super) fn open(place: Place, entry: &Entry, options: Options) -> io::Result<Vec<Self>> {
+    pub(super) fn open(place: Place, entry: &Entry, how: &How) -> io::Result<Vec<Self>> {
         if entry.side == Side::Host {
-            return Ok(vec![Self::open_at(&entry.rule.listen, place, entry, options)?]);
+            return Ok(vec![Self::open_at(&entry.rule.listen, place, entry, how)?]);
         }
         let interface = Listen { addr: None, interface: Some(LOOPBACK.to_owned()) };
-        match Self::open_at(&interface, place, entry, options) {
+        match Self::open_at(&interface, place, entry, how) {
             Err(e) if Errno::from_io_error(&e) == Some(Errno::PERM) => {}
             opened => return Ok(vec![opened?]),
         }
-        let v4 = options.families.v4().then_some(Ipv4Addr::LOCALHOST.into());
-        let v6 = options.families.v6().then_some(Ipv6Addr::LOCALHOST.into());
-        let address = |ip| Self::open_at(&Listen { addr: Some(ip), interface: None }, place, entry, options);
+        let v4 = how.families.v4().then_some(Ipv4Addr::LOCALHOST.into());
+        let v6 = how.families.v6().then_some(Ipv6Addr::LOCALHOST.into());
+        let address = |ip| Self::open_at(&Listen { addr: Some(ip), interface: None }, place, entry, how);
         v4.into_iter().chain(v6).map(address).collect()
     }
 
-    fn open_at(listen: &Listen, place: Place, entry: &Entry, options: Options) -> io::Result<Self> {
+    fn open_at(listen: &Listen, place: Place, entry: &Entry, how: &How) -> io::Result<Self> {
         let protocol = entry.protocol;
         let any_v4 = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let any_v6 = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-        let (ip, both) = match (listen.addr, options.families) {
+        let (ip, both) = match (listen.addr, how.families) {
             (Some(ip), _) => (ip, false),
             (None, Families::V4Only) => (any_v4, false),
             (None, Families::V6Only) => (any_v6, false),
@@ -117,7 +130,7 @@ impl Listener {
         };
         let interface = listen.interface.as_deref();
         let bind = |ip, both| {
-            let fd = bound(ip, place.port, both, interface, protocol, options.freebind)?;
+            let fd = bound(ip, place.port, both, interface, protocol, how.freebind)?;
             Ok((fd, ip, both))
         };
         let opened = match bind(ip, both) {
@@ -131,16 +144,19 @@ impl Listener {
             both,
             by_loopback: interface.is_none_or(|name| name == LOOPBACK),
             family,
-            inode: rustix::fs::fstat(&fd)?.st_ino,
         };
-        Ok(Self::new(fd, bound, place, entry, options.families))
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        let socket = Arc::new(how.inodes.note(fd, inode));
+        if protocol == Protocol::Tcp {
+            rustix::net::listen(&socket, BACKLOG)?;
+        }
+        Ok(Self::new(socket, bound, place, entry, how.families))
     }
 
-    fn new(fd: OwnedFd, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
+    fn new(fd: Arc<Socket>, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
         let Entry { side, protocol, ref rule } = *entry;
-        let Bound { addr, both, by_loopback, family, inode } = bound;
+        let Bound { addr, both, by_loopback, family } = bound;
         Self {
-            inode,
             fd,
             addr,
             both,
@@ -156,10 +172,9 @@ impl Listener {
     }
 
     /// The same socket for another rule that listens at the same address and port.
-    pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> io::Result<Self> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)?;
-        let Self { addr, both, by_loopback, family, inode, families, .. } = *self;
-        Ok(Self::new(fd, Bound { addr, both, by_loopback, family, inode }, place, entry, families))
+    pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> Self {
+        let Self { addr, both, by_loopback, family, families, .. } = *self;
+        Self::new(Arc::clone(&self.fd), Bound { addr, both, by_loopback, family }, place, entry, families)
     }
 
     /// Whether it takes what is sent to this address.
@@ -263,7 +278,7 @@ impl Listener {
     }
 }
 
-/// A socket that listens, and its family.
+/// A socket that is bound, and its family.
 fn bound(
     ip: IpAddr,
     port: u16,
@@ -307,9 +322,6 @@ fn bound(
         IpAddr::V4(_) => SocketAddr::new(ip, port),
     };
     rustix::net::bind(&fd, &at)?;
-    if tcp {
-        rustix::net::listen(&fd, BACKLOG)?;
-    }
     Ok((fd, family))
 }
 
@@ -343,8 +355,8 @@ pub(super) mod tests {
         };
         let entry = Entry { side, protocol, rule };
         let rule = Rules::default().add(entry.clone()).expect("the only one");
-        let options = Options { families, freebind: false };
-        Listener::open_at(&entry.rule.listen, Place { rule, port: free }, &entry, options).expect("a socket")
+        let how = How { families, freebind: false, inodes: Inodes::default() };
+        Listener::open_at(&entry.rule.listen, Place { rule, port: free }, &entry, &how).expect("a socket")
     }
 
     /// What a client sends as urgent stays in the stream.

@@ -18,7 +18,7 @@ pub(crate) mod stock;
 pub mod table;
 mod watched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -33,18 +33,21 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::io::Errno;
 
+pub(crate) use self::apply::LATER;
 pub use self::apply::{Applied, Apply, Changes, Progress};
 use self::detect::Source;
 use self::follow::Todo;
+use self::listener::How;
 pub use self::listener::{Listener, Options};
 pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
+use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
 pub use self::watched::{Listeners, Watched};
-use crate::flow::Side;
+use crate::flow::{Protocol, Side};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
@@ -149,7 +152,8 @@ impl Forward {
         apply.finish()
     }
 
-    /// Puts a plan into effect: returns what is to be done to sockets now.
+    /// Puts a plan into effect, of which nothing is in the place of another's: returns what is to be done to
+    /// sockets now.
     pub fn commit(&mut self, applied: Applied) -> Result<Changes, Stale> {
         let Applied { rules, delete, open, .. } = self.current(applied)?;
         // Those that follow services may have got more since the plan was applied.
@@ -160,9 +164,52 @@ impl Forward {
         Ok(Changes { close, open })
     }
 
-    /// What was applied, if the rules are those that it was planned for.
+    /// What was applied, if the rules are those that it was planned for, and the sockets that it takes over are there.
     pub(crate) fn current(&self, applied: Applied) -> Result<Applied, Stale> {
-        if applied.base == self.rules.version { Ok(applied) } else { Err(Stale) }
+        let is_there = |(number, _): &(u32, Place)| self.sockets.get(*number).is_some();
+        let is_current = applied.base == self.rules.version && applied.takes.iter().all(is_there);
+        if is_current { Ok(applied) } else { Err(Stale) }
+    }
+
+    /// Has a socket listen for the rule of `applied` at this place; its number from now on.
+    pub(crate) fn hand_over(
+        &mut self,
+        applied: &Applied,
+        (number, place): (u32, Place),
+    ) -> Option<(u32, Arc<Listener>)> {
+        self.sockets.hand_over(number, place, applied.rules.get(place.rule)?)
+    }
+
+    /// The sockets of rules that `applied` deletes and does not hand over, by what they could be in the way of.
+    pub(crate) fn going(&self, applied: &Applied) -> Going {
+        let taken: BTreeSet<u32> = applied.takes.iter().map(|&(number, _)| number).collect();
+        let mut going = Going::new();
+        for (number, listener) in self.sockets.iter() {
+            let Listener { side, protocol, place, families, .. } = *listener;
+            if applied.delete.contains(&place.rule) && !taken.contains(&number) {
+                let former = Former { place, families };
+                going.entry((side, protocol, place.port)).or_default().push((number, former));
+            }
+        }
+        going
+    }
+
+    /// Whether a socket listens that has this number.
+    pub(crate) fn is_open(&self, number: u32) -> bool {
+        self.sockets.get(number).is_some()
+    }
+
+    /// Opens what a rule of `applied` needs at this place, from the calling thread.
+    pub(crate) fn open(&self, applied: &Applied, place: Place) -> io::Result<Vec<Listener>> {
+        let entry = applied.rules.get(place.rule).ok_or(Errno::INVAL)?;
+        Listener::open(place, entry, &How::new(self.options, &self.sockets.inodes))
+    }
+
+    /// Opens again what was closed, from the calling thread.
+    pub(crate) fn reopen(&self, Former { place, families }: Former) -> io::Result<Vec<Listener>> {
+        let entry = self.rules.get(place.rule).ok_or(Errno::INVAL)?;
+        let options = Options { families, ..self.options };
+        Listener::open(place, entry, &How::new(options, &self.sockets.inodes))
     }
 
     /// Notes that a socket listens; its number for the workers.
@@ -196,6 +243,16 @@ impl Forward {
         self.detection.as_ref().is_some_and(|detection| detection.todo.pending.is_some())
     }
 }
+
+/// A socket that was closed, as it is to be opened again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Former {
+    pub(crate) place: Place,
+    families: Families,
+}
+
+/// Numbers of sockets, and what these are, by side, protocol and port.
+pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former)>>;
 
 /// What the rest of the process has to do with ports that follow services.
 pub(crate) struct Around<'a> {
@@ -314,7 +371,7 @@ impl Detection {
         for (side, source, known) in sides {
             scratch.clear();
             let interest = forward.rules.interest(side);
-            let ours = |inode| forward.sockets.is_ours(inode);
+            let ours = |inode| forward.sockets.inodes.is_ours(inode);
             match source.read(interest, inbox, ours, scratch) {
                 Ok(()) if scratch != known => {
                     std::mem::swap(known, scratch);

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::listener::{protocol_name, side_name};
 use super::rule::{Families, Listen, Rule};
 use super::table::{Conflict, Entry, RuleId, Rules};
-use crate::flow::Protocol;
+use crate::flow::{Protocol, Side};
 
 /// Rules at most, on both sides together.
 pub const MAX_RULES: usize = 1024;
@@ -160,7 +160,7 @@ impl Plan {
 
 /// Whether a rule that may come from anywhere can be served.
 fn valid(entry: &Entry, families: Families) -> Result<(), Reason> {
-    let Entry { protocol, rule, .. } = entry;
+    let Entry { side, protocol, rule } = entry;
     let Rule { listen, ports, to, target, .. } = rule;
     let of_listen = match (listen.addr, families) {
         (Some(addr), _) => Some(addr.is_ipv4()),
@@ -171,6 +171,8 @@ fn valid(entry: &Entry, families: Families) -> Result<(), Reason> {
     let is_host = |addr: &IpAddr| !addr.is_multicast() && !addr.is_unspecified();
     let reason = if *protocol == Protocol::Echo {
         "a protocol without ports"
+    } else if *side == Side::Namespace && *listen != Listen::default() {
+        "an address of the namespace, where all of loopback is listened on"
     } else if *to == 0 || to.checked_add(ports.span()).is_none() {
         "target ports out of range"
     } else if listen.addr.is_some_and(|addr| !families.has(addr)) {
@@ -207,7 +209,6 @@ fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Side;
     use crate::forward::rule::PortRange;
 
     /// A rule for ports of an address, or of any, as one writes them.
@@ -289,9 +290,12 @@ mod tests {
             let entry = entry(listen, 80, 80);
             Entry { rule: Rule { target: target.parse().ok(), ..entry.rule }, ..entry }
         };
+        let inside = |listen: &str| Entry { side: Side::Namespace, ..entry(listen, 80, 80) };
         let echo = Entry { protocol: Protocol::Echo, ..entry("", 80, 80) };
         for (entry, families, expected) in [
             (echo, Families::Both, "a protocol without ports"),
+            (inside("127.0.0.5"), Families::Both, "an address of the namespace"),
+            (inside(""), Families::Both, ""),
             (to(0, entry("", 80, 80)), Families::Both, "target ports out of range"),
             (to(65_535, entry("", 80, 81)), Families::Both, "target ports out of range"),
             (to(65_535, entry("", 80, 80)), Families::Both, ""),

@@ -119,10 +119,22 @@ impl<L: Link> Context<L> {
         Ok(())
     }
 
+    /// Forwards what comes in through socket `former` by another rule from now on.
+    pub(crate) fn hand_over(&mut self, former: u32, number: u32, listener: Arc<Listener>) {
+        // It is not watched while those who come in have to wait.
+        let _ = self.core.unwatch(&listener.fd);
+        self.ports.listeners.remove(former);
+        if listener.watch(&self.core, number).is_err() {
+            self.ports.pressure.wait(number);
+            self.ports.pressure.pause(self.core.now);
+        }
+        self.ports.listeners.insert(number, listener);
+    }
+
     /// Forwards nothing more that comes in through a socket.
     pub(crate) fn close(&mut self, number: u32) {
         if let Some(listener) = self.ports.listeners.remove(number) {
-            // One that was handed over to another rule stays open, and would be reported for both.
+            // Others may have it: it would be reported for as long as it is open.
             let _ = self.core.unwatch(&listener.fd);
             log::debug!("{listener}: closed");
         }

@@ -1,19 +1,68 @@
 //! The sockets that listen, as the process has them: which there are, and the numbers by which workers know
 //! them.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::listener::Listener;
-use super::table::RuleId;
+use super::table::{Entry, Place, RuleId};
+
+/// Inodes of all listening sockets of ours, in use or not yet: by these the kernel tells what listens, and none of
+/// ours is a service to be followed. Locked for moments, where sockets are opened and closed, and once a second where
+/// services are looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inodes(Arc<Mutex<HashSet<u64>>>);
+
+/// The listening socket itself, which rules can have one after the other.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    inode: u64,
+    inodes: Inodes,
+}
+
+impl Inodes {
+    /// Notes a socket, before it listens.
+    pub(super) fn note(&self, fd: OwnedFd, inode: u64) -> Socket {
+        self.all().insert(inode);
+        Socket { fd, inode, inodes: self.clone() }
+    }
+
+    /// Whether the socket with this inode is one of these.
+    pub(super) fn is_ours(&self, inode: u64) -> bool {
+        self.all().contains(&inode)
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.inodes.all().remove(&self.inode);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
 
 /// The sockets that listen now, each with a number that is never used twice: what is left of a
 /// closed one, an event or a flow, reaches no other.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     open: BTreeMap<u32, Arc<Listener>>,
-    /// Inodes, and how many have each: a socket that is handed over to another rule is there twice.
-    inodes: HashMap<u64, u32>,
+    pub(super) inodes: Inodes,
     next: u32,
 }
 
@@ -22,27 +71,30 @@ impl Registry {
     pub(crate) fn insert(&mut self, listener: Listener) -> (u32, Arc<Listener>) {
         let number = self.next;
         self.next = number.wrapping_add(1);
-        *self.inodes.entry(listener.inode).or_default() += 1;
         let listener = Arc::new(listener);
         self.open.insert(number, Arc::clone(&listener));
         (number, listener)
     }
 
-    /// Takes a socket out. It is closed when no worker has it.
-    pub(crate) fn remove(&mut self, number: u32) -> Option<Arc<Listener>> {
-        let listener = self.open.remove(&number)?;
-        if let hash_map::Entry::Occupied(mut count) = self.inodes.entry(listener.inode) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-        Some(listener)
+    /// A socket by its number, unless it was taken out.
+    pub(super) fn get(&self, number: u32) -> Option<&Listener> {
+        self.open.get(&number).map(|listener| &**listener)
     }
 
-    /// Whether the socket with this inode is one of these.
-    pub(super) fn is_ours(&self, inode: u64) -> bool {
-        self.inodes.contains_key(&inode)
+    /// Takes a socket out. It is closed when no worker has it.
+    pub(crate) fn remove(&mut self, number: u32) -> Option<Arc<Listener>> {
+        self.open.remove(&number)
+    }
+
+    /// Has a socket listen for another rule, which it does under another number.
+    pub(super) fn hand_over(
+        &mut self,
+        number: u32,
+        place: Place,
+        entry: &Entry,
+    ) -> Option<(u32, Arc<Listener>)> {
+        let listener = self.remove(number)?.for_rule(place, entry);
+        Some(self.insert(listener))
     }
 
     /// How many listen for each rule.
@@ -52,6 +104,11 @@ impl Registry {
             *counts.entry(listener.place.rule).or_default() += 1;
         }
         counts
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// All of them with their numbers.

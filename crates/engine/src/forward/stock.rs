@@ -97,8 +97,10 @@ impl Orders {
 impl Shelf {
     fn order(&mut self, supply: &Supply, orders: Orders) {
         if !self.ordered && !self.failed && self.sockets.len() < orders.low {
-            self.ordered = supply.order(self.kind, orders.batch);
-            self.failed = !self.ordered;
+            let ordered = supply.order(self.kind, orders.batch);
+            self.ordered = ordered.is_ok();
+            // One that has much to do tells when it did some of it.
+            self.failed = ordered.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         }
     }
 }

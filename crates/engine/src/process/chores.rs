@@ -12,9 +12,14 @@ use crate::link::Link;
 /// (RFC 4861, section 6.2.1: `MinRtrAdvInterval`, `MaxRtrAdvInterval`).
 const ADVERTISE: (u64, u64) = (200, 600);
 
+/// Time between two questions for the guest's addresses at least.
+const AGAIN: Duration = Duration::from_secs(1);
+
 pub(super) struct Chores {
     /// The guest is to be asked for its addresses.
     solicit: Option<Instant>,
+    /// When it was asked last.
+    asked: Option<Instant>,
     advertise: Option<Instant>,
     random: u64,
 }
@@ -22,13 +27,19 @@ pub(super) struct Chores {
 impl Chores {
     pub(super) fn new(services: &responder::Config, random: u64, now: Instant) -> Self {
         let advertises = services.services.contains(Services::NDP | Services::RA) && services.v6.is_some();
-        Self { solicit: Some(now), advertise: advertises.then_some(now), random }
+        Self { solicit: Some(now), asked: None, advertise: advertises.then_some(now), random }
     }
 
     /// Has the guest asked and told at once, as at the start.
     pub(super) fn greet(&mut self, now: Instant) {
         self.solicit = Some(now);
         self.advertise = self.advertise.and(Some(now));
+    }
+
+    /// Has the guest asked for its addresses, at most once a second.
+    pub(super) fn ask(&mut self, now: Instant) {
+        let at = self.asked.map_or(now, |asked| now.max(asked + AGAIN));
+        self.solicit = Some(self.solicit.map_or(at, |due| due.min(at)));
     }
 
     /// When there is something to do next.
@@ -40,6 +51,7 @@ impl Chores {
     pub(super) fn run<L: Link>(&mut self, core: &mut Core<L>) {
         let now = core.now;
         if self.solicit.take_if(|due| *due <= now).is_some() {
+            self.asked = Some(now);
             send(core, arp::request);
             send(core, ndp::solicit);
         }

@@ -12,11 +12,13 @@ use std::io;
 use passt_proto::guest::Guest;
 use passt_proto::responder;
 use passt_proto::time::Instant;
+use passt_sys::alloc;
 use passt_sys::namespace::Resident;
 
 use self::chores::Chores;
 use crate::forward::{
-    Applied, Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Stale,
+    Applied, Apply, Around, Changes, Context, Former, Forward, Going, LATER, Listener, Plan, Ports, Progress,
+    Stale,
 };
 use crate::link::Link;
 
@@ -37,7 +39,18 @@ pub enum Uncommitted {
     Stale(#[from] Stale),
     /// The loop can't watch the new sockets (`epoll_ctl(2)`).
     #[error("Couldn't watch ports: {0}")]
-    Watch(#[from] io::Error),
+    Watch(io::Error),
+    /// A port was not to be had once it was free.
+    #[error("Listen failed for port {port}: {error}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// A sealed process has no more.
+    #[error("Too little memory for so many ports")]
+    Memory,
 }
 
 impl Process {
@@ -58,6 +71,9 @@ impl Process {
 
     /// Does what is due.
     pub(crate) fn run<L: Link>(&mut self, ctx: &mut Context<L>) {
+        if ctx.core.guest.take_stranger() {
+            self.chores.ask(ctx.core.now);
+        }
         self.chores.run(&mut ctx.core);
         if self.forward.due().is_some_and(|due| due <= ctx.core.now) {
             self.poll(ctx);
@@ -162,19 +178,82 @@ impl Process {
         applied: Applied,
     ) -> Result<Vec<u32>, Uncommitted> {
         let mut applied = self.forward.current(applied)?;
-        let mut begun = Vec::with_capacity(applied.open.len());
-        for listener in std::mem::take(&mut applied.open) {
-            match self.listen(ctx, listener) {
-                Ok(number) => begun.push(number),
-                Err(error) => {
-                    self.close(ctx, &begun);
-                    return Err(error.into());
-                }
+        if !alloc::has_room_for(applied.open.len() * LATER) {
+            return Err(Uncommitted::Memory);
+        }
+        let open = std::mem::take(&mut applied.open);
+        let begun = self.listen_to_all(ctx, open).map_err(Uncommitted::Watch)?;
+        let mut closed = match self.replace(ctx, &applied) {
+            Ok(closed) => closed,
+            Err(error) => {
+                self.close(ctx, &begun);
+                return Err(error);
+            }
+        };
+        for take in std::mem::take(&mut applied.takes) {
+            if let Some((number, listener)) = self.forward.hand_over(&applied, take) {
+                ctx.hand_over(take.0, number, listener);
+                closed.push(take.0);
             }
         }
         let Changes { close, .. } = self.forward.commit(applied)?;
         self.close(ctx, &close);
-        Ok(close)
+        closed.extend(close);
+        Ok(closed)
+    }
+
+    /// Listens through all of some sockets, or none of them; their numbers.
+    fn listen_to_all<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        listeners: Vec<Listener>,
+    ) -> io::Result<Vec<u32>> {
+        let mut begun = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            match self.listen(ctx, listener) {
+                Ok(number) => begun.push(number),
+                Err(error) => {
+                    self.close(ctx, &begun);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(begun)
+    }
+
+    /// Closes sockets that are in the way of some of `applied`, and opens these in their place; the numbers of those
+    /// closed. On an error all are as they were, but for clients that were not accepted yet.
+    fn replace<L: Link>(&mut self, ctx: &mut Context<L>, applied: &Applied) -> Result<Vec<u32>, Uncommitted> {
+        let (mut closed, mut begun) = (Vec::new(), Vec::new());
+        let going = if applied.late.is_empty() { Going::new() } else { self.forward.going(applied) };
+        for &place in &applied.late {
+            for &(number, former) in applied.in_the_way(place, &going) {
+                if self.forward.is_open(number) {
+                    self.close(ctx, &[number]);
+                    closed.push((number, former));
+                }
+            }
+            let opened = self.forward.open(applied, place);
+            match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
+                Ok(numbers) => begun.extend(numbers),
+                Err(error) => {
+                    self.close(ctx, &begun);
+                    for (_, former) in closed {
+                        self.restore(ctx, former);
+                    }
+                    return Err(Uncommitted::Port { port: place.port, error });
+                }
+            }
+        }
+        Ok(closed.into_iter().map(|(number, _)| number).collect())
+    }
+
+    /// Opens again what was closed.
+    fn restore<L: Link>(&mut self, ctx: &mut Context<L>, former: Former) {
+        let opened = self.forward.reopen(former);
+        if let Err(error) = opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
+            log::error!("Port {} is not forwarded any more: {error}", former.place.port);
+        }
     }
 }
 

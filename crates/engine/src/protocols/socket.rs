@@ -93,7 +93,7 @@ pub(super) fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined
 }
 
 /// The pending error of a socket, if there is one; the kernel forgets it.
-pub(crate) fn socket_error(fd: &OwnedFd) -> Option<Errno> {
+pub(crate) fn socket_error(fd: impl AsFd) -> Option<Errno> {
     sockopt::socket_error(fd).unwrap_or_else(Err).err()
 }
 

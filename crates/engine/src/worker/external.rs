@@ -11,6 +11,10 @@ pub trait External<L> {
     /// [postponed](crate::core::Core::postpone); whether the loop is to end.
     fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool;
 
+    /// The thread in the namespace has done something, perhaps what an
+    /// [`Apply`](crate::forward::Apply) [waits](crate::forward::Progress::Waits) for.
+    fn progressed(&mut self, _: &mut Control<'_, L>) {}
+
     /// When [`External::tick`] has something to do.
     fn due(&self) -> Option<Instant> {
         None

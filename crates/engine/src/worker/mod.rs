@@ -188,7 +188,10 @@ impl<L: Link> Worker<L> {
                 }
                 Token::External(_) => {}
                 // Who waited for sockets goes on at the end of the round.
-                Token::Inside => process.inside(&mut engine.ctx),
+                Token::Inside => {
+                    process.inside(&mut engine.ctx);
+                    external.progressed(&mut Control { engine, process });
+                }
                 Token::Listener(number) => engine.listener_event(number, flags),
             }
         }

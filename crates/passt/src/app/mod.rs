@@ -27,6 +27,7 @@ use passt_engine::worker::{Options, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 use passt_sys::process::exit_now;
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily};
@@ -200,7 +201,9 @@ fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<
 fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Result<Vec<Listener>> {
     let applied = forward.apply_here(forward.plan(add));
     for refusal in applied.refused() {
-        match refusal.reason {
+        match &refusal.reason {
+            // Of a range less what is left out some ports may be in use by others.
+            Reason::Port { error, .. } if refusal.extent == Extent::Part && !is_shortage(error) => {}
             Reason::Port { .. } => log::warn!("{refusal}"),
             _ => anyhow::bail!("{refusal}"),
         }
@@ -209,6 +212,11 @@ fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Res
         }
     }
     Ok(forward.commit(applied)?.open)
+}
+
+/// Whether it is for want of descriptors or memory that something can't be had.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// Begins the recording that was asked for.

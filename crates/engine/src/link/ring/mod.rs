@@ -163,6 +163,10 @@ impl Link for RingLink {
     fn renew_fds(&mut self) {
         if let Some(kick) = self.new_kick.take() {
             self.kick = kick;
+            // What did not fit the last batch was announced by the former.
+            if self.incoming.is_full() {
+                self::kick(&self.kick);
+            }
         }
     }
 
@@ -203,7 +207,7 @@ impl Link for RingLink {
             room = one;
         }
         if room == 0 {
-            self.outgoing.exhaust(&self.region);
+            self.outgoing.exhaust();
         }
         room.min(MAX_PAYLOAD)
     }

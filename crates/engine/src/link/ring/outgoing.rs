@@ -24,7 +24,7 @@ pub(super) struct Outgoing {
     spare: usize,
     /// Chains that made no sense since that was last asked.
     malformed: usize,
-    /// The index of the available ring when there was no room.
+    /// The index of the available ring up to which there was no room.
     exhausted: Option<u16>,
 }
 
@@ -169,8 +169,9 @@ impl Outgoing {
     }
 
     /// There was no room for something.
-    pub(super) fn exhaust(&mut self, region: &Region) {
-        self.exhausted = Some(self.queue.available(region));
+    pub(super) fn exhaust(&mut self) {
+        // What was posted since it was looked at counts.
+        self.exhausted = Some(self.queue.taken());
     }
 
     /// Whether there was no room, and the guest has posted nothing since.

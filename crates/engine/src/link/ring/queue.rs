@@ -113,6 +113,11 @@ impl Queue {
         Ok(Some(u16::from_le(entry)))
     }
 
+    /// The index of the available ring up to which entries were taken.
+    pub(super) fn taken(&self) -> u16 {
+        self.taken
+    }
+
     /// The index of the available ring: it moves when the driver adds something.
     pub(super) fn available(&self, region: &Region) -> u16 {
         region.load(self.layout.available_index()).map_or(self.taken, u16::from_le)

@@ -444,6 +444,7 @@ impl SpliceFlow {
         if !spare {
             msg::discard(self.ends[from].fd.as_fd(), sent)?;
             self.ends[from].readable |= sent < len;
+            self.ways[from].taken -= len - sent;
         } else if sent < len {
             let pipe = splice.pipes.take().ok_or(Errno::NFILE)?;
             let held = rustix::io::write(&pipe.writer, &splice.buffer[sent..len])?;

@@ -12,7 +12,7 @@ pub mod slack;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use passt_proto::addr::Addr;
+use passt_proto::addr::{Addr, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
 use passt_proto::time::Instant;
@@ -504,7 +504,8 @@ impl TcpFlow {
         // A connection may be older than the first frame of the guest, or than its last network card.
         let moves = ctx.core.guest.learnt.moves();
         if moves != std::mem::replace(&mut self.moves, moves) {
-            self.path.dst_mac = ctx.core.station_of(self.path.dst);
+            let station = ctx.core.guest.learnt.station_after(self.path.dst, self.path.dst_mac);
+            self.path.dst_mac = station.unwrap_or(Mac::BROADCAST);
         }
         self.conn.set_room(tcp.room());
         let mut burst = BURST;

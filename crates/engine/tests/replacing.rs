@@ -1,0 +1,347 @@
+//! Rules in the place of others, while clients come, services go and other plans are made.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod controlled;
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::{own_network, rule};
+use controlled::{apply, between, change, entry, home, own_port};
+use passt_engine::core::Token;
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::rule::{PortRange, Rule};
+use passt_engine::forward::{Change, Entry, Extent, Progress, Reason};
+use passt_engine::link::none::NoLink;
+use passt_engine::process::Uncommitted;
+use passt_engine::worker::Worker;
+use passt_proto::time::Instant;
+use rustix::event::epoll::EventFlags;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+/// A network of this test's own, one after the other; `None` where there can't be one.
+fn network() -> Option<MutexGuard<'static, ()>> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    let alone = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if own_network().is_ok() {
+        return Some(alone);
+    }
+    passt_testing::skip("no network of its own");
+    None
+}
+
+fn refuses(port: u16) -> bool {
+    let refused = TcpStream::connect((home(), port)).err();
+    refused.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn open(worker: &mut Worker<NoLink>) -> usize {
+    worker.control().occupancy().listeners.open
+}
+
+fn inside(rule: Rule) -> Entry {
+    Entry { side: Side::Namespace, protocol: Protocol::Tcp, rule }
+}
+
+/// A hundred ports from 10000 on, as services listen a hundred further on.
+fn following(listen: Option<&str>) -> Rule {
+    let ports = PortRange::new(10_000, 10_099).unwrap();
+    Rule { ports, weak: true, scan: true, ..rule(listen, 10_000, 10_100) }
+}
+
+/// Lets time pass, and does all there is to do then.
+fn after(worker: &mut Worker<NoLink>, now: &mut Instant, ms: u64) {
+    *now = *now + Duration::from_millis(ms);
+    worker.turn(*now).unwrap();
+    while worker.awaits_namespace() || worker.next_timeout().is_some_and(|due| due <= *now) {
+        worker.turn(*now).unwrap();
+        std::thread::yield_now();
+    }
+}
+
+/// Rounds of the loop in 200 ms.
+fn rounds(worker: &mut Worker<NoLink>) -> u64 {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let at = Itimerspec { it_interval: none, it_value: Timespec { tv_sec: 0, tv_nsec: 200_000_000 } };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &at).unwrap();
+    worker.context().core.watch(&timer, Token::External(3), EventFlags::IN).unwrap();
+    let before = worker.context().core.counters.rounds;
+    worker.run(&mut |_, _: &mut passt_engine::control::Control<'_, _>| true);
+    worker.context().core.counters.rounds - before
+}
+
+/// A plan that is in the place of a rule which follows a service, when that goes before the commit: it is out of date,
+/// and nothing is left that could be reported for ever.
+#[test]
+fn a_socket_that_is_to_be_handed_over_goes_before() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    worker.prepare_to_follow().unwrap();
+    let mut now = passt_engine::clock();
+    let service = TcpListener::bind(("0.0.0.0", 10_107)).unwrap();
+    let auto =
+        Entry { side: Side::Host, protocol: Protocol::Tcp, rule: following(Some(&home().to_string())) };
+    change(&mut worker, &[Change::Add(auto.clone())]);
+    after(&mut worker, &mut now, 0);
+    assert!(!refuses(10_007));
+    let fixed = entry(Protocol::Tcp, 10_007, 10_107);
+    let changes = [Change::Delete(auto), Change::Add(fixed)];
+    let applied = apply(&mut worker, &changes);
+    assert!(applied.refused().is_empty(), "{:?}", applied.refused());
+    drop(service);
+    after(&mut worker, &mut now, 2000);
+    assert!(refuses(10_007), "nobody listens there");
+    assert!(matches!(worker.control().commit(applied), Err(Uncommitted::Stale(_))));
+    change(&mut worker, &changes);
+    let _client = TcpStream::connect((home(), 10_007)).unwrap();
+    assert!(rounds(&mut worker) < 50);
+}
+
+/// A plan that is out of date holds no socket of a rule that another has deleted.
+#[test]
+fn a_port_is_free_once_its_rule_is_gone() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let port = own_port();
+    let [old, new] = [80, 81].map(|to| entry(Protocol::Tcp, port, to));
+    change(&mut worker, &[Change::Add(old.clone())]);
+    let first = apply(&mut worker, &[Change::Delete(old.clone()), Change::Add(new)]);
+    assert_eq!(change(&mut worker, &[Change::Delete(old.clone())]).closed, 1);
+    assert!(refuses(port));
+    change(&mut worker, &[Change::Add(old)]);
+    assert!(matches!(worker.control().commit(first), Err(Uncommitted::Stale(_))));
+    assert!(!refuses(port) && open(&mut worker) == 1);
+}
+
+/// What is open and not in effect is no service.
+#[test]
+fn sockets_that_are_not_committed_are_not_followed() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    worker.prepare_to_follow().unwrap();
+    let mut now = Instant::from_millis(1000);
+    change(&mut worker, &[Change::Add(inside(following(None)))]);
+    after(&mut worker, &mut now, 0);
+    let host = Entry { side: Side::Host, ..inside(rule(Some("127.0.0.1"), 10_107, 80)) };
+    let applied = apply(&mut worker, &[Change::Add(host)]);
+    assert!(applied.refused().is_empty());
+    for _ in 0..2 {
+        after(&mut worker, &mut now, 2000);
+        assert_eq!(open(&mut worker), 0);
+    }
+    worker.control().commit(applied).unwrap();
+    after(&mut worker, &mut now, 2000);
+    assert_eq!(open(&mut worker), 1);
+    assert!(TcpStream::connect(("127.0.0.1", 10_007)).is_err());
+}
+
+/// A rule may listen at another address than the one that it replaces, at the same port.
+#[test]
+fn another_address_at_the_same_port() {
+    let Some(_alone) = network() else { return };
+    let addresses = [None, Some("0.0.0.0"), Some("127.0.0.1")];
+    for (old, new) in addresses.iter().flat_map(|old| addresses.iter().map(move |new| (*old, *new))) {
+        let mut worker = between();
+        let [old, new] = [old, new].map(|listen| Entry {
+            side: Side::Host,
+            ..inside(Rule { ports: PortRange::new(10_000, 10_070).unwrap(), ..rule(listen, 10_000, 80) })
+        });
+        let changed = old != new;
+        change(&mut worker, &[Change::Add(old.clone())]);
+        let committed = change(&mut worker, &[Change::Delete(old), Change::Add(new)]);
+        assert_eq!((committed.closed, open(&mut worker)), (if changed { 71 } else { 0 }, 71));
+        let client = TcpStream::connect(("127.0.0.1", 10_070));
+        assert!(client.is_ok(), "{client:?}");
+    }
+}
+
+/// Where a port is not to be had in the place of another, everything is as it was.
+#[test]
+fn a_replacement_that_fails() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let at = |listen: &str, first, last| Entry {
+        side: Side::Host,
+        ..inside(Rule { ports: PortRange::new(first, last).unwrap(), ..rule(Some(listen), first, 80) })
+    };
+    let old = [at("127.0.0.1", 10_000, 10_001), at("127.0.0.1", 10_002, 10_002)];
+    change(&mut worker, &old.clone().map(Change::Add));
+    let any = Entry {
+        rule: Rule { ports: PortRange::new(10_000, 10_002).unwrap(), ..rule(None, 10_000, 80) },
+        ..old[0].clone()
+    };
+    let changes = [Change::Delete(old[0].clone()), Change::Delete(old[1].clone()), Change::Add(any)];
+    let applied = apply(&mut worker, &changes);
+    assert!(applied.refused().is_empty(), "{:?}", applied.refused());
+    // Somebody else has one of these ports at another address by then.
+    let other = TcpListener::bind(("127.0.0.2", 10_002)).unwrap();
+    assert!(matches!(worker.control().commit(applied), Err(Uncommitted::Port { port: 10_002, .. })));
+    assert_eq!(open(&mut worker), 3);
+    assert!((10_000..=10_002).all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok()));
+    assert!(TcpStream::connect(("127.0.0.3", 10_000)).is_err());
+    drop(other);
+    assert_eq!(change(&mut worker, &changes).closed, 3);
+    assert!(TcpStream::connect(("127.0.0.3", 10_000)).is_ok());
+}
+
+/// A fixed rule is in the place of one that follows a service of one family.
+#[test]
+fn a_rule_that_follows_becomes_fixed() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    worker.prepare_to_follow().unwrap();
+    let mut now = Instant::from_millis(1000);
+    let any = Entry { side: Side::Host, ..inside(following(None)) };
+    let _service = TcpListener::bind(("127.0.0.1", 10_107)).unwrap();
+    change(&mut worker, &[Change::Add(any.clone())]);
+    after(&mut worker, &mut now, 0);
+    assert!(TcpStream::connect(("::1", 10_007)).is_err());
+    let fixed = Entry { side: Side::Host, ..inside(rule(None, 10_007, 10_107)) };
+    change(&mut worker, &[Change::Delete(any), Change::Add(fixed)]);
+    assert!(TcpStream::connect(("::1", 10_007)).is_ok() && TcpStream::connect(("127.0.0.1", 10_007)).is_ok());
+}
+
+/// Sockets that are handed over need no more descriptors, and none of them vanishes.
+#[test]
+fn a_rule_is_replaced_where_descriptors_are_short() {
+    let Some(_alone) = network() else { return };
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(400), ..usual }).unwrap();
+    let mut worker = between();
+    let ports = PortRange::new(20_000, 20_099).unwrap();
+    let range = |to| Entry {
+        side: Side::Host,
+        ..inside(Rule { ports, weak: true, ..rule(Some(&home().to_string()), 20_000, to) })
+    };
+    change(&mut worker, &[Change::Add(range(1000))]);
+    let mut others = Vec::new();
+    while others.last().is_none_or(|last: &rustix::fd::OwnedFd| last.as_raw_fd() < 340) {
+        others.push(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+    }
+    let applied = apply(&mut worker, &[Change::Delete(range(1000)), Change::Add(range(2000))]);
+    assert!(applied.refused().is_empty(), "{:?}", applied.refused());
+    worker.control().commit(applied).unwrap();
+    assert_eq!(open(&mut worker), 100);
+    setrlimit(Resource::Nofile, usual).unwrap();
+}
+
+/// Of a rule that need not have all of its ports, it is told that it has none.
+#[test]
+fn what_has_nothing_is_told() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let taken = TcpListener::bind((home(), own_port())).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let strong = entry(Protocol::Tcp, port, 80);
+    let weak = Entry { rule: Rule { weak: true, ..strong.rule.clone() }, ..strong };
+    let alone = apply(&mut worker, &[Change::Add(weak.clone())]);
+    assert_eq!(alone.refused().iter().map(|refusal| refusal.extent).collect::<Vec<_>>(), [Extent::Whole]);
+    let other = entry(Protocol::Tcp, own_port(), 81);
+    let beside = apply(&mut worker, &[Change::Add(weak), Change::Add(other)]);
+    assert_eq!(beside.refused().iter().map(|refusal| refusal.extent).collect::<Vec<_>>(), [Extent::Part]);
+}
+
+/// Clients are served while plans are opened in the namespace, however many.
+#[test]
+fn plans_inside_keep_nobody_out() {
+    let Some(_alone) = network() else { return };
+    for plans in [1_u16, 20, 80] {
+        let mut worker = between();
+        let server = TcpListener::bind((home(), own_port())).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let port = own_port();
+        change(&mut worker, &[Change::Add(entry(Protocol::Tcp, port, server.local_addr().unwrap().port()))]);
+        let mut applies: Vec<_> = (0..plans)
+            .map(|plan| {
+                let first = 10_000 + plan * 100;
+                let ports = PortRange::new(first, first + 99).unwrap();
+                let plan =
+                    worker.control().plan([Change::Add(inside(Rule { ports, ..rule(None, first, first) }))]);
+                worker.control().apply(plan)
+            })
+            .collect();
+        let now = Instant::from_millis(1000);
+        for _ in 0..20 {
+            let mut client = TcpStream::connect((home(), port)).unwrap();
+            client.set_nonblocking(true).unwrap();
+            loop {
+                for apply in &mut applies {
+                    worker.control().step(apply);
+                }
+                worker.turn(now).unwrap();
+                if let Err(error) = client.read(&mut [0]) {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock, "with {plans} plans");
+                }
+                if server.accept().is_ok() {
+                    break;
+                }
+            }
+        }
+        while applies.iter_mut().any(|apply| worker.control().step(apply) != Progress::Done) {
+            std::thread::yield_now();
+        }
+        assert!(applies.into_iter().all(|apply| apply.finish().refused().is_empty()));
+    }
+}
+
+/// Rules in the namespace follow services, however much the thread there has to do.
+#[test]
+fn services_are_followed_beside_plans() {
+    let Some(_alone) = network() else { return };
+    for _ in 0..5 {
+        let mut worker = between();
+        worker.prepare_to_follow().unwrap();
+        let mut now = Instant::from_millis(1000);
+        change(&mut worker, &[Change::Add(inside(following(None)))]);
+        after(&mut worker, &mut now, 0);
+        let mut applies: Vec<_> = (0..80_u16)
+            .map(|plan| {
+                let first = 20_000 + plan * 100;
+                let ports = PortRange::new(first, first + 99).unwrap();
+                let plan =
+                    worker.control().plan([Change::Add(inside(Rule { ports, ..rule(None, first, first) }))]);
+                worker.control().apply(plan)
+            })
+            .collect();
+        let _service = TcpListener::bind(("127.0.0.1", 10_107)).unwrap();
+        for apply in &mut applies {
+            worker.control().step(apply);
+        }
+        now = now + Duration::from_secs(1);
+        worker.turn(now).unwrap();
+        while open(&mut worker) == 0 {
+            for apply in &mut applies {
+                worker.control().step(apply);
+            }
+            worker.turn(now).unwrap();
+            std::thread::yield_now();
+        }
+        assert!(TcpStream::connect(("127.0.0.1", 10_007)).is_ok());
+    }
+}
+
+/// However much is asked for, a plan that does not fit is refused: no more than descriptors are taken.
+#[test]
+fn plans_for_all_ports() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let ports = PortRange::new(1, 65_535).unwrap();
+    let add = (0..=255_u8).map(|last| {
+        let rule = Rule { ports, weak: true, ..rule(Some(&format!("127.1.1.{last}")), 1, 1) };
+        Change::Add(Entry { side: Side::Host, ..inside(rule) })
+    });
+    let applied = apply(&mut worker, &add.collect::<Vec<_>>());
+    assert!(applied.refused().iter().all(|refusal| matches!(refusal.reason, Reason::Port { .. })));
+    assert!(applied.refused().len() >= 255);
+    worker.control().commit(applied).unwrap();
+    assert!(open(&mut worker) > 100);
+}

@@ -1,0 +1,128 @@
+//! Which of the guest's stations has an address, and which addresses it can't have.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod guest;
+
+use std::io::Write as _;
+use std::net::{Ipv6Addr, TcpListener};
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use common::{addr, options, usual_limits};
+use guest::{Connected, Guest, OFFLOAD, PLAIN, names, server};
+use passt_engine::link::channel::{Channel, Packet};
+use passt_engine::worker::Worker;
+use passt_proto::addr::{Addr, Mac};
+use passt_proto::guest::Configured;
+use passt_proto::responder::{Services, V4};
+use passt_proto::time::Instant;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
+use passt_proto::wire::checksum::Sum;
+
+const OTHER: Mac = Mac([6; 6]);
+
+/// A datagram from `src` at a station, to a port of the host.
+fn send(guest: &mut Guest, station: Mac, src: Addr, port: u16) {
+    let mut header = [0; MAX_HEADERS];
+    let path = Path { src_mac: station, src, ..Guest::path(src.is_v4()) };
+    let (len, offload) = path.emit_udp(&mut header, (41_000, port), 1, 0).unwrap();
+    let bytes = [&header[..len], b"?"].concat();
+    guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
+    guest.turn();
+}
+
+fn station(guest: &mut Guest, at: Addr) -> Option<Mac> {
+    guest.worker.context().core.guest.learnt.station_of(at)
+}
+
+/// A card that replaces another may say nothing but that it looks whether others have its address.
+#[test]
+fn an_address_moves_with_duplicate_address_detection() {
+    let _limits = usual_limits();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let v6 = names(false).0;
+    send(&mut guest, Mac([4; 6]), v6, 9);
+    assert_eq!(station(&mut guest, v6), Some(Mac([4; 6])));
+    let (src, dst) = (Ipv6Addr::UNSPECIFIED, addr("ff02::1:ff00:2"));
+    let mut message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &v6.octets()].concat();
+    let sum = Sum::pseudo(src.into(), dst, 58, message.len()).bytes(&message).finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
+    let frame =
+        [&[0x33, 0x33, 0, 0, 0, 1], &OTHER.0[..], &[0x86, 0xdd], &header, &src.octets(), &dst.octets()];
+    let frame = [frame.concat(), message].concat();
+    guest.worker.context().core.link.from_guest.push_back(frame.into());
+    guest.turn();
+    assert_eq!(station(&mut guest, v6), Some(OTHER));
+}
+
+/// A guest has more addresses than are kept in mind: those that talk to us have their own station nevertheless.
+#[test]
+fn a_connection_keeps_its_station_among_many() {
+    let _limits = usual_limits();
+    let mut guest = Guest::new(OFFLOAD, 1500);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Connected { mut peer, .. } = guest.connect(&listener, 40_000);
+    let (_server, port) = server(true);
+    for host in 100..=140 {
+        send(&mut guest, OTHER, addr(&format!("192.0.2.{host}")), port);
+    }
+    guest.worker.context().core.link.to_guest.clear();
+    peer.write_all(b"hello").unwrap();
+    guest.turn();
+    let segments: Vec<_> = guest.worker.context().core.link.to_guest.drain(..).collect();
+    let stations: Vec<_> = segments.iter().filter(|p| p.bytes[23] == 6).map(|p| &p.bytes[..6]).collect();
+    assert_eq!(stations, [&[4; 6]]);
+}
+
+/// Whoever sends from an address that stands for us, or for the host, does not have it.
+#[test]
+fn names_are_nobodys_addresses() {
+    let _limits = usual_limits();
+    for name in ["192.0.2.1", "192.0.2.254", "2001:db8::1"] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (_server, port) = server(name.len() < 12);
+        send(&mut guest, Mac([4; 6]), addr(name), port);
+        let learnt = &guest.worker.context().core.guest.learnt;
+        assert_eq!(learnt.used(addr(name)), None, "{name}");
+    }
+}
+
+/// A station that was never heard before may have an address of another: whoever has it is asked, but no more than
+/// once a second.
+#[test]
+fn who_has_the_address_is_asked_when_strangers_come() {
+    let mut options = options(1500, &Configured::default(), 64);
+    let (ours, theirs) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let v4 = V4 { addr: theirs, prefix_len: 24, gateway: ours, our_addr: ours, dns: ArrayVec::default() };
+    options.services.v4 = Some(v4);
+    options.services.services = Services::empty();
+    let mut now = Instant::from_millis(1000);
+    let mut worker = Worker::new(Channel::plain(), &options, now).unwrap();
+    let mut requests = |worker: &mut Worker<Channel>, ms, stations: &[u8]| {
+        now = now + Duration::from_millis(ms);
+        let link = &mut worker.context().core.link;
+        for &last in stations {
+            // Something that is not served: RARP.
+            let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, last], &[0x80, 0x35], &[0; 46]].concat();
+            link.from_guest.push_back(frame.into());
+        }
+        worker.turn(now).unwrap();
+        let link = &mut worker.context().core.link;
+        link.to_guest.drain(..).filter(|packet| packet.bytes[12..14] == [8, 6]).count()
+    };
+    for (ms, stations, asked) in [
+        (0, &[][..], 1),
+        (5000, &[1], 0),
+        (0, &[1, 1], 0),
+        (0, &[2], 1),
+        (100, &[3, 4], 0),
+        (899, &[5], 0),
+        (1, &[], 1),
+        (5000, &[], 0),
+        (0, &[1, 6], 1),
+    ] {
+        assert_eq!(requests(&mut worker, ms, stations), asked, "{ms} {stations:?}");
+    }
+}
