@@ -292,7 +292,7 @@ fn bytes_past_the_link_without_pipes() {
     let port = own_port();
     change(&mut worker, &[Change::Add(entry(Protocol::Tcp, port, listener.local_addr().unwrap().port()))]);
     let now = Instant::from_millis(1000);
-    let mut connect = |worker: &mut Worker<NoLink>, flows| {
+    let connect = |worker: &mut Worker<NoLink>, flows| {
         let client = TcpStream::connect((home(), port)).unwrap();
         while worker.flow_count() < flows || worker.awaits_namespace() {
             worker.turn(now).unwrap();
@@ -313,7 +313,7 @@ fn bytes_past_the_link_without_pipes() {
         let _ = first.0.write(&data);
         worker.turn(now).unwrap();
     }
-    let (mut written, mut small) = (0, [0; 20_000]);
+    let (mut written, mut small) = (0, vec![0; 20_000]);
     for round in 0..2000 {
         written += if round < 1000 { second.0.write(&data).unwrap_or(0) as u64 } else { 0 };
         worker.turn(now).unwrap();

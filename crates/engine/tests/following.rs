@@ -65,7 +65,12 @@ impl Engine {
         let mut worker = Worker::new(NoLink, &options(0, &map, 256), now).unwrap();
         let (mut forward, mut all) = (Forward::default(), Vec::new());
         for (side, protocol, rule) in rules {
-            let listeners = open_in(&mut forward, *side, *protocol, vec![rule.clone()]).unwrap();
+            let mut rule = rule.clone();
+            // In the namespace all of loopback is listened on.
+            if *side == Side::Namespace {
+                rule.listen = Listen::default();
+            }
+            let listeners = open_in(&mut forward, *side, *protocol, vec![rule]).unwrap();
             all.extend(listeners);
         }
         worker.forward(forward);
