@@ -1,4 +1,5 @@
-//! Sequences of operations on the whole engine, over each link in memory; `equivalence` says which, and what must hold.
+//! Sequences of operations on the whole engine, over each link in memory; `equivalence` says which,
+//! and what must hold.
 #![no_main]
 
 #[path = "../../tests/sim/equivalence/mod.rs"]

@@ -46,8 +46,8 @@ fn noticed(what: &str, ready: impl Fn() -> bool) {
     eventually_within(NOTICED, what, || ready().then_some(()));
 }
 
-/// A client at `place` exchanges data with TCP port 5001 and UDP port 6001 of `to`, and is seen by the address
-/// given. With none the ports are closed.
+/// A client at `place` exchanges data with TCP port 5001 and UDP port 6001 of `to`, and is seen by
+/// the address given. With none the ports are closed.
 fn seen_as(place: &impl Place, to: &str, client: Option<&str>) {
     let (tcp, udp) = (at(to, 5001), format!("udp-ask {} who", at(to, 6001)));
     let Some(client) = client else {
@@ -157,8 +157,8 @@ fn ranges() {
     assert_eq!(bound(&net.host, "udp", 5001), [false; 2]);
 }
 
-/// Ports below 1024 are followed as far as the kernel lets whoever pasta is then: inside always, on the host where
-/// anybody may have them.
+/// Ports below 1024 are followed as far as the kernel lets whoever pasta is then: inside always, on
+/// the host where anybody may have them.
 #[test]
 fn low_ports() {
     for user in User::BOTH {
@@ -333,8 +333,8 @@ fn idle() {
     guest.assert_alive();
 }
 
-/// Thousands of services don't take the descriptors that connections need, from whichever side they come: the start
-/// succeeds, what is left out is said once, and connections go on.
+/// Thousands of services don't take the descriptors that connections need, from whichever side they
+/// come: the start succeeds, what is left out is said once, and connections go on.
 #[test]
 fn more_services_than_descriptors() {
     let begin = |place: &dyn Place| {
@@ -368,8 +368,8 @@ fn more_services_than_descriptors() {
     }
 }
 
-/// Traffic goes on while the thread in the namespace does nothing, though sockets of it are needed; those who need them
-/// are served once it does.
+/// Traffic goes on while the thread in the namespace does nothing, though sockets of it are needed;
+/// those who need them are served once it does.
 #[test]
 fn nothing_waits_for_the_namespaces_thread() {
     let Some((mut guest, net)) = start("-t 5001 -u 6001 -T auto -U none") else { return };
@@ -378,7 +378,8 @@ fn nothing_waits_for_the_namespaces_thread() {
     exchange(&net.peer, &at(HOST4, 5001));
     let mut frozen = net.host.start_peer(&format!("freeze {} namespace", guest.pasta.pid()));
     frozen.wait_for("FROZEN");
-    // The first clients find no more sockets than were made before, and new ports of the host need some.
+    // The first clients find no more sockets than were made before, and new ports of the host need
+    // some.
     let mut services = net.host.start_peer("listen 20000 20199 THERE");
     services.wait_for("THERE");
     let mut clients = Vec::new();

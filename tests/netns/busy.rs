@@ -29,7 +29,8 @@ fn rounds(process: &Process) -> Option<u64> {
     last.split(' ').next()?.parse().ok()
 }
 
-/// Requires that a process that prints statistics each second has next to nothing to do for two seconds.
+/// Requires that a process that prints statistics each second has next to nothing to do for two
+/// seconds.
 fn assert_idle(process: &Process, state: &str) {
     let wait = |number: usize| {
         eventually("statistics", || {
@@ -73,8 +74,8 @@ fn assert_sent_away(mut stream: &UnixStream) {
     assert_eq!(stream.read(&mut [0]).expect("an end"), 0);
 }
 
-/// A guest uses up all descriptors, and somebody comes to the socket: they are sent away, or let in if it is free. If the
-/// kernel has no descriptor even for that, they wait, and passt does, too.
+/// A guest uses up all descriptors, and somebody comes to the socket: they are sent away, or let in
+/// if it is free. If the kernel has no descriptor even for that, they wait, and passt does, too.
 #[test]
 fn clients_come_while_descriptors_are_used_up() {
     let Some(net) = Net::new() else { return };

@@ -221,8 +221,8 @@ fn iperf3_both_ways() {
     }
 }
 
-/// An end that stops with megabytes under way and everything full, and is reset by the other: whichever resets,
-/// whichever way the data goes, and on whichever side the client is.
+/// An end that stops with megabytes under way and everything full, and is reset by the other:
+/// whichever resets, whichever way the data goes, and on whichever side the client is.
 #[test]
 fn resets_in_mid_transfer() {
     let Some((guest, net)) = started("") else { return };
@@ -246,8 +246,8 @@ fn resets_in_mid_transfer() {
     }
 }
 
-/// Hundreds of transfers that stop with data in pipes, half of which are reset: no pipe stays but the spare
-/// ones, and no socket.
+/// Hundreds of transfers that stop with data in pipes, half of which are reset: no pipe stays but
+/// the spare ones, and no socket.
 #[test]
 fn stalled_transfers_leak_nothing() {
     /// Both ends of the pipes that are kept.
@@ -292,8 +292,8 @@ fn stalled_transfers_leak_nothing() {
     drop(servers);
 }
 
-/// Where the system's congestion control paces, connections through which bulk data goes have another one, and
-/// only on the side where it goes out.
+/// Where the system's congestion control paces, connections through which bulk data goes have
+/// another one, and only on the side where it goes out.
 #[test]
 fn bulk_is_not_paced() {
     let Some((guest, net)) = started("") else { return };
@@ -329,7 +329,8 @@ fn small_buffers(guest: &Guest, net: &Net) {
     }
 }
 
-/// With no descriptor left for a pipe, what finds no room waits in the receive queue, and arrives whole.
+/// With no descriptor left for a pipe, what finds no room waits in the receive queue, and arrives
+/// whole.
 #[test]
 fn without_pipes() {
     const DESCRIPTORS: usize = 104;
@@ -387,8 +388,8 @@ fn no_frames_pass_the_tap() {
     assert!(guest.frames("eth0") > before + 10);
 }
 
-/// With the bypass alone there is no tap device, whether the host has a network or not: loopbacks are
-/// connected, TCP and UDP, and who comes from elsewhere is not served.
+/// With the bypass alone there is no tap device, whether the host has a network or not: loopbacks
+/// are connected, TCP and UDP, and who comes from elsewhere is not served.
 #[test]
 fn the_bypass_alone() {
     for (net, connected) in [(Net::new(), true), (Net::isolated(), false)] {

@@ -5,8 +5,8 @@ use std::path::Path;
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{FAR4, HOST4, Net, Place, Process, User, eventually};
 
-/// What we let in for one port before the guest accepts it, and what its kernel does by itself, with
-/// some sockets for other purposes.
+/// What we let in for one port before the guest accepts it, and what its kernel does by itself,
+/// with some sockets for other purposes.
 const BOUND: usize = 256 + 130 + 64;
 
 fn steady(place: &(impl Place + ?Sized), to: &str) -> Process {
@@ -15,8 +15,8 @@ fn steady(place: &(impl Place + ?Sized), to: &str) -> Process {
     client
 }
 
-/// 10 000 connections to a server inside that accepts none: connections that exist, new ones of the guest
-/// and those to another port don't suffer, and once the server goes on, so does its port.
+/// 10 000 connections to a server inside that accepts none: connections that exist, new ones of the
+/// guest and those to another port don't suffer, and once the server goes on, so does its port.
 #[test]
 fn a_server_that_accepts_nothing() {
     let Some(net) = Net::new() else { return };
@@ -85,7 +85,8 @@ fn descriptors_are_kept_from_datagrams() {
     guest.assert_alive();
 }
 
-/// Datagrams from the host's loopback that nobody answers give way, and end no flow that was answered.
+/// Datagrams from the host's loopback that nobody answers give way, and end no flow that was
+/// answered.
 #[test]
 fn datagrams_that_nobody_answers() {
     let Some(net) = Net::new() else { return };
@@ -109,7 +110,8 @@ fn datagrams_that_nobody_answers() {
     guest.assert_alive();
 }
 
-/// Clients that have gone before the guest answered, which drops what they send, keep nobody else out.
+/// Clients that have gone before the guest answered, which drops what they send, keep nobody else
+/// out.
 #[test]
 fn clients_that_have_gone() {
     let Some(net) = Net::new() else { return };

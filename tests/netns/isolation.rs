@@ -109,7 +109,8 @@ fn assert_hidden(pid: u32, expected: Expected) {
     }
 }
 
-/// Nothing is open but what has to be: no file of the host but the tap device and the command's status.
+/// Nothing is open but what has to be: no file of the host but the tap device and the command's
+/// status.
 fn assert_descriptors(pid: u32, expected: Expected) {
     let mut open = Vec::new();
     let stderr = fs::read_link(format!("/proc/{pid}/fd/2")).expect("standard error");
@@ -131,7 +132,8 @@ fn assert_descriptors(pid: u32, expected: Expected) {
     open.sort();
     let mut wanted = expected.open.to_vec();
     if !expected.background {
-        // Opened once more, for lines that wait for nobody; another user's can't be, and is asked whether it has room.
+        // Opened once more, for lines that wait for nobody; another user's can't be, and is asked
+        // whether it has room.
         wanted.push("stderr");
         wanted.extend((expected.user == User::Normal).then_some("eventpoll"));
         wanted.sort_unstable();
@@ -139,7 +141,8 @@ fn assert_descriptors(pid: u32, expected: Expected) {
     assert_eq!(open, wanted, "{expected:?}");
 }
 
-/// Of pasta with a command: the two sockets ask the kernel what listens, the namespace's thread tells by a counter.
+/// Of pasta with a command: the two sockets ask the kernel what listens, the namespace's thread
+/// tells by a counter.
 const COMMAND: &[&str] = &["eventfd", "eventpoll", "pidfd", "signalfd", "socket", "socket", "status", "tun"];
 /// Of pasta for a namespace that exists, in the background.
 const NAMESPACE: &[&str] = &["eventfd", "eventpoll", "inotify", "socket", "socket", "tun"];
@@ -165,8 +168,8 @@ fn pasta_with_a_command() {
     }
 }
 
-/// For a namespace that exists, in the background; without a user namespace of its own there is none
-/// to enter.
+/// For a namespace that exists, in the background; without a user namespace of its own there is
+/// none to enter.
 #[test]
 fn pasta_in_the_background() {
     let Some(net) = Net::new() else { return };
@@ -214,7 +217,8 @@ fn end(pid: u32) {
     eventually("its end", || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
 }
 
-/// What a guest would do that has taken the process over, and the system call that ends the process for it.
+/// What a guest would do that has taken the process over, and the system call that ends the process
+/// for it.
 const DEEDS: [(&str, &str); 27] = [
     ("open", "openat"),
     ("execve", "execve"),
@@ -248,8 +252,8 @@ const DEEDS: [(&str, &str); 27] = [
     ("wait", "wait4"),
 ];
 
-/// What it is told that does not end the process: there is no memory, and what there is to connect to is none of our
-/// business.
+/// What it is told that does not end the process: there is no memory, and what there is to connect
+/// to is none of our business.
 const REFUSED: [(&str, &str); 2] = [("memory", "Err("), ("connect", "Err(Os { code: 1,")];
 
 /// What Landlock alone refuses of these; with a command signals are left to the filter.
@@ -285,7 +289,8 @@ impl<'n> Intruder<'n> {
         net.dir().join(format!("provoke-{name}")).join(name)
     }
 
-    /// Starts program `name`, which does `deed` once it is sealed, or `early`: before there is a filter.
+    /// Starts program `name`, which does `deed` once it is sealed, or `early`: before there is a
+    /// filter.
     fn start(&self, name: &str, deed: &str, early: bool) -> Process {
         let launch = self.net.pasta(User::Normal).program(&Self::program(self.net, name));
         let (options, operands) = match name {

@@ -393,7 +393,8 @@ fn shell(net: &Net, user: User, options: &str, script: &str) -> Process {
     Process::start(net.pasta(user).with("--quiet").with(options).command("sh -c").arg(script))
 }
 
-/// Starts in the foreground for an existing namespace, by default the peer's, and waits until it is ready.
+/// Starts in the foreground for an existing namespace, by default the peer's, and waits until it is
+/// ready.
 fn join(net: &Net, user: User, operands: &str) -> Process {
     let file = net.dir().join("ready");
     drop(fs::remove_file(&file));

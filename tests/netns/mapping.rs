@@ -119,8 +119,8 @@ fn outbound_interface() {
     }
 }
 
-/// README's example for a program that is not trusted, as it stands there, leaves no way to what listens on
-/// the host's loopback alone. Another guest shows that each way is one.
+/// README's example for a program that is not trusted, as it stands there, leaves no way to what
+/// listens on the host's loopback alone. Another guest shows that each way is one.
 #[test]
 fn the_example_for_an_untrusted_program() {
     let Some(net) = Net::new() else { return };
@@ -138,13 +138,14 @@ fn the_example_for_an_untrusted_program() {
     let untrusted = net.pasta(User::Normal).with(options).start();
     let open = net.pasta(User::Normal).with("--config-net -t none -u none").start();
     let ways = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6];
-    // Ports have been followed for the one guest, and would have been for the other, which came first.
+    // Ports have been followed for the one guest, and would have been for the other, which came
+    // first.
     for way in ways {
         eventually(&format!("the host by {way}"), || reaches(&open, way).then_some(()));
         assert!(!reaches(&untrusted, way), "the host's loopback by {way}");
     }
-    // Nor by an address of the host, once it is none of the guest any more; what listens on all of them is
-    // there, as the documentation says.
+    // Nor by an address of the host, once it is none of the guest any more; what listens on all of
+    // them is there, as the documentation says.
     let link_local = net.host.run("ip -6 -br address show dev eth0 scope link");
     let link_local = link_local.split_whitespace().find_map(|word| word.strip_suffix("/64"));
     assert!(link_local.is_some_and(|address| address.starts_with("fe80:")));

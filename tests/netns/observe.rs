@@ -55,8 +55,8 @@ fn said(options: &str) -> Option<String> {
     Some(guest.stop().stderr)
 }
 
-/// Each level has its own lines and those of the levels before it. Beside a command nothing is said unless
-/// it is asked for.
+/// Each level has its own lines and those of the levels before it. Beside a command nothing is said
+/// unless it is asked for.
 #[test]
 fn each_level_says_more() {
     let levels = ["", "--quiet", "--debug", "--trace"].map(said);

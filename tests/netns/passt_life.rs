@@ -1,4 +1,5 @@
-//! passt's socket: where it is, who may come, what happens when they leave; and the life of the process.
+//! passt's socket: where it is, who may come, what happens when they leave; and the life of the
+//! process.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -271,7 +272,8 @@ fn addresses_are_learnt_from_duplicate_detection() {
     }
 }
 
-/// A connection that is older than what we know of the guest is sent where the guest turns out to be.
+/// A connection that is older than what we know of the guest is sent where the guest turns out to
+/// be.
 #[test]
 fn what_came_before_the_guest_reaches_it() {
     let Some(net) = Net::new() else { return };

@@ -57,15 +57,16 @@ fn an_address_that_nobody_has_is_not_answered() {
     assert_eq!(finished.status.code(), Some(1), "{}", finished.stdout);
 }
 
-/// Errors about the guest's own packets reach it. What the host's network says to the host alone does
-/// not, and is counted: a redirect would seem to come from the guest's own gateway.
+/// Errors about the guest's own packets reach it. What the host's network says to the host alone
+/// does not, and is counted: a redirect would seem to come from the guest's own gateway.
 #[test]
 fn redirects_and_source_quench_are_kept_from_the_guest() {
     let Some(net) = Net::new() else { return };
     if !have(&["ping"]) {
         return;
     }
-    // The last of each is an error that passes. Redirects of IPv6 are none that Linux tells ping sockets of.
+    // The last of each is an error that passes. Redirects of IPv6 are none that Linux tells ping
+    // sockets of.
     let cases =
         [("v4", FAR4, "5 4 12 3", 3, [5, 4], [12, 3]), ("v6", FAR6, "137 3 1", 1, [137, 137], [3, 1])];
     let mut guest = net.pasta(User::Normal).with("--foreground --config-net --stats 1").start();

@@ -183,8 +183,8 @@ enum Way {
     Out,
 }
 
-/// Tries forms that are given together. Servers of `-t` and `-u` are in the namespace, others on the host, or
-/// behind it at [`FAR4`].
+/// Tries forms that are given together. Servers of `-t` and `-u` are in the namespace, others on
+/// the host, or behind it at [`FAR4`].
 fn try_forms(way: Way, options: &str, forms: &[Form<'_>]) -> Option<()> {
     let net = Net::new()?;
     net.host.ip(&format!("addr add {OTHER4}/24 dev eth0"));
@@ -408,7 +408,8 @@ fn another_address_inside() {
     let _servers = ["10.9.9.9:7001", &at(HOST4, 7002)].map(|to| (guest.serve(to), udp_server(&guest, to)));
     exchange(&net.peer, &at(HOST4, 5001));
     assert_eq!(net.peer.peer(&format!("udp-ask {} hello", at(HOST4, 6001))).trim(), "hello");
-    // The host's loopback has a name inside, by which it is seen: there is no bypass to such a target.
+    // The host's loopback has a name inside, by which it is seen: there is no bypass to such a
+    // target.
     for (place, to) in [(&net.peer, HOST4), (&net.host, "127.0.0.1")] {
         assert_eq!(place.peer(&format!("who {}", at(to, 5001))).trim(), GATEWAY4, "{to}");
         let seen = place.peer(&format!("udp-ask {} who", at(to, 6001)));
@@ -573,7 +574,8 @@ fn as_podman_has_it() {
     assert_eq!(inside.peer("udp-ask 169.254.1.1:53 hello").trim(), "hello");
 }
 
-/// Where there are fewer descriptors than ports, some are forwarded, the user is told, and connections have what they need.
+/// Where there are fewer descriptors than ports, some are forwarded, the user is told, and
+/// connections have what they need.
 #[test]
 fn more_ports_than_descriptors() {
     let Some(net) = Net::new() else { return };

@@ -1,5 +1,5 @@
-//! What security modules are told about the programs, `contrib/apparmor` and `contrib/selinux`: their own compilers
-//! take it, and with `AppArmor` everything works that has to.
+//! What security modules are told about the programs, `contrib/apparmor` and `contrib/selinux`:
+//! their own compilers take it, and with `AppArmor` everything works that has to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ fn compile(program: &str, to: &Path) {
     Process::start(command.arg(folder.join(format!("usr.bin.{program}")))).succeed();
 }
 
-/// Debian's kernel with both profiles in force. Its root is an initial ramdisk, which can't be left but by
-/// the fallback.
+/// Debian's kernel with both profiles in force. Its root is an initial ramdisk, which can't be left
+/// but by the fallback.
 #[test]
 fn confined_by_apparmor() {
     let Some(net) = Net::new() else { return };

@@ -7,7 +7,8 @@ use std::process::Command;
 use passt_tests::client::Client;
 use passt_tests::{Net, Process, User, program_path};
 
-/// What a script on the connection does: read the first frame, then write nonsense, whereupon passt closes.
+/// What a script on the connection does: read the first frame, then write nonsense, whereupon passt
+/// closes.
 const EXCHANGE: &str = "head -c 64 <&5 | od -An -v -tx1 | tr -d '\\n '; echo; printf '\\0\\0\\0\\1' >&5; \
                         cat <&5 >/dev/null; echo closed";
 

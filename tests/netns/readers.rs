@@ -1,5 +1,5 @@
-//! Who should read what the program writes, and doesn't: the network goes on, and what is missing is counted. And files that are
-//! something else.
+//! Who should read what the program writes, and doesn't: the network goes on, and what is missing
+//! is counted. And files that are something else.
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read as _, Write as _};
@@ -133,8 +133,8 @@ fn transferring(net: &Net, user: User, options: &str) -> Command {
     command
 }
 
-/// Standard error and output that nobody reads: the transfer is made, the command's end is noticed. Root can open a pipe of the
-/// test's once more, another user cannot.
+/// Standard error and output that nobody reads: the transfer is made, the command's end is noticed.
+/// Root can open a pipe of the test's once more, another user cannot.
 #[test]
 fn standard_streams_that_nobody_reads() {
     let Some(net) = Net::new() else { return };

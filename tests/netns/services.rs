@@ -100,7 +100,8 @@ fn services_can_be_switched_off() {
             let made = dhcp::wait_for_address(&guest, "scope global");
             assert!(made.contains("inet6 2001:db8:"), "{options}: {made}");
         } else {
-            // The kernel asks three times, the last time 8 s after the first; udhcpc took 2 of them.
+            // The kernel asks three times, the last time 8 s after the first; udhcpc took 2 of
+            // them.
             std::thread::sleep(Duration::from_secs(8));
             let made = guest.run("ip -o -6 addr show dev eth0 scope global");
             assert_eq!(made, "", "{options}");

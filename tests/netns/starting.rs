@@ -1,5 +1,5 @@
-//! Starting in odd places: on kernels that lack things, with little memory, few descriptors, and where
-//! something is refused. What cannot start says why in one line and leaves nothing behind.
+//! Starting in odd places: on kernels that lack things, with little memory, few descriptors, and
+//! where something is refused. What cannot start says why in one line and leaves nothing behind.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,8 @@ echo 2 >/proc/sys/vm/overcommit_memory
 pasta --config-net --chroot-fallback -f sh -c 'echo STRICT $(peer up 192.0.2.1:5001 3000000 1)'
 ";
 
-/// A host whose vDSO has hardly a function, which has no Landlock, only a ramdisk, and little memory.
+/// A host whose vDSO has hardly a function, which has no Landlock, only a ramdisk, and little
+/// memory.
 #[test]
 fn on_user_mode_linux() {
     let Some(net) = Net::isolated() else { return };
@@ -96,7 +97,8 @@ fn with_little_memory() {
     assert!(one_line(&finished).contains("bytes of stack"), "{finished:?}");
 }
 
-/// A log that may not grow (`ulimit -f`) ends neither pasta nor its command, for which the limit is as it was.
+/// A log that may not grow (`ulimit -f`) ends neither pasta nor its command, for which the limit is
+/// as it was.
 #[test]
 fn with_files_that_may_not_grow() {
     let Some(net) = Net::new() else { return };
@@ -234,7 +236,8 @@ const CALLS: [&str; 17] = [
     "unshare",
 ];
 
-/// Starts with a fault, and checks that nothing is left unless it runs none the less. False if the fault was not met.
+/// Starts with a fault, and checks that nothing is left unless it runs none the less. False if the
+/// fault was not met.
 fn fails(dir: &Path, launch: &Launch<'_>, operands: &str, fault: &str) -> bool {
     let (pid_file, log) = (dir.join("pid"), dir.join("../strace"));
     fs::write(&log, "").expect("file");
@@ -255,7 +258,8 @@ fn fails(dir: &Path, launch: &Launch<'_>, operands: &str, fault: &str) -> bool {
     }
     let finished = process.finish();
     if finished.status.success() || finished.stderr.contains("System call unknown") {
-        // It had started before: a call that strace replaces has the number -1, which ends a sealed process.
+        // It had started before: a call that strace replaces has the number -1, which ends a sealed
+        // process.
         remove_files(dir);
         return met;
     }

@@ -1,5 +1,5 @@
-//! The filter for system calls has what is needed and nothing else. Strace sees what is made; what is
-//! not allowed ends the process, here and in all other tests.
+//! The filter for system calls has what is needed and nothing else. Strace sees what is made; what
+//! is not allowed ends the process, here and in all other tests.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -223,12 +223,12 @@ fn passt() {
 /// Interfaces for what leaves the host, which are options of sockets.
 const OUTBOUND: &str = "--outbound-if4 eth0 --outbound-if6 eth0";
 
-/// The clock is mostly read without a call, and by one in an emulated machine, of which `profiles` has one.
-/// `SIOCOUTQ` is for a peer that is slow to acknowledge, which not every run has.
+/// The clock is mostly read without a call, and by one in an emulated machine, of which `profiles`
+/// has one. `SIOCOUTQ` is for a peer that is slow to acknowledge, which not every run has.
 const SOMETIMES: [&str; 2] = ["clock_gettime", "ioctl"];
 
-/// What only other machines ask for: `SO_PEEK_OFF` is for kernels that have it for TCP, a change of congestion control
-/// for one that paces, `F_GETPIPE_SZ` for a user that has many pipes.
+/// What only other machines ask for: `SO_PEEK_OFF` is for kernels that have it for TCP, a change of
+/// congestion control for one that paces, `F_GETPIPE_SZ` for a user that has many pipes.
 const OTHER_MACHINES: [Choice; 3] = [option::SO_PEEK_OFF, option::TCP_CONGESTION, &[(1, 1032)]];
 
 fn compare(made: &Made, declared: &[Call], most: usize) {

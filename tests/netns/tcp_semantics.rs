@@ -142,8 +142,8 @@ fn slow_readers_on_either_side() {
     }
 }
 
-/// A receiver that stops for longer than the guest's kernel repeats what is not acknowledged: three times here, which takes
-/// 3 s; a window that is closed it probes for ever.
+/// A receiver that stops for longer than the guest's kernel repeats what is not acknowledged: three
+/// times here, which takes 3 s; a window that is closed it probes for ever.
 #[test]
 fn readers_that_pause_for_long() {
     let Some((guest, net)) = connected() else { return };

@@ -10,7 +10,8 @@ use passt_tests::{
 };
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
-/// Sockets of the namespace that are in stock at most: of four kinds, one less than what has more ordered, and the order.
+/// Sockets of the namespace that are in stock at most: of four kinds, one less than what has more
+/// ordered, and the order.
 const STOCK: usize = 4 * (31 + 16);
 /// Forwarded into the namespace, and out of it.
 const IN: u16 = 6001;

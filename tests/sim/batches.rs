@@ -1,5 +1,6 @@
-//! What one batch may hold: more segments than a call takes, the end of a connection and the beginning of the next, and
-//! calls that the kernel obeys in part. A guest without a TCP of its own says exactly what arrives when.
+//! What one batch may hold: more segments than a call takes, the end of a connection and the
+//! beginning of the next, and calls that the kernel obeys in part. A guest without a TCP of its own
+//! says exactly what arrives when.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -142,7 +143,8 @@ fn read(stream: &mut TcpStream) -> (Vec<u8>, bool) {
     }
 }
 
-/// More segments than one call takes: all are queued, acknowledged once, and so is the end behind them.
+/// More segments than one call takes: all are queued, acknowledged once, and so is the end behind
+/// them.
 fn a_long_batch<E: End>() {
     for v4 in [true, false] {
         for count in [511, 512, 513, 600, 2000] {
@@ -173,8 +175,8 @@ fn a_long_batch_of_a_machine() {
     a_long_batch::<Machine>();
 }
 
-/// The guest uses a port again at once: behind a RST, behind the last acknowledgement of a connection that ended, and behind a SYN
-/// that it gave up.
+/// The guest uses a port again at once: behind a RST, behind the last acknowledgement of a
+/// connection that ended, and behind a SYN that it gave up.
 #[test]
 fn what_a_segment_ends_is_over_for_the_next() {
     for v4 in [true, false] {
@@ -276,7 +278,8 @@ fn slots_that_were_used_often() {
     }
 }
 
-/// What the kernel takes of datagrams it takes once, whatever it says about the others, and it cuts messages again later.
+/// What the kernel takes of datagrams it takes once, whatever it says about the others, and it cuts
+/// messages again later.
 #[test]
 fn datagrams_that_the_kernel_takes_in_part() {
     for (refused, fates) in [
@@ -312,8 +315,8 @@ fn datagrams_that_the_kernel_takes_in_part() {
     }
 }
 
-/// A server whose backlog is full lets a client in late, and may have said all by the time the loop hears that the connection
-/// is there.
+/// A server whose backlog is full lets a client in late, and may have said all by the time the loop
+/// hears that the connection is there.
 #[test]
 fn a_peer_that_finishes_before_the_loop_looks() {
     for (v4, urgent) in [(true, false), (false, false), (true, true)] {

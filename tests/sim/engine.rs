@@ -1,5 +1,6 @@
-//! The whole engine between smoltcp and real sockets on loopback, over any link. What the link leaves to the guest is
-//! done before smoltcp sees it, which drops what has a wrong checksum or length. The tests are in [`crate::every_link`].
+//! The whole engine between smoltcp and real sockets on loopback, over any link. What the link
+//! leaves to the guest is done before smoltcp sees it, which drops what has a wrong checksum or
+//! length. The tests are in [`crate::every_link`].
 //!
 //! The engine's and the guest's clock is virtual. It jumps only when the host's kernel, which
 //! has a clock of its own, had time to say something.
@@ -248,7 +249,8 @@ impl Pair {
     }
 }
 
-/// What a guest's kernel makes of a frame: packets that are no longer than they should be, with their checksums.
+/// What a guest's kernel makes of a frame: packets that are no longer than they should be, with
+/// their checksums.
 fn plain(packet: &Packet) -> Vec<Vec<u8>> {
     let Packet { bytes, offload } = packet;
     // Only what is to be cut says where payload begins.

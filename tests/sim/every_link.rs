@@ -198,8 +198,9 @@ fn a_backlog_is_acknowledged_together() {
     assert!(sent * 4 < received, "{sent} answers to {received} frames, of which two make a batch");
 }
 
-/// Servers that stop reading fill what the guest was promised for each of them, in all more than there is. A guest
-/// that goes on elsewhere need not send anything twice, and what stalled goes on once it is read.
+/// Servers that stop reading fill what the guest was promised for each of them, in all more than
+/// there is. A guest that goes on elsewhere need not send anything twice, and what stalled goes on
+/// once it is read.
 #[test]
 fn a_crowd_that_stalls_harms_no_other() {
     let mut world = World::<Memory>::new(0, (65_520, 64), &addresses(), &[]);

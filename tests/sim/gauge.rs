@@ -1,6 +1,7 @@
-//! What the engine does for each frame, transaction and datagram, to be counted: `cargo xtask test` runs
-//! each of these under valgrind, which counts the instructions of [`crate::engine::turn`], and compares them
-//! with those that were counted before. By themselves they only show that the traffic arrives.
+//! What the engine does for each frame, transaction and datagram, to be counted: `cargo xtask test`
+//! runs each of these under valgrind, which counts the instructions of [`crate::engine::turn`], and
+//! compares them with those that were counted before. By themselves they only show that the traffic
+//! arrives.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};

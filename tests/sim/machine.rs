@@ -490,7 +490,8 @@ impl Seen {
         }
     }
 
-    /// How much of a segment has to be taken: all that is new, if it fits the window and leaves no gap.
+    /// How much of a segment has to be taken: all that is new, if it fits the window and leaves no
+    /// gap.
     fn due(&self, segment: &Segment, len: u32) -> Option<u32> {
         let expected = self.irs? + self.pushed;
         let (start, end) = (segment.seq, segment.seq + len);

@@ -1,9 +1,10 @@
 //! The translation in virtual time: deterministic, on lossy links, no privilege.
 //!
-//! [`machine`] joins the TCP of smoltcp, as the guest, with the project's state machine and
-//! a model of the host's socket. [`engine`] joins it with the whole engine and real sockets
-//! on loopback, over each of the links that a test can have ([`every_link`]). What happens follows from a seed, which a failing test prints; seeds
-//! worth keeping are in `seeds.txt`, and `SIM_SEED` in the environment replaces them.
+//! [`machine`] joins the TCP of smoltcp, as the guest, with the project's state machine and a model
+//! of the host's socket. [`engine`] joins it with the whole engine and real sockets on loopback,
+//! over each of the links that a test can have ([`every_link`]). What happens follows from a seed,
+//! which a failing test prints; seeds worth keeping are in `seeds.txt`, and `SIM_SEED` in the
+//! environment replaces them.
 
 #![cfg_attr(not(feature = "inject"), allow(dead_code, reason = "what only those tests use that interfere"))]
 

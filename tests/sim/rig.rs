@@ -1,5 +1,5 @@
-//! An engine with one of the links that a test can have in memory, to be joined with any guest. Used by the
-//! simulations and by a fuzz target.
+//! An engine with one of the links that a test can have in memory, to be joined with any guest.
+//! Used by the simulations and by a fuzz target.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -241,7 +241,8 @@ impl End for Machine {
     }
 }
 
-/// What an engine is told: the guest's addresses, its gateway, which is the host's loopback, and all services.
+/// What an engine is told: the guest's addresses, its gateway, which is the host's loopback, and
+/// all services.
 pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
     let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyConfig {
         host_loopback: Some(host.into()),

@@ -1,5 +1,5 @@
-//! A guest that has rings: what [`crate::every_link`] demands of every link is tested there, and here what happens when
-//! it has no buffers left for the engine.
+//! A guest that has rings: what [`crate::every_link`] demands of every link is tested there, and
+//! here what happens when it has no buffers left for the engine.
 
 use passt_engine::link::Link as _;
 use passt_proto::drop::DropReason;
@@ -8,7 +8,8 @@ use crate::engine::{MIB, World};
 use crate::rig::{OFF, ON, Ring, SWITCHED};
 use crate::{ms, secs};
 
-/// Connections wait, the loop sleeps, what can't wait is dropped and counted, and all ends well once there are buffers.
+/// Connections wait, the loop sleeps, what can't wait is dropped and counted, and all ends well
+/// once there are buffers.
 fn a_guest_without_buffers<const OFFLOADS: u8>() {
     let mut world = World::<Ring<OFFLOADS>>::usual(0, &[]);
     for n in 0..4 {

@@ -1,5 +1,5 @@
-//! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link is tested there,
-//! and here what happens on a stream that may stop.
+//! A real socket as it serves a virtual machine: what [`crate::every_link`] demands of every link
+//! is tested there, and here what happens on a stream that may stop.
 
 use passt_engine::control::Control;
 use passt_engine::core::Token;
@@ -85,7 +85,8 @@ mod scripted {
     use passt_sys::inject::{self, Fate, Faults};
     use rustix::io::Errno;
 
-    /// A kernel that has no memory for the rest of a frame: what follows would be taken for that rest.
+    /// A kernel that has no memory for the rest of a frame: what follows would be taken for that
+    /// rest.
     #[test]
     fn half_a_frame_ends_the_client() {
         struct Once(Vec<Fate>);

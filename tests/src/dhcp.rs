@@ -39,8 +39,8 @@ pub(crate) const DHCLIENT_SCRIPT: &str = "#!/bin/sh\n\
     echo LEASE $new_ip6_address $new_dhcp6_name_servers;;\n\
     esac\nexit 0\n";
 
-/// Runs dhclient, which asks for all that there is, until it has a lease; what the script said: a line
-/// `LEASE …` and before it `NAMES …`.
+/// Runs dhclient, which asks for all that there is, until it has a lease; what the script said: a
+/// line `LEASE …` and before it `NAMES …`.
 pub fn dhclient(net: &Net, guest: &impl Place, family: &str) -> (String, String) {
     let script = script(net, DHCLIENT_SCRIPT);
     let dir = net.dir().display();

@@ -43,7 +43,8 @@ impl<'n> Launch<'n> {
         self
     }
 
-    /// Has another program start it, as `prlimit --nofile=16`, given as a line that is split at spaces.
+    /// Has another program start it, as `prlimit --nofile=16`, given as a line that is split at
+    /// spaces.
     #[must_use]
     pub fn through(mut self, wrapper: &str) -> Self {
         self.wrapper.extend(wrapper.split_whitespace().map(str::to_owned));

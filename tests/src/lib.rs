@@ -48,7 +48,8 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file())
 }
 
-/// A program under test: named by the environment, as in `PASTA=/usr/bin/pasta`, or the release build.
+/// A program under test: named by the environment, as in `PASTA=/usr/bin/pasta`, or the release
+/// build.
 pub fn program_path(name: &str) -> PathBuf {
     let named = std::env::var_os(name.to_uppercase());
     named.map_or_else(|| built(&format!("release/{name}")), PathBuf::from)

@@ -1,7 +1,9 @@
-//! What the engine does for a frame, a transaction or a datagram, in instructions: valgrind counts them, always
-//! the same, whatever else the machine does. More than were counted before is a regression.
+//! What the engine does for a frame, a transaction or a datagram, in instructions: valgrind counts
+//! them, always the same, whatever else the machine does. More than were counted before is a
+//! regression.
 //!
-//! The traffic is that of `tests/sim/gauge.rs`; what is counted is the engine's rounds, in user space alone.
+//! The traffic is that of `tests/sim/gauge.rs`; what is counted is the engine's rounds, in user
+//! space alone.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,8 @@
 //! Which modules of the engine import which, and that no import runs upwards.
 //!
-//! The floors, and what is on each of them, are the table of ARCHITECTURE.md under "Floors": from the
-//! top down. A module that is on none, or a row without a module, is an error as well. Tests are left out.
+//! The floors, and what is on each of them, are the table of ARCHITECTURE.md under "Floors": from
+//! the top down. A module that is on none, or a row without a module, is an error as well. Tests
+//! are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,8 +1,8 @@
 //! Links in the documents: that what they name is there.
 //!
-//! A link goes to a file of the tree, or to a heading. Where its text is the name of something in Rust, in
-//! backquotes, as ``[`Engine::frame`](crates/engine/src/dispatch/from_guest.rs)``, the file must define it.
-//! Links to the outside are not followed.
+//! A link goes to a file of the tree, or to a heading. Where its text is the name of something in
+//! Rust, in backquotes, as ``[`Engine::frame`](crates/engine/src/dispatch/from_guest.rs)``, the
+//! file must define it. Links to the outside are not followed.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! Development commands: `cargo xtask test`, `bench`, `gauge`, `imports`, `links`, `man`, `mutants`.
+//! Development commands: `cargo xtask test`, `bench`, `gauge`, `imports`, `links`, `man`,
+//! `mutants`.
 
 mod bench;
 mod fuzz;

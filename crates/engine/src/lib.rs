@@ -1,29 +1,30 @@
-//! The engine of passt and pasta: translates between a layer-2 link to a guest and layer-4 sockets of
-//! the host.
+//! The engine of passt and pasta: translates between a layer-2 link to a guest and layer-4 sockets
+//! of the host.
 //!
-//! A library. It knows no command line, no life of a process and no destination of a log, and asks the
-//! host for nothing: what it needs is given to it.
+//! A library. It knows no command line, no life of a process and no destination of a log, and asks
+//! the host for nothing: what it needs is given to it.
 //!
 //! # What to make
 //!
-//! - A [`Link`](link::Link), over which the guest's frames come and go: [`tap`](link::tap) for a network
-//!   namespace, [`stream`](link::stream) for a virtual machine, [`channel`](link::channel) in memory, or
-//!   one of your own.
-//! - [`Options`](worker::Options): what the guest is told of its network, which addresses mean something
-//!   else on the other side, which protocols are on.
-//! - For forwarded ports, [rules](forward::rule), and from these [listening sockets](forward::Forward).
+//! - A [`Link`](link::Link), over which the guest's frames come and go: [`tap`](link::tap) for a
+//!   network namespace, [`stream`](link::stream) for a virtual machine, [`channel`](link::channel)
+//!   in memory, or one of your own.
+//! - [`Options`](worker::Options): what the guest is told of its network, which addresses mean
+//!   something else on the other side, which protocols are on.
+//! - For forwarded ports, [rules](forward::rule), and from these [listening
+//!   sockets](forward::Forward).
 //!
 //! # What to call
 //!
-//! A [`Worker`](worker::Worker) is made of these. [`run`](worker::Worker::run) serves until the link is
-//! gone or its caller wants an end; the caller's own descriptors and times come in as an
+//! A [`Worker`](worker::Worker) is made of these. [`run`](worker::Worker::run) serves until the
+//! link is gone or its caller wants an end; the caller's own descriptors and times come in as an
 //! [`External`](worker::External). [`turn`](worker::Worker::turn) does one round at a time that the
 //! caller gives, and does not wait: so tests run in virtual time.
 //!
 //! # What comes back
 //!
-//! [`run`](worker::Worker::run) returns why it ended, an [`Exit`](worker::Exit). Everything else that happens
-//! concerns one frame or one flow: what is not served is counted with its reason
+//! [`run`](worker::Worker::run) returns why it ended, an [`Exit`](worker::Exit). Everything else
+//! that happens concerns one frame or one flow: what is not served is counted with its reason
 //! ([`Counters`](core::Counters)), and what users should know goes to the `log` crate. A
 //! [`Capture`](core::Capture) is shown all frames.
 //!

@@ -1,4 +1,5 @@
-//! A link that does more by itself, or less, from one batch to the next: what there is goes on as if nothing had happened.
+//! A link that does more by itself, or less, from one batch to the next: what there is goes on as
+//! if nothing had happened.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -62,8 +63,8 @@ fn flow(guest: &mut Guest, forwarded: bool) -> UdpSocket {
     peer
 }
 
-/// Sockets that are there already have datagrams joined as soon as that is of use. Those that are joined when it is not
-/// any more arrive one by one.
+/// Sockets that are there already have datagrams joined as soon as that is of use. Those that are
+/// joined when it is not any more arrive one by one.
 #[test]
 fn datagrams_are_joined_once_the_link_takes_that() {
     for forwarded in [false, true] {

@@ -27,8 +27,8 @@ use passt_proto::time::Instant;
 use passt_proto::wire::tcp::{Flags, Segment};
 use rustix::net::sockopt;
 
-/// Held by each test: who looks for a socket has those of all tests for a moment, and their ports are
-/// not free meanwhile.
+/// Held by each test: who looks for a socket has those of all tests for a moment, and their ports
+/// are not free meanwhile.
 fn alone() -> MutexGuard<'static, ()> {
     static TESTS: Mutex<()> = Mutex::new(());
     TESTS.lock().unwrap_or_else(PoisonError::into_inner)

@@ -282,8 +282,8 @@ fn past_the_link() {
     }
 }
 
-/// What a connection past the link has carried is counted once, also where no pipe can be had and what finds no room stays
-/// in the receive queue.
+/// What a connection past the link has carried is counted once, also where no pipe can be had and
+/// what finds no room stays in the receive queue.
 #[test]
 fn bytes_past_the_link_without_pipes() {
     let _limits = own_limits();

@@ -1,5 +1,5 @@
-//! Crowds at forwarded ports, through the whole engine: a guest in memory that answers or doesn't, and real
-//! clients on the loopback interface. The engine's clock is the test's.
+//! Crowds at forwarded ports, through the whole engine: a guest in memory that answers or doesn't,
+//! and real clients on the loopback interface. The engine's clock is the test's.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -261,7 +261,8 @@ fn clients_that_finish_early_are_served() {
     }
 }
 
-/// A client that was reset before the loop saw it does not keep out the next one from its address and port.
+/// A client that was reset before the loop saw it does not keep out the next one from its address
+/// and port.
 #[test]
 fn a_port_of_a_client_that_is_used_again() {
     let mut guest = Guest::new(64);
@@ -300,8 +301,8 @@ fn one_source_does_not_keep_others_out() {
     assert!(guest.worker.drops(DropReason::Displaced) <= 45, "no more went than had to");
 }
 
-/// Whoever is behind a crowd in the backlog does not wait until the guest has ignored each of its clients, and
-/// those of it that have waited longest are still served.
+/// Whoever is behind a crowd in the backlog does not wait until the guest has ignored each of its
+/// clients, and those of it that have waited longest are still served.
 #[test]
 fn a_crowd_in_the_backlog() {
     let mut guest = Guest::new(1024);
@@ -334,7 +335,8 @@ fn a_crowd_in_the_backlog() {
     }
 }
 
-/// A guest that was paused answers again: whoever of the crowd comes then is served, whatever still waits.
+/// A guest that was paused answers again: whoever of the crowd comes then is served, whatever still
+/// waits.
 #[test]
 fn a_guest_that_was_paused_serves_the_crowd_again() {
     let mut guest = Guest::new(1024);
@@ -378,7 +380,8 @@ fn a_guest_that_was_paused_serves_the_crowd_again() {
     drop(waiting);
 }
 
-/// A client that uses its port again after an orderly end, of which the guest's last acknowledgement is still under way.
+/// A client that uses its port again after an orderly end, of which the guest's last
+/// acknowledgement is still under way.
 #[test]
 fn a_port_that_is_used_again_after_an_orderly_end() {
     let mut guest = Guest::new(64);
@@ -408,7 +411,8 @@ fn a_port_that_is_used_again_after_an_orderly_end() {
     assert!(guest.packets().into_iter().any(|(_, _, tcp)| tcp.ends_with(b"here")));
 }
 
-/// Datagrams of ever new sources, that nobody answers, keep nobody else out, and end no flow that was answered.
+/// Datagrams of ever new sources, that nobody answers, keep nobody else out, and end no flow that
+/// was answered.
 #[test]
 fn datagrams_from_everywhere() {
     let mut guest = Guest::new(1024);
@@ -484,8 +488,8 @@ fn answered_datagrams_have_a_share() {
     }
 }
 
-/// Clients who are answered once and ask no more make room for others, those of other ports and those
-/// whose exchange goes on.
+/// Clients who are answered once and ask no more make room for others, those of other ports and
+/// those whose exchange goes on.
 #[test]
 fn answered_once_is_no_claim_to_a_place() {
     let mut guest = Guest::new(256);
@@ -521,8 +525,8 @@ fn answered_once_is_no_claim_to_a_place() {
     assert_eq!(guest.worker.drops(DropReason::TableFull), 0);
 }
 
-/// An answer to a client that had to make room has no other place than its question had: the last of the table stays for
-/// the guest's own flows.
+/// An answer to a client that had to make room has no other place than its question had: the last
+/// of the table stays for the guest's own flows.
 #[test]
 fn late_answers_have_no_place_of_their_own() {
     let mut guest = Guest::new(256);

@@ -116,8 +116,8 @@ fn a_closed_port_is_reported_with_the_datagram() {
     }
 }
 
-/// Whatever follows what, each datagram arrives, alone and in its place: those of one size that may travel together, empty
-/// ones, and more than fit one super-frame.
+/// Whatever follows what, each datagram arrives, alone and in its place: those of one size that may
+/// travel together, empty ones, and more than fit one super-frame.
 #[test]
 fn sequences_of_datagrams() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -377,7 +377,8 @@ fn the_guests_time_to_live() {
     }
 }
 
-/// Datagrams leave from the address asked for (`--outbound`), with the guest's port if nobody has it there.
+/// Datagrams leave from the address asked for (`--outbound`), with the guest's port if nobody has
+/// it there.
 #[test]
 fn the_address_that_datagrams_come_from() {
     if let Err(error) = common::own_network() {
@@ -436,7 +437,8 @@ fn errors_about_pings() {
         assert_eq!(guest.receive().len(), 1, "the answer");
         let flow = common::own_socket(|_, at| at.port() == id && at.is_ipv4());
         assert_eq!(rustix::net::sockopt::ip_ttl(&flow).unwrap(), u32::from(ttl));
-        // A router on the way to the host's loopback, as it were, has no route: it quotes what it got.
+        // A router on the way to the host's loopback, as it were, has no route: it quotes what it
+        // got.
         let path = Path { src: addr("127.0.0.1"), dst: addr("127.0.0.1"), ..path };
         let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
         let mut error = [&[3, 1, 0, 0, 0, 0, 0, 0], &out[14..end], &payload].concat();

@@ -1,5 +1,5 @@
-//! Ports that follow services, through the whole engine. Both sides are the namespace of the test, so what is opened
-//! has another number than what it follows.
+//! Ports that follow services, through the whole engine. Both sides are the namespace of the test,
+//! so what is opened has another number than what it follows.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;

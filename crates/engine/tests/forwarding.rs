@@ -1,5 +1,5 @@
-//! Forwarded ports through the whole engine: clients are sockets on the loopback interface, servers in a guest
-//! in memory. What is sent has arrived when the call returns, so nothing here waits.
+//! Forwarded ports through the whole engine: clients are sockets on the loopback interface, servers
+//! in a guest in memory. What is sent has arrived when the call returns, so nothing here waits.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -88,8 +88,8 @@ fn forwarded_datagrams_and_their_answers() {
     }
 }
 
-/// A process that waits for a CPU hears later what came meanwhile: more than the kernel keeps by itself, even where
-/// it allows no more than twice that.
+/// A process that waits for a CPU hears later what came meanwhile: more than the kernel keeps by
+/// itself, even where it allows no more than twice that.
 #[test]
 fn a_burst_is_not_lost_while_nothing_reads() {
     const BURST: usize = 150;
@@ -228,8 +228,8 @@ fn rules_of_one_option_need_one_port() {
     }
 }
 
-/// Two clients that the guest could not tell apart are not served both, and the first goes on, also where its client has
-/// finished and all of it was delivered.
+/// Two clients that the guest could not tell apart are not served both, and the first goes on, also
+/// where its client has finished and all of it was delivered.
 #[test]
 fn clients_that_look_the_same() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -1,5 +1,5 @@
-//! What a guest has sent and been told is received, while the host's peer does not read: what becomes of it when the guest, or
-//! this program, goes away. The engine's clock is the test's.
+//! What a guest has sent and been told is received, while the host's peer does not read: what
+//! becomes of it when the guest, or this program, goes away. The engine's clock is the test's.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -131,7 +131,8 @@ fn a_guest_that_is_gone_leaves_all_that_it_sent() {
     }
 }
 
-/// A guest that has finished, and aborts then: what the host's kernel has is the peer's, and the end.
+/// A guest that has finished, and aborts then: what the host's kernel has is the peer's, and the
+/// end.
 #[test]
 fn a_guest_that_aborts_after_its_end() {
     let _limits = usual_limits();

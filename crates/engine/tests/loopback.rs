@@ -133,8 +133,8 @@ fn nothing_bypasses_unless_it_may() {
     }
 }
 
-/// The loop goes on while the thread in the namespace is busy, however long, and nobody is lost: clients wait
-/// for the sockets that it makes.
+/// The loop goes on while the thread in the namespace is busy, however long, and nobody is lost:
+/// clients wait for the sockets that it makes.
 #[test]
 fn a_thread_that_is_busy() {
     let _limits = usual_limits();
@@ -317,7 +317,8 @@ fn a_full_table_refuses_and_counts() {
     }
 }
 
-/// The last descriptors are not for those who come in: where there are no others, the oldest makes way.
+/// The last descriptors are not for those who come in: where there are no others, the oldest makes
+/// way.
 #[test]
 fn clients_share_what_descriptors_there_are() {
     let _limits = own_limits();
@@ -351,7 +352,8 @@ fn clients_share_what_descriptors_there_are() {
     }
 }
 
-/// What was sent to a group is answered from an address of the host: no datagram comes from a group.
+/// What was sent to a group is answered from an address of the host: no datagram comes from a
+/// group.
 #[test]
 fn answers_to_what_was_sent_to_a_group() {
     if let Err(error) = own_network() {

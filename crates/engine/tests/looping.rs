@@ -44,8 +44,8 @@ fn guard<L: Link>(worker: &mut Worker<L>) -> OwnedFd {
     timer
 }
 
-/// What a socket did not take goes on once it takes more, though nothing else happens; and then nothing keeps the loop
-/// busy.
+/// What a socket did not take goes on once it takes more, though nothing else happens; and then
+/// nothing keeps the loop busy.
 #[test]
 fn the_rest_of_a_queue() {
     const FRAMES: usize = 900;

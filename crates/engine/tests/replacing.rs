@@ -79,8 +79,8 @@ fn rounds(worker: &mut Worker<NoLink>) -> u64 {
     worker.context().core.counters.rounds - before
 }
 
-/// A plan that is in the place of a rule which follows a service, when that goes before the commit: it is out of date,
-/// and nothing is left that could be reported for ever.
+/// A plan that is in the place of a rule which follows a service, when that goes before the commit:
+/// it is out of date, and nothing is left that could be reported for ever.
 #[test]
 fn a_socket_that_is_to_be_handed_over_goes_before() {
     let Some(_alone) = network() else { return };
@@ -329,7 +329,8 @@ fn services_are_followed_beside_plans() {
     }
 }
 
-/// However much is asked for, a plan that does not fit is refused: no more than descriptors are taken.
+/// However much is asked for, a plan that does not fit is refused: no more than descriptors are
+/// taken.
 #[test]
 fn plans_for_all_ports() {
     let Some(_alone) = network() else { return };

@@ -29,7 +29,8 @@ fn pair() -> (Guest, Worker<RingLink>) {
     (guest, Worker::new(link, &options(1500, &Configured::default(), 64), NOW).unwrap())
 }
 
-/// What the engine received of the guest, once it has looked what there is to be told by descriptors.
+/// What the engine received of the guest, once it has looked what there is to be told by
+/// descriptors.
 fn received(worker: &mut Worker<RingLink>) -> u64 {
     worker.quiet_turn(NOW).unwrap();
     worker.context().core.counters.from_guest.frames
@@ -53,7 +54,8 @@ fn each_descriptor_is_watched() {
     assert_eq!(worker.context().core.link.caps(), caps);
 }
 
-/// The former descriptor is open elsewhere still, so that closing it alone would not end that it is watched.
+/// The former descriptor is open elsewhere still, so that closing it alone would not end that it is
+/// watched.
 #[test]
 fn a_descriptor_in_place_of_another() {
     let (mut guest, mut worker) = pair();
@@ -70,7 +72,8 @@ fn a_descriptor_in_place_of_another() {
     }
 }
 
-/// What was announced by the former descriptor, and did not fit the batches until then, is received.
+/// What was announced by the former descriptor, and did not fit the batches until then, is
+/// received.
 #[test]
 fn frames_that_are_left_when_the_descriptor_changes() {
     for frames in [1000, 4000] {

@@ -32,7 +32,8 @@ fn segment(flags: Flags, port: u16) -> Segment {
     }
 }
 
-/// RFC 9293, section 3.10.7.1: what arrives where no connection is gets a reset that it accepts, but for a reset.
+/// RFC 9293, section 3.10.7.1: what arrives where no connection is gets a reset that it accepts,
+/// but for a reset.
 #[test]
 fn segments_of_no_connection() {
     const ACK: Flags = Flags::ACK;
@@ -84,7 +85,8 @@ fn a_closed_port_refuses() {
     }
 }
 
-/// What the host says of a destination that can't be reached comes as an ICMP error that quotes the guest's SYN.
+/// What the host says of a destination that can't be reached comes as an ICMP error that quotes the
+/// guest's SYN.
 #[test]
 fn a_destination_without_a_route() {
     if let Err(error) = own_network() {
@@ -162,7 +164,8 @@ fn protocols_that_are_off() {
     }
 }
 
-/// Data after a long silence is sent again as soon as any other, not when the guest would be asked whether it is there.
+/// Data after a long silence is sent again as soon as any other, not when the guest would be asked
+/// whether it is there.
 #[test]
 fn a_timer_that_comes_before_another() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -263,7 +266,8 @@ fn the_address_that_connections_come_from() {
     }
 }
 
-/// A connection that could not be served because others fill the link has its turn once they do not, whoever else is silent.
+/// A connection that could not be served because others fill the link has its turn once they do
+/// not, whoever else is silent.
 #[test]
 fn data_that_waits_for_the_link() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -278,7 +282,8 @@ fn data_that_waits_for_the_link() {
     assert_eq!(guest.one().bytes[20..], *b"wait");
 }
 
-/// While frames keep coming an acknowledgement waits, but not behind a batch that was the last one, though it was full.
+/// While frames keep coming an acknowledgement waits, but not behind a batch that was the last one,
+/// though it was full.
 #[test]
 fn the_last_batch_is_full() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

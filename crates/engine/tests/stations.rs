@@ -57,7 +57,8 @@ fn an_address_moves_with_duplicate_address_detection() {
     assert_eq!(station(&mut guest, v6), Some(OTHER));
 }
 
-/// A guest has more addresses than are kept in mind: those that talk to us have their own station nevertheless.
+/// A guest has more addresses than are kept in mind: those that talk to us have their own station
+/// nevertheless.
 #[test]
 fn a_connection_keeps_its_station_among_many() {
     let _limits = usual_limits();
@@ -89,8 +90,8 @@ fn names_are_nobodys_addresses() {
     }
 }
 
-/// A station that was never heard before may have an address of another: whoever has it is asked, but no more than
-/// once a second.
+/// A station that was never heard before may have an address of another: whoever has it is asked,
+/// but no more than once a second.
 #[test]
 fn who_has_the_address_is_asked_when_strangers_come() {
     let mut options = options(1500, &Configured::default(), 64);

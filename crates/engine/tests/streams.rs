@@ -68,8 +68,8 @@ impl Program {
     }
 }
 
-/// Whatever the pieces that two programs write and read, with urgent bytes among them: each has all that the other wrote, in
-/// order, and the end behind it.
+/// Whatever the pieces that two programs write and read, with urgent bytes among them: each has all
+/// that the other wrote, in order, and the end behind it.
 #[test]
 fn streams_of_any_pieces() {
     let _limits = usual_limits();
@@ -113,7 +113,8 @@ fn streams_of_any_pieces() {
     }
 }
 
-/// The kernel ends a read at urgent data: what is behind it needs no further event, and no end, to arrive.
+/// The kernel ends a read at urgent data: what is behind it needs no further event, and no end, to
+/// arrive.
 #[test]
 fn nothing_waits_behind_urgent_data() {
     let _limits = usual_limits();
@@ -140,7 +141,8 @@ fn nothing_waits_behind_urgent_data() {
     }
 }
 
-/// On which side the client is, the address, and the end that does something: the client's is the first.
+/// On which side the client is, the address, and the end that does something: the client's is the
+/// first.
 fn cases() -> impl Iterator<Item = (Side, &'static str, usize)> {
     let sides = [Side::Host, Side::Namespace];
     let each = sides.into_iter().flat_map(|side| LOOPBACKS.map(|address| (side, address)));
@@ -190,7 +192,8 @@ fn rounds(engine: &mut Engine) -> u64 {
     engine.worker.context().core.counters.rounds - before
 }
 
-/// A receiver that does not read has the sender wait, and the loop sleep; all arrives once it does, with pipes and without.
+/// A receiver that does not read has the sender wait, and the loop sleep; all arrives once it does,
+/// with pipes and without.
 #[test]
 fn receivers_that_pause() {
     let data = pattern(30 << 20);
@@ -232,8 +235,8 @@ fn receivers_that_pause() {
     }
 }
 
-/// Little at a time, until the last of it finds no room: what was read already waits, what was not is read again once
-/// there is room.
+/// Little at a time, until the last of it finds no room: what was read already waits, what was not
+/// is read again once there is room.
 #[test]
 fn the_last_of_little_waits() {
     for (side, address, from) in cases() {
@@ -434,7 +437,8 @@ fn clients_that_finish_before_the_server_accepts() {
     }
 }
 
-/// As many connections as a port may have under way make room for one more where a client has finished.
+/// As many connections as a port may have under way make room for one more where a client has
+/// finished.
 #[test]
 fn a_crowd_whose_server_does_not_accept() {
     let _limits = own_limits();
@@ -494,7 +498,8 @@ fn what_does_not_bypass() {
     }
 }
 
-/// Connections from outside have three quarters of the table, those of the namespace what is left as well.
+/// Connections from outside have three quarters of the table, those of the namespace what is left
+/// as well.
 #[test]
 fn a_full_table_has_clients_wait() {
     let _limits = usual_limits();

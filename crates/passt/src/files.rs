@@ -1,7 +1,8 @@
 //! Files whose names others chose, opened and read without waiting for anybody.
 //!
 //! What should be a file may be a FIFO without a process at its other end, a terminal, or a device
-//! that never ends. With `O_NONBLOCK`, which means nothing to a regular file, none of them keeps us.
+//! that never ends. With `O_NONBLOCK`, which means nothing to a regular file, none of them keeps
+//! us.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
@@ -16,8 +17,8 @@ const MAX_TEXT: u64 = 64 << 20;
 
 /// Opens a file for writing, empty and for its owner alone, or a FIFO or device that is there.
 ///
-/// A FIFO is opened for both directions (fifo(7)): it keeps what is written until its capacity is reached, whether or not
-/// somebody reads yet. Where it may only be written to, somebody must.
+/// A FIFO is opened for both directions (fifo(7)): it keeps what is written until its capacity is
+/// reached, whether or not somebody reads yet. Where it may only be written to, somebody must.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().create(true).truncate(true).mode(0o600))
 }
@@ -45,7 +46,8 @@ fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     })
 }
 
-/// The content of a file, `most` bytes of it. What a FIFO or device has to say later is not waited for.
+/// The content of a file, `most` bytes of it. What a FIFO or device has to say later is not waited
+/// for.
 pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(flags()).open(path)?;
     let mut content = Vec::new();

@@ -1,4 +1,5 @@
-//! The programs passt and pasta: command line, configuration, isolation and life of the process around the engine.
+//! The programs passt and pasta: command line, configuration, isolation and life of the process
+//! around the engine.
 
 pub mod app;
 pub mod cli;

@@ -1,14 +1,15 @@
 //! Where records go that others read: lines of the log, statistics, recorded frames.
 //!
-//! A reader that stops must not stop the traffic, so nothing here waits: a record is taken as a whole, or is left out, for
-//! the caller to count. How that is had depends on what the file is:
+//! A reader that stops must not stop the traffic, so nothing here waits: a record is taken as a
+//! whole, or is left out, for the caller to count. How that is had depends on what the file is:
 //!
 //! - A regular file, and most devices, take what is written.
-//! - A pipe or terminal must not block. That is a property of the open file description, which for standard output
-//!   and error is shared with whoever started us and whoever else has it, and theirs stays as it is: the file
-//!   is opened once more, by its name in `/proc`.
-//! - Another user's can't be opened again. It is asked by epoll(7) whether there is room, which in a pipe means a page
-//!   and so a record. Only somebody else who writes there at that moment could still make us wait.
+//! - A pipe or terminal must not block. That is a property of the open file description, which for
+//!   standard output and error is shared with whoever started us and whoever else has it, and
+//!   theirs stays as it is: the file is opened once more, by its name in `/proc`.
+//! - Another user's can't be opened again. It is asked by epoll(7) whether there is room, which in
+//!   a pipe means a page and so a record. Only somebody else who writes there at that moment could
+//!   still make us wait.
 //! - A socket has a flag for each message.
 
 use std::fs::OpenOptions;
@@ -31,7 +32,8 @@ use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 pub(crate) const CALLS: &[Call] =
     &[Call::any(Sysno::epoll_pwait), Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
 
-/// Capacity that a pipe of ours is given if the system lets us (`/proc/sys/fs/pipe-max-size`), in bytes.
+/// Capacity that a pipe of ours is given if the system lets us (`/proc/sys/fs/pipe-max-size`), in
+/// bytes.
 const CAPACITY: usize = 1 << 20;
 /// Device number of `/dev/ptmx`, which makes a new terminal each time that it is opened
 /// (Documentation/admin-guide/devices.txt).
@@ -105,8 +107,8 @@ impl Outlet {
         self.fd.into()
     }
 
-    /// Writes a record. `WouldBlock` means that there is no room for it now, or nobody to read it, and that nothing was
-    /// written; after other errors a part of it may have been.
+    /// Writes a record. `WouldBlock` means that there is no room for it now, or nobody to read it,
+    /// and that nothing was written; after other errors a part of it may have been.
     pub(crate) fn write(&self, record: &Gather<'_>) -> io::Result<()> {
         if !self.has_room(record.total()) {
             return Err(ErrorKind::WouldBlock.into());
@@ -129,8 +131,8 @@ impl Outlet {
         }
     }
 
-    /// Writes a record that is a line, no longer than [`PIPE_BUF`]. If the last one was cut, which happens to terminals and full
-    /// disks, it begins on a new line.
+    /// Writes a record that is a line, no longer than [`PIPE_BUF`]. If the last one was cut, which
+    /// happens to terminals and full disks, it begins on a new line.
     pub(crate) fn write_line(&self, line: &[u8]) -> io::Result<()> {
         let mut record = Gather::new();
         if self.cut.load(Relaxed) {
@@ -158,9 +160,9 @@ impl Outlet {
     }
 }
 
-/// Whether a pipe that holds `held` bytes certainly has room for `len` more. Its memory is pages, whose ends are filled up only if the
-/// end of a record fits there as a whole: two neighbours together hold more than one page, but for the first, of which
-/// a part was read (fs/pipe.c).
+/// Whether a pipe that holds `held` bytes certainly has room for `len` more. Its memory is pages,
+/// whose ends are filled up only if the end of a record fits there as a whole: two neighbours
+/// together hold more than one page, but for the first, of which a part was read (fs/pipe.c).
 fn fits(len: usize, held: usize, capacity: usize, page: usize) -> bool {
     let used = if held == 0 { 0 } else { held / page * 2 + 2 };
     used + len.div_ceil(page) <= capacity / page
@@ -234,7 +236,8 @@ mod tests {
         assert_eq!(own.write_line(b"x\n").unwrap_err().kind(), ErrorKind::WouldBlock, "nobody is left");
     }
 
-    /// Records of any size, of which a reader takes any number of bytes at a time, are in a pipe as a whole or not at all.
+    /// Records of any size, of which a reader takes any number of bytes at a time, are in a pipe as
+    /// a whole or not at all.
     #[test]
     fn pipes_take_whole_records() {
         let (mut reader, writer) = io::pipe().unwrap();

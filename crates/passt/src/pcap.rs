@@ -5,8 +5,8 @@
 //! are recorded as they pass the link: what one side left for the other to segment appears as one
 //! long packet, and its checksum may be missing.
 //!
-//! A frame is recorded as a whole or not at all. One that the file doesn't take at once, as a FIFO that nobody reads, is
-//! left out and counted.
+//! A frame is recorded as a whole or not at all. One that the file doesn't take at once, as a FIFO
+//! that nobody reads, is left out and counted.
 //!
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
 
@@ -65,8 +65,8 @@ impl Recording {
 }
 
 impl Capture for Recording {
-    /// Records one frame. One that there is no room for is left out; if recording fails otherwise the capture
-    /// ends, with one warning.
+    /// Records one frame. One that there is no room for is left out; if recording fails otherwise
+    /// the capture ends, with one warning.
     fn record(&self, now: Instant, head: &[u8], rest: &Gather<'_>) {
         if self.failed.load(Relaxed) {
             self.lost.fetch_add(1, Relaxed);

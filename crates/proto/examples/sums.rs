@@ -1,5 +1,5 @@
-//! Prints how fast checksums are, of payload that is in the second cache as it is when frames are completed for a
-//! link that offloads nothing:
+//! Prints how fast checksums are, of payload that is in the second cache as it is when frames are
+//! completed for a link that offloads nothing:
 //!
 //!     cargo run --release -p passt-proto --example sums
 #![expect(clippy::disallowed_methods, reason = "real time is what is measured")]

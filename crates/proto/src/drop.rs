@@ -63,7 +63,8 @@ reasons! {
     PortZero = "port-zero",
     /// An ICMP message that is neither an echo request nor neighbour discovery.
     IcmpType = "icmp-type",
-    /// An ICMP message of the host's network that is no error about a packet of the guest: a redirect, source quench.
+    /// An ICMP message of the host's network that is no error about a packet of the guest: a
+    /// redirect, source quench.
     IcmpForHost = "icmp-for-host",
     /// The ICMPv6 checksum of a message we would answer does not match.
     IcmpChecksum = "icmp-checksum",

@@ -1,7 +1,8 @@
 //! The guest as it is known: what it was given, and what it was seen to have.
 //!
-//! A value without any reference to the outside: it is replaced as a whole when either part changes, so that
-//! whoever reads it sees one state. What follows from it for a flow is decided in [`rules`](crate::rules).
+//! A value without any reference to the outside: it is replaced as a whole when either part
+//! changes, so that whoever reads it sees one state. What follows from it for a flow is decided in
+//! [`rules`](crate::rules).
 
 use arrayvec::ArrayVec;
 
@@ -48,13 +49,14 @@ pub enum Bypass {
     Loopback,
 }
 
-/// What the guest was given of one family. Each address is of that family; `None` is a feature that is off
-/// or an address that nobody has.
+/// What the guest was given of one family. Each address is of that family; `None` is a feature that
+/// is off or an address that nobody has.
 #[derive(Clone, Debug, Default)]
 pub struct FamilyConfig {
     /// As the guest sees it: the host's loopback (`--map-host-loopback`).
     pub host_loopback: Option<Addr>,
-    /// As the guest sees it: the host at an address that it shares with the guest (`--map-guest-addr`).
+    /// As the guest sees it: the host at an address that it shares with the guest
+    /// (`--map-guest-addr`).
     pub host_itself: Option<Addr>,
     /// As the guest sees it: a resolver (`--dns-forward`).
     pub dns_forward: Option<Addr>,
@@ -62,7 +64,8 @@ pub struct FamilyConfig {
     pub dns_host: Option<Addr>,
     /// Source address of what leaves the host (`--outbound`).
     pub outbound: Option<Addr>,
-    /// All addresses that the guest was assigned. Without a way beyond the host these may be link-local, or none.
+    /// All addresses that the guest was assigned. Without a way beyond the host these may be
+    /// link-local, or none.
     pub assigned: Addresses,
     /// Our own address on the link, shown where the guest could not answer the real one.
     pub ours: Option<Addr>,
@@ -98,7 +101,8 @@ impl Guest {
         if like.is_v4() { &self.configured.v4 } else { &self.configured.v6 }
     }
 
-    /// Whether [`Guest::learn`] would change anything. None of our own names is the guest's, whatever it sends from.
+    /// Whether [`Guest::learn`] would change anything. None of our own names is the guest's,
+    /// whatever it sends from.
     pub fn is_new(&self, source: Addr) -> bool {
         if self.is_name(source) {
             return false;
@@ -125,9 +129,9 @@ impl Guest {
         }
     }
 
-    /// Whether an address that the guest claims to have is to be [learnt](Self::learn), before or without any packet
-    /// from there. A claim counts less than use: what the guest was assigned stays once it is known to be there, and
-    /// none of our own names is taken.
+    /// Whether an address that the guest claims to have is to be [learnt](Self::learn), before or
+    /// without any packet from there. A claim counts less than use: what the guest was assigned
+    /// stays once it is known to be there, and none of our own names is taken.
     pub fn believes(&self, claimed: Addr) -> bool {
         let family = self.family(claimed);
         let shown = self.learnt.used(claimed).is_some_and(|used| family.assigned.contains(&used));
@@ -190,15 +194,15 @@ impl Learnt {
         self.link_local
     }
 
-    /// Where frames for an address of the guest's go: the station that used it, or else the one that frames
-    /// came from last. `None` before the first frame.
+    /// Where frames for an address of the guest's go: the station that used it, or else the one
+    /// that frames came from last. `None` before the first frame.
     pub fn station_of(&self, addr: Addr) -> Option<Mac> {
         let known = self.stations.iter().rfind(|(known, _)| *known == addr);
         known.map(|&(_, mac)| mac).or(self.station)
     }
 
-    /// Where frames for an address of the guest's go of one who sent them to `before`: as [`Learnt::station_of`], but
-    /// that an address may have been forgotten where there are many.
+    /// Where frames for an address of the guest's go of one who sent them to `before`: as
+    /// [`Learnt::station_of`], but that an address may have been forgotten where there are many.
     pub fn station_after(&self, addr: Addr, before: Mac) -> Option<Mac> {
         let is_known = !self.stations.is_full()
             || before.is_group()
@@ -226,8 +230,9 @@ impl Learnt {
             })
     }
 
-    /// Notes that a frame came from `station`, with a packet from `source` if it had one. What was heard of the same
-    /// address before is forgotten; where there are too many, what was new longest ago.
+    /// Notes that a frame came from `station`, with a packet from `source` if it had one. What was
+    /// heard of the same address before is forgotten; where there are too many, what was new
+    /// longest ago.
     pub fn hear(&mut self, station: Mac, source: Option<Addr>) {
         self.moves = self.moves.wrapping_add(1);
         self.station = Some(station);

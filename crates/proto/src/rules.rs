@@ -88,8 +88,8 @@ impl Guest {
     }
 
     /// The address in the guest's namespace at which something arrives that `source` sent to
-    /// `destination` on the host's side, if it bypasses the link: what comes from loopback does, unless
-    /// the user chose a `target` for this way in. An unspecified `destination` is unknown.
+    /// `destination` on the host's side, if it bypasses the link: what comes from loopback does,
+    /// unless the user chose a `target` for this way in. An unspecified `destination` is unknown.
     pub fn past_link(&self, source: Addr, destination: Addr, target: Option<Addr>) -> Option<Addr> {
         if !source.is_loopback() || target.is_some() {
             return None;
@@ -103,7 +103,8 @@ impl Guest {
         }
     }
 
-    /// Whom something in the guest's namespace means that reached us at its loopback at `destination`.
+    /// Whom something in the guest's namespace means that reached us at its loopback at
+    /// `destination`.
     pub fn past_link_out(destination: Addr) -> Addr {
         loopback(destination)
     }
@@ -140,10 +141,10 @@ impl Guest {
         }
     }
 
-    /// The guest's own address for what arrives on the host's side at `destination` from a host that it
-    /// knows as `shown`. A connection arrives at the one that was reached, of several that the guest was
-    /// assigned, as long as it uses no other than these. Datagrams arrive at the one that it uses: servers
-    /// answer them from the address that the guest's kernel chooses.
+    /// The guest's own address for what arrives on the host's side at `destination` from a host
+    /// that it knows as `shown`. A connection arrives at the one that was reached, of several that
+    /// the guest was assigned, as long as it uses no other than these. Datagrams arrive at the one
+    /// that it uses: servers answer them from the address that the guest's kernel chooses.
     fn own(&self, protocol: Protocol, shown: Addr, destination: Addr) -> Option<Addr> {
         if !shown.is_v4() && shown.is_link_local() {
             return self.learnt.link_local();
@@ -422,8 +423,9 @@ mod tests {
         }
     }
 
-    /// With several addresses a peer is answered from the one that it reached, as long as the guest uses no other than
-    /// these; what is on the host at any of them is hidden behind the host's name.
+    /// With several addresses a peer is answered from the one that it reached, as long as the guest
+    /// uses no other than these; what is on the host at any of them is hidden behind the host's
+    /// name.
     #[test]
     fn several_addresses() {
         let (first, second, third) = ("192.0.2.2", "192.0.2.7", "198.51.100.7");
@@ -473,7 +475,8 @@ mod tests {
         }
     }
 
-    /// A family without any way beyond the host: its addresses are link-local, or what the guest formed itself.
+    /// A family without any way beyond the host: its addresses are link-local, or what the guest
+    /// formed itself.
     #[test]
     fn a_local_configuration() {
         let local = |assigned: Option<&str>, ours| FamilyConfig {
@@ -499,7 +502,8 @@ mod tests {
         assert_eq!(loopback.remote, at("[::1]:80"));
     }
 
-    /// Frames for an address go to the station that used it last, others to the one that was heard last.
+    /// Frames for an address go to the station that used it last, others to the one that was heard
+    /// last.
     #[test]
     fn stations() {
         let mac = |last| Mac([2, 0, 0, 0, 0, last]);

@@ -1,4 +1,5 @@
-//! Memory: reserved without being committed, and of a process that can no longer ask the kernel for any.
+//! Memory: reserved without being committed, and of a process that can no longer ask the kernel for
+//! any.
 //!
 //! Until it is sealed a process allocates as every other one does, but that *large* allocations are
 //! mappings of their own, which the kernel does not count as committed (`MAP_NORESERVE`,
@@ -48,8 +49,8 @@ pub struct Usage {
     pub bytes: usize,
 }
 
-/// Has the C library use one heap for all threads. By default each new thread reserves 64 to 128 MiB
-/// of address space for one of its own.
+/// Has the C library use one heap for all threads. By default each new thread reserves 64 to 128
+/// MiB of address space for one of its own.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes two numbers. It has no effect where it fails.
@@ -232,8 +233,8 @@ impl Allocator {
         if self.is_sealed() {
             return;
         }
-        // SAFETY: callers pass a mapping of this length, which nothing else uses and nothing removes; it was
-        // not claimed before, and each is given to one allocator.
+        // SAFETY: callers pass a mapping of this length, which nothing else uses and nothing
+        // removes; it was not claimed before, and each is given to one allocator.
         let claimed = unsafe { arena.claim(memory, len) };
         if claimed.is_some() {
             self.start.store(memory as usize, Ordering::Relaxed);
@@ -260,8 +261,8 @@ impl Allocator {
     }
 }
 
-// SAFETY: memory comes from the C library, a mapping or the arena, which all keep the contract, and goes back
-// to where it came from, which its address and its layout tell, or nowhere.
+// SAFETY: memory comes from the C library, a mapping or the arena, which all keep the contract, and
+// goes back to where it came from, which its address and its layout tell, or nowhere.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !self.is_sealed() {
@@ -305,7 +306,8 @@ unsafe impl GlobalAlloc for Allocator {
         // SAFETY: the caller promises that the size, rounded up to the alignment, doesn't overflow.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         if !self.is_sealed() {
-            // SAFETY: the caller's promise is passed on; before it is sealed there is no other memory.
+            // SAFETY: the caller's promise is passed on; before it is sealed there is no other
+            // memory.
             return or_end(unsafe { early_realloc(pointer, layout, wanted) });
         }
         // SAFETY: the caller promises a size that is not zero.
@@ -330,8 +332,8 @@ mod tests {
         Layout::from_size_align(size, 16).expect("a layout")
     }
 
-    /// What was allocated before can be used, and grows into the arena; an arena that is exhausted says
-    /// so and recovers.
+    /// What was allocated before can be used, and grows into the arena; an arena that is exhausted
+    /// says so and recovers.
     #[test]
     fn a_sealed_allocator() {
         let allocator = Allocator::new();

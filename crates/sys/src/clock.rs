@@ -9,8 +9,8 @@ use std::time::Duration;
 /// rustix's own look-up ends the process on a kernel whose vDSO lacks a symbol (user-mode Linux).
 pub fn monotonic() -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: `time` is valid for writing. The call fails for clocks that do not exist only; this one
-    // always does, and zero is a time as well.
+    // SAFETY: `time` is valid for writing. The call fails for clocks that do not exist only; this
+    // one always does, and zero is a time as well.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr()) };
     // SAFETY: all-zero is a valid timespec, and so is what the kernel writes.
     let time = unsafe { time.assume_init() };

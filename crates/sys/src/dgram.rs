@@ -33,7 +33,8 @@ pub const CALLS: &[Call] = &[
     ),
 ];
 
-/// What [`want_destination`] and [`want_joined`] make, for those who call them once the process runs.
+/// What [`want_destination`] and [`want_joined`] make, for those who call them once the process
+/// runs.
 pub const WISHES: &[Call] =
     &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::IPV6_RECVPKTINFO, option::UDP_GRO])];
 
@@ -108,8 +109,9 @@ pub enum Origin {
     Icmpv6,
 }
 
-/// Sends messages (at most [`BATCH`]) whose buffers are in `data`, without waiting; returns how many were sent before the first error. For sockets that are not connected there are
-/// `to`, of the socket's family (see [`mapped`]), and `from`, the address to send from.
+/// Sends messages (at most [`BATCH`]) whose buffers are in `data`, without waiting; returns how
+/// many were sent before the first error. For sockets that are not connected there are `to`, of the
+/// socket's family (see [`mapped`]), and `from`, the address to send from.
 pub fn send(
     fd: BorrowedFd<'_>,
     data: &Gather<'_>,
@@ -286,7 +288,8 @@ pub fn want_failures(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
 }
 
 /// Room for what comes while the process waits for a CPU: as much of this as the system allows
-/// (`net.core.rmem_max`), socket(7). The kernel's default is gone in two milliseconds at 50 000 full frames a second.
+/// (`net.core.rmem_max`), socket(7). The kernel's default is gone in two milliseconds at 50 000
+/// full frames a second.
 pub fn want_room(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, ROOM)
 }
@@ -299,8 +302,9 @@ pub fn want_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1i32)
 }
 
-/// The kernel may join datagrams of equal size (Linux 5.0). There is no way back: what is in the receive queue
-/// joined would come as one datagram, without the size of those that it is made of (`udp_recvmsg()` of Linux).
+/// The kernel may join datagrams of equal size (Linux 5.0). There is no way back: what is in the
+/// receive queue joined would come as one datagram, without the size of those that it is made of
+/// (`udp_recvmsg()` of Linux).
 pub fn want_joined(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_UDP, UDP_GRO, 1i32)
 }

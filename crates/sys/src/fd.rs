@@ -113,10 +113,12 @@ pub fn take_inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Makes descriptor `number` refer to what `fd` does, and has it passed on to a program that
-/// is executed. What the process was started with there is closed; what it opened itself is somebody's, and an error.
+/// Makes descriptor `number` refer to what `fd` does, and has it passed on to a program that is
+/// executed. What the process was started with there is closed; what it opened itself is
+/// somebody's, and an error.
 pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
-    // Also if it has that number already, which dup2(2) would leave alone: a duplicate isn't closed by exec.
+    // Also if it has that number already, which dup2(2) would leave alone: a duplicate isn't closed
+    // by exec.
     let copy = rustix::io::fcntl_dupfd_cloexec(&fd, number.saturating_add(1))?;
     drop(fd);
     if is_own(number) {
@@ -129,8 +131,8 @@ pub fn place(fd: OwnedFd, number: RawFd) -> io::Result<()> {
     }
 }
 
-/// Whether a descriptor has an owner in this process: whatever is opened by this crate, rustix or the standard library is
-/// closed by exec, and what was inherited was not.
+/// Whether a descriptor has an owner in this process: whatever is opened by this crate, rustix or
+/// the standard library is closed by exec, and what was inherited was not.
 fn is_own(fd: RawFd) -> bool {
     // SAFETY: takes no pointers; a number that is no descriptor is an error.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };

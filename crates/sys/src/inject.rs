@@ -1,7 +1,7 @@
 //! Faults in place of the kernel's, for tests: what sockets take is decided by a script.
 //!
-//! A real kernel takes less than it was given, or fails, when it likes. Tests need that at every place. The
-//! script is the calling thread's own. Programs are built without this module.
+//! A real kernel takes less than it was given, or fails, when it likes. Tests need that at every
+//! place. The script is the calling thread's own. Programs are built without this module.
 
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
@@ -24,8 +24,8 @@ pub trait Faults {
         Fate::Pass
     }
 
-    /// A stream socket is read, which may find nothing though there is something, as at a mark of urgent data while a
-    /// signal is pending, or less than there is.
+    /// A stream socket is read, which may find nothing though there is something, as at a mark of
+    /// urgent data while a signal is pending, or less than there is.
     fn receive(&mut self, _fd: BorrowedFd<'_>) -> Fate {
         Fate::Pass
     }
@@ -33,7 +33,8 @@ pub trait Faults {
     /// So many bytes were sent on a stream socket.
     fn sent(&mut self, _fd: BorrowedFd<'_>, _len: usize) {}
 
-    /// Messages are to be sent on a datagram socket, the first of which is to be `cut` by the kernel.
+    /// Messages are to be sent on a datagram socket, the first of which is to be `cut` by the
+    /// kernel.
     fn datagrams(&mut self, _fd: BorrowedFd<'_>, _messages: usize, _cut: bool) -> Fate {
         Fate::Pass
     }

@@ -23,8 +23,8 @@ pub struct Gather<'a>(List<'a>);
 
 /// Buffers that bytes are put into: `recvmsg`, `readv`.
 ///
-/// A slice is lent to one list, once, for as long as its lifetime says: lists can't be copied, nor can
-/// their buffers be had from them. Shared memory may be named by several.
+/// A slice is lent to one list, once, for as long as its lifetime says: lists can't be copied, nor
+/// can their buffers be had from them. Shared memory may be named by several.
 ///
 /// ```compile_fail,E0499
 /// let mut memory = [0_u8; 8];
@@ -68,7 +68,8 @@ impl<'a> Gather<'a> {
         self.0.push(base, len)
     }
 
-    /// Appends the buffers of `other`, which it keeps: they are only read. False when they do not all fit.
+    /// Appends the buffers of `other`, which it keeps: they are only read. False when they do not
+    /// all fit.
     pub fn append(&mut self, other: &Gather<'a>) -> bool {
         other.0.as_slice().iter().all(|v| self.0.push(v.iov_base.cast(), v.iov_len))
     }
@@ -202,8 +203,8 @@ impl List<'_> {
     fn copy_out(&self, skip: usize, out: &mut [u8]) -> usize {
         let mut done = 0;
         self.each_part(skip, out.len(), |part, n| {
-            // SAFETY: `part` has `n` readable bytes, `out` has at least `n` bytes from `done`,
-            // and a `&mut` slice of ours overlaps neither a buffer borrowed for 'a nor shared memory.
+            // SAFETY: `part` has `n` readable bytes, `out` has at least `n` bytes from `done`, and
+            // a `&mut` slice of ours overlaps neither a buffer borrowed for 'a nor shared memory.
             unsafe { copy(part, out[done..].as_mut_ptr(), n) };
             done += n;
         });
@@ -229,12 +230,13 @@ impl List<'_> {
     }
 }
 
-/// Copies bytes that others may change meanwhile, by a call of which the compiler knows nothing: it can neither read
-/// the source again instead of the copy, nor rely on either being what it was. To this process it is what a system call is.
+/// Copies bytes that others may change meanwhile, by a call of which the compiler knows nothing: it
+/// can neither read the source again instead of the copy, nor rely on either being what it was. To
+/// this process it is what a system call is.
 ///
 /// # Safety
-/// As for [`std::ptr::copy_nonoverlapping`], but that other processes and threads may write to shared memory among these
-/// bytes at the same time.
+/// As for [`std::ptr::copy_nonoverlapping`], but that other processes and threads may write to
+/// shared memory among these bytes at the same time.
 pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     let memcpy: unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void =
         black_box(libc::memcpy);

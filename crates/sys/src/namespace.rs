@@ -18,8 +18,8 @@ use crate::fd;
 use crate::seccomp::{Call, Choice, Sysno};
 use crate::socket::option;
 
-/// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs; and
-/// those of [`socket`].
+/// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs;
+/// and those of [`socket`].
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::futex),
     Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_OOBINLINE, option::TCP_NODELAY]),
@@ -100,7 +100,8 @@ pub struct Resident {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Gets sockets from a [`Resident`], one for each thread that needs some. Its descriptor is that of the thread.
+/// Gets sockets from a [`Resident`], one for each thread that needs some. Its descriptor is that of
+/// the thread.
 #[derive(Debug)]
 pub struct Supply {
     done: Arc<OwnedFd>,
@@ -171,14 +172,15 @@ fn gone() -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
-/// Bytes of stack of a [`Resident`]. Stacks have sizes of their own, or `RUST_MIN_STACK` in the environment
-/// would decide.
+/// Bytes of stack of a [`Resident`]. Stacks have sizes of their own, or `RUST_MIN_STACK` in the
+/// environment would decide.
 const STACK: usize = 64 * 1024;
 /// Bytes of stack for [`Netns::run`].
 const WORK_STACK: usize = 512 * 1024;
 
 impl Resident {
-    /// Starts the thread; see [`Netns::run`] for the rights that this needs. It ends with this value.
+    /// Starts the thread; see [`Netns::run`] for the rights that this needs. It ends with this
+    /// value.
     pub fn start(netns: &Netns) -> io::Result<Self> {
         let netns = netns.0.try_clone()?;
         Self::with(move || Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?))
@@ -212,8 +214,9 @@ impl Resident {
         self.begin(work)?.wait()
     }
 
-    /// Has `work` run in the namespace. `ErrorKind::WouldBlock` if other work has not been begun yet. The thread
-    /// does one thing after the other: sockets that are ordered meanwhile come later.
+    /// Has `work` run in the namespace. `ErrorKind::WouldBlock` if other work has not been begun
+    /// yet. The thread does one thing after the other: sockets that are ordered meanwhile come
+    /// later.
     pub fn begin<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -229,16 +232,17 @@ impl Resident {
 
     /// A way to get sockets; there may be sixteen.
     pub fn supply(&self) -> Supply {
-        // With room for all that can be ordered the thread never waits, and always has time for jobs.
+        // With room for all that can be ordered the thread never waits, and always has time for
+        // jobs.
         let (ready, batches) = sync_channel(KINDS.len());
         Supply { done: Arc::clone(&self.done), jobs: self.jobs.clone(), ready, batches }
     }
 }
 
 impl Supply {
-    /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for with
-    /// [`Supply::ordered`]. `ErrorKind::WouldBlock` if the thread has too much to do, another error if it is gone.
-    /// Only one order of each of [`KINDS`] may be open.
+    /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for
+    /// with [`Supply::ordered`]. `ErrorKind::WouldBlock` if the thread has too much to do, another
+    /// error if it is gone. Only one order of each of [`KINDS`] may be open.
     pub fn order(&self, kind: Kind, count: usize) -> io::Result<()> {
         self.jobs.try_send(Job::Sockets(kind, count, self.ready.clone())).map_err(|error| refused_job(&error))
     }
@@ -286,7 +290,8 @@ fn work(todo: &Receiver<Job>, done: &OwnedFd) {
     }
 }
 
-/// A socket in the network namespace of this thread, without waiting; for TCP without delay for small messages.
+/// A socket in the network namespace of this thread, without waiting; for TCP without delay for
+/// small messages.
 pub fn socket(kind: Kind) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(kind.family, kind.kind, flags, None)?;
@@ -322,7 +327,8 @@ impl Userns {
     }
 }
 
-/// Why there is no thread. The C library uses clone3(2), and clone(2) only where the kernel says that it lacks it.
+/// Why there is no thread. The C library uses clone3(2), and clone(2) only where the kernel says
+/// that it lacks it.
 fn no_thread(error: &io::Error) -> io::Error {
     let reason = match error.raw_os_error() {
         Some(libc::EPERM) => "can't start a thread, as if a filter refused clone3",
@@ -331,7 +337,8 @@ fn no_thread(error: &io::Error) -> io::Error {
     fd::at(reason, error)
 }
 
-/// Why there is no new namespace, where that is not plain from the kernel's error (`user_namespaces(7)`, `namespaces(7)`).
+/// Why there is no new namespace, where that is not plain from the kernel's error
+/// (`user_namespaces(7)`, `namespaces(7)`).
 pub(crate) fn refused(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::ENOSPC) => fd::at("limit reached (user.max_*_namespaces, namespaces(7))", &error),
@@ -341,7 +348,8 @@ pub(crate) fn refused(error: io::Error) -> io::Error {
     }
 }
 
-/// Opens what should be a namespace. A FIFO that nobody writes to would keep us; it is refused when it is entered.
+/// Opens what should be a namespace. A FIFO that nobody writes to would keep us; it is refused when
+/// it is entered.
 fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
@@ -354,8 +362,8 @@ pub fn detach_user() -> io::Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(|error| refused(error.into()))
 }
 
-/// Moves this thread, and those that it starts, to new namespaces: mount, IPC, UTS; with `NEWPID` the
-/// next children of the process. Needs `CAP_SYS_ADMIN` in its user namespace.
+/// Moves this thread, and those that it starts, to new namespaces: mount, IPC, UTS; with `NEWPID`
+/// the next children of the process. Needs `CAP_SYS_ADMIN` in its user namespace.
 pub fn detach(namespaces: UnshareFlags) -> io::Result<()> {
     // SAFETY: what makes the function unsafe is a descriptor table that threads
     // no longer share, which is left out here.

@@ -33,8 +33,9 @@ const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
 pub struct NetlinkSocket(OwnedFd);
 
 impl NetlinkSocket {
-    /// Opens a socket for the routing subsystem (rtnetlink(7)). The kernel is asked for explanations with
-    /// its errors and to apply filters of dump requests; older kernels do without.
+    /// Opens a socket for the routing subsystem (rtnetlink(7)). The kernel is asked for
+    /// explanations with its errors and to apply filters of dump requests; older kernels do
+    /// without.
     pub fn open() -> io::Result<Self> {
         let Self(fd) = Self::bound(None)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
@@ -94,7 +95,8 @@ impl AsFd for NetlinkSocket {
 /// Switches a netlink option on, if the kernel knows it.
 fn enable(fd: BorrowedFd<'_>, option: libc::c_int) {
     let on: libc::c_int = 1;
-    // SAFETY: the pointer and the length describe `on`, which outlives the call; the kernel only reads it.
+    // SAFETY: the pointer and the length describe `on`, which outlives the call; the kernel only
+    // reads it.
     let _unknown_to_old_kernels =
         unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), 4) };
 }
@@ -191,7 +193,8 @@ mod tests {
 
     use super::*;
 
-    /// The answer to an `RTM_GETLINK` dump begins with a link and is whole, whatever the buffer was.
+    /// The answer to an `RTM_GETLINK` dump begins with a link and is whole, whatever the buffer
+    /// was.
     #[test]
     fn buffer_grows() {
         let socket = NetlinkSocket::open().expect("netlink is there");

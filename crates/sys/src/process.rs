@@ -70,8 +70,9 @@ pub fn raise_nofile() -> io::Result<Rlimit> {
 /// What is no user and no group: to setresuid(2) it means that an ID stays as it is.
 pub const NO_ID: u32 = u32::MAX;
 
-/// Becomes `uid` and `gid` for good, without supplementary groups, keeping of the
-/// capabilities only those of `keep` that it has. What the kernel says afterwards is compared with what was asked for.
+/// Becomes `uid` and `gid` for good, without supplementary groups, keeping of the capabilities only
+/// those of `keep` that it has. What the kernel says afterwards is compared with what was asked
+/// for.
 ///
 /// The process must have a single thread: credentials belong to threads. It
 /// stays dumpable, so that `/proc/self` still belongs to it. Supplementary groups
@@ -128,8 +129,9 @@ fn change_user(uid: u32, gid: u32, keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves this thread no capabilities but those of `keep` that it has, and nothing in the bounding set, which is about
-/// programs that are executed. Without `CAP_SETPCAP` that is unchanged, which no new privileges make meaningless.
+/// Leaves this thread no capabilities but those of `keep` that it has, and nothing in the bounding
+/// set, which is about programs that are executed. Without `CAP_SETPCAP` that is unchanged, which
+/// no new privileges make meaningless.
 pub fn limit_capabilities(keep: CapabilitySet) -> io::Result<()> {
     // Kernels before 4.3 have no ambient set.
     let _old = rustix::thread::clear_ambient_capability_set();

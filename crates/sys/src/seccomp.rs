@@ -44,7 +44,8 @@ impl Call {
         Self { number, arguments: Arguments::OneOf(choices) }
     }
 
-    /// With these two arguments only, which are not known before the process runs: a descriptor's number.
+    /// With these two arguments only, which are not known before the process runs: a descriptor's
+    /// number.
     pub const fn with(number: Sysno, arguments: [(u8, i64); 2]) -> Self {
         Self { number, arguments: Arguments::Both(arguments) }
     }
@@ -70,13 +71,14 @@ impl Call {
 #[error("system call filter: {0}")]
 pub struct Error(String);
 
-/// What to do before the process ends for a call that is not allowed: all that this may do is what the filter allows.
+/// What to do before the process ends for a call that is not allowed: all that this may do is what
+/// the filter allows.
 pub type Report = fn(name: &str);
 
 static REPORT: OnceLock<Report> = OnceLock::new();
 
-/// Allows nothing but `calls` from now on, in all threads and for good. Another call ends the process
-/// with status 128 + `SIGSYS`, after `report`.
+/// Allows nothing but `calls` from now on, in all threads and for good. Another call ends the
+/// process with status 128 + `SIGSYS`, after `report`.
 pub fn install(calls: &[Call], report: Report) -> Result<(), Error> {
     // If it is set, a filter is installed, and this will fail.
     let _again = REPORT.set(report);
@@ -129,8 +131,8 @@ fn catch_violations() -> io::Result<()> {
 /// A call that is not allowed. Should `report` make another one, the signal is blocked,
 /// and the kernel ends the process.
 extern "C" fn violation(signal: libc::c_int, info: *const libc::siginfo_t, _: *mut libc::c_void) {
-    /// Where `si_syscall` is (`include/uapi/asm-generic/siginfo.h`): after three numbers, padding and
-    /// the address of the call.
+    /// Where `si_syscall` is (`include/uapi/asm-generic/siginfo.h`): after three numbers, padding
+    /// and the address of the call.
     const NUMBER: usize = 24;
     // SAFETY: the kernel passes a `siginfo_t`, which is 128 bytes long.
     let place = unsafe { info.byte_add(NUMBER) }.cast::<i32>();
@@ -150,7 +152,8 @@ mod tests {
 
     use super::{Call, Sysno, compile};
 
-    /// Whether the filter for `calls` lets one pass, by the rules of classic BPF (`linux/filter.h`).
+    /// Whether the filter for `calls` lets one pass, by the rules of classic BPF
+    /// (`linux/filter.h`).
     fn allowed(calls: &[Call], number: Sysno, arguments: [u64; 6]) -> bool {
         // `struct seccomp_data`: number, architecture, instruction pointer, arguments.
         let audit_arch = match std::env::consts::ARCH {

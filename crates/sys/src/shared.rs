@@ -1,12 +1,14 @@
 //! Memory shared with another process, which may be hostile.
 //!
-//! What lies there can change at any time, between two instructions of ours and in the middle of one that copies. So no
-//! slice is ever formed over it. Payload is left to the kernel ([`Region::gather`], [`Region::scatter`]). What has to be
-//! looked at is copied to private memory once, checked there, and not read again. Numbers by which both sides keep in
-//! step are read and written whole ([`Region::load`], [`Region::store`]).
+//! What lies there can change at any time, between two instructions of ours and in the middle of
+//! one that copies. So no slice is ever formed over it. Payload is left to the kernel
+//! ([`Region::gather`], [`Region::scatter`]). What has to be looked at is copied to private memory
+//! once, checked there, and not read again. Numbers by which both sides keep in step are read and
+//! written whole ([`Region::load`], [`Region::store`]).
 //!
-//! Left out: a file that shrinks under its mapping. Where it has ended the kernel refuses system calls with `EFAULT`, but
-//! an access of this process ends it (`SIGBUS`). Only a file sealed against that is safe, as that of [`memory`] is.
+//! Left out: a file that shrinks under its mapping. Where it has ended the kernel refuses system
+//! calls with `EFAULT`, but an access of this process ends it (`SIGBUS`). Only a file sealed
+//! against that is safe, as that of [`memory`] is.
 
 use std::io;
 use std::ops::Range;
@@ -46,8 +48,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// Maps the `size` bytes of `file` that begin at `offset`, a multiple of the page size. `InvalidInput` if the file
-    /// is shorter.
+    /// Maps the `size` bytes of `file` that begin at `offset`, a multiple of the page size.
+    /// `InvalidInput` if the file is shorter.
     pub fn map(file: BorrowedFd<'_>, offset: u64, size: usize) -> io::Result<Self> {
         let len = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
         if offset.checked_add(size as u64).is_none_or(|end| end > len) {
@@ -66,15 +68,17 @@ impl Region {
         self.size
     }
 
-    /// Appends `range` to a list of buffers to be read; false if it is not all in the region, or the list is full.
+    /// Appends `range` to a list of buffers to be read; false if it is not all in the region, or
+    /// the list is full.
     pub fn gather<'a>(&'a self, range: Range<usize>, into: &mut Gather<'a>) -> bool {
         let len = range.len();
         // SAFETY: the bytes are mapped, and stay so while `self` is borrowed.
         self.start(range).is_some_and(|start| unsafe { into.push_shared(start, len) })
     }
 
-    /// Appends `range` to a list of buffers to be written; false if it is not all in the region, or the list is full.
-    /// Others may write there as well, and so may this process, by another list: nobody relies on what is there.
+    /// Appends `range` to a list of buffers to be written; false if it is not all in the region, or
+    /// the list is full. Others may write there as well, and so may this process, by another list:
+    /// nobody relies on what is there.
     pub fn scatter<'a>(&'a self, range: Range<usize>, into: &mut Scatter<'a>) -> bool {
         let len = range.len();
         // SAFETY: the bytes are mapped, and stay so while `self` is borrowed.
@@ -85,7 +89,8 @@ impl Region {
     #[must_use]
     pub fn copy_out(&self, at: usize, out: &mut [u8]) -> bool {
         let Some(start) = self.start(at..at.saturating_add(out.len())) else { return false };
-        // SAFETY: as many bytes are mapped from `start` on as `out` has. A slice of ours is no part of the mapping.
+        // SAFETY: as many bytes are mapped from `start` on as `out` has. A slice of ours is no part
+        // of the mapping.
         unsafe { iovec::copy(start, out.as_mut_ptr(), out.len()) };
         true
     }
@@ -94,19 +99,21 @@ impl Region {
     #[must_use]
     pub fn copy_in(&self, at: usize, bytes: &[u8]) -> bool {
         let Some(start) = self.start(at..at.saturating_add(bytes.len())) else { return false };
-        // SAFETY: as many bytes are mapped from `start` on as there are. A slice of ours is no part of the mapping.
+        // SAFETY: as many bytes are mapped from `start` on as there are. A slice of ours is no part
+        // of the mapping.
         unsafe { iovec::copy(bytes.as_ptr(), start, bytes.len()) };
         true
     }
 
-    /// The number at `at`, in the machine's byte order. What another process wrote before it stored this number is seen
-    /// from here on. `None` if it is not in the region, or not at an even place.
+    /// The number at `at`, in the machine's byte order. What another process wrote before it stored
+    /// this number is seen from here on. `None` if it is not in the region, or not at an even
+    /// place.
     pub fn load(&self, at: usize) -> Option<u16> {
         Some(self.number(at)?.load(Ordering::Acquire))
     }
 
-    /// Stores a number at `at`, in the machine's byte order. Whoever loads it sees what was written before. False if
-    /// it is not in the region, or not at an even place.
+    /// Stores a number at `at`, in the machine's byte order. Whoever loads it sees what was written
+    /// before. False if it is not in the region, or not at an even place.
     #[must_use]
     pub fn store(&self, at: usize, value: u16) -> bool {
         self.number(at).map(|number| number.store(value, Ordering::Release)).is_some()
@@ -115,8 +122,8 @@ impl Region {
     #[expect(clippy::cast_ptr_alignment, reason = "is looked at")]
     fn number(&self, at: usize) -> Option<&AtomicU16> {
         let start = self.start(at..at.saturating_add(2))?.cast::<u16>();
-        // SAFETY: two bytes are mapped there while `self` is borrowed, at an even address. An atomic number may be
-        // changed by others, and those of this process do so by this function.
+        // SAFETY: two bytes are mapped there while `self` is borrowed, at an even address. An
+        // atomic number may be changed by others, and those of this process do so by this function.
         start.is_aligned().then(|| unsafe { AtomicU16::from_ptr(start) })
     }
 

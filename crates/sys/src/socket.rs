@@ -69,7 +69,8 @@ pub fn set_reset_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
-/// Undoes [`set_reset_on_close`]: what is queued is still sent after a close, and the end behind it.
+/// Undoes [`set_reset_on_close`]: what is queued is still sent after a close, and the end behind
+/// it.
 pub fn set_end_on_close(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, libc::linger { l_onoff: 0, l_linger: 0 })
 }
@@ -87,8 +88,8 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
-/// Whether a TCP connection is over, by a reset for instance (`tcpi_state` of `TCP_INFO`): unlike `SO_ERROR`, which
-/// also tells of ICMP errors that ended nothing.
+/// Whether a TCP connection is over, by a reset for instance (`tcpi_state` of `TCP_INFO`): unlike
+/// `SO_ERROR`, which also tells of ICMP errors that ended nothing.
 pub fn is_closed(fd: BorrowedFd<'_>) -> bool {
     /// `TCP_CLOSE` of `include/net/tcp_states.h`.
     const CLOSE: u8 = 7;
@@ -145,8 +146,8 @@ pub fn congestion_control(fd: BorrowedFd<'_>) -> io::Result<[u8; 16]> {
     get(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, [0; 16])
 }
 
-/// The value of an option that has the layout of `T`, a plain C type of which any bytes are valid. What the kernel
-/// does not write is as in `value`.
+/// The value of an option that has the layout of `T`, a plain C type of which any bytes are valid.
+/// What the kernel does not write is as in `value`.
 fn get<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `value`, which is that long.

@@ -1,4 +1,5 @@
-//! What the tests of every crate share: how a test says that this machine can't show what it is about.
+//! What the tests of every crate share: how a test says that this machine can't show what it is
+//! about.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -1,4 +1,5 @@
-//! One connection of the model: what its guest and its peer on the host have written, sent and seen.
+//! One connection of the model: what its guest and its peer on the host have written, sent and
+//! seen.
 //!
 //! Positions are counted from each stream's first byte.
 
@@ -46,7 +47,8 @@ pub(crate) struct Conn {
     pub(crate) confirmed: bool,
     /// One of the two reset it: the other may hear of that.
     pub(crate) broken: bool,
-    /// Its SYN came in the same batch as a RST that ended its predecessor: it has to have an effect.
+    /// Its SYN came in the same batch as a RST that ended its predecessor: it has to have an
+    /// effect.
     pub(crate) due: bool,
 }
 
@@ -234,8 +236,8 @@ impl Conn {
         segment.seq == self.guest.irs + 1 + self.guest.next + end
     }
 
-    /// A segment of an open connection arrived at the guest. `taken` says how much the engine's socket took, if that is
-    /// known.
+    /// A segment of an open connection arrived at the guest. `taken` says how much the engine's
+    /// socket took, if that is known.
     pub(crate) fn arrived(&mut self, segment: &Segment, payload: &[u8], taken: Option<u64>) {
         let guest = &mut self.guest;
         let acked = segment.ack.distance(guest.iss + 1);
@@ -332,7 +334,8 @@ impl Conn {
         }
     }
 
-    /// Whether its client left without a word before the guest had answered in time: nobody waits for that.
+    /// Whether its client left without a word before the guest had answered in time: nobody waits
+    /// for that.
     pub(crate) fn is_left(&self) -> bool {
         let silent = self.host.listener.is_none() && self.host.shut && self.host.written == 0;
         silent && !self.confirmed && self.waited > 0

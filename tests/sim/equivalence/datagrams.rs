@@ -1,4 +1,5 @@
-//! Datagrams and pings of the model: each arrives unaltered and once at most, and what doesn't is counted.
+//! Datagrams and pings of the model: each arrives unaltered and once at most, and what doesn't is
+//! counted.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -25,7 +26,8 @@ use crate::rig::{End, door, loopback, options, path};
 
 /// Sockets of the host that talk with the guest.
 const PEERS: usize = 4;
-/// Bytes, records of the kernel included, under way to one socket between two turns: less than what it holds.
+/// Bytes, records of the kernel included, under way to one socket between two turns: less than what
+/// it holds.
 const BUDGET: usize = 80_000;
 const RECORD: usize = 1200;
 /// Bytes that tell a datagram from all others.
@@ -75,7 +77,8 @@ enum Kind {
     Ping,
 }
 
-/// Does what the tape says for up to `operations`, `pings` included, lets all flows end, and counts.
+/// Does what the tape says for up to `operations`, `pings` included, lets all flows end, and
+/// counts.
 pub(crate) fn run<E: End>(tape: &mut Tape<'_>, operations: u64, pings: bool) -> Report {
     let mut world = World::<E>::new(tape, pings);
     while world.report.operations < operations && !world.tape.is_over() {

@@ -1,4 +1,5 @@
-//! What the model's guest answers to segments that arrive: RFC 9293, section 3.10.7, without a TCP behind it.
+//! What the model's guest answers to segments that arrive: RFC 9293, section 3.10.7, without a TCP
+//! behind it.
 
 use passt_engine::link::channel::Packet;
 use passt_proto::wire::build::MAX_HEADERS;

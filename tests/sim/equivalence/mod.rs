@@ -1,10 +1,10 @@
-//! The whole engine against a model of what it is for: each byte of a stream arrives once, in order, and is not
-//! acknowledged before; each datagram arrives unaltered, once, or is counted.
+//! The whole engine against a model of what it is for: each byte of a stream arrives once, in
+//! order, and is not acknowledged before; each datagram arrives unaltered, once, or is counted.
 //!
-//! The guest is not a TCP but a script: segments of any size, repeated, overlapping, reordered and lost, in batches of
-//! any size, windows of any size, and an end at any point. The host's sockets are real ones on loopback, and a
-//! script decides how much they take at a time. When a run is over everything has ended, nothing is left in the
-//! engine, and the streams are compared.
+//! The guest is not a TCP but a script: segments of any size, repeated, overlapping, reordered and
+//! lost, in batches of any size, windows of any size, and an end at any point. The host's sockets
+//! are real ones on loopback, and a script decides how much they take at a time. When a run is over
+//! everything has ended, nothing is left in the engine, and the streams are compared.
 //!
 //! A run follows from a [`Tape`]: a seed in the tests here, bytes in a fuzz target.
 

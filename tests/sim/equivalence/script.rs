@@ -14,7 +14,8 @@ pub(crate) struct Script(Rc<RefCell<State>>);
 
 #[derive(Default)]
 pub(crate) struct State {
-    /// Bytes that one call takes at most; the socket is full behind it. Zero for what the kernel likes.
+    /// Bytes that one call takes at most; the socket is full behind it. Zero for what the kernel
+    /// likes.
     pub(crate) most: usize,
     /// Sockets that take nothing.
     pub(crate) full: HashSet<RawFd>,
@@ -63,8 +64,8 @@ impl Faults for Script {
         })
     }
 
-    /// Where there is urgent data signals meet reads, and behind the last byte of a stream reads are cut short, as before
-    /// urgent data that was read already.
+    /// Where there is urgent data signals meet reads, and behind the last byte of a stream reads
+    /// are cut short, as before urgent data that was read already.
     fn receive(&mut self, fd: BorrowedFd<'_>) -> Fate {
         if !self.with(|state| state.urgent) {
             return Fate::Pass;

@@ -9,8 +9,8 @@ use crate::rig::{Backlogged, End, Machine, Memory, OFF, ON, Offloading, Ring, SW
 /// Operations of one run.
 const OPERATIONS: u64 = 400;
 
-/// The saved seeds, and `count` more from `first` on, each in a thread whose descriptors, and network if that can be had,
-/// nobody else has. `run` is told whether pings work there.
+/// The saved seeds, and `count` more from `first` on, each in a thread whose descriptors, and
+/// network if that can be had, nobody else has. `run` is told whether pings work there.
 fn runs(first: u64, count: u64, run: impl Fn(&mut Tape<'_>, bool) -> Report + Send + 'static) -> Report {
     let work = move || {
         unshare(CloneFlags::CLONE_FILES).expect("descriptors of its own");

@@ -76,7 +76,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         options.services.services = Services::empty();
         let offload = link.caps().tcp_segmentation;
         let mut worker = Worker::new(link, &options, now).expect("an engine");
-        // Of what there is to lend, all or little; of a slot's uses, the first or those at the limits of numbers.
+        // Of what there is to lend, all or little; of a slot's uses, the first or those at the
+        // limits of numbers.
         worker.engine().common.tcp.slack = Slack::new([4, 16, 2112][tape.pick(3)]).expect("memory");
         let flows = &mut worker.engine().flows;
         flows.first_generation = [0, (1 << 29) - 2, u32::MAX - 1][tape.pick(3)];
@@ -277,7 +278,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             return;
         }
         self.loss = 0;
-        // Or both would get the same initial number, and what is for one could be taken for the other's.
+        // Or both would get the same initial number, and what is for one could be taken for the
+        // other's.
         self.now = self.now + Duration::from_millis(1003);
         self.time_passes();
         self.turn();
@@ -383,7 +385,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         }
     }
 
-    /// What the guest has sent arrives in one batch, or as few as the link makes of it, and what the engine sent in return.
+    /// What the guest has sent arrives in one batch, or as few as the link makes of it, and what
+    /// the engine sent in return.
     fn turn(&mut self) {
         let frames = std::mem::take(&mut self.outbox);
         self.report.frames += frames.len() as u64;

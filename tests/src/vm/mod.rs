@@ -42,7 +42,8 @@ impl Vm {
         Self::boot_with(net, name, netdev, "", &[])
     }
 
-    /// [`Vm::boot`] with more on the kernel's command line, and more executable files: their paths inside and here.
+    /// [`Vm::boot`] with more on the kernel's command line, and more executable files: their paths
+    /// inside and here.
     pub fn boot_with(
         net: &Net,
         name: &str,
@@ -53,7 +54,8 @@ impl Vm {
         Self::start(net, &Qemu::installed()?, name, netdev, append, files)
     }
 
-    /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device to that.
+    /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device
+    /// to that.
     pub fn boot_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
         Self::start(net, qemu, name, netdev, "", &[])
     }
@@ -79,8 +81,8 @@ impl Vm {
         let mut command = qemu.command(net);
         // A killed qemu leaves the file with passt's process id.
         command.env("TMPDIR", &dir);
-        // qemu 11 closes a descriptor twice when it has started passt. If its monitor's thread opened another
-        // in between, qemu may end at once.
+        // qemu 11 closes a descriptor twice when it has started passt. If its monitor's thread
+        // opened another in between, qemu may end at once.
         let monitor = !netdev.starts_with("passt,");
         add_machine(&mut command, &dir, &image.kernel(), append, monitor);
         if !netdev.is_empty() {

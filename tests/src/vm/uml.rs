@@ -1,8 +1,8 @@
 //! User-mode Linux as the host that the program under test runs on: a kernel that is a process.
 //!
 //! Its vDSO has one function, it has no Landlock, one CPU, and a ramdisk as root directory: what a
-//! program takes for granted elsewhere is missing here. It is of Debian's unstable suite, unpacked from
-//! its package with its own C library and run in a root directory of these files.
+//! program takes for granted elsewhere is missing here. It is of Debian's unstable suite, unpacked
+//! from its package with its own C library and run in a root directory of these files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,13 @@ const MODULES: [&str; 3] = ["drivers/net/tun", "drivers/net/veth", "net/ipv4/udp
 
 /// What comes before a test's own lines.
 const INIT: &str = include_str!("uml.sh");
-/// Runs the kernel in its root directory, which comes first; then the test's directory and the kernel's arguments.
+/// Runs the kernel in its root directory, which comes first; then the test's directory and the
+/// kernel's arguments.
 const CHROOT: &str = "cd \"$1\"; mount --rbind /proc proc; mount --rbind /dev dev; mount --bind \"$2\" mnt; \
                       mount -t tmpfs tmp tmp; shift 2; exec chroot . /usr/bin/linux.uml \"$@\"";
 
-/// Boots a machine that executes `script`, with `programs` of this one in its path, and waits for its
-/// end; what the script wrote. `memory` is in MiB. None if the test had to be skipped.
+/// Boots a machine that executes `script`, with `programs` of this one in its path, and waits for
+/// its end; what the script wrote. `memory` is in MiB. None if the test had to be skipped.
 pub fn run(net: &Net, memory: u32, programs: &[PathBuf], script: &str) -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         skip("user-mode Linux is of x86_64");

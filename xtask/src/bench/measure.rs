@@ -62,7 +62,8 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
         translators.chain(inside.device()).for_each(pin);
     }
     let crowd = ends.crowd(scenario.held)?;
-    // Several streams share their time with one. The second to go may find warmer memory: they take turns.
+    // Several streams share their time with one. The second to go may find warmer memory: they take
+    // turns.
     let shared = scenario.streams > 1;
     let seconds = if shared { (turn.seconds / 2).max(1) } else { turn.seconds };
     let one = || shared.then(|| ends.streams(scenario, 1, seconds)).transpose();

@@ -220,7 +220,8 @@ impl Scenario {
         }
     }
 
-    /// Whether this is the name, or none is and every word is one of the name's parts, in any order.
+    /// Whether this is the name, or none is and every word is one of the name's parts, in any
+    /// order.
     fn matches(&self, words: &str) -> bool {
         let name = self.to_string();
         if all().iter().any(|scenario| scenario.to_string() == words) {

@@ -76,7 +76,8 @@ impl Translator {
     }
 }
 
-/// CPU seconds that the machine spent on anything so far, interrupts and the kernel's own work included.
+/// CPU seconds that the machine spent on anything so far, interrupts and the kernel's own work
+/// included.
 pub(crate) fn machine_cpu_seconds() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<f64> =

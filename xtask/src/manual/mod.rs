@@ -1,7 +1,7 @@
 //! The manual pages: options from the program's own table, and what an option's line cannot say.
 //!
-//! The pages are kept in `docs/man`, so that packages need no build of them; a test here fails while they
-//! are older than what they are made from.
+//! The pages are kept in `docs/man`, so that packages need no build of them; a test here fails
+//! while they are older than what they are made from.
 
 mod text;
 
@@ -74,8 +74,8 @@ fn describe(page: &mut Roff, option: cli::Described) {
 }
 
 /// A section of text: a title in the first line, then paragraphs with empty lines between, of which
-/// one that is indented is shown as it is, and one whose first line ends with a colon alone is a term and what
-/// it means. `*` is around what is to be typed.
+/// one that is indented is shown as it is, and one whose first line ends with a colon alone is a
+/// term and what it means. `*` is around what is to be typed.
 fn prose(page: &mut Roff, section: &str) {
     let (title, body) = section.split_once('\n').unwrap_or((section, ""));
     page.control("SH", [title]);

@@ -1,10 +1,10 @@
-//! Mutation testing: breaks one expression or function after the other, and runs the quick tests that
-//! come there, one of which has to fail.
+//! Mutation testing: breaks one expression or function after the other, and runs the quick tests
+//! that come there, one of which has to fail.
 //!
-//! `cargo-mutants` says what to break. It would build the tests anew for each mutant, which takes a day for
-//! the engine; here one build has all of them (`schema.rs`). The tree is copied to `target/mutants/tree`
-//! and changed there, so that work can go on. `.cargo/mutants.toml` names mutants that no test can tell
-//! from the original.
+//! `cargo-mutants` says what to break. It would build the tests anew for each mutant, which takes a
+//! day for the engine; here one build has all of them (`schema.rs`). The tree is copied to
+//! `target/mutants/tree` and changed there, so that work can go on. `.cargo/mutants.toml` names
+//! mutants that no test can tell from the original.
 
 mod schema;
 mod trial;
@@ -83,10 +83,10 @@ const PARTS: &[Part] = &[
 /// Tests that are slow, and of what no part has.
 const SKIPPED: [&str; 2] = ["netconf", "gauge"];
 
-/// Tests the parts that `options` begins with, all if it names none; what follows is for the list of
-/// `cargo mutants`, as `--file GLOB`. With `--missed` only what was missed the last time is tried, and with `--quick`
-/// without the simulation, with `--tests=TEXT` by tests that have this in their names.
-/// True if nothing was missed.
+/// Tests the parts that `options` begins with, all if it names none; what follows is for the list
+/// of `cargo mutants`, as `--file GLOB`. With `--missed` only what was missed the last time is
+/// tried, and with `--quick` without the simulation, with `--tests=TEXT` by tests that have this in
+/// their names. True if nothing was missed.
 pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     install(root)?;
     let tree = copy(root)?;
@@ -151,7 +151,8 @@ fn copy(root: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Removes what is not in the tree: files that were moved, failures that properties noted for earlier mutants.
+/// Removes what is not in the tree: files that were moved, failures that properties noted for
+/// earlier mutants.
 fn remove_others(dir: &Path, copied: &HashSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -264,7 +265,8 @@ fn culprits(error: &Value, schemas: &BTreeMap<&str, Schema>) -> Vec<u32> {
 
 /// Runs cargo; what it says in JSON, and whether all was built.
 fn messages(command: &mut Command) -> Result<(Vec<Value>, bool)> {
-    // What is denied in our code is allowed in mutants, and these crates have a switch that needs intrinsics.
+    // What is denied in our code is allowed in mutants, and these crates have a switch that needs
+    // intrinsics.
     command.env("RUSTFLAGS", "--cap-lints=warn").env("RUSTC_BOOTSTRAP", "passt_proto,passt_engine");
     let output = command.stderr(Stdio::inherit()).output()?;
     let lines = String::from_utf8(output.stdout)?;

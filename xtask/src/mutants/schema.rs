@@ -1,10 +1,10 @@
-//! Source text that holds all of its mutants, of which an environment variable turns on one (a *mutant
-//! schema*: Untch, Offutt and Harrold, "Mutation analysis using mutant schemata", ISSTA 1993). One build
-//! then serves thousands of mutants.
+//! Source text that holds all of its mutants, of which an environment variable turns on one (a
+//! *mutant schema*: Untch, Offutt and Harrold, "Mutation analysis using mutant schemata", ISSTA
+//! 1993). One build then serves thousands of mutants.
 //!
-//! What each mutant changes is taken from `cargo mutants --list --json`. Text is inserted only, so that
-//! what a mutant leaves alone stays as it was. What runs at compile time can't be switched: mutants in
-//! constants are left out.
+//! What each mutant changes is taken from `cargo mutants --list --json`. Text is inserted only, so
+//! that what a mutant leaves alone stays as it was. What runs at compile time can't be switched:
+//! mutants in constants are left out.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -50,14 +50,15 @@ struct Place {
 /// A file with its mutants in it.
 pub(crate) struct Schema {
     pub(crate) text: String,
-    /// Which mutants there is code for, and where: of one mutant, or of all that share an expression.
+    /// Which mutants there is code for, and where: of one mutant, or of all that share an
+    /// expression.
     pub(crate) places: Vec<(Range<usize>, Vec<u32>)>,
     /// For each of them, the number that its code says when it is reached.
     pub(crate) sites: Vec<(u32, u32)>,
 }
 
-/// Has to be the first line of the crate that has [`SWITCH`]: functions that run at compile time, too, are
-/// changed at run time only.
+/// Has to be the first line of the crate that has [`SWITCH`]: functions that run at compile time,
+/// too, are changed at run time only.
 pub(crate) const FEATURES: &str = "#![feature(core_intrinsics, const_eval_select)]";
 
 /// Has to be in the crate: which mutant is on (`MUTANT`), and what is reached, a number a line

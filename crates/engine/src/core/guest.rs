@@ -1,7 +1,7 @@
 //! The guest as workers know it: a value that is replaced as a whole, and published to all of them.
 //!
-//! Nobody waits: a worker reads its own copy, and looks once a round whether there is another. What was read
-//! can be kept ([`Known::share`]), and stays as it is when something else becomes known.
+//! Nobody waits: a worker reads its own copy, and looks once a round whether there is another. What
+//! was read can be kept ([`Known::share`]), and stays as it is when something else becomes known.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub struct Known {
     guest: Arc<Guest>,
     /// Of what is published, that this is.
     version: u32,
-    /// Whom the last frame came from, and the address that it named: most frames are from the same. Forgotten
-    /// with every change.
+    /// Whom the last frame came from, and the address that it named: most frames are from the same.
+    /// Forgotten with every change.
     latest: (Mac, Addr),
     /// A frame came from a station of which none came before: an address may have moved there.
     stranger: bool,
@@ -67,8 +67,8 @@ impl Known {
         }
     }
 
-    /// Changes what is known, for all workers. Where others change it at the same time, this is done again to what
-    /// they made of it.
+    /// Changes what is known, for all workers. Where others change it at the same time, this is
+    /// done again to what they made of it.
     pub fn change(&mut self, change: impl Fn(&mut Guest)) {
         self.published.guest.rcu(|guest| {
             let mut guest = Guest::clone(guest);
@@ -153,7 +153,8 @@ mod tests {
         let known = |guest: &Guest| (guest.learnt.station_of(addr(1)), guest.learnt.used(addr(1)));
         assert_eq!(known(&other), (Some(mac(1)), Some(addr(1))));
         assert_eq!(known(&before), (None, None));
-        // The guest has another card now, seen elsewhere: an older frame's does not come back by itself.
+        // The guest has another card now, seen elsewhere: an older frame's does not come back by
+        // itself.
         other.heard(mac(2), Some(&addr(1)));
         one.refresh();
         assert_eq!(known(&one).0, Some(mac(2)));

@@ -42,8 +42,8 @@ impl<L: Link> Core<L> {
         self.send(&frame[start..MAX_HEADERS + rest]);
     }
 
-    /// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`: on behalf of whoever
-    /// said so, if the guest knows them, or else of the destination.
+    /// Tells the guest what happened to its packet `quoted`, which carried (at least) `payload`: on
+    /// behalf of whoever said so, if the guest knows them, or else of the destination.
     pub(crate) fn report(&mut self, failure: &Failure, quoted: &Quoted, payload: &Payload) {
         let v4 = quoted.path.src.is_v4();
         let header = match header(failure, v4) {
@@ -57,8 +57,8 @@ impl<L: Link> Core<L> {
     }
 }
 
-/// The header of the message that tells of `failure`: the network's own where it is for the guest, or else what
-/// the kernel makes of it.
+/// The header of the message that tells of `failure`: the network's own where it is for the guest,
+/// or else what the kernel makes of it.
 fn header(failure: &Failure, v4: bool) -> Result<icmp::Header, DropReason> {
     if matches!((failure.origin, v4), (Origin::Icmp, true) | (Origin::Icmpv6, false)) {
         let relayed = icmp::Header::relayed(v4, failure.kind, failure.code, failure.info);

@@ -1,4 +1,5 @@
-//! What every part of the engine stands on: the link, the time, counters, timers and the kernel's event queue.
+//! What every part of the engine stands on: the link, the time, counters, timers and the kernel's
+//! event queue.
 //!
 //! Floor: core. It knows flows by their handles alone, and no protocol.
 
@@ -41,7 +42,8 @@ pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
 use crate::link::{Caps, Link};
 
-/// Pause before what failed for want of descriptors, or for another reason that may pass, is tried again.
+/// Pause before what failed for want of descriptors, or for another reason that may pass, is tried
+/// again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Blocks of the pool for payload that is kept.
 const BLOCKS: u16 = 16;
@@ -52,8 +54,8 @@ const DEFAULT_MTU: usize = 1500;
 pub struct Core<L> {
     /// The link to the guest.
     pub link: L,
-    /// What the link did by itself when that was last asked: when a batch was read, or a client came. Whoever
-    /// keeps something that depends on it is told when it changes, by `dispatch`.
+    /// What the link did by itself when that was last asked: when a batch was read, or a client
+    /// came. Whoever keeps something that depends on it is told when it changes, by `dispatch`.
     pub(crate) caps: Caps,
     /// When the current round of the loop began.
     pub now: Instant,
@@ -80,7 +82,8 @@ pub struct Core<L> {
     /// The link's descriptor that is watched for room to send what it queued.
     backlog: Option<u32>,
     epoll: OwnedFd,
-    /// An [external](Token::External) descriptor that is not watched, and when it is to be tried again.
+    /// An [external](Token::External) descriptor that is not watched, and when it is to be tried
+    /// again.
     postponed: Option<(u32, Instant)>,
 }
 
@@ -180,8 +183,8 @@ impl<L: Link> Core<L> {
         Ok(())
     }
 
-    /// Watches a flow's socket for everything, edge-triggered. [`PRI`](EventFlags::PRI) tells of urgent data in the
-    /// receive queue: a read stops there, however much lies behind.
+    /// Watches a flow's socket for everything, edge-triggered. [`PRI`](EventFlags::PRI) tells of
+    /// urgent data in the receive queue: a read stops there, however much lies behind.
     pub fn watch_flow(&self, fd: impl AsFd, handle: Handle) -> io::Result<()> {
         self.watch(
             fd,
@@ -202,15 +205,17 @@ impl<L: Link> Core<L> {
         Ok(())
     }
 
-    /// Stops watching a descriptor that is ready but of no use now. Without interest in any event it would still be
-    /// reported for errors and hang-ups (`epoll_ctl(2)`), each time that the loop waits.
+    /// Stops watching a descriptor that is ready but of no use now. Without interest in any event
+    /// it would still be reported for errors and hang-ups (`epoll_ctl(2)`), each time that the loop
+    /// waits.
     pub fn unwatch(&self, fd: impl AsFd) -> io::Result<()> {
         epoll::delete(&self.epoll, fd)?;
         Ok(())
     }
 
-    /// Has the loop call for external descriptor `number` after a pause: it is ready, but what
-    /// it is ready for fails, and takes nothing from it. The caller has it [not watched](Self::unwatch) meanwhile.
+    /// Has the loop call for external descriptor `number` after a pause: it is ready, but what it
+    /// is ready for fails, and takes nothing from it. The caller has it [not
+    /// watched](Self::unwatch) meanwhile.
     pub fn postpone(&mut self, number: u32) {
         self.postponed = Some((number, self.now + LOOK_AGAIN));
     }
@@ -255,8 +260,9 @@ impl<L: Link> Core<L> {
         }
     }
 
-    /// Whom the guest means by a flow that it begins from `guest` to `remote`. The address that it uses there is noted;
-    /// those that it answers from say nothing new, as it may have one that only some ports lead to.
+    /// Whom the guest means by a flow that it begins from `guest` to `remote`. The address that it
+    /// uses there is noted; those that it answers from say nothing new, as it may have one that
+    /// only some ports lead to.
     pub(crate) fn host_side(
         &mut self,
         protocol: Protocol,

@@ -1,8 +1,8 @@
 //! Payload as every protocol knows it, wherever it lies.
 //!
-//! What goes to the host is a piece of a frame, or was put together of several; what goes to the guest, or
-//! past the link, is a piece of a message; and what the kernel quotes in an error is kept until the guest
-//! was told. Nobody but this module asks which it is.
+//! What goes to the host is a piece of a frame, or was put together of several; what goes to the
+//! guest, or past the link, is a piece of a message; and what the kernel quotes in an error is kept
+//! until the guest was told. Nobody but this module asks which it is.
 
 use std::ops::Range;
 
@@ -24,7 +24,8 @@ pub enum Place {
     Block(u16),
 }
 
-/// Some payload. It is a name and no reference: what it stands for is gone when its [place](Place) is.
+/// Some payload. It is a name and no reference: what it stands for is gone when its [place](Place)
+/// is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     place: Place,

@@ -1,7 +1,8 @@
 //! Blocks of memory for payload that has to wait.
 //!
-//! They are reserved at the start, which takes address space alone, and touched when they are used. Who
-//! takes a block gives it back: here it is a number. How much one may have is decided by whoever lends.
+//! They are reserved at the start, which takes address space alone, and touched when they are used.
+//! Who takes a block gives it back: here it is a number. How much one may have is decided by
+//! whoever lends.
 
 use std::io;
 

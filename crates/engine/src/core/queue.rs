@@ -23,8 +23,8 @@ impl Queue {
         Ok(Self { order, queued: alloc::zeroed(capacity.div_ceil(64))? })
     }
 
-    /// Adds a flow at the end, unless it is there. The flow that has the number when its turn comes is
-    /// called, which may be another.
+    /// Adds a flow at the end, unless it is there. The flow that has the number when its turn comes
+    /// is called, which may be another.
     pub(crate) fn push(&mut self, index: u32) {
         let Some((word, bit)) = self.bit(index) else { return };
         if *word & bit == 0 {

@@ -5,9 +5,9 @@ use std::io;
 
 use rustix::event::epoll::EventFlags;
 
-/// Events of one socket that led to nothing, one after the other. A socket that is watched level-triggered and always ready,
-/// for a call that always fails, would keep the loop busy: a socket that somebody shut down, or that a security
-/// module took away.
+/// Events of one socket that led to nothing, one after the other. A socket that is watched
+/// level-triggered and always ready, for a call that always fails, would keep the loop busy: a
+/// socket that somebody shut down, or that a security module took away.
 #[derive(Debug, Default)]
 pub(crate) struct Futile(Cell<u8>);
 
@@ -15,18 +15,21 @@ impl Futile {
     /// More than happen by chance: what an event was about may have been dealt with before.
     const MOST: u8 = 16;
 
-    /// Takes note of an event, and whether anything was `taken` from the socket; returns whether to give up.
+    /// Takes note of an event, and whether anything was `taken` from the socket; returns whether to
+    /// give up.
     pub(crate) fn note(&self, taken: bool) -> bool {
         self.0.set(if taken { 0 } else { self.0.get().saturating_add(1) });
         self.0.get() > Self::MOST
     }
 }
 
-/// What sockets of datagrams are watched for, level-triggered. Not for room to send: nothing waits for that.
+/// What sockets of datagrams are watched for, level-triggered. Not for room to send: nothing waits
+/// for that.
 pub(crate) const DATAGRAMS: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 
-/// Whether a call after `events` took something from a socket of datagrams. If nothing was there something had been, such as a
-/// datagram with a wrong checksum, unless the socket is shut down, which it stays.
+/// Whether a call after `events` took something from a socket of datagrams. If nothing was there
+/// something had been, such as a datagram with a wrong checksum, unless the socket is shut down,
+/// which it stays.
 pub(crate) fn has_taken<T>(result: &io::Result<T>, events: EventFlags) -> bool {
     let is_shut = events.intersects(EventFlags::RDHUP | EventFlags::HUP);
     result.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock && !is_shut, |_| true)

@@ -206,7 +206,8 @@ mod tests {
         }
     }
 
-    /// Against a list of due times: every timer fires, in order, never early, and at its millisecond.
+    /// Against a list of due times: every timer fires, in order, never early, and at its
+    /// millisecond.
     #[test]
     fn fires_on_time() {
         let mut wheel = Wheel::new(1000, Instant::from_millis(1_000_003)).expect("memory");

@@ -30,9 +30,9 @@ pub enum Token {
 }
 
 impl Token {
-    /// The 64 bits that the kernel keeps for a descriptor: kind, then the slot's number in as many bits as
-    /// [`MAX_FLOWS`] needs, then all of its generation. So no event is ever taken for an older one's, and none is
-    /// without a flow for as long as the flow lives.
+    /// The 64 bits that the kernel keeps for a descriptor: kind, then the slot's number in as many
+    /// bits as [`MAX_FLOWS`] needs, then all of its generation. So no event is ever taken for an
+    /// older one's, and none is without a flow for as long as the flow lives.
     pub(super) fn encode(self) -> u64 {
         let (tag, high, low) = match self {
             Self::Link(number) => (0u64, 0, number),

@@ -1,16 +1,19 @@
-//! Who goes when a listening socket has as many connections under way as it may have: those that nobody will miss,
-//! and those of a source that has more than others.
+//! Who goes when a listening socket has as many connections under way as it may have: those that
+//! nobody will miss, and those of a source that has more than others.
 //!
-//! A client that has finished, with or without data, is served as long as there are places. It goes once its
-//! source has been without an answer for a second; so a guest that answers, if late, loses none. Clients that
-//! still wait go only if their source is a crowd: more than its share of them have waited for some seconds.
+//! A client that has finished, with or without data, is served as long as there are places. It goes
+//! once its source has been without an answer for a second; so a guest that answers, if late, loses
+//! none. Clients that still wait go only if their source is a crowd: more than its share of them
+//! have waited for some seconds.
 //!
-//! In either case the newest goes that the guest has had time to answer, or where none had, the one that had most. As long as
-//! the older ones wait, they show that their source is not answered. So the crowd's clients in the backlog pass without a
-//! wait of their own, which whoever is behind them would have to share. As they may leave, the last source of which one had to go is kept in
-//! mind for some seconds, or until the guest answers it. A guest that answers again, having been paused, serves those that
-//! come then, unless they are more at once than there are places. Where many sources have a share each, and nobody more, one goes
-//! that has waited for some seconds, of the source with most of those.
+//! In either case the newest goes that the guest has had time to answer, or where none had, the one
+//! that had most. As long as the older ones wait, they show that their source is not answered. So
+//! the crowd's clients in the backlog pass without a wait of their own, which whoever is behind
+//! them would have to share. As they may leave, the last source of which one had to go is kept in
+//! mind for some seconds, or until the guest answers it. A guest that answers again, having been
+//! paused, serves those that come then, unless they are more at once than there are places. Where
+//! many sources have a share each, and nobody more, one goes that has waited for some seconds, of
+//! the source with most of those.
 
 use arrayvec::ArrayVec;
 use passt_proto::time::{Duration, Instant};
@@ -26,8 +29,8 @@ use crate::link::Link;
 const SHARE: usize = OPENING as usize / 16;
 /// Those that are always left alone, even where many sources have no more than their share.
 const FEW: usize = 4;
-/// A connection that has waited for so long is not answered: the first SYN went unheard, and for those of a
-/// crowd the second.
+/// A connection that has waited for so long is not answered: the first SYN went unheard, and for
+/// those of a crowd the second.
 const UNANSWERED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// One that is younger may be answered yet, whatever others were.
 const YOUNG: Duration = Duration::from_millis(200);
@@ -48,7 +51,8 @@ struct Waiting {
 }
 
 impl<L: Link> Engine<L> {
-    /// The slot of the connection that `number` has under way and that goes for another one, if there is one.
+    /// The slot of the connection that `number` has under way and that goes for another one, if
+    /// there is one.
     pub(super) fn first_to_go(&mut self, number: u32) -> Option<u32> {
         let Self { ctx: Context { core, ports }, flows, .. } = self;
         let listener = ports.listeners.get(number)?;
@@ -93,8 +97,8 @@ fn choose(waiting: &mut [Waiting], now: Instant) -> Option<Waiting> {
     let newest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| {
         those.iter().filter(may).rfind(had_time).copied()
     };
-    // Where none had time, the one that had most: a flood has no more than the guest could have answered meanwhile, and
-    // nobody behind it waits.
+    // Where none had time, the one that had most: a flood has no more than the guest could have
+    // answered meanwhile, and nobody behind it waits.
     let oldest = |those: &[Waiting], may: &dyn Fn(&&Waiting) -> bool| those.iter().find(may).copied();
     let next = finished(waiting, now, &newest).or_else(|| crowding(waiting, now, &newest));
     let next = next.or_else(|| finished(waiting, now, &oldest)).or_else(|| crowding(waiting, now, &oldest));
@@ -124,8 +128,8 @@ fn crowding(waiting: &[Waiting], now: Instant, search: Search<'_>) -> Option<Wai
     search(if others.is_empty() { &crowd[SHARE..] } else { others }, &|_| true)
 }
 
-/// Where no source has more than its share, and yet there is no room: the newest that has waited for long, of the source that
-/// has most. One that has a few connections is no part of this.
+/// Where no source has more than its share, and yet there is no room: the newest that has waited
+/// for long, of the source that has most. One that has a few connections is no part of this.
 fn many(waiting: &[Waiting], now: Instant) -> Option<Waiting> {
     let [_, time] = UNANSWERED;
     let of = by_source(waiting)

@@ -30,8 +30,8 @@ pub struct Protocols {
 }
 
 impl<L: Link> Engine<L> {
-    /// Takes a batch of frames from the link, whose descriptor `ready` is readable. An error means that the link
-    /// is gone.
+    /// Takes a batch of frames from the link, whose descriptor `ready` is readable. An error means
+    /// that the link is gone.
     pub(crate) fn receive(&mut self, ready: u32) -> io::Result<()> {
         let frames = self.ctx.core.link.receive(ready)?;
         self.follow_link()?;
@@ -60,7 +60,8 @@ impl<L: Link> Engine<L> {
         let (source, class) = match classify(frame.head, frame.len) {
             Ok(found) => found,
             Err(reason) => {
-                // Whatever it sends tells where it is: some guests announce themselves by RARP or MLD alone.
+                // Whatever it sends tells where it is: some guests announce themselves by RARP or
+                // MLD alone.
                 if let Ok(station) = classify::source(frame.head) {
                     core.guest.heard(station, None);
                 }

@@ -1,8 +1,9 @@
-//! What follows the link: its descriptors, and what it does by itself, which may change with each client and, where
-//! features are negotiated, between two batches.
+//! What follows the link: its descriptors, and what it does by itself, which may change with each
+//! client and, where features are negotiated, between two batches.
 //!
-//! Frames of either kind go on to be right. What the guest sent before says itself what is left to do to it. A link
-//! completes and cuts what it is given, if it has to ([`Link::commit`]), as a socket may still have joined datagrams.
+//! Frames of either kind go on to be right. What the guest sent before says itself what is left to
+//! do to it. A link completes and cuts what it is given, if it has to ([`Link::commit`]), as a
+//! socket may still have joined datagrams.
 
 use std::io;
 
@@ -10,8 +11,8 @@ use super::{Engine, Flow};
 use crate::link::{Caps, Link};
 
 impl<L: Link> Engine<L> {
-    /// Watches other descriptors, and has everyone adapt who works with what the link does by itself, if that is not
-    /// what it was.
+    /// Watches other descriptors, and has everyone adapt who works with what the link does by
+    /// itself, if that is not what it was.
     pub(crate) fn follow_link(&mut self) -> io::Result<()> {
         self.ctx.core.follow_link_fds()?;
         let caps = self.ctx.core.link.caps();
@@ -31,7 +32,8 @@ impl<L: Link> Engine<L> {
         }
     }
 
-    /// Has the kernel join datagrams for the guest on sockets that were opened when this was of no use.
+    /// Has the kernel join datagrams for the guest on sockets that were opened when this was of no
+    /// use.
     fn join_datagrams(&mut self) {
         self.ctx.ports.listeners.iter().for_each(|(_, listener)| listener.join());
         for (_, _, flow) in self.flows.iter() {

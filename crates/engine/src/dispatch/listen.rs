@@ -20,8 +20,8 @@ use crate::protocols::splice;
 /// Connections accepted from one socket before others get their turn.
 const BURST: usize = 32;
 
-/// Whose fault a failure of accept(2) is. Linux passes on errors of the network that the new socket has pending, and
-/// those take the client out of the queue.
+/// Whose fault a failure of accept(2) is. Linux passes on errors of the network that the new socket
+/// has pending, and those take the client out of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// One client's.
@@ -81,14 +81,16 @@ impl<L: Link> Engine<L> {
         self.ctx.ports.listeners.get(number)
     }
 
-    /// Has a listening socket no longer reported. It would be as long as somebody waits, and for an error of its own for ever.
+    /// Has a listening socket no longer reported. It would be as long as somebody waits, and for an
+    /// error of its own for ever.
     fn unwatch(&self, number: u32) {
         if let Some(listener) = self.listener(number) {
             let _ = self.ctx.core.unwatch(&listener.fd);
         }
     }
 
-    /// How many clients of this listening socket could have a socket in the namespace now, if they need one.
+    /// How many clients of this listening socket could have a socket in the namespace now, if they
+    /// need one.
     fn sockets_for(&mut self, number: u32) -> usize {
         let Context { core, ports } = &mut self.ctx;
         let needed = ports.listeners.get(number).and_then(|listener| listener.needs_sockets(&core.guest));
@@ -130,8 +132,8 @@ impl<L: Link> Engine<L> {
         if gives_up { self.refused(number, Fault::Listener) } else { Backlog::Open }
     }
 
-    /// Takes datagrams, of no more clients than can have sockets, and errors; whether there was anything. `None` if the
-    /// clients have to wait.
+    /// Takes datagrams, of no more clients than can have sockets, and errors; whether there was
+    /// anything. `None` if the clients have to wait.
     fn take(&mut self, number: u32, events: EventFlags) -> Option<bool> {
         let mut taken = events.contains(EventFlags::ERR) && self.listener_errors(number);
         if events.contains(EventFlags::IN) {
@@ -161,8 +163,8 @@ impl<L: Link> Engine<L> {
         until.is_some()
     }
 
-    /// Accepts one client, as most come alone and it takes a system call to see that nobody is behind; many if there were some
-    /// in the round before.
+    /// Accepts one client, as most come alone and it takes a system call to see that nobody is
+    /// behind; many if there were some in the round before.
     fn accept(&mut self, number: u32) -> Backlog {
         let round = self.ctx.core.counters.rounds;
         let last = self.listener(number).map(|listener| listener.accepted.replace(round));

@@ -1,7 +1,8 @@
-//! From what happens to whom it concerns: the table of all flows, and the only place that knows them all.
+//! From what happens to whom it concerns: the table of all flows, and the only place that knows
+//! them all.
 //!
-//! Floor: dispatch. A frame, an event, a timer or a client that was accepted is handed to its flow; a flow that has
-//! ended is removed here, and what it held is given back.
+//! Floor: dispatch. A frame, an event, a timer or a client that was accepted is handed to its flow;
+//! a flow that has ended is removed here, and what it held is given back.
 
 mod crowd;
 mod describe;
@@ -92,7 +93,8 @@ impl<L: Link> Engine<L> {
         });
     }
 
-    /// The flow in this slot asked to be called again ([`Core::call_again`](crate::core::Core::call_again)).
+    /// The flow in this slot asked to be called again
+    /// ([`Core::call_again`](crate::core::Core::call_again)).
     pub(crate) fn again(&mut self, slot: u32) {
         self.with_slot(slot, |ctx, common, handle, key, flow| match flow {
             Flow::Tcp(flow) => flow.pull(ctx, &mut common.tcp, handle),
@@ -180,8 +182,8 @@ impl<L: Link> Engine<L> {
         });
     }
 
-    /// A client was accepted whose flow would be `key`. Where there is such a flow, its own client may have been reset
-    /// a moment ago, and the loop has not been told yet: the flow ends then.
+    /// A client was accepted whose flow would be `key`. Where there is such a flow, its own client
+    /// may have been reset a moment ago, and the loop has not been told yet: the flow ends then.
     fn make_way(&mut self, key: &Key) {
         let Some(handle) = self.flows.find(key) else { return };
         self.with_flow(handle, |ctx, common, handle, _, flow| match flow {

@@ -31,7 +31,8 @@ impl<L: Link> Engine<L> {
             return self.no_flow(key, segment, len);
         };
         if segment.flags.contains(Flags::SYN) {
-            // A port can be used again at once: what came before in the batch may have ended the connection.
+            // A port can be used again at once: what came before in the batch may have ended the
+            // connection.
             self.settle(handle);
         }
         let Self { ctx, flows, common, .. } = self;

@@ -69,8 +69,8 @@ impl<L: Link> Engine<L> {
     fn open_udp(&mut self, key: Key, datagram: &Datagram) -> Result<Handle, DropReason> {
         let (flow, number) = udp::open(&mut self.ctx, &key, datagram)?;
         let Some(number) = number else { return self.insert_udp(key, flow) };
-        // Perhaps the answer to one that had to make room: it has no other place than those from outside. Where all of
-        // these last, none had to.
+        // Perhaps the answer to one that had to make room: it has no other place than those from
+        // outside. Where all of these last, none had to.
         let is_inbound = self.make_room(Some(Class::Udp), number).is_ok();
         let handle = self.insert_udp(key, flow)?;
         if is_inbound {
@@ -85,7 +85,8 @@ impl<L: Link> Engine<L> {
         self.insert(key, Flow::Udp(flow), due)
     }
 
-    /// Datagrams that came through a listening socket are in the inbox: passes them on, each to its flow.
+    /// Datagrams that came through a listening socket are in the inbox: passes them on, each to its
+    /// flow.
     pub(super) fn received(&mut self, number: u32, count: usize) {
         let mut next = 0;
         while let Some((first, _)) = self.ctx.core.inbox.message(next)
@@ -108,7 +109,8 @@ impl<L: Link> Engine<L> {
         }
     }
 
-    /// The flow of what `source` sent to `destination` through a listening socket, a new one if need be.
+    /// The flow of what `source` sent to `destination` through a listening socket, a new one if
+    /// need be.
     fn inbound(
         &mut self,
         number: u32,
@@ -155,7 +157,8 @@ impl<L: Link> Engine<L> {
         Ok(handle)
     }
 
-    /// A flow of what came in on side `from`, to a `server` on the other one, if possible from `port`.
+    /// A flow of what came in on side `from`, to a `server` on the other one, if possible from
+    /// `port`.
     fn open_across(
         &mut self,
         from: Side,
@@ -173,7 +176,8 @@ impl<L: Link> Engine<L> {
         Ok(UdpFlow::across(fd, shared, server, self.ctx.core.now))
     }
 
-    /// Makes room in the table for a flow from outside; without `class`, for one of the guest's own.
+    /// Makes room in the table for a flow from outside; without `class`, for one of the guest's
+    /// own.
     fn make_room(&mut self, class: Option<Class>, number: u32) -> Result<(), DropReason> {
         let ports = &self.ctx.ports;
         let room = match class {
@@ -186,7 +190,8 @@ impl<L: Link> Engine<L> {
         self.displace_for(room).then_some(()).ok_or(DropReason::TableFull)
     }
 
-    /// Gives up the flow in whose place another one can begin, if there is one; false if there is no room.
+    /// Gives up the flow in whose place another one can begin, if there is one; false if there is
+    /// no room.
     fn displace_for(&mut self, room: Room) -> bool {
         if let Room::InsteadOf(slot) = room {
             self.displace(slot);
@@ -194,7 +199,8 @@ impl<L: Link> Engine<L> {
         room != Room::Full
     }
 
-    /// Errors about what went out through a listening socket: passes them on. Whether there were any.
+    /// Errors about what went out through a listening socket: passes them on. Whether there were
+    /// any.
     pub(super) fn listener_errors(&mut self, number: u32) -> bool {
         let Context { core, ports } = &mut self.ctx;
         let Some(listener) = ports.listeners.get(number) else { return true };

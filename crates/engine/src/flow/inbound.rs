@@ -1,12 +1,13 @@
 //! Flows that came in from outside: what part of the table they have, and which of them go first.
 //!
-//! Whoever can send to a forwarded port can begin flows. So there are shares of the table, by protocol
-//! and by listening socket, and those that were not answered are the first to go where room is short. Next go
-//! flows of datagrams that were answered, but whose exchange did not go on: a source whose every port gets an
-//! answer could have all places otherwise. Each of these flows is in a list, oldest first. A listening socket
-//! stands in one of a fixed number of buckets, which makes the greediest one quick to find; sockets that share a
-//! bucket share its fate. The lists are links between places of the flow table, so nothing is allocated and each
-//! operation takes constant time.
+//! Whoever can send to a forwarded port can begin flows. So there are shares of the table, by
+//! protocol and by listening socket, and those that were not answered are the first to go where
+//! room is short. Next go flows of datagrams that were answered, but whose exchange did not go on:
+//! a source whose every port gets an answer could have all places otherwise. Each of these flows is
+//! in a list, oldest first. A listening socket stands in one of a fixed number of buckets, which
+//! makes the greediest one quick to find; sockets that share a bucket share its fate. The lists are
+//! links between places of the flow table, so nothing is allocated and each operation takes
+//! constant time.
 
 use passt_proto::time::Instant;
 
@@ -215,10 +216,11 @@ impl Inbound {
         (self.all_datagrams, self.share())
     }
 
-    /// What a new flow of datagrams of `class` finds that comes in through `listener`. The share of datagrams is
-    /// three quarters of the table, a listening socket's is five eighths, and that of all which were not answered
-    /// one quarter. Past the link they have `across` at most. What is left of the table may be `reserved` for
-    /// others. Where no unanswered flow can go, one goes that was answered, but does not last.
+    /// What a new flow of datagrams of `class` finds that comes in through `listener`. The share of
+    /// datagrams is three quarters of the table, a listening socket's is five eighths, and that of
+    /// all which were not answered one quarter. Past the link they have `across` at most. What is
+    /// left of the table may be `reserved` for others. Where no unanswered flow can go, one goes
+    /// that was answered, but does not last.
     pub(crate) fn room(&self, class: Class, listener: u32, across: usize, reserved: bool) -> Room {
         let bucket = usize::from(bucket(listener));
         let [.., link, bypass, link_single, bypass_single] = &self.lists;
@@ -251,7 +253,8 @@ impl Inbound {
         greediest(bypass).or_else(|| greediest(bypass_single))
     }
 
-    /// Connections of `class` that were not answered, of `listener` and those in the same bucket, oldest first, and since when.
+    /// Connections of `class` that were not answered, of `listener` and those in the same bucket,
+    /// oldest first, and since when.
     pub(crate) fn unanswered(&self, class: Class, listener: u32) -> impl Iterator<Item = (u32, Instant)> {
         let mut next = self.lists[class as usize][usize::from(bucket(listener))].first;
         std::iter::from_fn(move || {

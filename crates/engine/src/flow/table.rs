@@ -31,8 +31,8 @@ pub struct Table<T> {
     live: usize,
     capacity: usize,
     secret: (u64, u64),
-    /// Generation of a slot that was never used. Only tests have another than zero, to be where a slot is after
-    /// billions of flows.
+    /// Generation of a slot that was never used. Only tests have another than zero, to be where a
+    /// slot is after billions of flows.
     pub first_generation: u32,
 }
 
@@ -49,7 +49,8 @@ enum Content<T> {
 }
 
 impl<T> Table<T> {
-    /// Reserves a table for `capacity` flows (a power of two, at most [`MAX_FLOWS`]), hashed with a random `secret`.
+    /// Reserves a table for `capacity` flows (a power of two, at most [`MAX_FLOWS`]), hashed with a
+    /// random `secret`.
     pub fn new(capacity: usize, secret: (u64, u64)) -> io::Result<Self> {
         let capacity = capacity.next_power_of_two().min(MAX_FLOWS);
         Ok(Self {

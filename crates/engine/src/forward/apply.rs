@@ -64,8 +64,8 @@ pub enum Progress {
     Done,
 }
 
-/// A plan whose sockets are open. [`Control::commit`](crate::control::Control::commit) puts it into effect;
-/// dropping it rolls it back.
+/// A plan whose sockets are open. [`Control::commit`](crate::control::Control::commit) puts it into
+/// effect; dropping it rolls it back.
 #[derive(Debug)]
 pub struct Applied {
     pub(super) base: u64,
@@ -398,7 +398,8 @@ impl Task {
     }
 }
 
-/// Ports of a rule that are opened in one go, each with whether a socket that is in its way will be closed.
+/// Ports of a rule that are opened in one go, each with whether a socket that is in its way will be
+/// closed.
 struct Part {
     id: RuleId,
     entry: Entry,
@@ -407,8 +408,8 @@ struct Part {
 }
 
 impl Part {
-    /// Opens sockets from a thread on the rule's side, as far as they can be had, where `open` of the plan are
-    /// open already.
+    /// Opens sockets from a thread on the rule's side, as far as they can be had, where `open` of
+    /// the plan are open already.
     fn open(self, how: &How, open: usize) -> Opened {
         let mut opened = Opened::default();
         let fatal = !self.entry.rule.weak;

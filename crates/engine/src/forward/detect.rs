@@ -1,8 +1,8 @@
 //! What listens in a network namespace.
 //!
-//! The kernel is asked by `sock_diag(7)` for sockets in the states that matter, which
-//! costs the same however many connections there are. Two requests, one for each protocol, with two
-//! system calls each. Where it doesn't answer (before Linux 5.9, or a security module is in the way),
+//! The kernel is asked by `sock_diag(7)` for sockets in the states that matter, which costs the
+//! same however many connections there are. Two requests, one for each protocol, with two system
+//! calls each. Where it doesn't answer (before Linux 5.9, or a security module is in the way),
 //! `/proc/net` has the same in text, and among all the connections. Sockets and files are opened
 //! once, in the namespace that they are to tell of.
 
@@ -85,8 +85,8 @@ pub(super) struct Diag {
     seq: u32,
 }
 
-/// A request: `struct nlmsghdr`, `struct inet_diag_req` without a socket, and an attribute that says for
-/// which protocol.
+/// A request: `struct nlmsghdr`, `struct inet_diag_req` without a socket, and an attribute that
+/// says for which protocol.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Request {
@@ -254,8 +254,8 @@ fn read_again(file: &File, text: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// The service and its inode of a line in `/proc/net/tcp` and the like (`proc_pid_net(5)`). What is bound to `::`
-/// may take IPv4 or not: nothing there tells.
+/// The service and its inode of a line in `/proc/net/tcp` and the like (`proc_pid_net(5)`). What is
+/// bound to `::` may take IPv4 or not: nothing there tells.
 fn listed(protocol: Protocol, line: &str) -> Option<(Service, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (addr, port) = fields.nth(1)?.split_once(':')?;
@@ -290,7 +290,8 @@ mod tests {
         rustix::fs::fstat(socket).unwrap().st_ino
     }
 
-    /// An answer of `sock_diag(7)`: family, state, port and address, and perhaps the attribute that tells of `IPV6_V6ONLY`.
+    /// An answer of `sock_diag(7)`: family, state, port and address, and perhaps the attribute that
+    /// tells of `IPV6_V6ONLY`.
     fn answer(family: u8, state: u8, port: u16, addr: &[u8], v6_only: Option<u8>) -> Vec<u8> {
         let mut bytes = vec![0; size_of::<Answer>()];
         (bytes[0], bytes[1]) = (family, state);

@@ -1,5 +1,6 @@
-//! Sockets that follow services are opened and closed here: a part in each round, so that traffic goes on
-//! meanwhile, on the host by the loop, and in the namespace by the thread there, for which nobody waits.
+//! Sockets that follow services are opened and closed here: a part in each round, so that traffic
+//! goes on meanwhile, on the host by the loop, and in the namespace by the thread there, for which
+//! nobody waits.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -38,8 +39,8 @@ type Wanted = (Place, Families);
 type Opened = io::Result<Vec<Listener>>;
 
 impl Todo {
-    /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For some there was no
-    /// room.
+    /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For
+    /// some there was no room.
     pub(super) fn new(forward: &Forward, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
         let rules = &forward.rules;
         let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);

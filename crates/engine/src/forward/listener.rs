@@ -101,8 +101,8 @@ impl fmt::Display for Listener {
 }
 
 impl Listener {
-    /// Opens what a port of a rule needs: one socket, or in the namespace, where Linux before 5.7 doesn't
-    /// let us bind to the interface, one for each loopback address.
+    /// Opens what a port of a rule needs: one socket, or in the namespace, where Linux before 5.7
+    /// doesn't let us bind to the interface, one for each loopback address.
     pub(super) fn open(place: Place, entry: &Entry, how: &How) -> io::Result<Vec<Self>> {
         if entry.side == Side::Host {
             return Ok(vec![Self::open_at(&entry.rule.listen, place, entry, how)?]);
@@ -189,7 +189,8 @@ impl Listener {
         if self.family == AddressFamily::INET6 { dgram::mapped(addr) } else { addr }
     }
 
-    /// The address at which the client of `fd` was accepted. Asked for only where the guest may have it, too.
+    /// The address at which the client of `fd` was accepted. Asked for only where the guest may
+    /// have it, too.
     pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd) -> Addr {
         let Configured { v4, v6, .. } = &guest.configured;
         if !self.addr.is_unspecified() || v4.assigned.len().max(v6.assigned.len()) < 2 {
@@ -222,8 +223,8 @@ impl Listener {
         Some((reached, self.other_side(guest, client.addr, reached.addr)?))
     }
 
-    /// The flow of what `source` sends to `destination`, and its target on the other side, if it bypasses
-    /// the link.
+    /// The flow of what `source` sends to `destination`, and its target on the other side, if it
+    /// bypasses the link.
     pub(crate) fn route(
         &self,
         guest: &Guest,

@@ -89,8 +89,8 @@ const RETRY: Duration = Duration::from_secs(10);
 #[error("Forwarding rules have changed meanwhile")]
 pub struct Stale;
 
-/// Forwarding rules, the sockets that listen for them, and what they follow. There is one for all workers, which
-/// are told of each change.
+/// Forwarding rules, the sockets that listen for them, and what they follow. There is one for all
+/// workers, which are told of each change.
 #[derive(Debug, Default)]
 pub struct Forward {
     rules: Rules,
@@ -137,8 +137,8 @@ impl Forward {
         self.rules.plan(changes, self.options.families)
     }
 
-    /// Begins to open the sockets that a plan needs, with descriptors below `most`. Rules that follow
-    /// what listens elsewhere have none yet.
+    /// Begins to open the sockets that a plan needs, with descriptors below `most`. Rules that
+    /// follow what listens elsewhere have none yet.
     pub(crate) fn apply(&self, plan: Plan, most: RawFd) -> Apply {
         Apply::new(plan, (&self.rules, &self.sockets), self.options, most, self.detection.is_some())
     }
@@ -152,8 +152,8 @@ impl Forward {
         apply.finish()
     }
 
-    /// Puts a plan into effect, of which nothing is in the place of another's: returns what is to be done to
-    /// sockets now.
+    /// Puts a plan into effect, of which nothing is in the place of another's: returns what is to
+    /// be done to sockets now.
     pub fn commit(&mut self, applied: Applied) -> Result<Changes, Stale> {
         let Applied { rules, delete, open, .. } = self.current(applied)?;
         // Those that follow services may have got more since the plan was applied.
@@ -164,7 +164,8 @@ impl Forward {
         Ok(Changes { close, open })
     }
 
-    /// What was applied, if the rules are those that it was planned for, and the sockets that it takes over are there.
+    /// What was applied, if the rules are those that it was planned for, and the sockets that it
+    /// takes over are there.
     pub(crate) fn current(&self, applied: Applied) -> Result<Applied, Stale> {
         let is_there = |(number, _): &(u32, Place)| self.sockets.get(*number).is_some();
         let is_current = applied.base == self.rules.version && applied.takes.iter().all(is_there);
@@ -180,7 +181,8 @@ impl Forward {
         self.sockets.hand_over(number, place, applied.rules.get(place.rule)?)
     }
 
-    /// The sockets of rules that `applied` deletes and does not hand over, by what they could be in the way of.
+    /// The sockets of rules that `applied` deletes and does not hand over, by what they could be in
+    /// the way of.
     pub(crate) fn going(&self, applied: &Applied) -> Going {
         let taken: BTreeSet<u32> = applied.takes.iter().map(|&(number, _)| number).collect();
         let mut going = Going::new();
@@ -227,7 +229,8 @@ impl Forward {
         self.sockets.by_rule()
     }
 
-    /// When [`Forward::poll`] has something to do, if the thread in the namespace has done nothing before.
+    /// When [`Forward::poll`] has something to do, if the thread in the namespace has done nothing
+    /// before.
     pub(crate) fn due(&self) -> Option<Instant> {
         let detection = self.detection.as_ref()?;
         match &detection.todo {
@@ -272,8 +275,8 @@ impl Forward {
         self.follows
     }
 
-    /// Opens what tells of services on either side, if that was not done before. An error where there is no
-    /// way into the namespace (`ENETUNREACH`), or of socket(7).
+    /// Opens what tells of services on either side, if that was not done before. An error where
+    /// there is no way into the namespace (`ENETUNREACH`), or of socket(7).
     pub(crate) fn prepare_to_follow(&mut self, around: &Around<'_>) -> io::Result<()> {
         if self.detection.is_some() {
             return Ok(());
@@ -303,8 +306,8 @@ impl Forward {
         }
     }
 
-    /// Asks what listens, and says what is to be done to our own sockets, a part at a time. Nothing here is fatal, and
-    /// nothing waits. Messages of the kernel are read by way of `inbox`.
+    /// Asks what listens, and says what is to be done to our own sockets, a part at a time. Nothing
+    /// here is fatal, and nothing waits. Messages of the kernel are read by way of `inbox`.
     pub(crate) fn poll(&mut self, around: &Around<'_>, inbox: &mut Inbox) -> Changes {
         let due = self.due();
         let Some(mut detection) = self.detection.take() else { return Changes::default() };

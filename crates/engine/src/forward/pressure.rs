@@ -1,10 +1,10 @@
 //! Room for connections that come in.
 //!
-//! A flood of connections to a forwarded port must leave flows that exist, and the guest's own new ones,
-//! alone. So what one listening socket lets in before it is established is bounded, and the last
-//! descriptors and places in the flow table are not for those who come in. Others wait in the
-//! kernel's backlog, and are let in once there is room: listening sockets that had to wait are not watched
-//! meanwhile, and kept in mind here.
+//! A flood of connections to a forwarded port must leave flows that exist, and the guest's own new
+//! ones, alone. So what one listening socket lets in before it is established is bounded, and the
+//! last descriptors and places in the flow table are not for those who come in. Others wait in the
+//! kernel's backlog, and are let in once there is room: listening sockets that had to wait are not
+//! watched meanwhile, and kept in mind here.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -25,7 +25,8 @@ const UNHEARD: Duration = Duration::from_secs(10);
 /// The part of all descriptors that is kept, and the most of them.
 const KEPT: (u64, u64) = (8, 1024);
 
-/// The most descriptors that ports take which need not all be had: three of four. Connections need the others.
+/// The most descriptors that ports take which need not all be had: three of four. Connections need
+/// the others.
 pub(super) fn for_ports() -> RawFd {
     RawFd::try_from(limit() / 4 * 3).unwrap_or(RawFd::MAX)
 }
@@ -34,7 +35,8 @@ fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Who is counted as one client: an IPv4 address, or an IPv6 network, of which a host may use every address.
+/// Who is counted as one client: an IPv4 address, or an IPv6 network, of which a host may use every
+/// address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source(pub(crate) u64);
 
@@ -56,7 +58,8 @@ pub(crate) struct Ticket(Arc<UnderWay>);
 #[derive(Debug, Default)]
 struct UnderWay {
     count: AtomicU32,
-    /// The source that was last given up as unheard, and until when that tells something, in milliseconds.
+    /// The source that was last given up as unheard, and until when that tells something, in
+    /// milliseconds.
     unheard: AtomicU64,
     until: AtomicU64,
 }
@@ -154,7 +157,8 @@ impl Pressure {
         self.scarce.is_some()
     }
 
-    /// Whether a new descriptor is one of those that are kept: the kernel gives out the lowest free number.
+    /// Whether a new descriptor is one of those that are kept: the kernel gives out the lowest free
+    /// number.
     pub(crate) fn keeps(&self, fd: impl AsFd) -> bool {
         fd.as_fd().as_raw_fd() >= self.kept
     }
@@ -191,7 +195,8 @@ impl Pressure {
         self.scarce = Some(now + LOOK_AGAIN);
     }
 
-    /// Until when something about a single listening socket is not tried again. The loop is awake then.
+    /// Until when something about a single listening socket is not tried again. The loop is awake
+    /// then.
     pub(crate) fn pause(&mut self, now: Instant) -> Instant {
         let until = now + LOOK_AGAIN;
         self.remind(until);

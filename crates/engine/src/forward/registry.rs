@@ -1,5 +1,5 @@
-//! The sockets that listen, as the process has them: which there are, and the numbers by which workers know
-//! them.
+//! The sockets that listen, as the process has them: which there are, and the numbers by which
+//! workers know them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::listener::Listener;
 use super::table::{Entry, Place, RuleId};
 
-/// Inodes of all listening sockets of ours, in use or not yet: by these the kernel tells what listens, and none of
-/// ours is a service to be followed. Locked for moments, where sockets are opened and closed, and once a second where
-/// services are looked at.
+/// Inodes of all listening sockets of ours, in use or not yet: by these the kernel tells what
+/// listens, and none of ours is a service to be followed. Locked for moments, where sockets are
+/// opened and closed, and once a second where services are looked at.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inodes(Arc<Mutex<HashSet<u64>>>);
 

@@ -1,5 +1,6 @@
-//! Sockets in the guest's network namespace, made in advance by the thread that stays there: nothing here waits
-//! for another thread. Where there is none, whoever needs one waits until the thread has made more.
+//! Sockets in the guest's network namespace, made in advance by the thread that stays there:
+//! nothing here waits for another thread. Where there is none, whoever needs one waits until the
+//! thread has made more.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +12,8 @@ use rustix::net::{AddressFamily, SocketType};
 /// The most sockets of a kind: a batch is ordered with fewer than 32 left, which is as many
 /// as datagrams may come in at once.
 const MOST: usize = 31 + BATCH;
-/// No more of all descriptors are in stock than the inverse of this for each kind, but at least one.
+/// No more of all descriptors are in stock than the inverse of this for each kind, but at least
+/// one.
 const PART: usize = 32;
 
 /// Unconnected sockets of every kind.
@@ -45,8 +47,9 @@ impl Stock {
         Self { shelves: KINDS.map(shelf), orders: Orders::new(descriptors) }
     }
 
-    /// How many sockets of this type there are for everyone who comes in through a listening socket of this family. None:
-    /// they are being made. Where they cannot be made nobody has to wait for them, and [`Stock::take`] fails.
+    /// How many sockets of this type there are for everyone who comes in through a listening socket
+    /// of this family. None: they are being made. Where they cannot be made nobody has to wait for
+    /// them, and [`Stock::take`] fails.
     pub(crate) fn available(&mut self, supply: &Supply, kind: SocketType, listener: AddressFamily) -> usize {
         self.collect(supply);
         let mut least = usize::MAX;

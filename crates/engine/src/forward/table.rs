@@ -150,7 +150,8 @@ impl Rules {
         interest
     }
 
-    /// What should be listened on because something listens on the other side, and in which families.
+    /// What should be listened on because something listens on the other side, and in which
+    /// families.
     pub fn wanted(&self, heard: &Heard, guest: &Guest, on: Families) -> BTreeMap<Place, Families> {
         let mut wanted = BTreeMap::new();
         for (&rule, entry) in self.entries.iter().filter(|(_, e)| e.rule.scan) {
@@ -174,8 +175,8 @@ impl Rules {
     }
 }
 
-/// Leaves at most `room` of what is wanted: rules that want few ports have them all, and others equally many, of
-/// the lowest numbers.
+/// Leaves at most `room` of what is wanted: rules that want few ports have them all, and others
+/// equally many, of the lowest numbers.
 pub fn fit(wanted: &mut BTreeMap<Place, Families>, room: usize) {
     let mut of_rules = BTreeMap::<RuleId, usize>::new();
     for place in wanted.keys() {

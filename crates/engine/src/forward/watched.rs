@@ -1,5 +1,5 @@
-//! Listening sockets as a worker has them: watched by its loop, each with what it has to know of those who
-//! come in there.
+//! Listening sockets as a worker has them: watched by its loop, each with what it has to know of
+//! those who come in there.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,8 @@ pub struct Watched {
     pub(crate) accepted: Cell<u64>,
     /// `accept` failed for a reason of its own: not tried again before.
     pub(crate) paused: Cell<Option<Instant>>,
-    /// None of its connections that are being established could be given up: not looked at again before.
+    /// None of its connections that are being established could be given up: not looked at again
+    /// before.
     pub(crate) searched: Cell<Option<Instant>>,
     /// Events of late that led to nothing.
     pub(crate) futile: Futile,
@@ -90,8 +91,8 @@ impl Listeners {
         self.open.iter().map(|(&number, listener)| (number, listener))
     }
 
-    /// Whether what a flow on the bypass sends to `target` would come back to us, again and again: where
-    /// both loopbacks stand for each other, and the port is forwarded both ways.
+    /// Whether what a flow on the bypass sends to `target` would come back to us, again and again:
+    /// where both loopbacks stand for each other, and the port is forwarded both ways.
     pub(crate) fn circular(&self, bypass: Bypass, key: &Key, target: Endpoint) -> bool {
         let Via::Bypass(from) = key.via else { return false };
         bypass == Bypass::Loopback

@@ -1,9 +1,10 @@
-//! What there is once, however many workers there are: forwarding rules and what they follow, the thread in the
-//! namespace, and what the guest is told by the clock.
+//! What there is once, however many workers there are: forwarding rules and what they follow, the
+//! thread in the namespace, and what the guest is told by the clock.
 //!
-//! Floor: process. All of it is done by one worker, between two events. Others are told of changes: the guest is
-//! [published](crate::core::Known), frames are recorded by a [`Capture`](crate::core::Capture) that they share, and
-//! sockets that listen have the same numbers everywhere.
+//! Floor: process. All of it is done by one worker, between two events. Others are told of changes:
+//! the guest is [published](crate::core::Known), frames are recorded by a
+//! [`Capture`](crate::core::Capture) that they share, and sockets that listen have the same numbers
+//! everywhere.
 
 mod chores;
 
@@ -122,8 +123,8 @@ impl Process {
         }
     }
 
-    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
-    /// this returns, as far as possible: nothing here is fatal.
+    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is
+    /// forwarded when this returns, as far as possible: nothing here is fatal.
     pub(crate) fn follow<L: Link>(&mut self, ctx: &mut Context<L>) {
         if !self.forward.follows() || self.inside.is_none() {
             return;
@@ -138,8 +139,8 @@ impl Process {
         }
     }
 
-    /// Opens what tells of services on either side, if that was not done before. For rules that come
-    /// later: a sealed process can't. An error where there is no way into the namespace
+    /// Opens what tells of services on either side, if that was not done before. For rules that
+    /// come later: a sealed process can't. An error where there is no way into the namespace
     /// (`ENETUNREACH`), or of socket(7).
     pub(crate) fn prepare_to_follow<L: Link>(&mut self, ctx: &Context<L>) -> io::Result<()> {
         let Context { core, ports } = ctx;
@@ -170,8 +171,8 @@ impl Process {
         apply.step(self.inside.as_ref())
     }
 
-    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules that
-    /// are gone, whose numbers it returns. On an error nothing has changed.
+    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules
+    /// that are gone, whose numbers it returns. On an error nothing has changed.
     pub(crate) fn commit<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
@@ -221,8 +222,9 @@ impl Process {
         Ok(begun)
     }
 
-    /// Closes sockets that are in the way of some of `applied`, and opens these in their place; the numbers of those
-    /// closed. On an error all are as they were, but for clients that were not accepted yet.
+    /// Closes sockets that are in the way of some of `applied`, and opens these in their place; the
+    /// numbers of those closed. On an error all are as they were, but for clients that were not
+    /// accepted yet.
     fn replace<L: Link>(&mut self, ctx: &mut Context<L>, applied: &Applied) -> Result<Vec<u32>, Uncommitted> {
         let (mut closed, mut begun) = (Vec::new(), Vec::new());
         let going = if applied.late.is_empty() { Going::new() } else { self.forward.going(applied) };

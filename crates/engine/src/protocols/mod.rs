@@ -1,7 +1,7 @@
 //! What flows of each protocol do with their sockets.
 //!
-//! Floor: protocols. A flow is told of events, one at a time, and says whether it lives on; it does not see
-//! the table that it is in, nor flows of other protocols.
+//! Floor: protocols. A flow is told of events, one at a time, and says whether it lives on; it does
+//! not see the table that it is in, nor flows of other protocols.
 
 pub mod echo;
 pub mod facts;

@@ -1,4 +1,5 @@
-//! What the kernel quotes of a message in an error: kept in a block of the pool until the guest was told.
+//! What the kernel quotes of a message in an error: kept in a block of the pool until the guest was
+//! told.
 
 use std::os::fd::BorrowedFd;
 
@@ -22,7 +23,8 @@ impl Quote {
         }
     }
 
-    /// Takes the oldest entry of a socket's error queue, and what it quotes, which stays until the next one.
+    /// Takes the oldest entry of a socket's error queue, and what it quotes, which stays until the
+    /// next one.
     pub(crate) fn receive<L: Link>(
         &self,
         core: &mut Core<L>,

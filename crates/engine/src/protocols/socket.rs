@@ -71,8 +71,9 @@ pub(super) fn any(like: Addr) -> Addr {
     if like.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-/// Connects a datagram socket to `to`, bound to `from`, or another port if that is taken; returns whether
-/// it is not. It reports errors of the network, and gets datagrams `joined` if that is asked for.
+/// Connects a datagram socket to `to`, bound to `from`, or another port if that is taken; returns
+/// whether it is not. It reports errors of the network, and gets datagrams `joined` if that is
+/// asked for.
 pub(super) fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined: bool) -> io::Result<bool> {
     let kept = rustix::net::bind(fd, &from).is_ok();
     if !kept && !from.ip().is_unspecified() {

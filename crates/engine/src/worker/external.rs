@@ -7,8 +7,8 @@ use crate::control::Control;
 /// The program around a worker, which calls it between two events. Each call keeps the network
 /// waiting.
 pub trait External<L> {
-    /// The descriptor watched as [`Token::External`](crate::core::Token::External) `number` is readable, or was
-    /// [postponed](crate::core::Core::postpone); whether the loop is to end.
+    /// The descriptor watched as [`Token::External`](crate::core::Token::External) `number` is
+    /// readable, or was [postponed](crate::core::Core::postpone); whether the loop is to end.
     fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool;
 
     /// The thread in the namespace has done something, perhaps what an

@@ -1,10 +1,10 @@
 //! What a worker reserves at its start, and how much of it where memory is limited.
 //!
-//! Tables and pools are reserved for the most that may be needed. That takes address space alone, of
-//! which the kernel provides what is used. Where there is not so much of it, because the process has
-//! limits (`RLIMIT_AS`, `RLIMIT_DATA`) or the kernel commits no more than it has
-//! (`vm.overcommit_memory` 2), all are made smaller alike. What fits is tried rather than
-//! computed: it depends on more than we could ask for.
+//! Tables and pools are reserved for the most that may be needed. That takes address space alone,
+//! of which the kernel provides what is used. Where there is not so much of it, because the process
+//! has limits (`RLIMIT_AS`, `RLIMIT_DATA`) or the kernel commits no more than it has
+//! (`vm.overcommit_memory` 2), all are made smaller alike. What fits is tried rather than computed:
+//! it depends on more than we could ask for.
 
 use std::io;
 
@@ -23,7 +23,8 @@ use crate::protocols::tcp::Tcp;
 use crate::protocols::tcp::slack::{self, Slack};
 use crate::protocols::udp::Udp;
 
-/// Left to what comes later, three times over: buffers of all protocols, stacks of threads, what the C library allocates.
+/// Left to what comes later, three times over: buffers of all protocols, stacks of threads, what
+/// the C library allocates.
 const MARGIN: usize = 24 * 1024 * 1024;
 /// Blocks of slack at least: what two connections are promised.
 const SMALLEST_POOL: u16 = 32;

@@ -39,7 +39,8 @@ pub const CALLS: &[Call] = &[
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
 
-/// An engine and what keeps it going, with what all workers have in common, which is done by this one.
+/// An engine and what keeps it going, with what all workers have in common, which is done by this
+/// one.
 pub struct Worker<L> {
     engine: Engine<L>,
     process: Process,
@@ -80,14 +81,15 @@ impl<L: Link> Worker<L> {
         self.process.enter(&mut self.engine.ctx, inside)
     }
 
-    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is forwarded when
-    /// this returns, as far as possible: nothing here is fatal.
+    /// Begins to follow what listens on either side, if a rule asks for that. What listens now is
+    /// forwarded when this returns, as far as possible: nothing here is fatal.
     pub fn follow(&mut self) {
         self.process.follow(&mut self.engine.ctx);
     }
 
-    /// Has rules be possible later that follow services: opens what tells of these, which a sealed process
-    /// can't. An error where there is no way into the namespace (`ENETUNREACH`), or of socket(7).
+    /// Has rules be possible later that follow services: opens what tells of these, which a sealed
+    /// process can't. An error where there is no way into the namespace (`ENETUNREACH`), or of
+    /// socket(7).
     pub fn prepare_to_follow(&mut self) -> io::Result<()> {
         self.process.prepare_to_follow(&self.engine.ctx)
     }
@@ -129,7 +131,8 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    /// One round at a time given by the caller, without waiting: for tests with a clock of their own.
+    /// One round at a time given by the caller, without waiting: for tests with a clock of their
+    /// own.
     pub fn turn(&mut self, now: Instant) -> io::Result<()> {
         self.engine.ctx.core.now = now;
         self.engine.receive(0)?;
@@ -217,7 +220,8 @@ impl<L: Link> Worker<L> {
         end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
-    /// Whether something waits for the thread in the namespace: for tests with a clock of their own.
+    /// Whether something waits for the thread in the namespace: for tests with a clock of their
+    /// own.
     pub fn awaits_namespace(&self) -> bool {
         self.engine.ctx.ports.pressure.awaits_sockets() || self.process.awaits_namespace()
     }

@@ -1,5 +1,6 @@
-//! The engine without a link, between two sides which are both the namespace of the test: clients and servers are sockets
-//! on its loopback interface, where what is sent has arrived when the call returns.
+//! The engine without a link, between two sides which are both the namespace of the test: clients
+//! and servers are sockets on its loopback interface, where what is sent has arrived when the call
+//! returns.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::net::{TcpListener, TcpStream, UdpSocket};

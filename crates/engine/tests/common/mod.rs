@@ -1,4 +1,5 @@
-//! What tests of the whole engine begin with: an engine's options, rules of forwarded ports, and payload.
+//! What tests of the whole engine begin with: an engine's options, rules of forwarded ports, and
+//! payload.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::io;
@@ -86,7 +87,8 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
-    // Not by a program: before it runs it would have our descriptors for a while, also those that another test closes.
+    // Not by a program: before it runs it would have our descriptors for a while, also those that
+    // another test closes.
     loopback_up()
 }
 

@@ -146,9 +146,9 @@ impl Prepared {
     }
 }
 
-/// Goes to the background, or stays, and isolates the process that goes on once it has opened the rest with `open`
-/// and before it starts a thread with `inside`. Whoever started us may go on once the place returned is
-/// [ready](Place::ready), which is the last that can fail.
+/// Goes to the background, or stays, and isolates the process that goes on once it has opened the
+/// rest with `open` and before it starts a thread with `inside`. Whoever started us may go on once
+/// the place returned is [ready](Place::ready), which is the last that can fail.
 fn settle(
     config: &Config,
     leftovers: &mut Leftovers,

@@ -1,5 +1,5 @@
-//! What the process does on the worker's thread beside the engine: statistics, the log's account, and what
-//! becomes readable outside.
+//! What the process does on the worker's thread beside the engine: statistics, the log's account,
+//! and what becomes readable outside.
 
 use passt_engine::control::Control;
 use passt_engine::link::Link;
@@ -9,8 +9,8 @@ use passt_proto::time::Instant;
 use crate::log;
 use crate::stats::Stats;
 
-/// The engine's surroundings; `ready` is told the number of a descriptor that is readable, and says whether
-/// the loop is to end.
+/// The engine's surroundings; `ready` is told the number of a descriptor that is readable, and says
+/// whether the loop is to end.
 pub(super) struct Outside<'a, F> {
     pub(super) stats: Option<&'a mut Stats>,
     pub(super) ready: F,

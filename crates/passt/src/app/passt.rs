@@ -33,8 +33,8 @@ const LISTENER: u32 = 0;
 /// Runs until the virtual machine or a signal ends the process; the exit status. `client` is the
 /// connection that was inherited, if one was.
 pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>) -> anyhow::Result<u8> {
-    // What needs the rights and the view of whoever started us comes before the change of identity. The socket
-    // is first: if another process has it, its files are not to be touched.
+    // What needs the rights and the view of whoever started us comes before the change of identity.
+    // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
     let listener = socket::listen(&passt.socket, &mut leftovers)?;
     let Prepared { mut leftovers, pid_file, capture, mut stats, setup, forward, listeners } =
@@ -84,8 +84,8 @@ struct Door {
 }
 
 impl Door {
-    /// Lets in who is there, unless the link was `taken` when the loop began. Where that fails it is tried again
-    /// after a pause: who comes stays there, and would keep the loop busy.
+    /// Lets in who is there, unless the link was `taken` when the loop began. Where that fails it
+    /// is tried again after a pause: who comes stays there, and would keep the loop busy.
     fn admit(&mut self, ctx: &mut Context<StreamLink>, taken: bool) -> Option<OwnedFd> {
         // One that left is seen off before the next is let in.
         if taken && ctx.core.link.fd(0).is_none_or(socket::has_left) {

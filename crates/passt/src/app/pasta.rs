@@ -110,7 +110,8 @@ fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> anyhow::Result<T> + Sen
     netns.run(work).context("Couldn't work in the network namespace")?
 }
 
-/// Creates the tap device in this thread's network namespace and configures it; with it comes its address.
+/// Creates the tap device in this thread's network namespace and configures it; with it comes its
+/// address.
 fn create_tap(wanted: &TapSetup) -> anyhow::Result<(Tap, Option<Mac>)> {
     let TapSetup { name, config } = wanted;
     let mut netlink = Rtnl::open()?;

@@ -1,11 +1,11 @@
 //! An empty room: what a guest finds that has found a bug in us.
 //!
 //! Everything is opened before. Then, each step as early as it can be taken: a user namespace for
-//! passt (pasta has entered one for its network); a PID namespace, which only a child
-//! lands in, so that a process in the foreground stays in its own; mount, IPC and UTS namespaces; an
-//! empty root; no way to new privileges or to a core dump; Landlock; and no capability but to bind low
-//! ports. Threads have credentials, roots and domains of their own: what a thread should not keep is
-//! given up before it is started, and capabilities by each itself.
+//! passt (pasta has entered one for its network); a PID namespace, which only a child lands in, so
+//! that a process in the foreground stays in its own; mount, IPC and UTS namespaces; an empty root;
+//! no way to new privileges or to a core dump; Landlock; and no capability but to bind low ports.
+//! Threads have credentials, roots and domains of their own: what a thread should not keep is given
+//! up before it is started, and capabilities by each itself.
 //!
 //! The filter for system calls comes last: [`seal`].
 
@@ -41,7 +41,8 @@ impl Error {
     }
 }
 
-/// Moves to a user namespace of our own, in which nobody is anybody. The process must have a single thread.
+/// Moves to a user namespace of our own, in which nobody is anybody. The process must have a single
+/// thread.
 pub fn user() -> Result<(), Error> {
     namespace::detach_user().map_err(Error::at("user namespace"))
 }
@@ -51,8 +52,8 @@ pub fn processes() -> Result<(), Error> {
     namespace::detach(UnshareFlags::NEWPID).map_err(Error::at("PID namespace"))
 }
 
-/// Leaves everything behind that has a name. To be called by the final process while it has a single
-/// thread; those that it starts later are as far away.
+/// Leaves everything behind that has a name. To be called by the final process while it has a
+/// single thread; those that it starts later are as far away.
 pub fn names(config: &Config) -> Result<(), Error> {
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     namespace::detach(flags).map_err(Error::at("mount, IPC and UTS namespaces"))?;
@@ -65,8 +66,8 @@ pub fn names(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives up all capabilities that are not [`KEPT`], in this thread and in the one inside the namespace,
-/// and what others of the same user could see of us.
+/// Gives up all capabilities that are not [`KEPT`], in this thread and in the one inside the
+/// namespace, and what others of the same user could see of us.
 pub fn privileges(inside: Option<&Resident>) -> Result<(), Error> {
     let give_up = || process::limit_capabilities(KEPT);
     give_up().map_err(Error::at("capabilities"))?;

@@ -11,9 +11,9 @@ use rustix::process::{chdir, chroot, pivot_root};
 /// Directories to mount the new root on: any that is there will do.
 const PLACES: [&str; 5] = ["/tmp", "/run", "/proc", "/sys", "/dev"];
 
-/// Makes an empty file system the root and leaves the old one, in the mount namespace of this thread,
-/// which must be its own. With `fallback` the old root stays mounted below, out of reach, where
-/// it can't be left: an initial ramdisk's (`pivot_root(2)`, NOTES).
+/// Makes an empty file system the root and leaves the old one, in the mount namespace of this
+/// thread, which must be its own. With `fallback` the old root stays mounted below, out of reach,
+/// where it can't be left: an initial ramdisk's (`pivot_root(2)`, NOTES).
 pub(super) fn leave(fallback: bool) -> io::Result<()> {
     // Nothing of what follows is to be seen in other mount namespaces, nor to be bound.
     mount_change("/", MountPropagationFlags::UNBINDABLE | MountPropagationFlags::REC)?;

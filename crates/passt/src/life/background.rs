@@ -53,7 +53,8 @@ impl PidFile {
     fn write(mut self, pid: Pid) -> Result<(), Error> {
         let line = format!("{pid}\n");
         let len = line.len() as u64;
-        // Cut only where more was there: the user that we are by now may be one who can write, but not cut (AppArmor's `owner`).
+        // Cut only where more was there: the user that we are by now may be one who can write, but
+        // not cut (AppArmor's `owner`).
         let longer = self.file.metadata().is_ok_and(|old| old.is_file() && old.len() > len);
         let written = self.file.write_all(line.as_bytes());
         match written.and_then(|()| if longer { self.file.set_len(len) } else { Ok(()) }) {
@@ -63,7 +64,8 @@ impl PidFile {
         Ok(())
     }
 
-    /// Leaves a FIFO open as long as the process lives: what nobody has read is gone once it is closed everywhere.
+    /// Leaves a FIFO open as long as the process lives: what nobody has read is gone once it is
+    /// closed everywhere.
     fn keep(self) {
         if self.file.metadata().is_ok_and(|file| file.file_type().is_fifo()) {
             std::mem::forget(self.file);

@@ -140,7 +140,8 @@ impl AsFd for Command {
     }
 }
 
-/// Signals that the process with this `/proc/PID/status` catches or ignores, number 1 as the lowest bit.
+/// Signals that the process with this `/proc/PID/status` catches or ignores, number 1 as the lowest
+/// bit.
 fn dispositions(status: &str) -> u64 {
     let masks = status.lines().filter_map(|line| {
         let mask = line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigIgn:"))?;

@@ -51,8 +51,8 @@ impl Identity {
         Self { uid: geteuid().as_raw(), gid: getegid().as_raw() }
     }
 
-    /// Who we should become: what `--runas` says, `nobody` if we are the machine's root, or else nobody
-    /// other than who we are, as `None`.
+    /// Who we should become: what `--runas` says, `nobody` if we are the machine's root, or else
+    /// nobody other than who we are, as `None`.
     pub fn wanted(run_as: Option<&RunAs>) -> Result<Option<Self>, Error> {
         match run_as {
             Some(run_as) => look_up(run_as).map(Some),
@@ -84,8 +84,8 @@ fn look_up(run_as: &RunAs) -> Result<Identity, Error> {
     resolve(run_as, &passwd, &groups).ok_or_else(invalid)
 }
 
-/// Who `run_as` means by the contents of passwd(5) and group(5), or else by number. Nobody if that is -1 for the
-/// user or the group, which would leave it as it is.
+/// Who `run_as` means by the contents of passwd(5) and group(5), or else by number. Nobody if that
+/// is -1 for the user or the group, which would leave it as it is.
 fn resolve(run_as: &RunAs, passwd: &str, groups: &str) -> Option<Identity> {
     let number = || run_as.user.parse().ok().map(|uid| Identity { uid, gid: uid });
     let mut identity = account(passwd, &run_as.user).or_else(number)?;

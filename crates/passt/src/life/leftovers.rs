@@ -1,7 +1,7 @@
 //! What a start that fails takes away again: the socket and the PID file that it has made.
 //!
-//! They are made by whoever started us, in directories that may be closed to the user that we become.
-//! So another process, the *keeper*, is forked in between. It does nothing but wait for the
+//! They are made by whoever started us, in directories that may be closed to the user that we
+//! become. So another process, the *keeper*, is forked in between. It does nothing but wait for the
 //! outcome, and removes the files unless it is told that the start has succeeded: a start that is
 //! killed has failed as well.
 
@@ -18,7 +18,8 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
 
-/// Files of a start that is not over. They are removed with this value, unless it has [succeeded](Self::keep).
+/// Files of a start that is not over. They are removed with this value, unless it has
+/// [succeeded](Self::keep).
 #[derive(Debug, Default)]
 pub struct Leftovers {
     made: Vec<Made>,
@@ -40,7 +41,8 @@ struct Keeper {
 }
 
 impl Leftovers {
-    /// Adds the file that this process has just made at `path`; if it can't be added, it is removed now.
+    /// Adds the file that this process has just made at `path`; if it can't be added, it is removed
+    /// now.
     pub fn add(&mut self, path: &Path) -> io::Result<()> {
         let flags = (OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed();
         match File::options().read(true).custom_flags(flags).open(path) {
@@ -56,8 +58,8 @@ impl Leftovers {
         }
     }
 
-    /// Leaves the files to a process that stays who we are now. To be called once, before anything that can take
-    /// long; the process must have a single thread.
+    /// Leaves the files to a process that stays who we are now. To be called once, before anything
+    /// that can take long; the process must have a single thread.
     pub fn entrust(&mut self) -> io::Result<()> {
         if self.made.is_empty() {
             return Ok(());

@@ -2,11 +2,11 @@
 //! works in, how it goes to the background, and what ends it.
 //!
 //! [`app`](crate::app) calls the parts in the order of a start: [`start`], then
-//! [`pid_file`](background::PidFile) and other files as whoever started us, then
-//! for pasta [`enter`](namespace::enter), which changes identity and goes where the namespace is, and for passt
-//! [`identity`], after its [`socket`] was bound, then, when
-//! all is ready, [`background`]. From there on only [`watch`] matters, one descriptor of the
-//! engine's loop. Giving up what the loop doesn't need is the business of [`isolate`](crate::isolate).
+//! [`pid_file`](background::PidFile) and other files as whoever started us, then for pasta
+//! [`enter`](namespace::enter), which changes identity and goes where the namespace is, and for
+//! passt [`identity`], after its [`socket`] was bound, then, when all is ready, [`background`].
+//! From there on only [`watch`] matters, one descriptor of the engine's loop. Giving up what the
+//! loop doesn't need is the business of [`isolate`](crate::isolate).
 
 pub mod background;
 pub mod command;

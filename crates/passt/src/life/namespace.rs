@@ -1,9 +1,8 @@
 //! Entering the user namespace, and finding or making the network namespace.
 //!
-//! pasta itself works in the user namespace that owns the network namespace, because only there is it
-//! allowed to create a device in it; its own network namespace stays the host's, for
-//! sockets on the host. Whatever belongs inside is opened with
-//! [`Netns::run`].
+//! pasta itself works in the user namespace that owns the network namespace, because only there is
+//! it allowed to create a device in it; its own network namespace stays the host's, for sockets on
+//! the host. Whatever belongs inside is opened with [`Netns::run`].
 //!
 //! Everything that has a path is opened as whoever started us, and the change
 //! of identity comes after: namespaces of another user's processes can be

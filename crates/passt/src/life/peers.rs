@@ -1,9 +1,11 @@
-//! Which process is at the other end of a connection, also for one that has a PID namespace of its own.
+//! Which process is at the other end of a connection, also for one that has a PID namespace of its
+//! own.
 //!
-//! `SO_PEERCRED` tells PIDs of the namespace of whoever asks, which for us in the background has no client: it says 0.
-//! (Nor are there users: nobody is mapped where we are.) But a file of `/proc` speaks of the namespace that its file system
-//! was mounted for. One of them describes what is open at a number, there and then; it is opened
-//! before the file system is out of reach, and a client's process is put at its number to read who that is.
+//! `SO_PEERCRED` tells PIDs of the namespace of whoever asks, which for us in the background has no
+//! client: it says 0. (Nor are there users: nobody is mapped where we are.) But a file of `/proc`
+//! speaks of the namespace that its file system was mounted for. One of them describes what is open
+//! at a number, there and then; it is opened before the file system is out of reach, and a client's
+//! process is put at its number to read who that is.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -35,8 +37,8 @@ struct Slot {
 }
 
 impl Peers {
-    /// For a process in a PID namespace of its own, which still sees the `/proc` of the one before. Others need no
-    /// more than the default.
+    /// For a process in a PID namespace of its own, which still sees the `/proc` of the one before.
+    /// Others need no more than the default.
     pub fn outside() -> Self {
         Self(Slot::open())
     }

@@ -1,9 +1,9 @@
 //! The socket at which a virtual machine reaches us: found, bound, or inherited, and
 //! who comes there.
 //!
-//! A path is bound by whoever started us, before the change of identity, and for them
-//! alone (see [`limits`](super::start::limits)). It is removed only if the start fails: a socket file without a
-//! process is *stale*, and replaced by the next who wants its name.
+//! A path is bound by whoever started us, before the change of identity, and for them alone (see
+//! [`limits`](super::start::limits)). It is removed only if the start fails: a socket file without
+//! a process is *stale*, and replaced by the next who wants its name.
 
 use std::fs;
 use std::io;
@@ -54,8 +54,8 @@ pub enum Error {
     Fd(RawFd),
 }
 
-/// Takes over the connected stream socket that the process was started with as descriptor `fd`. To be
-/// called before anything else is opened.
+/// Takes over the connected stream socket that the process was started with as descriptor `fd`. To
+/// be called before anything else is opened.
 pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
     let socket = fd::take_inherited(fd).map_err(|_| Error::Fd(fd))?;
     let is_stream = sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
@@ -63,7 +63,8 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
     if is_stream && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
 }
 
-/// Listens where the command line says; `None` if our client is there already. The file is one of `leftovers`.
+/// Listens where the command line says; `None` if our client is there already. The file is one of
+/// `leftovers`.
 pub fn listen(wanted: &GuestSocket, leftovers: &mut Leftovers) -> Result<Option<UnixListener>, Error> {
     let (listener, path) = match wanted {
         GuestSocket::Fd(_) => return Ok(None),
@@ -117,8 +118,9 @@ fn bind_free(path: &Path, leftovers: &mut Leftovers) -> io::Result<UnixListener>
     Ok(socket.into())
 }
 
-/// Whether a process has this socket, without its noticing: a real connection would be a client, the
-/// only one for some. The wrong type is refused only where there is a socket (unix(7), `EPROTOTYPE`).
+/// Whether a process has this socket, without its noticing: a real connection would be a client,
+/// the only one for some. The wrong type is refused only where there is a socket (unix(7),
+/// `EPROTOTYPE`).
 fn is_live(path: &Path) -> bool {
     match UnixDatagram::unbound().and_then(|socket| socket.connect(path)) {
         Ok(()) => true,
@@ -149,8 +151,8 @@ pub const CALLS: &[Call] = &[
     Call::only(Sysno::socket, namespace::SOCKETS),
 ];
 
-/// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if there
-/// is no client for us. An error leaves them where they are, and the socket readable.
+/// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if
+/// there is no client for us. An error leaves them where they are, and the socket readable.
 pub fn admit(
     listener: &UnixListener,
     spare: &mut Spare,

@@ -27,9 +27,8 @@ impl Inherited {
     }
 }
 
-/// Resources of which a process has to have so much, with unit and name in the shell. Open files: the process's own,
-/// sockets of the namespace that are kept in stock,
-/// and some for its flows.
+/// Resources of which a process has to have so much, with unit and name in the shell. Open files:
+/// the process's own, sockets of the namespace that are kept in stock, and some for its flows.
 const NEEDED: [(Resource, u64, &str); 2] = [
     (Resource::Nofile, 64, "open files (ulimit -n)"),
     (Resource::Stack, 256 * 1024, "bytes of stack (ulimit -s)"),
@@ -70,8 +69,8 @@ pub fn sufficient() -> Result<(), TooLow> {
     Ok(())
 }
 
-/// Closes descriptors that leaked to us, `keep` aside, raises the limit of open ones, and keeps files
-/// that we make to their owner.
+/// Closes descriptors that leaked to us, `keep` aside, raises the limit of open ones, and keeps
+/// files that we make to their owner.
 pub fn limits(keep: Option<RawFd>) -> io::Result<Inherited> {
     fd::close_leaked(keep)?;
     Ok(Inherited {

@@ -1,10 +1,11 @@
-//! A log file that stays below a size, while it is written under the one descriptor that was
-//! opened at the start: a sandbox has no name for a second file to rotate to. What is no regular file, a FIFO or a device, has
-//! no size, and is left to [`Outlet`](crate::outlet::Outlet).
+//! A log file that stays below a size, while it is written under the one descriptor that was opened
+//! at the start: a sandbox has no name for a second file to rotate to. What is no regular file, a
+//! FIFO or a device, has no size, and is left to [`Outlet`](crate::outlet::Outlet).
 //!
-//! When a line would pass the limit about half of the file is cut at its front: what remains is copied there.
-//! That leaves a piece of a line in front, which the first line, the version, then overwrites. Some file
-//! systems could just take out the blocks, which is one more system call to allow for what is rare and small.
+//! When a line would pass the limit about half of the file is cut at its front: what remains is
+//! copied there. That leaves a piece of a line in front, which the first line, the version, then
+//! overwrites. Some file systems could just take out the blocks, which is one more system call to
+//! allow for what is rare and small.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

@@ -1,7 +1,9 @@
-//! Lines that somebody outside can cause again and again: of each, the first few are told, then how many more there were.
+//! Lines that somebody outside can cause again and again: of each, the first few are told, then how
+//! many more there were.
 //!
-//! What is counted are places in the code. There are few that a guest, a peer or another user reaches, so a small table
-//! holds all of them. Debugging is asked for, and not limited; nor is a start, which ends.
+//! What is counted are places in the code. There are few that a guest, a peer or another user
+//! reaches, so a small table holds all of them. Debugging is asked for, and not limited; nor is a
+//! start, which ends.
 
 use std::fmt;
 
@@ -41,7 +43,8 @@ impl Limits {
         Self { places: [const { Place::new() }; PLACES] }
     }
 
-    /// Whether to tell a line, at time `now`. To be called after [`due`](Self::due) has nothing more.
+    /// Whether to tell a line, at time `now`. To be called after [`due`](Self::due) has nothing
+    /// more.
     pub(super) fn pass(&mut self, record: &Record<'_>, now: Instant) -> bool {
         if record.level() >= Level::Debug {
             return true;
@@ -63,7 +66,8 @@ impl Limits {
         false
     }
 
-    /// Takes the account of a place whose time was over at `now`: level, last line and how many were left out.
+    /// Takes the account of a place whose time was over at `now`: level, last line and how many
+    /// were left out.
     pub(super) fn due(&mut self, now: Instant) -> Option<(Level, Line, u64)> {
         let place = self.places.iter_mut().find(|place| place.left_out > 0 && place.until <= now)?;
         Some((place.level, place.last.clone(), std::mem::take(&mut place.left_out)))

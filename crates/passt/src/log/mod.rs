@@ -2,9 +2,9 @@
 //!
 //! Until the process goes to the background a line appears on standard error, for whoever started
 //! us, and also in the log file or, without one, in the system's log. Everything is opened by
-//! [`init`], since nothing can be later; a line is put together in a buffer of fixed size, and a destination that doesn't
-//! take it at once does without, rather than keep the network waiting. It is told how many lines are missing
-//! when it takes some again.
+//! [`init`], since nothing can be later; a line is put together in a buffer of fixed size, and a
+//! destination that doesn't take it at once does without, rather than keep the network waiting. It
+//! is told how many lines are missing when it takes some again.
 //!
 //! What others can cause again and again is limited once the process runs (`limit`).
 //!
@@ -51,7 +51,8 @@ pub const FILE_CALLS: &[Call] = file::CALLS;
 
 static LOGGER: Logger = Logger(Mutex::new(None));
 
-/// When there is something to [account for](account), in nanoseconds of the clock; zero if there is nothing.
+/// When there is something to [account for](account), in nanoseconds of the clock; zero if there is
+/// nothing.
 static DUE: AtomicU64 = AtomicU64::new(0);
 
 /// Why logging can't begin.
@@ -319,7 +320,8 @@ impl Line {
         Self { bytes: [0; MAX_LINE], len: 0 }
     }
 
-    /// What was put together last, without its end; as far as it is text, should it have been cut inside of a character.
+    /// What was put together last, without its end; as far as it is text, should it have been cut
+    /// inside of a character.
     fn text(&self) -> &str {
         let bytes = self.bytes.get(..self.len).unwrap_or_default();
         match str::from_utf8(bytes) {

@@ -404,7 +404,8 @@ fn services(config: &Config, v6: Option<&Net>) -> Services {
     on
 }
 
-/// The tap interface. Unless it is given a name it takes that of the template, if it can: loopback has its own.
+/// The tap interface. Unless it is given a name it takes that of the template, if it can: loopback
+/// has its own.
 fn tap(
     config: &Config,
     pasta: &PastaOptions,

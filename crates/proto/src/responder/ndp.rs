@@ -20,7 +20,8 @@ const ROUTER_LIFETIME: u16 = u16::MAX;
 const MANAGED: u8 = 0x80;
 const OTHER: u8 = 0x40;
 
-/// The only prefix length from which addresses are formed (RFC 4862, section 5.5.3, with 64-bit identifiers).
+/// The only prefix length from which addresses are formed (RFC 4862, section 5.5.3, with 64-bit
+/// identifiers).
 const AUTOCONF_LEN: u8 = 64;
 
 /// A message from the guest.
@@ -83,7 +84,8 @@ fn answer(
     }
 }
 
-/// The address that the sender of a message has, or will have once nobody objected (RFC 4862, section 5.4): we never do.
+/// The address that the sender of a message has, or will have once nobody objected (RFC 4862,
+/// section 5.4): we never do.
 fn claimed(request: &Request<'_>) -> Option<Addr> {
     let start = match *request.message {
         [ndp::ROUTER_SOLICITATION, 0, ..] => 8,

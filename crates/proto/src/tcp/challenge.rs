@@ -1,9 +1,11 @@
-//! Challenge acknowledgements (RFC 5961): what is to be sent when a segment claims something that it cannot prove.
+//! Challenge acknowledgements (RFC 5961): what is to be sent when a segment claims something that
+//! it cannot prove.
 
 use crate::time::{Duration, Instant};
 
-/// Least time between two of a connection (RFC 5961, section 7), as Linux's `tcp_invalid_ratelimit`.
-/// Without it, two ends that do not agree would answer each other without end.
+/// Least time between two of a connection (RFC 5961, section 7), as Linux's
+/// `tcp_invalid_ratelimit`. Without it, two ends that do not agree would answer each other without
+/// end.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Limits how often a connection challenges its peer.

@@ -41,7 +41,8 @@ use transmit::Unresponsive;
 pub struct Config {
     /// MSS announced to the guest, in bytes: its MTU less the fixed headers.
     pub mss: u16,
-    /// Bytes that the engine can take: the window promised to the guest. See [`Connection::set_room`].
+    /// Bytes that the engine can take: the window promised to the guest. See
+    /// [`Connection::set_room`].
     pub room: u32,
     /// Most bytes in one [`Action::Peek`].
     pub max_peek: u32,
@@ -77,8 +78,8 @@ pub enum Event {
         /// Bytes that the engine still holds.
         held: u32,
     },
-    /// More of the guest's frames wait on the link: what is to be acknowledged may wait for [`Event::Quiet`]
-    /// where the guest has enough under way to go on.
+    /// More of the guest's frames wait on the link: what is to be acknowledged may wait for
+    /// [`Event::Quiet`] where the guest has enough under way to go on.
     Busy,
     /// Nothing waits on the link any more, or did so for long enough.
     Quiet,
@@ -118,8 +119,8 @@ pub enum Action {
     Close,
 }
 
-/// How far a connection is, for whoever asks. Neither side's states of RFC 9293: we know what was said, not what
-/// the two kernels make of it.
+/// How far a connection is, for whoever asks. Neither side's states of RFC 9293: we know what was
+/// said, not what the two kernels make of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The host's connect is under way.
@@ -198,8 +199,8 @@ impl Connection {
         Self { config, ports: Ports { src, dst }, state: State::Opening(opening) }
     }
 
-    /// Bytes that the engine can take beyond what is queued, once it holds none: what is promised to
-    /// the guest from now on. A smaller one leaves older promises as they are.
+    /// Bytes that the engine can take beyond what is queued, once it holds none: what is promised
+    /// to the guest from now on. A smaller one leaves older promises as they are.
     #[inline]
     pub fn set_room(&mut self, room: u32) {
         if room == self.config.room {
@@ -294,8 +295,8 @@ impl Connection {
         self.next(now, true)
     }
 
-    /// As [`Connection::next_action`], but for [`Action::Peek`]: for a link that has no room for payload
-    /// now. What the guest has sent is acknowledged nevertheless.
+    /// As [`Connection::next_action`], but for [`Action::Peek`]: for a link that has no room for
+    /// payload now. What the guest has sent is acknowledged nevertheless.
     pub fn next_action_without_data(&mut self, now: Instant) -> Option<Action> {
         self.next(now, false)
     }
@@ -370,7 +371,8 @@ impl Connection {
         matches!(&self.state, State::Open(open) if open.awaits_quiet())
     }
 
-    /// Whether nothing but [`Action::Abort`] or [`Action::Close`] is left to be done, behind a last segment.
+    /// Whether nothing but [`Action::Abort`] or [`Action::Close`] is left to be done, behind a last
+    /// segment.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended { .. })
     }
@@ -380,12 +382,14 @@ impl Connection {
         matches!(&self.state, State::Open(open) if open.is_orphaned())
     }
 
-    /// Whether the guest was told of more than the host's kernel has: ending the host's connection in order would deny that.
+    /// Whether the guest was told of more than the host's kernel has: ending the host's connection
+    /// in order would deny that.
     pub fn owes(&self) -> bool {
         matches!(&self.state, State::Open(open) if open.owes())
     }
 
-    /// Whether the guest has all that the host's peer sent, which has finished. Only an acknowledgement of that may be missing.
+    /// Whether the guest has all that the host's peer sent, which has finished. Only an
+    /// acknowledgement of that may be missing.
     pub fn is_delivered(&self) -> bool {
         matches!(&self.state, State::Open(open) if open.is_delivered())
     }

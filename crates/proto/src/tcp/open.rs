@@ -11,8 +11,9 @@ use crate::wire::tcp::{Flags, Segment};
 
 /// A guest that was silent for this long is asked whether it still is there.
 const KEEPALIVE: Duration = Duration::from_secs(120);
-/// For how long what a guest left behind may wait for the host's peer to take some of it. RFC 9293, section 3.8.3, has 100
-/// seconds at least (R2); but a peer that reads slowly opens its window in large steps.
+/// For how long what a guest left behind may wait for the host's peer to take some of it. RFC 9293,
+/// section 3.8.3, has 100 seconds at least (R2); but a peer that reads slowly opens its window in
+/// large steps.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
@@ -46,8 +47,8 @@ pub(super) struct Open {
     /// When it was last asked to say something.
     asked: Instant,
     reset: bool,
-    /// The guest had finished, and its socket is gone: what is left is passed on nevertheless, as long as the host's
-    /// peer takes some.
+    /// The guest had finished, and its socket is gone: what is left is passed on nevertheless, as
+    /// long as the host's peer takes some.
     orphaned: Option<Orphaned>,
     begun_by_guest: bool,
     challenge: Challenge,
@@ -98,7 +99,8 @@ impl Open {
         self.rx.set_room(room);
     }
 
-    /// Checks a segment in the order of RFC 9293, section 3.10.7.4: sequence number, RST, SYN, acknowledgement.
+    /// Checks a segment in the order of RFC 9293, section 3.10.7.4: sequence number, RST, SYN,
+    /// acknowledgement.
     pub(super) fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
         let flags = segment.flags;
         let fin = flags.contains(Flags::FIN);
@@ -313,7 +315,8 @@ impl Open {
         self.rx.owes()
     }
 
-    /// All that the host's peer sent, and that it has finished, was sent to the guest, and but for the end is acknowledged.
+    /// All that the host's peer sent, and that it has finished, was sent to the guest, and but for
+    /// the end is acknowledged.
     pub(super) fn is_delivered(&self) -> bool {
         self.tx.is_delivered()
     }
@@ -330,8 +333,8 @@ impl Open {
 }
 
 impl Orphaned {
-    /// So much is not acknowledged now. It is another amount than before if some was, or if more went to the kernel because
-    /// there was room, or else nothing happened, perhaps for too long.
+    /// So much is not acknowledged now. It is another amount than before if some was, or if more
+    /// went to the kernel because there was room, or else nothing happened, perhaps for too long.
     fn heard(&mut self, now: Instant, unacknowledged: u32) -> Result<(), Unresponsive> {
         if unacknowledged != self.unacknowledged {
             *self = Self { since: now, unacknowledged };

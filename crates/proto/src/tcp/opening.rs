@@ -1,4 +1,5 @@
-//! The handshake with the guest, from our first SYN or SYN-ACK on: SYN-SENT and SYN-RECEIVED of RFC 9293.
+//! The handshake with the guest, from our first SYN or SYN-ACK on: SYN-SENT and SYN-RECEIVED of RFC
+//! 9293.
 //!
 //! Left out: the guest opening the same connection at the same time (its SYN is passed over; the
 //! SYN-ACK with which it answers ours is not).
@@ -56,8 +57,8 @@ pub(super) enum Step {
 }
 
 impl Opening {
-    /// A handshake whose first segment is to be sent. `guest` has the initial number and the offer of its SYN, if it
-    /// was the guest that began.
+    /// A handshake whose first segment is to be sent. `guest` has the initial number and the offer
+    /// of its SYN, if it was the guest that began.
     pub(super) fn new(iss: Seq, guest: Option<(Seq, Offer)>, far: Option<Duration>, now: Instant) -> Self {
         Self {
             iss,
@@ -74,7 +75,8 @@ impl Opening {
         }
     }
 
-    /// Takes a segment of `len` payload bytes. Where it opens the connection, its payload is still to be taken.
+    /// Takes a segment of `len` payload bytes. Where it opens the connection, its payload is still
+    /// to be taken.
     pub(super) fn segment(&mut self, now: Instant, segment: &Segment, len: u32, config: &Config) -> Step {
         match self.guest {
             Some((irs, offer)) => self.syn_received(now, segment, len, config, irs, offer),
@@ -90,8 +92,8 @@ impl Opening {
             return if acked { Step::End } else { Step::Wait };
         }
         if flags.contains(Flags::ACK) && !acked {
-            // The guest still has a connection here that is over. Our RST ends it, and then our SYN is
-            // welcome (section 3.5.1).
+            // The guest still has a connection here that is over. Our RST ends it, and then our SYN
+            // is welcome (section 3.5.1).
             self.answer = Some(Answer::Reset(segment.ack));
             self.send |= !core::mem::replace(&mut self.repeated, true);
             return Step::Wait;
@@ -209,7 +211,8 @@ impl Opening {
             Some((irs, _)) => (Flags::SYN | Flags::ACK, irs + 1),
             None => (Flags::SYN, Seq(0)),
         };
-        // Never scaled in a SYN (RFC 7323, section 2.2), but one that can be told with or without a scale.
+        // Never scaled in a SYN (RFC 7323, section 2.2), but one that can be told with or without a
+        // scale.
         let window = config.room.min(u32::from(u16::MAX));
         self.window = self.window.max(window - window % (1 << WINDOW_SCALE));
         let window = u16::try_from(self.window).unwrap_or(u16::MAX);

@@ -4,10 +4,11 @@
 //! Two rules hold always: nothing is acknowledged before the host's kernel has
 //! it, unless the guest insists, and the right edge of the window never moves back.
 //!
-//! A guest whose data is not acknowledged takes the path for broken and gives up after some retransmissions, in a
-//! minute or two where its socket is closed already. A host's peer that does not read for so long is in order, and would
-//! be, without us, a window of zero to the guest, which it waits behind for ever. So what the guest sends again in
-//! vain is acknowledged, wherever it waits; the window stays as it is, and so is zero once it is used up.
+//! A guest whose data is not acknowledged takes the path for broken and gives up after some
+//! retransmissions, in a minute or two where its socket is closed already. A host's peer that does
+//! not read for so long is in order, and would be, without us, a window of zero to the guest, which
+//! it waits behind for ever. So what the guest sends again in vain is acknowledged, wherever it
+//! waits; the window stays as it is, and so is zero once it is used up.
 
 use super::WINDOW_SCALE;
 use crate::seq::Seq;
@@ -20,7 +21,8 @@ const ACK_DELAY: Duration = Duration::from_millis(10);
 const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// How long the guest repeats in vain.
 const INSISTENCE: Duration = Duration::from_secs(1);
-/// Doublings of that while nothing moves: a peer that does not read is not asked about a hundred times a second.
+/// Doublings of that while nothing moves: a peer that does not read is not asked about a hundred
+/// times a second.
 const MAX_STALLED: u32 = 5;
 
 /// Part of a segment's payload that is to be queued to the host's socket.
@@ -84,7 +86,8 @@ struct Far {
 pub(super) enum Reset {
     /// Its number is the one expected: the connection is over.
     Certain,
-    /// Its number is in the window: the guest is asked, and one that means it answers with the right one.
+    /// Its number is in the window: the guest is asked, and one that means it answers with the
+    /// right one.
     Doubtful,
     /// It belongs to something else.
     Invalid,
@@ -315,7 +318,8 @@ impl Receive {
         self.fin.is_some()
     }
 
-    /// The guest has finished, and some of what precedes its FIN waits for room at the host's socket.
+    /// The guest has finished, and some of what precedes its FIN waits for room at the host's
+    /// socket.
     pub(super) fn is_finishing(&self) -> bool {
         self.fin == Some(self.next + self.pending) && self.held > 0
     }
@@ -330,8 +334,8 @@ impl Receive {
         self.shut
     }
 
-    /// What a RST of the guest with the number `seq` is worth. A socket of the guest that is gone takes it from our
-    /// acknowledgement, and that may be behind what we have.
+    /// What a RST of the guest with the number `seq` is worth. A socket of the guest that is gone
+    /// takes it from our acknowledgement, and that may be behind what we have.
     pub(super) fn judge_reset(&self, seq: Seq) -> Reset {
         if seq == self.expected() || seq == self.acked {
             Reset::Certain
@@ -342,15 +346,16 @@ impl Receive {
         }
     }
 
-    /// Whether a segment that takes `len` numbers from `seq` on is new to the guest's knowledge, and reaches into the window
-    /// (RFC 9293, section 3.4).
+    /// Whether a segment that takes `len` numbers from `seq` on is new to the guest's knowledge,
+    /// and reaches into the window (RFC 9293, section 3.4).
     pub(super) fn is_acceptable(&self, seq: Seq, len: u32) -> bool {
         let expected = self.expected();
         // The usual case first.
         seq == expected || (!(seq + len).before(self.acked) && !seq.after(self.edge.max(expected)))
     }
 
-    /// Whether an empty segment at `seq` asks for an answer: a keep-alive, or a probe of a window (RFC 9293, section 3.8.4).
+    /// Whether an empty segment at `seq` asks for an answer: a keep-alive, or a probe of a window
+    /// (RFC 9293, section 3.8.4).
     pub(super) fn is_keepalive(&self, seq: Seq) -> bool {
         seq + 1 == self.acked
     }

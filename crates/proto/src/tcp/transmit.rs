@@ -347,7 +347,8 @@ impl Transmit {
         // With a closed window nothing goes out again, unless the guest is asked.
         let probe = self.in_flight() == 0 || self.window == 0;
         if self.in_flight() > 0 {
-            // Go back. What the guest acknowledged selectively it may have dropped since (RFC 2018, section 8).
+            // Go back. What the guest acknowledged selectively it may have dropped since (RFC 2018,
+            // section 8).
             self.nxt = self.una;
             self.sacked.clear();
             self.recovery = None;

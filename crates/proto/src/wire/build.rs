@@ -63,8 +63,8 @@ impl Path {
         Some(self.header_len())
     }
 
-    /// Writes all headers of a TCP segment with `payload_len` bytes, and returns their
-    /// length. More than `mss` bytes make a super-frame for the link to cut. `None` as for [`Path::emit`].
+    /// Writes all headers of a TCP segment with `payload_len` bytes, and returns their length. More
+    /// than `mss` bytes make a super-frame for the link to cut. `None` as for [`Path::emit`].
     pub fn emit_tcp(
         &self,
         out: &mut [u8],

@@ -83,8 +83,8 @@ impl Sum {
     }
 }
 
-/// Adds the carries back in until 16 bits are left. After the second step at most 0x1fffe is, so that the third one
-/// leaves no carry.
+/// Adds the carries back in until 16 bits are left. After the second step at most 0x1fffe is, so
+/// that the third one leaves no carry.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "halves and quarters of a word, that is the point")]
 const fn fold(sum: u64) -> u16 {

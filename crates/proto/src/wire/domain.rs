@@ -75,7 +75,8 @@ fn put_name(w: &mut Writer<'_>, name: &str, earlier: &[Written<'_>]) -> Option<u
     }
 }
 
-/// The name without a final dot, if its labels have from 1 to 63 bytes, and all together at most 253.
+/// The name without a final dot, if its labels have from 1 to 63 bytes, and all together at most
+/// 253.
 fn valid(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let fits = name.len() <= 253 && name.split('.').all(|l| (1..=63).contains(&l.len()));

@@ -111,7 +111,8 @@ mod tests {
     }
 
     proptest! {
-        /// Fragments cover the payload in order, on eight-byte borders, within the MTU, and are as few as can be.
+        /// Fragments cover the payload in order, on eight-byte borders, within the MTU, and are as
+        /// few as can be.
         #[test]
         fn fragments_cover(len in 1usize..65_536, mtu in 68usize..9000, v4: bool) {
             let header = if v4 { 20 } else { 48 };

@@ -51,7 +51,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The header of the message, its checksum zero, for IPv4 (RFC 792, 1191) or IPv6 (RFC 4443, section 3).
+    /// The header of the message, its checksum zero, for IPv4 (RFC 792, 1191) or IPv6 (RFC 4443,
+    /// section 3).
     pub fn header(self, v4: bool) -> Header {
         let (kind, code) = match (self, v4) {
             (Self::NetUnreachable, true) => (3, 0),

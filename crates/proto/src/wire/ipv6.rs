@@ -57,7 +57,8 @@ impl Header {
     }
 }
 
-/// Validates the headers at the start of `head`, in a frame that holds `available` bytes from there.
+/// Validates the headers at the start of `head`, in a frame that holds `available` bytes from
+/// there.
 ///
 /// IPv4-mapped addresses have no business on a link (RFC 4942, section 2.2) and
 /// would be taken for IPv4 by [`crate::addr::Addr`]: such packets are refused.

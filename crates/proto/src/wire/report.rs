@@ -93,13 +93,13 @@ impl Path {
 
 impl icmp::Header {
     /// The header of an error whose type and code came from the network, for a guest of the same
-    /// family. `info` is what the kernel says with it (`ee_info` of ip(7)): the MTU for a packet that
-    /// was too big, the place of the fault for a parameter problem.
+    /// family. `info` is what the kernel says with it (`ee_info` of ip(7)): the MTU for a packet
+    /// that was too big, the place of the fault for a parameter problem.
     ///
     /// `None` for all that does not tell the sender what became of its packet: only destination
     /// unreachable, time exceeded and parameter problem (RFC 792) do, and for IPv6 packet too big
-    /// (RFC 4443, section 3). A redirect (RFC 792; RFC 4861, section 8) concerns the network that the
-    /// host is in, and would come to the guest as if from its own gateway; source quench is
+    /// (RFC 4443, section 3). A redirect (RFC 792; RFC 4861, section 8) concerns the network that
+    /// the host is in, and would come to the guest as if from its own gateway; source quench is
     /// obsolete (RFC 6633).
     pub fn relayed(v4: bool, kind: u8, code: u8, info: u32) -> Option<Self> {
         let info = match (v4, kind) {

@@ -65,14 +65,14 @@ pub fn peek(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
     receive_message(fd, into.as_slice(), libc::MSG_PEEK)
 }
 
-/// Removes `len` bytes, all of which are there, from the head of a TCP socket's receive queue without
-/// copying them (`MSG_TRUNC`, tcp(7)), also past marks of urgent data, at each of which the kernel ends a call.
-/// `InvalidData` if they are not there.
+/// Removes `len` bytes, all of which are there, from the head of a TCP socket's receive queue
+/// without copying them (`MSG_TRUNC`, tcp(7)), also past marks of urgent data, at each of which the
+/// kernel ends a call. `InvalidData` if they are not there.
 pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     let mut left = len;
     while left > 0 {
-        // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket. On others it would fail to:
-        // it begins at address zero, where nothing is mapped.
+        // With MSG_TRUNC the kernel does not write to the (null) buffer of a TCP socket. On others
+        // it would fail to: it begins at address zero, where nothing is mapped.
         let vec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: left };
         match past_signals(|| receive_message(fd, &[vec], libc::MSG_TRUNC))? {
             0 => return Err(io::ErrorKind::InvalidData.into()),
@@ -82,8 +82,8 @@ pub fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what is in a TCP socket's receive queue: closing it with data there resets the connection, and what it has to
-/// send is lost.
+/// Removes what is in a TCP socket's receive queue: closing it with data there resets the
+/// connection, and what it has to send is lost.
 pub fn drain(fd: BorrowedFd<'_>) {
     // A peer may send as fast as this removes.
     for _ in 0..16 {
@@ -94,8 +94,9 @@ pub fn drain(fd: BorrowedFd<'_>) {
     }
 }
 
-/// Calls again what found nothing. At a mark of urgent data the kernel says `EAGAIN` while a signal is pending, SIGSTOP
-/// for instance, though there is data (`tcp_recvmsg_locked` in net/ipv4/tcp.c). At the next call it is pending no more.
+/// Calls again what found nothing. At a mark of urgent data the kernel says `EAGAIN` while a signal
+/// is pending, SIGSTOP for instance, though there is data (`tcp_recvmsg_locked` in net/ipv4/tcp.c).
+/// At the next call it is pending no more.
 pub fn past_signals(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     for _ in 0..SIGNALS {
         match call() {
@@ -113,8 +114,9 @@ fn receive_message(fd: BorrowedFd<'_>, vecs: &[libc::iovec], flags: i32) -> io::
     #[cfg(feature = "inject")]
     let vecs = limited.as_deref().unwrap_or(vecs);
     let mut message = header(vecs);
-    // SAFETY: `message` points to vectors that the caller keeps alive, and those to memory that it borrows mutably
-    // or that nothing in this process refers to, or they are null and the flags have nothing written.
+    // SAFETY: `message` points to vectors that the caller keeps alive, and those to memory that it
+    // borrows mutably or that nothing in this process refers to, or they are null and the flags
+    // have nothing written.
     result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | flags) })
 }
 

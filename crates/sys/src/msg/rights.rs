@@ -1,8 +1,8 @@
 //! Descriptors that travel with bytes on a UNIX socket: `SCM_RIGHTS`, unix(7).
 //!
-//! On a stream they belong to the first byte that they were sent with. One call returns this byte, perhaps bytes that
-//! were sent before it, and none of those sent after the message. So a reader that asks for the head of a message
-//! alone has the message's descriptors with it.
+//! On a stream they belong to the first byte that they were sent with. One call returns this byte,
+//! perhaps bytes that were sent before it, and none of those sent after the message. So a reader
+//! that asks for the head of a message alone has the message's descriptors with it.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -20,10 +20,11 @@ pub const MAX_DESCRIPTORS: usize = 253;
 
 const SPACE: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// Receives bytes without waiting, and up to `N` descriptors with them, which are closed on exec and replace what is in
-/// `descriptors`. `Ok(0)` is the end of a stream.
+/// Receives bytes without waiting, and up to `N` descriptors with them, which are closed on exec
+/// and replace what is in `descriptors`. `Ok(0)` is the end of a stream.
 ///
-/// `InvalidData` if there were more, or the process can't have so many: then all are closed, and the bytes are lost.
+/// `InvalidData` if there were more, or the process can't have so many: then all are closed, and
+/// the bytes are lost.
 pub fn receive_with<const N: usize>(
     fd: BorrowedFd<'_>,
     into: &mut [u8],
@@ -32,7 +33,8 @@ pub fn receive_with<const N: usize>(
     const { assert!(N <= MAX_DESCRIPTORS) };
     descriptors.clear();
     let mut space = [MaybeUninit::uninit(); SPACE];
-    // No more room than for these: the kernel itself then discards the others, and this process never has them.
+    // No more room than for these: the kernel itself then discards the others, and this process
+    // never has them.
     let mut control = RecvAncillaryBuffer::new(&mut space[..cmsg_space!(ScmRights(N))]);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(fd, &mut [IoSliceMut::new(into)], &mut control, flags)?;
@@ -51,10 +53,11 @@ pub fn receive_with<const N: usize>(
     Ok(received.bytes)
 }
 
-/// Sends bytes, and `descriptors` with the first of them, without waiting and without SIGPIPE. Returns how many bytes
-/// the kernel took: what is left is to be sent without descriptors.
+/// Sends bytes, and `descriptors` with the first of them, without waiting and without SIGPIPE.
+/// Returns how many bytes the kernel took: what is left is to be sent without descriptors.
 ///
-/// `InvalidInput` without any byte, as a stream would lose the descriptors, and with more than [`MAX_DESCRIPTORS`].
+/// `InvalidInput` without any byte, as a stream would lose the descriptors, and with more than
+/// [`MAX_DESCRIPTORS`].
 pub fn send_with(fd: BorrowedFd<'_>, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -172,7 +175,8 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
-    /// A stream has no borders but these: what comes before may be read along, what comes behind is not.
+    /// A stream has no borders but these: what comes before may be read along, what comes behind is
+    /// not.
     #[test]
     fn in_the_middle_of_a_stream() {
         let ((mut a, b), sent) = (pair(), files(2));
@@ -196,7 +200,8 @@ mod tests {
         assert_eq!((body.as_slice(), received.len()), (b" and body".as_slice(), 0));
     }
 
-    /// A stream would lose them, so they are not sent. Where messages have borders they arrive, and are no end.
+    /// A stream would lose them, so they are not sent. Where messages have borders they arrive, and
+    /// are no end.
     #[test]
     fn without_a_byte() {
         let ((a, b), sent) = (pair(), files(1));

@@ -16,8 +16,8 @@ use crate::say;
 /// What a pipe may hold without privilege (`pipe-max-size`, pipe(7)).
 const PIPE: usize = 1024 * 1024;
 
-/// Connects who comes to `address` in the named network namespace with the same address in this one,
-/// to copy small messages. Prints `LISTENING` when it does.
+/// Connects who comes to `address` in the named network namespace with the same address in this
+/// one, to copy small messages. Prints `LISTENING` when it does.
 pub(crate) fn proxy(netns: &str, address: &str) -> Result<()> {
     let listener = listen(netns, address)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;

@@ -19,9 +19,9 @@ const V6: usize = 40;
 /// Redirect of IPv6: it has a format of its own (RFC 4861, section 4.5).
 const REDIRECT_V6: u8 = 137;
 
-/// Waits for an echo request, given as `v4` or `v6`, and answers it with messages of these types, each of
-/// which quotes it as errors do. Those of IPv6 come from the link-local address of `eth0`, as a
-/// redirect must.
+/// Waits for an echo request, given as `v4` or `v6`, and answers it with messages of these types,
+/// each of which quotes it as errors do. Those of IPv6 come from the link-local address of `eth0`,
+/// as a redirect must.
 pub(crate) fn forge(family: &str, kinds: &[&str]) -> Result<()> {
     let v4 = is_v4(family)?;
     let socket = open(v4)?;

@@ -1,4 +1,5 @@
-//! A kernel without `sock_diag(7)`, as far as a program can tell: some containers and kernels have none.
+//! A kernel without `sock_diag(7)`, as far as a program can tell: some containers and kernels have
+//! none.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;

@@ -70,8 +70,9 @@ pub(crate) fn bear(stream: &mut TcpStream, role: &str) -> Result<String> {
     }
 }
 
-/// Begins `count` transfers, half of them to the server, which don't go on once everything is full. Prints
-/// `STALLED` then. After a line of standard input each second one is reset, and others are completed and checked.
+/// Begins `count` transfers, half of them to the server, which don't go on once everything is full.
+/// Prints `STALLED` then. After a line of standard input each second one is reset, and others are
+/// completed and checked.
 pub(crate) fn crowd(to: &str, count: u64) -> Result<()> {
     let mut transfers = Vec::new();
     for number in 0..count {
@@ -119,8 +120,9 @@ pub(crate) fn stop(stream: &mut TcpStream, direction: &str) -> Result<()> {
     })
 }
 
-/// Connects, prints `READY` once the server is there, and after a line of standard input sends `length` bytes to a
-/// server that stops for `pause` seconds, and fetches as many, stopping as long. Prints what either got.
+/// Connects, prints `READY` once the server is there, and after a line of standard input sends
+/// `length` bytes to a server that stops for `pause` seconds, and fetches as many, stopping as
+/// long. Prints what either got.
 pub(crate) fn later(to: &str, length: u64, pause: u64) -> Result<()> {
     let mut stream = request(to, &format!("later {length} {pause}"))?;
     ensure!(read_line(&mut stream)? == "ready", "not served");

@@ -187,8 +187,8 @@ pub(crate) fn gone(from: &str, to: &str, count: u64) -> Result<()> {
     say("GONE")
 }
 
-/// Listens on as many ports from `first` to `last` as can be had, at any address, prints how many these are behind a
-/// word, and keeps them until standard input ends.
+/// Listens on as many ports from `first` to `last` as can be had, at any address, prints how many
+/// these are behind a word, and keeps them until standard input ends.
 pub(crate) fn listen(first: u16, last: u16, announced: &str) -> Result<()> {
     let sockets: Vec<_> = (first..=last).filter_map(|port| TcpListener::bind(("::", port)).ok()).collect();
     say(&format!("{announced} {}", sockets.len()))?;

@@ -1,7 +1,7 @@
 //! The guest's end of a ring link: the driver's side of both queues, as a program of tests.
 //!
-//! It relies on the device, and panics where that breaks a rule. What a hostile guest does is written to its
-//! [region](Guest::region).
+//! It relies on the device, and panics where that breaks a rule. What a hostile guest does is
+//! written to its [region](Guest::region).
 
 use std::collections::VecDeque;
 use std::io;
@@ -71,7 +71,8 @@ struct Receive {
 }
 
 impl Guest {
-    /// A guest without posted buffers, and the link of its device, that may leave to the guest what `caps` says.
+    /// A guest without posted buffers, and the link of its device, that may leave to the guest what
+    /// `caps` says.
     pub fn pair(shape: Shape, caps: Caps) -> io::Result<(Self, RingLink)> {
         let transmit = Layout::at(0, shape.transmit);
         let receive = Layout::at(transmit.end(), shape.receive);
@@ -126,7 +127,8 @@ impl Guest {
         self.tell(Message::Offloads(caps));
     }
 
-    /// Kicks by another eventfd from now on. The former one, which the device is to watch no more, is returned.
+    /// Kicks by another eventfd from now on. The former one, which the device is to watch no more,
+    /// is returned.
     pub fn change_kick(&mut self) -> io::Result<OwnedFd> {
         let new = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         self.tell(Message::Kick(new.try_clone()?));
@@ -140,8 +142,8 @@ impl Guest {
         }
     }
 
-    /// Sends a frame in buffers whose first are as long as `cuts` says, metadata included. False if there is no room; the
-    /// device does not look before it is [kicked](Self::kick).
+    /// Sends a frame in buffers whose first are as long as `cuts` says, metadata included. False if
+    /// there is no room; the device does not look before it is [kicked](Self::kick).
     pub fn send(&mut self, packet: &Packet, cuts: &[usize]) -> bool {
         self.transmit.send(&self.region, packet, cuts)
     }

@@ -1,18 +1,22 @@
 //! The ring link: a virtio network device and its guest in one process, for tests and fuzzing.
 //!
-//! Two split virtqueues lie in memory that is shared with the guest, which may write there what and when it likes. What
-//! such a link has to be asked about, this one shows without a virtual machine:
+//! Two split virtqueues lie in memory that is shared with the guest, which may write there what and
+//! when it likes. What such a link has to be asked about, this one shows without a virtual machine:
 //!
-//! - A frame from the guest is a chain of buffers. Its metadata and first [`HEAD_LEN`](super::HEAD_LEN) bytes are copied once and looked at
-//!   in private memory; payload goes to sockets from where it lies.
-//! - A frame for the guest takes as many of the buffers that it posted as are needed (`VIRTIO_NET_F_MRG_RXBUF`). Where the
-//!   guest takes super-frames and begun checksums, payload is received there. Where it does not, payload is received in
-//!   private memory, as it has to be looked at, cut and copied.
-//! - There are two descriptors: the guest's kick, and a control channel by which it switches offloads, or changes the first.
+//! - A frame from the guest is a chain of buffers. Its metadata and first
+//!   [`HEAD_LEN`](super::HEAD_LEN) bytes are copied once and looked at in private memory; payload
+//!   goes to sockets from where it lies.
+//! - A frame for the guest takes as many of the buffers that it posted as are needed
+//!   (`VIRTIO_NET_F_MRG_RXBUF`). Where the guest takes super-frames and begun checksums, payload is
+//!   received there. Where it does not, payload is received in private memory, as it has to be
+//!   looked at, cut and copied.
+//! - There are two descriptors: the guest's kick, and a control channel by which it switches
+//!   offloads, or changes the first.
 //! - Without buffers the link is congested, until the guest kicks because it has posted more.
 //!
-//! A chain that makes no sense is a malformed frame, and given back. Left out: notifications of the guest, which looks by
-//! itself, features of queues (indirect descriptors, event indices), and the protocol by which all this is set up.
+//! A chain that makes no sense is a malformed frame, and given back. Left out: notifications of the
+//! guest, which looks by itself, features of queues (indirect descriptors, event indices), and the
+//! protocol by which all this is set up.
 
 mod guest;
 mod incoming;
@@ -93,7 +97,8 @@ impl RingLink {
         }
     }
 
-    /// Takes a batch. A kick is cleared only once there is nothing left, and what came before that is not missed.
+    /// Takes a batch. A kick is cleared only once there is nothing left, and what came before that
+    /// is not missed.
     fn take(&mut self) {
         let mut cleared = false;
         loop {

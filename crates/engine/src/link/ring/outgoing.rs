@@ -86,7 +86,8 @@ impl Outgoing {
         self.posted.len() >= self.size
     }
 
-    /// How many frames of `len` bytes with their metadata there is room for, up to `wanted`, that may have to wait.
+    /// How many frames of `len` bytes with their metadata there is room for, up to `wanted`, that
+    /// may have to wait.
     pub(super) fn frames(&self, len: usize, wanted: usize) -> usize {
         let most = self.posted.len().saturating_sub(self.spare);
         let mut from = 0;
@@ -104,7 +105,8 @@ impl Outgoing {
         self.posted.iter().take(whole).map(|buffer| buffer.place.len()).sum()
     }
 
-    /// The end of the buffers, from number `from` on, that a frame of `len` bytes takes: whole chains.
+    /// The end of the buffers, from number `from` on, that a frame of `len` bytes takes: whole
+    /// chains.
     fn end_of(&self, from: usize, len: usize) -> Option<usize> {
         let mut room = 0;
         let enough = |(_, buffer): &(usize, &Buffer)| {
@@ -114,7 +116,8 @@ impl Outgoing {
         self.posted.iter().enumerate().skip(from).take(MOST_PARTS).find(enough).map(|(at, _)| at + 1)
     }
 
-    /// Appends the room for `payload` bytes behind `header` bytes, metadata included, of the next frame.
+    /// Appends the room for `payload` bytes behind `header` bytes, metadata included, of the next
+    /// frame.
     pub(super) fn lend<'a>(
         &'a self,
         region: &'a Region,
@@ -130,7 +133,8 @@ impl Outgoing {
         places(self.posted.iter().take(MOST_PARTS).map(|buffer| &buffer.place), skip, len)
     }
 
-    /// Sends a frame that begins with `start`. The rest of its `len` bytes are in the buffers already.
+    /// Sends a frame that begins with `start`. The rest of its `len` bytes are in the buffers
+    /// already.
     pub(super) fn send(
         &mut self,
         region: &Region,

@@ -1,6 +1,8 @@
-//! The device's side of a split virtqueue (virtio 1.2, section 2.7), over memory that the driver may change at any time.
+//! The device's side of a split virtqueue (virtio 1.2, section 2.7), over memory that the driver
+//! may change at any time.
 //!
-//! Each number of the driver is read once, checked, and kept. A ring that makes no sense is left as it is from then on.
+//! Each number of the driver is read once, checked, and kept. A ring that makes no sense is left as
+//! it is from then on.
 
 use std::ops::Range;
 
@@ -53,7 +55,8 @@ pub(super) struct Queue {
 pub(super) struct Broken;
 
 impl Layout {
-    /// A queue of at least `size` descriptors whose parts lie one behind the other from `start` on, a multiple of 16.
+    /// A queue of at least `size` descriptors whose parts lie one behind the other from `start` on,
+    /// a multiple of 16.
     pub(super) fn at(start: usize, size: u16) -> Self {
         let size = size.clamp(1, 1 << 15).next_power_of_two();
         let available = start + DESCRIPTOR * usize::from(size);
@@ -97,8 +100,8 @@ impl Queue {
         Self { layout, taken: 0, returned: 0 }
     }
 
-    /// The first descriptor of the next chain that is available, if there is one. A queue that is broken has nothing
-    /// more to give until the driver goes on from where its index is.
+    /// The first descriptor of the next chain that is available, if there is one. A queue that is
+    /// broken has nothing more to give until the driver goes on from where its index is.
     pub(super) fn take(&mut self, region: &Region) -> Result<Option<u16>, Broken> {
         let index = self.available(region);
         if index == self.taken {
@@ -123,8 +126,8 @@ impl Queue {
         region.load(self.layout.available_index()).map_or(self.taken, u16::from_le)
     }
 
-    /// The buffers of the chain that begins at `head`. `None` if they are not all in the region, or not to be used so, or
-    /// the chain has no end.
+    /// The buffers of the chain that begins at `head`. `None` if they are not all in the region, or
+    /// not to be used so, or the chain has no end.
     pub(super) fn chain(
         &self,
         region: &Region,

@@ -5,12 +5,12 @@
 //! lie. Their transport checksums are not verified: a local socket corrupts nothing, and a pass
 //! over all payload would only tell that a guest harms itself.
 //!
-//! To the guest, this link offloads nothing: super-frames are cut and checksums completed
-//! here. The room that [`Link::reserve`] lends is part of the send queue, with gaps where
-//! length and headers of each frame will be, so payload is received where it is
-//! sent from. The kernel copies it there without a sum, which leaves one pass
-//! over it, while it is in the cache: about a tenth of what a byte costs us in bulk (`cargo run --release -p passt-proto
-//! --example sums`, and CPU seconds in `docs/bench`).
+//! To the guest, this link offloads nothing: super-frames are cut and checksums completed here. The
+//! room that [`Link::reserve`] lends is part of the send queue, with gaps where length and headers
+//! of each frame will be, so payload is received where it is sent from. The kernel copies it there
+//! without a sum, which leaves one pass over it, while it is in the cache: about a tenth of what a
+//! byte costs us in bulk (`cargo run --release -p passt-proto --example sums`, and CPU seconds in
+//! `docs/bench`).
 //!
 //! A guest that does not read fills the socket, then the queue. From some length on the queue
 //! is congested: connections wait, and their data stay in the host's sockets, where
@@ -151,7 +151,8 @@ impl StreamLink {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stuck = true,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It is gone, or has to go, perhaps in the middle of a frame: `receive` will find that out, and tell.
+                // It is gone, or has to go, perhaps in the middle of a frame: `receive` will find
+                // that out, and tell.
                 Err(_) => {
                     let _ = rustix::net::shutdown(client, rustix::net::Shutdown::Both);
                     self.queue.clear();
@@ -314,7 +315,8 @@ impl Incoming {
         self.bytes.get(self.frames.get(index)?.clone())
     }
 
-    /// Receives once, and finds the frames that are complete with it; what is left is for the next time.
+    /// Receives once, and finds the frames that are complete with it; what is left is for the next
+    /// time.
     fn receive(&mut self, client: &OwnedFd) -> io::Result<usize> {
         let left = self.received - self.complete;
         self.bytes.copy_within(self.complete..self.received, 0);

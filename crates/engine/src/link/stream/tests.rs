@@ -250,8 +250,8 @@ fn short_frames_are_padded() {
     assert_eq!(sent(&mut client), [[vec![9; 42], vec![0; 18]].concat()]);
 }
 
-/// A client that does not read: nothing is lost but what is refused, acknowledgements find room long
-/// after payload is refused, and all goes on once it reads.
+/// A client that does not read: nothing is lost but what is refused, acknowledgements find room
+/// long after payload is refused, and all goes on once it reads.
 #[test]
 fn a_client_that_stops_reading() {
     let (mut link, mut client) = pair();

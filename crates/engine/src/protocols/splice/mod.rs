@@ -7,8 +7,8 @@
 //! nothing more is read until it is gone: the sender's kernel sees a full window. Where
 //! no pipe can be had, data stays in the receive queue until it is sent on.
 //!
-//! A congestion control that paces would have each of the two connections wait for what it
-//! believes the other's pace to be, on a link that has none: bulk data leaves under one that does not.
+//! A congestion control that paces would have each of the two connections wait for what it believes
+//! the other's pace to be, on a link that has none: bulk data leaves under one that does not.
 //!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
@@ -200,7 +200,8 @@ impl Way {
 }
 
 impl SpliceFlow {
-    /// From an accepted client to the socket that was made for it; with a ticket while that one is connecting.
+    /// From an accepted client to the socket that was made for it; with a ticket while that one is
+    /// connecting.
     pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>, now: Instant) -> Self {
         let (ends, ways) = ([End::new(client), End::new(target)], [Way::new(), Way::new()]);
         Self { ends, ways, connecting, account: Account::new(now) }
@@ -426,7 +427,8 @@ impl SpliceFlow {
         let spare = splice.pipes.is_ready();
         let buffer = splice.buffer.as_mut_slice();
         let (fd, room) = (&self.ends[from].fd, buffer.len());
-        // These sockets never block, and to read and write is less work for the kernel than to receive and send.
+        // These sockets never block, and to read and write is less work for the kernel than to
+        // receive and send.
         let mut receive = || if spare { Ok(rustix::io::read(fd, &mut *buffer)?) } else { peek(fd, buffer) };
         let received = if self.ends[from].urgent { msg::past_signals(receive) } else { receive() };
         let received = received.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));

@@ -60,7 +60,8 @@ const MAX_MTU: u16 = 65_520;
 const ORPHANS: usize = 8;
 /// Super-frames sent for one flow before others get their turn.
 const BURST: usize = 8;
-/// Batches for which an acknowledgement waits at most while frames keep coming: about a millisecond.
+/// Batches for which an acknowledgement waits at most while frames keep coming: about a
+/// millisecond.
 const PATIENCE: u8 = 8;
 /// The time of a timer that is not set.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
@@ -105,7 +106,8 @@ struct Piece {
 pub struct TcpFlow {
     conn: Connection,
     fd: OwnedFd,
-    /// Addresses of what is sent to the guest. Its MAC address is brought up to date in [`TcpFlow::pull`].
+    /// Addresses of what is sent to the guest. Its MAC address is brought up to date in
+    /// [`TcpFlow::pull`].
     path: Path,
     /// When that was done last, as [`Learnt::moves`](passt_proto::guest::Learnt::moves) counts.
     moves: u32,
@@ -119,8 +121,8 @@ pub struct TcpFlow {
     rest: Option<Rest>,
     /// Where the kernel would peek next; `None` where it knows no peek offset.
     peek_offset: Option<u32>,
-    /// There is, or was, urgent data in the receive queue. The kernel ends a read at such a mark, so finding less
-    /// than asked for does not mean that this is all.
+    /// There is, or was, urgent data in the receive queue. The kernel ends a read at such a mark,
+    /// so finding less than asked for does not mean that this is all.
     urgent: bool,
     /// The host's peer has finished.
     ended: bool,
@@ -128,7 +130,8 @@ pub struct TcpFlow {
     shut: bool,
     /// The host's connection was reset: an end of its stream is none.
     reset: bool,
-    /// The guest was told of more than the host's kernel has: if the process ends now, the connection is reset.
+    /// The guest was told of more than the host's kernel has: if the process ends now, the
+    /// connection is reset.
     owes: bool,
     /// Is counted in [`Tcp::orphans`].
     orphan: bool,
@@ -163,8 +166,8 @@ impl Tcp {
         }
     }
 
-    /// The link does other things by itself from now on. Windows promised before stay as they are, and their
-    /// right edges: a connection looks at the room before it promises more.
+    /// The link does other things by itself from now on. Windows promised before stay as they are,
+    /// and their right edges: a connection looks at the room before it promises more.
     pub(crate) fn adapt(&mut self, caps: &Caps) {
         self.config.iter_mut().for_each(|config| config.room = room(caps));
     }
@@ -190,8 +193,8 @@ impl Tcp {
         self.dirty.get(next).copied()
     }
 
-    /// All that got a segment in the batch were told of its end, and frames may wait behind it. Whether the connections that
-    /// acknowledge [late](Self::late) are to be told now.
+    /// All that got a segment in the batch were told of its end, and frames may wait behind it.
+    /// Whether the connections that acknowledge [late](Self::late) are to be told now.
     pub(crate) fn end_batch(&mut self, is_backlogged: bool) -> bool {
         self.dirty.clear();
         self.pieces.clear();
@@ -203,8 +206,9 @@ impl Tcp {
         !is_backlogged || self.waited >= PATIENCE
     }
 
-    /// A round of the loop ends: one in which the guest sent nothing is quiet, however full the batch before it. Whether the
-    /// connections that acknowledge [late](Self::late) are to be told now.
+    /// A round of the loop ends: one in which the guest sent nothing is quiet, however full the
+    /// batch before it. Whether the connections that acknowledge [late](Self::late) are to be told
+    /// now.
     pub(crate) fn end_round(&mut self) -> bool {
         !std::mem::take(&mut self.received) && self.has_late()
     }
@@ -225,7 +229,8 @@ impl Tcp {
     }
 }
 
-/// Bytes that a connection is promised at most: what there is to lend, and what the guest's device can have under way.
+/// Bytes that a connection is promised at most: what there is to lend, and what the guest's device
+/// can have under way.
 fn room(caps: &Caps) -> u32 {
     count(slack::ROOM.min(caps.queue_limit.unwrap_or(usize::MAX)))
 }
@@ -316,8 +321,8 @@ impl TcpFlow {
         self.pull(ctx, tcp, handle)
     }
 
-    /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room, which is all but
-    /// where the slack is used up, and of how many pieces.
+    /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room,
+    /// which is all but where the slack is used up, and of how many pieces.
     fn queue<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
@@ -367,7 +372,8 @@ impl TcpFlow {
         events: EventFlags,
     ) -> Verdict {
         let error = if events.contains(EventFlags::ERR) { socket_error(&self.fd) } else { None };
-        // What is told is told once: also of a peer that spoke, and finished, before the loop looked.
+        // What is told is told once: also of a peer that spoke, and finished, before the loop
+        // looked.
         self.urgent |= events.contains(EventFlags::PRI);
         self.ended |= events.contains(EventFlags::RDHUP) && error.is_none() && !self.reset;
         if self.conn.is_connecting() {
@@ -390,7 +396,8 @@ impl TcpFlow {
         if self.reset { self.reset(ctx, tcp, handle) } else { self.pull(ctx, tcp, handle) }
     }
 
-    /// The host's peer reset the connection. What arrived before is still to be had, and is passed on first.
+    /// The host's peer reset the connection. What arrived before is still to be had, and is passed
+    /// on first.
     fn reset<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         self.reset = true;
         self.conn.handle(ctx.core.now, Event::Readable);
@@ -468,8 +475,8 @@ impl TcpFlow {
         self.broken(ctx, tcp, handle)
     }
 
-    /// Whether the client finished without a word, and the guest has not answered the first SYN in time: nobody
-    /// waits for an answer.
+    /// Whether the client finished without a word, and the guest has not answered the first SYN in
+    /// time: nobody waits for an answer.
     fn is_abandoned(&mut self, key: &Key, now: Instant) -> bool {
         let Some(ticket) = self.ticket.as_ref().filter(|_| self.ended) else { return false };
         ticket.unheard(key.remote.addr.into(), now);
@@ -501,7 +508,8 @@ impl TcpFlow {
 
     /// Does what the connection wants done now.
     pub(crate) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
-        // A connection may be older than the first frame of the guest, or than its last network card.
+        // A connection may be older than the first frame of the guest, or than its last network
+        // card.
         let moves = ctx.core.guest.learnt.moves();
         if moves != std::mem::replace(&mut self.moves, moves) {
             let station = ctx.core.guest.learnt.station_after(self.path.dst, self.path.dst_mac);
@@ -540,7 +548,8 @@ impl TcpFlow {
                 }
                 Action::Abort => {
                     self.secure();
-                    // A guest that had finished has no more to say: what the kernel still has is for the peer.
+                    // A guest that had finished has no more to say: what the kernel still has is
+                    // for the peer.
                     if !self.shut || socket::unacknowledged(self.fd.as_fd()).unwrap_or(0) == 0 {
                         let _ = socket::set_reset_on_close(self.fd.as_fd());
                     } else {
@@ -564,8 +573,8 @@ impl TcpFlow {
         Verdict::Keep
     }
 
-    /// Has the kernel reset the host's connection if this process ends while the guest was told of more than the kernel
-    /// has: an end in order would say that this was all.
+    /// Has the kernel reset the host's connection if this process ends while the guest was told of
+    /// more than the kernel has: an end in order would say that this was all.
     fn secure(&mut self) {
         let owes = self.conn.owes();
         if owes != std::mem::replace(&mut self.owes, owes) {
@@ -574,7 +583,8 @@ impl TcpFlow {
         }
     }
 
-    /// Ends the host's connection in order, unless something is left that its peer should have had before.
+    /// Ends the host's connection in order, unless something is left that its peer should have had
+    /// before.
     fn close(&mut self) -> Verdict {
         if self.held() > 0 {
             let _ = socket::set_reset_on_close(self.fd.as_fd());

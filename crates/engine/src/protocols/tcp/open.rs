@@ -23,8 +23,8 @@ use crate::protocols;
 /// host's peer; a nearer peer would leave the guest waiting for our timer.
 const FAR: Duration = Duration::from_millis(2);
 
-/// The answer to a segment with `len` bytes that belongs to no connection and asks for none: RFC 9293, section 3.10.7.1.
-/// There is none to a RST.
+/// The answer to a segment with `len` bytes that belongs to no connection and asks for none: RFC
+/// 9293, section 3.10.7.1. There is none to a RST.
 pub(crate) fn stray(segment: &Segment, len: usize) -> Option<Segment> {
     let flags = segment.flags;
     if flags.contains(Flags::RST) {
@@ -41,8 +41,8 @@ pub(crate) fn stray(segment: &Segment, len: usize) -> Option<Segment> {
 }
 
 impl Tcp {
-    /// The guest opens a connection: the host's kernel is asked to do the same. With the flow comes the error with which
-    /// that failed at once, if it did.
+    /// The guest opens a connection: the host's kernel is asked to do the same. With the flow comes
+    /// the error with which that failed at once, if it did.
     pub(crate) fn connect<L: Link>(
         &self,
         core: &mut Core<L>,
@@ -61,7 +61,8 @@ impl Tcp {
         Ok((self.flow(core, key, conn, fd), error))
     }
 
-    /// A connection that a listening socket accepted is opened towards the guest, which sees it as `key` says.
+    /// A connection that a listening socket accepted is opened towards the guest, which sees it as
+    /// `key` says.
     pub(crate) fn accepted<L: Link>(
         &self,
         core: &Core<L>,
@@ -104,7 +105,8 @@ impl Tcp {
     }
 }
 
-/// Socket options of every connection; one that was accepted has them from the listening socket. None is vital.
+/// Socket options of every connection; one that was accepted has them from the listening socket.
+/// None is vital.
 fn prepare(fd: &OwnedFd) {
     let _ = sockopt::set_tcp_nodelay(fd, true);
     let _ = socket::set_urgent_inline(fd.as_fd());

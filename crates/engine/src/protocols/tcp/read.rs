@@ -1,4 +1,5 @@
-//! The direction to the guest: what the host's socket has is peeked at, sent, and removed once it is acknowledged.
+//! The direction to the guest: what the host's socket has is peeked at, sent, and removed once it
+//! is acknowledged.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -80,9 +81,9 @@ impl TcpFlow {
         }
     }
 
-    /// Whether the host's stream ends behind what was read last. That a read found less than it could take does not
-    /// mean so: it also ends before urgent data, of which the kernel may never tell. Where it has no peek offset it
-    /// tells of an end once nothing has to be skipped.
+    /// Whether the host's stream ends behind what was read last. That a read found less than it
+    /// could take does not mean so: it also ends before urgent data, of which the kernel may never
+    /// tell. Where it has no peek offset it tells of an end once nothing has to be skipped.
     fn is_at_end(&mut self) -> bool {
         let Some(at) = &mut self.peek_offset else { return false };
         let mut byte = [0];
@@ -93,7 +94,8 @@ impl TcpFlow {
         matches!(found, Ok(0)) && !self.reset
     }
 
-    /// Removes what the guest acknowledged from the receive queue. An error means that it is not there.
+    /// Removes what the guest acknowledged from the receive queue. An error means that it is not
+    /// there.
     pub(super) fn discard(&mut self, now: Instant, bytes: u32) -> io::Result<()> {
         msg::discard(self.fd.as_fd(), bytes as usize)?;
         if let Some(at) = &mut self.peek_offset {

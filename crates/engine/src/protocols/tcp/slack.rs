@@ -6,9 +6,9 @@
 //! borrows as many blocks as the rest needs. The memory is reserved at start and touched
 //! only when used.
 //!
-//! All together are promised more than there is, for they hardly ever need it at the same time. When they do,
-//! as a crowd whose peers stopped reading does, the last blocks are for those that have fewest: what is dropped
-//! is the crowd's, which was going nowhere.
+//! All together are promised more than there is, for they hardly ever need it at the same time.
+//! When they do, as a crowd whose peers stopped reading does, the last blocks are for those that
+//! have fewest: what is dropped is the crowd's, which was going nowhere.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,8 +18,8 @@ use passt_sys::msg;
 
 use crate::core::pool::{BLOCK, Pool};
 
-/// Bytes that a connection may have beyond what the host's kernel took: the window promised to the guest. More than
-/// a link receives at once, for a guest to go on while that is dealt with.
+/// Bytes that a connection may have beyond what the host's kernel took: the window promised to the
+/// guest. More than a link receives at once, for a guest to go on while that is dealt with.
 pub const ROOM: usize = 1024 * 1024;
 /// Promise while others have much, and what a rest may have of the last quarter of the pool.
 const CROWDED_ROOM: usize = 256 * 1024;
@@ -57,8 +57,8 @@ impl Slack {
         self.lent().0 == 0
     }
 
-    /// What to promise to a connection that should have `room` bytes: less while others have much, so
-    /// that a crowd that stalls leaves something to the rest.
+    /// What to promise to a connection that should have `room` bytes: less while others have much,
+    /// so that a crowd that stalls leaves something to the rest.
     pub fn promise(&self, room: usize) -> usize {
         let blocks = self.0.len();
         match self.0.free_count() * BLOCK {
@@ -68,7 +68,8 @@ impl Slack {
         }
     }
 
-    /// Adds what `data` has behind its first `skip` bytes to `rest`; returns how many bytes found room.
+    /// Adds what `data` has behind its first `skip` bytes to `rest`; returns how many bytes found
+    /// room.
     pub fn add(&mut self, rest: &mut Option<Rest>, data: &Gather<'_>, skip: usize) -> usize {
         let mut done = 0;
         while skip + done < data.total() {
@@ -97,8 +98,8 @@ impl Slack {
         rest.as_mut()
     }
 
-    /// A block for a rest that fills so many bytes of blocks. The last quarter of the pool is for those that have
-    /// little, the last sixteenth for those that have nothing.
+    /// A block for a rest that fills so many bytes of blocks. The last quarter of the pool is for
+    /// those that have little, the last sixteenth for those that have nothing.
     fn take(&mut self, span: usize) -> Option<u16> {
         let kept = match span {
             0 => 0,
@@ -218,8 +219,8 @@ mod tests {
         assert!(pool.is_whole());
     }
 
-    /// All of what is asked for while three quarters of the pool are free, then at most 256 KiB, and
-    /// at most 16 KiB once less than that is left.
+    /// All of what is asked for while three quarters of the pool are free, then at most 256 KiB,
+    /// and at most 16 KiB once less than that is left.
     #[test]
     fn promises_shrink_while_blocks_are_lent() {
         const KIB: usize = 1024;

@@ -31,8 +31,9 @@ use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::socket::{any, connect};
 
-/// A socket for what came in on side `from`, on the other side and connected to `server`, if possible
-/// from `port`; and whether its descriptor is one of those that are kept from whoever is outside.
+/// A socket for what came in on side `from`, on the other side and connected to `server`, if
+/// possible from `port`; and whether its descriptor is one of those that are kept from whoever is
+/// outside.
 pub(crate) fn open(
     ports: &mut Ports,
     from: Side,
@@ -86,7 +87,8 @@ fn relay<L: Link>(way: &Way<'_>, core: &Core<L>, messages: Range<usize>, cuts: &
     lost
 }
 
-/// Counts what was lost of messages; all of them where the listening socket is closed, which ends the flow.
+/// Counts what was lost of messages; all of them where the listening socket is closed, which ends
+/// the flow.
 fn count<L: Link>(ctx: &mut Context<L>, lost: Option<usize>, messages: Range<usize>) -> Verdict {
     let all = lost.unwrap_or_else(|| datagrams(&ctx.core.inbox, messages));
     ctx.core.dropped_all(DropReason::Socket, all);

@@ -1,5 +1,5 @@
-//! What the host tells of datagrams that did not arrive: the guest hears of its own by ICMP, as from a
-//! router or the destination; the rest is counted.
+//! What the host tells of datagrams that did not arrive: the guest hears of its own by ICMP, as
+//! from a router or the destination; the rest is counted.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -20,7 +20,8 @@ use crate::link::Link;
 use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
 
-/// An error about what went out through a listening socket, and the flow that it is about; `None` where there is no more.
+/// An error about what went out through a listening socket, and the flow that it is about; `None`
+/// where there is no more.
 pub(crate) fn of_listener<L: Link>(
     core: &mut Core<L>,
     listener: &Listener,
@@ -48,7 +49,8 @@ impl Undelivered {
     }
 }
 
-/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told. Whether there were any.
+/// Passes on the errors that a flow's own socket has, or counts them where nobody can be told.
+/// Whether there were any.
 pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, fd: &OwnedFd) -> bool {
     let quote = Quote::new(core);
     let mut taken = false;

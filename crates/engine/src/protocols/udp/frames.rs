@@ -1,4 +1,5 @@
-//! Datagrams on their way to the guest: super-frames where the link takes them, fragments where they exceed its MTU.
+//! Datagrams on their way to the guest: super-frames where the link takes them, fragments where
+//! they exceed its MTU.
 
 use std::ops::Range;
 

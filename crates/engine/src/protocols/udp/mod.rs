@@ -164,8 +164,8 @@ impl Udp {
     }
 }
 
-/// A flow for a datagram of the guest that belongs to none; with the number of the listening socket that it goes through, if it
-/// does.
+/// A flow for a datagram of the guest that belongs to none; with the number of the listening socket
+/// that it goes through, if it does.
 pub(crate) fn open<L: Link>(
     Context { core, ports }: &mut Context<L>,
     key: &Key,
@@ -213,8 +213,8 @@ impl UdpFlow {
         }
     }
 
-    /// Whether what came in through `shared` is part of the flow, and not of another host that looks the same to the guest:
-    /// that is `remote`, or somebody past the link.
+    /// Whether what came in through `shared` is part of the flow, and not of another host that
+    /// looks the same to the guest: that is `remote`, or somebody past the link.
     pub(crate) fn takes(&mut self, shared: Shared, remote: Endpoint, across: bool) -> bool {
         let takes = self.remote == remote || across;
         if takes {
@@ -265,8 +265,8 @@ impl UdpFlow {
         verdict
     }
 
-    /// Has the shares of flows from outside follow what was seen since `before`. The guest answers what comes
-    /// over the link, and the peer what goes past it.
+    /// Has the shares of flows from outside follow what was seen since `before`. The guest answers
+    /// what comes over the link, and the peer what goes past it.
     fn note(&self, ports: &mut Ports, handle: Handle, key: &Key, before: [u8; 2]) {
         let answers = usize::from(key.via != Via::Link);
         if before[answers] == 0 && self.seen[answers] != 0 {
@@ -327,7 +327,8 @@ impl UdpFlow {
         }
     }
 
-    /// Something came in through a listening socket, perhaps one that was opened in the place of the former.
+    /// Something came in through a listening socket, perhaps one that was opened in the place of
+    /// the former.
     fn reopened(&mut self, listener: Shared) {
         if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
             *shared = listener;
@@ -404,8 +405,8 @@ impl UdpFlow {
         Ok(Verdict::Keep)
     }
 
-    /// Receives one message of joined datagrams to where the guest will find it; how many these are,
-    /// and their bytes. `None` if the next message is of another kind, and still there.
+    /// Receives one message of joined datagrams to where the guest will find it; how many these
+    /// are, and their bytes. `None` if the next message is of another kind, and still there.
     fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<Option<Tally>> {
         let ahead = dgram::peek(fd.as_fd())?;
         let path = core.path(key.remote.addr, key.guest.addr);
@@ -465,7 +466,8 @@ impl Sockets {
 }
 
 impl Shared {
-    /// Through the socket with this number, `to` a peer and `from` an address, unless the kernel is to choose it.
+    /// Through the socket with this number, `to` a peer and `from` an address, unless the kernel is
+    /// to choose it.
     pub(crate) fn new(number: u32, to: SocketAddr, from: Option<IpAddr>) -> Self {
         Self { number, to, from }
     }

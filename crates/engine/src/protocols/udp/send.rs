@@ -1,7 +1,8 @@
 //! Sending datagrams: as few system calls, and messages, as the kernel allows.
 //!
-//! Each datagram is sent once or reported as a [`Loss`]. What was sent is remembered as a [`Cursor`], which stands between two
-//! datagrams, as the kernel may take some messages of a call, and may refuse to cut what it would take piece by piece.
+//! Each datagram is sent once or reported as a [`Loss`]. What was sent is remembered as a
+//! [`Cursor`], which stands between two datagrams, as the kernel may take some messages of a call,
+//! and may refuse to cut what it would take piece by piece.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -21,12 +22,12 @@ use crate::link::Link;
 pub(super) const MAX_CUTS: usize = 64;
 /// Most bytes of such a message.
 const MAX_CUT_BYTES: usize = 65_000;
-/// How long a flow's messages are not left to the kernel to be cut once it refused: what is too large for a path may
-/// be smaller next time, and routes change.
+/// How long a flow's messages are not left to the kernel to be cut once it refused: what is too
+/// large for a path may be smaller next time, and routes change.
 const NO_CUTS: Duration = Duration::from_secs(1);
 
-/// One datagram, or several that were joined: payload that is to be cut every `segment` bytes unless that
-/// is zero.
+/// One datagram, or several that were joined: payload that is to be cut every `segment` bytes
+/// unless that is zero.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) payload: Payload,
@@ -128,8 +129,8 @@ pub(super) struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// Sends what `items` have from `at` on, up to the end, or up to what cannot be sent. That is returned, and `at` is behind
-    /// it then.
+    /// Sends what `items` have from `at` on, up to the end, or up to what cannot be sent. That is
+    /// returned, and `at` is behind it then.
     pub(super) fn deliver<L: Link>(
         &self,
         core: &Core<L>,
@@ -235,8 +236,8 @@ impl Cursor {
     }
 }
 
-/// How many items at the start are alike, so that they can be joined: each as long as the first, but for a shorter
-/// one at the end; no more than `most`, and with no more than so many `bytes`.
+/// How many items at the start are alike, so that they can be joined: each as long as the first,
+/// but for a shorter one at the end; no more than `most`, and with no more than so many `bytes`.
 pub(super) fn alike(items: &[Item], most: usize, bytes: usize) -> usize {
     let Some((first, others)) = items.split_first() else { return 0 };
     let size = first.payload.len();
@@ -290,8 +291,8 @@ mod tests {
         sizes.iter().map(|&len| Item { payload: Place::Message(0).piece(0..len), segment: 0 }).collect()
     }
 
-    /// One message has datagrams of one size, but for a shorter one at the end, none of them empty, and no more than the
-    /// kernel cuts (`UDP_MAX_SEGMENTS`, and what a packet's length can say).
+    /// One message has datagrams of one size, but for a shorter one at the end, none of them empty,
+    /// and no more than the kernel cuts (`UDP_MAX_SEGMENTS`, and what a packet's length can say).
     #[test]
     fn what_goes_into_one_message() {
         let many = [100; 100];
@@ -337,7 +338,8 @@ mod tests {
         assert!(Message::next(&[], Cursor::default(), true).is_none());
     }
 
-    /// Datagrams that lie in a frame, in a message and in a block leave in one go, each whole and in order.
+    /// Datagrams that lie in a frame, in a message and in a block leave in one go, each whole and
+    /// in order.
     #[test]
     fn payload_lies_anywhere() {
         let pools = Pools::new(1, Instant::from_millis(1)).unwrap();

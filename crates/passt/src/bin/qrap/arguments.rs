@@ -66,9 +66,9 @@ fn runs_machine(args: &[OsString]) -> bool {
     !(asks || lists || no_machine)
 }
 
-/// The first network that is asked for becomes ours, under its name, so that the device that goes with it stays as
-/// it is. Networks in the short forms `-net` and `-nic`, of which the device is a part, go. Without any
-/// of the first kind there is a new one, with a device.
+/// The first network that is asked for becomes ours, under its name, so that the device that goes
+/// with it stays as it is. Networks in the short forms `-net` and `-nic`, of which the device is a
+/// part, go. Without any of the first kind there is a new one, with a device.
 fn with_network(args: Vec<OsString>) -> Vec<OsString> {
     let network = |id: &str| OsString::from(format!("socket,fd={DEFAULT_FD},id={id}"));
     let mut changed = Vec::with_capacity(args.len() + 4);

@@ -1,12 +1,12 @@
-//! qrap starts a qemu before 7.2, which can't connect to a UNIX socket by itself, with a connection to passt
-//! as an open descriptor.
+//! qrap starts a qemu before 7.2, which can't connect to a UNIX socket by itself, with a connection
+//! to passt as an open descriptor.
 //!
 //! `qrap FDNUM COMMAND [ARG]...` runs the command, whose arguments refer to descriptor FDNUM
-//! themselves, as in `-netdev socket,fd=5,id=n0`. `qrap ARG...` finds qemu, and sees to
-//! its arguments ([`arguments`]): for programs that start qemu and can be given another name for it.
+//! themselves, as in `-netdev socket,fd=5,id=n0`. `qrap ARG...` finds qemu, and sees to its
+//! arguments ([`arguments`]): for programs that start qemu and can be given another name for it.
 //!
-//! passt is looked for at its default names, or at the path in `PASST_SOCKET`, for 2.5 s. It has one client at a time and sends
-//! others away at once: the first that doesn't is taken.
+//! passt is looked for at its default names, or at the path in `PASST_SOCKET`, for 2.5 s. It has
+//! one client at a time and sends others away at once: the first that doesn't is taken.
 
 mod arguments;
 

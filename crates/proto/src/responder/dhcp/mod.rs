@@ -195,7 +195,8 @@ impl Reply<'_> {
         usize::from(packet).saturating_sub(ipv4::LEN + udp::LEN)
     }
 
-    /// Writes the body of an option; `None` if it has no place in this answer or there is nothing to say.
+    /// Writes the body of an option; `None` if it has no place in this answer or there is nothing
+    /// to say.
     fn write_option(&self, w: &mut Writer<'_>, code: u8) -> Option<()> {
         use Answer::{Ack, Bootp, Inform, Nak, Offer, RapidAck};
         match (code, self.answer) {

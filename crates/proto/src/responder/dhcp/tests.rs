@@ -101,7 +101,8 @@ fn offer_to_a_discover() {
     assert_eq!(offer.order, [53, 54, 61, 51, 1, 3, 6, 12, 119, 26, 81]);
 }
 
-/// What a client or a relay wrote into the fixed part is not what a server says there (RFC 2131, table 3).
+/// What a client or a relay wrote into the fixed part is not what a server says there (RFC 2131,
+/// table 3).
 #[test]
 fn fixed_fields_are_our_own() {
     let request = |options: &[u8]| {

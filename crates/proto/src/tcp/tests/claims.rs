@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn a_reset_has_to_have_the_next_number() {
-    // RFC 9293, section 3.10.7.4, and RFC 5961, section 3.2: elsewhere in the window it is challenged.
+    // RFC 9293, section 3.10.7.4, and RFC 5961, section 3.2: elsewhere in the window it is
+    // challenged.
     let edge = 1001 + ROOM;
     for (seq, certain, doubtful) in [
         (1001, true, false),
@@ -32,7 +33,8 @@ fn a_reset_has_to_have_the_next_number() {
 
 #[test]
 fn a_reset_by_a_socket_that_is_gone() {
-    // It takes the number from what we acknowledged, which may be less than what we have: RFC 9293, section 3.10.7.1.
+    // It takes the number from what we acknowledged, which may be less than what we have: RFC 9293,
+    // section 3.10.7.1.
     let mut t = Trace::established_with(&syn(), Some(ms(100)));
     t.gets(seg(ACK, 1001, 5001), 500);
     t.quiet();
@@ -53,7 +55,8 @@ fn the_end_of_a_batch_decides_where_a_reset_belongs() {
 
 #[test]
 fn challenges_are_rare() {
-    // RFC 5961, sections 4.2 and 7: a SYN, whatever its number; sections 3.2 and 5.2: other claims without proof.
+    // RFC 5961, sections 4.2 and 7: a SYN, whatever its number; sections 3.2 and 5.2: other claims
+    // without proof.
     let claims = [
         seg(SYN, 1000, 0),
         seg(SYN, 1001, 0),

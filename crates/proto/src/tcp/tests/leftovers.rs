@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What a host's peer does not read for long is acknowledged all the same: the guest would give up, and waits behind a
-/// window of zero.
+/// What a host's peer does not read for long is acknowledged all the same: the guest would give up,
+/// and waits behind a window of zero.
 #[test]
 fn a_guest_that_repeats_in_vain_is_acknowledged() {
     for far in [None, Some(ms(100))] {

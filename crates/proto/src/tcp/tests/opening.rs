@@ -154,8 +154,8 @@ fn attempts_to_open_end() {
 
 #[test]
 fn a_half_open_connection_of_the_guest() {
-    // RFC 9293, sections 3.5.1 and 3.10.7.3: it answers our SYN with an acknowledgement of something else. A RST ends that,
-    // and then it takes our SYN.
+    // RFC 9293, sections 3.5.1 and 3.10.7.3: it answers our SYN with an acknowledgement of
+    // something else. A RST ends that, and then it takes our SYN.
     let mut t = Trace {
         conn: Connection::from_host(config(), 80, 40_000, Seq(ISS), None, Instant::ZERO),
         now: Instant::ZERO,
@@ -256,7 +256,8 @@ fn a_challenge_tells_no_more_than_the_window_promised() {
 
 #[test]
 fn while_the_host_connects() {
-    // Nothing was answered: a RST has to have the next number, and another SYN is another connection.
+    // Nothing was answered: a RST has to have the next number, and another SYN is another
+    // connection.
     let table = [
         (seg(RST, IRS + 1, 0), true),
         (seg(RST, IRS, 0), false),

@@ -300,7 +300,8 @@ fn describe(guest: &Guest, layout: Layout, start: u64, len: u32, flags: u16, nex
     assert!(guest.region().copy_in(layout.descriptor(0), bytes.as_flattened()));
 }
 
-/// Places and flags of descriptor 0 that nobody can make anything of, in a queue of so many whose buffers are `good`.
+/// Places and flags of descriptor 0 that nobody can make anything of, in a queue of so many whose
+/// buffers are `good`.
 fn bad(guest: &Guest, size: u16, good: u16) -> Vec<(u64, u32, u16, u16)> {
     let end = guest.region().size() as u64;
     vec![
