@@ -27,7 +27,7 @@ use crate::forward::Context;
 use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::echo::{Echo, EchoFlow};
-use crate::protocols::splice::{Splice, SpliceFlow};
+use crate::protocols::splice::{Peer, Splice, SpliceFlow};
 use crate::protocols::tcp::{Tcp, TcpFlow};
 use crate::protocols::udp::{Udp, UdpFlow};
 
@@ -79,7 +79,7 @@ impl<L: Link> Engine<L> {
     pub(crate) fn event(&mut self, handle: Handle, events: EventFlags) {
         self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
             Flow::Tcp(flow) => flow.event(ctx, &mut common.tcp, handle, key, events),
-            Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, false, events),
+            Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, Peer::Client, events),
             Flow::Udp(flow) => flow.event(ctx, &mut common.udp, handle, key, events),
             Flow::Echo(flow) => flow.event(&mut ctx.core, key, events),
         });
@@ -88,7 +88,7 @@ impl<L: Link> Engine<L> {
     /// The second socket of a flow that bypasses the link has something to tell.
     pub(crate) fn second_event(&mut self, handle: Handle, events: EventFlags) {
         self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
-            Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, true, events),
+            Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, Peer::Target, events),
             Flow::Tcp(_) | Flow::Udp(_) | Flow::Echo(_) => Verdict::Keep,
         });
     }

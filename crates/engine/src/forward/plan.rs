@@ -29,7 +29,7 @@ pub enum Change {
 }
 
 /// What changes amount to, decided by the table alone. Its sockets are opened by
-/// [`Forward::apply`](super::Forward::apply).
+/// [`Control::apply`](crate::control::Control::apply).
 #[derive(Debug)]
 pub struct Plan {
     /// The table that this is a change of.
@@ -76,7 +76,7 @@ pub enum Reason {
     #[error("Unable to add rule: more than {MAX_RULES}")]
     TooMany,
     /// Nothing tells what listens on the other side
-    /// ([`prepare_to_follow`](super::prepare_to_follow)).
+    /// ([`Worker::prepare_to_follow`](crate::worker::Worker::prepare_to_follow)).
     #[error("Nothing tells what listens")]
     Services,
     /// A port that it needs can't be had: an error of socket(7), bind(2) or listen(2).

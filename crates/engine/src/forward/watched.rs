@@ -53,7 +53,7 @@ impl Deref for Watched {
     }
 }
 
-/// The sockets that a worker watches, by the numbers that the [process](super::registry) gave them.
+/// The sockets that a worker watches, by the numbers that the process gave them.
 #[derive(Debug, Default)]
 pub struct Listeners {
     open: BTreeMap<u32, Watched>,

@@ -203,6 +203,14 @@ impl<L: Link> Worker<L> {
         {
             end = Some(number);
         }
+        self.go_on(external);
+        flush(&mut self.engine)?;
+        end.map_or(link.map(|()| None), |number| Ok(Some(number)))
+    }
+
+    /// Does what is not told by events: what did not fit a round before, and what is due.
+    fn go_on(&mut self, external: &mut impl External<L>) {
+        let Self { engine, process } = self;
         engine.tcp_end_round();
         for _ in 0..engine.ctx.core.ready.len() {
             let Some(slot) = engine.ctx.core.ready.pop() else { break };
@@ -216,8 +224,6 @@ impl<L: Link> Worker<L> {
             external.tick(&mut Control { engine, process });
         }
         engine.resume_listeners();
-        flush(engine)?;
-        end.map_or(link.map(|()| None), |number| Ok(Some(number)))
     }
 
     /// Whether something waits for the thread in the namespace: for tests with a clock of their

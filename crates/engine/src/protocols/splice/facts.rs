@@ -1,6 +1,6 @@
 //! What a connection that bypasses the link tells of itself.
 
-use super::{CLIENT, SpliceFlow, TARGET};
+use super::{Peer, SpliceFlow};
 use crate::flow::Side;
 use crate::protocols::facts::{self, Facts, State};
 
@@ -8,11 +8,12 @@ impl SpliceFlow {
     /// What it tells of itself; its sockets' addresses are asked of the kernel. Bytes are counted
     /// as they are read, and what they come in is not known.
     pub(crate) fn facts(&self, from: Side) -> Facts {
-        let finished = |end: usize| {
+        let finished = |end: Peer| {
             self.ends[end].finished
                 || matches!(self.ways[end].state, super::State::Ending | super::State::Ended)
         };
-        let [host, guest] = if from == Side::Host { [CLIENT, TARGET] } else { [TARGET, CLIENT] };
+        let [host, guest] =
+            if from == Side::Host { [Peer::Client, Peer::Target] } else { [Peer::Target, Peer::Client] };
         let state = match (finished(guest), finished(host)) {
             _ if self.connecting.is_some() => State::Connecting,
             (false, false) => State::Open,
@@ -20,7 +21,7 @@ impl SpliceFlow {
             (false, true) => State::HostFinished,
             (true, true) => State::BothFinished,
         };
-        let target = &self.ends[TARGET].fd;
+        let target = &self.ends[Peer::Target].fd;
         let (local, remote) = (facts::local(target), facts::peer(target));
         Facts { state, account: self.account, retransmitted: 0, local, remote }
     }

@@ -12,10 +12,12 @@
 //!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
+mod carry;
 mod facts;
 mod pipe;
 
 use std::io;
+use std::ops::{Index, IndexMut};
 use std::os::fd::{AsFd, OwnedFd};
 
 use passt_proto::addr::Endpoint;
@@ -27,14 +29,13 @@ use passt_sys::socket::option;
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketType, sockopt};
-use rustix::pipe::SpliceFlags;
+use rustix::net::{SocketType, sockopt};
 
 use self::pipe::{Pipe, Pipes};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::{Handle, Token};
-use crate::flow::account::{Account, Direction};
+use crate::flow::account::Account;
 use crate::flow::{Key, Side};
 use crate::forward::pressure::Ticket;
 use crate::forward::{Context, Ports};
@@ -63,9 +64,6 @@ const WINDOWED: [&[u8]; 2] = [b"cubic\0", b"reno\0"];
 const UNPACED: &str = "reno";
 /// Less than this at a time is copied.
 const SMALL: usize = 16 * 1024;
-/// The client's end, which was accepted, and the end that was connected for it.
-const CLIENT: usize = 0;
-const TARGET: usize = 1;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -74,12 +72,28 @@ pub(crate) struct Splice {
     pipes: Pipes,
 }
 
+/// Who is at an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Who was accepted.
+    Client,
+    /// Whom the other socket was connected to.
+    Target,
+}
+
+/// Something for each of them.
+#[derive(Debug)]
+struct Pair<T> {
+    client: T,
+    target: T,
+}
+
 /// A connection that bypasses the link.
 #[derive(Debug)]
 pub struct SpliceFlow {
-    ends: [End; 2],
-    /// Data from the end of the same number to the other one.
-    ways: [Way; 2],
+    ends: Pair<End>,
+    /// Data from each to the other.
+    ways: Pair<Way>,
     /// Until the kernel says that the target accepted.
     connecting: Option<Ticket>,
     account: Account,
@@ -167,6 +181,41 @@ fn peek(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     msg::peek(fd.as_fd(), &into)
 }
 
+impl Peer {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Target,
+            Self::Target => Self::Client,
+        }
+    }
+}
+
+impl<T> Pair<T> {
+    fn both(&self) -> [&T; 2] {
+        [&self.client, &self.target]
+    }
+}
+
+impl<T> Index<Peer> for Pair<T> {
+    type Output = T;
+
+    fn index(&self, peer: Peer) -> &T {
+        match peer {
+            Peer::Client => &self.client,
+            Peer::Target => &self.target,
+        }
+    }
+}
+
+impl<T> IndexMut<Peer> for Pair<T> {
+    fn index_mut(&mut self, peer: Peer) -> &mut T {
+        match peer {
+            Peer::Client => &mut self.client,
+            Peer::Target => &mut self.target,
+        }
+    }
+}
+
 impl End {
     fn new(fd: OwnedFd) -> Self {
         Self {
@@ -203,7 +252,8 @@ impl SpliceFlow {
     /// From an accepted client to the socket that was made for it; with a ticket while that one is
     /// connecting.
     pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>, now: Instant) -> Self {
-        let (ends, ways) = ([End::new(client), End::new(target)], [Way::new(), Way::new()]);
+        let ends = Pair { client: End::new(client), target: End::new(target) };
+        let ways = Pair { client: Way::new(), target: Way::new() };
         Self { ends, ways, connecting, account: Account::new(now) }
     }
 
@@ -216,27 +266,27 @@ impl SpliceFlow {
         handle: Handle,
         key: &Key,
     ) -> Verdict {
-        self.ends[CLIENT].readable = true;
-        let carried = self.carry(ctx, splice, handle, CLIENT);
-        let watched = self.watch(ctx, handle, CLIENT).and_then(|()| {
-            self.ends[TARGET].watched_for_room |= self.connecting.is_some();
-            self.watch(ctx, handle, TARGET)
+        self.ends[Peer::Client].readable = true;
+        let carried = self.carry(ctx, splice, handle, Peer::Client);
+        let watched = self.watch(ctx, handle, Peer::Client).and_then(|()| {
+            self.ends[Peer::Target].watched_for_room |= self.connecting.is_some();
+            self.watch(ctx, handle, Peer::Target)
         });
         if watched.is_err() {
             ctx.core.dropped(DropReason::Socket);
             return self.abort();
         }
-        self.verdict(ctx, splice, handle, key, CLIENT, carried)
+        self.verdict(ctx, splice, handle, key, Peer::Client, carried)
     }
 
-    fn watch<L: Link>(&self, ctx: &Context<L>, handle: Handle, end: usize) -> io::Result<()> {
+    fn watch<L: Link>(&self, ctx: &Context<L>, handle: Handle, end: Peer) -> io::Result<()> {
         let (token, events) = self.interest(handle, end);
         ctx.core.watch(&self.ends[end].fd, token, events)
     }
 
-    fn interest(&self, handle: Handle, end: usize) -> (Token, EventFlags) {
+    fn interest(&self, handle: Handle, end: Peer) -> (Token, EventFlags) {
         let room = if self.ends[end].watched_for_room { EventFlags::OUT } else { EventFlags::empty() };
-        let token = if end == CLIENT { Token::Flow(handle) } else { Token::Second(handle) };
+        let token = if end == Peer::Client { Token::Flow(handle) } else { Token::Second(handle) };
         (token, EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET | room)
     }
 
@@ -247,10 +297,9 @@ impl SpliceFlow {
         splice: &mut Splice,
         handle: Handle,
         key: &Key,
-        second: bool,
+        this: Peer,
         events: EventFlags,
     ) -> Verdict {
-        let this = usize::from(second);
         if events.contains(EventFlags::ERR)
             && let Some(error) = socket_error(&self.ends[this].fd)
         {
@@ -266,10 +315,10 @@ impl SpliceFlow {
             carried = self.carry(ctx, splice, handle, this);
         }
         if events.contains(EventFlags::OUT) && carried.is_ok() {
-            if this == TARGET {
+            if this == Peer::Target {
                 self.connected(ctx, handle);
             }
-            from = 1 - this;
+            from = this.other();
             carried = self.carry(ctx, splice, handle, from);
         }
         self.verdict(ctx, splice, handle, key, from, carried)
@@ -283,12 +332,12 @@ impl SpliceFlow {
         handle: Handle,
         key: &Key,
     ) -> Verdict {
-        for from in [CLIENT, TARGET] {
+        for from in [Peer::Client, Peer::Target] {
             if let Err(error) = self.carry(ctx, splice, handle, from) {
                 return self.verdict(ctx, splice, handle, key, from, Err(error));
             }
         }
-        self.verdict(ctx, splice, handle, key, CLIENT, Ok(()))
+        self.verdict(ctx, splice, handle, key, Peer::Client, Ok(()))
     }
 
     /// The target accepted.
@@ -300,12 +349,12 @@ impl SpliceFlow {
 
     /// Another client came with the same address and port: ends the flow if its own client is gone.
     pub(crate) fn succeeded(&self) -> Verdict {
-        if is_reset(&self.ends[CLIENT].fd) { self.abort() } else { Verdict::Keep }
+        if is_reset(&self.ends[Peer::Client].fd) { self.abort() } else { Verdict::Keep }
     }
 
     /// Its ticket while the target has not accepted, and whether the client has finished by then.
     pub(crate) fn opening(&self) -> Option<(&Ticket, bool)> {
-        let finished = self.ends[CLIENT].finished || self.ways[CLIENT].state == State::Ending;
+        let finished = self.ends[Peer::Client].finished || self.ways[Peer::Client].state == State::Ending;
         Some((self.connecting.as_ref()?, finished))
     }
 
@@ -316,226 +365,28 @@ impl SpliceFlow {
         splice: &mut Splice,
         handle: Handle,
         key: &Key,
-        from: usize,
+        from: Peer,
         carried: io::Result<()>,
     ) -> Verdict {
         if let Err(error) = carried {
             log::debug!("{key}: {error}");
             // What the other end sent before it broke is passed on first.
-            (self.ends[1 - from].readable, self.ends[1 - from].reset) = (true, true);
-            let _ = self.carry(ctx, splice, handle, 1 - from);
+            (self.ends[from.other()].readable, self.ends[from.other()].reset) = (true, true);
+            let _ = self.carry(ctx, splice, handle, from.other());
             return self.abort();
         }
-        if self.ends.iter().any(|end| end.reset) {
+        if self.ends.both().into_iter().any(|end| end.reset) {
             return self.abort();
         }
-        let over = self.ways.iter().all(|way| way.state == State::Ended);
+        let over = self.ways.both().into_iter().all(|way| way.state == State::Ended);
         if over { Verdict::Remove } else { Verdict::Keep }
     }
 
     /// Resets both connections: what happened to one happens to the other.
     pub(crate) fn abort(&self) -> Verdict {
-        for end in &self.ends {
+        for end in self.ends.both() {
             let _ = socket::set_reset_on_close(end.fd.as_fd());
         }
         Verdict::Remove
-    }
-
-    /// Moves what there is from one end to the other, as far as there is room.
-    fn carry<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        splice: &mut Splice,
-        handle: Handle,
-        from: usize,
-    ) -> io::Result<()> {
-        self.ways[from].taken = 0;
-        let moved = self.steps(ctx, splice, handle, from);
-        let taken = self.ways[from].taken;
-        if taken > 0 {
-            let way = if from == CLIENT { Direction::Out } else { Direction::In };
-            self.account.carried(way, 0, taken, ctx.core.now);
-        }
-        moved
-    }
-
-    fn steps<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        splice: &mut Splice,
-        handle: Handle,
-        from: usize,
-    ) -> io::Result<()> {
-        for _ in 0..BURST {
-            if self.step(ctx, splice, handle, from)? == Step::Wait {
-                let way = &mut self.ways[from];
-                if let Some(pipe) = way.pipe.take_if(|_| way.held == 0) {
-                    splice.pipes.give_back(pipe);
-                }
-                return Ok(());
-            }
-        }
-        ctx.core.call_again(handle);
-        Ok(())
-    }
-
-    fn step<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        splice: &mut Splice,
-        handle: Handle,
-        from: usize,
-    ) -> io::Result<Step> {
-        let way = &mut self.ways[from];
-        match way.state {
-            _ if way.held > 0 => self.flush(ctx, handle, from),
-            State::Ended => Ok(Step::Wait),
-            State::Ending => Ok(self.tell_end(from)),
-            _ if !self.ends[from].readable => {
-                if way.taken < SMALL {
-                    way.state = State::Copying;
-                }
-                Ok(Step::Wait)
-            }
-            State::Splicing if !self.ends[from].urgent => self.fill(splice, from),
-            State::Copying | State::Splicing => self.copy(ctx, splice, handle, from),
-        }
-    }
-
-    /// All was passed on: now the end is.
-    fn tell_end(&mut self, from: usize) -> Step {
-        // A connection that is still being opened would be given up, and a reset is no end.
-        if !(self.connecting.is_some() && from == CLIENT || self.ends[from].reset) {
-            self.ways[from].state = State::Ended;
-            // With both ways at their end closing says the same.
-            if self.ways[1 - from].state != State::Ended {
-                let _ = rustix::net::shutdown(&self.ends[1 - from].fd, Shutdown::Write);
-            }
-        }
-        Step::Wait
-    }
-
-    /// Reads once, and sends that on. What finds no room waits in a pipe; without one it is not
-    /// taken from the receive queue before.
-    fn copy<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        splice: &mut Splice,
-        handle: Handle,
-        from: usize,
-    ) -> io::Result<Step> {
-        let spare = splice.pipes.is_ready();
-        let buffer = splice.buffer.as_mut_slice();
-        let (fd, room) = (&self.ends[from].fd, buffer.len());
-        // These sockets never block, and to read and write is less work for the kernel than to
-        // receive and send.
-        let mut receive = || if spare { Ok(rustix::io::read(fd, &mut *buffer)?) } else { peek(fd, buffer) };
-        let received = if self.ends[from].urgent { msg::past_signals(receive) } else { receive() };
-        let received = received.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-        let len = self.received(from, received, room)?;
-        if len == 0 {
-            return Ok(Step::More);
-        }
-        let sent = match rustix::io::write(&self.ends[1 - from].fd, &splice.buffer[..len]) {
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            sent => sent?,
-        };
-        if from == CLIENT && sent > 0 {
-            self.connected(ctx, handle);
-        }
-        if !spare {
-            msg::discard(self.ends[from].fd.as_fd(), sent)?;
-            self.ends[from].readable |= sent < len;
-            self.ways[from].taken -= len - sent;
-        } else if sent < len {
-            let pipe = splice.pipes.take().ok_or(Errno::NFILE)?;
-            let held = rustix::io::write(&pipe.writer, &splice.buffer[sent..len])?;
-            let way = &mut self.ways[from];
-            if held < len - sent {
-                return Err(Errno::PIPE.into());
-            }
-            (way.state, way.held, way.pipe) = (State::Splicing, held, Some(pipe));
-        } else if len == room {
-            self.ways[from].state = State::Splicing;
-        }
-        if sent < len { self.wait_for_room(ctx, handle, 1 - from) } else { Ok(Step::More) }
-    }
-
-    /// Moves data into a pipe.
-    fn fill(&mut self, splice: &mut Splice, from: usize) -> io::Result<Step> {
-        self.ends[1 - from].unpace();
-        let way = &mut self.ways[from];
-        way.pipe = way.pipe.take().or_else(|| splice.pipes.take());
-        let Some(pipe) = &way.pipe else {
-            way.state = State::Copying;
-            return Ok(Step::More);
-        };
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let filled = rustix::pipe::splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
-        if filled == Ok(0) {
-            // The end, or urgent data before it: reading tells.
-            way.state = State::Copying;
-            return Ok(Step::More);
-        }
-        // It ends early where the pipe has no more places: less than asked for doesn't mean all.
-        let len = self.received(from, filled, 0)?;
-        self.ways[from].held += len;
-        Ok(Step::More)
-    }
-
-    /// Moves data out of the pipe.
-    fn flush<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: usize) -> io::Result<Step> {
-        let way = &mut self.ways[from];
-        let Some(pipe) = &way.pipe else { return Err(Errno::PIPE.into()) };
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        match rustix::pipe::splice(&pipe.reader, None, &self.ends[1 - from].fd, None, way.held, flags) {
-            Ok(0) => return Err(Errno::PIPE.into()),
-            Ok(len) => way.held = way.held.saturating_sub(len),
-            Err(Errno::AGAIN) => return self.wait_for_room(ctx, handle, 1 - from),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if from == CLIENT {
-            self.connected(ctx, handle);
-        }
-        Ok(Step::More)
-    }
-
-    /// The outcome of reading from an end into `room` bytes; the bytes read.
-    fn received(&mut self, from: usize, result: Result<usize, Errno>, room: usize) -> io::Result<usize> {
-        let (end, way) = (&mut self.ends[from], &mut self.ways[from]);
-        match result {
-            Ok(0) => way.state = State::Ending,
-            // The queue is empty, but for an end that was announced.
-            Ok(len) if len < room => end.readable = end.finished || end.urgent,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => end.readable = false,
-            Err(error) => return Err(error.into()),
-        }
-        let len = result.unwrap_or(0);
-        way.taken += len;
-        Ok(len)
-    }
-
-    /// Has the loop tell when there is room at an end again.
-    fn wait_for_room<L: Link>(&mut self, ctx: &Context<L>, handle: Handle, end: usize) -> io::Result<Step> {
-        if !std::mem::replace(&mut self.ends[end].watched_for_room, true) {
-            let (token, events) = self.interest(handle, end);
-            // What is not watched yet will be soon.
-            match ctx.core.rewatch(&self.ends[end].fd, token, events) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(Step::Wait)
-    }
-
-    /// Gives back what the flow borrowed.
-    pub(crate) fn give_back(self, splice: &mut Splice) {
-        for way in self.ways {
-            if let Some(pipe) = way.pipe.filter(|_| way.held == 0) {
-                splice.pipes.give_back(pipe);
-            }
-        }
     }
 }

@@ -1,39 +1,41 @@
 //! TCP flows: performs what [`Connection`] decides on the host's sockets.
 //!
-//! Frames of a batch are looked at first and dealt with at its end: what a
-//! connection got is one `sendmsg`, and is answered with one acknowledgement.
-//! How connections begin is in `open`, what the guest gets of the host in `read`.
+//! Frames of a batch are looked at first and dealt with at its end (`batch`): what a connection got is
+//! one `sendmsg`, and is answered with one acknowledgement. How connections begin is in `open`, what
+//! they want done in `perform`, what the guest gets of the host in `read`.
 
+mod batch;
 mod facts;
 mod open;
+mod perform;
 mod read;
 pub mod slack;
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use passt_proto::addr::{Addr, Mac};
+use passt_proto::addr::Addr;
 use passt_proto::drop::DropReason;
-use passt_proto::tcp::{self, Action, Connection, Event, IsnSecret};
+use passt_proto::tcp::{self, Connection, Event, IsnSecret};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_proto::wire::tcp::Segment;
-use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
+use self::batch::Piece;
 pub(crate) use self::open::stray;
 use self::slack::{Rest, Slack};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::icmp::unreachable;
 use crate::core::{Core, Payload};
-use crate::flow::account::{Account, Direction};
+use crate::flow::account::Account;
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
 use crate::forward::pressure::Ticket;
@@ -94,12 +96,6 @@ pub struct Tcp {
     /// Whether `SO_PEEK_OFF` is used where the kernel has it, for IPv4 since 6.9 and for IPv6
     /// since 6.11. Only tests switch it off.
     pub use_peek_offset: bool,
-}
-
-/// Payload of the batch, and the next piece for the same connection.
-struct Piece {
-    payload: Payload,
-    next: Option<u16>,
 }
 
 /// A TCP connection with its socket.
@@ -177,51 +173,10 @@ impl Tcp {
         if addr.is_v4() { v4 } else { v6 }
     }
 
-    /// Whether acknowledgements wait for the link to be quiet: the loop may not sleep over them.
-    pub(crate) fn has_late(&self) -> bool {
-        !self.late.is_empty()
-    }
-
     /// Connections whose guest has finished and is gone, and how many there may be with so many
     /// descriptors.
     pub(crate) fn left_behind(&self, descriptors: usize) -> (usize, usize) {
         (self.orphans, descriptors / ORPHANS)
-    }
-
-    /// Connection number `next` that got a segment in the batch.
-    pub(crate) fn touched(&self, next: usize) -> Option<Handle> {
-        self.dirty.get(next).copied()
-    }
-
-    /// All that got a segment in the batch were told of its end, and frames may wait behind it.
-    /// Whether the connections that acknowledge [late](Self::late) are to be told now.
-    pub(crate) fn end_batch(&mut self, is_backlogged: bool) -> bool {
-        self.dirty.clear();
-        self.pieces.clear();
-        self.received = true;
-        if !self.has_late() {
-            return false;
-        }
-        self.waited += 1;
-        !is_backlogged || self.waited >= PATIENCE
-    }
-
-    /// A round of the loop ends: one in which the guest sent nothing is quiet, however full the
-    /// batch before it. Whether the connections that acknowledge [late](Self::late) are to be told
-    /// now.
-    pub(crate) fn end_round(&mut self) -> bool {
-        !std::mem::take(&mut self.received) && self.has_late()
-    }
-
-    /// Connection number `next` that acknowledges once the link is quiet.
-    pub(crate) fn late(&self, next: usize) -> Option<Handle> {
-        self.late.get(next).copied()
-    }
-
-    /// All of those were told.
-    pub(crate) fn end_late(&mut self) {
-        self.late.clear();
-        self.waited = 0;
     }
 
     fn room(&self) -> u32 {
@@ -248,114 +203,6 @@ impl TcpFlow {
     /// The socket towards the host's peer, for tests to look at.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// A segment from the guest with its payload. What it brought is dealt with at the
-    /// [end of the batch](Self::end_batch).
-    pub(crate) fn segment(
-        &mut self,
-        tcp: &mut Tcp,
-        (handle, now): (Handle, Instant),
-        segment: &Segment,
-        payload: &Payload,
-    ) -> Result<(), DropReason> {
-        let len = u32::try_from(payload.len()).map_err(|_| DropReason::IpLength)?;
-        let push = self.conn.segment(now, segment, len);
-        if push.len > 0 {
-            let start = push.skip as usize;
-            self.append(&mut tcp.pieces, payload.part(start..start + push.len as usize));
-        }
-        if !std::mem::replace(&mut self.dirty, true) {
-            tcp.dirty.push(handle);
-        }
-        Ok(())
-    }
-
-    /// Whether it got a segment in the batch, and was not told of its end.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    /// Whether the guest's connection is over: its port can be used again.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.conn.has_ended()
-    }
-
-    /// The link is quiet: what waited for that is acknowledged.
-    pub(crate) fn quiet<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
-        self.late = false;
-        self.conn.handle(ctx.core.now, Event::Quiet);
-        self.pull(ctx, tcp, handle)
-    }
-
-    fn append(&mut self, pieces: &mut Vec<Piece>, payload: Payload) {
-        let Ok(index) = u16::try_from(pieces.len()) else { return };
-        pieces.push(Piece { payload, next: None });
-        match &mut self.batch {
-            Some((_, last)) => pieces[usize::from(std::mem::replace(last, index))].next = Some(index),
-            None => self.batch = Some((index, index)),
-        }
-    }
-
-    /// Queues what the batch brought, and does what is to be done.
-    pub(crate) fn end_batch<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        tcp: &mut Tcp,
-        handle: Handle,
-    ) -> Verdict {
-        self.dirty = false;
-        if let Some((first, _)) = self.batch.take() {
-            let Ok((taken, frames)) = self.queue(ctx, tcp, first) else {
-                return self.reset(ctx, tcp, handle);
-            };
-            self.account.carried(Direction::Out, frames, taken, ctx.core.now);
-            self.conn.handle(ctx.core.now, Event::Queued { taken: count(taken), held: self.held() });
-        }
-        if ctx.core.link.is_backlogged() && tcp.late.len() < MAX_BATCH {
-            self.conn.handle(ctx.core.now, Event::Busy);
-            if self.conn.awaits_quiet() && !std::mem::replace(&mut self.late, true) {
-                tcp.late.push(handle);
-            }
-        }
-        self.pull(ctx, tcp, handle)
-    }
-
-    /// Queues a chain of pieces in as many calls as it takes; returns how many bytes found room,
-    /// which is all but where the slack is used up, and of how many pieces.
-    fn queue<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        tcp: &mut Tcp,
-        first: u16,
-    ) -> io::Result<(usize, usize)> {
-        let (mut taken, mut frames, mut next) = (0, 0, Some(first));
-        while next.is_some() {
-            let mut data = Gather::new();
-            while let Some(piece) = next.map(|index| &tcp.pieces[usize::from(index)])
-                && ctx.core.append(&piece.payload, &mut data)
-            {
-                next = piece.next;
-                frames += 1;
-            }
-            let mut sent = 0;
-            if self.rest.is_none() {
-                sent = match msg::send(self.fd.as_fd(), &data) {
-                    Ok(n) => n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(e) => return Err(e),
-                };
-            }
-            if sent < data.total() {
-                sent += tcp.slack.add(&mut self.rest, &data, sent);
-            }
-            taken += sent;
-            if sent < data.total() || data.is_empty() {
-                ctx.core.dropped(DropReason::WindowOverrun);
-                break;
-            }
-        }
-        Ok((taken, frames))
     }
 
     fn held(&self) -> u32 {
@@ -504,125 +351,6 @@ impl TcpFlow {
         self.timer = NEVER;
         self.conn.handle(ctx.core.now, Event::Timeout);
         self.pull(ctx, tcp, handle)
-    }
-
-    /// Does what the connection wants done now.
-    pub(crate) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
-        // A connection may be older than the first frame of the guest, or than its last network
-        // card.
-        let moves = ctx.core.guest.learnt.moves();
-        if moves != std::mem::replace(&mut self.moves, moves) {
-            let station = ctx.core.guest.learnt.station_after(self.path.dst, self.path.dst_mac);
-            self.path.dst_mac = station.unwrap_or(Mac::BROADCAST);
-        }
-        self.conn.set_room(tcp.room());
-        let mut burst = BURST;
-        let mut room = true;
-        while let Some(action) = self.next_action(ctx.core.now, room) {
-            match action {
-                Action::Emit(segment) => emit(&mut ctx.core, &self.path, &segment),
-                Action::Peek { offset, len } => {
-                    if burst == 0 {
-                        ctx.core.call_again(handle);
-                        break;
-                    }
-                    burst -= 1;
-                    room = self.peek(&mut ctx.core, tcp, offset, len);
-                    if !room && !std::mem::replace(&mut self.waits, true) {
-                        ctx.core.await_link(handle);
-                    }
-                }
-                Action::Discard(bytes) => {
-                    self.account.carried(Direction::In, 0, bytes as usize, ctx.core.now);
-                    if self.discard(ctx.core.now, bytes).is_err() {
-                        self.conn.handle(ctx.core.now, Event::Failed);
-                    }
-                }
-                Action::Shutdown => {
-                    self.shut = true;
-                    let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write);
-                }
-                Action::AskUnacknowledged => {
-                    let bytes = socket::unacknowledged(self.fd.as_fd()).unwrap_or(0);
-                    self.conn.handle(ctx.core.now, Event::Unacknowledged { bytes });
-                }
-                Action::Abort => {
-                    self.secure();
-                    // A guest that had finished has no more to say: what the kernel still has is
-                    // for the peer.
-                    if !self.shut || socket::unacknowledged(self.fd.as_fd()).unwrap_or(0) == 0 {
-                        let _ = socket::set_reset_on_close(self.fd.as_fd());
-                    } else {
-                        msg::drain(self.fd.as_fd());
-                    }
-                    return Verdict::Remove;
-                }
-                Action::Close => return self.close(),
-            }
-        }
-        self.secure();
-        if self.conn.is_orphaned() && !self.orphan && !self.adopt(ctx, tcp) {
-            let _ = socket::set_reset_on_close(self.fd.as_fd());
-            return Verdict::Remove;
-        }
-        if let Some(ticket) = self.ticket.take_if(|_| !self.conn.is_opening()) {
-            ticket.heard(self.path.src.into());
-            ctx.ports.inbound.answered(handle.index);
-        }
-        self.set_timer(ctx, handle);
-        Verdict::Keep
-    }
-
-    /// Has the kernel reset the host's connection if this process ends while the guest was told of
-    /// more than the kernel has: an end in order would say that this was all.
-    fn secure(&mut self) {
-        let owes = self.conn.owes();
-        if owes != std::mem::replace(&mut self.owes, owes) {
-            let fd = self.fd.as_fd();
-            let _ = if owes { socket::set_reset_on_close(fd) } else { socket::set_end_on_close(fd) };
-        }
-    }
-
-    /// Ends the host's connection in order, unless something is left that its peer should have had
-    /// before.
-    fn close(&mut self) -> Verdict {
-        if self.held() > 0 {
-            let _ = socket::set_reset_on_close(self.fd.as_fd());
-        } else {
-            self.secure();
-        }
-        if self.orphan {
-            msg::drain(self.fd.as_fd());
-        }
-        Verdict::Remove
-    }
-
-    /// Counts what a guest left behind; false if there is too much of that.
-    fn adopt<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp) -> bool {
-        let (orphans, most) = tcp.left_behind(ctx.ports.pressure.descriptors());
-        self.orphan = orphans < most;
-        tcp.orphans += usize::from(self.orphan);
-        self.orphan
-    }
-
-    fn next_action(&mut self, now: Instant, room: bool) -> Option<Action> {
-        if room { self.conn.next_action(now) } else { self.conn.next_action_without_data(now) }
-    }
-
-    /// The link has room again.
-    pub(crate) fn resume<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
-        self.waits = false;
-        self.pull(ctx, tcp, handle)
-    }
-
-    /// A timer that fires too early costs less than moving it with every segment.
-    fn set_timer<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
-        if let Some(due) = self.conn.next_timeout()
-            && due < self.timer
-        {
-            self.timer = due;
-            ctx.core.timers.set(handle.index, due);
-        }
     }
 
     /// Gives back what the flow borrowed.

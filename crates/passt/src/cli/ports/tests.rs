@@ -1,0 +1,212 @@
+use super::*;
+
+fn ephemeral() -> PortRange {
+    PortRange::new(32768, 60999).expect("a range")
+}
+
+fn context(outbound: bool, pasta: bool, families: Families) -> Context {
+    Context { option: if outbound { "-T" } else { "-t" }, outbound, pasta, families }
+}
+
+fn ports(specs: &[&str], context: Context) -> Result<Ports, PortError> {
+    let specs: Vec<OsString> = specs.iter().map(OsString::from).collect();
+    Ports::parse(&specs, context)
+}
+
+/// Rules as text: `listen/ports>to@target`, with `?` for weak, `!` for scanned.
+fn shown(specs: &[&str], context: Context) -> Vec<String> {
+    let rules = ports(specs, context).and_then(|ports| ports.rules(ephemeral()));
+    let rule = |rule: &Rule| {
+        let to = (rule.to != rule.ports.first()).then(|| format!(">{}", rule.to));
+        let target = rule.target.map(|addr| format!("@{addr}"));
+        let text = [Some(rule.to_string()), to, target].into_iter().flatten();
+        let text: String = text.collect();
+        text + if rule.weak { "?" } else { "" } + if rule.scan { "!" } else { "" }
+    };
+    rules.unwrap_or_else(|e| panic!("{specs:?}: {e}")).iter().map(rule).collect()
+}
+
+#[test]
+fn accepted() {
+    let table: &[(&str, &[&str])] = &[
+        ("none", &[]),
+        ("22", &["*/22"]),
+        ("022", &["*/22"]),
+        ("1-65535", &["*/1-65535"]),
+        ("22:2222", &["*/22>2222"]),
+        ("80-90:180-190", &["*/80-90>180"]),
+        ("22,80-90,100:200", &["*/22", "*/80-90", "*/100>200"]),
+        ("80-90:180-190,~85", &["*/80-84>180", "*/86-90>186"]),
+        ("~85,80-90,~80,~89-95", &["*/81-84", "*/86-88"]),
+        ("80,~80", &[]),
+        ("all", &["*/1-32767?", "*/61000-65535?"]),
+        ("~1-1023", &["*/1024-32767?", "*/61000-65535?"]),
+        ("~1000-65535", &["*/1-999?"]),
+        ("auto", &["*/1-32767?!", "*/61000-65535?!"]),
+        ("auto,~1-32767", &["*/61000-65535?!"]),
+        ("auto,8000-8010", &["*/8000-8010?!"]),
+        ("127.0.0.1/22", &["127.0.0.1/22"]),
+        ("[127.0.0.1]/22", &["127.0.0.1/22"]),
+        ("::1/22", &["[::1]/22"]),
+        ("[::1]/22:23", &["[::1]/22>23"]),
+        ("1:2:3:4:5:6:7:8/80", &["[1:2:3:4:5:6:7:8]/80"]),
+        ("*/22", &["*/22"]),
+        ("%eth0/22", &["*%eth0/22"]),
+        ("*%eth0/all", &["*%eth0/1-32767?", "*%eth0/61000-65535?"]),
+        ("10.0.0.1%eth0/22,23", &["10.0.0.1%eth0/22", "10.0.0.1%eth0/23"]),
+        ("0.0.0.0/80:10.0.0.2", &["0.0.0.0/80@10.0.0.2"]),
+        ("0.0.0.0/80:10.0.0.2/8080", &["0.0.0.0/80>8080@10.0.0.2"]),
+        ("[::]/80:fd00::2/8080", &["[::]/80>8080@fd00::2"]),
+        ("[::]/80-81:[fd00::2]/8080-8081", &["[::]/80-81>8080@fd00::2"]),
+        ("[::]/80-81:[fd00::2]", &["[::]/80-81@fd00::2"]),
+        ("0.0.0.0/all:10.0.0.2", &["0.0.0.0/1-32767@10.0.0.2?", "0.0.0.0/61000-65535@10.0.0.2?"]),
+    ];
+    for (spec, rules) in table {
+        assert_eq!(shown(&[spec], context(false, true, Families::Both)), *rules, "{spec}");
+    }
+}
+
+#[test]
+fn invalid() {
+    for spec in [
+        "",
+        "0",
+        "65536",
+        "+1",
+        "-1",
+        "1-",
+        "22-21",
+        "0-5",
+        "x",
+        "22,",
+        ",22",
+        "22 ",
+        "~",
+        "~0",
+        "80-90:180-191",
+        "80-81:90",
+        "80:",
+        "80:x",
+        "80:0",
+        "all:80",
+        "all:",
+        "auto:1",
+        "none,22",
+        "127.0.0.1/",
+        "1.2.3/22",
+        "[::1/22",
+        "::1]/22",
+        "127.0.0.1/none",
+        "127.0.0.1/%eth0/22",
+        "%/22",
+        "%aaaaaaaaaaaaaaaa/22",
+        "127.0.0.1",
+        "127.0.0.1:22",
+        "[*]/22",
+        // Targets need one family, the same, and a host.
+        "80:10.0.0.2",
+        "*/80:10.0.0.2/80",
+        "0.0.0.0/80:fd00::2",
+        "[::]/80:10.0.0.2",
+        "0.0.0.0/80:224.0.0.1",
+        "0.0.0.0/80:0.0.0.0",
+        "0.0.0.0/80:10.0.0.2/",
+        "all:10.0.0.2",
+    ] {
+        assert_eq!(
+            ports(&[spec], context(false, true, Families::Both)),
+            Err(PortError::Invalid(spec.to_owned()))
+        );
+    }
+}
+
+#[test]
+fn one_family_lets_any_address_have_targets() {
+    let v4 = context(false, true, Families::V4Only);
+    assert_eq!(shown(&["80:10.0.0.2/81"], v4), ["*/80>81@10.0.0.2"]);
+    assert!(ports(&["80:fd00::1"], v4).is_err());
+    assert!(ports(&["80:fd00::1"], context(false, true, Families::V6Only)).is_ok());
+}
+
+#[test]
+fn addresses_are_of_a_family_in_use() {
+    for (spec, families) in [("::1/22", Families::V4Only), ("127.0.0.1/auto", Families::V6Only)] {
+        let expected = Err(PortError::Invalid(spec.to_owned()));
+        assert_eq!(ports(&[spec], context(false, true, families)), expected);
+        assert!(ports(&[spec], context(false, true, Families::Both)).is_ok());
+    }
+}
+
+#[test]
+fn defaults() {
+    let pasta = ports(&[], context(false, true, Families::Both)).unwrap();
+    assert_eq!(pasta, ports(&["auto"], context(false, true, Families::Both)).unwrap());
+    let passt = ports(&[], context(false, false, Families::Both));
+    assert_eq!(passt, Ok(Ports::None));
+    let auto = ports(&["auto,22"], context(false, false, Families::Both));
+    assert_eq!(auto.unwrap_err().to_string(), "-t auto is for pasta mode only");
+}
+
+#[test]
+fn outbound_has_no_address() {
+    let out = context(true, true, Families::Both);
+    assert_eq!(shown(&["5432:5433"], out), ["*/5432>5433"]);
+    for spec in ["127.0.0.1/22", "*/22", "%lo/22"] {
+        let error = ports(&[spec], out).unwrap_err().to_string();
+        assert_eq!(error, format!("Listening address not allowed for -T: {spec}"));
+    }
+}
+
+#[test]
+fn none_is_alone() {
+    for (specs, text) in [
+        (&["22", "none"][..], "-t none conflicts with previous options"),
+        (&["22", "80", "none"], "-t none conflicts with previous options"),
+        (&["none", "22"], "-t 22 conflicts with previous options"),
+        (&["none", "none", "auto"], "-t auto conflicts with previous options"),
+    ] {
+        let error = ports(specs, context(false, true, Families::Both)).unwrap_err();
+        assert_eq!(error.to_string(), text);
+    }
+    assert_eq!(ports(&["none", "none"], context(false, true, Families::Both)), Ok(Ports::None));
+}
+
+#[test]
+fn overlaps() {
+    let both = context(false, true, Families::Both);
+    for specs in [
+        &["22", "22"][..],
+        &["22,22"],
+        &["20-30", "25:80"],
+        &["127.0.0.1/22", "22"],
+        &["127.0.0.1/22", "0.0.0.0/22"],
+        &["::1/22", "[::]/20-30"],
+        &["%eth0/22", "22"],
+        &["%eth0/22", "%eth0/22"],
+    ] {
+        let error = ports(specs, both).unwrap_err().to_string();
+        assert!(error.starts_with("Forwarding configuration conflict"), "{error}");
+    }
+    for specs in [
+        &["22", "23"][..],
+        &["0.0.0.0/80", "[::]/80"],
+        &["127.0.0.1/22", "127.0.0.2/22"],
+        &["%eth0/22", "%eth1/22"],
+        &["20-30,~25", "25"],
+    ] {
+        assert!(ports(specs, both).is_ok(), "{specs:?}");
+    }
+    // Known only with the ephemeral range.
+    let late = ports(&["all", "22"], both).unwrap();
+    assert!(late.rules(ephemeral()).is_err());
+    assert!(late.rules(PortRange::ALL).is_ok());
+    assert!(ports(&["all", "40000"], both).unwrap().rules(ephemeral()).is_ok());
+}
+
+#[test]
+fn too_many() {
+    let list = |n: u16| (0..n).map(|i| (2 * i + 1).to_string()).collect::<Vec<_>>().join(",");
+    let both = context(false, false, Families::Both);
+    assert!(ports(&[&list(255)], both).is_ok());
+    assert_eq!(ports(&[&list(256)], both), Err(PortError::TooMany));
+}

@@ -1,0 +1,171 @@
+//! Whom the guest talks to on the host's side, and whom the guest believes to talk to.
+//!
+//! A guest normally shares the host's own address, so no translation is needed at
+//! all. What remains is decided here, once for each flow, when it begins: names for the
+//! host's loopback and for the host itself, a resolver that only the host can
+//! reach, and a source to show where the guest could not answer the real one.
+//! There is no state but what is known about the [guest](crate::guest).
+//!
+//! Which ports are forwarded is no question of addresses: listening sockets stand
+//! for them, and say which guest address they were configured for, if any.
+
+use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use crate::addr::{Addr, Endpoint};
+use crate::drop::DropReason;
+use crate::guest::{Bypass, Guest};
+
+/// Transport protocols that flows exist for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP or ICMPv6 echo; ports are the identifier.
+    Echo,
+}
+
+/// The host's side of a flow that the guest began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSide {
+    /// Whom to connect or send to.
+    pub remote: Endpoint,
+    /// The address to bind to; the kernel chooses if there is none.
+    pub bind: Option<Addr>,
+}
+
+/// The guest's side of a flow that the host's side began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestSide {
+    /// Whom the guest is shown.
+    pub remote: Endpoint,
+    /// The guest's own address, or a multicast group.
+    pub guest: Addr,
+}
+
+impl Guest {
+    /// Whom the guest means by `remote`.
+    pub fn from_guest(&self, protocol: Protocol, remote: Endpoint) -> Result<HostSide, DropReason> {
+        if remote.addr.is_loopback() {
+            return Err(DropReason::Loopback);
+        }
+        let map = self.family(remote.addr);
+        let named = Some(remote.addr);
+        let addr = if named == map.dns_forward && is_dns(protocol, remote.port) {
+            map.dns_host.ok_or(DropReason::Unmapped)?
+        } else if named == map.host_loopback {
+            loopback(remote.addr)
+        } else if named == map.host_itself {
+            map.assigned.first().copied().ok_or(DropReason::Unmapped)?
+        } else {
+            remote.addr
+        };
+        let bind = if addr.is_loopback() { Some(loopback(addr)) } else { map.outbound };
+        let remote = Endpoint::new(addr, remote.port);
+        Ok(HostSide { remote, bind })
+    }
+
+    /// How something that `source` sent to `destination` on the host's side looks to the
+    /// guest. `target` is the guest's address if the user chose one for this way in.
+    pub fn to_guest(
+        &self,
+        protocol: Protocol,
+        source: Endpoint,
+        destination: Addr,
+        target: Option<Addr>,
+    ) -> Result<GuestSide, DropReason> {
+        let shown = self.shown(protocol, source).ok_or(DropReason::Unmapped)?;
+        let group = Some(destination).filter(|d| d.is_group());
+        let guest = target
+            .or(group)
+            .or_else(|| self.own(protocol, shown, destination))
+            .ok_or(DropReason::Unmapped)?;
+        if guest.is_v4() != shown.is_v4() {
+            return Err(DropReason::Unmapped);
+        }
+        Ok(GuestSide { remote: Endpoint::new(shown, source.port), guest })
+    }
+
+    /// The address in the guest's namespace at which something arrives that `source` sent to
+    /// `destination` on the host's side, if it bypasses the link: what comes from loopback does,
+    /// unless the user chose a `target` for this way in. An unspecified `destination` is unknown.
+    pub fn past_link(&self, source: Addr, destination: Addr, target: Option<Addr>) -> Option<Addr> {
+        if !source.is_loopback() || target.is_some() {
+            return None;
+        }
+        let map = self.family(source);
+        match self.configured.bypass {
+            Bypass::Off => None,
+            Bypass::Public => self.learnt.used(source).or(map.assigned.first().copied()),
+            Bypass::Loopback if destination.is_loopback() => Some(destination),
+            Bypass::Loopback => Some(loopback(source)),
+        }
+    }
+
+    /// Whom something in the guest's namespace means that reached us at its loopback at
+    /// `destination`.
+    pub fn past_link_out(destination: Addr) -> Addr {
+        loopback(destination)
+    }
+
+    /// The address by which the guest knows `source`, a host on the host's side.
+    /// `None` if there is none.
+    pub fn shown(&self, protocol: Protocol, source: Endpoint) -> Option<Addr> {
+        let map = self.family(source.addr);
+        let addr = Some(source.addr);
+        if source.addr.is_unspecified() || source.addr.is_group() {
+            return None;
+        }
+        if addr == map.dns_host && map.dns_forward.is_some() && is_dns(protocol, source.port) {
+            return map.dns_forward;
+        }
+        if source.addr == loopback(source.addr) && map.host_loopback.is_some() {
+            return map.host_loopback;
+        }
+        if map.assigned.contains(&source.addr) && map.host_itself.is_some() {
+            return map.host_itself;
+        }
+        let learnt = [self.learnt.used(source.addr), self.learnt.link_local()];
+        let own = map.assigned.contains(&source.addr) || learnt.contains(&addr);
+        if own || source.addr.is_loopback() { map.ours } else { addr }
+    }
+
+    /// The form of `at` that sockets of the host take.
+    pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
+        match at.socket_addr() {
+            SocketAddr::V6(a) if at.addr.is_link_local() || at.addr.is_group() => {
+                SocketAddrV6::new(*a.ip(), a.port(), 0, self.configured.scope).into()
+            }
+            other => other,
+        }
+    }
+
+    /// The guest's own address for what arrives on the host's side at `destination` from a host
+    /// that it knows as `shown`. A connection arrives at the one that was reached, of several that
+    /// the guest was assigned, as long as it uses no other than these. Datagrams arrive at the one
+    /// that it uses: servers answer them from the address that the guest's kernel chooses.
+    fn own(&self, protocol: Protocol, shown: Addr, destination: Addr) -> Option<Addr> {
+        if !shown.is_v4() && shown.is_link_local() {
+            return self.learnt.link_local();
+        }
+        let (assigned, used) = (&self.family(shown).assigned, self.learnt.used(shown));
+        let is_one_of_them = protocol == Protocol::Tcp && used.is_none_or(|used| assigned.contains(&used));
+        let reached =
+            assigned.iter().find(|own| **own == destination && is_one_of_them && assigned.len() > 1);
+        reached.copied().or(used).or(assigned.first().copied()).or(self.learnt.link_local())
+    }
+}
+
+/// Whether a port is one of a resolver: plain or over TLS (RFC 7858).
+fn is_dns(protocol: Protocol, port: u16) -> bool {
+    protocol != Protocol::Echo && matches!(port, 53 | 853)
+}
+
+/// The loopback address of `like`'s family.
+fn loopback(like: Addr) -> Addr {
+    if like.is_v4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+use std::net::IpAddr;
+use std::vec::Vec;
+
+use super::*;
+use crate::addr::Mac;
+use crate::guest::{Configured, FamilyConfig};
+
+fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().expect("an address").into()
+}
+
+fn at(text: &str) -> Endpoint {
+    text.parse::<SocketAddr>().expect("address and port").into()
+}
+
+/// A guest that has the host's addresses, with every feature on.
+fn map() -> Guest {
+    let family = |list: [&str; 7]| {
+        let [loopback, itself, dns, resolver, outbound, assigned, ours] = list.map(|a| Some(addr(a)));
+        FamilyConfig {
+            host_loopback: loopback,
+            host_itself: itself,
+            dns_forward: dns,
+            dns_host: resolver,
+            outbound,
+            assigned: assigned.into_iter().collect(),
+            ours,
+            ..FamilyConfig::default()
+        }
+    };
+    Guest::new(Configured {
+        v4: family([
+            "192.0.2.1",
+            "192.0.2.3",
+            "192.0.2.53",
+            "127.0.0.53",
+            "198.51.100.9",
+            "192.0.2.2",
+            "192.0.2.254",
+        ]),
+        v6: family([
+            "2001:db8::1",
+            "2001:db8::3",
+            "2001:db8::53",
+            "2001:db8:5::5",
+            "2001:db8:9::9",
+            "2001:db8::2",
+            "fe80::1",
+        ]),
+        scope: 7,
+        bypass: Bypass::Off,
+    })
+}
+
+/// The guest claims to have an address.
+fn note_claim(guest: &mut Guest, claimed: Addr) {
+    if guest.believes(claimed) {
+        guest.learn(claimed);
+    }
+}
+
+#[test]
+fn from_guest() {
+    use Protocol::{Echo, Tcp, Udp};
+    let cases: [(_, _, Result<(_, _), _>); 14] = [
+        (Tcp, "203.0.113.5:80", Ok(("203.0.113.5:80", "198.51.100.9"))),
+        (Tcp, "192.0.2.1:80", Ok(("127.0.0.1:80", "127.0.0.1"))),
+        (Echo, "192.0.2.1:80", Ok(("127.0.0.1:80", "127.0.0.1"))),
+        (Tcp, "192.0.2.3:80", Ok(("192.0.2.2:80", "198.51.100.9"))),
+        (Udp, "192.0.2.53:53", Ok(("127.0.0.53:53", "127.0.0.1"))),
+        (Tcp, "192.0.2.53:853", Ok(("127.0.0.53:853", "127.0.0.1"))),
+        (Udp, "192.0.2.53:54", Ok(("192.0.2.53:54", "198.51.100.9"))),
+        (Echo, "192.0.2.53:53", Ok(("192.0.2.53:53", "198.51.100.9"))),
+        (Udp, "127.0.0.1:53", Err(DropReason::Loopback)),
+        (Udp, "[2001:db8::1]:9", Ok(("[::1]:9", "::1"))),
+        (Udp, "[2001:db8::3]:9", Ok(("[2001:db8::2]:9", "2001:db8:9::9"))),
+        (Udp, "[2001:db8::53]:53", Ok(("[2001:db8:5::5]:53", "2001:db8:9::9"))),
+        (Udp, "[ff02::fb]:5353", Ok(("[ff02::fb]:5353", "2001:db8:9::9"))),
+        (Udp, "[::1]:5353", Err(DropReason::Loopback)),
+    ];
+    for (protocol, remote, expected) in cases {
+        let expected = expected.map(|(remote, bind)| HostSide { remote: at(remote), bind: Some(addr(bind)) });
+        assert_eq!(map().from_guest(protocol, at(remote)), expected, "{protocol:?} {remote}");
+    }
+}
+
+#[test]
+fn features_that_are_off_change_nothing() {
+    let map = Guest::default();
+    for remote in ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::9]:53", "224.0.0.1:1"] {
+        let unchanged = HostSide { remote: at(remote), bind: None };
+        assert_eq!(map.from_guest(Protocol::Udp, at(remote)), Ok(unchanged));
+    }
+    let source = at("192.0.2.1:53");
+    assert_eq!(
+        map.to_guest(Protocol::Udp, source, addr("192.0.2.2"), None),
+        Err(DropReason::Unmapped),
+        "no address of the guest is known"
+    );
+    let mut forward = map.clone();
+    forward.configured.v4.dns_forward = Some(source.addr);
+    assert_eq!(forward.from_guest(Protocol::Udp, source), Err(DropReason::Unmapped), "no resolver");
+}
+
+#[test]
+fn to_guest() {
+    let mut map = map();
+    map.learn(addr("fe80::aaaa"));
+    let cases = [
+        ("203.0.113.5:80", "192.0.2.2", None, Some(("203.0.113.5:80", "192.0.2.2"))),
+        ("127.0.0.1:80", "127.0.0.1", None, Some(("192.0.2.1:80", "192.0.2.2"))),
+        ("127.0.0.9:80", "127.0.0.1", None, Some(("192.0.2.254:80", "192.0.2.2"))),
+        ("127.0.0.53:53", "127.0.0.1", None, Some(("192.0.2.53:53", "192.0.2.2"))),
+        ("127.0.0.53:54", "127.0.0.1", None, Some(("192.0.2.254:54", "192.0.2.2"))),
+        ("203.0.113.5:53", "192.0.2.2", None, Some(("203.0.113.5:53", "192.0.2.2"))),
+        ("192.0.2.2:80", "192.0.2.2", None, Some(("192.0.2.3:80", "192.0.2.2"))),
+        ("192.0.2.9:80", "224.0.0.251", None, Some(("192.0.2.9:80", "224.0.0.251"))),
+        ("192.0.2.9:80", "192.0.2.2", Some("10.0.0.1"), Some(("192.0.2.9:80", "10.0.0.1"))),
+        ("0.0.0.0:80", "192.0.2.2", None, None),
+        ("224.0.0.1:80", "192.0.2.2", None, None),
+        ("[2001:db8:8::8]:80", "2001:db8::2", None, Some(("[2001:db8:8::8]:80", "2001:db8::2"))),
+        ("[::1]:80", "::1", None, Some(("[2001:db8::1]:80", "2001:db8::2"))),
+        ("[fe80::bbbb]:80", "fe80::2", None, Some(("[fe80::bbbb]:80", "fe80::aaaa"))),
+        ("[fe80::aaaa]:80", "fe80::2", None, Some(("[fe80::1]:80", "fe80::aaaa"))),
+        ("[::1]:80", "::1", Some("10.0.0.1"), None),
+    ];
+    for (source, destination, target, expected) in cases {
+        let side = map.to_guest(Protocol::Udp, at(source), addr(destination), target.map(addr));
+        let expected = expected.map(|(remote, guest)| GuestSide { remote: at(remote), guest: addr(guest) });
+        assert_eq!(side.ok(), expected, "{source} to {destination}");
+    }
+}
+
+#[test]
+fn past_link() {
+    use Bypass::{Loopback, Off, Public};
+    let cases = [
+        (Off, "127.0.0.1", "127.0.0.1", None, None),
+        (Public, "127.0.0.1", "127.0.0.1", None, Some("192.0.2.2")),
+        (Public, "127.0.0.7", "127.0.0.9", None, Some("192.0.2.2")),
+        (Public, "::1", "::1", None, Some("2001:db8::2")),
+        (Public, "192.0.2.2", "192.0.2.2", None, None),
+        (Public, "127.0.0.1", "127.0.0.1", Some("192.0.2.7"), None),
+        (Loopback, "127.0.0.1", "127.0.0.1", None, Some("127.0.0.1")),
+        (Loopback, "127.0.0.1", "127.0.0.9", None, Some("127.0.0.9")),
+        (Loopback, "127.0.0.5", "0.0.0.0", None, Some("127.0.0.1")),
+        (Loopback, "::1", "::1", None, Some("::1")),
+        (Loopback, "203.0.113.5", "192.0.2.2", None, None),
+    ];
+    for (bypass, source, destination, target, expected) in cases {
+        let mut map = map();
+        map.configured.bypass = bypass;
+        let found = map.past_link(addr(source), addr(destination), target.map(addr));
+        assert_eq!(found, expected.map(addr), "{bypass:?} {source} {destination}");
+    }
+    let unnumbered = Guest::new(Configured { bypass: Public, ..Configured::default() });
+    assert_eq!(unnumbered.past_link(addr("127.0.0.1"), addr("127.0.0.1"), None), None);
+}
+
+/// Without a name for loopback or for the host itself, the guest sees our address.
+#[test]
+fn sources_the_guest_cannot_answer() {
+    let mut map = map();
+    map.configured.v4.host_loopback = None;
+    map.configured.v4.host_itself = None;
+    let ours = map.configured.v4.ours;
+    for source in ["127.0.0.1:9", "192.0.2.2:9"] {
+        assert_eq!(map.shown(Protocol::Tcp, at(source)), ours, "{source}");
+    }
+    map.configured.v4.ours = None;
+    assert_eq!(map.shown(Protocol::Tcp, at("127.0.0.1:9")), None);
+}
+
+#[test]
+fn learnt_addresses_replace_assigned_ones_unless_fixed() {
+    for (fixed, expected) in [(false, "192.0.2.77"), (true, "192.0.2.2")] {
+        let mut map = map();
+        map.configured.v4.fixed = fixed;
+        map.learn(addr("192.0.2.77"));
+        let side = map.to_guest(Protocol::Tcp, at("203.0.113.5:80"), addr("192.0.2.2"), None);
+        assert_eq!(side.map(|s| s.guest), Ok(addr(expected)));
+    }
+}
+
+#[test]
+fn addresses_of_the_guest() {
+    let mut map = map();
+    for source in ["192.0.2.77", "2001:db8::77", "fe80::77"] {
+        map.learn(addr(source));
+    }
+    let known = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "2001:db8::77", "fe80::77"];
+    let mut addresses: Vec<Addr> = map.addresses().collect();
+    addresses.sort_unstable();
+    let mut known = known.map(addr);
+    known.sort_unstable();
+    assert_eq!(addresses, known);
+}
+
+#[test]
+fn claims_count_less_than_use() {
+    let after = |fixed, steps: &[(bool, &str)]| {
+        let mut map = map();
+        map.configured.v6.fixed = fixed;
+        for (claim, address) in steps {
+            let note = if *claim { note_claim } else { Guest::learn };
+            note(&mut map, addr(address));
+        }
+        let side = map.to_guest(Protocol::Tcp, at("[2001:db8:8::8]:80"), addr("2001:db8::2"), None);
+        side.map(|side| side.guest)
+    };
+    let (claim, learn) = (true, false);
+    let (assigned, formed, other) = ("2001:db8::2", "2001:db8::aaaa", "2001:db8::bbbb");
+    let cases: [(_, &[_], _); 8] = [
+        (false, &[(claim, formed)], formed),
+        (false, &[(claim, formed), (claim, other)], other),
+        (false, &[(claim, formed), (claim, assigned), (claim, other)], assigned),
+        (false, &[(learn, assigned), (claim, other)], assigned),
+        (false, &[(claim, assigned), (learn, other)], other),
+        (false, &[(claim, "fe80::aaaa")], assigned),
+        (false, &[(claim, "2001:db8::1"), (claim, "2001:db8::3"), (claim, "2001:db8::53")], assigned),
+        (true, &[(claim, formed)], assigned),
+    ];
+    for (fixed, steps, expected) in cases {
+        assert_eq!(after(fixed, steps), Ok(addr(expected)), "{fixed} {steps:?}");
+    }
+    let mut map = map();
+    map.is_configured();
+    for address in ["fe80::aaaa", "fe80::1", formed] {
+        note_claim(&mut map, addr(address));
+    }
+    let (own, link_local) = (addr("2001:db8::2"), addr("fe80::aaaa"));
+    assert_eq!((map.learnt.used(own), map.learnt.link_local()), (Some(own), Some(link_local)));
+}
+
+/// Whatever the guest reaches by a name, answers under that name.
+#[test]
+fn names_work_both_ways() {
+    for remote in ["192.0.2.1:80", "192.0.2.3:80", "192.0.2.53:53", "203.0.113.1:1", "[2001:db8::1]:1"] {
+        let host = map().from_guest(Protocol::Udp, at(remote)).expect("reachable");
+        assert_eq!(map().shown(Protocol::Udp, host.remote), Some(at(remote).addr));
+    }
+}
+
+#[test]
+fn scope_only_where_it_means_something() {
+    let cases = [("[fe80::5]:1", 7), ("[ff02::fb]:1", 7), ("[2001:db8::5]:1", 0)];
+    for (text, scope) in cases {
+        let SocketAddr::V6(a) = map().socket_addr(at(text)) else { panic!("{text}") };
+        assert_eq!(a.scope_id(), scope, "{text}");
+    }
+}
+
+/// With several addresses a peer is answered from the one that it reached, as long as the guest
+/// uses no other than these; what is on the host at any of them is hidden behind the host's
+/// name.
+#[test]
+fn several_addresses() {
+    let (first, second, third) = ("192.0.2.2", "192.0.2.7", "198.51.100.7");
+    let (first6, second6) = ("2001:db8::2", "2001:db8::7");
+    let guest = |learnt: &[&str]| {
+        let mut guest = map();
+        guest.configured.v4.assigned = [first, second, third].map(addr).into_iter().collect();
+        guest.configured.v6.assigned = [first6, second6].map(addr).into_iter().collect();
+        for text in learnt {
+            guest.learn(addr(text));
+        }
+        guest
+    };
+    let cases: [(&[&str], _, _, _); 11] = [
+        (&[], "203.0.113.5:80", first, first),
+        (&[], "203.0.113.5:80", second, second),
+        (&[first], "203.0.113.5:80", third, third),
+        (&[second], "203.0.113.5:80", first, first),
+        (&[second], "203.0.113.5:80", "192.0.2.200", second),
+        (&["192.0.2.77"], "203.0.113.5:80", second, "192.0.2.77"),
+        (&["192.0.2.77", first], "203.0.113.5:80", second, second),
+        (&[second6], "203.0.113.5:80", "192.0.2.200", first),
+        (&[], "[2001:db8:8::8]:80", second6, second6),
+        (&["2001:db8::aaaa"], "[2001:db8:8::8]:80", second6, "2001:db8::aaaa"),
+        (&["fe80::aaaa"], "[fe80::bbbb]:80", second6, "fe80::aaaa"),
+    ];
+    for (learnt, source, destination, expected) in cases {
+        let side = guest(learnt).to_guest(Protocol::Tcp, at(source), addr(destination), None);
+        assert_eq!(side.map(|side| side.guest), Ok(addr(expected)), "{learnt:?} {source} {destination}");
+    }
+    // Programs answer datagrams from whatever address their kernel chooses.
+    let udp = guest(&[]).to_guest(Protocol::Udp, at("203.0.113.5:80"), addr(second), None);
+    assert_eq!(udp.map(|side| side.guest), Ok(addr(first)));
+    let itself = Some(addr("192.0.2.3"));
+    for own in [first, second, third] {
+        assert_eq!(guest(&[]).shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), itself, "{own}");
+    }
+    let named = guest(&[]).from_guest(Protocol::Tcp, at("192.0.2.3:80")).expect("reachable");
+    assert_eq!(named.remote, at("192.0.2.2:80"));
+    for own in [first6, second6] {
+        let mut unnamed = guest(&[]);
+        unnamed.configured.v6.host_itself = None;
+        assert_eq!(unnamed.shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), unnamed.configured.v6.ours);
+    }
+}
+
+/// A family without any way beyond the host: its addresses are link-local, or what the guest
+/// formed itself.
+#[test]
+fn a_local_configuration() {
+    let local = |assigned: Option<&str>, ours| FamilyConfig {
+        host_loopback: Some(addr(ours)),
+        assigned: assigned.map(addr).into_iter().collect(),
+        ours: Some(addr(ours)),
+        ..FamilyConfig::default()
+    };
+    let (v4, v6) = (local(Some("169.254.2.1"), "169.254.2.2"), local(None, "fe80::1"));
+    let mut guest = Guest::new(Configured { v4, v6, bypass: Bypass::Public, scope: 0 });
+    let arrives = |guest: &Guest, source, destination| {
+        let side = guest.to_guest(Protocol::Tcp, at(source), addr(destination), None);
+        side.map(|side| (side.remote, side.guest))
+    };
+    let host4 = Ok((at("169.254.2.2:80"), addr("169.254.2.1")));
+    assert_eq!(arrives(&guest, "127.0.0.1:80", "127.0.0.1"), host4);
+    assert_eq!(arrives(&guest, "[::1]:80", "::1"), Err(DropReason::Unmapped), "nobody is there yet");
+    assert_eq!(guest.past_link(addr("::1"), addr("::1"), None), None);
+    assert_eq!(guest.past_link(addr("127.0.0.1"), addr("127.0.0.1"), None), Some(addr("169.254.2.1")));
+    guest.learn(addr("fe80::aaaa"));
+    assert_eq!(arrives(&guest, "[::1]:80", "::1"), Ok((at("[fe80::1]:80"), addr("fe80::aaaa"))));
+    let loopback = guest.from_guest(Protocol::Tcp, at("[fe80::1]:80")).expect("the host");
+    assert_eq!(loopback.remote, at("[::1]:80"));
+}
+
+/// Frames for an address go to the station that used it last, others to the one that was heard
+/// last.
+#[test]
+fn stations() {
+    let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+    let (one, two, three) = (addr("192.0.2.2"), addr("192.0.2.7"), addr("192.0.2.9"));
+    let mut learnt = map().learnt;
+    assert_eq!(learnt.station_of(one), None);
+    for (station, source) in [(1, Some(one)), (2, Some(two)), (3, None)] {
+        assert!(learnt.is_news(mac(station), source));
+        learnt.hear(mac(station), source);
+        assert!(!learnt.is_news(mac(station), source));
+    }
+    let told = |learnt: &crate::guest::Learnt| [one, two, three].map(|a| learnt.station_of(a));
+    assert_eq!(told(&learnt), [1, 2, 3].map(|last| Some(mac(last))));
+    let before = learnt.moves();
+    learnt.hear(mac(4), Some(one));
+    assert_eq!(told(&learnt), [4, 2, 4].map(|last| Some(mac(last))), "another card");
+    assert_ne!(learnt.moves(), before);
+    for last in 0..=255 {
+        learnt.hear(mac(5), Some(Addr::from(Ipv4Addr::new(10, 0, 0, last))));
+    }
+    assert_eq!(told(&learnt), [Some(mac(5)); 3], "a guest with very many addresses");
+}
