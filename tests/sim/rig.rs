@@ -14,7 +14,7 @@ use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
 use passt_engine::link::{Caps, Link};
-use passt_engine::worker::{Options, Worker};
+use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
 use passt_proto::responder::{Config, Services, V4, V6};
@@ -243,7 +243,7 @@ impl End for Machine {
 
 /// What an engine is told: the guest's addresses, its gateway, which is the host's loopback, and
 /// all services.
-pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
+pub(crate) fn options(mtu: u16, max_flows: usize) -> EngineOptions {
     let family = |host: IpAddr, guest: IpAddr, ours: IpAddr| FamilyConfig {
         host_loopback: Some(host.into()),
         assigned: [guest.into()].into_iter().collect(),
@@ -251,7 +251,7 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> Options {
         ..FamilyConfig::default()
     };
     let dns = [Ipv4Addr::new(192, 0, 2, 53)].into_iter().collect();
-    Options {
+    EngineOptions {
         services: Config {
             our_mac: Mac([2, 0, 0, 0, 0, 2]),
             mtu,

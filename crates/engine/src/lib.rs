@@ -9,7 +9,7 @@
 //! - A [`Link`](link::Link), over which the guest's frames come and go: [`tap`](link::tap) for a
 //!   network namespace, [`stream`](link::stream) for a virtual machine, [`channel`](link::channel)
 //!   in memory, or one of your own.
-//! - [`Options`](worker::Options): what the guest is told of its network, which addresses mean
+//! - [`EngineOptions`](worker::EngineOptions): what the guest is told of its network, which addresses mean
 //!   something else on the other side, which protocols are on.
 //! - For forwarded ports, [rules](forward::rule), and from these [listening
 //!   sockets](forward::Forward).
@@ -31,7 +31,7 @@
 //! ```
 //! use passt_engine::dispatch::Protocols;
 //! use passt_engine::link::channel::Channel;
-//! use passt_engine::worker::{Options, Worker};
+//! use passt_engine::worker::{EngineOptions, Worker};
 //! use passt_proto::addr::Mac;
 //! use passt_proto::responder::{Config, Services, V4};
 //! use passt_proto::guest::Configured;
@@ -54,7 +54,7 @@
 //!     fqdn: None,
 //!     services: Services::all(),
 //! };
-//! let options = Options {
+//! let options = EngineOptions {
 //!     services,
 //!     guest: Configured::default(),
 //!     outbound_if: [None, None],

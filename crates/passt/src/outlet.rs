@@ -43,13 +43,13 @@ const PTMX: (u32, u32) = (5, 2);
 #[derive(Debug)]
 pub(crate) struct Outlet {
     fd: OwnedFd,
-    way: Way,
+    way: FileKind,
     /// Only a part of the last record was taken.
     cut: AtomicBool,
 }
 
 #[derive(Debug)]
-enum Way {
+enum FileKind {
     /// Takes what is written.
     Plain,
     /// A pipe that doesn't block, of so many bytes.
@@ -69,11 +69,11 @@ impl Outlet {
             FileType::Fifo => {
                 // Without it what is longer than a part of the pipe is left out.
                 let _ = fcntl_setpipe_size(&fd, CAPACITY);
-                Way::Pipe(fcntl_getpipe_size(&fd)?)
+                FileKind::Pipe(fcntl_getpipe_size(&fd)?)
             }
-            FileType::Socket => Way::Socket,
-            FileType::CharacterDevice if rustix::termios::isatty(&fd) => Way::Terminal,
-            _ => Way::Plain,
+            FileType::Socket => FileKind::Socket,
+            FileType::CharacterDevice if rustix::termios::isatty(&fd) => FileKind::Terminal,
+            _ => FileKind::Plain,
         };
         Ok(Self { fd, way, cut: AtomicBool::new(false) })
     }
@@ -84,16 +84,16 @@ impl Outlet {
         if is_terminal || kind(fd)? == FileType::Fifo {
             if let Some(own) = reopen(fd) {
                 return Ok(Self {
-                    way: if is_terminal { Way::Terminal } else { Way::Pipe(0) },
+                    way: if is_terminal { FileKind::Terminal } else { FileKind::Pipe(0) },
                     fd: own,
                     cut: AtomicBool::new(false),
                 });
             }
             let gate = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             epoll::add(&gate, fd, epoll::EventData::new_u64(0), epoll::EventFlags::OUT)?;
-            return Ok(Self { fd: duplicate(fd)?, way: Way::Shared(gate), cut: AtomicBool::new(false) });
+            return Ok(Self { fd: duplicate(fd)?, way: FileKind::Shared(gate), cut: AtomicBool::new(false) });
         }
-        let way = if kind(fd)? == FileType::Socket { Way::Socket } else { Way::Plain };
+        let way = if kind(fd)? == FileType::Socket { FileKind::Socket } else { FileKind::Plain };
         Ok(Self { fd: duplicate(fd)?, way, cut: AtomicBool::new(false) })
     }
 
@@ -114,7 +114,7 @@ impl Outlet {
             return Err(ErrorKind::WouldBlock.into());
         }
         let written = match &self.way {
-            Way::Socket => msg::send(self.fd.as_fd(), record),
+            FileKind::Socket => msg::send(self.fd.as_fd(), record),
             _ => msg::write(self.fd.as_fd(), record),
         };
         match written {
@@ -149,13 +149,13 @@ impl Outlet {
 
     fn has_room(&self, len: usize) -> bool {
         match &self.way {
-            Way::Plain | Way::Terminal | Way::Socket => true,
+            FileKind::Plain | FileKind::Terminal | FileKind::Socket => true,
             // The kernel takes that as a whole or not at all (pipe(7)).
-            Way::Pipe(_) if len <= PIPE_BUF => true,
-            Way::Pipe(capacity) => {
+            FileKind::Pipe(_) if len <= PIPE_BUF => true,
+            FileKind::Pipe(capacity) => {
                 fd::unread(self.fd.as_fd()).is_ok_and(|held| fits(len, held, *capacity, fd::page_size()))
             }
-            Way::Shared(gate) => is_ready(gate),
+            FileKind::Shared(gate) => is_ready(gate),
         }
     }
 }
@@ -219,11 +219,11 @@ mod tests {
     fn standard_error_that_nobody_reads() {
         let (mut reader, writer) = io::pipe().unwrap();
         let mut own = Outlet::standard(writer.as_fd()).unwrap();
-        assert!(matches!(own.way, Way::Pipe(_)));
+        assert!(matches!(own.way, FileKind::Pipe(_)));
         let gate = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         epoll::add(&gate, &writer, epoll::EventData::new_u64(0), epoll::EventFlags::OUT).unwrap();
         let fd = duplicate(writer.as_fd()).unwrap();
-        let mut shared = Outlet { fd, way: Way::Shared(gate), cut: AtomicBool::new(false) };
+        let mut shared = Outlet { fd, way: FileKind::Shared(gate), cut: AtomicBool::new(false) };
         for outlet in [&mut own, &mut shared] {
             let taken = fill(outlet, &[b'x'; 1000]);
             assert_eq!(content(&mut reader).len(), taken * 1000);

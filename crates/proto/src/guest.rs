@@ -108,10 +108,10 @@ impl Guest {
             return false;
         }
         let known = match self.class(source) {
-            Class::LinkLocal => self.learnt.link_local,
-            Class::Fixed => return false,
-            Class::V4 => self.learnt.v4,
-            Class::V6 => self.learnt.v6,
+            AddrClass::LinkLocal => self.learnt.link_local,
+            AddrClass::Fixed => return false,
+            AddrClass::V4 => self.learnt.v4,
+            AddrClass::V6 => self.learnt.v6,
         };
         known != Some(source)
     }
@@ -122,10 +122,10 @@ impl Guest {
         let class = self.class(source);
         let learnt = &mut self.learnt;
         match class {
-            Class::LinkLocal => learnt.link_local = Some(source),
-            Class::Fixed => {}
-            Class::V4 => learnt.v4 = Some(source),
-            Class::V6 => learnt.v6 = Some(source),
+            AddrClass::LinkLocal => learnt.link_local = Some(source),
+            AddrClass::Fixed => {}
+            AddrClass::V4 => learnt.v4 = Some(source),
+            AddrClass::V6 => learnt.v6 = Some(source),
         }
     }
 
@@ -159,22 +159,22 @@ impl Guest {
         assigned.chain([v4, v6, link_local].into_iter().flatten())
     }
 
-    fn class(&self, source: Addr) -> Class {
+    fn class(&self, source: Addr) -> AddrClass {
         if !source.is_v4() && source.is_link_local() {
-            Class::LinkLocal
+            AddrClass::LinkLocal
         } else if self.family(source).fixed {
-            Class::Fixed
+            AddrClass::Fixed
         } else if source.is_v4() {
-            Class::V4
+            AddrClass::V4
         } else {
-            Class::V6
+            AddrClass::V6
         }
     }
 }
 
 /// What an address in use says.
 #[derive(Clone, Copy)]
-enum Class {
+enum AddrClass {
     /// The guest's link-local address.
     LinkLocal,
     /// Nothing: the user said what the guest has.

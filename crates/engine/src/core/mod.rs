@@ -35,9 +35,9 @@ pub use self::capture::Capture;
 pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
 pub use self::guest::Known;
-pub use self::payload::{Payload, Place};
+pub use self::payload::{Payload, Storage};
 pub(crate) use self::pool::Pool;
-pub(crate) use self::queue::Queue;
+pub(crate) use self::queue::SlotQueue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
 use crate::link::{Caps, Link};
@@ -76,9 +76,9 @@ pub struct Core<L> {
     /// One timer for each flow, numbered as in the table.
     pub timers: Wheel,
     /// Flows that have more to do than fits one round.
-    pub(crate) ready: Queue,
+    pub(crate) ready: SlotQueue,
     /// Flows that have something to send once the link is not congested.
-    pub(crate) waiting: Queue,
+    pub(crate) waiting: SlotQueue,
     /// The link's descriptor that is watched for room to send what it queued.
     backlog: Option<u32>,
     epoll: OwnedFd,
@@ -90,14 +90,18 @@ pub struct Core<L> {
 /// Reserved memory of all flows that the core needs.
 pub(crate) struct Pools {
     pub(crate) timers: Wheel,
-    pub(crate) ready: Queue,
-    pub(crate) waiting: Queue,
+    pub(crate) ready: SlotQueue,
+    pub(crate) waiting: SlotQueue,
 }
 
 impl Pools {
     /// For flows numbered below `flows`.
     pub(crate) fn new(flows: usize, now: Instant) -> io::Result<Self> {
-        Ok(Self { timers: Wheel::new(flows, now)?, ready: Queue::new(flows)?, waiting: Queue::new(flows)? })
+        Ok(Self {
+            timers: Wheel::new(flows, now)?,
+            ready: SlotQueue::new(flows)?,
+            waiting: SlotQueue::new(flows)?,
+        })
     }
 }
 

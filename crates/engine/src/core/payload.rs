@@ -15,7 +15,7 @@ use crate::link::Link;
 
 /// What payload is a piece of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Storage {
     /// A frame of the batch by its number there; until the link receives or flushes.
     Frame(usize),
     /// A message of the inbox by its number there; until that receives.
@@ -24,16 +24,16 @@ pub enum Place {
     Block(u16),
 }
 
-/// Some payload. It is a name and no reference: what it stands for is gone when its [place](Place)
+/// Some payload. It is a name and no reference: what it stands for is gone when its [place](Storage)
 /// is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
-    place: Place,
+    place: Storage,
     /// Bytes of the place, which has them.
     range: Range<usize>,
 }
 
-impl Place {
+impl Storage {
     /// A piece of it.
     #[inline]
     pub fn piece(self, range: Range<usize>) -> Payload {
@@ -43,7 +43,7 @@ impl Place {
 
 impl Payload {
     /// No bytes.
-    pub const NONE: Self = Self { place: Place::Block(0), range: 0..0 };
+    pub const NONE: Self = Self { place: Storage::Block(0), range: 0..0 };
 
     /// Bytes that it has.
     #[inline]
@@ -68,9 +68,9 @@ impl Payload {
 /// Payload in memory of our own, which nobody else can change.
 pub(crate) fn own<'a>(inbox: &'a Inbox, pool: &'a Pool, payload: &Payload) -> Option<&'a [u8]> {
     let bytes = match payload.place {
-        Place::Message(index) => inbox.payload(index)?,
-        Place::Block(block) => pool.bytes(block),
-        Place::Frame(_) => return None,
+        Storage::Message(index) => inbox.payload(index)?,
+        Storage::Block(block) => pool.bytes(block),
+        Storage::Frame(_) => return None,
     };
     bytes.get(payload.range.clone())
 }
@@ -80,7 +80,7 @@ impl<L: Link> Core<L> {
     #[inline]
     pub(crate) fn append<'a>(&'a self, payload: &Payload, into: &mut Gather<'a>) -> bool {
         match payload.place {
-            Place::Frame(index) => self.link.payload(index, payload.range.clone(), into),
+            Storage::Frame(index) => self.link.payload(index, payload.range.clone(), into),
             _ => own(&self.inbox, &self.pool, payload).is_some_and(|bytes| into.push(bytes)),
         }
     }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn parts_lie_within() {
-        let whole = Place::Block(3).piece(10..30);
+        let whole = Storage::Block(3).piece(10..30);
         for (within, expected) in [
             (0..20, 10..30),
             (0..usize::MAX, 10..30),
@@ -103,7 +103,7 @@ mod tests {
             (3..3, 13..13),
         ] {
             let part = whole.part(within.clone());
-            assert_eq!(part, Place::Block(3).piece(expected.clone()), "{within:?}");
+            assert_eq!(part, Storage::Block(3).piece(expected.clone()), "{within:?}");
             assert_eq!((part.len(), part.is_empty()), (expected.len(), expected.is_empty()));
         }
         assert!(Payload::NONE.is_empty());

@@ -8,13 +8,13 @@ use passt_sys::alloc;
 
 /// Numbers of places in the flow table, in order.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct SlotQueue {
     order: VecDeque<u32>,
     /// A bit for each place: whether it is in `order`.
     queued: Vec<u64>,
 }
 
-impl Queue {
+impl SlotQueue {
     /// For flows numbered below `capacity`.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
         let capacity = capacity.next_power_of_two();
@@ -63,11 +63,11 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::Queue;
+    use super::SlotQueue;
 
     #[test]
     fn each_once_and_in_order() {
-        let mut queue = Queue::new(100).expect("memory");
+        let mut queue = SlotQueue::new(100).expect("memory");
         for index in [5, 99, 5, 64, 99, 1 << 20] {
             queue.push(index);
         }

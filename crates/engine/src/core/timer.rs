@@ -24,11 +24,11 @@ pub struct Wheel {
     now: u64,
     occupied: [u64; LEVELS + 1],
     heads: [[u32; PLACES]; LEVELS + 1],
-    entries: Vec<Entry>,
+    entries: Vec<TimerEntry>,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct TimerEntry {
     next: u32,
     prev: u32,
     /// Due time in milliseconds; meaningful while `place` is.
@@ -37,7 +37,7 @@ struct Entry {
     place: Option<(u8, u8)>,
 }
 
-const UNSET: Entry = Entry { next: NONE, prev: NONE, due: 0, place: None };
+const UNSET: TimerEntry = TimerEntry { next: NONE, prev: NONE, due: 0, place: None };
 
 impl Wheel {
     /// A wheel for up to `capacity` entries.
@@ -150,7 +150,7 @@ impl Wheel {
     }
 
     fn unlink(&mut self, entry: u32) {
-        let Entry { next, prev, place, .. } = self.entries[entry as usize];
+        let TimerEntry { next, prev, place, .. } = self.entries[entry as usize];
         let Some((level, place)) = place else { return };
         if next != NONE {
             self.entries[next as usize].prev = prev;

@@ -20,9 +20,9 @@ use passt_proto::time::{Duration, Instant};
 
 use super::{Engine, Flow};
 use crate::flow::Via;
-use crate::flow::inbound::Class;
+use crate::flow::inbound::InboundClass;
 use crate::forward::Context;
-use crate::forward::pressure::{OPENING, Source, Ticket};
+use crate::forward::pressure::{Client, OPENING, Ticket};
 use crate::link::Link;
 
 /// Connections under way of one source that are left alone.
@@ -39,7 +39,7 @@ const YOUNG: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     /// Who is counted as one.
-    source: Source,
+    source: Client,
     since: Instant,
     slot: u32,
     /// The client has sent all it wanted to.
@@ -60,12 +60,12 @@ impl<L: Link> Engine<L> {
             return None;
         }
         let mut waiting = ArrayVec::<Waiting, { OPENING as usize }>::new();
-        for (slot, since) in ports.inbound.unanswered(Class::connections(listener.side), number) {
+        for (slot, since) in ports.inbound.unanswered(InboundClass::connections(listener.side), number) {
             let Some((key, flow)) = flows.at(slot).and_then(|handle| flows.get(handle)) else { continue };
             if let Some((ticket, finished)) = flow.opening()
                 && listener.opening.issued(ticket)
             {
-                let (source, remote) = (Source::from(key.remote.addr), key.via == Via::Link);
+                let (source, remote) = (Client::from(key.remote.addr), key.via == Via::Link);
                 let unheard = listener.opening.is_unheard(source, core.now);
                 let _full = waiting.try_push(Waiting { source, since, slot, finished, unheard, remote });
             }
@@ -153,7 +153,7 @@ mod tests {
     /// Connections of a source, each as `(seconds since it began, finished)`.
     fn of(source: u8, connections: &[(u64, bool)]) -> Vec<Waiting> {
         let one = |(&(age, finished), slot): (&(u64, bool), u32)| Waiting {
-            source: Source(source.into()),
+            source: Client(source.into()),
             since: Instant::from_millis((100 - age) * 1000),
             slot: u32::from(source) * 1000 + slot,
             finished,

@@ -10,7 +10,7 @@ use crate::link::Link;
 
 /// An echo request.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct EchoRequest {
     /// The guest and its identifier.
     pub(super) guest: Endpoint,
     /// Whom it pings.
@@ -23,7 +23,7 @@ pub(super) struct Request {
 
 impl<L: Link> Engine<L> {
     /// Passes on an echo request.
-    pub(super) fn echo_request(&mut self, request: &Request) -> Result<(), DropReason> {
+    pub(super) fn echo_request(&mut self, request: &EchoRequest) -> Result<(), DropReason> {
         let remote = Endpoint::new(request.dst, 0);
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;

@@ -11,8 +11,8 @@ use passt_proto::wire::offload::Offload;
 use passt_sys::iovec::Gather;
 
 use super::Engine;
-use super::echo::Request;
-use crate::core::Place;
+use super::echo::EchoRequest;
+use crate::core::Storage;
 use crate::link::Link;
 
 /// Longest frame of a responder.
@@ -82,11 +82,11 @@ impl<L: Link> Engine<L> {
             core.send(reply);
             return Ok(());
         }
-        self.packet(Place::Frame(index), class, &offload)
+        self.packet(Storage::Frame(index), class, &offload)
     }
 
     /// Hands the packet at `place` to its protocol.
-    fn packet(&mut self, place: Place, class: Class, offload: &Offload) -> Result<(), DropReason> {
+    fn packet(&mut self, place: Storage, class: Class, offload: &Offload) -> Result<(), DropReason> {
         match class {
             Class::Tcp { src, dst, segment, payload } => {
                 enabled(self.protocols.tcp)?;
@@ -103,7 +103,7 @@ impl<L: Link> Engine<L> {
             Class::Echo { src, dst, id, ttl, payload, .. } => {
                 enabled(self.protocols.icmp)?;
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
-                self.echo_request(&Request { guest, dst, ttl, message })
+                self.echo_request(&EchoRequest { guest, dst, ttl, message })
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }

@@ -8,7 +8,7 @@ use passt_proto::drop::DropReason;
 use rustix::io::Errno;
 
 use super::{Engine, Flow};
-use crate::flow::inbound::Class;
+use crate::flow::inbound::InboundClass;
 use crate::flow::{Key, Protocol, Side, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
@@ -53,7 +53,7 @@ impl<L: Link> Engine<L> {
         let flow = SpliceFlow::new(fd, other, connecting.then_some(ticket), self.ctx.core.now);
         let handle = self.flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
         let inbound = &mut self.ctx.ports.inbound;
-        inbound.begun(handle.index, Class::connections(side), listener, self.ctx.core.now);
+        inbound.begun(handle.index, InboundClass::connections(side), listener, self.ctx.core.now);
         if !connecting {
             inbound.answered(handle.index);
         }

@@ -8,7 +8,7 @@ use passt_proto::wire::tcp::{Flags, Segment};
 
 use super::{Engine, Flow};
 use crate::core::Payload;
-use crate::flow::inbound::Class;
+use crate::flow::inbound::InboundClass;
 use crate::flow::{Handle, Key, Protocol, Via};
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
@@ -132,7 +132,7 @@ impl<L: Link> Engine<L> {
         }
         let flow = self.common.tcp.accepted(&self.ctx.core, &key, fd, ticket);
         let handle = self.insert_tcp(key, flow)?;
-        self.ctx.ports.inbound.begun(handle.index, Class::Tcp, listener, self.ctx.core.now);
+        self.ctx.ports.inbound.begun(handle.index, InboundClass::Tcp, listener, self.ctx.core.now);
         self.with_flow(handle, |ctx, common, handle, _, flow| match flow {
             Flow::Tcp(flow) => flow.pull(ctx, &mut common.tcp, handle),
             _ => Verdict::Keep,

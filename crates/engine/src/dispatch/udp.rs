@@ -9,7 +9,7 @@ use passt_proto::wire::offload::Offload;
 
 use super::{Engine, Flow};
 use crate::core::Payload;
-use crate::flow::inbound::{Class, Room};
+use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::forward::Context;
 use crate::link::Link;
@@ -71,10 +71,10 @@ impl<L: Link> Engine<L> {
         let Some(number) = number else { return self.insert_udp(key, flow) };
         // Perhaps the answer to one that had to make room: it has no other place than those from
         // outside. Where all of these last, none had to.
-        let is_inbound = self.make_room(Some(Class::Udp), number).is_ok();
+        let is_inbound = self.make_room(Some(InboundClass::Udp), number).is_ok();
         let handle = self.insert_udp(key, flow)?;
         if is_inbound {
-            self.ctx.ports.inbound.begun(handle.index, Class::Udp, number, self.ctx.core.now);
+            self.ctx.ports.inbound.begun(handle.index, InboundClass::Udp, number, self.ctx.core.now);
         }
         Ok(handle)
     }
@@ -142,8 +142,8 @@ impl<L: Link> Engine<L> {
         // Clients in the namespace are the guest's own.
         let class = match key.via {
             _ if listener.side == Side::Namespace => None,
-            Via::Link => Some(Class::Udp),
-            Via::Bypass(_) => Some(Class::UdpAcross),
+            Via::Link => Some(InboundClass::Udp),
+            Via::Bypass(_) => Some(InboundClass::UdpAcross),
         };
         self.make_room(class, number)?;
         let flow = match key.via {
@@ -178,7 +178,7 @@ impl<L: Link> Engine<L> {
 
     /// Makes room in the table for a flow from outside; without `class`, for one of the guest's
     /// own.
-    fn make_room(&mut self, class: Option<Class>, number: u32) -> Result<(), DropReason> {
+    fn make_room(&mut self, class: Option<InboundClass>, number: u32) -> Result<(), DropReason> {
         let ports = &self.ctx.ports;
         let room = match class {
             Some(class) => {

@@ -13,7 +13,7 @@ use passt_proto::time::Instant;
 
 use super::Side;
 
-/// Lists for each [`Class`].
+/// Lists for each [`InboundClass`].
 const BUCKETS: usize = 64;
 /// Rows of lists: of unanswered flows by class, then of those answered once.
 const ROWS: usize = 6;
@@ -22,7 +22,7 @@ const NONE: u32 = u32::MAX;
 
 /// Kinds of flows that come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum InboundClass {
     /// TCP connections, by whatever way.
     Tcp,
     /// The same from the namespace: the guest's own, which have no share.
@@ -47,7 +47,7 @@ pub(crate) enum Room {
 /// Flows from outside, by their slots in the flow table.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    entries: Vec<Entry>,
+    entries: Vec<InboundEntry>,
     lists: [[List; BUCKETS]; ROWS],
     /// Flows of connections, answered ones included.
     connections: usize,
@@ -58,17 +58,17 @@ pub(crate) struct Inbound {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct InboundEntry {
     previous: u32,
     next: u32,
     since: Instant,
-    class: Class,
+    class: InboundClass,
     bucket: u8,
-    state: State,
+    state: Exchange,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Exchange {
     /// Not a flow from outside.
     Other,
     /// In a list.
@@ -87,16 +87,16 @@ struct List {
 }
 
 const EMPTY: List = List { first: NONE, last: NONE, len: 0 };
-const OTHER: Entry = Entry {
+const OTHER: InboundEntry = InboundEntry {
     previous: NONE,
     next: NONE,
     since: Instant::ZERO,
-    class: Class::Tcp,
+    class: InboundClass::Tcp,
     bucket: 0,
-    state: State::Other,
+    state: Exchange::Other,
 };
 
-impl Class {
+impl InboundClass {
     /// Of connections that come in on this side.
     pub(crate) fn connections(side: Side) -> Self {
         if side == Side::Host { Self::Tcp } else { Self::TcpOwn }
@@ -117,47 +117,47 @@ impl Inbound {
     }
 
     /// A flow began that came in through a listening socket.
-    pub(crate) fn begun(&mut self, slot: u32, class: Class, listener: u32, now: Instant) {
+    pub(crate) fn begun(&mut self, slot: u32, class: InboundClass, listener: u32, now: Instant) {
         self.ended(slot);
         if self.entries.len() <= slot as usize {
             self.entries.resize(slot as usize + 1, OTHER);
         }
         let bucket = bucket(listener);
         self.count(class, bucket, 1);
-        self.entries[slot as usize] = Entry { since: now, class, bucket, ..OTHER };
-        self.put(slot, State::Unanswered);
+        self.entries[slot as usize] = InboundEntry { since: now, class, bucket, ..OTHER };
+        self.put(slot, Exchange::Unanswered);
     }
 
     /// The other side answered.
     pub(crate) fn answered(&mut self, slot: u32) {
         let Some(entry) = self.entries.get(slot as usize) else { return };
-        if entry.state == State::Unanswered {
-            let single = row(entry.class, State::Single).is_some();
-            self.put(slot, if single { State::Single } else { State::Lasting });
+        if entry.state == Exchange::Unanswered {
+            let single = row(entry.class, Exchange::Single).is_some();
+            self.put(slot, if single { Exchange::Single } else { Exchange::Lasting });
         }
     }
 
     /// There were two datagrams each way.
     pub(crate) fn lasts(&mut self, slot: u32) {
-        if self.entries.get(slot as usize).is_some_and(|entry| entry.state != State::Other) {
-            self.put(slot, State::Lasting);
+        if self.entries.get(slot as usize).is_some_and(|entry| entry.state != Exchange::Other) {
+            self.put(slot, Exchange::Lasting);
         }
     }
 
     /// The flow is gone.
     pub(crate) fn ended(&mut self, slot: u32) {
-        if let Some(&Entry { class, bucket, state, .. }) = self.entries.get(slot as usize)
-            && state != State::Other
+        if let Some(&InboundEntry { class, bucket, state, .. }) = self.entries.get(slot as usize)
+            && state != Exchange::Other
         {
-            self.put(slot, State::Other);
+            self.put(slot, Exchange::Other);
             self.count(class, bucket, -1);
         }
     }
 
     /// Takes a flow out of the list where it is, and puts it at the end of the one for this state.
-    fn put(&mut self, slot: u32, state: State) {
+    fn put(&mut self, slot: u32, state: Exchange) {
         let entry = &mut self.entries[slot as usize];
-        let Entry { previous, next, class, bucket, state: before, .. } = *entry;
+        let InboundEntry { previous, next, class, bucket, state: before, .. } = *entry;
         let bucket = usize::from(bucket);
         (entry.state, entry.previous, entry.next) = (state, NONE, NONE);
         if let Some(row) = row(class, before) {
@@ -184,12 +184,12 @@ impl Inbound {
         }
     }
 
-    fn count(&mut self, class: Class, bucket: u8, change: isize) {
+    fn count(&mut self, class: InboundClass, bucket: u8, change: isize) {
         let add = |count: &mut usize| *count = count.saturating_add_signed(change);
         match class {
-            Class::Tcp => add(&mut self.connections),
-            Class::TcpOwn => {}
-            Class::Udp | Class::UdpAcross => {
+            InboundClass::Tcp => add(&mut self.connections),
+            InboundClass::TcpOwn => {}
+            InboundClass::Udp | InboundClass::UdpAcross => {
                 add(&mut self.datagrams[usize::from(bucket)]);
                 add(&mut self.all_datagrams);
             }
@@ -221,14 +221,14 @@ impl Inbound {
     /// all which were not answered one quarter. Past the link they have `across` at most. What is
     /// left of the table may be `reserved` for others. Where no unanswered flow can go, one goes
     /// that was answered, but does not last.
-    pub(crate) fn room(&self, class: Class, listener: u32, across: usize, reserved: bool) -> Room {
+    pub(crate) fn room(&self, class: InboundClass, listener: u32, across: usize, reserved: bool) -> Room {
         let bucket = usize::from(bucket(listener));
         let [.., link, bypass, link_single, bypass_single] = &self.lists;
         let waiting = |lists: &[List]| lists.iter().map(|list| list.len).sum::<usize>();
         let oldest = if self.datagrams[bucket] >= self.capacity / 8 * 5 {
             greediest([&link[bucket], &bypass[bucket]])
                 .or_else(|| greediest([&link_single[bucket], &bypass_single[bucket]]))
-        } else if class == Class::UdpAcross && waiting(bypass) >= across {
+        } else if class == InboundClass::UdpAcross && waiting(bypass) >= across {
             self.oldest_across()
         } else if reserved
             || self.all_datagrams >= self.share()
@@ -255,7 +255,11 @@ impl Inbound {
 
     /// Connections of `class` that were not answered, of `listener` and those in the same bucket,
     /// oldest first, and since when.
-    pub(crate) fn unanswered(&self, class: Class, listener: u32) -> impl Iterator<Item = (u32, Instant)> {
+    pub(crate) fn unanswered(
+        &self,
+        class: InboundClass,
+        listener: u32,
+    ) -> impl Iterator<Item = (u32, Instant)> {
         let mut next = self.lists[class as usize][usize::from(bucket(listener))].first;
         std::iter::from_fn(move || {
             let slot = next;
@@ -267,11 +271,11 @@ impl Inbound {
 }
 
 /// The row of lists in which flows in this state are, if they are in one.
-fn row(class: Class, state: State) -> Option<usize> {
+fn row(class: InboundClass, state: Exchange) -> Option<usize> {
     match (state, class) {
-        (State::Unanswered, _) => Some(class as usize),
-        (State::Single, Class::Udp) => Some(ROWS - 2),
-        (State::Single, Class::UdpAcross) => Some(ROWS - 1),
+        (Exchange::Unanswered, _) => Some(class as usize),
+        (Exchange::Single, InboundClass::Udp) => Some(ROWS - 2),
+        (Exchange::Single, InboundClass::UdpAcross) => Some(ROWS - 1),
         _ => None,
     }
 }
@@ -293,7 +297,7 @@ mod tests {
     const NOW: Instant = Instant::ZERO;
 
     fn waiting(inbound: &Inbound, listener: u32) -> Vec<u32> {
-        inbound.unanswered(Class::Tcp, listener).map(|(slot, _)| slot).collect()
+        inbound.unanswered(InboundClass::Tcp, listener).map(|(slot, _)| slot).collect()
     }
 
     #[test]
@@ -301,7 +305,7 @@ mod tests {
         for taken in [[3, 4, 5], [5, 4, 3], [4, 3, 5], [3, 5, 4]] {
             let mut inbound = Inbound::new(64);
             for slot in 3..6 {
-                inbound.begun(slot, Class::Tcp, 7, NOW);
+                inbound.begun(slot, InboundClass::Tcp, 7, NOW);
             }
             let mut rest = vec![3, 4, 5];
             assert_eq!(waiting(&inbound, 7), rest);
@@ -314,7 +318,7 @@ mod tests {
                 rest.retain(|&other| other != slot);
                 assert_eq!(waiting(&inbound, 7), rest, "{taken:?}");
             }
-            inbound.begun(3, Class::Tcp, 7, NOW);
+            inbound.begun(3, InboundClass::Tcp, 7, NOW);
             assert_eq!(waiting(&inbound, 7), [3]);
             assert_eq!(waiting(&inbound, 8), []);
         }
@@ -324,29 +328,29 @@ mod tests {
     fn slots_used_again_are_counted_once() {
         let mut inbound = Inbound::new(16);
         for _ in 0..100 {
-            inbound.begun(1, Class::Tcp, 0, NOW);
+            inbound.begun(1, InboundClass::Tcp, 0, NOW);
         }
         assert!(!inbound.has_all_connections());
         for slot in 0..12 {
-            inbound.begun(slot, Class::Tcp, slot, NOW);
+            inbound.begun(slot, InboundClass::Tcp, slot, NOW);
             inbound.answered(slot);
         }
         assert!(inbound.has_all_connections());
         inbound.ended(5);
         inbound.ended(5);
         assert!(!inbound.has_all_connections());
-        inbound.begun(5, Class::Udp, 0, NOW);
+        inbound.begun(5, InboundClass::Udp, 0, NOW);
         assert!(!inbound.has_all_connections());
     }
 
     #[test]
     fn the_greediest_gives_way() {
         let mut inbound = Inbound::new(64);
-        let room = |inbound: &Inbound, listener| inbound.room(Class::Udp, listener, usize::MAX, false);
-        assert_eq!(inbound.room(Class::Udp, 1, 0, true), Room::Full);
+        let room = |inbound: &Inbound, listener| inbound.room(InboundClass::Udp, listener, usize::MAX, false);
+        assert_eq!(inbound.room(InboundClass::Udp, 1, 0, true), Room::Full);
         for slot in 0..16 {
             assert_eq!(room(&inbound, 1), Room::Free);
-            inbound.begun(slot, Class::Udp, if slot < 4 { 2 } else { 1 }, NOW);
+            inbound.begun(slot, InboundClass::Udp, if slot < 4 { 2 } else { 1 }, NOW);
         }
         assert_eq!((room(&inbound, 1), room(&inbound, 9)), (Room::InsteadOf(4), Room::InsteadOf(4)));
         inbound.answered(4);
@@ -357,14 +361,14 @@ mod tests {
         }
         for slot in 16..44 {
             assert_eq!(room(&inbound, 1), Room::Free);
-            inbound.begun(slot, Class::Udp, 1, NOW);
+            inbound.begun(slot, InboundClass::Udp, 1, NOW);
             inbound.answered(slot);
             inbound.lasts(slot);
         }
         assert_eq!(room(&inbound, 1), Room::Full, "the socket's share");
         assert_eq!(room(&inbound, 2), Room::Free);
         for slot in 44..48 {
-            inbound.begun(slot, Class::Udp, 2, NOW);
+            inbound.begun(slot, InboundClass::Udp, 2, NOW);
             inbound.answered(slot);
             inbound.lasts(slot);
         }
@@ -376,15 +380,15 @@ mod tests {
     #[test]
     fn answered_once_goes_after_what_was_not() {
         let mut inbound = Inbound::new(64);
-        let room = |inbound: &Inbound, listener| inbound.room(Class::Udp, listener, usize::MAX, false);
+        let room = |inbound: &Inbound, listener| inbound.room(InboundClass::Udp, listener, usize::MAX, false);
         for slot in 0..40 {
-            inbound.begun(slot, Class::Udp, 1, NOW);
+            inbound.begun(slot, InboundClass::Udp, 1, NOW);
             inbound.answered(slot);
         }
         assert_eq!(room(&inbound, 1), Room::InsteadOf(0), "the socket's share");
         for slot in 40..48 {
             assert_eq!(room(&inbound, 2), Room::Free);
-            inbound.begun(slot, Class::Udp, 2, NOW);
+            inbound.begun(slot, InboundClass::Udp, 2, NOW);
             inbound.answered(slot);
         }
         assert_eq!(room(&inbound, 3), Room::InsteadOf(0), "of the greediest");
@@ -392,7 +396,7 @@ mod tests {
         assert_eq!((room(&inbound, 3), inbound.oldest_datagrams()), (Room::InsteadOf(1), Some(1)));
         assert_eq!(inbound.oldest_across(), None);
         inbound.ended(47);
-        inbound.begun(47, Class::UdpAcross, 2, NOW);
+        inbound.begun(47, InboundClass::UdpAcross, 2, NOW);
         assert_eq!((room(&inbound, 3), inbound.oldest_across()), (Room::InsteadOf(47), Some(47)));
         inbound.answered(47);
         assert_eq!((room(&inbound, 3), inbound.oldest_across()), (Room::InsteadOf(1), Some(47)));
@@ -408,30 +412,33 @@ mod tests {
     #[test]
     fn connections_that_were_answered_stay() {
         let mut inbound = Inbound::new(64);
-        inbound.begun(0, Class::Tcp, 1, NOW);
+        inbound.begun(0, InboundClass::Tcp, 1, NOW);
         inbound.answered(0);
-        assert_eq!((inbound.room(Class::Udp, 1, 0, true), inbound.oldest_datagrams()), (Room::Full, None));
+        assert_eq!(
+            (inbound.room(InboundClass::Udp, 1, 0, true), inbound.oldest_datagrams()),
+            (Room::Full, None)
+        );
         inbound.lasts(9);
-        assert_eq!(size_of::<Entry>(), 24);
+        assert_eq!(size_of::<InboundEntry>(), 24);
     }
 
     #[test]
     fn descriptors_are_had_from_those_that_have_some() {
         let mut inbound = Inbound::new(64);
         for slot in 0..3 {
-            inbound.begun(slot, Class::Udp, 1, NOW);
+            inbound.begun(slot, InboundClass::Udp, 1, NOW);
         }
         assert_eq!(
-            (inbound.oldest_across(), inbound.room(Class::UdpAcross, 2, 0, false)),
+            (inbound.oldest_across(), inbound.room(InboundClass::UdpAcross, 2, 0, false)),
             (None, Room::Full)
         );
-        assert_eq!(inbound.room(Class::UdpAcross, 2, 2, true), Room::InsteadOf(0));
+        assert_eq!(inbound.room(InboundClass::UdpAcross, 2, 2, true), Room::InsteadOf(0));
         for slot in 3..5 {
-            assert_eq!(inbound.room(Class::UdpAcross, 2, 2, false), Room::Free);
-            inbound.begun(slot, Class::UdpAcross, 2, NOW);
+            assert_eq!(inbound.room(InboundClass::UdpAcross, 2, 2, false), Room::Free);
+            inbound.begun(slot, InboundClass::UdpAcross, 2, NOW);
         }
-        assert_eq!(inbound.room(Class::UdpAcross, 2, 2, false), Room::InsteadOf(3));
-        assert_eq!(inbound.room(Class::Udp, 1, 2, false), Room::Free);
+        assert_eq!(inbound.room(InboundClass::UdpAcross, 2, 2, false), Room::InsteadOf(3));
+        assert_eq!(inbound.room(InboundClass::Udp, 1, 2, false), Room::Free);
         assert_eq!(inbound.oldest_across(), Some(3));
     }
 }

@@ -13,7 +13,7 @@ use passt_sys::alloc;
 use passt_sys::namespace::{Pending, Resident};
 use rustix::io::Errno;
 
-use super::listener::{How, Listener, Options};
+use super::listener::{How, ListenOptions, Listener};
 use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
 use super::table::{Entry, Place, RuleId, Rules};
@@ -49,7 +49,7 @@ pub struct Apply {
     late: Vec<Place>,
     refused: Vec<Refusal>,
     /// What the thread in the namespace opens, for which task, and from which port on.
-    pending: Option<(usize, Pending<Opened>)>,
+    pending: Option<(usize, Pending<PartOpened>)>,
 }
 
 /// How far sockets have been opened.
@@ -109,7 +109,7 @@ struct Lack {
 
 /// What became of a part of a rule's ports.
 #[derive(Debug, Default)]
-struct Opened {
+struct PartOpened {
     open: Vec<Listener>,
     late: Vec<Place>,
     /// The last port that couldn't be had.
@@ -122,7 +122,7 @@ impl Apply {
     pub(super) fn new(
         plan: Plan,
         (before, sockets): (&Rules, &Registry),
-        options: Options,
+        options: ListenOptions,
         most: RawFd,
         can_follow: bool,
     ) -> Self {
@@ -231,10 +231,10 @@ impl Apply {
         }
     }
 
-    fn arrived(&mut self, place: usize, result: io::Result<Opened>) {
+    fn arrived(&mut self, place: usize, result: io::Result<PartOpened>) {
         let Some(task) = self.tasks.get_mut(place) else { return };
         match result {
-            Ok(Opened { open, late, lack }) => {
+            Ok(PartOpened { open, late, lack }) => {
                 task.has_some |= !(open.is_empty() && late.is_empty());
                 self.open.extend(open);
                 self.late.extend(late);
@@ -341,7 +341,7 @@ impl Task {
         before: &Rules,
         sockets: &Registry,
         delete: &BTreeSet<RuleId>,
-        options: Options,
+        options: ListenOptions,
         takes: &mut Vec<(u32, Place)>,
     ) {
         let Entry { side, protocol, ref rule } = self.entry;
@@ -410,8 +410,8 @@ struct Part {
 impl Part {
     /// Opens sockets from a thread on the rule's side, as far as they can be had, where `open` of
     /// the plan are open already.
-    fn open(self, how: &How, open: usize) -> Opened {
-        let mut opened = Opened::default();
+    fn open(self, how: &How, open: usize) -> PartOpened {
+        let mut opened = PartOpened::default();
         let fatal = !self.entry.rule.weak;
         // A sealed process gets no more memory.
         if let Some(&(port, _)) = self.ports.first()

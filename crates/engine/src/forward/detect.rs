@@ -36,12 +36,12 @@ const INET6: u8 = 10;
 
 /// Who tells what listens in a namespace.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum Listing {
     Kernel(Diag),
     Files(Files),
 }
 
-impl Source {
+impl Listing {
     /// Opens what tells of the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
         match Diag::open() {
@@ -89,7 +89,7 @@ pub(super) struct Diag {
 /// says for which protocol.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct Request {
+struct DumpRequest {
     len: u32,
     kind: u16,
     flags: u16,
@@ -106,7 +106,7 @@ struct Request {
 /// `struct inet_diag_msg`.
 #[derive(FromBytes, KnownLayout, Immutable)]
 #[repr(C)]
-struct Answer {
+struct DumpAnswer {
     family: u8,
     state: u8,
     _timer: [u8; 2],
@@ -137,7 +137,7 @@ impl Diag {
         found: &mut impl FnMut(Service, u64),
     ) -> io::Result<()> {
         self.seq = self.seq.wrapping_add(1);
-        self.socket.send(Request::new(protocol, self.seq).as_bytes())?;
+        self.socket.send(DumpRequest::new(protocol, self.seq).as_bytes())?;
         loop {
             let count = inbox.receive(self.socket.as_fd())?;
             for (_, datagram) in (0..count).filter_map(|index| inbox.message(index)) {
@@ -145,7 +145,7 @@ impl Diag {
                     match message.kind {
                         NLMSG_DONE | NLMSG_ERROR => return message.result().map_err(io::Error::other),
                         _ => {
-                            if let Some((service, inode)) = Answer::read(protocol, message.body) {
+                            if let Some((service, inode)) = DumpAnswer::read(protocol, message.body) {
                                 found(service, inode);
                             }
                         }
@@ -156,7 +156,7 @@ impl Diag {
     }
 }
 
-impl Request {
+impl DumpRequest {
     fn new(protocol: Protocol, seq: u32) -> Self {
         let (state, number) = match protocol {
             Protocol::Tcp => (LISTENING, 6),
@@ -178,7 +178,7 @@ impl Request {
     }
 }
 
-impl Answer {
+impl DumpAnswer {
     /// The service and its inode.
     fn read(protocol: Protocol, body: &[u8]) -> Option<(Service, u64)> {
         let (answer, attributes) = Self::read_from_prefix(body).ok()?;
@@ -293,7 +293,7 @@ mod tests {
     /// An answer of `sock_diag(7)`: family, state, port and address, and perhaps the attribute that
     /// tells of `IPV6_V6ONLY`.
     fn answer(family: u8, state: u8, port: u16, addr: &[u8], v6_only: Option<u8>) -> Vec<u8> {
-        let mut bytes = vec![0; size_of::<Answer>()];
+        let mut bytes = vec![0; size_of::<DumpAnswer>()];
         (bytes[0], bytes[1]) = (family, state);
         bytes[4..6].copy_from_slice(&port.to_be_bytes());
         bytes[8..8 + addr.len()].copy_from_slice(addr);
@@ -346,7 +346,7 @@ mod tests {
                 let addr = addr.parse::<std::net::IpAddr>().unwrap().into();
                 (Service { protocol, addr, port, both }, 77)
             });
-            assert_eq!(Answer::read(protocol, &bytes), expected, "{bytes:?}");
+            assert_eq!(DumpAnswer::read(protocol, &bytes), expected, "{bytes:?}");
         }
     }
 
@@ -362,9 +362,9 @@ mod tests {
         let server = listening[0].accept().unwrap().0;
 
         let mut inbox = Inbox::new();
-        let mut sources = vec![Source::Files(Files::open().unwrap())];
+        let mut sources = vec![Listing::Files(Files::open().unwrap())];
         match Diag::open() {
-            Ok(diag) => sources.push(Source::Kernel(diag)),
+            Ok(diag) => sources.push(Listing::Kernel(diag)),
             Err(error) => passt_testing::skip(&format!("no sock_diag: {error}")),
         }
         for source in &mut sources {
@@ -396,7 +396,7 @@ mod tests {
         let ours = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = ours.local_addr().unwrap().port();
         let theirs = TcpListener::bind(("127.0.0.7", port)).unwrap();
-        let mut source = Source::open().unwrap();
+        let mut source = Listing::open().unwrap();
         let mut services = Vec::with_capacity(1000);
         let own = inode(&ours);
         source.read(BOTH, &mut Inbox::new(), |inode| inode == own, &mut services).unwrap();

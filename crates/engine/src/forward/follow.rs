@@ -10,7 +10,7 @@ use passt_sys::alloc;
 use passt_sys::namespace::Pending;
 use rustix::io::Errno;
 
-use super::listener::{How, Listener, Options};
+use super::listener::{How, ListenOptions, Listener};
 use super::rule::Families;
 use super::table::{Entry, Place};
 use super::{Around, CHUNK, Changes, Forward};
@@ -102,7 +102,7 @@ impl Todo {
             self.give_up();
         }
         let jobs = jobs(forward, &mut self.host);
-        self.take(forward, around, Job::all(jobs), &mut changes.open);
+        self.take(forward, around, OpenJob::all(jobs), &mut changes.open);
         if self.pending.is_none() && !self.namespace.is_empty() {
             self.open_inside(forward, around);
         }
@@ -113,7 +113,7 @@ impl Todo {
         let Some(inside) = around.inside else { return self.give_up() };
         let part: Vec<Wanted> = self.namespace.iter().take(CHUNK).copied().collect();
         let jobs = jobs(forward, &mut self.namespace);
-        match inside.begin(move || Job::all(jobs)) {
+        match inside.begin(move || OpenJob::all(jobs)) {
             Ok(pending) => self.pending = Some(pending),
             // It has much to do, and tells when some of it is done.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -164,23 +164,23 @@ impl Todo {
 }
 
 /// A socket to be opened.
-struct Job {
+struct OpenJob {
     place: Place,
     entry: Entry,
     how: How,
 }
 
 /// A part of what is wanted.
-fn jobs(forward: &Forward, wanted: &mut VecDeque<Wanted>) -> Vec<Job> {
+fn jobs(forward: &Forward, wanted: &mut VecDeque<Wanted>) -> Vec<OpenJob> {
     let part = wanted.drain(..wanted.len().min(CHUNK));
     let job = |(place, families): Wanted| {
-        let how = How::new(Options { families, ..forward.options }, &forward.sockets.inodes);
-        Some(Job { place, entry: forward.rules.get(place.rule)?.clone(), how })
+        let how = How::new(ListenOptions { families, ..forward.options }, &forward.sockets.inodes);
+        Some(OpenJob { place, entry: forward.rules.get(place.rule)?.clone(), how })
     };
     part.filter_map(job).collect()
 }
 
-impl Job {
+impl OpenJob {
     /// Opens sockets in the calling thread's namespace.
     fn all(jobs: Vec<Self>) -> Vec<Opened> {
         jobs.into_iter().map(Self::open).collect()

@@ -62,7 +62,7 @@ struct Bound {
 
 /// What holds for all sockets.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct ListenOptions {
     /// Families that are on.
     pub families: Families,
     /// Addresses need not be the host's (`--freebind`).
@@ -78,7 +78,7 @@ pub(super) struct How {
 }
 
 impl How {
-    pub(super) fn new(Options { families, freebind }: Options, inodes: &Inodes) -> Self {
+    pub(super) fn new(ListenOptions { families, freebind }: ListenOptions, inodes: &Inodes) -> Self {
         Self { families, freebind, inodes: inodes.clone() }
     }
 }

@@ -35,10 +35,10 @@ use rustix::io::Errno;
 
 pub(crate) use self::apply::LATER;
 pub use self::apply::{Applied, Apply, Changes, Progress};
-use self::detect::Source;
+use self::detect::Listing;
 use self::follow::Todo;
 use self::listener::How;
-pub use self::listener::{Listener, Options};
+pub use self::listener::{ListenOptions, Listener};
 pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
@@ -94,7 +94,7 @@ pub struct Stale;
 #[derive(Debug, Default)]
 pub struct Forward {
     rules: Rules,
-    options: Options,
+    options: ListenOptions,
     sockets: Registry,
     detection: Option<Detection>,
     /// A rule follows what listens.
@@ -103,8 +103,8 @@ pub struct Forward {
 
 #[derive(Debug)]
 struct Detection {
-    host: Source,
-    namespace: Source,
+    host: Listing,
+    namespace: Listing,
     heard: Heard,
     /// What is being read, to be compared with what was heard before.
     scratch: Vec<Service>,
@@ -123,7 +123,7 @@ struct Detection {
 
 impl Forward {
     /// No rules yet.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: ListenOptions) -> Self {
         Self { options, ..Self::default() }
     }
 
@@ -210,7 +210,7 @@ impl Forward {
     /// Opens again what was closed, from the calling thread.
     pub(crate) fn reopen(&self, Former { place, families }: Former) -> io::Result<Vec<Listener>> {
         let entry = self.rules.get(place.rule).ok_or(Errno::INVAL)?;
-        let options = Options { families, ..self.options };
+        let options = ListenOptions { families, ..self.options };
         Listener::open(place, entry, &How::new(options, &self.sockets.inodes))
     }
 
@@ -282,7 +282,7 @@ impl Forward {
             return Ok(());
         }
         let inside = around.inside.ok_or(Errno::NETUNREACH)?;
-        let (host, namespace) = (Source::open()?, inside.run(Source::open)??);
+        let (host, namespace) = (Listing::open()?, inside.run(Listing::open)??);
         let services = || Vec::with_capacity(SERVICES);
         self.detection = Some(Detection {
             host,

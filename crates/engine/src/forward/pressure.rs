@@ -38,9 +38,9 @@ fn limit() -> u64 {
 /// Who is counted as one client: an IPv4 address, or an IPv6 network, of which a host may use every
 /// address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Source(pub(crate) u64);
+pub(crate) struct Client(pub(crate) u64);
 
-impl From<Addr> for Source {
+impl From<Addr> for Client {
     fn from(addr: Addr) -> Self {
         let [network @ .., _, _, _, _, _, _, _, _] = addr.octets();
         Self(addr.v4().map_or(u64::from_be_bytes(network), |v4| u32::from(v4).into()))
@@ -84,19 +84,19 @@ impl Opening {
 
 impl Opening {
     /// Whether the guest did not answer this source when it was last tried.
-    pub(crate) fn is_unheard(&self, source: Source, now: Instant) -> bool {
+    pub(crate) fn is_unheard(&self, source: Client, now: Instant) -> bool {
         let UnderWay { unheard, until, .. } = &*self.0;
         unheard.load(Ordering::Relaxed) == source.0 && now.as_millis() < until.load(Ordering::Relaxed)
     }
 
     /// The guest did not answer this source.
-    pub(crate) fn unheard(&self, source: Source, now: Instant) {
+    pub(crate) fn unheard(&self, source: Client, now: Instant) {
         self.0.unheard(source, now);
     }
 }
 
 impl UnderWay {
-    fn unheard(&self, source: Source, now: Instant) {
+    fn unheard(&self, source: Client, now: Instant) {
         self.unheard.store(source.0, Ordering::Relaxed);
         self.until.store((now + UNHEARD).as_millis(), Ordering::Relaxed);
     }
@@ -104,12 +104,12 @@ impl UnderWay {
 
 impl Ticket {
     /// The guest did not answer this source.
-    pub(crate) fn unheard(&self, source: Source, now: Instant) {
+    pub(crate) fn unheard(&self, source: Client, now: Instant) {
         self.0.unheard(source, now);
     }
 
     /// The guest answered this source.
-    pub(crate) fn heard(&self, source: Source) {
+    pub(crate) fn heard(&self, source: Client) {
         if self.0.unheard.load(Ordering::Relaxed) == source.0 {
             self.0.until.store(0, Ordering::Relaxed);
         }
@@ -285,20 +285,20 @@ mod tests {
         let (opening, other, now) = (Opening::default(), Opening::default(), Instant::from_millis(5000));
         let ticket = opening.ticket();
         assert!(opening.issued(&ticket) && !other.issued(&ticket));
-        assert!(!opening.is_unheard(Source(7), now));
-        ticket.unheard(Source(7), now);
+        assert!(!opening.is_unheard(Client(7), now));
+        ticket.unheard(Client(7), now);
         for (source, after, unheard) in
             [(7, 0, true), (7, 9999, true), (7, 10_000, false), (8, 0, false), (8, 10_000, false)]
         {
             let at = now + Duration::from_millis(after);
-            assert_eq!(opening.is_unheard(Source(source), at), unheard, "{source} {after}");
+            assert_eq!(opening.is_unheard(Client(source), at), unheard, "{source} {after}");
         }
-        ticket.heard(Source(8));
-        assert!(opening.is_unheard(Source(7), now));
-        ticket.heard(Source(7));
-        assert!(!opening.is_unheard(Source(7), now));
-        opening.unheard(Source(9), now);
-        assert!(opening.is_unheard(Source(9), now));
+        ticket.heard(Client(8));
+        assert!(opening.is_unheard(Client(7), now));
+        ticket.heard(Client(7));
+        assert!(!opening.is_unheard(Client(7), now));
+        opening.unheard(Client(9), now);
+        assert!(opening.is_unheard(Client(9), now));
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn who_is_one_source() {
         let source =
-            |addr: &str| Source::from(Addr::from(addr.parse::<std::net::IpAddr>().expect("an address")));
+            |addr: &str| Client::from(Addr::from(addr.parse::<std::net::IpAddr>().expect("an address")));
         assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
         assert_ne!(source("192.0.2.1"), source("2001:db8::1"));
         assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));

@@ -29,7 +29,7 @@ use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
 use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Payload, Place};
+use crate::core::{Core, Payload, Storage};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::link::Link;
@@ -163,7 +163,7 @@ impl EchoFlow {
         let mut headers = [0; MAX_HEADERS];
         match path.emit_icmp(&mut headers, header, sum, len) {
             Some(end) => {
-                let body = Place::Message(index).piece(icmp::LEN..icmp::LEN + len);
+                let body = Storage::Message(index).piece(icmp::LEN..icmp::LEN + len);
                 put(core, &headers[..end], &Offload::default(), [body]);
             }
             None => core.dropped(DropReason::Unmapped),

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use passt_sys::dgram::{self, Failure};
 
-use crate::core::{Core, Payload, Place};
+use crate::core::{Core, Payload, Storage};
 use crate::link::Link;
 
 /// Room for a quotation. Without a block of the pool nothing is quoted.
@@ -32,7 +32,7 @@ impl Quote {
     ) -> Option<(Failure, Payload)> {
         let room = self.0.map(|block| core.pool.bytes_mut(block)).unwrap_or_default();
         let failure = dgram::receive_failure(fd, room).ok()?;
-        let payload = self.0.map_or(Payload::NONE, |block| Place::Block(block).piece(0..failure.len));
+        let payload = self.0.map_or(Payload::NONE, |block| Storage::Block(block).piece(0..failure.len));
         Some((failure, payload))
     }
 }

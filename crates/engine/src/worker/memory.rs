@@ -11,7 +11,7 @@ use std::io;
 use passt_proto::time::Instant;
 use passt_sys::alloc;
 
-use super::Options;
+use super::EngineOptions;
 use crate::core::{Core, Pools};
 use crate::dispatch::{Common, Engine, Flow, REPLY_ROOM};
 use crate::flow::Table;
@@ -35,9 +35,9 @@ const MIN_FLOWS: usize = 256;
 type Reserved = (Table<Flow>, Pools, Slack);
 
 /// An engine with memory for as many flows as there may be, or as there is memory for.
-pub(super) fn engine<L: Link>(link: L, options: &Options, now: Instant) -> io::Result<Engine<L>> {
+pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Engine<L>> {
     let (flows, pools, slack) = reserve(options, now)?;
-    let Options { services, guest, outbound_if, protocols, max_flows, secrets } = options;
+    let EngineOptions { services, guest, outbound_if, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
     let common = Common {
         tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
@@ -50,7 +50,7 @@ pub(super) fn engine<L: Link>(link: L, options: &Options, now: Instant) -> io::R
     Ok(Engine { ctx, flows, common, protocols: *protocols, reply: vec![0; REPLY_ROOM].into() })
 }
 
-fn reserve(options: &Options, now: Instant) -> io::Result<Reserved> {
+fn reserve(options: &EngineOptions, now: Instant) -> io::Result<Reserved> {
     let (mut flows, mut blocks) = (options.max_flows, slack::BLOCKS);
     loop {
         match reserve_for(flows, blocks, options, now) {
@@ -74,7 +74,7 @@ fn too_little(error: &io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, text)
 }
 
-fn reserve_for(flows: usize, blocks: u16, options: &Options, now: Instant) -> io::Result<Reserved> {
+fn reserve_for(flows: usize, blocks: u16, options: &EngineOptions, now: Instant) -> io::Result<Reserved> {
     alloc::reserve_arena()?;
     let margin: Vec<u8> = alloc::reserved(MARGIN)?;
     let [a, b, ..] = options.secrets;

@@ -19,7 +19,7 @@ use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::epoll::{self, EventFlags};
 
 pub use self::external::External;
-pub use self::options::Options;
+pub use self::options::EngineOptions;
 use crate::control::Control;
 use crate::core::{Token, clock};
 use crate::dispatch::Engine;
@@ -57,7 +57,7 @@ pub enum Exit {
 
 impl<L: Link> Worker<L> {
     /// A worker on `link`.
-    pub fn new(link: L, options: &Options, now: Instant) -> io::Result<Self> {
+    pub fn new(link: L, options: &EngineOptions, now: Instant) -> io::Result<Self> {
         let mut engine = memory::engine(link, options, now)?;
         engine.ctx.core.watch_link()?;
         let random = options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17));

@@ -7,7 +7,7 @@ use crate::dispatch::Protocols;
 
 /// What the engine has to know, from the command line and the host's configuration.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct EngineOptions {
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: responder::Config,
     /// What the guest was given, and which addresses mean something else on the other side.

@@ -12,7 +12,7 @@ use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Reason};
-use passt_engine::worker::Options;
+use passt_engine::worker::EngineOptions;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
 use passt_proto::responder;
@@ -31,8 +31,8 @@ pub(crate) fn addr(text: &str) -> Addr {
 }
 
 /// All protocols, and no responder.
-pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> Options {
-    Options {
+pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> EngineOptions {
+    EngineOptions {
         services: responder::Config {
             our_mac: ENGINE,
             mtu,

@@ -23,7 +23,7 @@ use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::PortRange;
 use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Reason, listener};
 use passt_engine::link::Link;
-use passt_engine::worker::{Options, Worker};
+use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 use passt_sys::process::exit_now;
@@ -32,7 +32,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily};
 use crate::isolate;
-use crate::life::background::{self, PidFile, Place};
+use crate::life::background::{self, Launch, PidFile};
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
 use crate::netconf::resolv::Resolv;
@@ -129,7 +129,7 @@ struct Prepared {
 impl Prepared {
     /// `leftovers` are what was made already.
     fn new(config: &Config, mut leftovers: Leftovers) -> anyhow::Result<Self> {
-        let options = listener::Options { families: config.families, freebind: config.freebind };
+        let options = listener::ListenOptions { families: config.families, freebind: config.freebind };
         let mut forward = Forward::new(options);
         let pid_file = config.pid_file.as_deref().map(|path| PidFile::open(path, &mut leftovers));
         let pid_file = pid_file.transpose()?;
@@ -148,14 +148,14 @@ impl Prepared {
 
 /// Goes to the background, or stays, and isolates the process that goes on once it has opened the
 /// rest with `open` and before it starts a thread with `inside`. Whoever started us may go on once
-/// the place returned is [ready](Place::ready), which is the last that can fail.
+/// the place returned is [ready](Launch::ready), which is the last that can fail.
 fn settle(
     config: &Config,
     leftovers: &mut Leftovers,
     pid_file: Option<PidFile>,
     open: impl FnOnce() -> anyhow::Result<()>,
     inside: impl FnOnce() -> anyhow::Result<Option<Resident>>,
-) -> anyhow::Result<(Place, Option<Resident>)> {
+) -> anyhow::Result<(Launch, Option<Resident>)> {
     let isolate = || {
         open()?;
         isolate::names(config)?;
@@ -165,12 +165,12 @@ fn settle(
     };
     if config.foreground {
         let resident = isolate()?;
-        return Ok((Place::Foreground(pid_file), resident));
+        return Ok((Launch::Foreground(pid_file), resident));
     }
     isolate::processes()?;
     let detached = background::detach(pid_file, leftovers)?;
     let resident = isolate()?;
-    Ok((Place::Background(detached), resident))
+    Ok((Launch::Background(detached), resident))
 }
 
 /// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.
@@ -250,7 +250,7 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
-fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<Options> {
+fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<EngineOptions> {
     let mut secrets = [0_u64; 4];
     for secret in &mut secrets {
         let mut bytes = [0; 8];
@@ -259,7 +259,7 @@ fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<Options> {
     }
     let PerFamily { v4, v6 } = setup.outbound_interface;
     let cli::Services { tcp, udp, icmp, .. } = config.services;
-    Ok(Options {
+    Ok(EngineOptions {
         services: setup.responder,
         guest: setup.guest,
         outbound_if: [v4, v6],

@@ -10,7 +10,7 @@ use super::config::{
     Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice, Target,
     Userns, Verbosity,
 };
-use super::ports::{Context, Ports};
+use super::ports::{PortContext, Ports};
 use super::values;
 use super::{Error, Program};
 
@@ -112,7 +112,7 @@ impl Draft {
 
     fn ports(&self) -> Result<PortOptions, Error> {
         let parse = |specs: &[OsString], option, outbound| {
-            let context = Context {
+            let context = PortContext {
                 option,
                 outbound,
                 pasta: self.program == Program::Pasta,

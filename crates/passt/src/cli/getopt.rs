@@ -11,7 +11,7 @@ use super::option::{Action, Opt};
 use super::options;
 
 /// One step through the command line.
-pub(super) enum Token {
+pub(super) enum Word {
     /// An option as the table has it, as it was given (abbreviations spelt out), its argument.
     Option(&'static Opt, String, Option<OsString>),
     /// The first operand and all that follows: the end.
@@ -39,7 +39,7 @@ impl Getopt {
     }
 
     /// The next option, or the operands; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Token>, Error> {
+    pub(super) fn next(&mut self) -> Result<Option<Word>, Error> {
         match self.words.next() {
             Ok(None) => Ok(None),
             Ok(Some(lexopt::Arg::Long(name))) => {
@@ -49,13 +49,13 @@ impl Getopt {
             Ok(Some(lexopt::Arg::Short(letter))) => self.short(letter).map(Some),
             Ok(Some(lexopt::Arg::Value(first))) => {
                 let rest = self.words.raw_args().into_iter().flatten();
-                Ok(Some(Token::Operands([first].into_iter().chain(rest).collect())))
+                Ok(Some(Word::Operands([first].into_iter().chain(rest).collect())))
             }
             Err(error) => Err(self.fail(&error.to_string())),
         }
     }
 
-    fn long(&mut self, name: &str) -> Result<Token, Error> {
+    fn long(&mut self, name: &str) -> Result<Word, Error> {
         let value = self.words.optional_value();
         let option = match options::by_prefix(name).as_slice() {
             [option] => *option,
@@ -77,13 +77,13 @@ impl Getopt {
                 let value = self.words.value();
                 let value =
                     value.map_err(|_| self.fail(&format!("option '{shown}' requires an argument")))?;
-                Ok(Token::Option(option, shown, Some(value)))
+                Ok(Word::Option(option, shown, Some(value)))
             }
-            (_, value) => Ok(Token::Option(option, shown, value)),
+            (_, value) => Ok(Word::Option(option, shown, value)),
         }
     }
 
-    fn short(&mut self, letter: char) -> Result<Token, Error> {
+    fn short(&mut self, letter: char) -> Result<Word, Error> {
         let Some(option) = options::by_letter(letter) else {
             return Err(self.fail(&format!("invalid option -- '{letter}'")));
         };
@@ -94,7 +94,7 @@ impl Getopt {
                 Some(value.map_err(|_| self.fail(&format!("option requires an argument -- '{letter}'")))?)
             }
         };
-        Ok(Token::Option(option, format!("-{letter}"), value))
+        Ok(Word::Option(option, format!("-{letter}"), value))
     }
 
     /// No option, or more than one, begins like `word`.

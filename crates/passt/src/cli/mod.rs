@@ -25,10 +25,10 @@ pub use config::{
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
     Source, Splice, Target, Userns, Verbosity,
 };
-pub use ports::{Context, Item, MAX_RULES, PortError, PortSpec, Ports};
+pub use ports::{Item, MAX_RULES, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;
-use getopt::{Getopt, Token};
+use getopt::{Getopt, Word};
 use option::{Action, Arg};
 
 /// What a command line asks for.
@@ -84,11 +84,11 @@ fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let mut operands = Vec::new();
     while let Some(token) = words.next()? {
         let (option, shown, value) = match token {
-            Token::Operands(words) => {
+            Word::Operands(words) => {
                 operands = words;
                 break;
             }
-            Token::Option(option, shown, value) => (option, shown, value),
+            Word::Option(option, shown, value) => (option, shown, value),
         };
         if let Some(mode) = option.scope.refuses(program) {
             return Err(Error::Scope { shown, mode });
@@ -123,7 +123,7 @@ impl Program {
     /// An option may say it, wherever it stands; else the name does.
     fn detect(name: &OsStr, argv: &[OsString]) -> Option<Self> {
         let mut words = Getopt::new(argv.to_vec());
-        while let Ok(Some(Token::Option(option, ..))) = words.next() {
+        while let Ok(Some(Word::Option(option, ..))) = words.next() {
             if option.long() == "vhost-user" {
                 return Some(Self::VhostUser);
             }

@@ -76,14 +76,14 @@ impl PidFile {
 /// A process that is about to run, in the foreground or in the background.
 #[derive(Debug)]
 #[must_use = "somebody waits for it"]
-pub enum Place {
+pub enum Launch {
     /// Where it was started, with a PID file to be written.
     Foreground(Option<PidFile>),
     /// Out of sight.
     Background(Detached),
 }
 
-impl Place {
+impl Launch {
     /// Everything is in place: tells whoever waits, and the files of `leftovers` stay.
     pub fn ready(self, leftovers: &mut Leftovers) -> Result<(), Error> {
         match self {
@@ -110,7 +110,7 @@ pub struct Detached {
 }
 
 /// Forks and goes on in the child, in a session of its own. The parent
-/// waits until the child is [ready](Place::ready) and ends with status 0, or 1 if
+/// waits until the child is [ready](Launch::ready) and ends with status 0, or 1 if
 /// the child ended before, and nothing is left of `leftovers`.
 ///
 /// The process must have a single thread.

@@ -21,13 +21,13 @@ const PLACES: usize = 8;
 
 /// Counts lines.
 #[derive(Debug)]
-pub(super) struct Limits {
-    places: [Place; PLACES],
+pub(super) struct LogLimits {
+    places: [CallSite; PLACES],
 }
 
 /// Lines from one place.
 #[derive(Debug)]
-struct Place {
+struct CallSite {
     /// File and line in the code.
     key: (&'static str, u32),
     until: Instant,
@@ -38,9 +38,9 @@ struct Place {
     last: Line,
 }
 
-impl Limits {
+impl LogLimits {
     pub(super) fn new() -> Self {
-        Self { places: [const { Place::new() }; PLACES] }
+        Self { places: [const { CallSite::new() }; PLACES] }
     }
 
     /// Whether to tell a line, at time `now`. To be called after [`due`](Self::due) has nothing
@@ -79,7 +79,7 @@ impl Limits {
     }
 }
 
-impl Place {
+impl CallSite {
     const fn new() -> Self {
         Self {
             key: ("", 0),
@@ -101,7 +101,7 @@ impl Place {
 mod tests {
     use super::*;
 
-    fn pass(limits: &mut Limits, line: u32, level: Level, now: u64) -> bool {
+    fn pass(limits: &mut LogLimits, line: u32, level: Level, now: u64) -> bool {
         let text = format_args!("{line}");
         let record =
             Record::builder().level(level).file_static(Some("x.rs")).line(Some(line)).args(text).build();
@@ -110,8 +110,8 @@ mod tests {
 
     #[test]
     fn each_place_has_its_own_limit() {
-        let mut limits = Limits::new();
-        let told = |limits: &mut Limits, line, now| {
+        let mut limits = LogLimits::new();
+        let told = |limits: &mut LogLimits, line, now| {
             (0..100).filter(|_| pass(limits, line, Level::Warn, now)).count()
         };
         assert_eq!(told(&mut limits, 1, 1000), 10);
@@ -130,7 +130,7 @@ mod tests {
     /// However many there are, what is told is bounded, and what isn't is counted.
     #[test]
     fn many_places() {
-        let mut limits = Limits::new();
+        let mut limits = LogLimits::new();
         let told = (0..10_000).filter(|number| pass(&mut limits, number % 100, Level::Info, 5)).count();
         assert!(told <= PLACES * 10, "{told}");
         let mut left_out = 0;

@@ -34,7 +34,7 @@ use crate::cli::{LogOptions, Verbosity};
 use crate::files;
 use crate::outlet::{self, Outlet};
 use file::LogFile;
-use limit::Limits;
+use limit::LogLimits;
 
 /// Socket of the system's log.
 const SYSLOG: &str = "/dev/log";
@@ -90,10 +90,10 @@ pub fn background() {
     }
 }
 
-/// Limits lines from here on: others than whoever started us may cause them.
+/// LogLimits lines from here on: others than whoever started us may cause them.
 pub fn limit() {
     if let Some(sink) = LOGGER.lock().as_mut() {
-        sink.limits = Some(Limits::new());
+        sink.limits = Some(LogLimits::new());
     }
 }
 
@@ -157,7 +157,7 @@ struct Sink {
     name: &'static str,
     start: Instant,
     destinations: ArrayVec<Destination, 2>,
-    limits: Option<Limits>,
+    limits: Option<LogLimits>,
 }
 
 /// One of them.
@@ -217,7 +217,7 @@ impl Sink {
     }
 
     fn note_due(&self) {
-        let due = self.limits.as_ref().and_then(Limits::next);
+        let due = self.limits.as_ref().and_then(LogLimits::next);
         DUE.store(due.map_or(0, Instant::as_nanos), Ordering::Relaxed);
     }
 

@@ -20,7 +20,7 @@ use netlink_packet_route::route::{
 use passt_proto::addr::Mac;
 use thiserror::Error;
 
-use super::host::{IfAddr, Link, ip};
+use super::host::{IfAddr, Interface, ip};
 use super::parse;
 use super::rtnl::{self, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, Rtnl};
 
@@ -90,7 +90,7 @@ pub fn loopback_up(nl: &mut Rtnl) -> Result<(), Error> {
 }
 
 /// Configures the tap interface, and returns its index and MAC as they are now.
-pub fn configure(nl: &mut Rtnl, name: &str, config: &TapConfig) -> Result<Link, Error> {
+pub fn configure(nl: &mut Rtnl, name: &str, config: &TapConfig) -> Result<Interface, Error> {
     let mut link = find(nl, name)?;
     if let Some(mac) = config.mac {
         let mut message = LinkMessage::default();
@@ -110,7 +110,7 @@ pub fn configure(nl: &mut Rtnl, name: &str, config: &TapConfig) -> Result<Link, 
     Ok(link)
 }
 
-fn find(nl: &mut Rtnl, name: &str) -> Result<Link, Error> {
+fn find(nl: &mut Rtnl, name: &str) -> Result<Interface, Error> {
     let links = nl.dump(RTM_GETLINK, &LinkMessage::default(), parse::link);
     let links = links.map_err(|error| Error::Refused { what: "list interfaces", error })?;
     let found = links.into_iter().find(|l| l.name == name);
@@ -130,7 +130,7 @@ fn up() -> LinkMessage {
 
 /// Sets MTU and state. The kernel would make a link-local address that is tentative
 /// for a second or two, so it is told not to and gets the same one from us.
-fn bring_up(nl: &mut Rtnl, link: &Link, network: &GuestNetwork) -> Result<(), Error> {
+fn bring_up(nl: &mut Rtnl, link: &Interface, network: &GuestNetwork) -> Result<(), Error> {
     let no_v6 = |error| log::debug!("No IPv6 on the namespace's interface: {error}");
     generate_link_local(nl, link.index, In6AddrGenMode::None).unwrap_or_else(no_v6);
     let mut message = up();

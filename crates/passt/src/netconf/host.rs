@@ -54,7 +54,7 @@ pub struct HostNetwork {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     /// The interface.
-    pub link: Link,
+    pub link: Interface,
     /// Its addresses worth copying, the best to present to a guest first. If it
     /// has none, a global address of another interface. May be empty.
     pub addresses: Vec<IfAddr>,
@@ -70,7 +70,7 @@ pub struct Template {
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub struct Interface {
     /// The index in its namespace.
     pub index: u32,
     /// The name.
@@ -133,7 +133,7 @@ fn or_none<T>(what: &str, list: Result<Vec<T>, rtnl::Error>) -> Vec<T> {
 /// Everything that was read.
 #[derive(Debug, Default)]
 struct Seen {
-    links: Vec<Link>,
+    links: Vec<Interface>,
     addresses: Vec<Assigned>,
     routes: Vec<RouteMessage>,
 }

@@ -15,7 +15,7 @@ use netlink_packet_route::route::{
 use passt_proto::addr::Mac;
 use passt_sys::netlink::u32_at;
 
-use super::host::{IfAddr, Link};
+use super::host::{IfAddr, Interface};
 use super::rtnl::{Error, RTM_GETNEXTHOP, RTM_GETROUTE, Rtnl};
 
 const LINK_HEADER_LEN: usize = 16;
@@ -31,10 +31,13 @@ const NHA_GATEWAY: u16 = 6;
 
 /// An interface. The library's own parser would read dozens of attributes, and
 /// fail for one that it does not know.
-pub(super) fn link(body: &[u8]) -> Option<Link> {
+pub(super) fn link(body: &[u8]) -> Option<Interface> {
     let header = LinkHeader::parse(body).ok()?;
-    let mut link =
-        Link { index: header.index, loopback: header.flags.contains(LinkFlags::Loopback), ..Link::default() };
+    let mut link = Interface {
+        index: header.index,
+        loopback: header.flags.contains(LinkFlags::Loopback),
+        ..Interface::default()
+    };
     let ethernet = header.link_layer_type == LinkLayerType::Ether;
     for attribute in NlasIterator::new(body.get(LINK_HEADER_LEN..)?).map_while(Result::ok) {
         let value = attribute.value();

@@ -245,7 +245,7 @@ fn link_is_described() {
 }
 
 /// Configures `tap0` in a new namespace. The kernel cannot tell a veth from a tap.
-fn guest_like(network: GuestNetwork) -> super::host::Link {
+fn guest_like(network: GuestNetwork) -> super::host::Interface {
     enter_new().unwrap();
     ip("link add tap0 type veth peer name y0\nlink set y0 up");
     let mut nl = Rtnl::open().unwrap();

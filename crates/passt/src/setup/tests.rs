@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::*;
 use crate::cli::{self, Outcome};
-use crate::netconf::host::Link;
+use crate::netconf::host::Interface;
 
 fn config(args: &str) -> Config {
     let argv = args.split_whitespace().map(OsString::from).collect();
@@ -25,7 +25,7 @@ fn template(name: &str, addresses: &str, gateway: &str) -> Template {
         IfAddr { no_prefix_route: true, ..IfAddr::new(ip(addr), len.parse().unwrap()) }
     };
     Template {
-        link: Link { index: 7, name: name.into(), mtu: 1500, ..Link::default() },
+        link: Interface { index: 7, name: name.into(), mtu: 1500, ..Interface::default() },
         addresses: addresses.split_whitespace().map(parsed).collect(),
         gateway: Some(gateway).filter(|g| !g.is_empty()).map(ip),
         ..Template::default()

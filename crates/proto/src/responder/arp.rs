@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 use super::{Config, Response};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
-use crate::wire::arp::{Packet, REPLY, REQUEST};
+use crate::wire::arp::{ArpPacket, REPLY, REQUEST};
 use crate::wire::ethernet;
 use crate::wire::writer::Writer;
 
@@ -21,13 +21,13 @@ pub fn respond(
     neighbour: impl FnOnce(Addr) -> Option<Mac>,
     out: &mut [u8],
 ) -> Response {
-    let request = Packet::parse(bytes);
+    let request = ArpPacket::parse(bytes);
     Response { claimed: request.and_then(claimed), reply: answer(cfg, request, neighbour, out) }
 }
 
 fn answer(
     cfg: &Config,
-    request: Option<&Packet>,
+    request: Option<&ArpPacket>,
     neighbour: impl FnOnce(Addr) -> Option<Mac>,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
@@ -42,12 +42,12 @@ fn answer(
     }
     let ours = neighbour(target.into()).unwrap_or(cfg.our_mac);
     let guest = (request.sender_mac, request.sender);
-    let reply = Packet::new(REPLY, (ours.0, request.target), guest);
+    let reply = ArpPacket::new(REPLY, (ours.0, request.target), guest);
     emit(Mac(request.sender_mac), &reply, out)
 }
 
 /// The address that the sender of a packet says it has.
-fn claimed(packet: &Packet) -> Option<Addr> {
+fn claimed(packet: &ArpPacket) -> Option<Addr> {
     let sender = Addr::from(Ipv4Addr::from(packet.sender));
     // One that only probes names none.
     (!(sender.is_unspecified() || sender.is_group() || sender.is_loopback())).then_some(sender)
@@ -57,11 +57,11 @@ fn claimed(packet: &Packet) -> Option<Addr> {
 pub fn request(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let v4 = cfg.v4()?;
     let ours = (cfg.our_mac.0, v4.our_addr.octets());
-    let request = Packet::new(REQUEST, ours, ([0; 6], v4.addr.octets()));
+    let request = ArpPacket::new(REQUEST, ours, ([0; 6], v4.addr.octets()));
     emit(Mac::BROADCAST, &request, out)
 }
 
-fn emit(dst: Mac, packet: &Packet, out: &mut [u8]) -> Result<usize, DropReason> {
+fn emit(dst: Mac, packet: &ArpPacket, out: &mut [u8]) -> Result<usize, DropReason> {
     let header = ethernet::Header::new(Mac(packet.sender_mac), dst, ethernet::ARP);
     let mut w = Writer::new(out);
     w.put(header.as_bytes())

@@ -145,13 +145,13 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct Connection {
     config: Config,
-    ports: Ports,
+    ports: PortPair,
     state: State,
 }
 
 /// Ports of every segment sent to the guest.
 #[derive(Clone, Copy, Debug)]
-struct Ports {
+struct PortPair {
     src: u16,
     dst: u16,
 }
@@ -181,7 +181,7 @@ struct Offer {
 impl Connection {
     /// A connection that the guest opens with `syn`. The engine starts the host's connect.
     pub fn from_guest(config: Config, syn: &Segment, iss: Seq) -> Self {
-        let ports = Ports { src: syn.dst_port, dst: syn.src_port };
+        let ports = PortPair { src: syn.dst_port, dst: syn.src_port };
         Self { config, ports, state: State::Connecting { irs: syn.seq, offer: Offer::new(syn), iss } }
     }
 
@@ -196,7 +196,7 @@ impl Connection {
         now: Instant,
     ) -> Self {
         let opening = Opening::new(iss, None, far, now);
-        Self { config, ports: Ports { src, dst }, state: State::Opening(opening) }
+        Self { config, ports: PortPair { src, dst }, state: State::Opening(opening) }
     }
 
     /// Bytes that the engine can take beyond what is queued, once it holds none: what is promised
@@ -429,7 +429,7 @@ impl Offer {
     }
 }
 
-impl Ports {
+impl PortPair {
     fn segment(self, seq: Seq) -> Segment {
         Segment {
             src_port: self.src,

@@ -4,7 +4,7 @@ use super::challenge::Challenge;
 use super::receive::{Push, Receive, Reset};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
-use super::{Action, Config, Event, Offer, Phase, Ports};
+use super::{Action, Config, Event, Offer, Phase, PortPair};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
@@ -210,7 +210,7 @@ impl Open {
         self.heard.max(self.asked) + KEEPALIVE
     }
 
-    pub(super) fn next_action(&mut self, now: Instant, ports: Ports, data: bool) -> Option<Action> {
+    pub(super) fn next_action(&mut self, now: Instant, ports: PortPair, data: bool) -> Option<Action> {
         if self.orphaned.is_some() {
             if core::mem::take(&mut self.ask) {
                 return Some(Action::AskUnacknowledged);
@@ -248,7 +248,7 @@ impl Open {
     pub(super) fn transmit(
         &mut self,
         now: Instant,
-        ports: Ports,
+        ports: PortPair,
         len: u32,
         drained: bool,
         ended: bool,
@@ -321,12 +321,12 @@ impl Open {
         self.tx.is_delivered()
     }
 
-    pub(super) fn reset_segment(&mut self, ports: Ports) -> Segment {
+    pub(super) fn reset_segment(&mut self, ports: PortPair) -> Segment {
         let (ack, _) = self.rx.stamp(false);
         Segment { ack, flags: Flags::RST | Flags::ACK, ..ports.segment(self.tx.position()) }
     }
 
-    fn stamped(&mut self, ports: Ports, seq: Seq, flags: Flags, with_data: bool) -> Segment {
+    fn stamped(&mut self, ports: PortPair, seq: Seq, flags: Flags, with_data: bool) -> Segment {
         let (ack, window) = self.rx.stamp(with_data);
         Segment { ack, window, flags: flags | Flags::ACK, ..ports.segment(seq) }
     }

@@ -7,7 +7,7 @@
 use super::challenge::Challenge;
 use super::open::{Begin, Open};
 use super::transmit::Unresponsive;
-use super::{Config, Offer, Ports, WINDOW_SCALE};
+use super::{Config, Offer, PortPair, WINDOW_SCALE};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Options, Segment};
@@ -184,7 +184,7 @@ impl Opening {
     }
 
     /// The next segment to send, if there is one.
-    pub(super) fn next_segment(&mut self, now: Instant, config: &Config, ports: Ports) -> Option<Segment> {
+    pub(super) fn next_segment(&mut self, now: Instant, config: &Config, ports: PortPair) -> Option<Segment> {
         match self.answer.take() {
             Some(Answer::Reset(seq)) => return Some(Segment { flags: Flags::RST, ..ports.segment(seq) }),
             Some(Answer::Ack(irs, offer)) => {
@@ -220,7 +220,7 @@ impl Opening {
     }
 
     /// The segment that ends it for the guest.
-    pub(super) fn reset(&self, ports: Ports) -> Segment {
+    pub(super) fn reset(&self, ports: PortPair) -> Segment {
         let (flags, ack) = match self.guest {
             Some((irs, _)) => (Flags::RST | Flags::ACK, irs + 1),
             None => (Flags::RST, Seq(0)),

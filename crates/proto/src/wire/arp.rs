@@ -14,7 +14,7 @@ const HARDWARE_ETHERNET: u16 = 1;
 /// A packet.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub struct Packet {
+pub struct ArpPacket {
     hardware: U16,
     protocol: U16,
     hardware_len: u8,
@@ -31,7 +31,7 @@ pub struct Packet {
     pub target: [u8; 4],
 }
 
-impl Packet {
+impl ArpPacket {
     /// A packet from `sender` to `target`, each a hardware and a protocol address.
     pub fn new(operation: u16, sender: ([u8; 6], [u8; 4]), target: ([u8; 6], [u8; 4])) -> Self {
         Self {

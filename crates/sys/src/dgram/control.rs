@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 /// A socket address in the kernel's layout.
 #[derive(Clone, Copy)]
 #[repr(align(4))]
-pub(super) struct Name {
+pub(super) struct SocketName {
     pub(super) bytes: [u8; size_of::<libc::sockaddr_in6>()],
     pub(super) len: libc::socklen_t,
 }
 
-impl Name {
+impl SocketName {
     pub(super) const EMPTY: Self = Self { bytes: [0; size_of::<libc::sockaddr_in6>()], len: 0 };
 
     pub(super) fn from(addr: SocketAddr) -> Self {
@@ -68,7 +68,7 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
 /// Room for the control messages of one datagram, aligned as the kernel wants them.
 #[derive(Clone, Copy)]
 #[repr(align(8))]
-pub(super) struct Control {
+pub(super) struct CmsgBuffer {
     pub(super) bytes: [u8; 128],
     pub(super) len: usize,
 }
@@ -76,7 +76,7 @@ pub(super) struct Control {
 /// Bytes of `struct cmsghdr`: length (a `size_t`), level, type.
 pub(super) const CMSG_HEADER: usize = size_of::<usize>() + 8;
 
-impl Control {
+impl CmsgBuffer {
     pub(super) const EMPTY: Self = Self { bytes: [0; 128], len: 0 };
 
     /// Appends one message; the few that we send always fit.

@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use self::control::{Control, Name, parse_name};
+use self::control::{CmsgBuffer, SocketName, parse_name};
 use crate::iovec::{Gather, Scatter};
 use crate::result;
 use crate::seccomp::{Call, Sysno};
@@ -121,8 +121,8 @@ pub fn send(
     to: Option<SocketAddr>,
     from: Option<IpAddr>,
 ) -> io::Result<usize> {
-    let name = to.map(Name::from);
-    let mut controls = [Control::EMPTY; BATCH];
+    let name = to.map(SocketName::from);
+    let mut controls = [CmsgBuffer::EMPTY; BATCH];
     let mut headers = [EMPTY; BATCH];
     let count = messages.len().min(BATCH);
     #[cfg(feature = "inject")]
@@ -134,7 +134,7 @@ pub fn send(
             control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());
         }
         if let Some(from) = from {
-            control.push_source(from, name.as_ref().is_some_and(Name::is_v6));
+            control.push_source(from, name.as_ref().is_some_and(SocketName::is_v6));
         }
         let header = &mut header.msg_hdr;
         header.msg_iov = own.as_ptr().cast_mut();
@@ -175,7 +175,7 @@ pub fn mapped(addr: SocketAddr) -> SocketAddr {
 
 /// Receives one message into `into` without waiting.
 pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<Received> {
-    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
     let mut message = header(&mut name, &mut control, into.as_slice());
     // SAFETY: `message` points to `name`, `control` and vectors that `into` keeps alive, of
     // memory that it borrows mutably or that nothing in this process refers to.
@@ -186,7 +186,7 @@ pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<Received> {
 
 /// What [`receive`] would return next; the message stays in the queue.
 pub fn peek(fd: BorrowedFd<'_>) -> io::Result<Received> {
-    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
     let mut message = header(&mut name, &mut control, &[]);
     // With MSG_TRUNC the length is that of the message, not of the room for it.
     let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_TRUNC;
@@ -198,7 +198,7 @@ pub fn peek(fd: BorrowedFd<'_>) -> io::Result<Received> {
 
 /// Takes the oldest entry of the error queue, and the start of the datagram that it is about.
 pub fn receive_failure(fd: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<Failure> {
-    let (mut name, mut control) = (Name::EMPTY, Control::EMPTY);
+    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
     let mut into = Scatter::new();
     into.push(payload);
     let mut message = header(&mut name, &mut control, into.as_slice());
@@ -228,8 +228,8 @@ impl Inbox {
 
     /// [`Inbox::receive`], but for no more than `most` messages.
     pub fn receive_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
-        let mut names = [Name::EMPTY; BATCH];
-        let mut controls = [Control::EMPTY; BATCH];
+        let mut names = [SocketName::EMPTY; BATCH];
+        let mut controls = [CmsgBuffer::EMPTY; BATCH];
         let mut vecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
         let mut headers = [EMPTY; BATCH];
         let rooms = self.arena.chunks_exact_mut(MAX_LEN).zip(&mut vecs);
@@ -335,7 +335,7 @@ fn control_len(header: &libc::msghdr) -> usize {
 }
 
 /// A header to receive with; what it points to must outlive its use.
-fn header(name: &mut Name, control: &mut Control, vecs: &[libc::iovec]) -> libc::msghdr {
+fn header(name: &mut SocketName, control: &mut CmsgBuffer, vecs: &[libc::iovec]) -> libc::msghdr {
     let mut header = EMPTY.msg_hdr;
     header.msg_name = name.bytes.as_mut_ptr().cast();
     header.msg_namelen = name.bytes.len() as _;
@@ -347,7 +347,7 @@ fn header(name: &mut Name, control: &mut Control, vecs: &[libc::iovec]) -> libc:
 }
 
 impl Received {
-    fn new(len: usize, name: &Name, control: &Control) -> Self {
+    fn new(len: usize, name: &SocketName, control: &CmsgBuffer) -> Self {
         let mut received = Self { len, segment: 0, source: name.get(), destination: None };
         for (level, kind, data) in control.messages() {
             match (level, kind) {
@@ -378,7 +378,7 @@ fn destination_v4(info: &[u8; 12]) -> IpAddr {
 }
 
 impl Failure {
-    fn new(len: usize, name: &Name, control: &Control) -> Option<Self> {
+    fn new(len: usize, name: &SocketName, control: &CmsgBuffer) -> Option<Self> {
         let is_error = |&(level, kind, _): &(i32, i32, &[u8])| {
             matches!(
                 (level, kind),

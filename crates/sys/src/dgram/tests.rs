@@ -95,7 +95,7 @@ fn errors_come_with_the_datagram() {
 #[test]
 fn control_messages_that_lie_about_their_length() {
     for len in [0usize, 3, CMSG_HEADER - 1, CMSG_HEADER + 200, usize::MAX] {
-        let mut control = Control::EMPTY;
+        let mut control = CmsgBuffer::EMPTY;
         control.push(libc::SOL_UDP, UDP_GRO, &[0; 4]);
         control.bytes[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
         assert_eq!(control.messages().count(), 0, "{len}");

@@ -17,7 +17,7 @@ use rustix::event::EventfdFlags;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use super::queue::{Layout, MAX_CHAIN, NEXT, WRITE};
-use super::{Lent, MAX_HEADERS, MAX_PAYLOAD, Message, RingLink, kick};
+use super::{ControlMessage, Lent, MAX_HEADERS, MAX_PAYLOAD, RingLink, kick};
 use crate::link::Caps;
 use crate::link::channel::Packet;
 
@@ -40,7 +40,7 @@ pub struct Guest {
     region: Region,
     kick: OwnedFd,
     control: OwnedFd,
-    messages: Sender<Message>,
+    messages: Sender<ControlMessage>,
     transmit: Transmit,
     receive: Receive,
 }
@@ -124,18 +124,18 @@ impl Guest {
 
     /// Leaves to the guest what `caps` says, once the device has heard of it.
     pub fn switch(&self, caps: Caps) {
-        self.tell(Message::Offloads(caps));
+        self.tell(ControlMessage::Offloads(caps));
     }
 
     /// Kicks by another eventfd from now on. The former one, which the device is to watch no more,
     /// is returned.
     pub fn change_kick(&mut self) -> io::Result<OwnedFd> {
         let new = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        self.tell(Message::Kick(new.try_clone()?));
+        self.tell(ControlMessage::Kick(new.try_clone()?));
         Ok(std::mem::replace(&mut self.kick, new))
     }
 
-    fn tell(&self, message: Message) {
+    fn tell(&self, message: ControlMessage) {
         // A device that is gone has no use for it.
         if self.messages.send(message).is_ok() {
             kick(&self.control);

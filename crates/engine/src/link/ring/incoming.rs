@@ -7,7 +7,7 @@ use passt_proto::wire::stream::MAX_FRAME;
 use passt_sys::iovec::{self, Gather};
 use passt_sys::shared::Region;
 
-use super::queue::{Access, Layout, Queue, places};
+use super::queue::{Access, Layout, Virtqueue, places};
 use crate::link::{Frame, HEAD_LEN};
 
 /// Bytes of frames that are taken at most before they are dealt with, as for the tap link.
@@ -17,7 +17,7 @@ const BATCH_FRAMES: usize = 1024;
 
 /// The last batch.
 pub(super) struct Incoming {
-    queue: Queue,
+    queue: Virtqueue,
     frames: Vec<Received>,
     /// Buffers of all frames.
     parts: Vec<Range<usize>>,
@@ -39,7 +39,7 @@ struct Received {
 impl Incoming {
     pub(super) fn new(layout: Layout) -> Self {
         Self {
-            queue: Queue::new(layout),
+            queue: Virtqueue::new(layout),
             frames: Vec::with_capacity(BATCH_FRAMES),
             parts: Vec::new(),
             heads: vec![0; BATCH_FRAMES * HEAD_LEN],

@@ -54,7 +54,7 @@ pub struct RingLink {
     /// The guest kicks by this one from now on.
     new_kick: Option<OwnedFd>,
     control: OwnedFd,
-    messages: Receiver<Message>,
+    messages: Receiver<ControlMessage>,
     incoming: Incoming,
     outgoing: Outgoing,
     lent: Lent,
@@ -63,7 +63,7 @@ pub struct RingLink {
 }
 
 /// What the guest says on the control channel.
-enum Message {
+enum ControlMessage {
     Offloads(Caps),
     Kick(OwnedFd),
 }
@@ -91,8 +91,8 @@ impl RingLink {
         self.lent = Lent::Nowhere;
         for message in self.messages.try_iter() {
             match message {
-                Message::Offloads(caps) => self.caps = caps,
-                Message::Kick(kick) => self.new_kick = Some(kick),
+                ControlMessage::Offloads(caps) => self.caps = caps,
+                ControlMessage::Kick(kick) => self.new_kick = Some(kick),
             }
         }
     }

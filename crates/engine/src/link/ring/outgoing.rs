@@ -8,7 +8,7 @@ use passt_proto::wire::offload::{MERGEABLE_LEN, Offload};
 use passt_sys::iovec::Scatter;
 use passt_sys::shared::Region;
 
-use super::queue::{Access, Layout, Queue, places};
+use super::queue::{Access, Layout, Virtqueue, places};
 
 /// Buffers looked at for one frame: no more fit a list with what else there may be.
 const MOST_PARTS: usize = 256;
@@ -17,7 +17,7 @@ const SPARE: u16 = 16;
 
 /// Buffers that the guest posted.
 pub(super) struct Outgoing {
-    queue: Queue,
+    queue: Virtqueue,
     posted: VecDeque<Buffer>,
     /// Descriptors of the queue, and how many buffers are left to others than payload.
     size: usize,
@@ -38,7 +38,7 @@ struct Buffer {
 impl Outgoing {
     pub(super) fn new(layout: Layout) -> Self {
         Self {
-            queue: Queue::new(layout),
+            queue: Virtqueue::new(layout),
             posted: VecDeque::new(),
             size: layout.size.into(),
             spare: usize::from(layout.size / SPARE),

@@ -42,7 +42,7 @@ pub(super) enum Access {
 
 /// A queue as the device sees it.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct Virtqueue {
     layout: Layout,
     /// Entries of the available ring that were taken.
     taken: u16,
@@ -95,7 +95,7 @@ impl Layout {
     }
 }
 
-impl Queue {
+impl Virtqueue {
     pub(super) fn new(layout: Layout) -> Self {
         Self { layout, taken: 0, returned: 0 }
     }

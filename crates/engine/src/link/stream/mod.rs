@@ -37,7 +37,7 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::net::sockopt;
 
-use self::queue::Queue;
+use self::queue::SendQueue;
 use super::{Caps, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
 
 /// System calls made here once the process runs, but for messages.
@@ -64,7 +64,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 pub struct StreamLink {
     client: Option<OwnedFd>,
     incoming: Incoming,
-    queue: Queue,
+    queue: SendQueue,
     lent: Lent,
     congested: bool,
     /// The socket takes no more for now.
@@ -96,7 +96,7 @@ impl StreamLink {
         Self {
             client: None,
             incoming: Incoming::new(),
-            queue: Queue::new(QUEUE),
+            queue: SendQueue::new(QUEUE),
             lent: Lent::default(),
             congested: false,
             stuck: false,

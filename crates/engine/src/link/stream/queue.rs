@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use passt_sys::iovec::Gather;
 
-pub(super) struct Queue {
+pub(super) struct SendQueue {
     /// Touched only as far as the queue was ever long.
     memory: Vec<u8>,
     /// To be sent first.
@@ -17,13 +17,13 @@ pub(super) struct Queue {
     second: usize,
 }
 
-impl Queue {
+impl SendQueue {
     /// An empty queue with memory for `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Self {
         Self { memory: vec![0; capacity], first: 0..0, second: 0 }
     }
 
-    /// Where `len` contiguous bytes are free, for [`Queue::append`].
+    /// Where `len` contiguous bytes are free, for [`SendQueue::append`].
     pub(super) fn room(&mut self, len: usize) -> Option<usize> {
         if self.is_empty() {
             self.clear();
@@ -37,7 +37,7 @@ impl Queue {
         }
     }
 
-    /// Queues `len` bytes at `start`, which [`Queue::room`] returned last.
+    /// Queues `len` bytes at `start`, which [`SendQueue::room`] returned last.
     pub(super) fn append(&mut self, start: usize, len: usize) {
         if self.second == 0 && start == self.first.end {
             self.first.end += len;
@@ -88,12 +88,12 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::Queue;
+    use super::SendQueue;
     use passt_sys::iovec::Gather;
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
-    fn content(queue: &Queue) -> Vec<u8> {
+    fn content(queue: &SendQueue) -> Vec<u8> {
         let mut data = Gather::new();
         queue.gather(&mut data);
         let mut out = vec![0; data.total()];
@@ -104,7 +104,7 @@ mod tests {
     proptest! {
         #[test]
         fn keeps_the_order(steps in prop::collection::vec((any::<bool>(), 0usize..70, 0usize..5), 0..200)) {
-            let (mut queue, mut model, mut next) = (Queue::new(100), VecDeque::new(), 0u8);
+            let (mut queue, mut model, mut next) = (SendQueue::new(100), VecDeque::new(), 0u8);
             for (put, len, spare) in steps {
                 if !put {
                     let len = len.min(queue.len());

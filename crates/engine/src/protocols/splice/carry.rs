@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::pipe::SpliceFlags;
 
-use super::{BURST, Peer, SMALL, Splice, SpliceFlow, State, Step, peek, pipe};
+use super::{BURST, Peer, SMALL, Splice, SpliceFlow, SpliceStep, State, peek, pipe};
 use crate::core::Handle;
 use crate::flow::account::Direction;
 use crate::forward::Context;
@@ -41,7 +41,7 @@ impl SpliceFlow {
         from: Peer,
     ) -> io::Result<()> {
         for _ in 0..BURST {
-            if self.step(ctx, splice, handle, from)? == Step::Wait {
+            if self.step(ctx, splice, handle, from)? == SpliceStep::Wait {
                 let way = &mut self.ways[from];
                 if let Some(pipe) = way.pipe.take_if(|_| way.held == 0) {
                     splice.pipes.give_back(pipe);
@@ -59,17 +59,17 @@ impl SpliceFlow {
         splice: &mut Splice,
         handle: Handle,
         from: Peer,
-    ) -> io::Result<Step> {
+    ) -> io::Result<SpliceStep> {
         let way = &mut self.ways[from];
         match way.state {
             _ if way.held > 0 => self.flush(ctx, handle, from),
-            State::Ended => Ok(Step::Wait),
+            State::Ended => Ok(SpliceStep::Wait),
             State::Ending => Ok(self.tell_end(from)),
             _ if !self.ends[from].readable => {
                 if way.taken < SMALL {
                     way.state = State::Copying;
                 }
-                Ok(Step::Wait)
+                Ok(SpliceStep::Wait)
             }
             State::Splicing if !self.ends[from].urgent => self.fill(splice, from),
             State::Copying | State::Splicing => self.copy(ctx, splice, handle, from),
@@ -77,7 +77,7 @@ impl SpliceFlow {
     }
 
     /// All was passed on: now the end is.
-    fn tell_end(&mut self, from: Peer) -> Step {
+    fn tell_end(&mut self, from: Peer) -> SpliceStep {
         // A connection that is still being opened would be given up, and a reset is no end.
         if !(self.connecting.is_some() && from == Peer::Client || self.ends[from].reset) {
             self.ways[from].state = State::Ended;
@@ -86,7 +86,7 @@ impl SpliceFlow {
                 let _ = rustix::net::shutdown(&self.ends[from.other()].fd, Shutdown::Write);
             }
         }
-        Step::Wait
+        SpliceStep::Wait
     }
 
     /// Reads once, and sends that on. What finds no room waits in a pipe; without one it is not
@@ -97,7 +97,7 @@ impl SpliceFlow {
         splice: &mut Splice,
         handle: Handle,
         from: Peer,
-    ) -> io::Result<Step> {
+    ) -> io::Result<SpliceStep> {
         let spare = splice.pipes.is_ready();
         let buffer = splice.buffer.as_mut_slice();
         let (fd, room) = (&self.ends[from].fd, buffer.len());
@@ -108,7 +108,7 @@ impl SpliceFlow {
         let received = received.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
         let len = self.received(from, received, room)?;
         if len == 0 {
-            return Ok(Step::More);
+            return Ok(SpliceStep::More);
         }
         let sent = match rustix::io::write(&self.ends[from.other()].fd, &splice.buffer[..len]) {
             Err(Errno::AGAIN | Errno::INTR) => 0,
@@ -132,33 +132,33 @@ impl SpliceFlow {
         } else if len == room {
             self.ways[from].state = State::Splicing;
         }
-        if sent < len { self.wait_for_room(ctx, handle, from.other()) } else { Ok(Step::More) }
+        if sent < len { self.wait_for_room(ctx, handle, from.other()) } else { Ok(SpliceStep::More) }
     }
 
     /// Moves data into a pipe.
-    fn fill(&mut self, splice: &mut Splice, from: Peer) -> io::Result<Step> {
+    fn fill(&mut self, splice: &mut Splice, from: Peer) -> io::Result<SpliceStep> {
         self.ends[from.other()].unpace();
         let way = &mut self.ways[from];
         way.pipe = way.pipe.take().or_else(|| splice.pipes.take());
         let Some(pipe) = &way.pipe else {
             way.state = State::Copying;
-            return Ok(Step::More);
+            return Ok(SpliceStep::More);
         };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let filled = rustix::pipe::splice(&self.ends[from].fd, None, &pipe.writer, None, pipe::SIZE, flags);
         if filled == Ok(0) {
             // The end, or urgent data before it: reading tells.
             way.state = State::Copying;
-            return Ok(Step::More);
+            return Ok(SpliceStep::More);
         }
         // It ends early where the pipe has no more places: less than asked for doesn't mean all.
         let len = self.received(from, filled, 0)?;
         self.ways[from].held += len;
-        Ok(Step::More)
+        Ok(SpliceStep::More)
     }
 
     /// Moves data out of the pipe.
-    fn flush<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: Peer) -> io::Result<Step> {
+    fn flush<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, from: Peer) -> io::Result<SpliceStep> {
         let way = &mut self.ways[from];
         let Some(pipe) = &way.pipe else { return Err(Errno::PIPE.into()) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
@@ -172,7 +172,7 @@ impl SpliceFlow {
         if from == Peer::Client {
             self.connected(ctx, handle);
         }
-        Ok(Step::More)
+        Ok(SpliceStep::More)
     }
 
     /// The outcome of reading from an end into `room` bytes; the bytes read.
@@ -192,7 +192,12 @@ impl SpliceFlow {
     }
 
     /// Has the loop tell when there is room at an end again.
-    fn wait_for_room<L: Link>(&mut self, ctx: &Context<L>, handle: Handle, end: Peer) -> io::Result<Step> {
+    fn wait_for_room<L: Link>(
+        &mut self,
+        ctx: &Context<L>,
+        handle: Handle,
+        end: Peer,
+    ) -> io::Result<SpliceStep> {
         if !std::mem::replace(&mut self.ends[end].watched_for_room, true) {
             let (token, events) = self.interest(handle, end);
             // What is not watched yet will be soon.
@@ -201,7 +206,7 @@ impl SpliceFlow {
                 _ => {}
             }
         }
-        Ok(Step::Wait)
+        Ok(SpliceStep::Wait)
     }
 
     /// Gives back what the flow borrowed.

@@ -93,7 +93,7 @@ struct Pair<T> {
 pub struct SpliceFlow {
     ends: Pair<End>,
     /// Data from each to the other.
-    ways: Pair<Way>,
+    ways: Pair<Half>,
     /// Until the kernel says that the target accepted.
     connecting: Option<Ticket>,
     account: Account,
@@ -117,7 +117,7 @@ struct End {
 }
 
 #[derive(Debug)]
-struct Way {
+struct Half {
     state: State,
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
@@ -140,7 +140,7 @@ enum State {
 
 /// How to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum SpliceStep {
     /// With another step.
     More,
     /// When the loop calls again.
@@ -242,7 +242,7 @@ impl End {
     }
 }
 
-impl Way {
+impl Half {
     fn new() -> Self {
         Self { state: State::Copying, pipe: None, held: 0, taken: 0 }
     }
@@ -253,7 +253,7 @@ impl SpliceFlow {
     /// connecting.
     pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Ticket>, now: Instant) -> Self {
         let ends = Pair { client: End::new(client), target: End::new(target) };
-        let ways = Pair { client: Way::new(), target: Way::new() };
+        let ways = Pair { client: Half::new(), target: Half::new() };
         Self { ends, ways, connecting, account: Account::new(now) }
     }
 

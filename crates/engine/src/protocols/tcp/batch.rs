@@ -20,7 +20,7 @@ use crate::link::{Link, MAX_BATCH};
 use crate::protocols::Verdict;
 
 /// Payload of the batch, and the next piece for the same connection.
-pub(super) struct Piece {
+pub(super) struct Chained {
     payload: Payload,
     next: Option<u16>,
 }
@@ -107,9 +107,9 @@ impl TcpFlow {
         self.pull(ctx, tcp, handle)
     }
 
-    fn append(&mut self, pieces: &mut Vec<Piece>, payload: Payload) {
+    fn append(&mut self, pieces: &mut Vec<Chained>, payload: Payload) {
         let Ok(index) = u16::try_from(pieces.len()) else { return };
-        pieces.push(Piece { payload, next: None });
+        pieces.push(Chained { payload, next: None });
         match &mut self.batch {
             Some((_, last)) => pieces[usize::from(std::mem::replace(last, index))].next = Some(index),
             None => self.batch = Some((index, index)),

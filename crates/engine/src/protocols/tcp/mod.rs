@@ -28,7 +28,7 @@ use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-use self::batch::Piece;
+use self::batch::Chained;
 pub(crate) use self::open::stray;
 use self::slack::{Rest, Slack};
 use super::Verdict;
@@ -81,7 +81,7 @@ pub struct Tcp {
     /// What short writes left over. Only tests put in a pool of another size.
     pub slack: Slack,
     /// Payload of the batch that was not sent yet, chained by connection.
-    pieces: Vec<Piece>,
+    pieces: Vec<Chained>,
     /// Connections that got a segment in the batch.
     dirty: Vec<Handle>,
     /// Connections that acknowledge once the link is quiet.

@@ -21,7 +21,7 @@ use passt_sys::dgram::BATCH;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use super::send::{Cursor, Cuts, Item, Way, datagrams, tally};
+use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
 use super::{Shared, Sockets, UdpFlow};
 use crate::core::Core;
 use crate::flow::Side;
@@ -77,10 +77,10 @@ impl UdpFlow {
 }
 
 /// Sends messages of the inbox; returns how many datagrams could not be sent.
-fn relay<L: Link>(way: &Way<'_>, core: &Core<L>, messages: Range<usize>, cuts: &mut Cuts) -> usize {
+fn relay<L: Link>(way: &Sender<'_>, core: &Core<L>, messages: Range<usize>, cuts: &mut Cuts) -> usize {
     let mut items = ArrayVec::<_, BATCH>::new();
     items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
-    let (mut at, mut lost) = (Cursor::default(), 0);
+    let (mut at, mut lost) = (Position::default(), 0);
     while let Some(loss) = way.deliver(core, &items, &mut at, cuts) {
         lost += loss.datagrams;
     }

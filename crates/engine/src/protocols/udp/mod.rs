@@ -32,7 +32,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 pub(crate) use self::send::datagrams;
-use self::send::{Cursor, Cuts, Item, MAX_CUTS, Tally, Way};
+use self::send::{Cuts, Item, MAX_CUTS, Position, Sender, Tally};
 use super::Verdict;
 use super::socket::datagram_socket;
 use crate::core::icmp::unreachable;
@@ -298,7 +298,7 @@ impl UdpFlow {
         let Context { core, ports } = ctx;
         let tally = udp.batch.iter().fold((0, 0), |all, item| item.add_to(all));
         self.used(Direction::Out, tally, core.now);
-        let mut at = Cursor::default();
+        let mut at = Position::default();
         loop {
             let Some(way) = self.sockets.to_remote(&ports.listeners) else {
                 let lost = udp.batch.iter().map(Item::datagrams).sum();
@@ -457,9 +457,9 @@ fn used(
 
 impl Sockets {
     /// The way to the remote, unless the socket is closed.
-    fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Way<'a>> {
+    fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Sender<'a>> {
         match self {
-            Self::Own(fd) | Self::Both(fd, _) => Some(Way { fd: fd.as_fd(), to: None, from: None }),
+            Self::Own(fd) | Self::Both(fd, _) => Some(Sender { fd: fd.as_fd(), to: None, from: None }),
             Self::Shared(shared) => shared.way(listeners),
         }
     }
@@ -472,8 +472,8 @@ impl Shared {
         Self { number, to, from }
     }
 
-    fn way<'a>(&self, listeners: &'a Listeners) -> Option<Way<'a>> {
-        Some(Way { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
+    fn way<'a>(&self, listeners: &'a Listeners) -> Option<Sender<'a>> {
+        Some(Sender { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
     }
 }
 

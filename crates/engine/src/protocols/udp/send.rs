@@ -1,7 +1,7 @@
 //! Sending datagrams: as few system calls, and messages, as the kernel allows.
 //!
 //! Each datagram is sent once or reported as a [`Loss`]. What was sent is remembered as a
-//! [`Cursor`], which stands between two datagrams, as the kernel may take some messages of a call,
+//! [`Position`], which stands between two datagrams, as the kernel may take some messages of a call,
 //! and may refuse to cut what it would take piece by piece.
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use passt_sys::dgram::{self, BATCH, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
-use crate::core::{Core, Payload, Place};
+use crate::core::{Core, Payload, Storage};
 use crate::link::Link;
 
 /// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
@@ -44,7 +44,7 @@ impl Item {
     /// A message that was received, joined datagrams perhaps.
     pub(super) fn received(inbox: &Inbox, index: usize) -> Option<Self> {
         let (len, segment) = inbox.size(index)?;
-        Some(Self::new(Place::Message(index).piece(0..len), segment))
+        Some(Self::new(Storage::Message(index).piece(0..len), segment))
     }
 
     /// A tally with this item.
@@ -94,7 +94,7 @@ impl Cuts {
 
 /// A place between the datagrams of a list of items: so many bytes into the payload of one of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub(super) struct Position {
     item: usize,
     offset: usize,
 }
@@ -111,16 +111,16 @@ pub(super) struct Loss {
 
 /// One message to be sent.
 #[derive(Clone, Copy, Debug)]
-struct Message {
+struct Outbound {
     /// Where it ends.
-    end: Cursor,
+    end: Position,
     datagrams: usize,
     /// Bytes of each datagram if the kernel is to cut it, else zero.
     segment: u16,
 }
 
 /// How to send.
-pub(super) struct Way<'a> {
+pub(super) struct Sender<'a> {
     pub(super) fd: BorrowedFd<'a>,
     /// The receiver, unless the socket is connected to it.
     pub(super) to: Option<SocketAddr>,
@@ -128,14 +128,14 @@ pub(super) struct Way<'a> {
     pub(super) from: Option<IpAddr>,
 }
 
-impl Way<'_> {
+impl Sender<'_> {
     /// Sends what `items` have from `at` on, up to the end, or up to what cannot be sent. That is
     /// returned, and `at` is behind it then.
     pub(super) fn deliver<L: Link>(
         &self,
         core: &Core<L>,
         items: &[Item],
-        at: &mut Cursor,
+        at: &mut Position,
         cuts: &mut Cuts,
     ) -> Option<Loss> {
         let mut again = true;
@@ -148,7 +148,7 @@ impl Way<'_> {
                 }
                 Err(error) => error,
             };
-            let Some(first) = Message::next(items, *at, cut) else { break };
+            let Some(first) = Outbound::next(items, *at, cut) else { break };
             if again && !is_shortage(error) {
                 // It may be about an earlier datagram: that is in the error queue.
                 again = false;
@@ -164,12 +164,18 @@ impl Way<'_> {
     }
 
     /// Sends messages in one call, and returns where those end that the kernel took: one at least.
-    fn send<L: Link>(&self, core: &Core<L>, items: &[Item], at: Cursor, cuts: bool) -> Result<Cursor, Errno> {
+    fn send<L: Link>(
+        &self,
+        core: &Core<L>,
+        items: &[Item],
+        at: Position,
+        cuts: bool,
+    ) -> Result<Position, Errno> {
         let mut data = Gather::new();
         let mut messages = ArrayVec::<_, BATCH>::new();
         let mut ends = ArrayVec::<_, BATCH>::new();
         let mut next = at;
-        while let Some(message) = Message::next(items, next, cuts)
+        while let Some(message) = Outbound::next(items, next, cuts)
             && !messages.is_full()
         {
             let first = data.len();
@@ -193,7 +199,7 @@ impl Way<'_> {
 fn gather<'a, L: Link>(
     core: &'a Core<L>,
     items: &[Item],
-    range: Range<Cursor>,
+    range: Range<Position>,
     data: &mut Gather<'a>,
 ) -> bool {
     let Range { start, end } = range;
@@ -204,9 +210,9 @@ fn gather<'a, L: Link>(
     })
 }
 
-impl Message {
+impl Outbound {
     /// The message that begins at a place; several datagrams only if the kernel `cuts` it.
-    fn next(items: &[Item], at: Cursor, cuts: bool) -> Option<Self> {
+    fn next(items: &[Item], at: Position, cuts: bool) -> Option<Self> {
         let rest = items.get(at.item..).unwrap_or_default();
         let first = rest.first()?;
         let left = first.payload.len().saturating_sub(at.offset);
@@ -220,12 +226,12 @@ impl Message {
         }
         let datagrams = if cuts { alike(rest, MAX_CUTS, MAX_CUT_BYTES) } else { 1 };
         let segment = if datagrams > 1 { u16::try_from(left).ok()? } else { 0 };
-        let end = Cursor { item: at.item + datagrams, offset: 0 };
+        let end = Position { item: at.item + datagrams, offset: 0 };
         Some(Self { end, datagrams, segment })
     }
 }
 
-impl Cursor {
+impl Position {
     /// The place `len` bytes on, which `ends` the item.
     fn moved(self, len: usize, ends: bool) -> Self {
         if ends {
@@ -255,7 +261,7 @@ pub(super) fn alike(items: &[Item], most: usize, bytes: usize) -> usize {
 }
 
 impl Loss {
-    fn new(items: &[Item], at: Cursor, datagrams: usize, error: Errno) -> Self {
+    fn new(items: &[Item], at: Position, datagrams: usize, error: Errno) -> Self {
         let payload = items.get(at.item).map_or(Payload::NONE, |item| {
             let whole = if item.segment == 0 { usize::MAX } else { item.segment.into() };
             item.payload.part(at.offset..at.offset.saturating_add(whole))
@@ -288,7 +294,7 @@ mod tests {
     use crate::link::channel::Channel;
 
     fn items(sizes: &[usize]) -> Vec<Item> {
-        sizes.iter().map(|&len| Item { payload: Place::Message(0).piece(0..len), segment: 0 }).collect()
+        sizes.iter().map(|&len| Item { payload: Storage::Message(0).piece(0..len), segment: 0 }).collect()
     }
 
     /// One message has datagrams of one size, but for a shorter one at the end, none of them empty,
@@ -314,7 +320,7 @@ mod tests {
         ] {
             let items = items(sizes);
             assert_eq!(alike(&items, MAX_CUTS, MAX_CUT_BYTES), count, "{sizes:?}");
-            let uncut = Message::next(&items, Cursor::default(), false).expect("a message");
+            let uncut = Outbound::next(&items, Position::default(), false).expect("a message");
             assert_eq!((uncut.datagrams, uncut.segment), (1, 0));
         }
         let mut joined = items(&[100, 100, 100]);
@@ -331,11 +337,11 @@ mod tests {
             (1000, 1000, 1, 0),
             (900, 1000, 1, 0),
         ] {
-            let items = [Item { payload: Place::Message(0).piece(0..len), segment }];
-            let message = Message::next(&items, Cursor::default(), true).expect("a message");
+            let items = [Item { payload: Storage::Message(0).piece(0..len), segment }];
+            let message = Outbound::next(&items, Position::default(), true).expect("a message");
             assert_eq!((message.datagrams, message.segment), (datagrams, cut), "{len} {segment}");
         }
-        assert!(Message::next(&[], Cursor::default(), true).is_none());
+        assert!(Outbound::next(&[], Position::default(), true).is_none());
     }
 
     /// Datagrams that lie in a frame, in a message and in a block leave in one go, each whole and
@@ -366,14 +372,14 @@ mod tests {
         let block = core.pool.take().unwrap();
         core.pool.bytes_mut(block)[100..107].copy_from_slice(b"a block");
         let items = [
-            Place::Frame(0).piece(4..11),
-            Place::Message(0).piece(0..9),
-            Place::Block(block).piece(100..107),
-            Place::Frame(0).piece(6..11),
+            Storage::Frame(0).piece(4..11),
+            Storage::Message(0).piece(0..9),
+            Storage::Block(block).piece(100..107),
+            Storage::Frame(0).piece(6..11),
         ];
         let items = items.map(|payload| Item::new(payload, 0));
-        let way = Way { fd: host.as_fd(), to: None, from: None };
-        let (mut at, mut cuts) = (Cursor::default(), Cuts::default());
+        let way = Sender { fd: host.as_fd(), to: None, from: None };
+        let (mut at, mut cuts) = (Position::default(), Cuts::default());
         assert_eq!(way.deliver(&core, &items, &mut at, &mut cuts), None);
         for expected in ["a frame", "a message", "a block", "frame"] {
             let mut datagram = [0; 99];
@@ -381,8 +387,8 @@ mod tests {
             assert_eq!(str::from_utf8(&datagram[..len]), Ok(expected));
         }
         // What is not there is not sent.
-        let gone = [Item::new(Place::Frame(7).piece(0..3), 0)];
-        let loss = way.deliver(&core, &gone, &mut Cursor::default(), &mut cuts).unwrap();
+        let gone = [Item::new(Storage::Frame(7).piece(0..3), 0)];
+        let loss = way.deliver(&core, &gone, &mut Position::default(), &mut cuts).unwrap();
         assert_eq!((loss.datagrams, loss.error), (1, Errno::MSGSIZE));
     }
 

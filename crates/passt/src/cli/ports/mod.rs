@@ -66,7 +66,7 @@ pub enum Ports {
 
 /// Where specifiers are found, for what depends on it.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct PortContext {
     /// The option's short form, for messages.
     pub option: &'static str,
     /// From the namespace to the host: `-T` and `-U`.
@@ -79,7 +79,7 @@ pub struct Context {
 
 impl Ports {
     /// Parses the arguments of all occurrences of one option, in their order.
-    pub fn parse(specs: &[OsString], context: Context) -> Result<Self, PortError> {
+    pub fn parse(specs: &[OsString], context: PortContext) -> Result<Self, PortError> {
         if specs.is_empty() {
             return Ok(if context.pasta { Self::Specs(vec![PortSpec::auto()]) } else { Self::None });
         }
@@ -157,7 +157,7 @@ impl PortSpec {
     }
 
     /// Parses one argument other than `none`.
-    pub fn parse(spec: &OsStr, context: Context) -> Result<Self, PortError> {
+    pub fn parse(spec: &OsStr, context: PortContext) -> Result<Self, PortError> {
         let shown = || spec.to_string_lossy().into_owned();
         let text = spec.to_str().ok_or_else(|| PortError::Invalid(shown()))?;
         let (listen, list) = match split_listen(text) {

@@ -4,17 +4,17 @@ fn ephemeral() -> PortRange {
     PortRange::new(32768, 60999).expect("a range")
 }
 
-fn context(outbound: bool, pasta: bool, families: Families) -> Context {
-    Context { option: if outbound { "-T" } else { "-t" }, outbound, pasta, families }
+fn context(outbound: bool, pasta: bool, families: Families) -> PortContext {
+    PortContext { option: if outbound { "-T" } else { "-t" }, outbound, pasta, families }
 }
 
-fn ports(specs: &[&str], context: Context) -> Result<Ports, PortError> {
+fn ports(specs: &[&str], context: PortContext) -> Result<Ports, PortError> {
     let specs: Vec<OsString> = specs.iter().map(OsString::from).collect();
     Ports::parse(&specs, context)
 }
 
 /// Rules as text: `listen/ports>to@target`, with `?` for weak, `!` for scanned.
-fn shown(specs: &[&str], context: Context) -> Vec<String> {
+fn shown(specs: &[&str], context: PortContext) -> Vec<String> {
     let rules = ports(specs, context).and_then(|ports| ports.rules(ephemeral()));
     let rule = |rule: &Rule| {
         let to = (rule.to != rule.ports.first()).then(|| format!(">{}", rule.to));
