@@ -11,39 +11,21 @@ use std::thread::{self, JoinHandle};
 
 use arrayvec::ArrayVec;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::fd;
-use crate::seccomp::{Call, Choice, Sysno};
-use crate::socket::option;
+use crate::seccomp::{Call, Sysno};
+use crate::socket::{self, Kind, SOCKETS, option};
 
 /// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs;
-/// and those of [`socket`].
+/// and those of [`socket::open`].
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::futex),
     Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_OOBINLINE, option::TCP_NODELAY]),
     Call::only(Sysno::socket, SOCKETS),
     Call::any(Sysno::write),
 ];
-
-/// Family, type and protocol of each of [`KINDS`], to be used without waiting: the protocol is
-/// TCP or UDP, which 0 stands for.
-pub const SOCKETS: &[Choice] = &[
-    &[(0, libc::AF_INET as i64), (1, STREAM), (2, 0)],
-    &[(0, libc::AF_INET6 as i64), (1, STREAM), (2, 0)],
-    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, 0)],
-    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, 0)],
-];
-
-/// Ping sockets (icmp(7)) of either family.
-pub const PING_SOCKETS: &[Choice] = &[
-    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMP as i64)],
-    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMPV6 as i64)],
-];
-
-const STREAM: i64 = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
-const DATAGRAM: i64 = (libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
 
 /// A network namespace, held open: it lives at least as long as this.
 #[derive(Debug)]
@@ -118,15 +100,6 @@ enum Job {
 }
 
 type Batch = (Kind, ArrayVec<OwnedFd, BATCH>);
-
-/// Type and family of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// `SOCK_STREAM` or `SOCK_DGRAM`.
-    pub kind: SocketType,
-    /// `AF_INET` or `AF_INET6`.
-    pub family: AddressFamily,
-}
 
 /// Those that can be ordered.
 pub const KINDS: [Kind; 4] = [
@@ -240,7 +213,7 @@ impl Resident {
 }
 
 impl Supply {
-    /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket`], to be asked for
+    /// Has `count` sockets made, or [`BATCH`] if that is less, as by [`socket::open`], to be asked for
     /// with [`Supply::ordered`]. `ErrorKind::WouldBlock` if the thread has too much to do, another
     /// error if it is gone. Only one order of each of [`KINDS`] may be open.
     pub fn order(&self, kind: Kind, count: usize) -> io::Result<()> {
@@ -279,7 +252,7 @@ fn work(todo: &Receiver<Job>, done: &OwnedFd) {
         match job {
             Job::Run(work) => work(),
             Job::Sockets(kind, count, ready) => {
-                let made = (0..count.min(BATCH)).map_while(|_| socket(kind).ok()).collect();
+                let made = (0..count.min(BATCH)).map_while(|_| socket::open(kind, None).ok()).collect();
                 // Who ordered them may be gone.
                 let _closed = ready.try_send((kind, made));
             }
@@ -288,21 +261,6 @@ fn work(todo: &Receiver<Job>, done: &OwnedFd) {
         // It only fails where nobody has looked for 2⁶⁴ times.
         let _counted = rustix::io::write(done, &1_u64.to_ne_bytes());
     }
-}
-
-/// A socket in the network namespace of this thread, without waiting; for TCP without delay for
-/// small messages.
-pub fn socket(kind: Kind) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(kind.family, kind.kind, flags, None)?;
-    if kind.kind == SocketType::STREAM {
-        rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
-        crate::socket::set_urgent_inline(fd.as_fd())?;
-    } else if kind.family == AddressFamily::INET6 {
-        // Or a port in use with IPv4 could not be had.
-        rustix::net::sockopt::set_ipv6_v6only(&fd, true)?;
-    }
-    Ok(fd)
 }
 
 /// A user namespace, held open.

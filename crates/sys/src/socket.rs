@@ -4,8 +4,10 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
 use crate::result;
-use crate::seccomp::{Call, Sysno};
+use crate::seccomp::{Call, Choice, Sysno};
 
 /// System calls made here for TCP once the process runs, but for options.
 pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNSENT)]])];
@@ -53,6 +55,49 @@ pub mod option {
         IPV6_V6ONLY = IPPROTO_IPV6, libc::IPV6_V6ONLY;
         UDP_GRO = IPPROTO_UDP, crate::dgram::UDP_GRO;
     }
+}
+
+/// Family, type and protocol of sockets of TCP and UDP, to be used without waiting: the protocol is
+/// TCP or UDP, which 0 stands for.
+pub const SOCKETS: &[Choice] = &[
+    &[(0, libc::AF_INET as i64), (1, STREAM), (2, 0)],
+    &[(0, libc::AF_INET6 as i64), (1, STREAM), (2, 0)],
+    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, 0)],
+    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, 0)],
+];
+
+/// Ping sockets (icmp(7)) of either family.
+pub const PING_SOCKETS: &[Choice] = &[
+    &[(0, libc::AF_INET as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMP as i64)],
+    &[(0, libc::AF_INET6 as i64), (1, DATAGRAM), (2, libc::IPPROTO_ICMPV6 as i64)],
+];
+
+const STREAM: i64 = (libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
+const DATAGRAM: i64 = (libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) as i64;
+
+/// Type and family of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// `SOCK_STREAM` or `SOCK_DGRAM`.
+    pub kind: SocketType,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: AddressFamily,
+}
+
+/// A socket in the network namespace of this thread, to be used without waiting. Of IPv6 it is for that alone: a port
+/// in use with IPv4 could not be had otherwise. TCP sends small messages without delay and leaves urgent data in the
+/// stream, which not every sandbox can.
+pub fn open(kind: Kind, protocol: Option<rustix::net::Protocol>) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(kind.family, kind.kind, flags, protocol)?;
+    if kind.family == AddressFamily::INET6 {
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    if kind.kind == SocketType::STREAM {
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+        let _ = set_urgent_inline(fd.as_fd());
+    }
+    Ok(fd)
 }
 
 /// include/uapi/asm-generic/socket.h

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::{Bypass, Configured, Guest};
+use passt_sys::socket::Kind;
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, sockopt};
+use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
 use super::registry::{Inodes, Socket};
 use super::rule::{Families, Listen};
@@ -292,17 +293,15 @@ fn bound(
     let v6 = ip.is_ipv6();
     let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
     let kind = if tcp { SocketType::STREAM } else { SocketType::DGRAM };
-    let fd = rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-    if v6 {
-        sockopt::set_ipv6_v6only(&fd, !both)?;
+    // What is accepted inherits what is set.
+    let fd = socket::open(Kind { kind, family }, None)?;
+    if both {
+        sockopt::set_ipv6_v6only(&fd, false)?;
     }
     if tcp {
         // Old connections in TIME_WAIT do not keep the port; for UDP this would share it.
         sockopt::set_socket_reuseaddr(&fd, true)?;
-        // What is accepted inherits these.
-        sockopt::set_tcp_nodelay(&fd, true)?;
         sockopt::set_socket_keepalive(&fd, true)?;
-        socket::set_urgent_inline(fd.as_fd())?;
     } else {
         dgram::want_failures(fd.as_fd(), v6)?;
         dgram::want_room(fd.as_fd())?;
@@ -331,7 +330,7 @@ pub(super) mod tests {
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream};
 
-    use rustix::net::SendFlags;
+    use rustix::net::{SendFlags, SocketFlags};
 
     use super::*;
     use crate::forward::Rules;

@@ -28,9 +28,9 @@ use passt_proto::guest::Guest;
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
 use passt_sys::dgram::Inbox;
-use passt_sys::namespace::{self, Resident};
+use passt_sys::namespace::Resident;
 use passt_sys::seccomp::{Call, Sysno};
-use passt_sys::socket::option;
+use passt_sys::socket::{self, option};
 use rustix::io::Errno;
 
 pub(crate) use self::apply::LATER;
@@ -69,7 +69,7 @@ pub const CALLS: &[Call] = &[
             option::TCP_NODELAY,
         ],
     ),
-    Call::only(Sysno::socket, namespace::SOCKETS),
+    Call::only(Sysno::socket, socket::SOCKETS),
 ];
 
 /// `SIOCGIFINDEX` (`netdevice(7)`): interfaces are named by rules, and come and go.

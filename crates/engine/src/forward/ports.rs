@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use passt_proto::addr::Addr;
-use passt_sys::namespace::{self, Kind, Supply};
+use passt_sys::namespace::Supply;
+use passt_sys::socket::{self, Kind};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
@@ -95,7 +96,7 @@ impl Ports {
         let family = if target.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let kind = Kind { kind, family };
         match (from, &self.supply) {
-            (Side::Namespace, _) => namespace::socket(kind),
+            (Side::Namespace, _) => socket::open(kind, None),
             (Side::Host, Some(supply)) => self.stock.take(supply, kind),
             (Side::Host, None) => Err(Errno::NETUNREACH.into()),
         }

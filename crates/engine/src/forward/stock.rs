@@ -5,7 +5,8 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use passt_sys::namespace::{BATCH, KINDS, Kind, Supply};
+use passt_sys::namespace::{BATCH, KINDS, Supply};
+use passt_sys::socket::Kind;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 

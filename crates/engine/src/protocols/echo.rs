@@ -15,8 +15,8 @@ use passt_proto::wire::offload::Offload;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
-use passt_sys::namespace;
 use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::socket;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::ipproto;
@@ -35,7 +35,7 @@ use crate::flow::{Handle, Key};
 use crate::link::Link;
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::only(Sysno::socket, namespace::PING_SOCKETS)];
+pub const CALLS: &[Call] = &[Call::only(Sysno::socket, socket::PING_SOCKETS)];
 
 /// How long an unused flow lives.
 const TIMEOUT: Duration = Duration::from_secs(60);

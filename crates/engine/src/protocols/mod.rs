@@ -13,7 +13,7 @@ pub mod tcp;
 pub mod udp;
 
 use passt_proto::time::Instant;
-use passt_sys::namespace;
+
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 
@@ -29,7 +29,7 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::shutdown),
     Call::only(Sysno::getsockopt, &[option::SO_ERROR]),
     Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_BINDTODEVICE]),
-    Call::only(Sysno::socket, namespace::SOCKETS),
+    Call::only(Sysno::socket, passt_sys::socket::SOCKETS),
 ];
 
 /// Whether a flow lives on.

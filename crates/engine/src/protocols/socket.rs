@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::rules::HostSide;
 use passt_sys::dgram;
+use passt_sys::socket::Kind;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::core::Core;
 use crate::link::Link;
@@ -23,7 +24,8 @@ pub(crate) fn socket<L>(
     bind: Option<Addr>,
 ) -> io::Result<OwnedFd> {
     let interface = &core.outbound_if[usize::from(!remote.is_v4())];
-    let fd = bare_socket(kind, protocol, remote)?;
+    let family = if remote.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = passt_sys::socket::open(Kind { kind, family }, protocol)?;
     if let Some(name) = interface
         && !remote.is_loopback()
     {
@@ -31,22 +33,6 @@ pub(crate) fn socket<L>(
     }
     if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
-    }
-    Ok(fd)
-}
-
-/// A socket of the family of `remote`, in the network namespace of this thread.
-fn bare_socket(
-    kind: SocketType,
-    protocol: Option<rustix::net::Protocol>,
-    remote: Addr,
-) -> io::Result<OwnedFd> {
-    let family = if remote.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(family, kind, flags, protocol)?;
-    if family == AddressFamily::INET6 {
-        // Or a port in use with IPv4 could not be had.
-        sockopt::set_ipv6_v6only(&fd, true)?;
     }
     Ok(fd)
 }

@@ -13,9 +13,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use passt_sys::iovec::Scatter;
-use passt_sys::namespace::{self, Kind};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
+use passt_sys::socket::{self, Kind};
 use passt_sys::{fd, msg};
 use rustix::io::Errno;
 use rustix::net::{
@@ -136,7 +136,7 @@ impl Spare {
     /// Takes a descriptor, if there is none and one can be had.
     pub fn fill(&mut self) {
         if self.0.is_none() {
-            let open = |family| namespace::socket(Kind { kind: SocketType::DGRAM, family });
+            let open = |family| socket::open(Kind { kind: SocketType::DGRAM, family }, None);
             self.0 = open(AddressFamily::INET).or_else(|_| open(AddressFamily::INET6)).ok();
         }
     }
@@ -148,7 +148,7 @@ pub const CALLS: &[Call] = &[
     Call::only(Sysno::getsockopt, &[option::SO_PEERCRED]),
     Call::any(Sysno::recvmsg),
     Call::any(Sysno::sendmsg),
-    Call::only(Sysno::socket, namespace::SOCKETS),
+    Call::only(Sysno::socket, socket::SOCKETS),
 ];
 
 /// Accepts whoever waits at the socket, unless it's `taken`: then they are sent away. `None` if

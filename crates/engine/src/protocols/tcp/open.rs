@@ -52,7 +52,8 @@ impl Tcp {
         let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
         let fd = protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, side.bind)
             .map_err(|_| DropReason::Socket)?;
-        prepare(&fd);
+        // A peer that vanished is noticed by the host's kernel. Accepted sockets have it from the listening one.
+        let _ = sockopt::set_socket_keepalive(&fd, true);
         let connected = rustix::net::connect(&fd, &core.guest.socket_addr(side.remote));
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
@@ -103,15 +104,6 @@ impl Tcp {
             waits: false,
         }
     }
-}
-
-/// Socket options of every connection; one that was accepted has them from the listening socket.
-/// None is vital.
-fn prepare(fd: &OwnedFd) {
-    let _ = sockopt::set_tcp_nodelay(fd, true);
-    let _ = socket::set_urgent_inline(fd.as_fd());
-    // A peer that vanished is noticed by the host's kernel.
-    let _ = sockopt::set_socket_keepalive(fd, true);
 }
 
 /// The round trip to a socket's peer, if that is far.
