@@ -90,7 +90,7 @@ pub fn background() {
     }
 }
 
-/// LogLimits lines from here on: others than whoever started us may cause them.
+/// Limits lines from here on: others than whoever started us may cause them.
 pub fn limit() {
     if let Some(sink) = LOGGER.lock().as_mut() {
         sink.limits = Some(LogLimits::new());
