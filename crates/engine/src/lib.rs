@@ -9,8 +9,8 @@
 //! - A [`Link`](link::Link), over which the guest's frames come and go: [`tap`](link::tap) for a
 //!   network namespace, [`stream`](link::stream) for a virtual machine, [`channel`](link::channel)
 //!   in memory, or one of your own.
-//! - [`EngineOptions`](worker::EngineOptions): what the guest is told of its network, which addresses mean
-//!   something else on the other side, which protocols are on.
+//! - [`EngineOptions`](worker::EngineOptions): what the guest is told of its network, which
+//!   addresses mean something else on the other side, which protocols are on.
 //! - For forwarded ports, [rules](forward::rule), and from these [listening
 //!   sockets](forward::Forward).
 //!
@@ -20,6 +20,11 @@
 //! link is gone or its caller wants an end; the caller's own descriptors and times come in as an
 //! [`External`](worker::External). [`turn`](worker::Worker::turn) does one round at a time that the
 //! caller gives, and does not wait: so tests run in virtual time.
+//!
+//! What can be asked and changed while it runs is a [`Control`](control::Control): flows, listed
+//! and ended; rules of forwarded ports, changed by plan, apply and commit; counters, and how full
+//! everything is. An [`External`](worker::External) is given one with each call, and
+//! [`Worker::control`](worker::Worker::control) makes one.
 //!
 //! # What comes back
 //!
@@ -77,8 +82,9 @@
 //!
 //! # How it is built
 //!
-//! The modules stand on floors, and know only what is below them: [`worker`], [`dispatch`],
-//! [`protocols`], [`forward`], [`flow`], [`core`](mod@core), [`link`], from the top.
+//! The modules stand on floors, and know only what is below them: [`worker`], [`control`],
+//! [`process`], [`dispatch`], [`protocols`], [`forward`], [`flow`], [`core`](mod@core), [`link`],
+//! from the top.
 
 pub mod control;
 pub mod core;

@@ -11,7 +11,7 @@ const VARIABLE: &str = "PASST_PROVOKE";
 /// Set if it is done before the filter is there, so that what else there is shows.
 const EARLY: &str = "PASST_PROVOKE_EARLY";
 
-/// And whom to do it to: the PID of a process of the same user.
+/// The PID of the process, of the same user, that it is done to.
 const VICTIM: &str = "PASST_PROVOKE_VICTIM";
 
 /// A deed, and what it needs that could not be had once sealed.

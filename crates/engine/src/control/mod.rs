@@ -1,7 +1,7 @@
-//! What can be asked and changed while a worker runs, as plain data: how it is asked for is
-//! elsewhere.
+//! Floor `control`: what can be asked and changed while a worker runs, as plain data. How it is
+//! asked for is elsewhere.
 //!
-//! Floor: control. Everything here is done between two events of the loop, and nothing waits. What
+//! Everything here is done between two events of the loop, and nothing waits. What
 //! may take longer is done a part at a time by whoever asks.
 
 mod figures;

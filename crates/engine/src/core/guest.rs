@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, Guest};
 
-/// Of nobody.
+/// No station, and no address.
 const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
 
 /// What is known about the guest, as a worker has it.
@@ -21,7 +21,7 @@ pub struct Known {
     guest: Arc<Guest>,
     /// Of what is published, that this is.
     version: u32,
-    /// Whom the last frame came from, and the address that it named: most frames are from the same.
+    /// Station of the last frame, and the source address in it: most frames have the same.
     /// Forgotten with every change.
     latest: (Mac, Addr),
     /// A frame came from a station of which none came before: an address may have moved there.

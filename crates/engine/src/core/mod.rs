@@ -1,7 +1,7 @@
-//! What every part of the engine stands on: the link, the time, counters, timers and the kernel's
-//! event queue.
+//! Floor `core`: what every part of the engine stands on: the link, the time, counters, timers and
+//! the kernel's event queue.
 //!
-//! Floor: core. It knows flows by their handles alone, and no protocol.
+//! It knows flows by their handles alone, and no protocol.
 
 pub mod capture;
 mod clock;
@@ -264,8 +264,8 @@ impl<L: Link> Core<L> {
         }
     }
 
-    /// Whom the guest means by a flow that it begins from `guest` to `remote`. The address that it
-    /// uses there is noted; those that it answers from say nothing new, as it may have one that
+    /// The host's side of a flow that the guest begins from `guest` to `remote`. The address that
+    /// it uses there is noted; those that it answers from say nothing new, as it may have one that
     /// only some ports lead to.
     pub(crate) fn host_side(
         &mut self,

@@ -12,7 +12,7 @@ pub struct Handle {
     pub generation: u32,
 }
 
-/// Whom an event of the loop is for.
+/// Receiver of an event of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// A descriptor of the link, by its number ([`Link::fd`](crate::link::Link::fd)).

@@ -38,7 +38,7 @@ const YOUNG: Duration = Duration::from_millis(200);
 /// A connection that is being established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
-    /// Who is counted as one.
+    /// Address or network that counts as one client.
     source: Client,
     since: Instant,
     slot: u32,

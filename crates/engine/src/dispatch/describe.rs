@@ -23,7 +23,7 @@ pub struct Description {
     pub guest: Endpoint,
     /// The remote address and port as the guest sees them; past the link the client's own.
     pub remote: Endpoint,
-    /// Whom our socket on the other side talks to: on the host, or past the link where the client
+    /// Peer of our socket on the other side: on the host, or past the link where the client
     /// is not.
     pub target: Option<Endpoint>,
     /// The address of that socket. A listening socket that is bound to all has no other.

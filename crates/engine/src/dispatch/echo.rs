@@ -13,7 +13,7 @@ use crate::link::Link;
 pub(super) struct EchoRequest {
     /// The guest and its identifier.
     pub(super) guest: Endpoint,
-    /// Whom it pings.
+    /// Destination.
     pub(super) dst: Addr,
     /// Time to live.
     pub(super) ttl: u8,

@@ -1,7 +1,7 @@
-//! From what happens to whom it concerns: the table of all flows, and the only place that knows
-//! them all.
+//! Floor `dispatch`: the table of all flows, and the only
+//! place that knows them all.
 //!
-//! Floor: dispatch. A frame, an event, a timer or a client that was accepted is handed to its flow;
+//! A frame, an event, a timer or a client that was accepted is handed to its flow;
 //! a flow that has ended is removed here, and what it held is given back.
 
 mod crowd;

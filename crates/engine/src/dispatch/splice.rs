@@ -15,7 +15,7 @@ use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::splice::{self, SpliceFlow};
 
-/// A client that a listening socket accepted, and whom it means.
+/// A client that a listening socket accepted, and its destination.
 #[derive(Debug)]
 pub(super) struct Accepted {
     /// The listening socket's number.

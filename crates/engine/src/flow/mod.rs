@@ -1,4 +1,4 @@
-//! Flows: what is known about each conversation of the guest with the outside.
+//! Floor `flow`: what is known about each conversation of the guest with the outside.
 //!
 //! One table of fixed size serves every protocol. It is reserved at start and
 //! touched only as far as it was ever used. A [`Handle`] carries a generation, so

@@ -34,7 +34,7 @@ const LISTENING: u8 = 10;
 const INET: u8 = 2;
 const INET6: u8 = 10;
 
-/// Who tells what listens in a namespace.
+/// Source of what listens in a namespace.
 #[derive(Debug)]
 pub(super) enum Listing {
     Kernel(Diag),

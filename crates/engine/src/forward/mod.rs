@@ -1,4 +1,4 @@
-//! Forwarded ports: which sockets listen where, and why.
+//! Floor `forward`: which sockets listen where, and why.
 //!
 //! Rules are in one [table]. Some name ports, which are opened when the rule is added. Others
 //! follow what listens on the other side: once a second each side is asked for its

@@ -35,7 +35,7 @@ fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Who is counted as one client: an IPv4 address, or an IPv6 network, of which a host may use every
+/// What counts as one client: an IPv4 address, or an IPv6 network, of which a host may use every
 /// address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Client(pub(crate) u64);

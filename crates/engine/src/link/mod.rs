@@ -1,4 +1,4 @@
-//! The link: where the guest's frames come from and go to.
+//! Floor `link`: where the guest's frames come from and go to.
 //!
 //! One interface for every back end, chosen once at start; nothing above it
 //! asks which one it is. A link owns the memory that frames live in. It

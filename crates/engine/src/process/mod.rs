@@ -1,7 +1,7 @@
-//! What there is once, however many workers there are: forwarding rules and what they follow, the
-//! thread in the namespace, and what the guest is told by the clock.
+//! Floor `process`: what there is once, however many workers there are: forwarding rules and what
+//! they follow, the thread in the namespace, and what the guest is told by the clock.
 //!
-//! Floor: process. All of it is done by one worker, between two events. Others are told of changes:
+//! All of it is done by one worker, between two events. Others are told of changes:
 //! the guest is [published](crate::core::Known), frames are recorded by a
 //! [`Capture`](crate::core::Capture) that they share, and sockets that listen have the same numbers
 //! everywhere.

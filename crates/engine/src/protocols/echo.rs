@@ -45,7 +45,7 @@ const BURST: usize = 16;
 /// An identifier of the guest's, used with one destination.
 pub struct EchoFlow {
     fd: OwnedFd,
-    /// Whom the guest pings, on the host's side.
+    /// Destination on the host's side.
     remote: Addr,
     ttl: u8,
     last: Instant,

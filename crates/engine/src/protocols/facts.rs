@@ -44,7 +44,7 @@ pub(crate) struct Facts {
     pub(crate) retransmitted: u32,
     /// Where our own socket is that faces away from the guest, or from the client.
     pub(crate) local: Option<Endpoint>,
-    /// Whom it talks to.
+    /// Peer of its socket.
     pub(crate) remote: Option<Endpoint>,
 }
 
@@ -96,7 +96,7 @@ pub(super) fn local(fd: impl AsFd) -> Option<Endpoint> {
     endpoint(rustix::net::getsockname(fd).ok()?)
 }
 
-/// Whom a socket is connected to, if it is.
+/// Peer of a connected socket.
 pub(super) fn peer(fd: impl AsFd) -> Option<Endpoint> {
     endpoint(rustix::net::getpeername(fd).ok()??)
 }

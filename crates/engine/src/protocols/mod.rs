@@ -1,6 +1,6 @@
-//! What flows of each protocol do with their sockets.
+//! Floor `protocols`: what flows of each protocol do with their sockets.
 //!
-//! Floor: protocols. A flow is told of events, one at a time, and says whether it lives on; it does
+//! A flow is told of events, one at a time, and says whether it lives on; it does
 //! not see the table that it is in, nor flows of other protocols.
 
 pub mod echo;

@@ -1,9 +1,7 @@
-//! The worker: one link, its flows, timers and descriptors, and the loop over them.
+//! Floor `worker`: one link, its flows, timers and descriptors, and the loop over them.
 //!
 //! A worker shares nothing mutable with anything else. Its clock is read once a
 //! round, here; everything below is told the time.
-//!
-//! Floor: worker.
 
 mod external;
 mod memory;

@@ -46,7 +46,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Who we are now.
+    /// Identity of this process.
     pub fn current() -> Self {
         Self { uid: geteuid().as_raw(), gid: getegid().as_raw() }
     }

@@ -1,11 +1,12 @@
-//! Which process is at the other end of a connection, also for one that has a PID namespace of its
-//! own.
+//! The PID of the process at the other end of a connection, in the PID namespace of whoever started
+//! this process.
 //!
-//! `SO_PEERCRED` tells PIDs of the namespace of whoever asks, which for us in the background has no
-//! client: it says 0. (Nor are there users: nobody is mapped where we are.) But a file of `/proc`
-//! speaks of the namespace that its file system was mounted for. One of them describes what is open
-//! at a number, there and then; it is opened before the file system is out of reach, and a client's
-//! process is put at its number to read who that is.
+//! `SO_PEERCRED` gives the PID in the caller's PID namespace. A process in the background has a PID
+//! namespace of its own, in which clients have no PID: it gets 0. (It gets no user ID either: its
+//! user namespace maps none.) `/proc/self/fdinfo/N` of a pidfd has the PID in the PID namespace
+//! that this instance of procfs was mounted for (proc(5), pidfd_open(2)). So that file is opened
+//! for a fixed number N before procfs is out of reach. To look up a client its pidfd, from
+//! `SO_PEERPIDFD` (socket(7), Linux 6.5), is duplicated to number N, and the file is read.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};

@@ -155,7 +155,7 @@ fn solicited(v6: &V6, request: &Request<'_>) -> Result<Ipv6Addr, DropReason> {
     Ok(target)
 }
 
-/// Whom a solicitation is about.
+/// The target address of a solicitation (RFC 4861, section 4.3).
 fn target(request: &Request<'_>) -> Result<Ipv6Addr, DropReason> {
     let target = request.message.get(8..).and_then(<[u8]>::first_chunk::<16>);
     let target = target.map(|octets| Ipv6Addr::from(*octets)).filter(|target| !target.is_multicast());

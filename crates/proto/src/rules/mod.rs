@@ -29,7 +29,7 @@ pub enum Protocol {
 /// The host's side of a flow that the guest began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostSide {
-    /// Whom to connect or send to.
+    /// Peer to connect or send to.
     pub remote: Endpoint,
     /// The address to bind to; the kernel chooses if there is none.
     pub bind: Option<Addr>,
@@ -38,14 +38,14 @@ pub struct HostSide {
 /// The guest's side of a flow that the host's side began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestSide {
-    /// Whom the guest is shown.
+    /// Peer as the guest sees it.
     pub remote: Endpoint,
     /// The guest's own address, or a multicast group.
     pub guest: Addr,
 }
 
 impl Guest {
-    /// Whom the guest means by `remote`.
+    /// The host's side of a flow that the guest sends to `remote`.
     pub fn from_guest(&self, protocol: Protocol, remote: Endpoint) -> Result<HostSide, DropReason> {
         if remote.addr.is_loopback() {
             return Err(DropReason::Loopback);
@@ -103,8 +103,7 @@ impl Guest {
         }
     }
 
-    /// Whom something in the guest's namespace means that reached us at its loopback at
-    /// `destination`.
+    /// Destination on the host for what was received on the namespace's loopback for `destination`.
     pub fn past_link_out(destination: Addr) -> Addr {
         loopback(destination)
     }

@@ -72,7 +72,7 @@ pub struct Received {
     pub len: usize,
     /// Bytes of each datagram but the last, if the kernel joined several; else zero.
     pub segment: u16,
-    /// Who sent it.
+    /// Sender.
     pub source: Option<SocketAddr>,
     /// The address that it was sent to, if asked for by [`want_destination`]; for a broadcast to
     /// a network, our address there.
@@ -84,7 +84,7 @@ pub struct Received {
 pub struct Failure {
     /// The error number.
     pub errno: i32,
-    /// Who said so.
+    /// Origin of the error.
     pub origin: Origin,
     /// Type of the ICMP message.
     pub kind: u8,
@@ -92,7 +92,7 @@ pub struct Failure {
     pub code: u8,
     /// What goes with it (`ee_info`): the MTU, for a packet that was too big.
     pub info: u32,
-    /// Who sent the ICMP message.
+    /// Sender of the ICMP message.
     pub offender: Option<IpAddr>,
     /// Where the datagram was sent to.
     pub destination: Option<SocketAddr>,

@@ -72,12 +72,12 @@ pub(crate) struct Splice {
     pipes: Pipes,
 }
 
-/// Who is at an end.
+/// The end of a connection, by its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// Who was accepted.
+    /// Accepted from the listening socket.
     Client,
-    /// Whom the other socket was connected to.
+    /// Connected to for the client.
     Target,
 }
 

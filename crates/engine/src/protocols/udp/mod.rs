@@ -74,7 +74,7 @@ struct Timeouts {
 /// A UDP flow.
 pub struct UdpFlow {
     sockets: Sockets,
-    /// Whom the guest talks to, on the host's side; on the bypass the server.
+    /// Peer of the guest on the host's side; on the bypass the server.
     remote: Endpoint,
     ttl: u8,
     cuts: Cuts,
