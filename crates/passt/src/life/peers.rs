@@ -4,8 +4,8 @@
 //! `SO_PEERCRED` gives the PID in the caller's PID namespace. A process in the background has a PID
 //! namespace of its own, in which clients have no PID: it gets 0. (It gets no user ID either: its
 //! user namespace maps none.) `/proc/self/fdinfo/N` of a pidfd has the PID in the PID namespace
-//! that this instance of procfs was mounted for (proc(5), pidfd_open(2)). So that file is opened
-//! for a fixed number N before procfs is out of reach. To look up a client its pidfd, from
+//! that this instance of procfs was mounted for (`proc(5)`, `pidfd_open(2)`). So that file is
+//! opened for a fixed number N before procfs is out of reach. To look up a client its pidfd, from
 //! `SO_PEERPIDFD` (socket(7), Linux 6.5), is duplicated to number N, and the file is read.
 
 use std::fs::File;
