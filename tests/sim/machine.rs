@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::classify::{Class, classify};
 use passt_proto::seq::Seq;
-use passt_proto::tcp::{Action, Config, Connection, Event};
+use passt_proto::tcp::{Action, Behind, Config, Connection, Event};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{MAX_HEADERS, Path as Headers};
 use passt_proto::wire::checksum::Sum;
@@ -385,12 +385,18 @@ impl Sim {
         let found = self.host.peek(offset, len);
         let conn = self.conn.as_mut().expect("peeks");
         if found.is_empty() {
-            conn.drained(self.host.ended);
+            conn.drained(if self.host.ended { Behind::End } else { Behind::Nothing });
             return;
         }
         let count = u32::try_from(found.len()).expect("bounded");
-        let drained = count < len;
-        let segment = conn.transmit(self.now, count, drained, drained && self.host.ended);
+        let behind = if count == len {
+            Behind::More
+        } else if self.host.ended {
+            Behind::End
+        } else {
+            Behind::Nothing
+        };
+        let segment = conn.transmit(self.now, count, behind);
         self.retransmitted = conn.retransmitted();
         self.emit_checked(&segment, &found);
     }

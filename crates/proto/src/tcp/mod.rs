@@ -119,6 +119,17 @@ pub enum Action {
     Close,
 }
 
+/// What the host's receive queue has behind the bytes that were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// There may be more: as many were found as were asked for.
+    More,
+    /// Nothing now.
+    Nothing,
+    /// The end of the stream.
+    End,
+}
+
 /// How far a connection is, for whoever asks. Neither side's states of RFC 9293: we know what was
 /// said, not what the two kernels make of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,19 +329,18 @@ impl Connection {
     }
 
     /// After [`Action::Peek`]: the header for `len` bytes that were found and are
-    /// being sent. `drained` says that fewer were there than asked for, `ended`
-    /// that the host's stream ends behind them.
-    pub fn transmit(&mut self, now: Instant, len: u32, drained: bool, ended: bool) -> Segment {
+    /// being sent.
+    pub fn transmit(&mut self, now: Instant, len: u32, behind: Behind) -> Segment {
         match &mut self.state {
-            State::Open(open) => open.transmit(now, self.ports, len, drained, ended),
+            State::Open(open) => open.transmit(now, self.ports, len, behind),
             _ => self.ports.segment(Seq(0)),
         }
     }
 
-    /// After [`Action::Peek`]: no data was found; `ended` says that the host's stream ends there.
-    pub fn drained(&mut self, ended: bool) {
+    /// After [`Action::Peek`]: no data was found.
+    pub fn drained(&mut self, behind: Behind) {
         if let State::Open(open) = &mut self.state {
-            open.drained(ended);
+            open.drained(behind);
         }
     }
 

@@ -4,7 +4,7 @@ use super::challenge::Challenge;
 use super::receive::{Push, Receive, Reset};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
-use super::{Action, Config, Event, Offer, Phase, PortPair};
+use super::{Action, Behind, Config, Event, Offer, Phase, PortPair};
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
@@ -245,22 +245,15 @@ impl Open {
         Some(Action::Emit(self.stamped(ports, seq, Flags::empty(), false)))
     }
 
-    pub(super) fn transmit(
-        &mut self,
-        now: Instant,
-        ports: PortPair,
-        len: u32,
-        drained: bool,
-        ended: bool,
-    ) -> Segment {
-        let (seq, fin) = self.tx.sent(now, len, drained, ended);
-        let push = if drained || fin { Flags::PSH } else { Flags::empty() };
+    pub(super) fn transmit(&mut self, now: Instant, ports: PortPair, len: u32, behind: Behind) -> Segment {
+        let (seq, fin) = self.tx.sent(now, len, behind);
+        let push = if behind != Behind::More || fin { Flags::PSH } else { Flags::empty() };
         let fin = if fin { Flags::FIN } else { Flags::empty() };
         self.stamped(ports, seq, push | fin, true)
     }
 
-    pub(super) fn drained(&mut self, ended: bool) {
-        self.tx.drained(ended);
+    pub(super) fn drained(&mut self, behind: Behind) {
+        self.tx.drained(behind);
     }
 
     pub(super) fn mss(&self) -> u32 {

@@ -6,6 +6,7 @@
 
 use arrayvec::ArrayVec;
 
+use super::Behind;
 use super::rtt::Rtt;
 use crate::seq::Seq;
 use crate::time::Instant;
@@ -265,7 +266,7 @@ impl Transmit {
 
     /// The stretch being peeked at turned out to have `len` bytes and is sent;
     /// returns its sequence number and whether FIN travels with it.
-    pub(super) fn sent(&mut self, now: Instant, len: u32, drained: bool, ended: bool) -> (Seq, bool) {
+    pub(super) fn sent(&mut self, now: Instant, len: u32, behind: Behind) -> (Seq, bool) {
         let (start, fills_gap) = self.peeking;
         let stop = start + len;
         if start.before(self.max) {
@@ -280,8 +281,8 @@ impl Transmit {
         }
         self.nxt = stop;
         if !stop.before(self.max) {
-            self.readable = !drained;
-            if ended {
+            self.readable = behind == Behind::More;
+            if behind == Behind::End {
                 self.end = Some(stop);
             }
         }
@@ -310,7 +311,7 @@ impl Transmit {
     }
 
     /// The peek under way found nothing.
-    pub(super) fn drained(&mut self, ended: bool) {
+    pub(super) fn drained(&mut self, behind: Behind) {
         if self.nxt.before(self.max) || self.peeking.1 {
             // Nothing where something was sent before, against all rules: leave it to the timer.
             self.recovery = None;
@@ -318,7 +319,7 @@ impl Transmit {
             return;
         }
         self.readable = false;
-        if ended && self.end.is_none() {
+        if behind == Behind::End && self.end.is_none() {
             self.end = Some(self.nxt);
         }
     }

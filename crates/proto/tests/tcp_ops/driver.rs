@@ -2,7 +2,7 @@
 //! after each what has to hold whatever a guest does. Used by a property test and by a fuzz target.
 
 use passt_proto::seq::Seq;
-use passt_proto::tcp::{Action, Config, Connection, Event};
+use passt_proto::tcp::{Action, Behind, Config, Connection, Event};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::tcp::{Flags, Options, Segment};
 
@@ -305,11 +305,17 @@ impl World {
         let short = if bytes.u8().is_some_and(|b| b == 7) { there / 2 } else { there };
         let found = short.min(len);
         if found == 0 {
-            conn.drained(self.ended && there == 0);
+            conn.drained(if self.ended && there == 0 { Behind::End } else { Behind::Nothing });
             return;
         }
-        let ends = self.ended && found < len && found == there;
-        let segment = conn.transmit(self.now, found, found < len, ends);
+        let behind = if found == len {
+            Behind::More
+        } else if self.ended && found == there {
+            Behind::End
+        } else {
+            Behind::Nothing
+        };
+        let segment = conn.transmit(self.now, found, behind);
         assert_eq!(segment.seq, self.head + offset);
         self.sent(&segment, found);
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use passt_proto::drop::DropReason;
-use passt_proto::tcp::Event;
+use passt_proto::tcp::{Behind, Event};
 use passt_proto::time::Instant;
 use passt_proto::wire::tcp::LEN as HEADER_LEN;
 use passt_sys::iovec::Scatter;
@@ -56,7 +56,8 @@ impl TcpFlow {
         };
         match found {
             Some(n) if n > 0 => self.transmit(core, n, len),
-            found => self.conn.drained(found.is_none()),
+            Some(_) => self.conn.drained(Behind::Nothing),
+            None => self.conn.drained(Behind::End),
         }
         true
     }
@@ -67,10 +68,17 @@ impl TcpFlow {
         if let Some(at) = &mut self.peek_offset {
             *at += len;
         }
-        let short = len < asked && !self.urgent;
-        let ended = short && self.ended && self.is_at_end();
+        let behind = if len == asked || self.urgent {
+            Behind::More
+        } else if !self.ended {
+            Behind::Nothing
+        } else if self.is_at_end() {
+            Behind::End
+        } else {
+            Behind::More
+        };
         let before = self.conn.retransmitted();
-        let segment = self.conn.transmit(core.now, len, short && ended == self.ended, ended);
+        let segment = self.conn.transmit(core.now, len, behind);
         core.counters.retransmitted += u64::from(self.conn.retransmitted() - before);
         self.account.carried(Direction::In, 1, 0, core.now);
         let mut header = [0; MAX_HEADERS];

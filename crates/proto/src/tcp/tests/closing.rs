@@ -14,7 +14,7 @@ fn what_is_delivered() {
     t.sends(1);
     t.event(Event::Readable);
     t.peeks(1000, 8000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     assert_eq!(t.emits().flags, FIN);
     assert!(!t.conn.is_delivered());
     t.gets(seg(ACK, 1001, 8001), 0);
@@ -69,7 +69,7 @@ fn end_without_data() {
     let mut t = Trace::established();
     t.event(Event::Readable);
     t.peeks(0, 8000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     assert_eq!(t.emits().flags, FIN);
     t.quiet();
 }
@@ -80,7 +80,7 @@ fn the_last_acknowledgement_is_the_far_peers() {
     let mut t = Trace::established_with(&syn(), Some(ms(40)));
     t.event(Event::Readable);
     t.peeks(0, 8000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     assert_eq!(t.emits().flags, FIN);
     t.gets(seg(FIN, 1001, 5002), 0);
     assert_eq!(t.action(), Some(Action::Shutdown));
@@ -121,7 +121,7 @@ fn guest_closes_first() {
     t.quiet();
     t.event(Event::Readable);
     t.peeks(0, 8000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     assert_eq!(t.emits().flags, FIN);
     t.gets(seg(ACK, 1102, 6002), 0);
     assert_eq!(t.action(), Some(Action::Close));
@@ -159,7 +159,7 @@ fn simultaneous_close() {
     let mut t = Trace::established();
     t.event(Event::Readable);
     t.peeks(0, 8000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     assert_eq!(t.emits().flags, FIN);
     t.gets(seg(FIN, 1001, 5001), 0);
     assert_eq!(t.action(), Some(Action::Shutdown));

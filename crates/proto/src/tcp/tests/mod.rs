@@ -137,12 +137,17 @@ impl Trace {
     #[track_caller]
     fn finds_nothing(&mut self) {
         assert!(matches!(self.action(), Some(Action::Peek { .. })));
-        self.conn.drained(false);
+        self.conn.drained(Behind::Nothing);
     }
 
     /// The peek just asked for finds `len` bytes; returns the segment's header.
     fn finds(&mut self, len: u32, drained: bool, ended: bool) -> Segment {
-        self.conn.transmit(self.now, len, drained, ended)
+        let behind = match (drained, ended) {
+            (_, true) => Behind::End,
+            (true, false) => Behind::Nothing,
+            (false, false) => Behind::More,
+        };
+        self.conn.transmit(self.now, len, behind)
     }
 
     /// The host sends `count` full segments, one at a time.

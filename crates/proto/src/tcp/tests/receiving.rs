@@ -72,7 +72,7 @@ fn an_acknowledgement_that_waits_travels_with_data() {
     t.quiet();
     t.event(Event::Readable);
     assert!(matches!(t.action(), Some(Action::Peek { .. })));
-    assert_eq!(t.conn.transmit(t.now, 100, true, false).ack, Seq(3001));
+    assert_eq!(t.conn.transmit(t.now, 100, Behind::Nothing).ack, Seq(3001));
     t.event(Event::Quiet);
     t.quiet();
 }

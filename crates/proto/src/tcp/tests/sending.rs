@@ -118,7 +118,7 @@ fn what_was_sent_before_is_missing() {
     t.sends(1);
     t.after(ms(200));
     t.peeks(0, 2000);
-    t.conn.drained(true);
+    t.conn.drained(Behind::End);
     t.quiet();
     assert_eq!(t.conn.next_timeout(), Some(t.now + ms(400)));
 }
