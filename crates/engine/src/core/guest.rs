@@ -19,6 +19,8 @@ const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
 pub struct Known {
     published: Arc<Published>,
     guest: Arc<Guest>,
+    /// Memory for another value.
+    spare: Arc<Guest>,
     /// Of what is published, that this is.
     version: u32,
     /// Station of the last frame, and the source address in it: most frames have the same.
@@ -44,7 +46,8 @@ impl Known {
     fn of(published: Arc<Published>) -> Self {
         let version = published.version.load(Ordering::Acquire);
         let guest = published.guest.load_full();
-        Self { published, guest, version, latest: NOBODY, stranger: false }
+        let spare = Arc::default();
+        Self { published, guest, spare, version, latest: NOBODY, stranger: false }
     }
 
     /// The same guest for another worker.
@@ -68,13 +71,22 @@ impl Known {
     }
 
     /// Changes what is known, for all workers. Where others change it at the same time, this is
-    /// done again to what they made of it.
+    /// done again to what they made of it. Memory is that of the value before the last, unless
+    /// others still read it: the data path allocates nothing.
     pub fn change(&mut self, change: impl Fn(&mut Guest)) {
-        self.published.guest.rcu(|guest| {
-            let mut guest = Guest::clone(guest);
-            change(&mut guest);
-            guest
-        });
+        loop {
+            let before = self.published.guest.load_full();
+            let mut after = std::mem::replace(&mut self.spare, Arc::clone(&before));
+            match Arc::get_mut(&mut after) {
+                Some(memory) => memory.clone_from(&before),
+                None => after = Arc::new(Guest::clone(&before)),
+            }
+            change(Arc::make_mut(&mut after));
+            let previous = self.published.guest.compare_and_swap(&before, after);
+            if Arc::ptr_eq(&previous, &before) {
+                break;
+            }
+        }
         self.published.version.fetch_add(1, Ordering::Release);
         self.refresh();
     }
@@ -127,6 +139,7 @@ impl Deref for Known {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::Ipv4Addr;
     use std::thread;
 
@@ -160,6 +173,20 @@ mod tests {
         assert_eq!(known(&one).0, Some(mac(2)));
         one.heard(mac(1), Some(&addr(1)));
         assert_eq!(known(&one).0, Some(mac(1)));
+    }
+
+    /// A guest that changes all the time has two values by turns.
+    #[test]
+    fn memory_is_used_again() {
+        let mut known = Known::new(&Configured::default());
+        let values: BTreeSet<_> = (0..100)
+            .map(|last| {
+                known.heard(mac(last), Some(&addr(last)));
+                assert_eq!(known.learnt.station_of(addr(last)), Some(mac(last)));
+                Arc::as_ptr(&known.guest)
+            })
+            .collect();
+        assert!(values.len() <= 2, "{values:?}");
     }
 
     /// Nothing that workers learn at the same time is lost.
