@@ -346,3 +346,88 @@ fn plans_for_all_ports() {
     worker.control().commit(applied).unwrap();
     assert!(open(&mut worker) > 100);
 }
+
+/// A service of one family has a socket for that one; what is in its place has the other as well.
+#[test]
+fn a_rule_that_follows_becomes_fixed_with_all_its_ports() {
+    let Some(_alone) = network() else { return };
+    for side in [Side::Namespace, Side::Host] {
+        let mut worker = between();
+        worker.prepare_to_follow().unwrap();
+        let mut now = Instant::from_millis(1000);
+        let auto = Entry { side, ..inside(following(None)) };
+        let fixed = Entry { rule: Rule { scan: false, ..auto.rule.clone() }, ..auto.clone() };
+        let _service = TcpListener::bind(("127.0.0.1", 10_107)).unwrap();
+        change(&mut worker, &[Change::Add(auto.clone())]);
+        after(&mut worker, &mut now, 0);
+        change(&mut worker, &[Change::Delete(auto.clone()), Change::Add(fixed.clone())]);
+        after(&mut worker, &mut now, 2000);
+        for (address, port) in [("127.0.0.1", 10_006), ("127.0.0.1", 10_007), ("::1", 10_007)] {
+            assert!(TcpStream::connect((address, port)).is_ok(), "{side:?} {address} {port}");
+        }
+        // And back: those that nothing listens behind go.
+        let _client = TcpStream::connect(("127.0.0.1", 10_007)).unwrap();
+        change(&mut worker, &[Change::Delete(fixed), Change::Add(auto)]);
+        after(&mut worker, &mut now, 2000);
+        assert!(TcpStream::connect(("127.0.0.1", 10_006)).is_err(), "{side:?}");
+        assert!(TcpStream::connect(("127.0.0.1", 10_007)).is_ok(), "{side:?}");
+    }
+}
+
+/// A rule that need not have all of its ports is in the place of another, though somebody else has
+/// one.
+#[test]
+fn a_port_that_a_rule_can_do_without() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let range = |listen| {
+        let ports = PortRange::new(10_000, 10_009).unwrap();
+        Entry { side: Side::Host, ..inside(Rule { ports, weak: true, ..rule(listen, 10_000, 80) }) }
+    };
+    let _other = TcpListener::bind(("127.0.0.5", 10_005)).unwrap();
+    change(&mut worker, &[Change::Add(range(Some("127.0.0.1")))]);
+    change(&mut worker, &[Change::Delete(range(Some("127.0.0.1"))), Change::Add(range(None))]);
+    assert_eq!(open(&mut worker), 9);
+    assert!(TcpStream::connect(("127.0.0.9", 10_004)).is_ok());
+}
+
+/// What listens at another address is not in the way: a port of somebody else is refused when it is
+/// asked for, and nothing of ours is closed for it.
+#[test]
+fn what_is_not_in_the_way() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let at = |listen| Entry { side: Side::Host, ..inside(rule(Some(listen), 10_000, 80)) };
+    change(&mut worker, &[Change::Add(at("127.0.0.1"))]);
+    let _other = TcpListener::bind(("127.0.0.2", 10_000)).unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", 10_000)).unwrap();
+    let applied = apply(&mut worker, &[Change::Delete(at("127.0.0.1")), Change::Add(at("127.0.0.2"))]);
+    assert!(matches!(applied.refused()[0].reason, Reason::Port { port: 10_000, .. }));
+    drop(applied);
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+/// A plan does not know of a service that came meanwhile.
+#[test]
+fn a_service_comes_while_a_plan_is_applied() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    worker.prepare_to_follow().unwrap();
+    let mut now = Instant::from_millis(1000);
+    let auto = Entry { side: Side::Host, ..inside(following(Some("127.0.0.1"))) };
+    let fixed = Entry { rule: Rule { scan: false, ..auto.rule.clone() }, ..auto.clone() };
+    change(&mut worker, &[Change::Add(auto.clone())]);
+    after(&mut worker, &mut now, 0);
+    let changes = [Change::Delete(auto), Change::Add(fixed)];
+    let plan = worker.control().plan(changes.clone());
+    let mut opening = worker.control().apply(plan);
+    worker.control().step(&mut opening);
+    let _service = TcpListener::bind(("127.0.0.1", 10_190)).unwrap();
+    after(&mut worker, &mut now, 2000);
+    assert!(TcpStream::connect(("127.0.0.1", 10_090)).is_ok());
+    while worker.control().step(&mut opening) != Progress::Done {}
+    assert!(matches!(worker.control().commit(opening.finish()), Err(Uncommitted::Stale(_))));
+    change(&mut worker, &changes);
+    assert_eq!(open(&mut worker), 100);
+}

@@ -75,9 +75,9 @@ impl Capture for Recording {
         let length = u32::try_from(head.len() + rest.total()).unwrap_or(u32::MAX);
         let header = packet_header(self.origin + now.since(Instant::ZERO), length);
         let mut parts = Gather::of(header.as_flattened());
-        parts.push(head);
-        parts.append(rest);
-        match self.outlet.write(&parts) {
+        let fits = parts.push(head) && parts.append(rest);
+        let written = if fits { self.outlet.write(&parts) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        match written {
             Ok(()) => {
                 self.size.fetch_add(parts.total() as u64, Relaxed);
                 let gap = if self.gap.load(Relaxed) == 0 { 0 } else { self.gap.swap(0, Relaxed) };

@@ -124,9 +124,10 @@ pub fn has_room() -> bool {
     has_room_for(0)
 }
 
-/// The same for a request that will take so many bytes before it looks again.
+/// The same for a request that will take so many bytes before it looks again. A process that is not
+/// sealed asks the kernel for what it needs.
 pub fn has_room_for(bytes: usize) -> bool {
-    ALLOCATOR.usage().bytes.saturating_add(bytes) <= ARENA - KEPT
+    !ALLOCATOR.is_sealed() || ALLOCATOR.usage().bytes.saturating_add(bytes) <= ARENA - KEPT
 }
 
 /// A mapping of zeroed memory that is not counted as committed; null if there is none.

@@ -5,7 +5,7 @@
 //! a part at a time, so that traffic goes on meanwhile. A rule that replaces another at the same
 //! address and port gets the same sockets, and whoever waits in their backlogs is served.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -16,8 +16,9 @@ use rustix::io::Errno;
 use super::listener::{How, ListenOptions, Listener};
 use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
+use super::rule::{Families, Listen};
 use super::table::{Entry, Place, RuleId, Rules};
-use super::{CHUNK, Former, Going, pressure};
+use super::{CHUNK, Former, Going};
 use crate::flow::Side;
 
 /// Bytes that a socket takes at most once it is put into effect, beside what it has by then.
@@ -47,6 +48,8 @@ pub struct Apply {
     takes: Vec<(u32, Place)>,
     /// What can be opened once those are closed that are in the way.
     late: Vec<Place>,
+    /// Sockets from this number on were not there yet.
+    next_number: u32,
     refused: Vec<Refusal>,
     /// What the thread in the namespace opens, for which task, and from which port on.
     pending: Option<(usize, Pending<PartOpened>)>,
@@ -74,6 +77,7 @@ pub struct Applied {
     pub(crate) open: Vec<Listener>,
     pub(crate) takes: Vec<(u32, Place)>,
     pub(crate) late: Vec<Place>,
+    next_number: u32,
     refused: Vec<Refusal>,
 }
 
@@ -86,8 +90,8 @@ struct Task {
     most: RawFd,
     /// The next port to be tried. Behind the last nothing is left.
     next: u32,
-    /// Ports, in order, whose sockets are taken over.
-    taken: Vec<u16>,
+    /// Ports whose sockets are taken over, each with the families that these are not for.
+    taken: BTreeMap<u16, Option<Families>>,
     /// Ports, in order, where a socket is that may be in the way and will be closed.
     going: Vec<u16>,
     /// Anything of it can be had.
@@ -107,6 +111,15 @@ struct Lack {
     exhausted: bool,
 }
 
+/// Descriptors below which there is room for ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// For those that their rules must have.
+    pub(crate) most: RawFd,
+    /// For others.
+    pub(crate) weak: RawFd,
+}
+
 /// What became of a part of a rule's ports.
 #[derive(Debug, Default)]
 struct PartOpened {
@@ -123,7 +136,7 @@ impl Apply {
         plan: Plan,
         (before, sockets): (&Rules, &Registry),
         options: ListenOptions,
-        most: RawFd,
+        room: Room,
         can_follow: bool,
     ) -> Self {
         let Plan { base, rules, add, delete, refused } = plan;
@@ -136,6 +149,7 @@ impl Apply {
             open: Vec::new(),
             takes: Vec::new(),
             late: Vec::new(),
+            next_number: sockets.next_number(),
             refused,
             pending: None,
         };
@@ -145,10 +159,8 @@ impl Apply {
                 apply.refuse(id, entry, Reason::Services);
                 continue;
             }
-            let mut task = Task::new(id, entry, most);
-            if alloc::has_room_for(sockets.len() * LATER) {
-                task.take_over(before, sockets, &apply.delete, options, &mut apply.takes);
-            }
+            let mut task = Task::new(id, entry, room);
+            task.take_over(before, sockets, &apply.delete, options, &mut apply.takes);
             apply.tasks.push(task);
         }
         apply
@@ -172,7 +184,7 @@ impl Apply {
     fn go_on(&mut self, place: usize) {
         let open = self.open.len();
         let Some(task) = self.tasks.get_mut(place) else { return };
-        let opened = task.part().open(&self.how, open);
+        let opened = task.part(self.how.families).open(&self.how, open);
         self.arrived(place, Ok(opened));
     }
 
@@ -209,7 +221,7 @@ impl Apply {
         let (how, open) = (self.how.clone(), self.open.len());
         let Some(task) = self.tasks.get_mut(place) else { return false };
         let next = task.next;
-        let part = task.part();
+        let part = task.part(how.families);
         let begun = inside.ok_or_else(|| Errno::NETUNREACH.into());
         match begun.and_then(|inside| inside.begin(move || part.open(&how, open))) {
             Ok(pending) => self.pending = Some((place, pending)),
@@ -283,14 +295,14 @@ impl Apply {
                 self.refuse(id, entry, lack.reason());
             }
         }
-        let Self { base, mut rules, delete, mut open, mut takes, mut late, refused, .. } = self;
+        let Self { base, mut rules, delete, mut open, mut takes, mut late, next_number, refused, .. } = self;
         open.retain(|listener| !gone.contains(&listener.place.rule));
         takes.retain(|(_, place)| !gone.contains(&place.rule));
         late.retain(|place| !gone.contains(&place.rule));
         let is_change =
             !(delete.is_empty() && open.is_empty() && takes.is_empty() && late.is_empty() && !added);
         rules.version = base.wrapping_add(u64::from(is_change));
-        Applied { base, rules, delete, open, takes, late, refused }
+        Applied { base, rules, delete, open, takes, late, next_number, refused }
     }
 }
 
@@ -302,11 +314,30 @@ impl Applied {
         &self.refused
     }
 
-    /// Those of some sockets that are in the way of `place`.
-    pub(crate) fn in_the_way<'a>(&self, place: Place, going: &'a Going) -> &'a [(u32, Former)] {
+    /// Those of some sockets that are in the way of `place`, by the addresses of their rules.
+    pub(crate) fn in_the_way<'a>(
+        &'a self,
+        place: Place,
+        going: &'a Going,
+    ) -> impl Iterator<Item = (u32, Former)> {
         let entry = self.rules.get(place.rule);
-        let key = entry.map(|entry| (entry.side, entry.protocol, place.port));
-        key.and_then(|key| going.get(&key)).map_or(&[], Vec::as_slice)
+        let at_port = entry.and_then(|entry| going.get(&(entry.side, entry.protocol, place.port)));
+        let meets = move |listen: &Listen| entry.is_some_and(|entry| entry.rule.listen.meets(listen));
+        at_port
+            .into_iter()
+            .flatten()
+            .filter(move |(.., listen)| meets(listen))
+            .map(|&(number, former, _)| (number, former))
+    }
+
+    /// Whether it takes this socket into account: it was there, or stays.
+    pub(super) fn knows(&self, number: u32, listener: &Listener) -> bool {
+        number < self.next_number || !self.delete.contains(&listener.place.rule)
+    }
+
+    /// Whether the rule at this place must have all of its ports.
+    pub(crate) fn is_strong(&self, place: Place) -> bool {
+        self.rules.get(place.rule).is_some_and(|entry| !entry.rule.weak)
     }
 
     /// Rolls back: closes what was opened, and returns what was [refused](Self::refused).
@@ -327,15 +358,16 @@ impl Lack {
 }
 
 impl Task {
-    fn new(id: RuleId, entry: Entry, most: RawFd) -> Self {
-        let most = if entry.rule.weak { pressure::for_ports().min(most) } else { most };
+    fn new(id: RuleId, entry: Entry, room: Room) -> Self {
+        let most = if entry.rule.weak { room.weak.min(room.most) } else { room.most };
         let next = if entry.rule.scan { u32::MAX } else { entry.rule.ports.first().into() };
-        let (taken, going) = (Vec::new(), Vec::new());
+        let (taken, going) = (BTreeMap::new(), Vec::new());
         Self { id, entry, most, next, taken, going, has_some: false, lack: None }
     }
 
     /// Takes over sockets of rules that are deleted: their ports are not free before they are
-    /// closed. Those that can't be taken over are in the way.
+    /// closed. One that is for one family has another one beside it. Those that can't be taken over
+    /// may be in the way.
     fn take_over(
         &mut self,
         before: &Rules,
@@ -349,18 +381,19 @@ impl Task {
             let is_same = (l.side, l.protocol) == (side, protocol) && rule.ports.contains(l.place.port);
             is_same && delete.contains(&l.place.rule)
         };
-        for (number, listener) in sockets.iter().filter(|(_, l)| !rule.scan && is_going(l)) {
-            let place = Place { rule: self.id, port: listener.place.port };
-            let is_there = before.get(listener.place.rule).is_some_and(|old| old.rule.listen == rule.listen);
-            if is_there && (listener.families == options.families || rule.listen.addr.is_some()) {
-                takes.push((number, place));
-                self.taken.push(place.port);
+        for (number, listener) in sockets.iter().filter(|(_, l)| is_going(l)) {
+            let port = listener.place.port;
+            let Some(old) = before.get(listener.place.rule) else { continue };
+            if old.rule.listen == rule.listen {
+                takes.push((number, Place { rule: self.id, port }));
+                let families = if rule.listen.addr.is_some() { options.families } else { listener.families };
+                let lacking = self.taken.get(&port).copied().unwrap_or(Some(options.families));
+                self.taken.insert(port, lacking.and_then(|lacking| lacking.without(families)));
                 self.has_some = true;
-            } else {
-                self.going.push(place.port);
+            } else if old.rule.listen.meets(&rule.listen) {
+                self.going.push(port);
             }
         }
-        self.taken.sort_unstable();
         self.going.sort_unstable();
     }
 
@@ -375,15 +408,16 @@ impl Task {
     }
 
     /// The next ports.
-    fn part(&mut self) -> Part {
+    fn part(&mut self, families: Families) -> Part {
         let last = self.entry.rule.ports.last();
         let mut ports = Vec::with_capacity(CHUNK);
         while self.is_open() && ports.len() < CHUNK {
             let port = u16::try_from(self.next).unwrap_or(last);
-            if self.taken.binary_search(&port).is_err() {
-                // In the namespace nobody but the thread there can open what comes late.
+            if let Some(families) = self.taken.get(&port).copied().unwrap_or(Some(families)) {
+                // In the namespace only the thread there can open sockets, and a commit does not
+                // wait for it.
                 let is_going = self.entry.side == Side::Host && self.going.binary_search(&port).is_ok();
-                ports.push((port, is_going));
+                ports.push((port, families, is_going));
             }
             self.next += 1;
         }
@@ -398,13 +432,13 @@ impl Task {
     }
 }
 
-/// Ports of a rule that are opened in one go, each with whether a socket that is in its way will be
-/// closed.
+/// Ports of a rule that are opened in one go, each with its families, and whether a socket that is
+/// in its way will be closed.
 struct Part {
     id: RuleId,
     entry: Entry,
     most: RawFd,
-    ports: Vec<(u16, bool)>,
+    ports: Vec<(u16, Families, bool)>,
 }
 
 impl Part {
@@ -414,15 +448,15 @@ impl Part {
         let mut opened = PartOpened::default();
         let fatal = !self.entry.rule.weak;
         // A sealed process gets no more memory.
-        if let Some(&(port, _)) = self.ports.first()
+        if let Some(&(port, ..)) = self.ports.first()
             && !alloc::has_room_for((open + CHUNK) * LATER)
         {
             opened.lack = Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true });
             return opened;
         }
-        for (port, is_going) in self.ports {
+        for (port, families, is_going) in self.ports {
             let place = Place { rule: self.id, port };
-            let result = Listener::open(place, &self.entry, how);
+            let result = Listener::open(place, &self.entry, &How { families, ..how.clone() });
             match result.and_then(|listeners| within(listeners, self.most)) {
                 Ok(listeners) => opened.open.extend(listeners),
                 Err(error) if is_going && Errno::from_io_error(&error) == Some(Errno::ADDRINUSE) => {

@@ -64,6 +64,11 @@ impl Todo {
         idle || self.arrived.is_some() || !self.close.is_empty() || !self.host.is_empty()
     }
 
+    /// Some can't be had now.
+    pub(super) fn lack(&mut self) {
+        self.lacks = true;
+    }
+
     /// Whether some can't be had now.
     pub(super) fn lacks(&self) -> bool {
         self.lacks

@@ -74,8 +74,8 @@ pub struct ListenOptions {
 #[derive(Clone, Debug)]
 pub(super) struct How {
     pub(super) families: Families,
-    freebind: bool,
-    inodes: Inodes,
+    pub(super) freebind: bool,
+    pub(super) inodes: Inodes,
 }
 
 impl How {
@@ -131,27 +131,22 @@ impl Listener {
         };
         let interface = listen.interface.as_deref();
         let bind = |ip, both| {
-            let fd = bound(ip, place.port, both, interface, protocol, how.freebind)?;
-            Ok((fd, ip, both))
+            let bound = bound(ip, place.port, both, interface, protocol, how)?;
+            Ok((bound, ip, both))
         };
         let opened = match bind(ip, both) {
             // A host without IPv6.
             Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bind(any_v4, false),
             opened => opened,
         };
-        let ((fd, family), ip, both) = opened?;
+        let ((socket, family), ip, both) = opened?;
         let bound = Bound {
             addr: ip.into(),
             both,
             by_loopback: interface.is_none_or(|name| name == LOOPBACK),
             family,
         };
-        let inode = rustix::fs::fstat(&fd)?.st_ino;
-        let socket = Arc::new(how.inodes.note(fd, inode));
-        if protocol == Protocol::Tcp {
-            rustix::net::listen(&socket, BACKLOG)?;
-        }
-        Ok(Self::new(socket, bound, place, entry, how.families))
+        Ok(Self::new(Arc::new(socket), bound, place, entry, how.families))
     }
 
     fn new(fd: Arc<Socket>, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
@@ -176,6 +171,12 @@ impl Listener {
     pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> Self {
         let Self { addr, both, by_loopback, family, families, .. } = *self;
         Self::new(Arc::clone(&self.fd), Bound { addr, both, by_loopback, family }, place, entry, families)
+    }
+
+    /// Whether flows through it lead elsewhere than through `other`, which is the same socket:
+    /// those of datagrams use it as long as they last.
+    pub(super) fn leads_elsewhere(&self, other: &Self) -> bool {
+        self.protocol == Protocol::Udp && (self.target_port, self.target) != (other.target_port, other.target)
     }
 
     /// Whether it takes what is sent to this address.
@@ -280,15 +281,15 @@ impl Listener {
     }
 }
 
-/// A socket that is bound, and its family.
+/// A socket that listens, and its family.
 fn bound(
     ip: IpAddr,
     port: u16,
     both: bool,
     interface: Option<&str>,
     protocol: Protocol,
-    freebind: bool,
-) -> io::Result<(OwnedFd, AddressFamily)> {
+    how: &How,
+) -> io::Result<(Socket, AddressFamily)> {
     let tcp = protocol == Protocol::Tcp;
     let v6 = ip.is_ipv6();
     let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
@@ -309,7 +310,7 @@ fn bound(
             dgram::want_destination(fd.as_fd(), v6)?;
         }
     }
-    if freebind {
+    if how.freebind {
         sockopt::set_ip_freebind(&fd, true)?;
     }
     let mut index = 0;
@@ -321,8 +322,14 @@ fn bound(
         IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, index).into(),
         IpAddr::V4(_) => SocketAddr::new(ip, port),
     };
-    rustix::net::bind(&fd, &at)?;
-    Ok((fd, family))
+    // Before anybody can see it.
+    let inode = rustix::fs::fstat(&fd)?.st_ino;
+    let socket = how.inodes.note(fd, inode);
+    rustix::net::bind(&socket, &at)?;
+    if tcp {
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
+    Ok((socket, family))
 }
 
 #[cfg(test)]

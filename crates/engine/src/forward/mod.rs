@@ -33,8 +33,8 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::{self, option};
 use rustix::io::Errno;
 
-pub(crate) use self::apply::LATER;
 pub use self::apply::{Applied, Apply, Changes, Progress};
+pub(crate) use self::apply::{LATER, Room};
 use self::detect::Listing;
 use self::follow::Todo;
 use self::listener::How;
@@ -43,7 +43,7 @@ pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
-use self::rule::Families;
+use self::rule::{Families, Listen};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
 pub use self::watched::{Listeners, Watched};
@@ -139,15 +139,16 @@ impl Forward {
 
     /// Begins to open the sockets that a plan needs, with descriptors below `most`. Rules that
     /// follow what listens elsewhere have none yet.
-    pub(crate) fn apply(&self, plan: Plan, most: RawFd) -> Apply {
-        Apply::new(plan, (&self.rules, &self.sockets), self.options, most, self.detection.is_some())
+    pub(crate) fn apply(&self, plan: Plan, room: Room) -> Apply {
+        Apply::new(plan, (&self.rules, &self.sockets), self.options, room, self.detection.is_some())
     }
 
     /// The same before there is a loop: opens all sockets from the calling thread, which is on the
     /// side of every rule.
     pub fn apply_here(&self, plan: Plan) -> Applied {
         let before = (&self.rules, &self.sockets);
-        let mut apply = Apply::new(plan, before, self.options, RawFd::MAX, true);
+        let room = Room { most: RawFd::MAX, weak: pressure::for_ports() };
+        let mut apply = Apply::new(plan, before, self.options, room, true);
         apply.here();
         apply.finish()
     }
@@ -168,7 +169,9 @@ impl Forward {
     /// takes over are there.
     pub(crate) fn current(&self, applied: Applied) -> Result<Applied, Stale> {
         let is_there = |(number, _): &(u32, Place)| self.sockets.get(*number).is_some();
-        let is_current = applied.base == self.rules.version && applied.takes.iter().all(is_there);
+        let is_current = applied.base == self.rules.version
+            && applied.takes.iter().all(is_there)
+            && self.sockets.iter().all(|(number, listener)| applied.knows(number, listener));
         if is_current { Ok(applied) } else { Err(Stale) }
     }
 
@@ -189,8 +192,10 @@ impl Forward {
         for (number, listener) in self.sockets.iter() {
             let Listener { side, protocol, place, families, .. } = *listener;
             if applied.delete.contains(&place.rule) && !taken.contains(&number) {
+                let Some(entry) = self.rules.get(place.rule) else { continue };
                 let former = Former { place, families };
-                going.entry((side, protocol, place.port)).or_default().push((number, former));
+                let at_port = going.entry((side, protocol, place.port)).or_default();
+                at_port.push((number, former, entry.rule.listen.clone()));
             }
         }
         going
@@ -217,6 +222,11 @@ impl Forward {
     /// Notes that a socket listens; its number for the workers.
     pub(crate) fn begun(&mut self, listener: Listener) -> (u32, Arc<Listener>) {
         self.sockets.insert(listener)
+    }
+
+    /// Notes that a socket listens under a number that the one had for which it stands.
+    pub(crate) fn begun_again(&mut self, number: u32, listener: Listener) -> Arc<Listener> {
+        self.sockets.insert_as(number, listener)
     }
 
     /// Notes that a socket listens no more.
@@ -255,7 +265,7 @@ pub(crate) struct Former {
 }
 
 /// Numbers of sockets, and what these are, by side, protocol and port.
-pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former)>>;
+pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former, Listen)>>;
 
 /// What the rest of the process has to do with ports that follow services.
 pub(crate) struct Around<'a> {
@@ -335,6 +345,7 @@ impl Forward {
     pub(crate) fn lacks(&mut self, now: Instant) {
         if let Some(detection) = &mut self.detection {
             detection.retry = Some(now + RETRY);
+            detection.todo.lack();
         }
     }
 }

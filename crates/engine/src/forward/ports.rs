@@ -122,6 +122,9 @@ impl<L: Link> Context<L> {
 
     /// Forwards what comes in through socket `former` by another rule from now on.
     pub(crate) fn hand_over(&mut self, former: u32, number: u32, listener: Arc<Listener>) {
+        if former == number {
+            return self.ports.listeners.replace(number, listener);
+        }
         // It is not watched while those who come in have to wait.
         let _ = self.core.unwatch(&listener.fd);
         self.ports.listeners.remove(former);

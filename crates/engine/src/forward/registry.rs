@@ -17,7 +17,14 @@ pub(super) struct Inodes(Arc<Mutex<HashSet<u64>>>);
 /// The listening socket itself, which rules can have one after the other.
 #[derive(Debug)]
 pub(crate) struct Socket {
+    // Closed before its inode is forgotten: fields go in this order.
     fd: OwnedFd,
+    _noted: Noted,
+}
+
+/// An inode that is one of ours.
+#[derive(Debug)]
+struct Noted {
     inode: u64,
     inodes: Inodes,
 }
@@ -26,7 +33,7 @@ impl Inodes {
     /// Notes a socket, before it listens.
     pub(super) fn note(&self, fd: OwnedFd, inode: u64) -> Socket {
         self.all().insert(inode);
-        Socket { fd, inode, inodes: self.clone() }
+        Socket { fd, _noted: Noted { inode, inodes: self.clone() } }
     }
 
     /// Whether the socket with this inode is one of these.
@@ -39,7 +46,7 @@ impl Inodes {
     }
 }
 
-impl Drop for Socket {
+impl Drop for Noted {
     fn drop(&mut self) {
         self.inodes.all().remove(&self.inode);
     }
@@ -86,15 +93,27 @@ impl Registry {
         self.open.remove(&number)
     }
 
-    /// Has a socket listen for another rule, which it does under another number.
+    /// Has a socket listen for another rule. It has another number then, if flows through it would
+    /// go elsewhere.
     pub(super) fn hand_over(
         &mut self,
         number: u32,
         place: Place,
         entry: &Entry,
     ) -> Option<(u32, Arc<Listener>)> {
-        let listener = self.remove(number)?.for_rule(place, entry);
+        let former = self.remove(number)?;
+        let listener = former.for_rule(place, entry);
+        if !listener.leads_elsewhere(&former) {
+            return Some((number, self.insert_as(number, listener)));
+        }
         Some(self.insert(listener))
+    }
+
+    /// Adds a socket under a number that one had which is gone, and for which it stands.
+    pub(super) fn insert_as(&mut self, number: u32, listener: Listener) -> Arc<Listener> {
+        let listener = Arc::new(listener);
+        self.open.insert(number, Arc::clone(&listener));
+        listener
     }
 
     /// How many listen for each rule.
@@ -106,9 +125,9 @@ impl Registry {
         counts
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.open.len()
+    /// The number that the next one gets.
+    pub(super) fn next_number(&self) -> u32 {
+        self.next
     }
 
     /// All of them with their numbers.

@@ -52,7 +52,7 @@ pub struct Listen {
 
 impl Listen {
     /// Whether one packet could be for both.
-    fn meets(&self, other: &Self) -> bool {
+    pub(super) fn meets(&self, other: &Self) -> bool {
         let addr = match (self.addr, other.addr) {
             (Some(a), Some(b)) => {
                 a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
@@ -168,6 +168,11 @@ impl Families {
             (false, true) => Some(Self::V6Only),
             (false, false) => None,
         }
+    }
+
+    /// These less others, if any are left.
+    pub fn without(self, others: Self) -> Option<Self> {
+        Self::of(self.v4() && !others.v4(), self.v6() && !others.v6())
     }
 
     /// Whether that of this address may be used.

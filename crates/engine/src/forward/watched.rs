@@ -78,6 +78,14 @@ impl Listeners {
         self.open.get(&number)
     }
 
+    /// Has a socket be another listener's; connections of it that are being established go on.
+    pub(super) fn replace(&mut self, number: u32, listener: Arc<Listener>) {
+        let Some(watched) = self.open.get_mut(&number) else { return };
+        self.by_target.remove(&indexed(&watched.listener, watched.listener.target_port, number));
+        self.by_target.insert(indexed(&listener, listener.target_port, number));
+        watched.listener = listener;
+    }
+
     /// Takes a socket out.
     pub fn remove(&mut self, number: u32) -> Option<Arc<Listener>> {
         let Watched { listener, .. } = self.open.remove(&number)?;

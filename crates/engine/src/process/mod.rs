@@ -9,6 +9,7 @@
 mod chores;
 
 use std::io;
+use std::os::fd::RawFd;
 
 use passt_proto::guest::Guest;
 use passt_proto::responder;
@@ -19,7 +20,7 @@ use passt_sys::namespace::Resident;
 use self::chores::Chores;
 use crate::forward::{
     Applied, Apply, Around, Changes, Context, Former, Forward, Going, LATER, Listener, Plan, Ports, Progress,
-    Stale,
+    Room, Stale,
 };
 use crate::link::Link;
 
@@ -163,7 +164,9 @@ impl Process {
 
     /// Begins to open the sockets that a plan needs. The last descriptors are not for ports.
     pub(crate) fn apply<L>(&self, ctx: &Context<L>, plan: Plan) -> Apply {
-        self.forward.apply(plan, ctx.ports.pressure.kept())
+        let pressure = &ctx.ports.pressure;
+        let weak = RawFd::try_from(pressure.ports()).unwrap_or(RawFd::MAX);
+        self.forward.apply(plan, Room { most: pressure.kept(), weak })
     }
 
     /// Opens some more of them on either side, without waiting.
@@ -179,7 +182,8 @@ impl Process {
         applied: Applied,
     ) -> Result<Vec<u32>, Uncommitted> {
         let mut applied = self.forward.current(applied)?;
-        if !alloc::has_room_for(applied.open.len() * LATER) {
+        let sockets = applied.open.len() + applied.takes.len() + 2 * applied.late.len();
+        if !alloc::has_room_for(sockets * LATER) {
             return Err(Uncommitted::Memory);
         }
         let open = std::mem::take(&mut applied.open);
@@ -194,7 +198,9 @@ impl Process {
         for take in std::mem::take(&mut applied.takes) {
             if let Some((number, listener)) = self.forward.hand_over(&applied, take) {
                 ctx.hand_over(take.0, number, listener);
-                closed.push(take.0);
+                if number != take.0 {
+                    closed.push(take.0);
+                }
             }
         }
         let Changes { close, .. } = self.forward.commit(applied)?;
@@ -229,7 +235,7 @@ impl Process {
         let (mut closed, mut begun) = (Vec::new(), Vec::new());
         let going = if applied.late.is_empty() { Going::new() } else { self.forward.going(applied) };
         for &place in &applied.late {
-            for &(number, former) in applied.in_the_way(place, &going) {
+            for (number, former) in applied.in_the_way(place, &going) {
                 if self.forward.is_open(number) {
                     self.close(ctx, &[number]);
                     closed.push((number, former));
@@ -238,22 +244,31 @@ impl Process {
             let opened = self.forward.open(applied, place);
             match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
                 Ok(numbers) => begun.extend(numbers),
-                Err(error) => {
+                Err(error) if applied.is_strong(place) => {
                     self.close(ctx, &begun);
-                    for (_, former) in closed {
-                        self.restore(ctx, former);
+                    for (number, former) in closed {
+                        self.restore(ctx, number, former);
                     }
                     return Err(Uncommitted::Port { port: place.port, error });
                 }
+                // A rule that need not have all of its ports.
+                Err(error) => log::warn!("Port {} is not forwarded any more: {error}", place.port),
             }
         }
         Ok(closed.into_iter().map(|(number, _)| number).collect())
     }
 
-    /// Opens again what was closed.
-    fn restore<L: Link>(&mut self, ctx: &mut Context<L>, former: Former) {
-        let opened = self.forward.reopen(former);
-        if let Err(error) = opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
+    /// Opens again what was closed, under the number that flows know it by.
+    fn restore<L: Link>(&mut self, ctx: &mut Context<L>, number: u32, former: Former) {
+        let mut listen = || {
+            for listener in self.forward.reopen(former)? {
+                let listener = self.forward.begun_again(number, listener);
+                ctx.listen(number, listener)?;
+            }
+            io::Result::Ok(())
+        };
+        if let Err(error) = listen() {
+            self.forward.ended(number);
             log::error!("Port {} is not forwarded any more: {error}", former.place.port);
         }
     }

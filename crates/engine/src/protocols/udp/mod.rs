@@ -330,8 +330,11 @@ impl UdpFlow {
     /// Something came in through a listening socket, perhaps one that was opened in the place of
     /// the former.
     fn reopened(&mut self, listener: Shared) {
-        if let Sockets::Shared(shared) | Sockets::Both(_, shared) = &mut self.sockets {
-            *shared = listener;
+        match &mut self.sockets {
+            Sockets::Shared(shared) | Sockets::Both(_, shared) => *shared = listener,
+            // The guest spoke first, and the peer sends to a forwarded port: it is answered from
+            // there.
+            Sockets::Own(_) => self.sockets = Sockets::Shared(listener),
         }
     }
 
