@@ -431,3 +431,27 @@ fn a_service_comes_while_a_plan_is_applied() {
     change(&mut worker, &changes);
     assert_eq!(open(&mut worker), 100);
 }
+
+/// Sockets that were to be closed for services that are gone are kept by a rule that took them over.
+#[test]
+fn sockets_that_were_to_be_closed_are_taken_over() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    worker.prepare_to_follow().unwrap();
+    let mut now = Instant::from_millis(1000);
+    let auto = Entry { side: Side::Host, ..inside(following(Some("127.0.0.1"))) };
+    let fixed = Entry { rule: Rule { scan: false, ..auto.rule.clone() }, ..auto.clone() };
+    let services: Vec<_> =
+        (10_100..10_200).map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap()).collect();
+    change(&mut worker, &[Change::Add(auto.clone())]);
+    after(&mut worker, &mut now, 0);
+    assert_eq!(open(&mut worker), 100);
+    drop(services);
+    now = now + Duration::from_secs(2);
+    worker.turn(now).unwrap();
+    let left = open(&mut worker);
+    assert!((1..100).contains(&left), "{left} are left");
+    change(&mut worker, &[Change::Delete(auto), Change::Add(fixed)]);
+    after(&mut worker, &mut now, 2000);
+    assert_eq!(open(&mut worker), 100);
+}

@@ -13,16 +13,18 @@ use passt_sys::alloc;
 use passt_sys::namespace::{Pending, Resident};
 use rustix::io::Errno;
 
+use super::CHUNK;
 use super::listener::{How, ListenOptions, Listener};
 use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
-use super::rule::{Families, Listen};
+use super::rule::Families;
 use super::table::{Entry, Place, RuleId, Rules};
-use super::{CHUNK, Former, Going};
-use crate::flow::Side;
+use crate::flow::{Protocol, Side};
 
 /// Bytes that a socket takes at most once it is put into effect, beside what it has by then.
 pub(crate) const LATER: usize = 512;
+/// The same of one that is handed over.
+pub(crate) const HANDED_OVER: usize = 160;
 
 /// What a plan that takes effect does to the sockets that listen.
 #[derive(Debug, Default)]
@@ -314,25 +316,22 @@ impl Applied {
         &self.refused
     }
 
-    /// Those of some sockets that are in the way of `place`, by the addresses of their rules.
-    pub(crate) fn in_the_way<'a>(
-        &'a self,
-        place: Place,
-        going: &'a Going,
-    ) -> impl Iterator<Item = (u32, Former)> {
-        let entry = self.rules.get(place.rule);
-        let at_port = entry.and_then(|entry| going.get(&(entry.side, entry.protocol, place.port)));
-        let meets = move |listen: &Listen| entry.is_some_and(|entry| entry.rule.listen.meets(listen));
-        at_port
-            .into_iter()
-            .flatten()
-            .filter(move |(.., listen)| meets(listen))
-            .map(|&(number, former, _)| (number, former))
+    /// Side, protocol and port of a place.
+    pub(super) fn at(&self, place: Place) -> Option<(Side, Protocol, u16)> {
+        let entry = self.rules.get(place.rule)?;
+        Some((entry.side, entry.protocol, place.port))
     }
 
-    /// Whether it takes this socket into account: it was there, or stays.
+    /// Whether it takes this socket into account: it was there, or stays, or no rule has its port.
     pub(super) fn knows(&self, number: u32, listener: &Listener) -> bool {
-        number < self.next_number || !self.delete.contains(&listener.place.rule)
+        let is_at_its_port = |entry: &Entry| {
+            (entry.side, entry.protocol) == (listener.side, listener.protocol)
+                && !entry.rule.scan
+                && entry.rule.ports.contains(listener.place.port)
+        };
+        number < self.next_number
+            || !self.delete.contains(&listener.place.rule)
+            || !self.rules.iter().any(|(_, entry)| is_at_its_port(entry))
     }
 
     /// Whether the rule at this place must have all of its ports.
@@ -459,6 +458,10 @@ impl Part {
             let result = Listener::open(place, &self.entry, &How { families, ..how.clone() });
             match result.and_then(|listeners| within(listeners, self.most)) {
                 Ok(listeners) => opened.open.extend(listeners),
+                // Beside a socket that is taken over, on a host without IPv6.
+                Err(error)
+                    if families != how.families
+                        && Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => {}
                 Err(error) if is_going && Errno::from_io_error(&error) == Some(Errno::ADDRINUSE) => {
                     opened.late.push(place);
                 }

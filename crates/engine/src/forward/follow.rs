@@ -100,7 +100,10 @@ impl Todo {
         }
         // A port may be wanted for other families than before: first it is closed.
         if !self.close.is_empty() {
-            changes.close.extend(self.close.drain(self.close.len().saturating_sub(CHUNK)..));
+            let part = self.close.drain(self.close.len().saturating_sub(CHUNK)..);
+            // One may listen for another rule since.
+            let follows = |listener: &Listener| forward.rules.follows(listener.place);
+            changes.close.extend(part.filter(|&number| forward.sockets.get(number).is_some_and(follows)));
             return changes;
         }
         if !alloc::has_room() {

@@ -34,7 +34,7 @@ use passt_sys::socket::{self, option};
 use rustix::io::Errno;
 
 pub use self::apply::{Applied, Apply, Changes, Progress};
-pub(crate) use self::apply::{LATER, Room};
+pub(crate) use self::apply::{HANDED_OVER, LATER, Room};
 use self::detect::Listing;
 use self::follow::Todo;
 use self::listener::How;
@@ -43,7 +43,7 @@ pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
-use self::rule::{Families, Listen};
+use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
 pub use self::watched::{Listeners, Watched};
@@ -184,21 +184,37 @@ impl Forward {
         self.sockets.hand_over(number, place, applied.rules.get(place.rule)?)
     }
 
-    /// The sockets of rules that `applied` deletes and does not hand over, by what they could be in
-    /// the way of.
+    /// Sockets of rules that `applied` deletes and does not hand over, at ports that come late.
     pub(crate) fn going(&self, applied: &Applied) -> Going {
         let taken: BTreeSet<u32> = applied.takes.iter().map(|&(number, _)| number).collect();
-        let mut going = Going::new();
+        let mut going: Going =
+            applied.late.iter().filter_map(|&place| Some((applied.at(place)?, Vec::new()))).collect();
         for (number, listener) in self.sockets.iter() {
             let Listener { side, protocol, place, families, .. } = *listener;
-            if applied.delete.contains(&place.rule) && !taken.contains(&number) {
-                let Some(entry) = self.rules.get(place.rule) else { continue };
-                let former = Former { place, families };
-                let at_port = going.entry((side, protocol, place.port)).or_default();
-                at_port.push((number, former, entry.rule.listen.clone()));
+            if applied.delete.contains(&place.rule)
+                && !taken.contains(&number)
+                && let Some(at_port) = going.get_mut(&(side, protocol, place.port))
+            {
+                at_port.push((number, Former { place, families }));
             }
         }
         going
+    }
+
+    /// Those of them that are in the way of `place`, by the addresses of their rules.
+    pub(crate) fn in_the_way<'a>(
+        &'a self,
+        applied: &'a Applied,
+        place: Place,
+        going: &'a Going,
+    ) -> impl Iterator<Item = (u32, Former)> + 'a {
+        let entry = applied.rules.get(place.rule);
+        let at_port = applied.at(place).and_then(|key| going.get(&key));
+        let meets = move |former: &Former| {
+            let old = self.rules.get(former.place.rule);
+            old.zip(entry).is_some_and(|(old, new)| old.rule.listen.meets(&new.rule.listen))
+        };
+        at_port.into_iter().flatten().filter(move |(_, former)| meets(former)).copied()
     }
 
     /// Whether a socket listens that has this number.
@@ -265,7 +281,7 @@ pub(crate) struct Former {
 }
 
 /// Numbers of sockets, and what these are, by side, protocol and port.
-pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former, Listen)>>;
+pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former)>>;
 
 /// What the rest of the process has to do with ports that follow services.
 pub(crate) struct Around<'a> {

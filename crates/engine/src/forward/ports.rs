@@ -140,6 +140,7 @@ impl<L: Link> Context<L> {
         if let Some(listener) = self.ports.listeners.remove(number) {
             // Others may have it: it would be reported for as long as it is open.
             let _ = self.core.unwatch(&listener.fd);
+            self.ports.pressure.forget(number);
             log::debug!("{listener}: closed");
         }
     }

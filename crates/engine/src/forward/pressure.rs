@@ -218,6 +218,12 @@ impl Pressure {
         self.without_sockets.insert(number);
     }
 
+    /// A listening socket is closed.
+    pub(crate) fn forget(&mut self, number: u32) {
+        self.waiting.remove(&number);
+        self.without_sockets.remove(&number);
+    }
+
     /// Whether one waits for that.
     pub(crate) fn awaits_sockets(&self) -> bool {
         !self.without_sockets.is_empty()

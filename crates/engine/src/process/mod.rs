@@ -19,8 +19,8 @@ use passt_sys::namespace::Resident;
 
 use self::chores::Chores;
 use crate::forward::{
-    Applied, Apply, Around, Changes, Context, Former, Forward, Going, LATER, Listener, Plan, Ports, Progress,
-    Room, Stale,
+    Applied, Apply, Around, Changes, Context, Former, Forward, Going, HANDED_OVER, LATER, Listener, Plan,
+    Ports, Progress, Room, Stale,
 };
 use crate::link::Link;
 
@@ -182,8 +182,8 @@ impl Process {
         applied: Applied,
     ) -> Result<Vec<u32>, Uncommitted> {
         let mut applied = self.forward.current(applied)?;
-        let sockets = applied.open.len() + applied.takes.len() + 2 * applied.late.len();
-        if !alloc::has_room_for(sockets * LATER) {
+        let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
+        if !alloc::has_room_for(opened + applied.takes.len() * HANDED_OVER) {
             return Err(Uncommitted::Memory);
         }
         let open = std::mem::take(&mut applied.open);
@@ -235,7 +235,8 @@ impl Process {
         let (mut closed, mut begun) = (Vec::new(), Vec::new());
         let going = if applied.late.is_empty() { Going::new() } else { self.forward.going(applied) };
         for &place in &applied.late {
-            for (number, former) in applied.in_the_way(place, &going) {
+            let in_the_way: Vec<_> = self.forward.in_the_way(applied, place, &going).collect();
+            for (number, former) in in_the_way {
                 if self.forward.is_open(number) {
                     self.close(ctx, &[number]);
                     closed.push((number, former));
@@ -244,7 +245,7 @@ impl Process {
             let opened = self.forward.open(applied, place);
             match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
                 Ok(numbers) => begun.extend(numbers),
-                Err(error) if applied.is_strong(place) => {
+                Err(error) if applied.is_strong(place) || !is_in_use(&error) => {
                     self.close(ctx, &begun);
                     for (number, former) in closed {
                         self.restore(ctx, number, former);
@@ -272,6 +273,11 @@ impl Process {
             log::error!("Port {} is not forwarded any more: {error}", former.place.port);
         }
     }
+}
+
+/// Whether it is for somebody else that a port can't be had.
+fn is_in_use(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 fn around<'a>((now, guest): (Instant, &'a Guest), ports: &Ports, inside: Option<&'a Resident>) -> Around<'a> {

@@ -77,6 +77,8 @@ pub struct UdpFlow {
     /// Peer of the guest on the host's side; on the bypass the server.
     remote: Endpoint,
     ttl: u8,
+    /// Its own socket has the port that the guest sends from.
+    keeps_port: bool,
     cuts: Cuts,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     joined: bool,
@@ -186,7 +188,8 @@ pub(crate) fn open<L: Link>(
     };
     let shared = if kept { None } else { ports.listeners.answering(key.guest.port, side.remote.addr) };
     let Some((number, listener)) = shared else {
-        return Ok((UdpFlow::new(Sockets::Own(fd), side.remote, core.now), None));
+        let flow = UdpFlow::new(Sockets::Own(fd), side.remote, core.now);
+        return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
     };
     let to = listener.form(core.guest.socket_addr(side.remote));
     let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
@@ -204,6 +207,7 @@ impl UdpFlow {
             sockets,
             remote,
             ttl: DEFAULT_TTL,
+            keeps_port: false,
             cuts: Cuts::default(),
             joined: false,
             seen: [0; 2],
@@ -332,9 +336,11 @@ impl UdpFlow {
     fn reopened(&mut self, listener: Shared) {
         match &mut self.sockets {
             Sockets::Shared(shared) | Sockets::Both(_, shared) => *shared = listener,
-            // The guest spoke first, and the peer sends to a forwarded port: it is answered from
-            // there.
-            Sockets::Own(_) => self.sockets = Sockets::Shared(listener),
+            // The guest spoke first, from another port than its own as that is forwarded: the peer
+            // is answered from there. A socket that has the guest's port stays: anybody could forge
+            // the peer's address.
+            Sockets::Own(_) if !self.keeps_port => self.sockets = Sockets::Shared(listener),
+            Sockets::Own(_) => {}
         }
     }
 
