@@ -432,7 +432,8 @@ fn a_service_comes_while_a_plan_is_applied() {
     assert_eq!(open(&mut worker), 100);
 }
 
-/// Sockets that were to be closed for services that are gone are kept by a rule that took them over.
+/// Sockets that were to be closed for services that are gone are kept by a rule that took them
+/// over.
 #[test]
 fn sockets_that_were_to_be_closed_are_taken_over() {
     let Some(_alone) = network() else { return };
