@@ -15,7 +15,7 @@ use controlled::{apply, between, change, entry, home, own_port};
 use passt_engine::core::Token;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::{PortRange, Rule};
-use passt_engine::forward::{Change, Entry, Extent, Progress, Reason};
+use passt_engine::forward::{Apply, Change, Entry, Extent, Progress, Reason};
 use passt_engine::link::none::NoLink;
 use passt_engine::process::Uncommitted;
 use passt_engine::worker::Worker;
@@ -250,6 +250,30 @@ fn what_has_nothing_is_told() {
     assert_eq!(beside.refused().iter().map(|refusal| refusal.extent).collect::<Vec<_>>(), [Extent::Part]);
 }
 
+/// Rounds in which something must happen that other threads have a part in.
+const ROUNDS: usize = 1_000_000;
+
+/// So many plans on their way, each for a hundred ports of the namespace.
+fn applies_inside(worker: &mut Worker<NoLink>, plans: u16) -> Vec<Apply> {
+    let mut begin = |plan| {
+        let first = 30_000 + plan * 100;
+        let ports = PortRange::new(first, first + 99).unwrap();
+        let add = Change::Add(inside(Rule { ports, ..rule(None, first, first) }));
+        let plan = worker.control().plan([add]);
+        worker.control().apply(plan)
+    };
+    (0..plans).map(&mut begin).collect()
+}
+
+/// A step of each, and a round of the loop.
+fn step_all(worker: &mut Worker<NoLink>, applies: &mut [Apply], now: Instant) {
+    for apply in applies {
+        worker.control().step(apply);
+    }
+    worker.turn(now).unwrap();
+    std::thread::yield_now();
+}
+
 /// Clients are served while plans are opened in the namespace, however many.
 #[test]
 fn plans_inside_keep_nobody_out() {
@@ -260,31 +284,19 @@ fn plans_inside_keep_nobody_out() {
         server.set_nonblocking(true).unwrap();
         let port = own_port();
         change(&mut worker, &[Change::Add(entry(Protocol::Tcp, port, server.local_addr().unwrap().port()))]);
-        let mut applies: Vec<_> = (0..plans)
-            .map(|plan| {
-                let first = 10_000 + plan * 100;
-                let ports = PortRange::new(first, first + 99).unwrap();
-                let plan =
-                    worker.control().plan([Change::Add(inside(Rule { ports, ..rule(None, first, first) }))]);
-                worker.control().apply(plan)
-            })
-            .collect();
+        let mut applies = applies_inside(&mut worker, plans);
         let now = Instant::from_millis(1000);
         for _ in 0..20 {
             let mut client = TcpStream::connect((home(), port)).unwrap();
             client.set_nonblocking(true).unwrap();
-            loop {
-                for apply in &mut applies {
-                    worker.control().step(apply);
-                }
-                worker.turn(now).unwrap();
+            let served = (0..ROUNDS).any(|_| {
+                step_all(&mut worker, &mut applies, now);
                 if let Err(error) = client.read(&mut [0]) {
                     assert_eq!(error.kind(), ErrorKind::WouldBlock, "with {plans} plans");
                 }
-                if server.accept().is_ok() {
-                    break;
-                }
-            }
+                server.accept().is_ok()
+            });
+            assert!(served, "with {plans} plans");
         }
         while applies.iter_mut().any(|apply| worker.control().step(apply) != Progress::Done) {
             std::thread::yield_now();
@@ -303,28 +315,15 @@ fn services_are_followed_beside_plans() {
         let mut now = Instant::from_millis(1000);
         change(&mut worker, &[Change::Add(inside(following(None)))]);
         after(&mut worker, &mut now, 0);
-        let mut applies: Vec<_> = (0..80_u16)
-            .map(|plan| {
-                let first = 20_000 + plan * 100;
-                let ports = PortRange::new(first, first + 99).unwrap();
-                let plan =
-                    worker.control().plan([Change::Add(inside(Rule { ports, ..rule(None, first, first) }))]);
-                worker.control().apply(plan)
-            })
-            .collect();
+        let mut applies = applies_inside(&mut worker, 80);
         let _service = TcpListener::bind(("127.0.0.1", 10_107)).unwrap();
-        for apply in &mut applies {
-            worker.control().step(apply);
-        }
+        step_all(&mut worker, &mut applies, now);
         now = now + Duration::from_secs(1);
-        worker.turn(now).unwrap();
-        while open(&mut worker) == 0 {
-            for apply in &mut applies {
-                worker.control().step(apply);
-            }
-            worker.turn(now).unwrap();
-            std::thread::yield_now();
-        }
+        let followed = (0..ROUNDS).any(|_| {
+            step_all(&mut worker, &mut applies, now);
+            open(&mut worker) > 0
+        });
+        assert!(followed);
         assert!(TcpStream::connect(("127.0.0.1", 10_007)).is_ok());
     }
 }

@@ -53,7 +53,7 @@ pub struct Apply {
     /// Sockets from this number on were not there yet.
     next_number: u32,
     refused: Vec<Refusal>,
-    /// What the thread in the namespace opens, for which task, and from which port on.
+    /// What the thread in the namespace opens, and the place of its task.
     pending: Option<(usize, Pending<PartOpened>)>,
 }
 

@@ -137,8 +137,8 @@ impl Forward {
         self.rules.plan(changes, self.options.families)
     }
 
-    /// Begins to open the sockets that a plan needs, with descriptors below `most`. Rules that
-    /// follow what listens elsewhere have none yet.
+    /// Begins to open the sockets that a plan needs, as far as there is room. Rules that follow
+    /// what listens elsewhere have none yet.
     pub(crate) fn apply(&self, plan: Plan, room: Room) -> Apply {
         Apply::new(plan, (&self.rules, &self.sockets), self.options, room, self.detection.is_some())
     }

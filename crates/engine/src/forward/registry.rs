@@ -64,8 +64,8 @@ impl AsRawFd for Socket {
     }
 }
 
-/// The sockets that listen now, each with a number that is never used twice: what is left of a
-/// closed one, an event or a flow, reaches no other.
+/// The sockets that listen now. Each has a number, which no other has later but one that stands for
+/// it: what is left of a closed one, an event or a flow, reaches no stranger.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     open: BTreeMap<u32, Arc<Listener>>,
