@@ -95,6 +95,15 @@ fn room_that_comes_while_it_is_looked_for() {
     // SAFETY: this thread uses nothing but the memory that both share.
     unsafe impl Send for Other<'_> {}
 
+    /// Lets the other thread end, also when this one fails.
+    struct End<'a>(&'a AtomicU16);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(u16::MAX, Ordering::Release);
+        }
+    }
+
     let shape = Shape { transmit: 64, receive: 64, buffer: 2000 };
     let (guest, mut link) = Guest::pair(shape, ALL).unwrap();
     let layout = guest.receive();
@@ -117,6 +126,7 @@ fn room_that_comes_while_it_is_looked_for() {
                 posted.store(round, Ordering::Release);
             }
         });
+        let _end = End(asked);
         for round in 1..=2000 {
             asked.store(round, Ordering::Release);
             while link.lendable(54, 1460) == 0 && posted.load(Ordering::Acquire) < round {}
