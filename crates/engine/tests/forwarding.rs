@@ -139,6 +139,29 @@ fn the_guest_speaks_first_from_a_forwarded_port() {
     assert_eq!((error.protocol, &error.bytes[..2]), (protocol::ICMP, &[3, 3][..]));
 }
 
+/// A peer is answered from where it was heard last: from the forwarded port, and from the socket
+/// that the guest's first datagram left by, which stays open. Anybody can have a datagram come to the
+/// port that looks like the peer's.
+#[test]
+fn answers_leave_from_where_the_peer_was_heard() {
+    let port = free_port();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let listener = open(Protocol::Udp, rule(Some("127.0.0.1"), port, port)).unwrap();
+    guest.worker.listen(listener).unwrap();
+    let (peer, peer_port) = server(true);
+    guest.send(true, (port, peer_port), b"hello");
+    let (_, own) = peer.recv_from(&mut [0; 9]).unwrap();
+    assert_ne!(own.port(), port, "the forwarded port is taken");
+    for to in [port, own.port(), port, port, own.port(), own.port()] {
+        peer.send_to(b"?", (own.ip(), to)).unwrap();
+        assert_eq!(guest.one().payload(), b"?");
+        guest.send(true, (port, peer_port), b"!");
+        let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
+        assert_eq!(from.port(), to);
+    }
+    assert_eq!(guest.worker.flow_count(), 1);
+}
+
 #[test]
 fn forwarded_connections_arrive_at_the_target_port() {
     for ip in ["127.0.0.1", "::1"] {

@@ -253,10 +253,10 @@ fn what_has_nothing_is_told() {
 /// Rounds in which something must happen that other threads have a part in.
 const ROUNDS: usize = 1_000_000;
 
-/// So many plans on their way, each for a hundred ports of the namespace.
+/// So many plans on their way, each for a hundred ports of the namespace, none of them ephemeral.
 fn applies_inside(worker: &mut Worker<NoLink>, plans: u16) -> Vec<Apply> {
     let mut begin = |plan| {
-        let first = 30_000 + plan * 100;
+        let first = 24_000 + plan * 100;
         let ports = PortRange::new(first, first + 99).unwrap();
         let add = Change::Add(inside(Rule { ports, ..rule(None, first, first) }));
         let plan = worker.control().plan([add]);

@@ -127,3 +127,45 @@ fn who_has_the_address_is_asked_when_strangers_come() {
         assert_eq!(requests(&mut worker, ms, stations), asked, "{ms} {stations:?}");
     }
 }
+
+/// Who takes an address from another is believed, and whoever has it is asked, however long both
+/// are known.
+#[test]
+fn who_has_the_address_is_asked_when_it_moves() {
+    let _limits = usual_limits();
+    for v4 in [true, false] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (_server, port) = server(v4);
+        let (own, second) = (names(v4).0, addr(if v4 { "192.0.2.77" } else { "2001:db8::77" }));
+        let mut asked = |mac: u8, from, ms| {
+            guest.now = guest.now + Duration::from_millis(ms);
+            guest.worker.context().core.link.to_guest.clear();
+            send(&mut guest, Mac([mac; 6]), from, port);
+            let sent = guest.worker.context().core.link.to_guest.drain(..);
+            let asks = |p: Packet| match v4 {
+                true => p.bytes[12..14] == [8, 6] && p.bytes[21] == 1,
+                false => p.bytes[20] == 58 && p.bytes[54] == 135,
+            };
+            sent.filter(|packet| asks(packet.clone())).count()
+        };
+        asked(4, own, 5000);
+        asked(6, second, 5000);
+        for (mac, from, ms, times) in
+            [(4, own, 5000, 0), (6, second, 0, 0), (6, own, 0, 1), (6, own, 2000, 0), (4, own, 0, 1)]
+        {
+            assert_eq!(asked(mac, from, ms), times, "{v4} {mac} {from} {ms}");
+        }
+    }
+}
+
+/// What has our own station as its source is nobody's.
+#[test]
+fn our_own_station_is_not_the_guests() {
+    let _limits = usual_limits();
+    let mut guest = Guest::new(PLAIN, 1500);
+    let (_server, port) = server(true);
+    let (own, ours) = (names(true).0, Guest::path(true).dst_mac);
+    send(&mut guest, Mac([4; 6]), own, port);
+    send(&mut guest, ours, own, port);
+    assert_eq!(station(&mut guest, own), Some(Mac([4; 6])));
+}

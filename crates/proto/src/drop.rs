@@ -31,7 +31,7 @@ macro_rules! reasons {
 reasons! {
     /// The frame ends before the headers that it announces.
     Truncated = "truncated",
-    /// The source of the frame is the zero or a group address.
+    /// The source of the frame is the zero or a group address, or our own.
     MacSource = "mac-source",
     /// Neither ARP, IPv4 nor IPv6.
     EtherType = "ether-type",

@@ -216,6 +216,11 @@ impl Learnt {
             || self.stations.iter().any(|(_, known)| *known == station)
     }
 
+    /// Whether another station had the address that a frame from `station` has now.
+    pub fn is_taken_by(&self, station: Mac, source: Addr) -> bool {
+        self.stations.iter().any(|&(known, had)| known == source && had != station)
+    }
+
     /// How often the answer of [`Learnt::station_of`] may have changed.
     pub fn moves(&self) -> u32 {
         self.moves

@@ -26,7 +26,8 @@ pub struct Known {
     /// Station of the last frame, and the source address in it: most frames have the same.
     /// Forgotten with every change.
     latest: (Mac, Addr),
-    /// A frame came from a station of which none came before: an address may have moved there.
+    /// A frame came from a station of which none came before, or which has an address now that
+    /// another had: an address may have moved there, or may not.
     stranger: bool,
 }
 
@@ -103,13 +104,15 @@ impl Known {
     #[cold]
     fn heard_another(&mut self, station: Mac, source: Option<Addr>) {
         if self.learnt.is_news(station, source) {
-            self.stranger |= !self.learnt.has_met(station);
+            self.stranger |= !self.learnt.has_met(station)
+                || source.is_some_and(|source| self.learnt.is_taken_by(station, source));
             self.change(|guest| guest.learnt.hear(station, source));
         }
         self.latest = (station, source.unwrap_or(Addr::UNSPECIFIED));
     }
 
-    /// Whether a frame came from a station that nobody knows since this was asked last.
+    /// Whether a frame came, since this was asked last, from a station that nobody knows, or that
+    /// took another's address.
     pub(crate) fn take_stranger(&mut self) -> bool {
         std::mem::take(&mut self.stranger)
     }

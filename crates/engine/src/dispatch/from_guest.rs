@@ -3,7 +3,7 @@
 
 use std::io;
 
-use passt_proto::addr::Endpoint;
+use passt_proto::addr::{Endpoint, Mac};
 use passt_proto::classify::{self, Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
@@ -57,14 +57,13 @@ impl<L: Link> Engine<L> {
             capture.record(core.now, &[], &whole);
         }
         let offload = frame.offload;
-        let (source, class) = match classify(frame.head, frame.len) {
-            Ok(found) => found,
+        let source = station(frame.head, core.services.our_mac)?;
+        let class = match classify(frame.head, frame.len) {
+            Ok((_, class)) => class,
             Err(reason) => {
                 // Whatever it sends tells where it is: some guests announce themselves by RARP or
                 // MLD alone.
-                if let Ok(station) = classify::source(frame.head) {
-                    core.guest.heard(station, None);
-                }
+                core.guest.heard(source, None);
                 return Err(reason);
             }
         };
@@ -113,4 +112,10 @@ impl<L: Link> Engine<L> {
 /// Refuses what is switched off.
 fn enabled(protocol: bool) -> Result<(), DropReason> {
     if protocol { Ok(()) } else { Err(DropReason::Disabled) }
+}
+
+/// The station of the guest that sent a frame: not the one that is ours.
+fn station(head: &[u8], ours: Mac) -> Result<Mac, DropReason> {
+    classify::source(head)
+        .and_then(|source| if source == ours { Err(DropReason::MacSource) } else { Ok(source) })
 }

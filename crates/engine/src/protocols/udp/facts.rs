@@ -10,7 +10,7 @@ impl UdpFlow {
     /// What it tells of itself.
     pub(crate) fn facts(&self, listeners: &Listeners) -> Facts {
         let local = match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => facts::local(fd),
+            Sockets::Own(fd, _) | Sockets::Both(fd, _) => facts::local(fd),
             Sockets::Shared(shared) => shared.local(listeners),
         };
         let state = State::of_datagrams(self.seen.map(u64::from));
@@ -20,7 +20,7 @@ impl UdpFlow {
     /// The number of the listening socket that it travels through, if it does.
     pub(crate) fn listener(&self) -> Option<u32> {
         match &self.sockets {
-            Sockets::Own(_) => None,
+            Sockets::Own(..) => None,
             Sockets::Shared(shared) | Sockets::Both(_, shared) => Some(shared.number),
         }
     }

@@ -91,8 +91,9 @@ pub struct UdpFlow {
 
 /// What the datagrams of a flow travel through.
 enum Sockets {
-    /// One of its own, connected to the remote.
-    Own(OwnedFd),
+    /// One of its own, connected to the remote; and the listening socket that the remote was heard
+    /// through last, if it was not this one.
+    Own(OwnedFd, Option<Shared>),
     /// A listening socket.
     Shared(Shared),
     /// On the bypass: one of its own on the server's side, and the one that listens for clients.
@@ -188,7 +189,7 @@ pub(crate) fn open<L: Link>(
     };
     let shared = if kept { None } else { ports.listeners.answering(key.guest.port, side.remote.addr) };
     let Some((number, listener)) = shared else {
-        let flow = UdpFlow::new(Sockets::Own(fd), side.remote, core.now);
+        let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, core.now);
         return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
     };
     let to = listener.form(core.guest.socket_addr(side.remote));
@@ -318,7 +319,7 @@ impl UdpFlow {
     /// Its own socket, if it has one.
     pub(crate) fn fd(&self) -> Option<&OwnedFd> {
         match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
+            Sockets::Own(fd, _) | Sockets::Both(fd, _) => Some(fd),
             Sockets::Shared(_) => None,
         }
     }
@@ -337,10 +338,10 @@ impl UdpFlow {
         match &mut self.sockets {
             Sockets::Shared(shared) | Sockets::Both(_, shared) => *shared = listener,
             // The guest spoke first, from another port than its own as that is forwarded: the peer
-            // is answered from there. A socket that has the guest's port stays: anybody could forge
-            // the peer's address.
-            Sockets::Own(_) if !self.keeps_port => self.sockets = Sockets::Shared(listener),
-            Sockets::Own(_) => {}
+            // is answered from there, until it is heard through the other socket again. That one
+            // stays, as anybody could forge the peer's address.
+            Sockets::Own(_, last) if !self.keeps_port => *last = Some(listener),
+            Sockets::Own(..) => {}
         }
     }
 
@@ -361,6 +362,9 @@ impl UdpFlow {
             let received = self.receive(ctx, udp, key);
             self.note(&mut ctx.ports, handle, key, before);
             taken |= has_taken(&received, events);
+            if let (Ok(_), Sockets::Own(_, last)) = (&received, &mut self.sockets) {
+                *last = None;
+            }
             if let Ok(Verdict::Remove) = received {
                 return Verdict::Remove;
             }
@@ -374,7 +378,7 @@ impl UdpFlow {
 
     /// Passes on what arrived. What stays is reported by the kernel again.
     fn receive<L: Link>(&mut self, ctx: &mut Context<L>, udp: &mut Udp, key: &Key) -> io::Result<Verdict> {
-        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
+        let (Sockets::Own(fd, _) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
         for _ in 0..BURST {
             if !self.joined {
                 break;
@@ -467,8 +471,13 @@ fn used(
 impl Sockets {
     /// The way to the remote, unless the socket is closed.
     fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Sender<'a>> {
+        let own = |fd: &'a OwnedFd| Sender { fd: fd.as_fd(), to: None, from: None };
         match self {
-            Self::Own(fd) | Self::Both(fd, _) => Some(Sender { fd: fd.as_fd(), to: None, from: None }),
+            Self::Own(fd, last) => {
+                let last = last.as_ref().and_then(|shared| shared.way(listeners));
+                Some(last.unwrap_or_else(|| own(fd)))
+            }
+            Self::Both(fd, _) => Some(own(fd)),
             Self::Shared(shared) => shared.way(listeners),
         }
     }
