@@ -34,9 +34,6 @@ pub enum SetupError {
     /// An interface was named that has no addresses or routes.
     #[error("External interface not usable")]
     Interface,
-    /// IPv6 alone was asked for.
-    #[error("IPv6 only, but the host has no usable IPv6 interface")]
-    NoIpv6,
 }
 
 /// Everything that depends on the host's network, decided once at start.
@@ -149,37 +146,34 @@ fn listed<T: ToString>(title: &str, items: &[T]) -> String {
     if items.is_empty() { String::new() } else { format!("{title} {}", items.join(" ")) }
 }
 
-/// The guest's networks, `None` for a family that is off.
+/// The guest's networks, `None` for a family that is switched off. One that the host has no way
+/// beyond for is local.
 fn nets(
     config: &Config,
     host: &HostNetwork,
     warnings: &mut Vec<String>,
 ) -> Result<PerFamily<Option<Net>>, SetupError> {
-    let usable = |v6: bool, template: &Option<Template>| {
-        let on = if v6 { config.families.v6() } else { config.families.v4() };
-        let net = template.as_ref().filter(|_| on).map(|t| Net::like(config, v6, t));
-        net.filter(|n| n.primary.is_some())
-    };
-    let nets = PerFamily { v4: usable(false, &host.v4), v6: usable(true, &host.v6) };
+    let on = [(false, config.families.v4(), &host.v4), (true, config.families.v6(), &host.v6)];
+    let [v4, v6] = on.map(|(v6, on, template)| {
+        let like = template.as_ref().map(|template| Net::like(config, v6, template));
+        let like = like.filter(|net| net.primary.is_some());
+        // The guest can talk to the host, and to itself, without a way beyond.
+        on.then(|| like.unwrap_or_else(|| Net::local(config, v6)))
+    });
+    let has_template = |net: &Option<Net>| net.as_ref().is_some_and(|net| net.template.is_some());
     let bound = &config.host.outbound_interface;
-    let none = nets.v4.is_none() && nets.v6.is_none();
-    if config.families.v4() && bound.v4.is_some() && nets.v4.is_none()
-        || config.families.v6() && bound.v6.is_some() && nets.v6.is_none()
+    let none = !has_template(&v4) && !has_template(&v6);
+    if v4.is_some() && bound.v4.is_some() && !has_template(&v4)
+        || v6.is_some() && bound.v6.is_some() && !has_template(&v6)
         || config.host.interface.is_some() && none
     {
         return Err(SetupError::Interface);
     }
-    if !none {
-        return Ok(nets);
+    if none {
+        let warning = "No usable network interface on the host: the guest gets local addresses only";
+        warnings.push(warning.into());
     }
-    if !config.families.v4() {
-        return Err(SetupError::NoIpv6);
-    }
-    warnings.push("No usable network interface on the host: the guest gets local addresses only".into());
-    Ok(PerFamily {
-        v4: Some(Net::local(config, false)),
-        v6: config.families.v6().then(|| Net::local(config, true)),
-    })
+    Ok(PerFamily { v4, v6 })
 }
 
 /// The guest's network of one family. All addresses are of that family.
