@@ -17,7 +17,7 @@ use super::table::{Conflict, Entry, RuleId, Rules};
 use crate::flow::{Protocol, Side};
 
 /// Rules at most, on both sides together.
-pub const MAX_RULES: usize = 1024;
+pub const MAX_RULES: usize = 1 << 14;
 
 /// What is to become of one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ pub use config::{
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
     Source, Splice, Target, Userns, Verbosity,
 };
-pub use ports::{Item, MAX_RULES, PortContext, PortError, PortSpec, Ports};
+pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;
 use getopt::{Getopt, Word};

@@ -19,16 +19,13 @@ use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
 
 use super::values;
 
-/// The most rules that one option may amount to.
-pub const MAX_RULES: usize = 255;
-
 /// Why port options were refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     /// The specifier doesn't follow the grammar.
     #[error("Invalid port specifier {0}")]
     Invalid(String),
-    /// `none` beside specifiers, in either order.
+    /// `none` behind specifiers.
     #[error("{option} {spec} conflicts with previous options")]
     Exclusive {
         /// The option's short form.
@@ -50,9 +47,6 @@ pub enum PortError {
     /// Two rules for the same port.
     #[error("Forwarding configuration conflict: {0} versus {1}")]
     Overlap(String, String),
-    /// More than [`MAX_RULES`].
-    #[error("Unable to add rule: more than {MAX_RULES}")]
-    TooMany,
 }
 
 /// What one of the four options amounts to, all its occurrences taken together.
@@ -83,15 +77,17 @@ impl Ports {
         if specs.is_empty() {
             return Ok(if context.pasta { Self::Specs(vec![PortSpec::auto()]) } else { Self::None });
         }
-        let nones = specs.iter().filter(|&s| s == "none").count();
-        if nones == specs.len() {
-            return Ok(Self::None);
+        // What follows `none` counts: a file may say it, and the command line more.
+        let is_none = |spec: &&OsString| *spec == "none";
+        if specs.iter().skip_while(is_none).any(|spec| spec == "none") {
+            return Err(PortError::Exclusive { option: context.option, spec: "none".into() });
         }
-        if nones > 0 {
-            return Err(PortError::Exclusive { option: context.option, spec: first_conflict(specs) });
+        if specs.iter().all(|spec| spec == "none") {
+            return Ok(Self::None);
         }
         let ports = specs
             .iter()
+            .skip_while(is_none)
             .map(|spec| PortSpec::parse(spec, context))
             .collect::<Result<_, _>>()
             .map(Self::Specs)?;
@@ -108,9 +104,6 @@ impl Ports {
             Self::Specs(specs) => specs,
         };
         let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
-        if rules.len() > MAX_RULES {
-            return Err(PortError::TooMany);
-        }
         let mut earlier: &[Rule] = &[];
         for (i, rule) in rules.iter().enumerate() {
             if let Some(other) = earlier.iter().find(|other| other.overlaps(rule)) {
@@ -120,16 +113,6 @@ impl Ports {
         }
         Ok(rules)
     }
-}
-
-/// In a mix of `none` and others, the first specifier that can't be.
-fn first_conflict(specs: &[OsString]) -> String {
-    let none_first = specs.first().is_some_and(|s| s == "none");
-    specs
-        .iter()
-        .find(|&s| (s == "none") != none_first)
-        .map(|s| s.to_string_lossy().into_owned())
-        .unwrap_or_default()
 }
 
 /// One specifier.
@@ -246,7 +229,11 @@ fn split_listen(text: &str) -> Option<(Listen, &str)> {
 
 /// One port or several, as `first-last`.
 fn range(text: &str) -> Option<PortRange> {
-    let port = |text: &str| values::digits(text)?.parse().ok();
+    // As `strtoul(3)` reads numbers, which scripts rely on.
+    let port = |text: &str| {
+        let text = text.trim_ascii_start();
+        values::digits(text.strip_prefix('+').unwrap_or(text))?.parse().ok()
+    };
     let (first, last) = match text.split_once('-') {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(text)?, port(text)?),
