@@ -191,8 +191,10 @@ const NAMESPACE: &[Opt] = &all_only(
 const GUEST: &[Opt] = &[
     value("-m, --mtu MTU", "MTU to assign, 0 for none\ndefault: 65520", |d, arg| {
         let mtu = arg.parse("MTU", values::number)?;
-        let small = u16::try_from(mtu).ok().filter(|&mtu| mtu <= MAX_MTU);
-        let mtu = small.ok_or(Error::Mtu(mtu))?;
+        // One more is what a frame of 64 KiB could have, and other programs take; links carry whole
+        // words.
+        let small = u16::try_from(mtu).ok().filter(|&mtu| mtu <= MAX_MTU + 1);
+        let mtu = small.ok_or(Error::Mtu(mtu))?.min(MAX_MTU);
         d.config.mtu = (mtu != 0).then_some(mtu);
         Ok(())
     }),
@@ -224,10 +226,10 @@ const GUEST: &[Opt] = &[
         |d, arg| arg.parse("MAC address", values::mac).map(|mac| d.config.mac = mac),
     ),
     value("-H, --hostname NAME", "Host name to assign", |d, arg| {
-        set(&mut d.config.guest.hostname, arg.parse("hostname", values::domain))
+        set_name(&mut d.config.guest.hostname, arg, "hostname")
     }),
     value("--fqdn NAME", "Fully qualified domain name to assign", |d, arg| {
-        set(&mut d.config.guest.fqdn, arg.parse("FQDN", values::domain))
+        set_name(&mut d.config.guest.fqdn, arg, "FQDN")
     }),
 ];
 
@@ -238,9 +240,7 @@ const HOST: &[Opt] = &[
         |d, arg| set(&mut d.config.host.interface, arg.interface()),
     ),
     value("-o, --outbound ADDR", "Source of outgoing connections, one for IPv4, one for IPv6", |d, arg| {
-        const WHAT: &str = "or redundant outbound address";
-        let addr = arg.parse(WHAT, values::unicast)?;
-        d.config.host.outbound.replace(addr).map_or(Ok(()), |_| Err(arg.invalid(WHAT)))
+        set_addr(&mut d.config.host.outbound, arg.parse("outbound address", values::unicast))
     }),
     value("--outbound-if4 NAME", "Interface that outgoing IPv4 connections are bound to", |d, arg| {
         set(&mut d.config.host.outbound_interface.v4, arg.interface())
@@ -347,6 +347,15 @@ fn set<T>(to: &mut Option<T>, value: Result<T, Error>) -> Result<(), Error> {
 fn set_addr(to: &mut Addresses, addr: Result<IpAddr, Error>) -> Result<(), Error> {
     to.replace(addr?);
     Ok(())
+}
+
+/// Sets a name, or with an empty one none.
+fn set_name(to: &mut Option<String>, arg: &Arg<'_>, what: &'static str) -> Result<(), Error> {
+    if arg.is("") {
+        *to = None;
+        return Ok(());
+    }
+    set(to, arg.parse(what, values::domain))
 }
 
 /// Sets the address of its family, or with `none` that of no family.

@@ -123,8 +123,7 @@ fn refused() {
         ("pasta -M 2:00:00:00:00:00", "Invalid MAC address: 2:00:00:00:00:00"),
         ("pasta -M +2:00:00:00:00:00", "Invalid MAC address: +2:00:00:00:00:00"),
         ("pasta -g 0.0.0.0", "Invalid gateway address: 0.0.0.0"),
-        ("pasta -o 10.0.0.1 -o 10.0.0.2", "Invalid or redundant outbound address: 10.0.0.2"),
-        ("pasta -o x", "Invalid or redundant outbound address: x"),
+        ("pasta -o x", "Invalid outbound address: x"),
         ("pasta -D x", "Cannot use DNS address x"),
         ("pasta -D 0.0.0.0", "Cannot use DNS address 0.0.0.0"),
         ("pasta -S a..b", "Cannot use DNS search domain a..b"),
@@ -376,6 +375,10 @@ fn the_guest() {
     assert_eq!(run("pasta -M 02:00:00:00:00:aB").mac, Mac([2, 0, 0, 0, 0, 0xab]));
     assert_eq!(pasta("pasta --ns-mac-addr 02:00:00:00:00:01").mac, Some(Mac([2, 0, 0, 0, 0, 1])));
     assert_eq!(run("pasta -H box --fqdn box.test.").guest.fqdn, Some("box.test.".into()));
+    assert_eq!(run("pasta -H box --hostname= --fqdn=").guest.hostname, None);
+    let outbound = run("pasta -o 10.0.0.1 -o fd00::1 -o 10.0.0.2").host.outbound;
+    assert_eq!(outbound, PerFamily { v4: v4("10.0.0.2"), v6: v6("fd00::1") });
+    assert_eq!((run("pasta -m 65521").mtu, run("pasta -m 65520").mtu), (Some(65520), Some(65520)));
 }
 
 #[test]
