@@ -93,7 +93,7 @@ fn refused() {
         // Values.
         ("pasta -m x", "Invalid MTU: x"),
         ("pasta -m -1", "Invalid MTU: -1"),
-        ("pasta -m 65521", "MTU 65521 too large (max 65520)"),
+        ("pasta -m 65522", "MTU 65522 too large (max 65520)"),
         ("pasta -m 0x10000", "MTU 65536 too large (max 65520)"),
         ("pasta --log-size 40959", "Invalid --log-size: 40959"),
         ("passt -F x", "Invalid --fd: x"),
