@@ -5,7 +5,7 @@ mod common;
 mod guest;
 
 use std::io::Write as _;
-use std::net::{Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -15,7 +15,7 @@ use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
-use passt_proto::responder::{Services, V4};
+use passt_proto::responder::{Services, V4, V6};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
@@ -128,13 +128,31 @@ fn who_has_the_address_is_asked_when_strangers_come() {
     }
 }
 
+/// A guest whose addresses somebody asks for.
+fn asked_for() -> Guest {
+    let mut guest = Guest::new(PLAIN, 1500);
+    let mut options = options(1500, &guest.worker.context().core.guest.configured, 64);
+    let [ours, theirs] = [names(true).1, names(true).0].map(|addr| match addr.ip() {
+        IpAddr::V4(addr) => addr,
+        IpAddr::V6(_) => unreachable!("IPv4"),
+    });
+    let v4 = V4 { addr: theirs, prefix_len: 24, gateway: ours, our_addr: ours, dns: ArrayVec::default() };
+    let (addr, our_ll) = ("2001:db8::2".parse().unwrap(), "fe80::1".parse().unwrap());
+    options.services.v4 = Some(v4);
+    options.services.v6 = Some(V6 { addr, prefix_len: 64, our_ll, dns: ArrayVec::default() });
+    options.services.services = Services::NDP;
+    guest.worker = Worker::new(Channel::plain(), &options, guest.now).unwrap();
+    guest.turn();
+    guest
+}
+
 /// Who takes an address from another is believed, and whoever has it is asked, however long both
 /// are known.
 #[test]
 fn who_has_the_address_is_asked_when_it_moves() {
     let _limits = usual_limits();
     for v4 in [true, false] {
-        let mut guest = Guest::new(PLAIN, 1500);
+        let mut guest = asked_for();
         let (_server, port) = server(v4);
         let (own, second) = (names(v4).0, addr(if v4 { "192.0.2.77" } else { "2001:db8::77" }));
         let mut asked = |mac: u8, from, ms| {
@@ -142,11 +160,7 @@ fn who_has_the_address_is_asked_when_it_moves() {
             guest.worker.context().core.link.to_guest.clear();
             send(&mut guest, Mac([mac; 6]), from, port);
             let sent = guest.worker.context().core.link.to_guest.drain(..);
-            let asks = |p: Packet| match v4 {
-                true => p.bytes[12..14] == [8, 6] && p.bytes[21] == 1,
-                false => p.bytes[20] == 58 && p.bytes[54] == 135,
-            };
-            sent.filter(|packet| asks(packet.clone())).count()
+            sent.filter(|p| if v4 { p.bytes[12..14] == [8, 6] } else { p.bytes[54] == 135 }).count()
         };
         asked(4, own, 5000);
         asked(6, second, 5000);

@@ -35,6 +35,8 @@ pub struct Configured {
     /// Index of the host's interface on which link-local addresses and multicast
     /// groups of IPv6 are reached; zero leaves it to the kernel.
     pub scope: u32,
+    /// The same for resolvers with a link-local address, if that is another; zero: it is not.
+    pub dns_scope: u32,
 }
 
 /// Where connections from the host's loopback arrive that bypass the link.
@@ -49,7 +51,7 @@ pub enum Bypass {
     Loopback,
 }
 
-/// What the guest was given of one family. Each address is of that family; `None` is a feature that
+/// What the guest was given of one family. Each address but a resolver's is of that family; `None` is a feature that
 /// is off or an address that nobody has.
 #[derive(Clone, Debug, Default)]
 pub struct FamilyConfig {
@@ -60,7 +62,7 @@ pub struct FamilyConfig {
     pub host_itself: Option<Addr>,
     /// As the guest sees it: a resolver (`--dns-forward`).
     pub dns_forward: Option<Addr>,
-    /// On the host's side: that resolver (`--dns-host`).
+    /// On the host's side: that resolver (`--dns-host`), of either family.
     pub dns_host: Option<Addr>,
     /// Source address of what leaves the host (`--outbound`).
     pub outbound: Option<Addr>,
@@ -69,6 +71,9 @@ pub struct FamilyConfig {
     pub assigned: Addresses,
     /// Our own address on the link, shown where the guest could not answer the real one.
     pub ours: Option<Addr>,
+    /// The guest's gateway, if the user named one: shown in the place of `ours` at addresses of the
+    /// same scope.
+    pub gateway: Option<Addr>,
     /// Whether the guest was assigned an address by the user, who means it: none is learnt.
     pub fixed: bool,
 }

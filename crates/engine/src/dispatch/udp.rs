@@ -34,7 +34,8 @@ impl<L: Link> Engine<L> {
             Some((owner, handle)) if owner == key => handle,
             _ => {
                 self.udp_end_batch();
-                self.flows.find(&key).map_or_else(|| self.open_udp(key, datagram), Ok)?
+                let known = self.flows.find(&key).or_else(|| self.answered(&key));
+                known.map_or_else(|| self.open_udp(key, datagram), Ok)?
             }
         };
         let ttl = match self.flows.get(handle) {
@@ -52,6 +53,17 @@ impl<L: Link> Engine<L> {
         }
         self.common.udp.add((key, handle), payload, offload);
         Ok(())
+    }
+
+    /// The flow from outside that the guest was reached with at another of its addresses than the
+    /// one that it answers from.
+    fn answered(&self, key: &Key) -> Option<Handle> {
+        let inbound = |addr| {
+            let handle = self.flows.find(&Key { guest: Endpoint { addr, ..key.guest }, ..*key })?;
+            let is_inbound = matches!(self.flows.get(handle)?, (_, Flow::Udp(flow)) if flow.is_inbound());
+            is_inbound.then_some(handle)
+        };
+        self.ctx.core.guest.other_addresses(key.guest.addr).find_map(inbound)
     }
 
     /// Sends what waits of a batch.

@@ -13,15 +13,13 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
-use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteProtocol, RouteScope,
-    RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteScope};
 use passt_proto::addr::Mac;
 use thiserror::Error;
 
-use super::host::{IfAddr, Interface, ip};
+use super::host::{IfAddr, Interface};
 use super::parse;
+use super::route::{self, Shown, ip};
 use super::rtnl::{self, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, Rtnl};
 
 /// `EEXIST`: what was to be added is there.
@@ -210,15 +208,10 @@ fn family(v6: bool) -> AddressFamily {
 }
 
 fn default_route(v6: bool, gateway: Option<IpAddr>) -> RouteMessage {
-    let mut route = RouteMessage::default();
-    route.header.address_family = family(v6);
-    route.header.table = RouteHeader::RT_TABLE_MAIN;
-    route.header.protocol = RouteProtocol::Boot;
-    route.header.kind = RouteType::Unicast;
+    let mut route = route::on_link(v6, None);
     if let Some(gateway) = gateway {
+        route.header.scope = RouteScope::Universe;
         route.attributes = vec![RouteAttribute::Gateway(gateway.into())];
-    } else {
-        route.header.scope = RouteScope::Link;
     }
     route
 }
@@ -238,7 +231,7 @@ fn copy_routes(nl: &mut Rtnl, index: u32, sources: &[IfAddr], routes: &[RouteMes
     for mut route in left {
         declare_onlink(&mut route);
         if let Err(error) = add_route(nl, &route) {
-            log::warn!("Can't add a route in the namespace: {error}: {:?}", route.attributes);
+            log::warn!("Can't add a route in the namespace, {}: {error}", Shown(&route));
         }
     }
 }

@@ -5,18 +5,19 @@
 //! without one is not an error: the guest gets a local configuration. Only the
 //! main routing table is looked at, policy routing is not.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv6Addr};
+use std::thread;
+use std::time::Duration;
 
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags,
-};
+use netlink_packet_route::route::RouteMessage;
 use passt_proto::addr::Mac;
 use thiserror::Error;
 
-use super::parse::{self, Assigned};
+use super::parse::{self, Assigned, Use};
+use super::route::{Hop, copyable, destination, hops, is_v6};
 use super::rtnl::{self, RTM_GETADDR, RTM_GETLINK, Rtnl};
 
 /// Why the host's configuration could not be read.
@@ -48,6 +49,16 @@ pub struct HostNetwork {
     pub v4: Option<Template>,
     /// The template for IPv6.
     pub v6: Option<Template>,
+    /// All interfaces.
+    pub links: Vec<Interface>,
+}
+
+impl HostNetwork {
+    /// The index of an interface, by its name or in decimal, as in a zone (RFC 4007, section 11).
+    pub fn index(&self, zone: &str) -> Option<u32> {
+        let named = self.links.iter().find(|link| link.name == zone).map(|link| link.index);
+        named.or_else(|| zone.parse().ok().filter(|index| *index != 0))
+    }
 }
 
 /// One interface as seen by one family.
@@ -62,7 +73,7 @@ pub struct Template {
     pub link_local: Option<Ipv6Addr>,
     /// The next hop of the best default route, if that has one.
     pub gateway: Option<IpAddr>,
-    /// The unicast routes of the main table over the interface, in the kernel's order
+    /// The unicast and multicast routes of the main table over the interface, in the kernel's order
     /// and fit for copying: they name no interface but this one (single hops none at all),
     /// no next hop object, encapsulation or gateway of the other family.
     pub routes: Vec<RouteMessage>,
@@ -103,23 +114,24 @@ impl IfAddr {
     }
 }
 
-/// Reads the configuration of the namespace to which `nl` belongs.
+/// How often is looked whether duplicate address detection is over, in three seconds: it takes one
+/// by default, after up to another (RFC 4862, section 5.4).
+const LOOKS: u32 = 150;
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Reads the configuration of the namespace to which `nl` belongs. Where a template has no other
+/// address than one that is tentative, waits until that can be used, for three seconds at most.
 pub fn read(nl: &mut Rtnl, select: &Select<'_>) -> Result<HostNetwork, Error> {
-    let seen = Seen {
-        links: nl.dump(RTM_GETLINK, &LinkMessage::default(), parse::link)?,
-        addresses: or_none("addresses", nl.dump(RTM_GETADDR, &AddressMessage::default(), parse::address)),
-        routes: or_none("routes", parse::routes(nl)),
-    };
-    let index = |name: &str| seen.links.iter().find(|l| l.name == name).map(|l| l.index);
-    let both = match select.interface {
-        None => None,
-        Some(name) => Some(index(name).ok_or_else(|| Error::NoInterface(name.to_owned()))?),
-    };
-    let template = |v6: bool, name: Option<&str>| match (both, name) {
-        (None, Some(name)) => index(name).and_then(|i| seen.template(v6, Some(i))),
-        _ => seen.template(v6, both),
-    };
-    Ok(HostNetwork { v4: template(false, select.v4), v6: template(true, select.v6) })
+    let mut looks = 0..LOOKS;
+    loop {
+        let seen = Seen::read(nl)?;
+        let host = seen.host(select)?;
+        if !seen.awaits(&host) || looks.next().is_none() {
+            return Ok(host);
+        }
+        thread::sleep(PAUSE);
+    }
 }
 
 /// A list that can be done without.
@@ -139,16 +151,49 @@ struct Seen {
 }
 
 impl Seen {
+    fn read(nl: &mut Rtnl) -> Result<Self, Error> {
+        Ok(Self {
+            links: nl.dump(RTM_GETLINK, &LinkMessage::default(), parse::link)?,
+            addresses: or_none("addresses", nl.dump(RTM_GETADDR, &AddressMessage::default(), parse::address)),
+            routes: or_none("routes", parse::routes(nl)),
+        })
+    }
+
+    fn host(&self, select: &Select<'_>) -> Result<HostNetwork, Error> {
+        let index = |name: &str| self.links.iter().find(|l| l.name == name).map(|l| l.index);
+        let both = match select.interface {
+            None => None,
+            Some(name) => Some(index(name).ok_or_else(|| Error::NoInterface(name.to_owned()))?),
+        };
+        let template = |v6: bool, name: Option<&str>| match (both, name) {
+            (None, Some(name)) => index(name).and_then(|i| self.template(v6, Some(i))),
+            _ => self.template(v6, both),
+        };
+        let (v4, v6) = (template(false, select.v4), template(true, select.v6));
+        Ok(HostNetwork { v4, v6, links: self.links.clone() })
+    }
+
+    /// Whether the first address of a template is still looked for elsewhere on the link.
+    fn awaits(&self, host: &HostNetwork) -> bool {
+        let first = [&host.v4, &host.v6].map(|template| template.as_ref()?.addresses.first());
+        let is_tentative =
+            |ip: &IfAddr| self.addresses.iter().any(|a| a.ip == *ip && a.usable == Use::Tentative);
+        first.into_iter().flatten().any(is_tentative)
+    }
+
     /// The template of a family, `wanted` or the best.
     fn template(&self, v6: bool, wanted: Option<u32>) -> Option<Template> {
         let eligible = |index: u32| match wanted {
             Some(wanted) => index == wanted,
             None => self.links.iter().any(|l| l.index == index && !l.loopback),
         };
-        let hops: Vec<Hop> = self.routes.iter().filter(|r| is_v6(r) == v6).flat_map(hops).collect();
+        let is_unicast = |r: &&RouteMessage| destination(r).is_none_or(|to| !to.is_multicast());
+        let routes = || self.routes.iter().filter(|r| is_v6(r) == v6);
+        let hops: Vec<Hop> = routes().filter(is_unicast).flat_map(hops).collect();
         let usable = || hops.iter().filter(|h| eligible(h.index));
-        let default = usable().filter(|h| h.default).min_by_key(|h| (h.dead, h.metric));
-        let any = || usable().find(|h| !h.dead);
+        let best = |h: &&Hop| (h.dead, h.metric, Reverse(h.weight));
+        let default = usable().filter(|h| h.default).min_by_key(best);
+        let any = || usable().filter(|h| !h.dead).min_by_key(|h| self.is_makeshift(h.index, v6));
         let index = wanted.or_else(|| default.or_else(any).map(|h| h.index))?;
 
         let template = Template {
@@ -156,144 +201,57 @@ impl Seen {
             addresses: self.addresses(v6, index, default.and_then(|h| h.source)),
             link_local: self.link_local(index).filter(|_| v6),
             gateway: default.and_then(|h| h.gateway),
-            routes: self
-                .routes
-                .iter()
-                .filter(|r| is_v6(r) == v6)
-                .filter_map(|r| copyable(r, index))
-                .collect(),
+            routes: routes().filter_map(|r| copyable(r, index)).collect(),
         };
         let anything = !template.addresses.is_empty() || !template.routes.is_empty();
         anything.then_some(template)
     }
 
-    /// The addresses of an interface, the one that its default route prefers first
-    /// and temporary ones last (RFC 8981). An unnumbered interface borrows one.
+    /// Whether an interface has nothing but IPv4 link-local addresses, which hosts give themselves
+    /// where nobody gives them any (RFC 3927).
+    fn is_makeshift(&self, index: u32, v6: bool) -> bool {
+        !v6 && self.addresses(v6, index, None).first().is_none_or(|first| is_link_local(first.addr))
+    }
+
+    /// The addresses of an interface, the one that its default route prefers first; temporary ones
+    /// (RFC 8981), unique local ones and those of makeshift networks behind others. An unnumbered
+    /// interface borrows one. Those that are deprecated count where there are no others.
     fn addresses(&self, v6: bool, index: u32, preferred: Option<IpAddr>) -> Vec<IfAddr> {
-        let usable = |a: &&Assigned| a.usable && a.global && a.ip.addr.is_ipv6() == v6;
-        let mut own: Vec<_> = self.addresses.iter().filter(|a| usable(a) && a.index == index).collect();
-        own.sort_by_key(|a| (Some(a.ip.addr) != preferred, v6 && a.secondary));
+        let global = || self.addresses.iter().filter(|a| a.global && a.ip.addr.is_ipv6() == v6);
+        let usable = || global().filter(|a| a.usable < Use::Deprecated);
+        let deprecated = || global().filter(|a| a.usable == Use::Deprecated);
+        let mut own: Vec<_> = usable().filter(|a| a.index == index).collect();
+        if own.is_empty() {
+            own = deprecated().filter(|a| a.index == index).collect();
+        }
+        let rank = |a: &&Assigned| {
+            let is_local = is_link_local(a.ip.addr);
+            (Some(a.ip.addr) != preferred, is_local, a.usable, v6 && a.secondary, is_unique_local(a.ip.addr))
+        };
+        own.sort_by_key(rank);
         if !own.is_empty() {
             return own.iter().map(|a| a.ip).collect();
         }
-        let others = || self.addresses.iter().filter(usable);
-        let borrowed = others().find(|a| Some(a.ip.addr) == preferred).or_else(|| others().next());
+        let borrowed = usable().find(|a| Some(a.ip.addr) == preferred).or_else(|| usable().next());
         let alone = |a: &Assigned| IfAddr::new(a.ip.addr, if v6 { 128 } else { 32 });
         borrowed.map(alone).into_iter().collect()
     }
 
     fn link_local(&self, index: u32) -> Option<Ipv6Addr> {
-        self.addresses.iter().filter(|a| a.index == index && a.usable).find_map(|a| match a.ip.addr {
+        let mut own = self.addresses.iter().filter(|a| a.index == index && a.usable < Use::Deprecated);
+        own.find_map(|a| match a.ip.addr {
             IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
             _ => None,
         })
     }
 }
 
-/// One way that a route can take.
-#[derive(Clone, Copy, Debug)]
-struct Hop {
-    index: u32,
-    gateway: Option<IpAddr>,
-    dead: bool,
-    default: bool,
-    metric: u32,
-    source: Option<IpAddr>,
+/// Whether an IPv4 address is link-local (RFC 3927). Those of IPv6 are never on offer.
+fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V4(addr) if addr.is_link_local())
 }
 
-fn is_v6(route: &RouteMessage) -> bool {
-    route.header.address_family == AddressFamily::Inet6
-}
-
-/// The hops of a route, in order.
-fn hops(route: &RouteMessage) -> Vec<Hop> {
-    let mut hop = Hop {
-        index: 0,
-        gateway: gateway(&route.attributes),
-        dead: route.header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown),
-        default: route.header.destination_prefix_length == 0,
-        metric: 0,
-        source: None,
-    };
-    let mut several: &[RouteNextHop] = &[];
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => hop.index = *index,
-            RouteAttribute::Priority(metric) => hop.metric = *metric,
-            RouteAttribute::PrefSource(a) => hop.source = ip(a),
-            RouteAttribute::MultiPath(hops) => several = hops,
-            _ => {}
-        }
-    }
-    if several.is_empty() {
-        return vec![hop];
-    }
-    let down = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-    let one = |h: &RouteNextHop| Hop {
-        index: h.interface_index,
-        gateway: gateway(&h.attributes),
-        dead: h.flags.intersects(down),
-        ..hop
-    };
-    several.iter().map(one).collect()
-}
-
-fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|a| match a {
-        RouteAttribute::Gateway(a) => ip(a),
-        _ => None,
-    })
-}
-
-pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(a) => Some((*a).into()),
-        RouteAddress::Inet6(a) => Some((*a).into()),
-        _ => None,
-    }
-}
-
-/// The part of a route that goes over an interface, in the form that
-/// [`Template::routes`] promises.
-fn copyable(route: &RouteMessage, index: u32) -> Option<RouteMessage> {
-    let mut copy = route.clone();
-    copy.header.flags &= RouteFlags::Onlink;
-    copy.attributes.clear();
-    let mut matches = false;
-    for attribute in &route.attributes {
-        copy.attributes.push(match attribute {
-            RouteAttribute::Oif(oif) => {
-                matches |= *oif == index;
-                continue;
-            }
-            RouteAttribute::MultiPath(hops) => {
-                let hops: Vec<_> = hops.iter().filter_map(|h| copyable_hop(h, index)).collect();
-                matches |= !hops.is_empty();
-                RouteAttribute::MultiPath(hops)
-            }
-            RouteAttribute::Destination(_)
-            | RouteAttribute::Source(_)
-            | RouteAttribute::Gateway(_)
-            | RouteAttribute::PrefSource(_)
-            | RouteAttribute::Priority(_)
-            | RouteAttribute::Metrics(_)
-            | RouteAttribute::Preference(_) => attribute.clone(),
-            _ => continue,
-        });
-    }
-    let several = copy.attributes.iter().any(|a| matches!(a, RouteAttribute::MultiPath(_)));
-    if !several && gateway(&copy.attributes).is_none() {
-        copy.header.flags = RouteFlags::empty();
-    }
-    matches.then_some(copy)
-}
-
-fn copyable_hop(hop: &RouteNextHop, index: u32) -> Option<RouteNextHop> {
-    let mut copy = hop.clone();
-    copy.attributes.retain(|a| matches!(a, RouteAttribute::Gateway(_)));
-    copy.flags &= RouteNextHopFlags::Onlink;
-    if copy.attributes.is_empty() {
-        copy.flags = RouteNextHopFlags::empty();
-    }
-    (hop.interface_index == index).then_some(copy)
+/// Whether an IPv6 address is a unique local one (RFC 4193).
+fn is_unique_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unique_local())
 }

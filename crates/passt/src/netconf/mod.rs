@@ -1,7 +1,7 @@
 //! Network configuration: what the host has, and what a namespace is given.
 //!
 //! [`host`] looks up the interface that serves as template, its addresses and
-//! routes; [`resolv`] reads the host's resolver configuration; [`guest`] configures a
+//! routes; [`route`] knows what these lead to; [`resolv`] reads the host's resolver configuration; [`guest`] configures a
 //! namespace. All of it happens once, at start. What is to be done with what
 //! was found is decided by [`crate::setup`].
 
@@ -9,6 +9,7 @@ pub mod guest;
 pub mod host;
 mod parse;
 pub mod resolv;
+pub mod route;
 mod rtnl;
 
 pub use rtnl::{Error, Rtnl};

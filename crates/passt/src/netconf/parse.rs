@@ -61,10 +61,35 @@ pub(super) struct Assigned {
     pub(super) index: u32,
     /// Neither link-local nor for this host alone.
     pub(super) global: bool,
-    /// Neither deprecated nor waiting for duplicate address detection.
-    pub(super) usable: bool,
+    pub(super) usable: Use,
     /// For IPv6: temporary.
     pub(super) secondary: bool,
+}
+
+/// What an address is good for, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Use {
+    /// Everything.
+    Any,
+    /// Duplicate address detection goes on (RFC 4862, section 5.4).
+    Tentative,
+    /// What is there already (RFC 4862, section 5.5.4).
+    Deprecated,
+    /// Nothing: somebody else has it.
+    Nothing,
+}
+
+impl Use {
+    fn of(flags: AddressFlags) -> Self {
+        // Optimistic ones are used meanwhile (RFC 4429).
+        let tentative = flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+        match flags {
+            _ if flags.contains(AddressFlags::Dadfailed) => Self::Nothing,
+            _ if flags.contains(AddressFlags::Deprecated) => Self::Deprecated,
+            _ if tentative => Self::Tentative,
+            _ => Self::Any,
+        }
+    }
 }
 
 /// An address of an interface.
@@ -84,7 +109,6 @@ pub(super) fn address(body: &[u8]) -> Option<Assigned> {
     let link_local = matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local());
     let local_scope =
         matches!(message.header.scope, AddressScope::Link | AddressScope::Host | AddressScope::Nowhere);
-    let unusable = AddressFlags::Deprecated | AddressFlags::Tentative | AddressFlags::Dadfailed;
     Some(Assigned {
         ip: IfAddr {
             addr,
@@ -94,7 +118,7 @@ pub(super) fn address(body: &[u8]) -> Option<Assigned> {
         },
         index: message.header.index,
         global: !link_local && !local_scope && !addr.is_loopback(),
-        usable: !flags.intersects(unusable),
+        usable: Use::of(flags),
         secondary: flags.contains(AddressFlags::Secondary),
     })
 }
@@ -113,8 +137,8 @@ pub(super) fn routes(nl: &mut Rtnl) -> Result<Vec<RouteMessage>, Error> {
     Ok(routes)
 }
 
-/// A route, if it is a usual one: not a kernel's cache entry, not to a link-local or
-/// multicast destination, which each interface has anyway.
+/// A route, if it is a usual one: not a kernel's cache entry, not to a link-local destination, which
+/// each interface has anyway.
 pub(super) fn route(body: &[u8]) -> Option<RouteMessage> {
     let route = RouteMessage::parse(body).ok()?;
     let header = &route.header;
@@ -123,15 +147,12 @@ pub(super) fn route(body: &[u8]) -> Option<RouteMessage> {
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Table(t) => table = *t,
-            RouteAttribute::Destination(RouteAddress::Inet6(a)) => {
-                local = a.is_multicast() || a.is_unicast_link_local();
-            }
-            RouteAttribute::Destination(RouteAddress::Inet(a)) => local = a.is_multicast(),
+            RouteAttribute::Destination(RouteAddress::Inet6(a)) => local = a.is_unicast_link_local(),
             _ => {}
         }
     }
     let usual = matches!(header.address_family, AddressFamily::Inet | AddressFamily::Inet6)
-        && header.kind == RouteType::Unicast
+        && matches!(header.kind, RouteType::Unicast | RouteType::Multicast)
         && header.protocol != RouteProtocol::IcmpRedirect
         && !header.flags.contains(RouteFlags::Cloned)
         && table == u32::from(RouteHeader::RT_TABLE_MAIN);
@@ -157,10 +178,12 @@ fn resolve(route: &mut RouteMessage, objects: &[NextHop]) {
     let Some(id) = unresolved(route) else { return };
     let find = |id: u32| objects.iter().find(|o| o.id == id);
     let Some(object) = find(id) else { return };
-    let members = std::iter::once(object).chain(object.group.iter().filter_map(|i| find(*i)));
+    let group = object.group.iter().filter_map(|(id, weight)| Some((find(*id)?, *weight)));
+    let members = std::iter::once((object, 0)).chain(group);
     let v6 = route.header.address_family == AddressFamily::Inet6;
-    let hops = members.filter_map(|o| {
+    let hops = members.filter_map(|(o, weight)| {
         let mut hop = RouteNextHop::default();
+        hop.hops = weight;
         hop.interface_index = o.interface?;
         let gateway = o.gateway.filter(|g| g.is_ipv6() == v6);
         hop.attributes.extend(gateway.map(|g| RouteAttribute::Gateway(g.into())));
@@ -176,7 +199,8 @@ struct NextHop {
     id: u32,
     interface: Option<u32>,
     gateway: Option<IpAddr>,
-    group: Vec<u32>,
+    /// Of others, with their weights less one.
+    group: Vec<(u32, u8)>,
 }
 
 fn next_hop(body: &[u8]) -> Option<NextHop> {
@@ -187,9 +211,11 @@ fn next_hop(body: &[u8]) -> Option<NextHop> {
             NHA_ID => object.id = u32_at(value, 0)?,
             NHA_OIF => object.interface = u32_at(value, 0),
             NHA_GATEWAY => object.gateway = parse_ip(value).ok(),
-            // Entries of 8 bytes, which begin with the identifier.
+            // Entries of 8 bytes: identifier, weight, and what is reserved (`struct nexthop_grp`).
             NHA_GROUP => {
-                object.group = value.chunks_exact(8).filter_map(|e| u32_at(e, 0)).collect();
+                let weight = |e: &[u8]| e.get(4).copied().unwrap_or_default();
+                object.group =
+                    value.chunks_exact(8).filter_map(|e| Some((u32_at(e, 0)?, weight(e)))).collect();
             }
             _ => {}
         }

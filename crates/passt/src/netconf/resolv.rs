@@ -3,7 +3,7 @@
 //! Only `nameserver`, `search` and `domain` matter. Nothing in the file can make
 //! reading it fail: what makes no sense is passed over.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use crate::files;
@@ -14,15 +14,49 @@ const MAX_SIZE: u64 = 64 * 1024;
 /// Name servers and search list of the host, in the file's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolv {
-    /// Addresses of name servers, loopback ones included. Those that
-    /// mean something on one interface only (`fe80::1%eth0`) are left out.
-    pub servers: Vec<IpAddr>,
+    /// Name servers, those on loopback included; of a file that names none the one on the host
+    /// itself.
+    pub servers: Vec<Server>,
     /// Domains to be searched: those of the last `search` or `domain` line.
     pub search: Vec<String>,
 }
 
+/// A name server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its address; loopback where the file has the unspecified one, which means the same.
+    pub addr: IpAddr,
+    /// The interface on which that means something, as the file names it (`fe80::1%eth0`).
+    pub zone: Option<String>,
+}
+
+impl Server {
+    fn parse(word: &str) -> Option<Self> {
+        let (addr, zone) = word.split_once('%').map_or((word, None), |(addr, zone)| (addr, Some(zone)));
+        let addr: IpAddr = addr.parse().ok()?;
+        let needs_zone = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        let zone = zone.map(str::to_owned);
+        (zone.is_none() || needs_zone).then(|| Self { addr: on_host(addr), zone })
+    }
+}
+
+impl From<IpAddr> for Server {
+    fn from(addr: IpAddr) -> Self {
+        Self { addr, zone: None }
+    }
+}
+
+/// What a host reaches by an address: the unspecified one means itself.
+fn on_host(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
 impl Resolv {
-    /// Reads a file. One that is missing or unreadable is an empty configuration.
+    /// Reads a file. One that is missing or unreadable is as good as an empty one.
     pub fn read(path: &Path) -> Self {
         let content = files::read(path, MAX_SIZE);
         if let Err(error) = &content {
@@ -31,7 +65,8 @@ impl Resolv {
         Self::parse(&content.unwrap_or_default())
     }
 
-    /// Takes what makes sense from a file's content.
+    /// Takes what makes sense from a file's content. Resolvers ask the host itself where it names
+    /// no server (resolv.conf(5)).
     pub fn parse(content: &[u8]) -> Self {
         let mut resolv = Self::default();
         for line in content.split(|&b| b == b'\n') {
@@ -41,12 +76,15 @@ impl Resolv {
             let mut words = line.split_ascii_whitespace();
             match words.next() {
                 Some("nameserver") => {
-                    resolv.servers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok()));
+                    resolv.servers.extend(words.next().and_then(Server::parse));
                 }
                 Some("search") => resolv.search = domains(words),
                 Some("domain") => resolv.search = domains(words.take(1)),
                 _ => {}
             }
+        }
+        if resolv.servers.is_empty() {
+            resolv.servers.push(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         }
         resolv
     }
@@ -71,30 +109,36 @@ mod tests {
     use std::fmt::Write;
     use std::path::Path;
 
-    use super::Resolv;
+    use super::{Resolv, Server};
 
     fn parsed(content: &[u8]) -> (Vec<String>, Vec<String>) {
         let resolv = Resolv::parse(content);
-        let servers = resolv.servers.iter().map(ToString::to_string).collect();
+        let shown = |s: &Server| match &s.zone {
+            Some(zone) => format!("{}%{zone}", s.addr),
+            None => s.addr.to_string(),
+        };
+        let servers = resolv.servers.iter().map(shown).collect();
         (servers, resolv.search)
     }
 
     #[test]
     fn files() {
         let cases: &[(&[u8], &[&str], &[&str])] = &[
-            (b"", &[], &[]),
+            (b"", &["127.0.0.1"], &[]),
             (b"nameserver 192.0.2.1", &["192.0.2.1"], &[]),
             (
                 b"nameserver\t2001:db8::1 trailing\nnameserver 127.0.0.53\n",
                 &["2001:db8::1", "127.0.0.53"],
                 &[],
             ),
-            (b"nameserver fe80::1%eth0\nnameserver fe80::2\n", &["fe80::2"], &[]),
-            (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.1\nnameservers 192.0.2.1\n", &[], &[]),
-            (b"nameserver\nnameserver 192.0.2\nnameserver dns.example\n", &[], &[]),
-            (b"search a.example b.example.\r\n", &[], &["a.example", "b.example"]),
-            (b"search a.example\ndomain b.example c.example\n", &[], &["b.example"]),
-            (b"domain b.example\nsearch . a..b _tcp.example\n", &[], &["_tcp.example"]),
+            (b"nameserver fe80::1%eth0\nnameserver fe80::2\n", &["fe80::1%eth0", "fe80::2"], &[]),
+            (b"nameserver 0.0.0.0\nnameserver ::\n", &["127.0.0.1", "::1"], &[]),
+            (b"nameserver 192.0.2.1%eth0\nnameserver 192.0.2.2\n", &["192.0.2.2"], &[]),
+            (b"#nameserver 192.0.2.1\n;nameserver 192.0.2.1\nnameservers 192.0.2.1\n", &["127.0.0.1"], &[]),
+            (b"nameserver\nnameserver 192.0.2\nnameserver dns.example\n", &["127.0.0.1"], &[]),
+            (b"search a.example b.example.\r\n", &["127.0.0.1"], &["a.example", "b.example"]),
+            (b"search a.example\ndomain b.example c.example\n", &["127.0.0.1"], &["b.example"]),
+            (b"domain b.example\nsearch . a..b _tcp.example\n", &["127.0.0.1"], &["_tcp.example"]),
             (b"nameserver 192.0.2.1\0\nnameserver 192.0.2.2\n\xff\xfe\nsearch a\0b\n", &["192.0.2.2"], &[]),
         ];
         for (content, servers, search) in cases {
@@ -122,6 +166,6 @@ mod tests {
         let resolv = Resolv::read(&path);
         std::fs::remove_file(&path).unwrap();
         assert!(resolv.servers.len() <= 64 * 1024 / 21);
-        assert_eq!(Resolv::read(Path::new("/nonexistent")), Resolv::default());
+        assert_eq!(Resolv::read(Path::new("/nonexistent")), Resolv::parse(b""));
     }
 }

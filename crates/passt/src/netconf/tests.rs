@@ -133,6 +133,59 @@ route add default nhid 7",
         None,
     ),
     (
+        "multipath, the second hop heavier",
+        "addr add 192.0.2.2/24 dev up0\naddr add 198.51.100.2/24 dev up1
+route add default nexthop via 198.51.100.1 nexthop via 192.0.2.1 weight 3",
+        Some(("up0", "192.0.2.2/24", "192.0.2.1", 2)),
+        None,
+    ),
+    (
+        "group of next hop objects, the second heavier",
+        "addr add 192.0.2.2/24 dev up0\nnexthop add id 7 via 192.0.2.9 dev up0
+nexthop add id 8 via 192.0.2.1 dev up0\nnexthop add id 9 group 7/8,200\nroute add default nhid 9",
+        Some(("up0", "192.0.2.2/24", "192.0.2.1", 2)),
+        None,
+    ),
+    (
+        "an address that a host gives itself",
+        "addr add 169.254.7.7/16 dev up0\naddr add 192.0.2.2/24 dev up0\nroute add default dev up0",
+        Some(("up0", "192.0.2.2/24", "", 3)),
+        None,
+    ),
+    (
+        "an interface with such an address alone, and another",
+        "addr add 169.254.7.7/16 dev up0\naddr add 192.0.2.2/24 dev up1",
+        Some(("up1", "192.0.2.2/24", "", 1)),
+        None,
+    ),
+    (
+        "such an address alone",
+        "addr add 169.254.7.7/16 dev up0",
+        Some(("up0", "169.254.7.7/16", "", 1)),
+        None,
+    ),
+    (
+        "multicast",
+        "addr add 192.0.2.2/24 dev up1\nroute add 239.0.0.0/8 dev up0
+route add 224.0.0.0/4 dev up1\nroute add multicast 232.0.0.0/8 dev up1
+addr add 2001:db8::2/64 dev up1 nodad\nroute add ff05::/16 dev up1 table main",
+        Some(("up1", "192.0.2.2/24", "", 3)),
+        Some(("up1", "2001:db8::2/64", "", 2)),
+    ),
+    (
+        "unique local, temporary and global",
+        "addr add fd00::2/64 dev up0 nodad\naddr add 2001:db8::2/64 dev up0 nodad
+route add default via 2001:db8::1",
+        None,
+        Some(("up0", "2001:db8::2/64", "2001:db8::1", 3)),
+    ),
+    (
+        "deprecated alone",
+        "addr add 2001:db8::3/64 dev up0 nodad preferred_lft 0\nroute add default via 2001:db8::1",
+        None,
+        Some(("up0", "2001:db8::3/64", "2001:db8::1", 2)),
+    ),
+    (
         "gateway of the other family",
         "addr add 192.0.2.2/32 dev up0\nroute add 0.0.0.0/0 via inet6 fe80::1 dev up0",
         Some(("up0", "192.0.2.2/32", "", 1)),
@@ -208,6 +261,42 @@ nexthop add id 8 via 192.0.2.9 dev up0\nnexthop add id 9 group 7/8\nroute add de
         );
         let got = summary(host.v4.as_ref()).expect("a template");
         assert_eq!((got.0, got.2.as_str()), ("up0", "192.0.2.1"));
+    });
+}
+
+/// What is looked for elsewhere on the link is waited for where there is nothing else, and counts
+/// in any case, but not if somebody else has it.
+#[test]
+fn tentative_addresses() {
+    in_namespace(|| {
+        let host = host_with("addr add 2001:db8::2/64 dev up0");
+        assert_eq!(summary(host.v6.as_ref()).expect("a template").1, "2001:db8::2/64");
+        let left = shown("-6 addr show dev up0 tentative");
+        assert!(!left.contains("2001:db8::2"), "it was waited for: {left}");
+
+        ip("addr add 2001:db8::3/64 dev up0");
+        let host = read(&Select::default());
+        let addresses = host.v6.expect("a template").addresses;
+        let found: Vec<_> = addresses.iter().map(|own| own.addr).collect();
+        assert_eq!(found, [addr("2001:db8::2"), addr("2001:db8::3")]);
+        assert!(shown("-6 addr show dev up0 tentative").contains("2001:db8::3"), "nobody waited");
+    });
+    in_namespace(|| {
+        ip(&format!("{INTERFACES}addr add 2001:db8::2/64 dev x0 nodad\naddr add 2001:db8::2/64 dev up0"));
+        let host = read(&Select::default());
+        let found = host.v6.map(|template| (template.link.name, template.addresses.len()));
+        assert_ne!(found, Some(("up0".to_owned(), 1)), "somebody else has it");
+    });
+}
+
+/// A zone is the name of an interface, or its number.
+#[test]
+fn zones() {
+    in_namespace(|| {
+        let host = host_with("");
+        let up0 = host.index("up0").expect("it is there");
+        let found = ["up0", &up0.to_string(), "nowhere", "0", ""].map(|zone| host.index(zone));
+        assert_eq!(found, [Some(up0), Some(up0), None, None, None]);
     });
 }
 

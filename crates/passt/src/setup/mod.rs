@@ -17,6 +17,9 @@ use crate::cli::{Addresses, Config, PastaOptions, PerFamily, Source, Splice};
 use crate::netconf::guest::{FamilyConfig, GuestNetwork, Routes, TapConfig};
 use crate::netconf::host::{HostNetwork, IfAddr, Select, Template};
 use crate::netconf::resolv::Resolv;
+use crate::netconf::route;
+
+mod dns;
 
 /// Our own IPv4 address, and a guest's gateway, where the host offers none (RFC 3927).
 const OUR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
@@ -78,11 +81,12 @@ impl Setup {
     ) -> Result<(Self, Vec<String>), SetupError> {
         let mut warnings = Vec::new();
         let linked = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
-        let nets = if linked { nets(config, host, &mut warnings)? } else { PerFamily::default() };
+        let mut nets = if linked { nets(config, host)? } else { PerFamily::default() };
         let mut guest = Configured {
             v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             scope: host.v6.as_ref().map_or(0, |t| t.link.index),
+            dns_scope: 0,
             bypass: config.pasta().map_or(Bypass::Off, |pasta| {
                 match (pasta.splice, pasta.host_lo_to_ns_lo) {
                     (Splice::Never, _) => Bypass::Off,
@@ -91,7 +95,12 @@ impl Setup {
                 }
             }),
         };
-        let dns = servers(config, resolv, &mut guest, &mut warnings);
+        let dns = dns::servers(config, host, resolv, &mut guest, &mut warnings);
+        for (net, family) in [(&mut nets.v4, &guest.v4), (&mut nets.v6, &guest.v6)] {
+            if let Some(net) = net {
+                net.lead_to(family);
+            }
+        }
         let responder = responder::Config {
             our_mac: config.mac,
             mtu: config.mtu.unwrap_or(0),
@@ -117,6 +126,12 @@ impl Setup {
         let mut lines = Vec::new();
         for (family, interface) in [("IPv4", &self.template.v4), ("IPv6", &self.template.v6)] {
             lines.extend(interface.as_ref().map(|i| format!("Template interface for {family}: {i}")));
+        }
+        if self.template.v4.is_none()
+            && self.template.v6.is_none()
+            && (told.v4.is_some() || told.v6.is_some())
+        {
+            lines.push("No usable network interface on the host: the guest gets local addresses only".into());
         }
         lines.extend(self.tap.as_ref().map(|tap| format!("Namespace interface: {}", tap.name)));
         lines.push(format!("MAC address of the host's side: {}", told.our_mac));
@@ -148,11 +163,7 @@ fn listed<T: ToString>(title: &str, items: &[T]) -> String {
 
 /// The guest's networks, `None` for a family that is switched off. One that the host has no way
 /// beyond for is local.
-fn nets(
-    config: &Config,
-    host: &HostNetwork,
-    warnings: &mut Vec<String>,
-) -> Result<PerFamily<Option<Net>>, SetupError> {
+fn nets(config: &Config, host: &HostNetwork) -> Result<PerFamily<Option<Net>>, SetupError> {
     let on = [(false, config.families.v4(), &host.v4), (true, config.families.v6(), &host.v6)];
     let [v4, v6] = on.map(|(v6, on, template)| {
         let like = template.as_ref().map(|template| Net::like(config, v6, template));
@@ -168,10 +179,6 @@ fn nets(
         || config.host.interface.is_some() && none
     {
         return Err(SetupError::Interface);
-    }
-    if none {
-        let warning = "No usable network interface on the host: the guest gets local addresses only";
-        warnings.push(warning.into());
     }
     Ok(PerFamily { v4, v6 })
 }
@@ -245,7 +252,25 @@ impl Net {
             outbound: addr(&config.host.outbound),
             assigned: self.assigned(),
             ours: Some(self.ours.into()),
+            gateway: addr(&config.guest.gateway),
             fixed: addr(&config.guest.addr).is_some(),
+        }
+    }
+
+    /// Has the guest's names for others, for which we answer on the link, be reached there where no
+    /// route that was copied leads to them.
+    fn lead_to(&mut self, names: &guest::FamilyConfig) {
+        let FamilyConfig { addresses, routes: Routes::Copied(routes) } = &mut self.family else { return };
+        let names = [names.dns_forward, names.host_loopback, names.host_itself];
+        for name in names.into_iter().flatten().map(Addr::ip) {
+            let is_near = |own: &IfAddr| {
+                !own.no_prefix_route && route::is_within(name, own.peer.unwrap_or(own.addr), own.prefix_len)
+            };
+            let is_scoped = matches!(name, IpAddr::V6(name) if name.is_unicast_link_local());
+            let is_led_to = || routes.iter().any(|known| route::covers(known, name));
+            if !is_scoped && !is_led_to() && !addresses.iter().any(is_near) {
+                routes.push(route::on_link(self.v6, Some(name)));
+            }
         }
     }
 
@@ -309,66 +334,6 @@ fn of(addresses: &Addresses, v6: bool) -> Option<IpAddr> {
 
 fn either(values: PerFamily<bool>, v6: bool) -> bool {
     if v6 { values.v6 } else { values.v4 }
-}
-
-/// The name servers that the guest is told. Fills in the resolver behind `dns_forward`.
-///
-/// A resolver on the host's loopback is out of a guest's reach. It is announced by the
-/// address that is forwarded to it, for which the host's loopback serves if none was chosen.
-/// One on the gateway, as in many homes, would be hidden where the gateway's address stands for the
-/// host's loopback: queries to it reach the gateway all the same.
-fn servers(
-    config: &Config,
-    resolv: &Resolv,
-    map: &mut Configured,
-    warnings: &mut Vec<String>,
-) -> Vec<IpAddr> {
-    let (known, from_host) = match &config.dns.servers {
-        Source::Host => (resolv.servers.as_slice(), true),
-        Source::Given(servers) => (servers.as_slice(), false),
-        Source::None => (&[][..], false),
-    };
-    for (v6, map) in [(false, &mut map.v4), (true, &mut map.v6)] {
-        if map.ours.is_none() {
-            continue;
-        }
-        let resolvers = || resolv.servers.iter().filter(|s| s.is_ipv6() == v6).map(|s| Addr::from(*s));
-        let hidden = resolvers().find(|s| Some(*s) == map.host_loopback);
-        if map.dns_forward.is_none() && map.dns_host.is_none() {
-            (map.dns_forward, map.dns_host) = (hidden, hidden);
-        }
-        map.dns_host = map.dns_host.or_else(|| resolvers().next());
-        let loopback = map.dns_host.is_some_and(Addr::is_loopback);
-        if from_host && loopback && map.dns_forward.is_none() {
-            map.dns_forward = map.host_loopback;
-        }
-    }
-    let mut shown = Vec::new();
-    for server in known {
-        let map = if server.is_ipv6() { &map.v6 } else { &map.v4 };
-        let reachable = match server {
-            _ if map.ours.is_none() => None,
-            a if from_host && a.is_loopback() => map.dns_forward.map(Addr::ip),
-            a => Some(*a),
-        };
-        shown.extend(reachable.filter(|a| !shown.contains(a)));
-    }
-    warn_of_dns(config, from_host && shown.is_empty(), map, warnings);
-    shown
-}
-
-fn warn_of_dns(config: &Config, none: bool, map: &Configured, warnings: &mut Vec<String>) {
-    let forward = |m: &guest::FamilyConfig| m.dns_forward.is_some();
-    let forwarded = [&map.v4, &map.v6].into_iter().filter(|m| forward(m));
-    let unresolved = forwarded.clone().all(|m| m.dns_host.is_none()) && forwarded.count() > 0;
-    if config.pasta().is_some_and(|p| p.splice == Splice::Only) {
-        return;
-    }
-    if unresolved {
-        warnings.push("No name server on the host for --dns-forward".into());
-    } else if none {
-        warnings.push("Couldn't get any nameserver address".into());
-    }
 }
 
 fn search(config: &Config, resolv: &Resolv, warnings: &mut Vec<String>) -> ArrayVec<Name, 6> {

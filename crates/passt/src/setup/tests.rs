@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use netlink_packet_route::route::RouteAttribute;
+
 use super::*;
 use crate::cli::{self, Outcome};
 use crate::netconf::host::Interface;
@@ -36,11 +38,15 @@ fn template(name: &str, addresses: &str, gateway: &str) -> Template {
 fn host(kind: &str) -> HostNetwork {
     let v4 = template("eth0", "192.0.2.2/24 198.51.100.9/24", "192.0.2.1");
     let v6 = template("eth1", "2001:db8::2/64", "fe80::99");
-    HostNetwork { v4: kind.contains('4').then_some(v4), v6: kind.contains('6').then_some(v6) }
+    let link = |index, name: &str| Interface { index, name: name.into(), ..Interface::default() };
+    let links = vec![link(1, "lo"), link(7, "eth1"), link(9, "wlan0")];
+    HostNetwork { v4: kind.contains('4').then_some(v4), v6: kind.contains('6').then_some(v6), links }
 }
 
 fn resolv(servers: &str) -> Resolv {
-    let servers = servers.split_whitespace().map(ip).collect();
+    let lines = servers.split_whitespace().map(|server| format!("nameserver {server}\n"));
+    let lines: String = lines.collect();
+    let servers = if lines.is_empty() { Vec::new() } else { Resolv::parse(lines.as_bytes()).servers };
     Resolv { servers, search: vec!["example.org".into()] }
 }
 
@@ -102,12 +108,11 @@ fn networks() {
         ),
     ];
     for (args, kind, v4, v6) in cases {
-        let (setup, warnings) =
-            Setup::new(&config(args), &host(kind), &resolv("192.0.2.53 2001:db8::53")).unwrap();
+        let (setup, _) = Setup::new(&config(args), &host(kind), &resolv("192.0.2.53 2001:db8::53")).unwrap();
         assert_eq!(network(&setup), [v4, v6], "{args}, host {kind}");
-        let local = warnings.iter().any(|w| w.contains("local addresses"));
+        let local = setup.summary().iter().any(|line| line.contains("No usable network"));
         let none = !(kind.contains('4') && v4 != "off" || kind.contains('6') && v6 != "off");
-        assert_eq!(local, none, "{args}, host {kind}: {warnings:?}");
+        assert_eq!(local, none, "{args}, host {kind}");
     }
 }
 
@@ -117,6 +122,7 @@ fn odd_templates() {
     let host = HostNetwork {
         v4: Some(template("ppp0", "192.0.2.2/32", "")),
         v6: Some(template("eth0", "", "fe80::1")),
+        links: Vec::new(),
     };
     let (setup, _) = Setup::new(&config("passt"), &host, &resolv("")).unwrap();
     let local = "::/64 fe80::1 fe80::1 fe80::1";
@@ -149,58 +155,128 @@ fn refusals() {
     assert!(Setup::new(&config("passt -i eth0"), &host("4"), &Resolv::default()).is_ok());
 }
 
-/// Servers told to the guest, `dns_forward` and `dns_host` of IPv4, a warning.
+/// Servers told to the guest, `dns_forward` and `dns_host` of IPv4, and of IPv6.
 #[test]
 fn name_servers() {
-    let none = Some("Couldn't get any nameserver address");
-    let unresolved = Some("No name server on the host for --dns-forward");
+    let gateway6 = "fe80::99";
     let cases = [
-        ("passt", "192.0.2.53", "192.0.2.53", "-", "192.0.2.53", None),
-        ("passt", "", "", "-", "-", none),
-        ("passt", "2001:db8::53", "2001:db8::53", "-", "-", None),
-        ("passt -4", "2001:db8::53", "", "-", "-", none),
-        ("passt", "127.0.0.53 127.0.0.54", "192.0.2.1", "192.0.2.1", "127.0.0.53", None),
-        ("passt --no-map-gw", "127.0.0.53", "", "-", "127.0.0.53", none),
+        ("passt", "192.0.2.53", "192.0.2.53", ["-", "192.0.2.53"], ["-", "-"]),
+        ("passt", "2001:db8::53", "2001:db8::53", ["-", "-"], ["-", "2001:db8::53"]),
+        ("passt -4", "2001:db8::53", "192.0.2.1", ["192.0.2.1", "2001:db8::53"], ["-", "-"]),
+        ("passt -6", "127.0.0.1", gateway6, ["-", "-"], [gateway6, "127.0.0.1"]),
+        ("passt", "127.0.0.53 127.0.0.54", "192.0.2.1", ["192.0.2.1", "127.0.0.53"], ["-", "-"]),
+        ("passt", "0.0.0.0", "192.0.2.1", ["192.0.2.1", "127.0.0.1"], ["-", "-"]),
+        ("passt", "::", gateway6, ["-", "-"], [gateway6, "::1"]),
+        ("passt --no-map-gw", "127.0.0.53", "", ["-", "127.0.0.53"], ["-", "-"]),
         (
             "passt --no-map-gw --dns-forward 169.254.1.1",
             "127.0.0.53",
             "169.254.1.1",
-            "169.254.1.1",
-            "127.0.0.53",
-            None,
+            ["169.254.1.1", "127.0.0.53"],
+            ["-", "-"],
         ),
         (
             "passt --dns-forward 10.0.2.3 --dns-host 127.0.0.1",
             "192.0.2.53",
             "192.0.2.53",
-            "10.0.2.3",
-            "127.0.0.1",
-            None,
+            ["10.0.2.3", "127.0.0.1"],
+            ["-", "-"],
         ),
-        ("passt --dns-forward 10.0.2.3", "", "", "10.0.2.3", "-", unresolved),
-        ("passt -D none", "192.0.2.53", "", "-", "192.0.2.53", None),
-        ("passt -D 10.1.1.1 -D fd00::1", "192.0.2.53", "10.1.1.1 fd00::1", "-", "192.0.2.53", None),
+        (
+            "passt --dns-forward 10.0.2.3",
+            "2001:db8::53",
+            "10.0.2.3 2001:db8::53",
+            ["10.0.2.3", "2001:db8::53"],
+            ["-", "2001:db8::53"],
+        ),
+        (
+            "passt --dns-forward 10.0.2.3 --dns-host ::1",
+            "192.0.2.53",
+            "192.0.2.53",
+            ["10.0.2.3", "::1"],
+            [gateway6, "::1"],
+        ),
+        (
+            "passt --dns-host 198.51.100.5",
+            "127.0.0.53",
+            "192.0.2.1",
+            ["192.0.2.1", "198.51.100.5"],
+            ["-", "-"],
+        ),
+        ("passt", "fe80::5%eth1", "fe80::5", ["-", "-"], ["-", "fe80::5"]),
+        ("passt", "fe80::5%wlan0", gateway6, ["-", "-"], [gateway6, "fe80::5"]),
+        (
+            "passt --dns-forward 10.0.2.3",
+            "fe80::5%9",
+            "10.0.2.3 fe80::99",
+            ["10.0.2.3", "fe80::5"],
+            [gateway6, "fe80::5"],
+        ),
+        ("passt", "fe80::5%gone", "", ["-", "-"], ["-", "-"]),
+        ("passt -D none", "192.0.2.53", "", ["-", "192.0.2.53"], ["-", "-"]),
+        ("passt -D 10.1.1.1 -D fd00::1", "192.0.2.53", "10.1.1.1 fd00::1", ["-", "192.0.2.53"], ["-", "-"]),
         (
             "passt",
             "192.0.2.5 192.0.2.2 192.0.2.3 192.0.2.4",
             "192.0.2.5 192.0.2.2 192.0.2.3",
-            "-",
-            "192.0.2.5",
-            None,
+            ["-", "192.0.2.5"],
+            ["-", "-"],
         ),
-        ("pasta 1", "9.9.9.9 192.0.2.1", "9.9.9.9 192.0.2.1", "192.0.2.1", "192.0.2.1", None),
-        ("pasta --no-map-gw 1", "192.0.2.1", "192.0.2.1", "-", "192.0.2.1", None),
-        ("pasta --splice-only 1", "", "", "-", "-", None),
+        ("pasta 1", "9.9.9.9 192.0.2.1", "9.9.9.9 192.0.2.1", ["192.0.2.1", "192.0.2.1"], ["-", "-"]),
+        ("pasta --no-map-gw 1", "192.0.2.1", "192.0.2.1", ["-", "192.0.2.1"], ["-", "-"]),
+        ("pasta --splice-only 1", "", "", ["-", "-"], ["-", "-"]),
     ];
-    for (args, servers, shown, forward, resolver, warning) in cases {
+    for (args, servers, shown, v4, v6) in cases {
         let (setup, warnings) = Setup::new(&config(args), &host("46"), &resolv(servers)).unwrap();
-        let v4 = setup.responder.v4.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
-        let v6 = setup.responder.v6.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
-        let told: Vec<_> = v4.chain(v6).collect();
-        assert_eq!(told.join(" "), shown, "{args}, {servers}");
-        assert_eq!(text(setup.guest.v4.dns_forward), forward, "{args}, {servers}");
-        assert_eq!(text(setup.guest.v4.dns_host), resolver, "{args}, {servers}");
-        assert_eq!(warnings.first().map(String::as_str), warning, "{args}, {servers}");
+        let told4 = setup.responder.v4.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
+        let told6 = setup.responder.v6.iter().flat_map(|n| n.dns.iter().map(ToString::to_string));
+        assert_eq!(told4.chain(told6).collect::<Vec<_>>().join(" "), shown, "{args}, {servers}");
+        let behind = |family: &guest::FamilyConfig| [text(family.dns_forward), text(family.dns_host)];
+        assert_eq!(behind(&setup.guest.v4), v4, "{args}, {servers}");
+        assert_eq!(behind(&setup.guest.v6), v6, "{args}, {servers}");
+        assert_eq!(
+            setup.guest.dns_scope,
+            if servers.contains("wlan0") || servers.contains("%9") { 9 } else { 0 }
+        );
+        assert!(warnings.is_empty(), "{args}, {servers}: {warnings:?}");
+    }
+    let args = config("passt --dns-forward 10.0.2.3");
+    let (_, warnings) = Setup::new(&args, &host("46"), &resolv("fe80::5%gone")).unwrap();
+    assert_eq!(warnings, ["No name server on the host for --dns-forward"]);
+}
+
+/// Names that no copied route leads to are on the link.
+#[test]
+fn names_have_a_way() {
+    let to = |text: &str, len, gateway: Option<&str>| {
+        let mut route = route::on_link(text.contains(':'), Some(ip(text)));
+        route.header.destination_prefix_length = len;
+        route.attributes.extend(gateway.map(|gateway| RouteAttribute::Gateway(ip(gateway).into())));
+        route
+    };
+    let names = "--dns-forward 169.254.1.1 --map-guest-addr 192.0.2.99 --map-host-loopback 10.9.0.1";
+    let (dns, itself, loopback) = ("169.254.1.1/32", "192.0.2.99/32", "10.9.0.1/32");
+    let cases: [(_, Vec<_>, &[&str]); 6] = [
+        ("", vec![], &[]),
+        (names, vec![], &[dns, loopback, itself]),
+        (names, vec![to("192.0.2.0", 24, None)], &[dns, loopback]),
+        (names, vec![to("0.0.0.0", 0, Some("192.0.2.1"))], &[]),
+        (names, vec![to("10.0.0.0", 8, Some("192.0.2.1")), to("192.0.2.99", 32, None)], &[dns]),
+        ("--no-copy-routes --dns-forward 169.254.1.1", vec![], &[]),
+    ];
+    for (args, routes, added) in cases {
+        let mut host = host("4");
+        let template = host.v4.as_mut().unwrap();
+        (template.routes, template.gateway) = (routes.clone(), None);
+        let config = config(&format!("pasta --config-net {args} 1"));
+        let (setup, _) = Setup::new(&config, &host, &resolv("192.0.2.53")).unwrap();
+        let family = setup.tap.unwrap().config.network.unwrap().v4.unwrap();
+        let Routes::Copied(all) = family.routes else {
+            assert!(added.is_empty(), "{args}");
+            continue;
+        };
+        let shown: Vec<_> = all[routes.len()..].iter().map(|route| route::Shown(route).to_string()).collect();
+        assert_eq!(shown, added, "{args} {}", routes.len());
     }
 }
 

@@ -13,7 +13,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::addr::{Addr, Endpoint};
 use crate::drop::DropReason;
-use crate::guest::{Bypass, Guest};
+use crate::guest::{Bypass, Configured, Guest};
 
 /// Transport protocols that flows exist for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,7 +61,8 @@ impl Guest {
         } else {
             remote.addr
         };
-        let bind = if addr.is_loopback() { Some(loopback(addr)) } else { map.outbound };
+        // A resolver may be of the other family.
+        let bind = if addr.is_loopback() { Some(loopback(addr)) } else { self.family(addr).outbound };
         let remote = Endpoint::new(addr, remote.port);
         Ok(HostSide { remote, bind })
     }
@@ -77,14 +78,20 @@ impl Guest {
     ) -> Result<GuestSide, DropReason> {
         let shown = self.shown(protocol, source).ok_or(DropReason::Unmapped)?;
         let group = Some(destination).filter(|d| d.is_group());
-        let guest = target
-            .or(group)
-            .or_else(|| self.own(protocol, shown, destination))
-            .ok_or(DropReason::Unmapped)?;
+        let guest = target.or(group).or_else(|| self.own(shown, destination)).ok_or(DropReason::Unmapped)?;
         if guest.is_v4() != shown.is_v4() {
             return Err(DropReason::Unmapped);
         }
+        let shown = self.towards(guest, shown);
         Ok(GuestSide { remote: Endpoint::new(shown, source.port), guest })
+    }
+
+    /// Whom the guest sees at its address `guest` instead of `shown`: where that is our own address,
+    /// the gateway that the user named, if its scope is that of `guest` (RFC 4007, section 9).
+    fn towards(&self, guest: Addr, shown: Addr) -> Addr {
+        let map = self.family(shown);
+        let gateway = map.gateway.filter(|gateway| gateway.is_link_local() == guest.is_link_local());
+        gateway.filter(|_| Some(shown) == map.ours).unwrap_or(shown)
     }
 
     /// The address in the guest's namespace at which something arrives that `source` sent to
@@ -134,25 +141,41 @@ impl Guest {
     pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
         match at.socket_addr() {
             SocketAddr::V6(a) if at.addr.is_link_local() || at.addr.is_group() => {
-                SocketAddrV6::new(*a.ip(), a.port(), 0, self.configured.scope).into()
+                SocketAddrV6::new(*a.ip(), a.port(), 0, self.scope(at)).into()
             }
             other => other,
         }
     }
 
+    /// Index of the interface on which `at` is reached, which has no meaning without one.
+    fn scope(&self, at: Endpoint) -> u32 {
+        let Configured { v4, v6, scope, dns_scope, .. } = &self.configured;
+        let is_resolver = [v4, v6].iter().any(|family| family.dns_host == Some(at.addr));
+        if is_resolver && is_dns(Protocol::Udp, at.port) && *dns_scope != 0 { *dns_scope } else { *scope }
+    }
+
     /// The guest's own address for what arrives on the host's side at `destination` from a host
-    /// that it knows as `shown`. A connection arrives at the one that was reached, of several that
-    /// the guest was assigned, as long as it uses no other than these. Datagrams arrive at the one
-    /// that it uses: servers answer them from the address that the guest's kernel chooses.
-    fn own(&self, protocol: Protocol, shown: Addr, destination: Addr) -> Option<Addr> {
+    /// that it knows as `shown`: the one that was reached, if the guest was assigned it and uses no
+    /// other than those assigned.
+    fn own(&self, shown: Addr, destination: Addr) -> Option<Addr> {
+        let (assigned, used) = (&self.family(shown).assigned, self.learnt.used(shown));
+        let is_one_of_them = used.is_none_or(|used| assigned.contains(&used));
+        if is_one_of_them && assigned.contains(&destination) {
+            return Some(destination);
+        }
         if !shown.is_v4() && shown.is_link_local() {
             return self.learnt.link_local();
         }
-        let (assigned, used) = (&self.family(shown).assigned, self.learnt.used(shown));
-        let is_one_of_them = protocol == Protocol::Tcp && used.is_none_or(|used| assigned.contains(&used));
-        let reached =
-            assigned.iter().find(|own| **own == destination && is_one_of_them && assigned.len() > 1);
-        reached.copied().or(used).or(assigned.first().copied()).or(self.learnt.link_local())
+        used.or(assigned.first().copied()).or(self.learnt.link_local())
+    }
+
+    /// The other addresses at which the guest may have been reached when it answers from `own`:
+    /// servers that listen at any address answer datagrams from the one that the guest's kernel
+    /// chooses.
+    pub fn other_addresses(&self, own: Addr) -> impl Iterator<Item = Addr> {
+        let assigned = &self.family(own).assigned;
+        let others = if assigned.contains(&own) { assigned.as_slice() } else { &[] };
+        others.iter().copied().filter(move |other| *other != own)
     }
 }
 

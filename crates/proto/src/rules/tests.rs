@@ -48,6 +48,7 @@ fn map() -> Guest {
             "fe80::1",
         ]),
         scope: 7,
+        dns_scope: 0,
         bypass: Bypass::Off,
     })
 }
@@ -277,15 +278,18 @@ fn several_addresses() {
         (&[second6], "203.0.113.5:80", "192.0.2.200", first),
         (&[], "[2001:db8:8::8]:80", second6, second6),
         (&["2001:db8::aaaa"], "[2001:db8:8::8]:80", second6, "2001:db8::aaaa"),
-        (&["fe80::aaaa"], "[fe80::bbbb]:80", second6, "fe80::aaaa"),
+        (&["fe80::aaaa"], "[fe80::bbbb]:80", second6, second6),
     ];
     for (learnt, source, destination, expected) in cases {
-        let side = guest(learnt).to_guest(Protocol::Tcp, at(source), addr(destination), None);
-        assert_eq!(side.map(|side| side.guest), Ok(addr(expected)), "{learnt:?} {source} {destination}");
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let side = guest(learnt).to_guest(protocol, at(source), addr(destination), None);
+            assert_eq!(side.map(|side| side.guest), Ok(addr(expected)), "{learnt:?} {source} {destination}");
+        }
     }
-    // Programs answer datagrams from whatever address their kernel chooses.
-    let udp = guest(&[]).to_guest(Protocol::Udp, at("203.0.113.5:80"), addr(second), None);
-    assert_eq!(udp.map(|side| side.guest), Ok(addr(first)));
+    // What programs answer from another address is known by all of them.
+    let others: Vec<_> = guest(&[]).other_addresses(addr(third)).collect();
+    assert_eq!(others, [first, second].map(addr));
+    assert_eq!(guest(&[]).other_addresses(addr("192.0.2.77")).count(), 0);
     let itself = Some(addr("192.0.2.3"));
     for own in [first, second, third] {
         assert_eq!(guest(&[]).shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), itself, "{own}");
@@ -296,6 +300,48 @@ fn several_addresses() {
         let mut unnamed = guest(&[]);
         unnamed.configured.v6.host_itself = None;
         assert_eq!(unnamed.shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), unnamed.configured.v6.ours);
+    }
+}
+
+/// A gateway that the user named is who the guest sees, where it could not see the real peer, at
+/// addresses of the gateway's scope.
+#[test]
+fn a_gateway_that_was_named() {
+    let cases = [
+        ("192.0.2.99", "192.0.2.2", "192.0.2.2", "192.0.2.99"),
+        ("192.0.2.99", "127.0.0.9", "127.0.0.1", "192.0.2.99"),
+        ("2001:db8::99", "2001:db8::2", "2001:db8::2", "2001:db8::99"),
+        ("fe80::99", "2001:db8::2", "2001:db8::2", "fe80::1"),
+        ("fe80::99", "fe80::aaaa", "fe80::2", "fe80::99"),
+        ("2001:db8::99", "fe80::aaaa", "fe80::2", "fe80::1"),
+        ("2001:db8::99", "2001:db8:8::8", "2001:db8::2", "2001:db8:8::8"),
+    ];
+    for (gateway, source, destination, expected) in cases {
+        let mut map = map();
+        map.learn(addr("fe80::aaaa"));
+        for family in [&mut map.configured.v4, &mut map.configured.v6] {
+            (family.host_itself, family.gateway) = (None, Some(addr(gateway)));
+        }
+        let source = Endpoint::new(addr(source), 80);
+        let side = map.to_guest(Protocol::Udp, source, addr(destination), None).expect("mapped");
+        assert_eq!(side.remote, Endpoint::new(addr(expected), 80), "{gateway} {source} {destination}");
+    }
+}
+
+/// A resolver may be of the other family, and on another link than the template's.
+#[test]
+fn resolvers_of_the_other_family() {
+    let mut map = map();
+    map.configured.v4.dns_host = Some(addr("fe80::53"));
+    map.configured.v6.dns_host = Some(addr("192.0.2.9"));
+    map.configured.dns_scope = 9;
+    let side = |remote| map.from_guest(Protocol::Udp, at(remote)).expect("mapped");
+    let to = |host: &str, bind| HostSide { remote: at(host), bind: Some(addr(bind)) };
+    assert_eq!(side("192.0.2.53:53"), to("[fe80::53]:53", "2001:db8:9::9"));
+    assert_eq!(side("[2001:db8::53]:53"), to("192.0.2.9:53", "198.51.100.9"));
+    for (text, scope) in [("[fe80::53]:53", 9), ("[fe80::53]:54", 7), ("[fe80::54]:53", 7)] {
+        let SocketAddr::V6(a) = map.socket_addr(at(text)) else { panic!("{text}") };
+        assert_eq!(a.scope_id(), scope, "{text}");
     }
 }
 
@@ -310,7 +356,7 @@ fn a_local_configuration() {
         ..FamilyConfig::default()
     };
     let (v4, v6) = (local(Some("169.254.2.1"), "169.254.2.2"), local(None, "fe80::1"));
-    let mut guest = Guest::new(Configured { v4, v6, bypass: Bypass::Public, scope: 0 });
+    let mut guest = Guest::new(Configured { v4, v6, bypass: Bypass::Public, ..Configured::default() });
     let arrives = |guest: &Guest, source, destination| {
         let side = guest.to_guest(Protocol::Tcp, at(source), addr(destination), None);
         side.map(|side| (side.remote, side.guest))

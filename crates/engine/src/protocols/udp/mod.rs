@@ -228,6 +228,11 @@ impl UdpFlow {
         takes
     }
 
+    /// Whether it travels through a listening socket alone.
+    pub(crate) fn is_inbound(&self) -> bool {
+        matches!(self.sockets, Sockets::Shared(_))
+    }
+
     /// Time to live of what it sends.
     pub(crate) fn ttl(&self) -> u8 {
         self.ttl
