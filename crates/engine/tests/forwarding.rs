@@ -6,7 +6,7 @@ mod common;
 mod guest;
 
 use std::io::{ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -15,9 +15,11 @@ use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
 use passt_engine::flow::Protocol;
 use passt_engine::forward::rule::{PortRange, Rule};
 use passt_engine::forward::{Listener, Reason};
+use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
 use passt_proto::seq::Seq;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::dgram::{self, Outgoing};
@@ -308,7 +310,13 @@ fn clients_that_look_the_same() {
     }
 }
 
-/// A guest that has several addresses of the host is reached at each of them.
+/// One of several addresses, and then the others.
+fn own_and_others(own: IpAddr, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(own).chain(all.iter().copied().filter(move |other| *other != own))
+}
+
+/// A guest that has several addresses of the host is reached at each of them, and answers by the one
+/// that was reached.
 #[test]
 fn several_addresses_of_the_guest() {
     if let Err(error) = own_network() {
@@ -319,7 +327,6 @@ fn several_addresses_of_the_guest() {
     {
         own_addresses(&addresses);
         let [peer, ref own @ ..] = addresses.map(ip);
-        let [first, _] = *own;
         let mut guest = Guest::new(PLAIN, 1500);
         guest.worker.context().core.guest.change(|guest| {
             let Configured { v4, v6, .. } = &mut guest.configured;
@@ -332,6 +339,7 @@ fn several_addresses_of_the_guest() {
             for &own in own {
                 let at = SocketAddr::new(own, port);
                 let udp = UdpSocket::bind((peer, 0)).unwrap();
+                udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                 let tcp = rustix::net::socket(
                     if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 },
                     SocketType::STREAM,
@@ -345,9 +353,21 @@ fn several_addresses_of_the_guest() {
                     rustix::net::connect(&tcp, &at).unwrap();
                 }
                 let packet = guest.one();
+                assert_eq!((packet.src, packet.dst, packet.ports().1), (peer.into(), own.into(), 7));
+                if protocol == Protocol::Tcp {
+                    continue;
+                }
                 // Programs answer datagrams from whatever address their kernel chooses.
-                let at = if protocol == Protocol::Udp { first } else { own };
-                assert_eq!((packet.src, packet.dst, packet.ports().1), (peer.into(), at.into(), 7));
+                for from in own_and_others(own, &addresses.map(ip)[1..]) {
+                    let mut header = [0; MAX_HEADERS];
+                    let path = Path { src: from.into(), dst: peer.into(), ..Guest::path(peer.is_ipv4()) };
+                    let ports = (7, packet.ports().0);
+                    let (len, offload) = path.emit_udp(&mut header, ports, 1, 0).unwrap();
+                    let bytes = [&header[..len], b"!"].concat();
+                    guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
+                    guest.turn();
+                    assert_eq!(udp.recv_from(&mut [0; 9]).unwrap(), (1, at), "from {from}");
+                }
             }
         }
     }
