@@ -384,8 +384,7 @@ fn what_leads_nowhere_is_reset() {
             // Nobody else's, and nobody listens there.
             let taken = bound(address, to);
             assert_eq!(taken.is_err(), circle);
-            engine.turn();
-            engine.turn();
+            (0..4).for_each(|_| engine.turn());
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let error = client.read(&mut [0]).expect_err("a reset");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{side:?} {circle}");

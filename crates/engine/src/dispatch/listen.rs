@@ -244,9 +244,8 @@ impl<L: Link> Engine<L> {
         let listener = self.listener(number).ok_or(DropReason::Socket)?;
         let client = client.ok_or(DropReason::Socket)?;
         let ticket = listener.opening.ticket();
-        if let Some((reached, target)) = listener.past_link(&self.ctx.core.guest, &fd, client) {
-            let accepted =
-                Accepted { listener: number, fd, side: listener.side, client, reached, target, ticket };
+        if let Some(across) = listener.past_link(&self.ctx.core.guest, &fd, client) {
+            let accepted = Accepted { listener: number, fd, side: listener.side, client, across, ticket };
             return self.bypass(accepted);
         }
         let reached = listener.reached(&self.ctx.core.guest, &fd);

@@ -10,10 +10,11 @@ use rustix::io::Errno;
 use super::{Engine, Flow};
 use crate::flow::inbound::InboundClass;
 use crate::flow::{Key, Protocol, Side, Via};
+use crate::forward::Across;
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
 use crate::protocols::Verdict;
-use crate::protocols::splice::{self, SpliceFlow};
+use crate::protocols::splice::{self, Opening, SpliceFlow};
 
 /// A client that a listening socket accepted, and its destination.
 #[derive(Debug)]
@@ -26,10 +27,8 @@ pub(super) struct Accepted {
     pub(super) side: Side,
     /// Its own address and port.
     pub(super) client: Endpoint,
-    /// What it connected to.
-    pub(super) reached: Endpoint,
-    /// What that stands for on the other side.
-    pub(super) target: Endpoint,
+    /// Where it goes.
+    pub(super) across: Across,
     /// To be kept while it is not established.
     pub(super) ticket: Ticket,
 }
@@ -37,20 +36,22 @@ pub(super) struct Accepted {
 impl<L: Link> Engine<L> {
     /// Connects an accepted client to its target.
     pub(super) fn bypass(&mut self, accepted: Accepted) -> Result<(), DropReason> {
-        let Accepted { listener, fd, side, client, reached, target, ticket } = accepted;
+        let Accepted { listener, fd, side, client, across, ticket } = accepted;
+        let Across { reached, target, .. } = across;
         let key = Key { via: Via::Bypass(side), protocol: Protocol::Tcp, guest: reached, remote: client };
         self.make_way(&key);
         if self.flows.find(&key).is_some() {
             return splice::refuse(&fd, DropReason::Unmapped);
         }
-        let (other, connecting) = match self.connect_across(&key, side, target) {
+        let (other, connecting) = match self.connect_across(&key, side, &across) {
             Ok(connected) => connected,
             Err(error) => {
                 log::debug!("{key}: {error}");
                 return splice::refuse(&fd, DropReason::Socket);
             }
         };
-        let flow = SpliceFlow::new(fd, other, connecting.then_some(ticket), self.ctx.core.now);
+        let opening = connecting.then(|| Opening::new(ticket, self.unless_circular(&key, across.other)));
+        let flow = SpliceFlow::new(fd, other, opening, self.ctx.core.now);
         let handle = self.flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
         let inbound = &mut self.ctx.ports.inbound;
         inbound.begun(handle.index, InboundClass::connections(side), listener, self.ctx.core.now);
@@ -67,14 +68,21 @@ impl<L: Link> Engine<L> {
     }
 
     /// The socket towards the target, and whether it is still connecting.
-    fn connect_across(&mut self, key: &Key, from: Side, target: Endpoint) -> io::Result<(OwnedFd, bool)> {
+    fn connect_across(&mut self, key: &Key, from: Side, across: &Across) -> io::Result<(OwnedFd, bool)> {
         if self.flows.is_full() {
             return Err(Errno::NFILE.into());
         }
+        let target = self.unless_circular(key, Some(across.target)).ok_or(Errno::LOOP)?;
+        let other = self.unless_circular(key, across.other);
         let ports = &mut self.ctx.ports;
-        if ports.listeners.circular(self.ctx.core.guest.configured.bypass, key, target) {
-            return Err(Errno::LOOP.into());
-        }
-        splice::connect(ports, from, target)
+        let first = splice::connect(ports, from, target);
+        // Where a family is off, or nobody can be reached by it.
+        first.or_else(|error| other.map_or(Err(error), |other| splice::connect(ports, from, other)))
+    }
+
+    /// A target that does not lead back to where a connection came from.
+    fn unless_circular(&self, key: &Key, target: Option<Endpoint>) -> Option<Endpoint> {
+        let bypass = self.ctx.core.guest.configured.bypass;
+        target.filter(|target| !self.ctx.ports.listeners.circular(bypass, key, *target))
     }
 }

@@ -101,6 +101,17 @@ impl fmt::Display for Listener {
     }
 }
 
+/// How a connection bypasses the link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Across {
+    /// What its client connected to.
+    pub(crate) reached: Endpoint,
+    /// What that stands for on the other side.
+    pub(crate) target: Endpoint,
+    /// The same by the other family, if that is tried where nobody listens at `target`.
+    pub(crate) other: Option<Endpoint>,
+}
+
 impl Listener {
     /// Opens what a port of a rule needs: one socket, or in the namespace, where Linux before 5.7
     /// doesn't let us bind to the interface, one for each loopback address.
@@ -209,20 +220,25 @@ impl Listener {
         Ok(Key { via: Via::Link, protocol: self.protocol, guest, remote: side.remote })
     }
 
-    /// What `client` reached that was accepted as `fd`, and its target on the other side, if the
-    /// connection bypasses the link.
-    pub(crate) fn past_link(
-        &self,
-        guest: &Guest,
-        fd: &OwnedFd,
-        client: Endpoint,
-    ) -> Option<(Endpoint, Endpoint)> {
+    /// The way of a connection that `client` made and that was accepted as `fd`, if it bypasses the
+    /// link.
+    pub(crate) fn past_link(&self, guest: &Guest, fd: &OwnedFd, client: Endpoint) -> Option<Across> {
         let from_outside = !client.addr.is_loopback() || self.target.is_some();
         if self.side == Side::Host && (from_outside || guest.configured.bypass == Bypass::Off) {
             return None;
         }
         let reached = Endpoint::from(SocketAddr::try_from(rustix::net::getsockname(fd).ok()?).ok()?);
-        Some((reached, self.other_side(guest, client.addr, reached.addr)?))
+        let target = self.other_side(guest, client.addr, reached.addr)?;
+        Some(Across { reached, target, other: self.by_other_name(guest, reached.addr) })
+    }
+
+    /// What stands on the other side for the loopback address of the other family than that of
+    /// `reached`, which is what `localhost` means as well (RFC 6761, section 6.3).
+    fn by_other_name(&self, guest: &Guest, reached: Addr) -> Option<Endpoint> {
+        let [v4, v6] = [Addr::from(Ipv4Addr::LOCALHOST), Addr::from(Ipv6Addr::LOCALHOST)];
+        let other = if reached == v4 { v6 } else { v4 };
+        let is_name = self.target.is_none() && (reached == v4 || reached == v6);
+        is_name.then(|| self.other_side(guest, other, other)).flatten()
     }
 
     /// The flow of what `source` sends to `destination`, and its target on the other side, if it

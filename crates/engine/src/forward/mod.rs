@@ -37,6 +37,7 @@ pub use self::apply::{Applied, Apply, Changes, Progress};
 pub(crate) use self::apply::{HANDED_OVER, LATER, Room};
 use self::detect::Listing;
 use self::follow::Todo;
+pub(crate) use self::listener::Across;
 use self::listener::How;
 pub use self::listener::{ListenOptions, Listener};
 pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};

@@ -55,8 +55,10 @@ impl Stock {
         self.collect(supply);
         let mut least = usize::MAX;
         for shelf in &mut self.shelves {
-            // Through a socket of IPv6 clients of both come in.
-            if shelf.kind.kind == kind && (listener != AddressFamily::INET || shelf.kind.family == listener) {
+            // Through a socket of IPv6 clients of both come in, and connections that nobody accepts
+            // are tried by the other family.
+            let by_both = listener != AddressFamily::INET || kind == SocketType::STREAM;
+            if shelf.kind.kind == kind && (by_both || shelf.kind.family == listener) {
                 shelf.order(supply, self.orders);
                 least = least.min(if shelf.failed { usize::MAX } else { shelf.sockets.len() });
             }
@@ -118,11 +120,9 @@ mod tests {
     /// Sockets are made of the kinds that somebody may need.
     #[test]
     fn what_is_ordered() {
-        for (listener, families) in [
-            (AddressFamily::INET, &[AddressFamily::INET][..]),
-            (AddressFamily::INET6, &[AddressFamily::INET, AddressFamily::INET6]),
-        ] {
-            for kind in [SocketType::STREAM, SocketType::DGRAM] {
+        let (v4, both) = (&[AddressFamily::INET][..], &[AddressFamily::INET, AddressFamily::INET6][..]);
+        for (listener, datagrams) in [(AddressFamily::INET, v4), (AddressFamily::INET6, both)] {
+            for (kind, families) in [(SocketType::STREAM, both), (SocketType::DGRAM, datagrams)] {
                 let inside = Resident::here().unwrap();
                 let (supply, mut stock) = (inside.supply(), Stock::new(4096));
                 assert_eq!(stock.available(&supply, kind, listener), 0);

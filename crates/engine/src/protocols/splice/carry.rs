@@ -112,6 +112,7 @@ impl SpliceFlow {
         }
         let sent = match rustix::io::write(&self.ends[from.other()].fd, &splice.buffer[..len]) {
             Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) if self.is_refused(from.other(), error) => 0,
             sent => sent?,
         };
         if from == Peer::Client && sent > 0 {
@@ -167,6 +168,7 @@ impl SpliceFlow {
             Ok(len) => way.held = way.held.saturating_sub(len),
             Err(Errno::AGAIN) => return self.wait_for_room(ctx, handle, from.other()),
             Err(Errno::INTR) => {}
+            Err(error) if self.is_refused(from.other(), error) => return Ok(SpliceStep::Wait),
             Err(error) => return Err(error.into()),
         }
         if from == Peer::Client {
