@@ -7,7 +7,7 @@ use super::{Engine, Flow};
 use crate::flow::account::{Carried, Direction};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::link::Link;
-use crate::protocols::facts::{Facts, State};
+use crate::protocols::facts::{self, Facts, State};
 
 /// A flow, as it is now.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,16 @@ impl<L: Link> Engine<L> {
             inward: facts.account.of(Direction::In),
             retransmitted: facts.retransmitted,
         })
+    }
+
+    /// Where the host's socket of a flow that travels on the link is bound.
+    pub(super) fn local(&self, flow: &Flow) -> Option<Endpoint> {
+        match flow {
+            Flow::Tcp(flow) => facts::local(flow.socket()),
+            Flow::Udp(flow) => flow.facts(&self.ctx.ports.listeners).local,
+            Flow::Echo(flow) => facts::local(flow.fd()),
+            Flow::Splice(_) => None,
+        }
     }
 
     fn facts(&self, key: &Key, flow: &Flow) -> Facts {

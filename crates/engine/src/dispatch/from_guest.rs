@@ -76,6 +76,12 @@ impl<L: Link> Engine<L> {
         if let Some(addr) = claimed {
             core.guest.claimed(addr);
         }
+        if let Some(response) = &response
+            && log::log_enabled!(log::Level::Debug)
+        {
+            let reply = response.reply.map(|len| reply.get(..len).unwrap_or_default());
+            log::debug!("{}", responder::Told { source, class: &class, frame: frame.head, reply });
+        }
         if let Some(response) = response {
             let reply = reply.get(..response.reply?).ok_or(DropReason::Truncated)?;
             core.send(reply);

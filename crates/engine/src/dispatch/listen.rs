@@ -184,8 +184,9 @@ impl<L: Link> Engine<L> {
             match rustix::net::acceptfrom_with(&listener.fd, flags) {
                 Ok((fd, source)) => {
                     places.into_iter().flatten().for_each(|slot| self.displace(slot));
-                    let source = source.and_then(|a| SocketAddr::try_from(a).ok());
-                    if let Err(reason) = self.admit(number, fd, source.map(Endpoint::from)) {
+                    let client = source.and_then(|a| SocketAddr::try_from(a).ok()).map(Endpoint::from);
+                    if let Err(reason) = self.admit(number, fd, client) {
+                        self.turned_away(number, client, reason);
                         self.ctx.core.dropped(reason);
                     }
                 }
@@ -238,6 +239,13 @@ impl<L: Link> Engine<L> {
         Some([under_way, datagrams])
     }
 
+    /// Tells why a client of a listening socket is not served.
+    pub(super) fn turned_away(&self, number: u32, client: Option<Endpoint>, reason: DropReason) {
+        if let (Some(listener), Some(client)) = (self.ctx.ports.listeners.get(number), client) {
+            log::debug!("{}: {client} is not served, {}", **listener, reason.name());
+        }
+    }
+
     /// Begins the flow of a client that was accepted.
     fn admit(&mut self, number: u32, fd: OwnedFd, client: Option<Endpoint>) -> Result<(), DropReason> {
         self.ctx.ports.pressure.taken(&fd, self.ctx.core.now);
@@ -248,7 +256,7 @@ impl<L: Link> Engine<L> {
             let accepted = Accepted { listener: number, fd, side: listener.side, client, across, ticket };
             return self.bypass(accepted);
         }
-        let reached = listener.reached(&self.ctx.core.guest, &fd);
+        let reached = listener.reached(&self.ctx.core.guest, &fd, client.addr);
         match listener.key(&self.ctx.core.guest, client, reached) {
             Ok(key) => self.accepted(fd, key, (number, ticket)),
             Err(reason) => splice::refuse(&fd, reason),

@@ -221,13 +221,20 @@ impl<L: Link> Engine<L> {
             return Err(DropReason::Socket);
         }
         self.ctx.core.timers.set(handle.index, due);
-        self.begun(&key);
+        self.begun(handle);
         Ok(handle)
     }
 
     /// Takes note of a new flow.
-    fn begun(&mut self, key: &Key) {
+    fn begun(&mut self, handle: Handle) {
         self.ctx.core.counters.flows += 1;
-        log::debug!("{key}: begun");
+        if log::log_enabled!(log::Level::Debug)
+            && let Some((key, flow)) = self.flows.get(handle)
+        {
+            match self.local(flow) {
+                Some(local) => log::debug!("{key}: begun, on the host {local}"),
+                None => log::debug!("{key}: begun"),
+            }
+        }
     }
 }

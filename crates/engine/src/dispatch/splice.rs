@@ -58,7 +58,7 @@ impl<L: Link> Engine<L> {
         if !connecting {
             inbound.answered(handle.index);
         }
-        self.begun(&key);
+        self.begun(handle);
         log::debug!("{key}: to {target}");
         self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
             Flow::Splice(flow) => flow.begun(ctx, &mut common.splice, handle, key),

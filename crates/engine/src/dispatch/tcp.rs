@@ -149,7 +149,7 @@ impl<L: Link> Engine<L> {
             self.remove(handle);
             return Err(DropReason::Socket);
         }
-        self.begun(&key);
+        self.begun(handle);
         Ok(handle)
     }
 }

@@ -114,6 +114,7 @@ impl<L: Link> Engine<L> {
                     _ => Verdict::Keep,
                 }),
                 Err(reason) => {
+                    self.turned_away(number, first.source.map(Endpoint::from), reason);
                     let lost = udp::datagrams(&self.ctx.core.inbox, messages);
                     self.ctx.core.dropped_all(reason, lost);
                 }

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
 use super::registry::{Inodes, Socket};
 use super::rule::{Families, Listen};
-use super::table::{Entry, Place};
+use super::table::{Entry, Place, protocol_name, side_name};
 use crate::core::readiness::DATAGRAMS;
 use crate::core::{Core, Token};
 use crate::flow::{Key, Protocol, Side, Via};
@@ -82,16 +82,6 @@ impl How {
     pub(super) fn new(ListenOptions { families, freebind }: ListenOptions, inodes: &Inodes) -> Self {
         Self { families, freebind, inodes: inodes.clone() }
     }
-}
-
-/// The name of a side in messages.
-pub(super) fn side_name(side: Side) -> &'static str {
-    if side == Side::Host { "HOST" } else { "NS" }
-}
-
-/// The name of a protocol in messages.
-pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
-    if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
 }
 
 impl fmt::Display for Listener {
@@ -202,11 +192,12 @@ impl Listener {
         if self.family == AddressFamily::INET6 { dgram::mapped(addr) } else { addr }
     }
 
-    /// The address at which the client of `fd` was accepted. Asked for only where the guest may
-    /// have it, too.
-    pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd) -> Addr {
+    /// The address at which a client was accepted as `fd`. Asked for only where the guest may
+    /// have it, and is reached at another otherwise.
+    pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd, client: Addr) -> Addr {
         let Configured { v4, v6, .. } = &guest.configured;
-        if !self.addr.is_unspecified() || v4.assigned.len().max(v6.assigned.len()) < 2 {
+        let is_one_of_them = v4.assigned.len().max(v6.assigned.len()) > 1 || client.is_link_local();
+        if !self.addr.is_unspecified() || !is_one_of_them {
             return self.addr;
         }
         let own = rustix::net::getsockname(fd).ok().and_then(|own| SocketAddr::try_from(own).ok());

@@ -11,9 +11,8 @@ use std::net::IpAddr;
 
 use rustix::io::Errno;
 
-use super::listener::{protocol_name, side_name};
 use super::rule::{Families, Listen, Rule};
-use super::table::{Conflict, Entry, RuleId, Rules};
+use super::table::{Conflict, Entry, RuleId, Rules, protocol_name, side_name};
 use crate::flow::{Protocol, Side};
 
 /// Rules at most, on both sides together.

@@ -2,6 +2,7 @@
 //! listens where is an argument, and sockets are other modules' business.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use passt_proto::addr::Addr;
@@ -19,6 +20,30 @@ pub struct Entry {
     pub protocol: Protocol,
     /// Which ports, and what they stand for.
     pub rule: Rule,
+}
+
+/// The name of a side in messages.
+pub(super) fn side_name(side: Side) -> &'static str {
+    if side == Side::Host { "HOST" } else { "NS" }
+}
+
+/// The name of a protocol in messages.
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
+    if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
+}
+
+impl fmt::Display for Entry {
+    /// In full: where it listens, and what that stands for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { side, protocol, rule } = self;
+        write!(f, "{} {} {rule}", side_name(*side), protocol_name(*protocol))?;
+        match rule.target {
+            Some(target) => write!(f, " to {target} from port {}", rule.to)?,
+            None => write!(f, " to port {}", rule.to)?,
+        }
+        let kinds = [(rule.weak, ", those that are free"), (rule.scan, ", where a service listens")];
+        kinds.into_iter().filter(|(is, _)| *is).try_for_each(|(_, kind)| f.write_str(kind))
+    }
 }
 
 /// Names a rule; never used again for another.

@@ -92,7 +92,7 @@ impl From<Phase> for State {
 }
 
 /// Where a socket is bound, if it is.
-pub(super) fn local(fd: impl AsFd) -> Option<Endpoint> {
+pub(crate) fn local(fd: impl AsFd) -> Option<Endpoint> {
     endpoint(rustix::net::getsockname(fd).ok()?)
 }
 

@@ -26,6 +26,7 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::bind),
     Call::any(Sysno::close),
     Call::any(Sysno::connect),
+    Call::any(Sysno::getsockname),
     Call::any(Sysno::shutdown),
     Call::only(Sysno::getsockopt, &[option::SO_ERROR]),
     Call::only(Sysno::setsockopt, &[option::IPV6_V6ONLY, option::SO_BINDTODEVICE]),

@@ -191,8 +191,11 @@ fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<
         [(Protocol::Tcp, config.services.tcp, tcp), (Protocol::Udp, config.services.udp, udp)]
     {
         let rules = if enabled { ports.rules(ephemeral)? } else { Vec::new() };
-        let add = rules.into_iter().map(|rule| Change::Add(Entry { side, protocol, rule }));
-        listeners.append(&mut open(forward, add)?);
+        let entries: Vec<_> = rules.into_iter().map(|rule| Entry { side, protocol, rule }).collect();
+        for entry in &entries {
+            log::debug!("Rule: {entry}");
+        }
+        listeners.append(&mut open(forward, entries.into_iter().map(Change::Add))?);
     }
     Ok(listeners)
 }
@@ -246,6 +249,9 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
     }
     for line in setup.summary() {
         log::info!("{line}");
+    }
+    for line in setup.names() {
+        log::debug!("{line}");
     }
     Ok(setup)
 }

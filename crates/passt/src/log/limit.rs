@@ -2,8 +2,8 @@
 //! many more there were.
 //!
 //! What is counted are places in the code. There are few that a guest, a peer or another user
-//! reaches, so a small table holds all of them. Debugging is asked for, and not limited; nor is a
-//! start, which ends.
+//! reaches, so a small table holds all of them. Debugging is asked for, so far more is told;
+//! tracing is not limited, nor is a start, which ends.
 
 use std::fmt;
 
@@ -14,10 +14,12 @@ use super::Line;
 
 /// Lines from one place that are told in a [`PERIOD`].
 const MOST: u32 = 10;
+/// The same where debugging is asked for.
+const MOST_OF_DEBUGGING: u32 = 1000;
 /// How long they are counted for, from the first one on.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Places that are counted apart; any others are counted together.
-const PLACES: usize = 8;
+const PLACES: usize = 16;
 
 /// Counts lines.
 #[derive(Debug)]
@@ -46,9 +48,11 @@ impl LogLimits {
     /// Whether to tell a line, at time `now`. To be called after [`due`](Self::due) has nothing
     /// more.
     pub(super) fn pass(&mut self, record: &Record<'_>, now: Instant) -> bool {
-        if record.level() >= Level::Debug {
-            return true;
-        }
+        let most = match record.level() {
+            Level::Trace => return true,
+            Level::Debug => MOST_OF_DEBUGGING,
+            Level::Error | Level::Warn | Level::Info => MOST,
+        };
         let key = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
         let known = self.places.iter().position(|place| place.told > 0 && place.key == key);
         let place = known.or_else(|| self.places.iter().position(|place| place.is_free(now)));
@@ -56,7 +60,7 @@ impl LogLimits {
         if place.is_free(now) {
             (place.key, place.until, place.told) = (key, now + PERIOD, 0);
         }
-        if place.told < MOST {
+        if place.told < most {
             place.told += 1;
             return true;
         }
@@ -117,7 +121,9 @@ mod tests {
         assert_eq!(told(&mut limits, 1, 1000), 10);
         assert_eq!(told(&mut limits, 2, 2000), 10);
         assert_eq!(told(&mut limits, 1, 10_999), 0);
-        assert!((0..100).all(|_| pass(&mut limits, 1, Level::Debug, 2000)), "that was asked for");
+        assert!((0..10_000).all(|_| pass(&mut limits, 1, Level::Trace, 2000)), "that was asked for");
+        let debugging = (0..10_000).filter(|_| pass(&mut limits, 3, Level::Debug, 2000)).count();
+        assert_eq!(debugging, 1000);
         assert_eq!(limits.next(), Some(Instant::from_millis(11_000)));
         assert!(limits.due(Instant::from_millis(10_999)).is_none());
         let (level, last, count) = limits.due(Instant::from_millis(11_000)).unwrap();

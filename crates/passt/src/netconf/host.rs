@@ -128,6 +128,7 @@ pub fn read(nl: &mut Rtnl, select: &Select<'_>) -> Result<HostNetwork, Error> {
         let seen = Seen::read(nl)?;
         let host = seen.host(select)?;
         if !seen.awaits(&host) || looks.next().is_none() {
+            seen.tell(&host);
             return Ok(host);
         }
         thread::sleep(PAUSE);
@@ -171,6 +172,20 @@ impl Seen {
         };
         let (v4, v6) = (template(false, select.v4), template(true, select.v6));
         Ok(HostNetwork { v4, v6, links: self.links.clone() })
+    }
+
+    /// Tells of the default routes of a family, where there are several, and which was chosen.
+    fn tell(&self, host: &HostNetwork) {
+        for (v6, template) in [(false, &host.v4), (true, &host.v6)] {
+            let routes = self.routes.iter().filter(|route| is_v6(route) == v6);
+            let hops: Vec<_> = routes.flat_map(hops).filter(|hop| hop.default).collect();
+            let (Some(template), true) = (template, hops.len() > 1) else { continue };
+            let name = |hop: &Hop| self.links.iter().find(|l| l.index == hop.index).map(|l| l.name.clone());
+            let shown = |hop: &Hop| Some(format!("{} (metric {})", name(hop)?, hop.metric));
+            let all: Vec<_> = hops.iter().filter_map(shown).collect();
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            log::debug!("{family} default routes: {}; template {}", all.join(", "), template.link.name);
+        }
     }
 
     /// Whether the first address of a template is still looked for elsewhere on the link.

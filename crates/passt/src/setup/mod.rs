@@ -120,6 +120,11 @@ impl Setup {
         Ok((Self { responder, guest, outbound_interface, tap, template }, warnings))
     }
 
+    /// What the guest's names for others stand for, for whoever looks closely: some lines.
+    pub fn names(&self) -> Vec<String> {
+        names(&self.guest.v4).chain(names(&self.guest.v6)).collect()
+    }
+
     /// The choices that were made, for the user: some lines.
     pub fn summary(&self) -> Vec<String> {
         let told = &self.responder;
@@ -153,6 +158,20 @@ impl Setup {
         lines.extend(Some(listed("DNS search list:", &told.search)).filter(|l| !l.is_empty()));
         lines
     }
+}
+
+/// What a family's names stand for, a line each.
+fn names(family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
+    let name = |what: &str, name: Option<Addr>| name.map(|name| format!("Name: {name} is {what}"));
+    let resolver = family.dns_host.map(|host| format!("the resolver {host}"));
+    let lines = [
+        name("the host's loopback", family.host_loopback),
+        name("the host itself", family.host_itself),
+        resolver.and_then(|resolver| name(&resolver, family.dns_forward)),
+        name("this program on the link", family.ours),
+        name("where the guest's traffic leaves from", family.outbound),
+    ];
+    lines.into_iter().flatten()
 }
 
 /// A title and the items of a list, nothing for an empty one.

@@ -9,6 +9,7 @@ pub mod dhcp;
 pub mod dhcpv6;
 mod frame;
 pub mod ndp;
+mod told;
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
@@ -19,6 +20,8 @@ use bitflags::bitflags;
 use crate::addr::{Addr, Mac};
 use crate::classify::Class;
 use crate::drop::DropReason;
+
+pub use self::told::Told;
 
 /// A domain or host name as text; one that is not valid is never sent.
 pub type Name = ArrayString<255>;

@@ -173,9 +173,10 @@ impl Guest {
     /// servers that listen at any address answer datagrams from the one that the guest's kernel
     /// chooses.
     pub fn other_addresses(&self, own: Addr) -> impl Iterator<Item = Addr> {
-        let assigned = &self.family(own).assigned;
-        let others = if assigned.contains(&own) { assigned.as_slice() } else { &[] };
-        others.iter().copied().filter(move |other| *other != own)
+        let link_local = self.learnt.link_local().filter(|_| !own.is_v4());
+        let all = self.family(own).assigned.iter().copied().chain(link_local);
+        let is_known = all.clone().any(|known| known == own);
+        all.filter(move |other| is_known && *other != own)
     }
 }
 

@@ -290,6 +290,10 @@ fn several_addresses() {
     let others: Vec<_> = guest(&[]).other_addresses(addr(third)).collect();
     assert_eq!(others, [first, second].map(addr));
     assert_eq!(guest(&[]).other_addresses(addr("192.0.2.77")).count(), 0);
+    let linked = guest(&["fe80::aaaa"]);
+    let others: Vec<_> = linked.other_addresses(addr("fe80::aaaa")).collect();
+    assert_eq!(others, [first6, second6].map(addr));
+    assert_eq!(linked.other_addresses(addr(second6)).count(), 2);
     let itself = Some(addr("192.0.2.3"));
     for own in [first, second, third] {
         assert_eq!(guest(&[]).shown(Protocol::Tcp, Endpoint::new(addr(own), 80)), itself, "{own}");

@@ -44,7 +44,6 @@ use crate::link::Link;
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[
     Call::only(Sysno::fcntl, PIPE_SIZE),
-    Call::any(Sysno::getsockname),
     Call::only(Sysno::getsockopt, &[option::TCP_CONGESTION]),
     Call::only(Sysno::pipe2, pipe::FLAGS),
     Call::any(Sysno::read),
