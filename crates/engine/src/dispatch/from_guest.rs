@@ -67,7 +67,7 @@ impl<L: Link> Engine<L> {
                 return Err(reason);
             }
         };
-        log::trace!("from guest: {} bytes, {class:?}", frame.len);
+        log::trace!("from guest: {} bytes, {class}", frame.len);
         let response = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
         let claimed = response.and_then(|response| response.claimed);
         // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).

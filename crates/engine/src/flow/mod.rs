@@ -61,9 +61,9 @@ impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { via, protocol, guest, remote } = self;
         match via {
-            Via::Link => write!(f, "{protocol:?} {guest} - {remote}"),
-            Via::Bypass(Side::Host) => write!(f, "{protocol:?} host {remote} - {guest}"),
-            Via::Bypass(Side::Namespace) => write!(f, "{protocol:?} namespace {remote} - {guest}"),
+            Via::Link => write!(f, "{protocol} {guest} - {remote}"),
+            Via::Bypass(Side::Host) => write!(f, "{protocol} host {remote} - {guest}"),
+            Via::Bypass(Side::Namespace) => write!(f, "{protocol} namespace {remote} - {guest}"),
         }
     }
 }

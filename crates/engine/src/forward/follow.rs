@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::listener::{How, ListenOptions, Listener};
 use super::rule::Families;
-use super::table::{Entry, Place};
+use super::table::{Entry, Place, side_name};
 use super::{Around, CHUNK, Changes, Forward};
 use crate::flow::Side;
 
@@ -198,7 +198,7 @@ impl OpenJob {
         let Self { place, entry, how } = self;
         let opened = Listener::open(place, &entry, &how);
         if let Err(error) = &opened {
-            log::debug!("{:?} {:?} port {}: {error}", entry.side, entry.protocol, place.port);
+            log::debug!("{} {} port {}: {error}", side_name(entry.side), entry.protocol, place.port);
         }
         opened
     }

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
 use super::registry::{Inodes, Socket};
 use super::rule::{Families, Listen};
-use super::table::{Entry, Place, protocol_name, side_name};
+use super::table::{Entry, Place, side_name};
 use crate::core::readiness::DATAGRAMS;
 use crate::core::{Core, Token};
 use crate::flow::{Key, Protocol, Side, Via};
@@ -86,7 +86,7 @@ impl How {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (side, protocol) = (side_name(self.side), protocol_name(self.protocol));
+        let (side, protocol) = (side_name(self.side), self.protocol);
         write!(f, "{side} {protocol} port {}", self.place.port)
     }
 }

@@ -409,7 +409,7 @@ impl Detection {
                     changed = true;
                 }
                 Ok(()) => {}
-                Err(error) => log::debug!("What listens ({side:?}): {error}"),
+                Err(error) => log::debug!("What listens, {}: {error}", table::side_name(side)),
             }
         }
         changed

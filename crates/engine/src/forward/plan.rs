@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use rustix::io::Errno;
 
 use super::rule::{Families, Listen, Rule};
-use super::table::{Conflict, Entry, RuleId, Rules, protocol_name, side_name};
+use super::table::{Conflict, Entry, RuleId, Rules, side_name};
 use crate::flow::{Protocol, Side};
 
 /// Rules at most, on both sides together.
@@ -189,7 +189,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entry, reason, .. } = self;
         let Reason::Port { port, .. } = reason else { return reason.fmt(f) };
-        let (side, protocol) = (side_name(entry.side), protocol_name(entry.protocol));
+        let (side, protocol) = (side_name(entry.side), entry.protocol);
         let listen = &entry.rule.listen;
         if *listen == Listen::default() {
             write!(f, "Listen failed for {side} {protocol} port {port}: {reason}")

@@ -27,16 +27,11 @@ pub(super) fn side_name(side: Side) -> &'static str {
     if side == Side::Host { "HOST" } else { "NS" }
 }
 
-/// The name of a protocol in messages.
-pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
-    if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
-}
-
 impl fmt::Display for Entry {
     /// In full: where it listens, and what that stands for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { side, protocol, rule } = self;
-        write!(f, "{} {} {rule}", side_name(*side), protocol_name(*protocol))?;
+        write!(f, "{} {protocol} {rule}", side_name(*side))?;
         match rule.target {
             Some(target) => write!(f, " to {target} from port {}", rule.to)?,
             None => write!(f, " to port {}", rule.to)?,

@@ -5,6 +5,8 @@
 //! [`Class`] can rely on its addresses and ranges. Transport checksums are not
 //! verified, as frames need not carry them (see [`crate::wire::offload`]).
 
+mod shown;
+
 use core::ops::Range;
 
 use zerocopy::FromBytes;

@@ -1,4 +1,6 @@
 use core::net::{Ipv4Addr, Ipv6Addr};
+use std::format;
+use std::string::ToString;
 use std::vec::Vec;
 
 use proptest::prelude::*;
@@ -217,4 +219,14 @@ proptest! {
         };
         prop_assert!(frame.get(range).is_some());
     }
+}
+
+/// Addresses are shown as users write them.
+#[test]
+fn frames_in_a_trace() {
+    let udp = classify_all(&udp_frame(&path(V4.0, V4.1), (1000, 53), b"query")).unwrap();
+    assert_eq!(udp.to_string(), format!("UDP {}:1000 to {}:53, 5 bytes", V4.0, V4.1));
+    let tcp = classify_all(&tcp_frame(&path(V6.0, V6.1), &[7; 30])).unwrap().to_string();
+    assert!(tcp.starts_with(&format!("TCP [{}]:40000 to [{}]:80, ", V6.0, V6.1)), "{tcp}");
+    assert!(tcp.contains("ACK") && tcp.ends_with(", 30 bytes"), "{tcp}");
 }

@@ -9,6 +9,7 @@
 //! Which ports are forwarded is no question of addresses: listening sockets stand
 //! for them, and say which guest address they were configured for, if any.
 
+use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::addr::{Addr, Endpoint};
@@ -24,6 +25,16 @@ pub enum Protocol {
     Udp,
     /// ICMP or ICMPv6 echo; ports are the identifier.
     Echo,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Echo => "ICMP echo",
+        })
+    }
 }
 
 /// The host's side of a flow that the guest began.
@@ -104,6 +115,7 @@ impl Guest {
         let map = self.family(source);
         match self.configured.bypass {
             Bypass::Off => None,
+            Bypass::Public if map.assigned.contains(&destination) => Some(destination),
             Bypass::Public => self.learnt.used(source).or(map.assigned.first().copied()),
             Bypass::Loopback if destination.is_loopback() => Some(destination),
             Bypass::Loopback => Some(loopback(source)),

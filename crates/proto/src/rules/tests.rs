@@ -140,6 +140,8 @@ fn past_link() {
         (Public, "127.0.0.1", "127.0.0.1", None, Some("192.0.2.2")),
         (Public, "127.0.0.7", "127.0.0.9", None, Some("192.0.2.2")),
         (Public, "::1", "::1", None, Some("2001:db8::2")),
+        (Public, "127.0.0.1", "192.0.2.7", None, Some("192.0.2.7")),
+        (Public, "127.0.0.1", "192.0.2.8", None, Some("192.0.2.2")),
         (Public, "192.0.2.2", "192.0.2.2", None, None),
         (Public, "127.0.0.1", "127.0.0.1", Some("192.0.2.7"), None),
         (Loopback, "127.0.0.1", "127.0.0.1", None, Some("127.0.0.1")),
@@ -151,6 +153,7 @@ fn past_link() {
     for (bypass, source, destination, target, expected) in cases {
         let mut map = map();
         map.configured.bypass = bypass;
+        map.configured.v4.assigned.push(addr("192.0.2.7"));
         let found = map.past_link(addr(source), addr(destination), target.map(addr));
         assert_eq!(found, expected.map(addr), "{bypass:?} {source} {destination}");
     }
