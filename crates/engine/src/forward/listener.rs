@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
-use passt_proto::guest::{Bypass, Configured, Guest};
+use passt_proto::guest::{Bypass, Guest};
 use passt_sys::socket::Kind;
 use passt_sys::{dgram, socket};
 use rustix::event::epoll::EventFlags;
@@ -192,12 +192,11 @@ impl Listener {
         if self.family == AddressFamily::INET6 { dgram::mapped(addr) } else { addr }
     }
 
-    /// The address at which a client was accepted as `fd`. Asked for only where the guest may
-    /// have it, and is reached at another otherwise.
+    /// The address at which a client was accepted as `fd`. Asked for only where the guest may have
+    /// several: in IPv6 it has a link-local one besides.
     pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd, client: Addr) -> Addr {
-        let Configured { v4, v6, .. } = &guest.configured;
-        let is_one_of_them = v4.assigned.len().max(v6.assigned.len()) > 1 || client.is_link_local();
-        if !self.addr.is_unspecified() || !is_one_of_them {
+        let has_several = !client.is_v4() || guest.configured.v4.assigned.len() > 1;
+        if !self.addr.is_unspecified() || !has_several {
             return self.addr;
         }
         let own = rustix::net::getsockname(fd).ok().and_then(|own| SocketAddr::try_from(own).ok());

@@ -9,6 +9,7 @@ mod lacking;
 mod machine;
 mod mangle;
 mod rr;
+mod seen;
 mod stall;
 mod tcp;
 mod udp;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         ["reset-within", by, role, to] => say(&stall::reset_within(by, role, to)?),
         ["stalled", to, count] => stall::crowd(to, count.parse()?),
         ["later", to, length, pause] => stall::later(to, length.parse()?, pause.parse()?),
+        ["seen", from, to] => say(&seen::seen(from, to)?),
         ["who", to] => say(&tcp::who(to)?),
         ["many", to, count] => say(&tcp::many(to, count.parse()?)?),
         ["churn", to, count] => tcp::churn(to, count.parse()?),
