@@ -1,8 +1,6 @@
 //! Hosts with several addresses, or with one family only: the guest is reached at all it has, by
 //! both families, and what stands for somebody has a way.
 
-use std::time::Duration;
-
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{FAR4, FAR6, GATEWAY4, Guest, HOST4, HOST6, Net, Place, Process, User, eventually, have};
 
@@ -222,8 +220,6 @@ fn a_tentative_address_counts() {
     let Some(net) = Net::new() else { return };
     net.host.ip("-6 addr flush dev eth0 scope global");
     net.host.ip("addr add 2001:db8::2/64 dev eth0");
-    let begun = std::time::Instant::now();
     let guest = start(&net, "");
-    assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(guest.run("ip -o -6 addr").contains("2001:db8::2"));
 }
