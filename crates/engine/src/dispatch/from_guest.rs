@@ -12,6 +12,7 @@ use passt_sys::iovec::Gather;
 
 use super::Engine;
 use super::echo::EchoRequest;
+use super::trace::Trace;
 use crate::core::Storage;
 use crate::link::Link;
 
@@ -67,7 +68,7 @@ impl<L: Link> Engine<L> {
                 return Err(reason);
             }
         };
-        log::trace!("from guest: {} bytes, {class:?}", frame.len);
+        log::trace!("from guest: {} bytes, {}", frame.len, Trace(&class));
         let response = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
         let claimed = response.and_then(|response| response.claimed);
         // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).

@@ -24,7 +24,7 @@ impl<L: Link> Engine<L> {
 
     #[cold]
     fn adapt(&mut self, caps: Caps) {
-        log::debug!("The link: {caps:?}");
+        log::debug!("The link takes {caps}");
         let before = std::mem::replace(&mut self.ctx.core.caps, caps);
         self.common.tcp.adapt(&caps);
         if caps.udp_segmentation && !before.udp_segmentation {

@@ -12,6 +12,7 @@ mod link;
 mod listen;
 mod splice;
 mod tcp;
+mod trace;
 mod udp;
 
 use std::collections::BTreeSet;

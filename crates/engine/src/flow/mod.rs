@@ -57,13 +57,23 @@ impl Side {
     }
 }
 
+/// The name of a protocol in messages.
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Echo => "echo",
+    }
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { via, protocol, guest, remote } = self;
+        let protocol = protocol_name(*protocol);
         match via {
-            Via::Link => write!(f, "{protocol:?} {guest} - {remote}"),
-            Via::Bypass(Side::Host) => write!(f, "{protocol:?} host {remote} - {guest}"),
-            Via::Bypass(Side::Namespace) => write!(f, "{protocol:?} namespace {remote} - {guest}"),
+            Via::Link => write!(f, "{protocol} {guest} - {remote}"),
+            Via::Bypass(Side::Host) => write!(f, "{protocol} host {remote} - {guest}"),
+            Via::Bypass(Side::Namespace) => write!(f, "{protocol} namespace {remote} - {guest}"),
         }
     }
 }
@@ -80,9 +90,9 @@ mod tests {
         let (guest, remote) =
             (Endpoint::new(Ipv4Addr::new(192, 0, 2, 2), 80), Endpoint::new(Ipv6Addr::LOCALHOST, 7));
         for (via, expected) in [
-            (Via::Link, "Tcp 192.0.2.2:80 - [::1]:7"),
-            (Via::Bypass(Side::Host), "Tcp host [::1]:7 - 192.0.2.2:80"),
-            (Via::Bypass(Side::Namespace), "Tcp namespace [::1]:7 - 192.0.2.2:80"),
+            (Via::Link, "TCP 192.0.2.2:80 - [::1]:7"),
+            (Via::Bypass(Side::Host), "TCP host [::1]:7 - 192.0.2.2:80"),
+            (Via::Bypass(Side::Namespace), "TCP namespace [::1]:7 - 192.0.2.2:80"),
         ] {
             assert_eq!(Key { via, protocol: Protocol::Tcp, guest, remote }.to_string(), expected);
         }

@@ -10,11 +10,11 @@ use passt_sys::alloc;
 use passt_sys::namespace::Pending;
 use rustix::io::Errno;
 
-use super::listener::{How, ListenOptions, Listener};
+use super::listener::{How, ListenOptions, Listener, side_name};
 use super::rule::Families;
 use super::table::{Entry, Place};
 use super::{Around, CHUNK, Changes, Forward};
-use crate::flow::Side;
+use crate::flow::{Side, protocol_name};
 
 /// What is to be closed and opened.
 #[derive(Debug, Default)]
@@ -198,7 +198,8 @@ impl OpenJob {
         let Self { place, entry, how } = self;
         let opened = Listener::open(place, &entry, &how);
         if let Err(error) = &opened {
-            log::debug!("{:?} {:?} port {}: {error}", entry.side, entry.protocol, place.port);
+            let (side, protocol) = (side_name(entry.side), protocol_name(entry.protocol));
+            log::debug!("{side} {protocol} port {}: {error}", place.port);
         }
         opened
     }

@@ -20,7 +20,7 @@ use super::rule::{Families, Listen};
 use super::table::{Entry, Place};
 use crate::core::readiness::DATAGRAMS;
 use crate::core::{Core, Token};
-use crate::flow::{Key, Protocol, Side, Via};
+use crate::flow::{Key, Protocol, Side, Via, protocol_name};
 use crate::link::Link;
 
 /// Connections that wait to be accepted; the kernel has a limit of its own.
@@ -87,11 +87,6 @@ impl How {
 /// The name of a side in messages.
 pub(super) fn side_name(side: Side) -> &'static str {
     if side == Side::Host { "HOST" } else { "NS" }
-}
-
-/// The name of a protocol in messages.
-pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
-    if protocol == Protocol::Tcp { "TCP" } else { "UDP" }
 }
 
 impl fmt::Display for Listener {

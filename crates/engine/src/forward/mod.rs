@@ -408,7 +408,7 @@ impl Detection {
                     changed = true;
                 }
                 Ok(()) => {}
-                Err(error) => log::debug!("What listens ({side:?}): {error}"),
+                Err(error) => log::debug!("What listens ({}): {error}", listener::side_name(side)),
             }
         }
         changed

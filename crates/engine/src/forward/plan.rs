@@ -9,12 +9,12 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use rustix::io::Errno;
+use passt_sys::plain::Plain;
 
-use super::listener::{protocol_name, side_name};
+use super::listener::side_name;
 use super::rule::{Families, Listen, Rule};
 use super::table::{Conflict, Entry, RuleId, Rules};
-use crate::flow::{Protocol, Side};
+use crate::flow::{Protocol, Side, protocol_name};
 
 /// Rules at most, on both sides together.
 pub const MAX_RULES: usize = 1 << 14;
@@ -80,7 +80,7 @@ pub enum Reason {
     #[error("Nothing tells what listens")]
     Services,
     /// A port that it needs can't be had: an error of socket(7), bind(2) or listen(2).
-    #[error("{}", plain(error))]
+    #[error("{}", Plain(error))]
     Port {
         /// The port.
         port: u16,
@@ -200,14 +200,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the C library calls an error, without its number.
-fn plain(error: &io::Error) -> String {
-    let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
-    reason.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
     use crate::forward::rule::PortRange;
 

@@ -26,6 +26,7 @@ use passt_engine::link::Link;
 use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
+use passt_sys::plain::Plain;
 use passt_sys::process::exit_now;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -72,7 +73,7 @@ fn report(error: &anyhow::Error) -> u8 {
         log::error!("{error:#}");
     } else {
         // Without standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{error:#}");
+        let _ = writeln!(io::stderr(), "{}", Plain(format_args!("{error:#}")));
     }
     1
 }

@@ -238,9 +238,28 @@ fn copy_routes(nl: &mut Rtnl, index: u32, sources: &[IfAddr], routes: &[RouteMes
     for mut route in left {
         declare_onlink(&mut route);
         if let Err(error) = add_route(nl, &route) {
-            log::warn!("Can't add a route in the namespace: {error}: {:?}", route.attributes);
+            log::warn!("Can't add {} in the namespace: {error}", described(&route));
         }
     }
+}
+
+/// A route as messages name it: `route to 192.0.2.0/24 via 198.51.100.1`.
+fn described(route: &RouteMessage) -> String {
+    let mut to = "default route".to_owned();
+    let mut via = String::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(addr) => {
+                let addr = ip(addr).map_or_else(String::new, |addr| addr.to_string());
+                to = format!("route to {addr}/{}", route.header.destination_prefix_length);
+            }
+            RouteAttribute::Gateway(addr) => {
+                via = ip(addr).map_or_else(String::new, |addr| format!(" via {addr}"));
+            }
+            _ => {}
+        }
+    }
+    to + &via
 }
 
 /// The route, over the interface with the given index. The kernel wants its source
