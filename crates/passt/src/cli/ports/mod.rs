@@ -15,6 +15,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
+use passt_engine::forward::by_port::ByPort;
 use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
 
 use super::values;
@@ -112,12 +113,14 @@ impl Ports {
             Self::Specs(specs) => specs,
         };
         let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
-        let mut earlier: &[Rule] = &[];
+        let mut earlier = ByPort::default();
         for (i, rule) in rules.iter().enumerate() {
-            if let Some(other) = earlier.iter().find(|other| other.overlaps(rule)) {
-                return Err(PortError::Overlap(other.to_string(), rule.to_string()));
+            let overlaps = |&other: &usize| rules.get(other).is_some_and(|other| other.overlaps(rule));
+            if let Some(other) = earlier.meeting(rule.ports).filter(overlaps).min() {
+                let other = rules.get(other).map(ToString::to_string);
+                return Err(PortError::Overlap(other.unwrap_or_default(), rule.to_string()));
             }
-            earlier = rules.get(..=i).unwrap_or_default();
+            earlier.insert(rule.ports, i);
         }
         Ok(rules)
     }
