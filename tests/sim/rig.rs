@@ -267,7 +267,7 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> EngineOptions {
             v6: family(HOST6.into(), GUEST6.into(), OURS6.into()),
             ..Configured::default()
         },
-        outbound_if: [None, None],
+        outbound: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
         max_flows,
         secrets: [1, 2, 3, 4],

@@ -62,7 +62,7 @@
 //! let options = EngineOptions {
 //!     services,
 //!     guest: Configured::default(),
-//!     outbound_if: [None, None],
+//!     outbound: [None, None],
 //!     protocols: Protocols { tcp: true, udp: true, icmp: true },
 //!     max_flows: 256,
 //!     secrets: [1, 2, 3, 4], // random, where it matters

@@ -9,6 +9,7 @@ use std::net::TcpListener;
 
 use common::{addr, ip, own_addresses, own_network, pattern};
 use guest::{Connected, Guest, PLAIN, names};
+use passt_engine::core::Outbound;
 use passt_engine::dispatch::Protocols;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
@@ -118,8 +119,8 @@ fn a_destination_without_a_route() {
 fn an_interface_that_is_not_there() {
     for v4 in [true, false] {
         let mut guest = Guest::new(PLAIN, 1500);
-        let missing = || Some("missing0".to_owned());
-        guest.worker.context().core.outbound_if = if v4 { [missing(), None] } else { [None, missing()] };
+        let missing = || Some(Outbound { interface: "missing0".to_owned(), strict: true });
+        guest.worker.context().core.outbound = if v4 { [missing(), None] } else { [None, missing()] };
         let host = if v4 { "127.0.0.1" } else { "::1" };
         let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();

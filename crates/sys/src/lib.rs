@@ -20,6 +20,7 @@ pub mod iovec;
 pub mod msg;
 pub mod namespace;
 pub mod netlink;
+pub mod plain;
 pub mod process;
 #[cfg(feature = "provoke")]
 pub mod provoke;

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, b
 
 use crate::iovec::Gather;
 use crate::msg;
+use crate::plain::Plain;
 use crate::seccomp::{Call, Sysno};
 
 /// System calls made here once the process runs.
@@ -116,7 +117,7 @@ pub struct Message<'a> {
 
 /// The kernel refused a request.
 #[derive(Debug, thiserror::Error)]
-#[error("{errno}{}", explained(explanation))]
+#[error("{}{}", Plain(errno), explained(explanation))]
 pub struct Refused {
     /// The error code.
     pub errno: io::Error,
@@ -257,7 +258,7 @@ mod tests {
         let datagram = message(NLMSG_ERROR, NLM_F_ACK_TLVS | NLM_F_CAPPED, &body);
         let error = messages(&datagram).next().unwrap().result().unwrap_err();
         assert_eq!(error.errno.raw_os_error(), Some(22));
-        assert_eq!(error.to_string(), "Invalid argument (os error 22) (odd!)");
+        assert_eq!(error.to_string(), "Invalid argument (odd!)");
 
         let datagram = message(NLMSG_ERROR, 0, &0_i32.to_ne_bytes());
         assert!(messages(&datagram).next().unwrap().result().is_ok());

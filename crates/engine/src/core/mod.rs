@@ -68,7 +68,7 @@ pub struct Core<L> {
     /// What is known about the guest.
     pub guest: Known,
     /// Interfaces that IPv4 and IPv6 sockets are bound to.
-    pub outbound_if: [Option<String>; 2],
+    pub outbound: [Option<Outbound>; 2],
     /// Where datagrams from the host's side are received.
     pub(crate) inbox: Inbox,
     /// Where payload is kept that is in no frame, and in no message.
@@ -85,6 +85,15 @@ pub struct Core<L> {
     /// An [external](Token::External) descriptor that is not watched, and when it is to be tried
     /// again.
     postponed: Option<(u32, Instant)>,
+}
+
+/// An interface that sockets towards the network are bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Its name.
+    pub interface: String,
+    /// A socket that can't be bound to it is not used.
+    pub strict: bool,
 }
 
 /// Reserved memory of all flows that the core needs.
@@ -110,7 +119,7 @@ impl<L: Link> Core<L> {
         link: L,
         services: &responder::Config,
         configured: &Configured,
-        outbound_if: &[Option<String>; 2],
+        outbound: &[Option<Outbound>; 2],
         now: Instant,
         pools: Pools,
     ) -> io::Result<Self> {
@@ -123,7 +132,7 @@ impl<L: Link> Core<L> {
             capture: None,
             services: services.clone(),
             guest: Known::new(configured),
-            outbound_if: outbound_if.clone(),
+            outbound: outbound.clone(),
             inbox: Inbox::new(),
             pool: Pool::new(BLOCKS)?,
             timers,

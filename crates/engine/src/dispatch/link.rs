@@ -24,12 +24,7 @@ impl<L: Link> Engine<L> {
 
     #[cold]
     fn adapt(&mut self, caps: Caps) {
-        log::debug!(
-            "The link: checksums {}, TCP super-frames {}, UDP super-frames {}",
-            caps.checksum,
-            caps.tcp_segmentation,
-            caps.udp_segmentation
-        );
+        log::debug!("The link takes {caps}");
         let before = std::mem::replace(&mut self.ctx.core.caps, caps);
         self.common.tcp.adapt(&caps);
         if caps.udp_segmentation && !before.udp_segmentation {

@@ -80,9 +80,9 @@ mod tests {
         let (guest, remote) =
             (Endpoint::new(Ipv4Addr::new(192, 0, 2, 2), 80), Endpoint::new(Ipv6Addr::LOCALHOST, 7));
         for (via, expected) in [
-            (Via::Link, "Tcp 192.0.2.2:80 - [::1]:7"),
-            (Via::Bypass(Side::Host), "Tcp host [::1]:7 - 192.0.2.2:80"),
-            (Via::Bypass(Side::Namespace), "Tcp namespace [::1]:7 - 192.0.2.2:80"),
+            (Via::Link, "TCP 192.0.2.2:80 - [::1]:7"),
+            (Via::Bypass(Side::Host), "TCP host [::1]:7 - 192.0.2.2:80"),
+            (Via::Bypass(Side::Namespace), "TCP namespace [::1]:7 - 192.0.2.2:80"),
         ] {
             assert_eq!(Key { via, protocol: Protocol::Tcp, guest, remote }.to_string(), expected);
         }

@@ -6,6 +6,7 @@
 //! connections and datagrams that come in is the business of [`protocols`](crate::protocols).
 
 mod apply;
+pub mod by_port;
 mod detect;
 mod follow;
 pub mod listener;

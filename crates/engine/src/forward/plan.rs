@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use rustix::io::Errno;
+use passt_sys::plain::Plain;
 
 use super::rule::{Families, Listen, Rule};
 use super::table::{Conflict, Entry, RuleId, Rules, side_name};
@@ -79,7 +79,7 @@ pub enum Reason {
     #[error("Nothing tells what listens")]
     Services,
     /// A port that it needs can't be had: an error of socket(7), bind(2) or listen(2).
-    #[error("{}", plain(error))]
+    #[error("{}", Plain(error))]
     Port {
         /// The port.
         port: u16,
@@ -199,14 +199,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the C library calls an error, without its number.
-fn plain(error: &io::Error) -> String {
-    let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), |e| e.to_string());
-    reason.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
     use crate::forward::rule::PortRange;
 

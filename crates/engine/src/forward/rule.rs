@@ -120,7 +120,7 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
-    fn meets(self, other: Self) -> bool {
+    pub(super) fn meets(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
 

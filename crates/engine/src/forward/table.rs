@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use passt_proto::addr::Addr;
 use passt_proto::guest::{Bypass, Guest};
 
+use super::by_port::ByPort;
 use super::rule::{Families, Rule};
 use crate::flow::{Protocol, Side};
 
@@ -63,6 +64,7 @@ pub struct Conflict(String, String);
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     entries: BTreeMap<RuleId, Entry>,
+    ports: ByPort<RuleId>,
     next: u32,
     /// How often they were changed by a [plan](super::Plan).
     pub(super) version: u64,
@@ -113,9 +115,10 @@ impl Rules {
 
     /// Puts a rule back by the name that it had, unless it meets another one.
     pub(super) fn restore(&mut self, id: RuleId, entry: Entry) -> Result<(), Conflict> {
-        if let Some(other) = self.entries.values().find(|other| other.meets(&entry)) {
+        if let Some(other) = self.first(&entry, |other| other.meets(&entry)).and_then(|id| self.get(id)) {
             return Err(Conflict(other.rule.to_string(), entry.rule.to_string()));
         }
+        self.ports.insert(entry.rule.ports, id);
         self.entries.insert(id, entry);
         Ok(())
     }
@@ -137,12 +140,19 @@ impl Rules {
 
     /// Takes a rule out.
     pub fn remove(&mut self, id: RuleId) -> Option<Entry> {
-        self.entries.remove(&id)
+        let entry = self.entries.remove(&id)?;
+        self.ports.remove(entry.rule.ports, id);
+        Some(entry)
     }
 
     /// The rule that is equal in everything.
     pub fn find(&self, entry: &Entry) -> Option<RuleId> {
-        self.entries.iter().find(|(_, other)| *other == entry).map(|(&id, _)| id)
+        self.first(entry, |other| other == entry)
+    }
+
+    /// The first rule that `is_wanted`, of those that have ports of `entry`.
+    fn first(&self, entry: &Entry, is_wanted: impl Fn(&Entry) -> bool) -> Option<RuleId> {
+        self.ports.meeting(entry.rule.ports).filter(|&id| self.get(id).is_some_and(&is_wanted)).min()
     }
 
     /// A rule by its name.

@@ -16,6 +16,7 @@ pub mod ring;
 pub mod stream;
 pub mod tap;
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -40,6 +41,20 @@ pub struct Caps {
     /// Bytes of frames that the guest's device can have under way towards us before it
     /// drops, where segmentation does not keep them few; `None` without such a limit.
     pub queue_limit: Option<usize>,
+}
+
+impl fmt::Display for Caps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("frames")?;
+        for (able, what) in [
+            (self.checksum, ", unfinished checksums"),
+            (self.tcp_segmentation, ", TCP super-frames"),
+            (self.udp_segmentation, ", UDP super-frames"),
+        ] {
+            f.write_str(if able { what } else { "" })?;
+        }
+        self.queue_limit.map_or(Ok(()), |bytes| write!(f, ", {bytes} bytes under way from it"))
+    }
 }
 
 /// One frame received from the guest.

@@ -11,7 +11,7 @@ use passt_sys::socket::Kind;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
-use crate::core::Core;
+use crate::core::{Core, Outbound};
 use crate::link::Link;
 
 /// A socket towards the host's peers, bound to the interface and address that the command line or
@@ -23,13 +23,14 @@ pub(crate) fn socket<L>(
     remote: Addr,
     bind: Option<Addr>,
 ) -> io::Result<OwnedFd> {
-    let interface = &core.outbound_if[usize::from(!remote.is_v4())];
+    let outbound = &core.outbound[usize::from(!remote.is_v4())];
     let family = if remote.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = passt_sys::socket::open(Kind { kind, family }, protocol)?;
-    if let Some(name) = interface
+    if let Some(Outbound { interface, strict }) = outbound
         && !remote.is_loopback()
     {
-        passt_sys::socket::bind_to_device(fd.as_fd(), name)?;
+        let bound = passt_sys::socket::bind_to_device(fd.as_fd(), interface);
+        bound.or_else(|error| if *strict { Err(error) } else { Ok(()) })?;
     }
     if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;

@@ -37,7 +37,7 @@ type Reserved = (Table<Flow>, Pools, Slack);
 /// An engine with memory for as many flows as there may be, or as there is memory for.
 pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Engine<L>> {
     let (flows, pools, slack) = reserve(options, now)?;
-    let EngineOptions { services, guest, outbound_if, protocols, max_flows, secrets } = options;
+    let EngineOptions { services, guest, outbound, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
     let common = Common {
         tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
@@ -45,7 +45,7 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
         echo: Echo::default(),
     };
-    let core = Core::new(link, services, guest, outbound_if, now, pools)?;
+    let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };
     Ok(Engine { ctx, flows, common, protocols: *protocols, reply: vec![0; REPLY_ROOM].into() })
 }

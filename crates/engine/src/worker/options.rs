@@ -3,6 +3,7 @@
 use passt_proto::guest::Configured;
 use passt_proto::responder;
 
+use crate::core::Outbound;
 use crate::dispatch::Protocols;
 
 /// What the engine has to know, from the command line and the host's configuration.
@@ -13,7 +14,7 @@ pub struct EngineOptions {
     /// What the guest was given, and which addresses mean something else on the other side.
     pub guest: Configured,
     /// Interfaces that IPv4 and IPv6 sockets are bound to (`--outbound-if4`, `-if6`).
-    pub outbound_if: [Option<String>; 2],
+    pub outbound: [Option<Outbound>; 2],
     /// Protocols that are on.
     pub protocols: Protocols,
     /// Flows at most; fewer where memory is limited.

@@ -44,7 +44,7 @@ pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> EngineO
             services: responder::Services::empty(),
         },
         guest: guest.clone(),
-        outbound_if: [None, None],
+        outbound: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
         max_flows,
         secrets: [1, 2, 3, 4],

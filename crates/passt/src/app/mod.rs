@@ -4,6 +4,7 @@
 //! process ends, or a command is released, everything is in place; a failure
 //! before that is one line on standard error and status 1.
 
+mod outbound;
 mod outside;
 mod passt;
 mod pasta;
@@ -17,7 +18,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use passt_engine::clock;
-use passt_engine::core::Capture;
+use passt_engine::core::{Capture, Outbound};
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::rule::PortRange;
@@ -26,11 +27,12 @@ use passt_engine::link::Link;
 use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
+use passt_sys::plain::Plain;
 use passt_sys::process::exit_now;
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions, PerFamily};
+use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions};
 use crate::isolate;
 use crate::life::background::{self, Launch, PidFile};
 use crate::life::leftovers::Leftovers;
@@ -72,7 +74,7 @@ fn report(error: &anyhow::Error) -> u8 {
         log::error!("{error:#}");
     } else {
         // Without standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{error:#}");
+        let _ = writeln!(io::stderr(), "{}", Plain(format_args!("{error:#}")));
     }
     1
 }
@@ -122,6 +124,7 @@ struct Prepared {
     capture: Option<Arc<dyn Capture>>,
     stats: Option<Stats>,
     setup: Setup,
+    outbound: [Option<Outbound>; 2],
     forward: Forward,
     listeners: Vec<Listener>,
 }
@@ -137,9 +140,10 @@ impl Prepared {
         Ok(Self {
             leftovers,
             pid_file,
-            capture: capture(config)?,
+            capture: capture(config),
             stats: stats(config)?,
-            setup: set_up(config)?,
+            outbound: outbound::interfaces(config),
+            setup: set_up(&outbound::template_config(config))?,
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
         })
@@ -222,14 +226,18 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
-/// Begins the recording that was asked for.
-fn capture(config: &Config) -> anyhow::Result<Option<Arc<dyn Capture>>> {
-    let Some(path) = &config.pcap else { return Ok(None) };
+/// Begins the recording that was asked for. The network is there without it.
+fn capture(config: &Config) -> Option<Arc<dyn Capture>> {
+    let path = config.pcap.as_ref()?;
     let wall = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let origin = wall.saturating_sub(clock().since(Instant::ZERO));
-    let recording = Recording::create(path, origin);
-    let recording = recording.with_context(|| format!("Couldn't open capture file {}", path.display()))?;
-    Ok(Some(Arc::new(recording)))
+    match Recording::create(path, origin) {
+        Ok(recording) => Some(Arc::new(recording)),
+        Err(error) => {
+            log::warn!("Couldn't record frames in {}: {error}", path.display());
+            None
+        }
+    }
 }
 
 /// The statistics that were asked for.
@@ -256,19 +264,22 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
-fn engine_options(config: &Config, setup: Setup) -> anyhow::Result<EngineOptions> {
+fn engine_options(
+    config: &Config,
+    setup: Setup,
+    outbound: [Option<Outbound>; 2],
+) -> anyhow::Result<EngineOptions> {
     let mut secrets = [0_u64; 4];
     for secret in &mut secrets {
         let mut bytes = [0; 8];
         getrandom(&mut bytes, GetRandomFlags::empty()).context("Couldn't get random numbers")?;
         *secret = u64::from_ne_bytes(bytes);
     }
-    let PerFamily { v4, v6 } = setup.outbound_interface;
     let cli::Services { tcp, udp, icmp, .. } = config.services;
     Ok(EngineOptions {
         services: setup.responder,
         guest: setup.guest,
-        outbound_if: [v4, v6],
+        outbound,
         protocols: Protocols { tcp, udp, icmp },
         max_flows: MAX_FLOWS,
         secrets,

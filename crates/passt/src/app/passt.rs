@@ -37,7 +37,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
     let listener = socket::listen(&passt.socket, &mut leftovers)?;
-    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, forward, listeners } =
+    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, outbound, forward, listeners } =
         Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         identity.assume(isolate::KEPT)?;
@@ -47,7 +47,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     if let Some(client) = client {
         link.connect(client);
     }
-    let options = engine_options(config, setup)?;
+    let options = engine_options(config, setup, outbound)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     worker.context().core.capture = capture;
     worker.forward(forward);

@@ -53,10 +53,11 @@ fn serve<L: Link>(
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
-    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, mut forward, listeners } = prepared;
+    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, outbound, mut forward, listeners } =
+        prepared;
     let Entered { netns, mut watch } = entered;
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
-    let options = engine_options(config, setup)?;
+    let options = engine_options(config, setup, outbound)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     if let Some(mac) = mac {
         worker.context().core.guest.change(|guest| guest.learnt.hear(mac, None));

@@ -154,6 +154,8 @@ pub struct PastaOptions {
     pub splice: Splice,
     /// Quit when the namespace is gone.
     pub netns_quit: bool,
+    /// A command that we start gets a PID namespace of its own, and a `/proc` that shows it.
+    pub pid_namespace: bool,
 }
 
 /// The network namespace that pasta connects.

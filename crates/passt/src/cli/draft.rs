@@ -54,7 +54,7 @@ impl Draft {
             program,
             config: default_config(program, Mode::Passt(passt.clone())),
             passt,
-            pasta: PastaOptions { netns_quit: true, ..PastaOptions::default() },
+            pasta: PastaOptions { netns_quit: true, pid_namespace: true, ..PastaOptions::default() },
             socket: None,
             fd: None,
             netns: None,
@@ -102,11 +102,11 @@ impl Draft {
         let Some(mtu) = self.config.mtu else {
             return;
         };
-        if families.v4() && mtu < MIN_MTU_V4 {
-            self.warn(format!("MTU {mtu} is too small for IPv4 (min {MIN_MTU_V4})"));
-        }
-        if families.v6() && mtu < MIN_MTU_V6 {
-            self.warn(format!("MTU {mtu} is too small for IPv6 (min {MIN_MTU_V6})"));
+        let v4 = (families.v4() && mtu < MIN_MTU_V4).then(|| format!("IPv4 (min {MIN_MTU_V4})"));
+        let v6 = (families.v6() && mtu < MIN_MTU_V6).then(|| format!("IPv6 (min {MIN_MTU_V6})"));
+        let families: Vec<_> = v4.into_iter().chain(v6).collect();
+        if !families.is_empty() {
+            self.warn(format!("MTU {mtu} is too small for {}", families.join(" and ")));
         }
     }
 
@@ -120,18 +120,11 @@ impl Draft {
             };
             Ports::parse(specs, context)
         };
-        let outbound = |specs: &[OsString], option| match parse(specs, option, true)? {
-            _ if self.no_splice && specs.is_empty() => Ok(Ports::None),
-            Ports::Specs(_) if self.no_splice => {
-                Err(Error::Conflict("-T and -U forward nothing with --no-splice"))
-            }
-            ports => Ok(ports),
-        };
         Ok(PortOptions {
             tcp_in: parse(&self.tcp_in, "-t", false)?,
             udp_in: parse(&self.udp_in, "-u", false)?,
-            tcp_out: outbound(&self.tcp_out, "-T")?,
-            udp_out: outbound(&self.udp_out, "-U")?,
+            tcp_out: parse(&self.tcp_out, "-T", true)?,
+            udp_out: parse(&self.udp_out, "-U", true)?,
         })
     }
 
@@ -153,6 +146,9 @@ impl Draft {
         let mut pasta = self.pasta.clone();
         self.check_pasta()?;
         pasta.target = self.target(operands)?;
+        if !pasta.pid_namespace && !pasta.target.spawns() {
+            return Err(Error::Conflict("--no-pidns is incompatible with PID or --netns"));
+        }
         let own = match &pasta.target {
             Target::Command(_) | Target::Shell => Userns::New,
             Target::Pid(pid) => Userns::Join(format!("/proc/{pid}/ns/user").into()),

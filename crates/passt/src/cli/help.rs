@@ -32,7 +32,7 @@ pub(super) fn usage(program: Program, name: &str) -> String {
 /// The options of a program, under their titles.
 pub(super) fn groups(program: Program) -> impl Iterator<Item = (&'static str, Vec<&'static Opt>)> {
     GROUPS.iter().filter_map(move |&(title, group)| {
-        let shown: Vec<_> = group.iter().filter(|o| o.scope.refuses(program).is_none()).collect();
+        let shown: Vec<_> = group.iter().filter(|o| o.scope.concerns(program)).collect();
         (!shown.is_empty()).then_some((title, shown))
     })
 }

@@ -53,8 +53,8 @@ pub fn parse(argv: Vec<OsString>) -> Outcome {
     match read(program, argv) {
         Ok(outcome) => outcome,
         Err(Error::Getopt(message)) => {
-            let usage = help::usage(program, &name.to_string_lossy());
-            Outcome::Fail(format!("{message}\n{usage}"))
+            let name = name.to_string_lossy();
+            Outcome::Fail(format!("{message}\nTry '{name} --help' for a list of options\n"))
         }
         Err(error) => Outcome::Fail(format!("{error}\n")),
     }
@@ -138,7 +138,7 @@ impl Program {
 /// Why a command line was refused: the line to show for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Error {
-    /// As `getopt_long` says it; the usage follows.
+    /// As `getopt_long` says it; a hint follows.
     #[error("{0}")]
     Getopt(String),
     /// The program's name says nothing.

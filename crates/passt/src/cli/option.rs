@@ -26,13 +26,20 @@ pub(super) enum Scope {
     Passt,
     VhostUser,
     Pasta,
+    /// pasta; passt takes it, and does what it says anyway.
+    PastaForAll,
 }
 
 impl Scope {
+    /// Whether the option means something to this program.
+    pub(super) fn concerns(self, program: Program) -> bool {
+        self.refuses(program).is_none() && (!matches!(self, Self::PastaForAll) || program == Program::Pasta)
+    }
+
     /// The mode's name if the option isn't for this program.
     pub(super) fn refuses(self, program: Program) -> Option<&'static str> {
         let fits = match self {
-            Self::Both => true,
+            Self::Both | Self::PastaForAll => true,
             Self::Passt => program != Program::Pasta,
             Self::VhostUser => program == Program::VhostUser,
             Self::Pasta => program == Program::Pasta,
@@ -40,7 +47,7 @@ impl Scope {
         (!fits).then_some(match self {
             Self::Both | Self::Passt => "passt",
             Self::VhostUser => "vhost-user",
-            Self::Pasta => "pasta",
+            Self::Pasta | Self::PastaForAll => "pasta",
         })
     }
 }

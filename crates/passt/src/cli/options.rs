@@ -158,6 +158,11 @@ const NAMESPACE: &[Opt] = &all_only(
         flag("--netns-only", "Neither join nor create a user namespace", |d| {
             d.userns = Some(Userns::Current);
         }),
+        flag(
+            "--no-pidns",
+            "Start COMMAND or shell in our PID namespace, with our\n/proc; what it started outlives it",
+            |d| d.pasta.pid_namespace = false,
+        ),
         flag("--no-netns-quit", "Keep running when the namespace is gone", |d| d.pasta.netns_quit = false),
         value(
             "-I, --ns-ifname NAME",
@@ -181,7 +186,10 @@ const NAMESPACE: &[Opt] = &all_only(
         flag("--host-lo-to-ns-lo", "Connect the host's loopback to the namespace's", |d| {
             d.pasta.host_lo_to_ns_lo = true;
         }),
-        flag("--no-splice", "Send loopback traffic through that interface, too", |d| d.no_splice = true),
+        flag("--no-splice", "Send what comes from the host's loopback through that\ninterface, too", |d| {
+            d.no_splice = true;
+        })
+        .only(Scope::PastaForAll),
         flag("--splice-only", "Connect loopbacks alone, leave that interface unused", |d| {
             d.splice_only = true;
         }),

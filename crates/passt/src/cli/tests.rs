@@ -133,22 +133,6 @@ fn refused() {
         ("pasta --map-host-loopback ::1", "Invalid address to map to the host's loopback: ::1"),
         ("pasta --map-guest-addr x", "Invalid address to map to the guest's address: x"),
         ("pasta -H a..b", "Invalid hostname: a..b"),
-        // Operands and combinations.
-        ("passt foo", "Extra non-option argument: foo"),
-        ("passt -f -- -f", "Extra non-option argument: -f"),
-        ("pasta --netns foo 1", "Both --netns and PID or command given"),
-        ("pasta --netns foo ip a", "Both --netns and PID or command given"),
-        ("pasta 0", "Invalid PID: 0"),
-        ("pasta 2147483648", "Invalid PID: 2147483648"),
-        ("pasta --no-copy-routes", "--no-copy-routes needs --config-net"),
-        ("pasta --no-copy-addrs", "--no-copy-addrs needs --config-net"),
-        ("pasta --no-splice -T auto", "-T and -U forward nothing with --no-splice"),
-        ("pasta -U 53 --no-splice -T none", "-T and -U forward nothing with --no-splice"),
-        ("pasta --no-splice --splice-only", "--no-splice and --splice-only exclude each other"),
-        ("pasta --host-lo-to-ns-lo --no-splice", "--no-splice and --host-lo-to-ns-lo exclude each other"),
-        // Ports are read last.
-        ("pasta -t 0 --no-copy-addrs", "Invalid port specifier 0"),
-        ("passt -t auto", "-t auto is for pasta mode only"),
     ];
     for (line, expected) in table {
         if expected.is_empty() {
@@ -166,11 +150,44 @@ fn refused() {
 }
 
 #[test]
-fn usage_follows_what_getopt_says_and_nothing_else() {
+fn refused_together() {
+    let table = [
+        ("passt foo", "Extra non-option argument: foo"),
+        ("passt -f -- -f", "Extra non-option argument: -f"),
+        ("pasta --netns foo 1", "Both --netns and PID or command given"),
+        ("pasta --netns foo ip a", "Both --netns and PID or command given"),
+        ("pasta 0", "Invalid PID: 0"),
+        ("pasta 2147483648", "Invalid PID: 2147483648"),
+        ("pasta --no-copy-routes", "--no-copy-routes needs --config-net"),
+        ("pasta --no-copy-addrs", "--no-copy-addrs needs --config-net"),
+        ("pasta --no-pidns 1", "--no-pidns is incompatible with PID or --netns"),
+        ("pasta --no-pidns --netns x", "--no-pidns is incompatible with PID or --netns"),
+        ("passt --no-pidns", "--no-pidns is for pasta mode only"),
+        ("pasta --no-splice --splice-only", "--no-splice and --splice-only exclude each other"),
+        ("pasta --host-lo-to-ns-lo --no-splice", "--no-splice and --host-lo-to-ns-lo exclude each other"),
+        // Ports are read last.
+        ("pasta -t 0 --no-copy-addrs", "Invalid port specifier 0"),
+        ("passt -t auto", "-t auto is for pasta mode only"),
+        (
+            "pasta -4 -t ::1/8080",
+            "Invalid port specifier ::1/8080: ::1 is of IPv6, which --ipv4-only switches off",
+        ),
+        (
+            "passt -u 8080:10.0.0.1/80",
+            "Invalid port specifier 8080:10.0.0.1/80: 10.0.0.1 needs a listening address of IPv4, such as 0.0.0.0/",
+        ),
+    ];
+    for (line, expected) in table {
+        assert_eq!(fail(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn a_hint_follows_what_getopt_says_and_nothing_else() {
     let Outcome::Fail(text) = outcome("pasta --foo") else {
         panic!("accepted");
     };
-    assert!(text.contains("\nUsage: pasta [OPTION]... [COMMAND [ARG]...]\n"));
+    assert_eq!(text, "pasta: unrecognized option '--foo'\nTry 'pasta --help' for a list of options\n");
     let Outcome::Fail(text) = outcome("pasta -m x") else {
         panic!("accepted");
     };
@@ -275,6 +292,7 @@ fn warnings() {
         ("pasta -4 -m 68", &[]),
         ("pasta -4 -m 67", &["MTU 67 is too small for IPv4 (min 68)"]),
         ("pasta -6 -m 67", &["MTU 67 is too small for IPv6 (min 1280)"]),
+        ("pasta -m 10", &["MTU 10 is too small for IPv4 (min 68) and IPv6 (min 1280)"]),
         ("pasta -m 0", &[]),
         (
             "pasta -D 10.0.0.1 -D 10.0.0.2 -D 10.0.0.3 -D fd00::1 -D 10.0.0.4",
@@ -336,6 +354,33 @@ fn targets() {
 }
 
 #[test]
+fn pid_namespaces() {
+    for (line, expected) in [("pasta", true), ("pasta --no-pidns", false), ("pasta --no-pidns ip a", false)] {
+        assert_eq!(pasta(line).pid_namespace, expected, "{line}");
+    }
+}
+
+/// What scripts and other programs write, which the C program takes.
+#[test]
+fn what_else_is_accepted() {
+    for line in [
+        "pasta -t none -t 8080",
+        "pasta -t none -t none",
+        "pasta -o 192.0.2.1 -o 192.0.2.2",
+        "pasta -m 65521",
+        "pasta --hostname= --fqdn=",
+        "passt --no-splice -t 22",
+        "pasta --netns-only 1",
+    ] {
+        run(line);
+    }
+    let spaces = ["pasta", "-t", " 80, +81"].map(OsString::from).to_vec();
+    assert!(matches!(parse(spaces), Outcome::Run(_)));
+    let single = (1..=2000).flat_map(|port: u16| ["-t".into(), OsString::from(port.to_string())]);
+    assert!(matches!(parse([OsString::from("pasta")].into_iter().chain(single).collect()), Outcome::Run(_)));
+}
+
+#[test]
 fn bytes_that_are_no_text() {
     let word = OsString::from_vec(vec![b'/', 0xff]);
     let words = ["pasta", "-P"].map(OsString::from).into_iter();
@@ -394,10 +439,13 @@ fn families_and_services() {
     assert_eq!(config.dns.servers, Source::None);
     assert!(config.services.tcp && !config.services.icmp && !config.services.dhcp);
     assert_eq!(pasta("pasta --no-splice").splice, Splice::Never);
-    for line in ["pasta --no-splice", "pasta -T none --no-splice -U none"] {
-        let ports = run(line).ports;
-        assert_eq!((ports.tcp_out, ports.udp_out), (Ports::None, Ports::None), "{line}");
+    // What concerns the host's loopback alone changes nothing for the namespace's.
+    for options in ["", " -T 5555", " -U 53,54 -T none", " -T none -U none", " -T auto"] {
+        let (with, without) = (run(&format!("pasta --no-splice{options}")), run(&format!("pasta{options}")));
+        assert_eq!(with.ports, without.ports, "{options}");
     }
+    assert_eq!(run("passt --no-splice"), run("passt"));
+    assert!(!printed("passt --help").contains("--no-splice") && printed("pasta -h").contains("--no-splice"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The command or shell that pasta starts in a namespace of its own.
 //!
-//! It is the first process of a PID namespace: everything it started ends with it. It dies with
-//! pasta, because it would have no network without. It shares pasta's
+//! It is the first process of a PID namespace, and everything it started ends with it, unless it is
+//! to stay in ours. It dies with pasta, because it would have no network without. It shares pasta's
 //! terminal and process group, so that an interactive shell has its terminal.
 
 use std::ffi::{OsStr, OsString};
@@ -47,19 +47,25 @@ pub struct Command {
 }
 
 impl Command {
-    /// Starts `argv`, or the user's login shell if there is none, in new IPC, mount, network, PID
-    /// and UTS namespaces, waiting for [`release`](Self::release).
+    /// Starts `argv`, or the user's login shell if there is none, in namespaces of its own, the
+    /// network's and that of mounts among them, waiting for [`release`](Self::release).
     ///
     /// The process must have a single thread, and all capabilities in its user namespace.
-    pub fn start(argv: &[OsString], hostname: Option<&str>, inherited: Inherited) -> Result<Self, Error> {
+    pub fn start(
+        argv: &[OsString],
+        hostname: Option<&str>,
+        namespaces: NewNamespaces,
+        inherited: Inherited,
+    ) -> Result<Self, Error> {
         let signals: &[Signal] =
             if inherited.ignores_interrupt { &[Signal::CHILD] } else { &[Signal::CHILD, Signal::INT] };
         let signals = SignalFd::new(signals)?;
         let (ready, release) = io::pipe()?;
         let hostname = hostname.map_or_else(default_hostname, str::to_owned);
-        let Some(pid) = process::fork_into(NewNamespaces::all())? else {
+        let Some(pid) = process::fork_into(namespaces)? else {
             drop(release);
-            process::exit_now(run(argv, &hostname, inherited, ready));
+            let prepared = prepare(&hostname, namespaces, inherited);
+            process::exit_now(run(argv, prepared, ready));
         };
         let status = format!("/proc/{pid}/status");
         let status = File::open(&status).map_err(|error| fd::at(status, &error))?;
@@ -156,8 +162,8 @@ fn default_hostname() -> String {
 }
 
 /// The life of the new process; the status is for when it never becomes the command.
-fn run(argv: &[OsString], hostname: &str, inherited: Inherited, mut ready: PipeReader) -> u8 {
-    if let Err(error) = prepare(hostname, inherited) {
+fn run(argv: &[OsString], prepared: io::Result<()>, mut ready: PipeReader) -> u8 {
+    if let Err(error) = prepared {
         log::error!("Couldn't prepare for command or shell: {error}");
         return 1;
     }
@@ -172,12 +178,15 @@ fn run(argv: &[OsString], hostname: &str, inherited: Inherited, mut ready: PipeR
     1
 }
 
-fn prepare(hostname: &str, inherited: Inherited) -> io::Result<()> {
+fn prepare(hostname: &str, namespaces: NewNamespaces, inherited: Inherited) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     inherited.restore()?;
+    // In the user namespace we came from, its mounts would be seen outside.
+    let separate = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
+    let proc = || if namespaces.contains(NewNamespaces::PID) { mount_proc() } else { Ok(()) };
     // Without these most commands run as well, so they are tried only.
     let tries = [
-        ("mount /proc", mount_proc()),
+        ("mount /proc", separate.map_err(io::Error::from).and_then(|()| proc())),
         ("set host name", sethostname(hostname.as_bytes()).map_err(io::Error::from)),
         ("set ping_group_range", fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")),
     ];
@@ -190,8 +199,6 @@ fn prepare(hostname: &str, inherited: Inherited) -> io::Result<()> {
 }
 
 fn mount_proc() -> io::Result<()> {
-    // In the user namespace we came from, a mount would be seen outside.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", flags, None::<&std::ffi::CStr>)?;
     Ok(())

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use passt_sys::namespace::{self, Netns};
+use passt_sys::process::NewNamespaces;
 use rustix::thread::CapabilitySet;
 
 use super::command::{self, Command};
@@ -102,11 +103,27 @@ fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<E
         Ok(Entered { netns, watch })
     };
     let early = open();
-    enter_user(&pasta.userns, wanted)?;
+    enter_user(&userns_for(pasta), wanted)?;
     // Some paths can only be reached with the user namespace's privileges.
     let entered = early.or_else(|_: Error| open())?;
     let enter = |source| Error::Enter { kind: "network", path: path.into(), source };
     Ok(Entered { netns: entered.netns.detached().map_err(enter)?, ..entered })
+}
+
+/// The user namespace from which the network namespace is entered. Without the right to do so from
+/// ours (`setns(2)`), `--netns-only` can't be meant for a process: there is only its own.
+fn userns_for(pasta: &PastaOptions) -> Userns {
+    match (&pasta.userns, &pasta.target) {
+        (Userns::Current, Target::Pid(pid)) if !may_enter() => {
+            Userns::Join(format!("/proc/{pid}/ns/user").into())
+        }
+        (userns, _) => userns.clone(),
+    }
+}
+
+fn may_enter() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 fn create(
@@ -123,7 +140,9 @@ fn create(
         Target::Command(argv) => argv.as_slice(),
         _ => &[],
     };
-    let command = Command::start(argv, config.guest.hostname.as_deref(), inherited)?;
+    let mut namespaces = NewNamespaces::all();
+    namespaces.set(NewNamespaces::PID, pasta.pid_namespace);
+    let command = Command::start(argv, config.guest.hostname.as_deref(), namespaces, inherited)?;
     let path = command.netns_path();
     let netns = Netns::open(&path).map_err(|source| Error::Open { kind: "network", path, source })?;
     Ok(Entered { netns, watch: Watch::Command(command) })

@@ -1,8 +1,8 @@
 //! The socket at which a virtual machine reaches us: found, bound, or inherited, and
 //! who comes there.
 //!
-//! A path is bound by whoever started us, before the change of identity, and for them alone (see
-//! [`limits`](super::start::limits)). It is removed only if the start fails: a socket file without
+//! A path is bound by whoever started us, before the change of identity, and with the mode that
+//! their umask leaves, so that they decide who may connect. It is removed only if the start fails: a socket file without
 //! a process is *stale*, and replaced by the next who wants its name.
 
 use std::fs;

@@ -4,13 +4,11 @@ use std::io;
 use std::os::fd::RawFd;
 
 use passt_sys::{fd, process, signal};
-use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 /// What the process that started us had set, for a command that we start in turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Inherited {
-    umask: Mode,
     nofile: Rlimit,
     /// SIGINT was ignored, as for a job that a script put into the background.
     pub ignores_interrupt: bool,
@@ -21,7 +19,6 @@ impl Inherited {
     pub(super) fn restore(&self) -> io::Result<()> {
         signal::unblock_all()?;
         signal::set_default(Signal::XFSZ)?;
-        umask(self.umask);
         setrlimit(Resource::Nofile, self.nofile)?;
         Ok(())
     }
@@ -69,13 +66,9 @@ pub fn sufficient() -> Result<(), TooLow> {
     Ok(())
 }
 
-/// Closes descriptors that leaked to us, `keep` aside, raises the limit of open ones, and keeps
-/// files that we make to their owner.
+/// Closes descriptors that leaked to us, `keep` aside, and raises the limit of open ones. The umask
+/// stays: sockets are for whom it says, and [files](crate::files) for their owner whatever it is.
 pub fn limits(keep: Option<RawFd>) -> io::Result<Inherited> {
     fd::close_leaked(keep)?;
-    Ok(Inherited {
-        umask: umask(Mode::RWXG | Mode::RWXO),
-        nofile: process::raise_nofile()?,
-        ignores_interrupt: signal::is_ignored(Signal::INT)?,
-    })
+    Ok(Inherited { nofile: process::raise_nofile()?, ignores_interrupt: signal::is_ignored(Signal::INT)? })
 }

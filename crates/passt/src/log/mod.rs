@@ -28,6 +28,7 @@ use arrayvec::ArrayVec;
 use passt_engine::clock;
 use passt_proto::time::Instant;
 use passt_sys::msg;
+use passt_sys::plain::Plain;
 use passt_sys::seccomp::Call;
 
 use crate::cli::{LogOptions, Verbosity};
@@ -261,7 +262,7 @@ impl To {
                 Self::Stderr(_, true) | Self::File(_) | Self::Stream(_) => stamp(line, start)?,
                 Self::System(_) => write!(line, "<{}>{name}: ", LOG_DAEMON << 3 | severity(level))?,
             }
-            line.write_fmt(*message)
+            write!(line, "{}", Plain(message))
         });
         match self {
             Self::Stderr(None, _) => Err(io::ErrorKind::NotFound.into()),

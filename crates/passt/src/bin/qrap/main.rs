@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use passt::life::socket;
 use passt_sys::fd;
+use passt_sys::plain::Plain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
@@ -42,7 +43,7 @@ const USAGE: &str = "Usage: qrap FDNUM COMMAND [ARG]...\n       qrap QEMU_ARG...
 
 fn main() -> ExitCode {
     let Err(error) = run(std::env::args_os().skip(1).collect());
-    eprintln!("qrap: {error:#}");
+    eprintln!("qrap: {}", Plain(format_args!("{error:#}")));
     ExitCode::FAILURE
 }
 

@@ -15,6 +15,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
+use passt_engine::forward::by_port::ByPort;
 use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
 
 use super::values;
@@ -25,6 +26,14 @@ pub enum PortError {
     /// The specifier doesn't follow the grammar.
     #[error("Invalid port specifier {0}")]
     Invalid(String),
+    /// The addresses in it don't go together, or with the families that are on.
+    #[error("Invalid port specifier {spec}: {reason}")]
+    Addresses {
+        /// The specifier.
+        spec: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// `none` behind specifiers.
     #[error("{option} {spec} conflicts with previous options")]
     Exclusive {
@@ -104,12 +113,14 @@ impl Ports {
             Self::Specs(specs) => specs,
         };
         let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
-        let mut earlier: &[Rule] = &[];
+        let mut earlier = ByPort::default();
         for (i, rule) in rules.iter().enumerate() {
-            if let Some(other) = earlier.iter().find(|other| other.overlaps(rule)) {
-                return Err(PortError::Overlap(other.to_string(), rule.to_string()));
+            let overlaps = |&other: &usize| rules.get(other).is_some_and(|other| other.overlaps(rule));
+            if let Some(other) = earlier.meeting(rule.ports).filter(overlaps).min() {
+                let other = rules.get(other).map(ToString::to_string);
+                return Err(PortError::Overlap(other.unwrap_or_default(), rule.to_string()));
             }
-            earlier = rules.get(..=i).unwrap_or_default();
+            earlier.insert(rule.ports, i);
         }
         Ok(rules)
     }
@@ -154,11 +165,10 @@ impl PortSpec {
         if parsed.auto && !context.pasta {
             return Err(PortError::AutoInPasst(context.option));
         }
-        let listens = parsed.listen.addr.is_none_or(|addr| context.families.has(addr));
-        if !listens || !parsed.targets_fit(context.families) {
-            return Err(PortError::Invalid(shown()));
+        match parsed.misfit(context) {
+            Some(reason) => Err(PortError::Addresses { spec: shown(), reason }),
+            None => Ok(parsed),
         }
-        Ok(parsed)
     }
 
     fn parse_list(listen: Listen, list: &str) -> Option<Self> {
@@ -178,18 +188,34 @@ impl PortSpec {
         Some(spec)
     }
 
-    /// A target's address needs a listening socket of its own family alone, and a host behind it.
-    fn targets_fit(&self, families: Families) -> bool {
-        let v4 = match (self.listen.addr, families) {
-            (Some(addr), _) => Some(addr.is_ipv4()),
-            (None, Families::V4Only) => Some(true),
-            (None, Families::V6Only) => Some(false),
-            (None, Families::Both) => None,
-        };
-        self.items
-            .iter()
-            .filter_map(Item::target)
-            .all(|target| v4 == Some(target.is_ipv4()) && !target.is_multicast() && !target.is_unspecified())
+    /// Why its addresses can't be had, and what can.
+    fn misfit(&self, context: PortContext) -> Option<String> {
+        match self.listen.addr {
+            Some(addr) if !context.families.has(addr) => Some(is_off(addr)),
+            _ => self.items.iter().filter_map(Item::target).find_map(|to| self.misfit_of(to, context)),
+        }
+    }
+
+    /// The same of a target: it needs a listening socket of its own family alone, and a host behind
+    /// it.
+    fn misfit_of(&self, target: IpAddr, context: PortContext) -> Option<String> {
+        if target.is_multicast() || target.is_unspecified() {
+            return Some(format!("{target} is not the address of a host"));
+        }
+        if !context.families.has(target) {
+            return Some(is_off(target));
+        }
+        let (family, any, option) =
+            if target.is_ipv4() { ("IPv4", "0.0.0.0", "-4") } else { ("IPv6", "[::]", "-6") };
+        match self.listen.addr {
+            Some(addr) if addr.is_ipv4() == target.is_ipv4() => None,
+            Some(addr) => Some(format!("{addr} can't forward to {target}, of the other family")),
+            None if context.families != Families::Both => None,
+            None if context.outbound => {
+                Some(format!("{target} needs {option}, or clients of the other family could not be served"))
+            }
+            None => Some(format!("{target} needs a listening address of {family}, such as {any}/")),
+        }
     }
 
     fn rules(&self, ephemeral: PortRange) -> impl Iterator<Item = Rule> {
@@ -210,6 +236,12 @@ impl PortSpec {
             })
         })
     }
+}
+
+/// Says that the family of an address is switched off.
+fn is_off(addr: IpAddr) -> String {
+    let (family, option) = if addr.is_ipv4() { ("IPv4", "--ipv6-only") } else { ("IPv6", "--ipv4-only") };
+    format!("{addr} is of {family}, which {option} switches off")
 }
 
 /// Splits `[ADDR|"*"]["%"IF]"/"` from a specifier; `None` if it doesn't begin so. A target's
