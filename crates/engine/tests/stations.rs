@@ -142,11 +142,9 @@ fn who_has_the_address_is_asked_when_it_moves() {
             guest.worker.context().core.link.to_guest.clear();
             send(&mut guest, Mac([mac; 6]), from, port);
             let sent = guest.worker.context().core.link.to_guest.drain(..);
-            let asks = |p: Packet| match v4 {
-                true => p.bytes[12..14] == [8, 6] && p.bytes[21] == 1,
-                false => p.bytes[20] == 58 && p.bytes[54] == 135,
-            };
-            sent.filter(|packet| asks(packet.clone())).count()
+            let is_arp = |p: &Packet| p.bytes[12..14] == [8, 6] && p.bytes[21] == 1;
+            let is_ndp = |p: &Packet| p.bytes[20] == 58 && p.bytes[54] == 135;
+            sent.filter(if v4 { is_arp } else { is_ndp }).count()
         };
         asked(4, own, 5000);
         asked(6, second, 5000);
