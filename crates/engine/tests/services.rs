@@ -4,33 +4,16 @@
 mod common;
 mod guest;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use arrayvec::ArrayVec;
 use common::{ENGINE, addr, usual_limits};
 use guest::{Guest, PLAIN};
 use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
-use passt_proto::responder::{Services, V4, V6};
 use passt_proto::wire::checksum::Sum;
 
 const STATION: [u8; 6] = [4; 6];
 const BROADCAST: [u8; 6] = [0xff; 6];
-
-/// A guest that is told about its networks, and has been.
-fn served() -> Guest {
-    let mut guest = Guest::new(PLAIN, 1500);
-    let services = &mut guest.worker.context().core.services;
-    let (own, gateway) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 254));
-    let v4 = V4 { addr: own, prefix_len: 24, gateway, our_addr: gateway, dns: ArrayVec::default() };
-    services.v4 = Some(v4);
-    let (own, our_ll) = ("2001:db8::2".parse().unwrap(), "fe80::1".parse().unwrap());
-    services.v6 = Some(V6 { addr: own, prefix_len: 64, our_ll, dns: ArrayVec::default() });
-    services.services = Services::all();
-    guest.turn();
-    guest.worker.context().core.link.to_guest.clear();
-    guest
-}
 
 fn frame(dst: [u8; 6], src: [u8; 6], packet: &[u8]) -> Vec<u8> {
     [&dst[..], &src, packet].concat()
@@ -67,7 +50,7 @@ fn drops(guest: &mut Guest, reason: DropReason) -> u64 {
 #[test]
 fn probes_find_those_that_are_there() {
     let _limits = usual_limits();
-    let mut guest = served();
+    let mut guest = Guest::served(PLAIN, 1500);
     let any = [0; 4];
     for (target, is_there) in [
         ([192, 0, 2, 254], true),
@@ -96,7 +79,7 @@ fn probes_find_those_that_are_there() {
 #[test]
 fn stations_of_the_guest_answer_for_themselves() {
     let _limits = usual_limits();
-    let mut guest = served();
+    let mut guest = Guest::served(PLAIN, 1500);
     let (one, other) = ([192, 0, 2, 50], [192, 0, 2, 51]);
     assert_eq!(answers(&mut guest, arp([6; 6], other, [192, 0, 2, 254])).len(), 1);
     assert_eq!(answers(&mut guest, arp(STATION, one, other)).len(), 0);

@@ -134,7 +134,7 @@ fn who_has_the_address_is_asked_when_strangers_come() {
 fn who_has_the_address_is_asked_when_it_moves() {
     let _limits = usual_limits();
     for v4 in [true, false] {
-        let mut guest = Guest::new(PLAIN, 1500);
+        let mut guest = Guest::served(PLAIN, 1500);
         let (_server, port) = server(v4);
         let (own, second) = (names(v4).0, addr(if v4 { "192.0.2.77" } else { "2001:db8::77" }));
         let mut asked = |mac: u8, from, ms| {
