@@ -88,7 +88,7 @@ fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
         Class::Arp { offset } => *offset..data.len(),
     };
     assert!(data.get(range).is_some());
-    let reply = responder::respond(&CONFIG, source, &class, data, |_| None, out);
+    let reply = responder::respond(&CONFIG, source, &class, data, |_| responder::Holder::Unknown, out);
     reply.map_or(Err(DropReason::ServiceOff), |response| response.reply)
 }
 
@@ -102,7 +102,7 @@ fn neighbour_discovery(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason>
         message[2..4].copy_from_slice(&sum.finish().to_be_bytes());
     }
     let request = ndp::Request { source: GUEST, src, dst, hop_limit: 255, message: &message };
-    ndp::respond(&CONFIG, &request, |_| None, out).reply
+    ndp::respond(&CONFIG, &request, |_| responder::Holder::Unknown, out).reply
 }
 
 /// A TCP header: what was understood can be written and is understood again.

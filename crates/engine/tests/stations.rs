@@ -128,31 +128,13 @@ fn who_has_the_address_is_asked_when_strangers_come() {
     }
 }
 
-/// A guest whose addresses somebody asks for.
-fn asked_for() -> Guest {
-    let mut guest = Guest::new(PLAIN, 1500);
-    let mut options = options(1500, &guest.worker.context().core.guest.configured, 64);
-    let [ours, theirs] = [names(true).1, names(true).0].map(|addr| match addr.ip() {
-        IpAddr::V4(addr) => addr,
-        IpAddr::V6(_) => unreachable!("IPv4"),
-    });
-    let v4 = V4 { addr: theirs, prefix_len: 24, gateway: ours, our_addr: ours, dns: ArrayVec::default() };
-    let (addr, our_ll) = ("2001:db8::2".parse().unwrap(), "fe80::1".parse().unwrap());
-    options.services.v4 = Some(v4);
-    options.services.v6 = Some(V6 { addr, prefix_len: 64, our_ll, dns: ArrayVec::default() });
-    options.services.services = Services::NDP;
-    guest.worker = Worker::new(Channel::plain(), &options, guest.now).unwrap();
-    guest.turn();
-    guest
-}
-
 /// Who takes an address from another is believed, and whoever has it is asked, however long both
 /// are known.
 #[test]
 fn who_has_the_address_is_asked_when_it_moves() {
     let _limits = usual_limits();
     for v4 in [true, false] {
-        let mut guest = asked_for();
+        let mut guest = Guest::served(PLAIN, 1500);
         let (_server, port) = server(v4);
         let (own, second) = (names(v4).0, addr(if v4 { "192.0.2.77" } else { "2001:db8::77" }));
         let mut asked = |mac: u8, from, ms| {
@@ -160,7 +142,9 @@ fn who_has_the_address_is_asked_when_it_moves() {
             guest.worker.context().core.link.to_guest.clear();
             send(&mut guest, Mac([mac; 6]), from, port);
             let sent = guest.worker.context().core.link.to_guest.drain(..);
-            sent.filter(|p| if v4 { p.bytes[12..14] == [8, 6] } else { p.bytes[54] == 135 }).count()
+            let is_arp = |p: &Packet| p.bytes[12..14] == [8, 6] && p.bytes[21] == 1;
+            let is_ndp = |p: &Packet| p.bytes[20] == 58 && p.bytes[54] == 135;
+            sent.filter(if v4 { is_arp } else { is_ndp }).count()
         };
         asked(4, own, 5000);
         asked(6, second, 5000);

@@ -33,6 +33,8 @@ reasons! {
     Truncated = "truncated",
     /// The source of the frame is the zero or a group address, or our own.
     MacSource = "mac-source",
+    /// Of a VLAN, or tagged twice.
+    Vlan = "vlan",
     /// Neither ARP, IPv4 nor IPv6.
     EtherType = "ether-type",
     /// Wrong version, or a header length that cannot be.
@@ -74,7 +76,8 @@ reasons! {
     NoRoom = "no-room",
     /// Malformed ARP packet, or not for IPv4 over Ethernet.
     ArpFormat = "arp-format",
-    /// ARP that wants no answer: a reply, an announcement, a request for the guest's own address.
+    /// ARP that wants no answer: a reply, an announcement, a request for the guest's own address,
+    /// a probe for one that nobody is known to have.
     ArpUnanswered = "arp-unanswered",
     /// A message of neighbour discovery that fails the checks of RFC 4861.
     NdpInvalid = "ndp-invalid",

@@ -145,7 +145,7 @@ impl Guest {
     }
 
     /// Whether the guest knows somebody else, or us, by this address.
-    fn is_name(&self, addr: Addr) -> bool {
+    pub fn is_name(&self, addr: Addr) -> bool {
         let family = self.family(addr);
         let names = [family.host_loopback, family.host_itself, family.dns_forward, family.ours];
         names.contains(&Some(addr)) && !family.assigned.contains(&addr)

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
-use passt_proto::responder;
+use passt_proto::responder::{self, Holder};
 use passt_proto::rules::{HostSide, Protocol};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
@@ -260,6 +260,20 @@ impl<L: Link> Core<L> {
     /// Where frames for this address of the guest's go: to everybody while nobody was heard.
     pub(crate) fn station_of(&self, addr: Addr) -> Mac {
         self.guest.learnt.station_of(addr).unwrap_or(Mac::BROADCAST)
+    }
+
+    /// Who has an address that a station of the guest's, `asker`, asks for. What `asker` itself used
+    /// before it may have given up.
+    pub(crate) fn holder(&self, addr: Addr, asker: Mac) -> Holder {
+        if self.guest.is_name(addr) {
+            Holder::Known(self.services.our_mac)
+        } else if self.guest.family(addr).assigned.contains(&addr)
+            || self.guest.learnt.is_taken_by(asker, addr)
+        {
+            Holder::Guest
+        } else {
+            Holder::Unknown
+        }
     }
 
     /// The path of packets to the guest at `guest` from a host that it knows as `remote`.

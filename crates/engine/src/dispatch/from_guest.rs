@@ -68,7 +68,8 @@ impl<L: Link> Engine<L> {
             }
         };
         log::trace!("from guest: {} bytes, {class}", frame.len);
-        let response = responder::respond(&core.services, source, &class, frame.head, |_| None, reply);
+        let holder = |addr| core.holder(addr, source);
+        let response = responder::respond(&core.services, source, &class, frame.head, holder, reply);
         let claimed = response.and_then(|response| response.claimed);
         // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).
         let sender = class.sender().filter(|sender| !sender.is_unspecified());

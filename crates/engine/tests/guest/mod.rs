@@ -2,14 +2,16 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use passt_engine::link::Caps;
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
+use passt_proto::responder::{Services, V4, V6};
 use passt_proto::seq::Seq;
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
@@ -87,6 +89,21 @@ impl Guest {
         let now = Instant::from_millis(1000);
         let worker = Worker::new(Channel::new(caps), &options, now).unwrap();
         Self { worker, now, fragments: BTreeMap::new(), frames: 0 }
+    }
+
+    /// The same, told of its networks by all services.
+    pub(crate) fn served(caps: Caps, mtu: u16) -> Self {
+        let mut guest = Self::new(caps, mtu);
+        let services = &mut guest.worker.context().core.services;
+        let (own, gateway) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 254));
+        let dns = ArrayVec::default();
+        services.v4 = Some(V4 { addr: own, prefix_len: 24, gateway, our_addr: gateway, dns });
+        let (own, our_ll) = ("2001:db8::2".parse().unwrap(), "fe80::1".parse().unwrap());
+        services.v6 = Some(V6 { addr: own, prefix_len: 64, our_ll, dns: ArrayVec::default() });
+        services.services = Services::all();
+        guest.turn();
+        guest.worker.context().core.link.to_guest.clear();
+        guest
     }
 
     pub(crate) fn path(v4: bool) -> Path {

@@ -79,6 +79,25 @@ impl Class {
             Self::Dhcp(datagram) | Self::Dhcpv6(datagram) | Self::Udp(datagram) => Some(&datagram.src.addr),
         }
     }
+
+    /// The same in a frame with a tag in its Ethernet header.
+    fn behind_tag(mut self) -> Self {
+        let moved = match &mut self {
+            Self::Arp { offset } => {
+                *offset = offset.saturating_add(ethernet::TAG_LEN);
+                return self;
+            }
+            Self::Ndp { message: range, .. }
+            | Self::Tcp { payload: range, .. }
+            | Self::Echo { payload: range, .. }
+            | Self::Dhcp(Datagram { payload: range, .. })
+            | Self::Dhcpv6(Datagram { payload: range, .. })
+            | Self::Udp(Datagram { payload: range, .. }) => range,
+        };
+        let by = |offset: usize| offset.saturating_add(ethernet::TAG_LEN);
+        *moved = by(moved.start)..by(moved.end);
+        self
+    }
 }
 
 /// A UDP datagram.
@@ -113,12 +132,32 @@ pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReaso
     let (frame, rest) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let available = frame_len.saturating_sub(ethernet::LEN);
     let class = match frame.ethertype.get() {
-        ethernet::IPV4 => network(rest, ipv4::parse(rest, available)?)?,
-        ethernet::IPV6 => network(rest, ipv6::parse(rest, available)?)?,
-        ethernet::ARP => Class::Arp { offset: ethernet::LEN },
-        _ => return Err(DropReason::EtherType),
+        ethernet::TAGGED => tagged(rest, available)?,
+        ethertype => untagged(ethertype, rest, available)?,
     };
     Ok((source, class))
+}
+
+/// Classifies what follows the Ethernet header of a frame without a tag.
+fn untagged(ethertype: u16, rest: &[u8], available: usize) -> Result<Class, DropReason> {
+    match ethertype {
+        ethernet::IPV4 => network(rest, ipv4::parse(rest, available)?),
+        ethernet::IPV6 => network(rest, ipv6::parse(rest, available)?),
+        ethernet::ARP => Ok(Class::Arp { offset: ethernet::LEN }),
+        _ => Err(DropReason::EtherType),
+    }
+}
+
+/// Classifies what follows the Ethernet header of a frame with a tag. One that gives a priority
+/// alone changes nothing (IEEE 802.1Q, section 6.9).
+#[cold]
+fn tagged(rest: &[u8], available: usize) -> Result<Class, DropReason> {
+    let (&[a, b, c, d], rest) = rest.split_first_chunk().ok_or(DropReason::Truncated)?;
+    let (tag, ethertype) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    if tag & ethernet::VLAN_ID != 0 || ethertype == ethernet::TAGGED {
+        return Err(DropReason::Vlan);
+    }
+    untagged(ethertype, rest, available.saturating_sub(ethernet::TAG_LEN)).map(Class::behind_tag)
 }
 
 /// Classifies the packet at the start of `head`.
@@ -188,6 +227,8 @@ fn icmp_v4(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
 fn icmp_v6(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
     match body.first() {
         Some(&icmp::ECHO_REQUEST_V6) => echo(body, packet),
+        // RFC 6980, section 5.
+        Some(&kind) if icmp::is_neighbour_discovery(kind) && packet.is_atomic => Err(DropReason::Fragment),
         Some(&kind) if icmp::is_neighbour_discovery(kind) => Ok(Class::Ndp {
             src: packet.src,
             dst: packet.dst,

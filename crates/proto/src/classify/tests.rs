@@ -149,7 +149,6 @@ fn bad_headers() {
         (&v4, 37, 0, DropReason::PortZero),
         (&v6, 14, 0x40, DropReason::IpHeader),
         (&v6, 19, 13, DropReason::IpLength),
-        (&v6, 20, 44, DropReason::Fragment),
         (&v6, 20, 59, DropReason::IpProtocol),
         (&v6, 20, 1, DropReason::IpProtocol),
     ];
@@ -161,6 +160,71 @@ fn bad_headers() {
     let mut frame = v4;
     frame[24] ^= 1;
     assert_eq!(classify_all(&frame), Err(DropReason::IpChecksum));
+}
+
+/// A packet that is its only fragment is none (RFC 6946), but for neighbour discovery (RFC 6980).
+#[test]
+fn atomic_fragments() {
+    let udp = [0, 9, 0, 53, 0, 9, 0, 0, b'x'];
+    let fragment = |next, offset_more: u16| {
+        let [a, b] = offset_more.to_be_bytes();
+        [next, 9, a, b, 1, 2, 3, 4]
+    };
+    let v6 = path(V6.0, V6.1);
+    for (offset_more, is_whole) in [(0, true), (6, true), (1, false), (8, false), (0x8000, false)] {
+        let body = [&fragment(17, offset_more)[..], &udp].concat();
+        let frame = raw_frame(&v6, 44, &body);
+        match classify_all(&frame) {
+            Ok(Class::Udp(datagram)) => assert!(is_whole && frame[datagram.payload] == *b"x"),
+            other => assert!(!is_whole && other == Err(DropReason::Fragment), "{offset_more}: {other:?}"),
+        }
+    }
+    let behind = [&[44, 0, 1, 4, 0, 0, 0, 0][..], &fragment(17, 0), &udp].concat();
+    assert!(matches!(classify_all(&raw_frame(&v6, 60, &behind)), Ok(Class::Udp(_))));
+    let discovery = [&fragment(58, 0)[..], &[135; 24]].concat();
+    assert_eq!(classify_all(&raw_frame(&v6, 44, &discovery)), Err(DropReason::Fragment));
+    let echo = [&fragment(58, 0)[..], &[128, 0, 0, 0, 0, 1, 0, 1]].concat();
+    assert!(matches!(classify_all(&raw_frame(&v6, 44, &echo)), Ok(Class::Echo { .. })));
+    assert_eq!(classify_all(&raw_frame(&v6, 44, &[17, 0])), Err(DropReason::Truncated));
+}
+
+/// A tag in front of the type of a frame.
+fn tag(frame: &[u8], tag: u16) -> Vec<u8> {
+    [&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat()
+}
+
+/// Frames that have a priority, and are of no VLAN, are what they are without.
+#[test]
+fn priority_tags() {
+    let arp = [&[2; 6][..], &GUEST.0, &[8, 6], &[0; 28]].concat();
+    let frames = [
+        udp_frame(&path(V4.0, V4.1), (1, 2), b"four"),
+        udp_frame(&path(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST), (68, 67), b"d"),
+        udp_frame(&path("fe80::2".parse::<Ipv6Addr>().unwrap(), V6.1), (546, 547), b"s"),
+        tcp_frame(&path(V6.0, V6.1), b"six"),
+        raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[8, 0, 0, 0, 0, 1, 0, 1]),
+        raw_frame(&path(V6.0, V6.1), protocol::ICMPV6, &[135; 24]),
+        arp,
+    ];
+    let content = |frame: &[u8]| match classify_all(frame).unwrap() {
+        Class::Arp { offset } => frame[offset..].to_vec(),
+        Class::Ndp { message: range, .. }
+        | Class::Tcp { payload: range, .. }
+        | Class::Echo { payload: range, .. }
+        | Class::Dhcp(Datagram { payload: range, .. })
+        | Class::Dhcpv6(Datagram { payload: range, .. })
+        | Class::Udp(Datagram { payload: range, .. }) => frame[range].to_vec(),
+    };
+    for frame in &frames {
+        for priority in [0, 0xe000, 0x1000] {
+            assert_eq!(content(&tag(frame, priority)), content(frame), "{frame:?}");
+        }
+        assert_eq!(classify_all(&tag(frame, 0xe001)), Err(DropReason::Vlan));
+        assert_eq!(classify_all(&tag(&tag(frame, 0), 0)), Err(DropReason::Vlan), "twice");
+        assert_eq!(classify_all(&tag(frame, 0)[..17]), Err(DropReason::Truncated));
+    }
+    let short = tag(&udp_frame(&path(V4.0, V4.1), (1, 2), b"four"), 0);
+    assert_eq!(classify_all(&short[..short.len() - 1]), Err(DropReason::IpLength));
 }
 
 /// Changes a byte and, if it is part of an IPv4 header, the checksum with it.

@@ -1,10 +1,11 @@
-//! Address resolution for IPv4 (RFC 826): every address but the guest's own is ours to answer for.
+//! Address resolution for IPv4 (RFC 826): every address but the guest's own is ours to answer for,
+//! unless the guest only asks whether anybody has it.
 
 use core::net::Ipv4Addr;
 
 use zerocopy::IntoBytes;
 
-use super::{Config, Response};
+use super::{Config, Holder, Response, V4};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::arp::{ArpPacket, REPLY, REQUEST};
@@ -13,22 +14,17 @@ use crate::wire::writer::Writer;
 
 /// Answers the ARP packet at the start of `bytes`.
 ///
-/// Probes (RFC 5227, section 2.1) are answered too, so that the guest does not take an
-/// address of somebody else.
-pub fn respond(
-    cfg: &Config,
-    bytes: &[u8],
-    neighbour: impl FnOnce(Addr) -> Option<Mac>,
-    out: &mut [u8],
-) -> Response {
+/// Probes (RFC 5227, section 2.1) are answered for addresses that somebody is known to have: a
+/// guest may take any other one.
+pub fn respond(cfg: &Config, bytes: &[u8], holder: impl FnOnce(Addr) -> Holder, out: &mut [u8]) -> Response {
     let request = ArpPacket::parse(bytes);
-    Response { claimed: request.and_then(claimed), reply: answer(cfg, request, neighbour, out) }
+    Response { claimed: request.and_then(claimed), reply: answer(cfg, request, holder, out) }
 }
 
 fn answer(
     cfg: &Config,
     request: Option<&ArpPacket>,
-    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    holder: impl FnOnce(Addr) -> Holder,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
     let v4 = cfg.v4()?;
@@ -40,10 +36,21 @@ fn answer(
     if request.operation.get() != REQUEST || !answerable || announced || target == v4.addr {
         return Err(DropReason::ArpUnanswered);
     }
-    let ours = neighbour(target.into()).unwrap_or(cfg.our_mac);
+    let is_probe = Ipv4Addr::from(request.sender).is_unspecified();
+    let mac = holder_of(cfg, v4, target, holder).answers(cfg.our_mac, is_probe);
+    let mac = mac.ok_or(DropReason::ArpUnanswered)?;
     let guest = (request.sender_mac, request.sender);
-    let reply = ArpPacket::new(REPLY, (ours.0, request.target), guest);
+    let reply = ArpPacket::new(REPLY, (mac.0, request.target), guest);
     emit(Mac(request.sender_mac), &reply, out)
+}
+
+/// Who has `target`. The gateway is always there: without a better one known, it is us.
+fn holder_of(cfg: &Config, v4: &V4, target: Ipv4Addr, holder: impl FnOnce(Addr) -> Holder) -> Holder {
+    match holder(target.into()) {
+        Holder::Known(mac) => Holder::Known(mac),
+        _ if target == v4.gateway || target == v4.our_addr => Holder::Known(cfg.our_mac),
+        other => other,
+    }
 }
 
 /// The address that the sender of a packet says it has.

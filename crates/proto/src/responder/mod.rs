@@ -107,6 +107,14 @@ impl Config {
         self.services.contains(services)
     }
 
+    /// Whether we serve a DHCP client that asks at `dst`; `None` if that is not for us to say.
+    fn serves_dhcp(&self, dst: Addr) -> Option<bool> {
+        let is_on = self.has(Services::DHCP);
+        let is_ours = self.v4.as_ref().is_some_and(|v4| dhcp::is_ours(v4, dst));
+        let is_for_us = self.v4.as_ref().is_none_or(|v4| dhcp::is_for_us(v4, dst));
+        if is_on && is_for_us || is_ours { Some(is_on) } else { None }
+    }
+
     /// The name servers to announce.
     fn dns<'a, T>(&self, servers: &'a [T]) -> &'a [T] {
         if self.has(Services::DNS) { servers } else { &[] }
@@ -128,17 +136,41 @@ pub struct Response {
     pub reply: Result<usize, DropReason>,
 }
 
+/// Who has an address, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody that is known: whoever it is, we are the way there.
+    Unknown,
+    /// One beyond us, known to have it, whom the guest reaches at this link-layer address.
+    Known(Mac),
+    /// A station of the guest's, which answers for itself.
+    Guest,
+}
+
+impl Holder {
+    /// The link-layer address that answers a request, or a question whether anybody has the
+    /// address (`is_probe`), in the name of the holder; `None` if it is not for us to answer.
+    fn answers(self, ours: Mac, is_probe: bool) -> Option<Mac> {
+        match self {
+            Self::Known(mac) => Some(mac),
+            Self::Unknown if !is_probe => Some(ours),
+            Self::Unknown | Self::Guest => None,
+        }
+    }
+}
+
 /// Answers `frame`, from the station `source`, which is of `class`: writes the reply to
-/// `out` and returns its length. `neighbour` knows the link-layer addresses of hosts
-/// for which the guest must not be shown ours.
+/// `out` and returns its length. `holder` knows who has an address other than the gateway's and
+/// our own.
 ///
-/// `None` if the frame is none of a responder, or of DHCP that is off: that is ordinary UDP.
+/// `None` if the frame is none of a responder, of DHCP that is off, or to another DHCP server: that
+/// is ordinary UDP.
 pub fn respond(
     cfg: &Config,
     source: Mac,
     class: &Class,
     frame: &[u8],
-    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    holder: impl FnOnce(Addr) -> Holder,
     out: &mut [u8],
 ) -> Option<Response> {
     let bytes = |range: &Range<usize>| frame.get(range.clone()).ok_or(DropReason::Truncated);
@@ -146,15 +178,17 @@ pub fn respond(
     let reply = match class {
         Class::Arp { offset } => {
             let packet = frame.get(*offset..);
-            return Some(packet.map_or(truncated, |packet| arp::respond(cfg, packet, neighbour, out)));
+            return Some(packet.map_or(truncated, |packet| arp::respond(cfg, packet, holder, out)));
         }
         Class::Ndp { .. } => {
             let request = ndp_request(source, class, frame);
-            return Some(request.map_or(truncated, |request| ndp::respond(cfg, &request, neighbour, out)));
+            return Some(request.map_or(truncated, |request| ndp::respond(cfg, &request, holder, out)));
         }
-        Class::Dhcp(datagram) if cfg.has(Services::DHCP) => {
+        Class::Dhcp(datagram) if cfg.serves_dhcp(datagram.dst.addr)? => {
             bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, source, message, out))
         }
+        // A renewal of a client that we served before: nobody else has the address.
+        Class::Dhcp(_) => Err(DropReason::ServiceOff),
         Class::Dhcpv6(datagram) if cfg.has(Services::DHCPV6) => bytes(&datagram.payload)
             .and_then(|message| dhcpv6::respond(cfg, source, datagram.src.addr, message, out)),
         _ => return None,

@@ -2,7 +2,7 @@
 
 use core::net::Ipv6Addr;
 
-use super::{Config, Response, Services, V6, frame};
+use super::{Config, Holder, Response, Services, V6, frame};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::build::{DEFAULT_TTL, Path};
@@ -43,13 +43,13 @@ pub struct Request<'a> {
 pub fn respond(
     cfg: &Config,
     request: &Request<'_>,
-    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    holder: impl FnOnce(Addr) -> Holder,
     out: &mut [u8],
 ) -> Response {
     let verified = verify(request);
     Response {
         claimed: verified.ok().and_then(|()| claimed(request)),
-        reply: answer(cfg, request, verified, neighbour, out),
+        reply: answer(cfg, request, verified, holder, out),
     }
 }
 
@@ -57,7 +57,7 @@ fn answer(
     cfg: &Config,
     request: &Request<'_>,
     verified: Result<(), DropReason>,
-    neighbour: impl FnOnce(Addr) -> Option<Mac>,
+    holder: impl FnOnce(Addr) -> Holder,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
     let v6 = cfg.v6()?;
@@ -68,9 +68,11 @@ fn answer(
     match *request.message {
         [ndp::NEIGHBOUR_SOLICITATION, 0, ..] => {
             let target = solicited(v6, request)?;
-            let mac = neighbour(target.into()).unwrap_or(cfg.our_mac);
-            let to = (request.source, request.src);
-            emit_advertisement((mac, target), to, ndp::ADVERTISED, out)
+            let holder = if target == v6.our_ll { Holder::Known(cfg.our_mac) } else { holder(target.into()) };
+            let mac = holder.answers(cfg.our_mac, request.src.is_unspecified());
+            let mac = mac.ok_or(DropReason::NdpUnanswered)?;
+            let (to, flags) = advertised_to(request);
+            emit_advertisement((mac, target), to, flags, out)
         }
         [ndp::ROUTER_SOLICITATION, 0, ..] => {
             verify_options(request, 8)?;
@@ -84,8 +86,18 @@ fn answer(
     }
 }
 
+/// Where the answer to a neighbour solicitation goes, and its flags. What asks in duplicate
+/// address detection has no address: all nodes are told (RFC 4861, section 7.2.4).
+fn advertised_to(request: &Request<'_>) -> ((Mac, Addr), u32) {
+    if request.src.is_unspecified() {
+        ((multicast_mac(ALL_NODES), ALL_NODES.into()), ndp::ADVERTISED & !ndp::SOLICITED)
+    } else {
+        ((request.source, request.src), ndp::ADVERTISED)
+    }
+}
+
 /// The address that the sender of a message has, or will have once nobody objected (RFC 4862,
-/// section 5.4): we never do.
+/// section 5.4).
 fn claimed(request: &Request<'_>) -> Option<Addr> {
     let start = match *request.message {
         [ndp::ROUTER_SOLICITATION, 0, ..] => 8,
@@ -148,8 +160,7 @@ fn verify_options(request: &Request<'_>, start: usize) -> Result<(), DropReason>
 fn solicited(v6: &V6, request: &Request<'_>) -> Result<Ipv6Addr, DropReason> {
     verify_options(request, 24)?;
     let target = target(request)?;
-    let detection = request.src.is_unspecified();
-    if detection || target == v6.addr || target.is_unspecified() || target.is_loopback() {
+    if target == v6.addr || target.is_unspecified() || target.is_loopback() {
         return Err(DropReason::NdpUnanswered);
     }
     Ok(target)

@@ -44,7 +44,7 @@ pub(crate) fn config() -> Config {
 fn reply(cfg: &Config, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
     let (source, class) = classify(frame, frame.len())?;
     let mut out = [0xee; 1600];
-    let len = respond(cfg, source, &class, frame, |_| None, &mut out).unwrap().reply?;
+    let len = respond(cfg, source, &class, frame, |_| Holder::Unknown, &mut out).unwrap().reply?;
     Ok(out[..len].to_vec())
 }
 
@@ -61,7 +61,7 @@ fn arp_frame(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
 #[test]
 fn arp_answers_for_everybody_else() {
     let (guest, gateway, other) = ([192, 0, 2, 15], [192, 0, 2, 1], [192, 0, 2, 77]);
-    for (sender, target) in [(guest, gateway), (guest, other), ([0; 4], other)] {
+    for (sender, target) in [(guest, gateway), (guest, other), ([0; 4], gateway)] {
         let answer = reply(&config(), &arp_frame(1, sender, target)).unwrap();
         let mut expected = [GUEST.0, OURS.0].concat();
         expected.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
@@ -81,6 +81,8 @@ fn arp_without_answer() {
         arp_frame(2, guest, gateway),
         arp_frame(1, gateway, gateway),
         arp_frame(1, [0; 4], guest),
+        arp_frame(1, [0; 4], [192, 0, 2, 77]),
+        arp_frame(1, [0; 4], [169, 254, 7, 7]),
         arp_frame(1, gateway, guest),
         arp_frame(1, guest, [255; 4]),
         arp_frame(1, guest, [0; 4]),
@@ -95,15 +97,51 @@ fn arp_without_answer() {
     assert_eq!(reply(&off, &arp_frame(1, guest, gateway)), Err(DropReason::ServiceOff));
 }
 
+/// Who has an address decides whether a request for it, or a probe, is answered, and with which
+/// link-layer address.
 #[test]
-fn neighbours_known_better() {
-    let frame = arp_frame(1, [192, 0, 2, 15], [192, 0, 2, 77]);
-    let (source, class) = classify(&frame, frame.len()).unwrap();
-    let mut out = [0; 60];
+fn who_has_an_address() {
     let known = Mac([2, 7, 7, 7, 7, 7]);
-    let neighbour = |addr| (addr == Ipv4Addr::new(192, 0, 2, 77).into()).then_some(known);
-    assert_eq!(respond(&config(), source, &class, &frame, neighbour, &mut out).unwrap().reply, Ok(60));
-    assert_eq!(out[22..28], known.0);
+    let (guest, other, gateway) = ([192, 0, 2, 15], [192, 0, 2, 77], [192, 0, 2, 1]);
+    let none = Ipv6Addr::UNSPECIFIED;
+    let v6 = |src, target| ndp_frame(src, 255, &solicitation(target, &[]));
+    let cases = [
+        (arp_frame(1, guest, other), Holder::Unknown, Some(OURS)),
+        (arp_frame(1, guest, other), Holder::Known(known), Some(known)),
+        (arp_frame(1, guest, other), Holder::Guest, None),
+        (arp_frame(1, [0; 4], other), Holder::Unknown, None),
+        (arp_frame(1, [0; 4], other), Holder::Known(known), Some(known)),
+        (arp_frame(1, [0; 4], gateway), Holder::Unknown, Some(OURS)),
+        (arp_frame(1, [0; 4], gateway), Holder::Known(known), Some(known)),
+        (arp_frame(1, guest, gateway), Holder::Guest, Some(OURS)),
+        (v6(GUEST_LL, OTHER), Holder::Unknown, Some(OURS)),
+        (v6(GUEST_LL, OTHER), Holder::Known(known), Some(known)),
+        (v6(GUEST_LL, OTHER), Holder::Guest, None),
+        (v6(none, OTHER), Holder::Unknown, None),
+        (v6(none, OTHER), Holder::Known(known), Some(known)),
+        (v6(none, OUR_LL), Holder::Guest, Some(OURS)),
+        (v6(GUEST_LL, OUR_LL), Holder::Known(known), Some(OURS)),
+    ];
+    for (number, (frame, holder, expected)) in cases.into_iter().enumerate() {
+        let (source, class) = classify(&frame, frame.len()).unwrap();
+        let mut out = [0; 100];
+        let reply = respond(&config(), source, &class, &frame, |_| holder, &mut out).unwrap().reply;
+        let told = reply.ok().map(|len| if out[13] == 6 { &out[22..28] } else { &out[len - 6..len] });
+        assert_eq!(told, expected.as_ref().map(|mac| &mac.0[..]), "{number}");
+        assert_eq!(told.map(|_| &out[6..12]), told, "{number}");
+    }
+}
+
+/// What looks whether our address is taken is told so, and everybody with it (RFC 4862, section
+/// 5.4.3).
+#[test]
+fn our_address_is_defended() {
+    let detection = ndp_frame(Ipv6Addr::UNSPECIFIED, 255, &solicitation(OUR_LL, &[]));
+    let answer = decode(&reply(&config(), &detection).unwrap());
+    assert_eq!(answer.dst, "ff02::1".parse::<Ipv6Addr>().unwrap());
+    assert_eq!((answer.dst_mac, answer.src), ([0x33, 0x33, 0, 0, 0, 1], OUR_LL.into()));
+    assert_eq!((answer.payload[0], answer.payload[4]), (136, 0xa0), "not solicited");
+    assert_eq!(answer.payload[8..24], OUR_LL.octets());
 }
 
 #[test]
@@ -202,10 +240,41 @@ fn servers_that_are_off() {
         {
             let cfg = Config { services, ..config() };
             let mut out = [0; 1600];
-            let reply =
-                respond(&cfg, source, &class, &frame, |_| None, &mut out).map(|response| response.reply);
+            let reply = respond(&cfg, source, &class, &frame, |_| Holder::Unknown, &mut out)
+                .map(|response| response.reply);
             assert_eq!(matches!(reply, Some(Ok(_))), served, "{service:?}: {reply:?}");
             assert_eq!(reply.is_none(), !served, "{service:?}: {reply:?}");
+        }
+    }
+}
+
+/// Whom a client of DHCP asks decides whether that is for us, with the service on and off.
+#[test]
+fn other_servers() {
+    let client = Ipv4Addr::new(192, 0, 2, 15);
+    let (served, silent, passed) = (Some(true), Some(false), None);
+    for (dst, on, off) in [
+        ([255; 4], served, passed),
+        ([192, 0, 2, 255], served, passed),
+        ([192, 0, 2, 1], served, silent),
+        ([192, 0, 2, 7], passed, passed),
+        ([198, 51, 100, 67], passed, passed),
+    ] {
+        let path = Path {
+            src_mac: GUEST,
+            dst_mac: OURS,
+            src: client.into(),
+            dst: Ipv4Addr::from(dst).into(),
+            ttl: 64,
+        };
+        let mut renewal = super::dhcp::tests::message(&[53, 1, 3]);
+        renewal[12..16].copy_from_slice(&client.octets());
+        let frame = super::dhcp::tests::frame(&path, (68, 67), &renewal);
+        let (source, class) = classify(&frame, frame.len()).unwrap();
+        for (services, expected) in [(Services::all(), on), (Services::all() - Services::DHCP, off)] {
+            let (cfg, mut out) = (Config { services, ..config() }, [0; 1600]);
+            let response = respond(&cfg, source, &class, &frame, |_| Holder::Unknown, &mut out);
+            assert_eq!(response.map(|response| response.reply.is_ok()), expected, "{dst:?} {services:?}");
         }
     }
 }
@@ -214,7 +283,7 @@ fn servers_that_are_off() {
 fn addresses_are_claimed() {
     let claim = |frame: &[u8]| {
         let (source, class) = classify(frame, frame.len()).ok()?;
-        respond(&config(), source, &class, frame, |_| None, &mut [0; 1600])?.claimed
+        respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut [0; 1600])?.claimed
     };
     let (v4, none) = ([192, 0, 2, 77], Ipv6Addr::UNSPECIFIED);
     let (link, advertised) = (
@@ -395,7 +464,7 @@ proptest! {
     fn replies_are_sound_whatever_is_asked(frame in frames(), room in 0usize..1600) {
         let Ok((source, class)) = classify(&frame, frame.len()) else { return Ok(()) };
         let mut out = [0; 1600];
-        let reply = respond(&config(), source, &class, &frame, |_| None, &mut out[..room]);
+        let reply = respond(&config(), source, &class, &frame, |_| Holder::Unknown, &mut out[..room]);
         let reply = reply.map(|response| response.reply);
         if let Some(Ok(len)) = reply {
             prop_assert!((60..=room).contains(&len));

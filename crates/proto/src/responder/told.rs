@@ -170,8 +170,8 @@ mod tests {
 
     use super::*;
     use crate::classify::classify;
-    use crate::responder::respond;
     use crate::responder::tests::{GUEST, GUEST_LL, OUR_LL, config};
+    use crate::responder::{Holder, respond};
     use crate::wire::build::{MAX_HEADERS, Path};
 
     fn path(src: Ipv6Addr, dst: Ipv6Addr) -> Path {
@@ -188,7 +188,7 @@ mod tests {
     fn told(frame: &[u8]) -> std::string::String {
         let (source, class) = classify(frame, frame.len()).unwrap();
         let mut out = [0; 1600];
-        let response = respond(&config(), source, &class, frame, |_| None, &mut out).unwrap();
+        let response = respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut out).unwrap();
         let reply = response.reply.map(|len| &out[..len]);
         Told { source, class: &class, frame, reply }.to_string()
     }

@@ -1,4 +1,5 @@
-//! Ethernet II frames (IEEE 802.3, clause 3). No VLAN tags: a link has none.
+//! Ethernet II frames (IEEE 802.3, clause 3). A tag that gives a priority alone (IEEE 802.1Q) is
+//! skipped; VLANs are none of ours.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -13,6 +14,15 @@ pub const MIN_FRAME: usize = 60;
 
 /// Type of IPv4 packets.
 pub const IPV4: u16 = 0x0800;
+/// Type of tagged frames: two bytes of [priority and VLAN](VLAN_ID), then the type proper.
+pub const TAGGED: u16 = 0x8100;
+
+/// Bytes of a tag.
+pub const TAG_LEN: usize = 4;
+
+/// The bits of a tag that name a VLAN; zero in a tag that gives a priority alone.
+pub const VLAN_ID: u16 = 0x0fff;
+
 /// Type of ARP packets.
 pub const ARP: u16 = 0x0806;
 /// Type of IPv6 packets.

@@ -29,4 +29,6 @@ pub struct Packet {
     pub offset: usize,
     /// Bytes of payload, without the frame's padding.
     pub len: usize,
+    /// Whether it has a fragment header and is whole (RFC 6946).
+    pub is_atomic: bool,
 }

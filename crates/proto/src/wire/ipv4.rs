@@ -96,5 +96,6 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         ttl: header.ttl,
         offset,
         len,
+        is_atomic: false,
     })
 }

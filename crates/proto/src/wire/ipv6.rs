@@ -1,4 +1,5 @@
-//! IPv6 (RFC 8200). Extension headers are skipped, fragments are not reassembled.
+//! IPv6 (RFC 8200). Extension headers are skipped, that of a packet which is its only fragment as
+//! well (RFC 6946); other fragments are not reassembled.
 
 use core::net::Ipv6Addr;
 
@@ -15,6 +16,9 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
+
+/// Of a fragment header: the offset, and whether more follows.
+const FRAGMENT_MASK: u16 = 0xfff9;
 
 /// More extension headers than this are an attack: real packets have one or two.
 const MAX_EXTENSIONS: usize = 4;
@@ -78,7 +82,7 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
     if dst.to_ipv4_mapped().is_some() {
         return Err(DropReason::IpDestination);
     }
-    let (protocol, offset) = skip_extensions(head, header.next_header)?;
+    let (protocol, offset, is_atomic) = skip_extensions(head, header.next_header)?;
     Ok(Packet {
         src: src.into(),
         dst: dst.into(),
@@ -86,22 +90,28 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         ttl: header.hop_limit,
         offset,
         len: end.checked_sub(offset).ok_or(DropReason::IpLength)?,
+        is_atomic,
     })
 }
 
-/// The transport protocol and where it starts in `head`, a packet from its fixed header on.
-fn skip_extensions(head: &[u8], first: u8) -> Result<(u8, usize), DropReason> {
-    let (mut protocol, mut offset) = (first, LEN);
+/// The transport protocol and where it starts in `head`, a packet from its fixed header on, and
+/// whether a fragment header was skipped.
+fn skip_extensions(head: &[u8], first: u8) -> Result<(u8, usize, bool), DropReason> {
+    let (mut protocol, mut offset, mut is_atomic) = (first, LEN, false);
     for _ in 0..=MAX_EXTENSIONS {
-        match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION => {}
-            FRAGMENT => return Err(DropReason::Fragment),
-            _ => return Ok((protocol, offset)),
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT) {
+            return Ok((protocol, offset, is_atomic));
         }
         let extension = head.get(offset..).and_then(|rest| rest.first_chunk());
-        let &[next, units, _, segments_left] = extension.ok_or(DropReason::Truncated)?;
-        if protocol == ROUTING && segments_left != 0 {
-            return Err(DropReason::IpExtension);
+        let &[next, mut units, high, low] = extension.ok_or(DropReason::Truncated)?;
+        match protocol {
+            ROUTING if low != 0 => return Err(DropReason::IpExtension),
+            FRAGMENT if u16::from_be_bytes([high, low]) & FRAGMENT_MASK != 0 => {
+                return Err(DropReason::Fragment);
+            }
+            // It has no length, as it is always as long.
+            FRAGMENT => (units, is_atomic) = (0, true),
+            _ => {}
         }
         protocol = next;
         offset = offset.saturating_add((usize::from(units) + 1) * 8);

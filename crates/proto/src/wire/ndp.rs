@@ -33,6 +33,8 @@ const DNS_SEARCH: u8 = 31;
 
 /// Flags of a neighbour advertisement: from a router, asked for, replaces what was known.
 pub const ADVERTISED: u32 = 0xe000_0000;
+/// The one of them that says that the advertisement was asked for.
+pub const SOLICITED: u32 = 0x4000_0000;
 
 /// Prefix flag: addresses are on the link.
 pub const ON_LINK: u8 = 0x80;

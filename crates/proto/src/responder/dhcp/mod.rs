@@ -1,14 +1,14 @@
 //! A DHCP server (RFC 2131) with a single address and a lease without end.
 //!
-//! As such a lease is never renewed, there are no renewal times. Relays, boot
-//! files and leases for more than one client are left out.
+//! As such a lease is never renewed, there are no renewal times. Clients of BOOTP (RFC 951) are
+//! answered in its form. Relays, boot files and leases for more than one client are left out.
 
 use core::net::Ipv4Addr;
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Config, V4, frame};
-use crate::addr::Mac;
+use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::build::{DEFAULT_TTL, Path};
 use crate::wire::dhcp::{self, Header, message, option};
@@ -54,10 +54,29 @@ pub fn respond(cfg: &Config, source: Mac, bytes: &[u8], out: &mut [u8]) -> Resul
     frame::udp(&path, ports, out, |w| reply.write(w))
 }
 
+/// Whether a server at `dst` is us: requests to others are none of ours.
+pub(super) fn is_for_us(v4: &V4, dst: Addr) -> bool {
+    is_ours(v4, dst) || dst.is_group() || Some(dst) == directed_broadcast(v4)
+}
+
+/// Whether `dst` is the address by which clients know us alone.
+pub(super) fn is_ours(v4: &V4, dst: Addr) -> bool {
+    dst == v4.our_addr.into()
+}
+
+/// The broadcast address of the guest's network, if that has one (RFC 3021).
+fn directed_broadcast(v4: &V4) -> Option<Addr> {
+    let network = v4.addr.to_bits() | !mask(v4.prefix_len);
+    (v4.prefix_len < 31).then(|| Ipv4Addr::from_bits(network).into())
+}
+
 /// A message from a client.
 struct Request<'a> {
     header: &'a Header,
+    /// None of a client whose vendor area has another form, or nothing in it (RFC 951).
     options: &'a [u8],
+    /// Bytes of the message.
+    len: usize,
 }
 
 /// What is said to a request.
@@ -78,8 +97,15 @@ impl<'a> Request<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, options) = Header::ref_from_prefix(bytes).ok()?;
         let ethernet = header.htype == 1 && header.hlen == 6;
-        let valid = header.op == dhcp::BOOTREQUEST && ethernet && header.magic.get() == dhcp::MAGIC;
-        valid.then_some(Self { header, options })
+        let options = if header.magic.get() == dhcp::MAGIC { options } else { &[] };
+        let valid = header.op == dhcp::BOOTREQUEST && ethernet;
+        valid.then_some(Self { header, options, len: bytes.len() })
+    }
+
+    /// Whether the client's vendor area has a form that we don't know: one with nothing in it says
+    /// nothing about what the client reads.
+    fn is_foreign(&self) -> bool {
+        !matches!(self.header.magic.get(), 0 | dhcp::MAGIC)
     }
 
     fn find(&self, code: u8) -> Option<&'a [u8]> {
@@ -158,11 +184,14 @@ impl Reply<'_> {
             siaddr: [0; 4],
             sname: [[0; 32]; 2],
             file: [[0; 32]; 4],
+            magic: if self.request.is_foreign() { 0 } else { dhcp::MAGIC }.into(),
             ..*request
         };
         w.put(header.as_bytes())?;
-        self.write_options(w);
-        w.put(&[option::END])?;
+        if !self.request.is_foreign() {
+            self.write_options(w);
+            w.put(&[option::END])?;
+        }
         w.zero_to(dhcp::MIN_LEN)
     }
 
@@ -192,7 +221,9 @@ impl Reply<'_> {
         let size = u16::from_be_bytes(size.unwrap_or_default());
         let link = if self.cfg.mtu == 0 { u16::MAX } else { self.cfg.mtu };
         let packet = size.min(link).clamp(*MAX_PACKET.start(), *MAX_PACKET.end());
-        usize::from(packet).saturating_sub(ipv4::LEN + udp::LEN)
+        let limit = usize::from(packet).saturating_sub(ipv4::LEN + udp::LEN);
+        // The messages of BOOTP are as long as its client's (RFC 1542, section 2.1).
+        if self.answer == Answer::Bootp { self.request.len.max(dhcp::MIN_LEN).min(limit) } else { limit }
     }
 
     /// Writes the body of an option; `None` if it has no place in this answer or there is nothing

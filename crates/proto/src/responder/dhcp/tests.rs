@@ -239,9 +239,40 @@ fn size_is_what_the_client_takes() {
     }
 }
 
+/// A request as RFC 951 has it: 300 bytes, of which the last 64 have no form of their own.
+#[test]
+fn bootp_without_options() {
+    for (cookie, answered, options) in [
+        ([0x63, 0x82, 0x53, 0x63], [0x63, 0x82, 0x53, 0x63], &[1, 3, 6, 26, 12, 81][..]),
+        ([0; 4], [0x63, 0x82, 0x53, 0x63], &[1, 3, 6, 26, 12, 81]),
+        (*b"CMU\0", [0; 4], &[]),
+    ] {
+        let mut request = message(&[]);
+        request.resize(300, 0);
+        request[236..240].copy_from_slice(&cookie);
+        // What would be a DHCPDISCOVER in the other form.
+        if cookie == *b"CMU\0" {
+            request[240..243].copy_from_slice(&[53, 1, 1]);
+        }
+        let mut out = [0xee; 1600];
+        let len = respond(&config(), GUEST, &request, &mut out).unwrap();
+        let reply = decode(&out[..len]);
+        assert_eq!((reply.payload.len(), reply.payload[0]), (300, 2));
+        assert_eq!(reply.payload[16..20], [192, 0, 2, 15]);
+        assert_eq!(reply.payload[236..240], answered);
+        let codes: Vec<_> = dhcp::options(&reply.payload[240..]).map(|(code, _)| code).collect();
+        assert_eq!(codes, options, "what fits");
+        assert!(!options.is_empty() || reply.payload[236..].iter().all(|&byte| byte == 0));
+    }
+    // A client that takes more gets more.
+    let mut request = message(&[255]);
+    request.resize(400, 0);
+    assert!(ask(&config(), &request).unwrap().options.contains_key(&119));
+}
+
 #[test]
 fn malformed_messages() {
-    let cases: [(usize, u8); 4] = [(0, 2), (1, 6), (2, 16), (236, 0)];
+    let cases: [(usize, u8); 3] = [(0, 2), (1, 6), (2, 16)];
     for (at, byte) in cases {
         let mut request = message(&[53, 1, 1]);
         request[at] = byte;

@@ -94,12 +94,6 @@ impl<'a> Request<'a> {
             addresses(body.get(head..).unwrap_or_default())
         })
     }
-
-    /// Whether the client wants an option, because it names it or sends its own.
-    fn wants(&self, code: u16) -> bool {
-        let named = self.find(option::REQUESTED).unwrap_or_default();
-        self.find(code).is_some() || named.as_chunks().0.contains(&code.to_be_bytes())
-    }
 }
 
 /// The addresses in the options of an association.
@@ -210,15 +204,14 @@ impl Reply<'_> {
         if !servers.is_empty() {
             put_option(w, option::DNS_SERVERS, |w| servers.iter().try_for_each(|s| w.put(&s.octets())))?;
         }
-        if self.request.wants(option::FQDN) {
-            let name = cfg.fqdn.iter().map(super::Name::as_str);
-            w.attempt(|w| {
-                put_option(w, option::FQDN, |w| {
-                    w.put(&[0])?;
-                    (put_names(w, name, false) != 0).then_some(())
-                })
-            });
-        }
+        // Also to clients that do not ask: the user wants the guest to have this name.
+        let name = cfg.fqdn.iter().map(super::Name::as_str);
+        w.attempt(|w| {
+            put_option(w, option::FQDN, |w| {
+                w.put(&[0])?;
+                (put_names(w, name, false) != 0).then_some(())
+            })
+        });
         w.attempt(|w| {
             put_option(w, option::DOMAIN_SEARCH, |w| (put_names(w, cfg.search(), false) != 0).then_some(()))
         });

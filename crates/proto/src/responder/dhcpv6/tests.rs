@@ -205,8 +205,9 @@ fn information_only() {
     let mut cfg = config();
     let (kind, options) = ask(&cfg, &message(11, &[])).unwrap();
     let codes: Vec<_> = options.iter().map(|(code, _)| *code).collect();
-    assert_eq!((kind, codes.as_slice()), (7, &[2, 23, 24][..]));
+    assert_eq!((kind, codes.as_slice()), (7, &[2, 23, 39, 24][..]));
     cfg.services = Services::DHCPV6;
+    cfg.fqdn = None;
     let (_, options) = ask(&cfg, &message(11, &[])).unwrap();
     assert_eq!(options.len(), 1);
     let with_association = message(11, &[ia_na(1, &[])]);

@@ -1,0 +1,92 @@
+//! Which frames are for us, and which requests are answered.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod guest;
+
+use std::net::Ipv6Addr;
+
+use common::{ENGINE, addr, usual_limits};
+use guest::{Guest, PLAIN};
+use passt_engine::link::channel::Packet;
+use passt_proto::drop::DropReason;
+use passt_proto::wire::checksum::Sum;
+
+const STATION: [u8; 6] = [4; 6];
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+fn frame(dst: [u8; 6], src: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    [&dst[..], &src, packet].concat()
+}
+
+fn arp(src: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let packet = [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..], &src, &sender, &[0; 6], &target].concat();
+    frame(BROADCAST, src, &packet)
+}
+
+/// A neighbour solicitation; without a source that of duplicate address detection.
+fn solicitation(src: [u8; 6], sender: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let group = addr("ff02::1:ff00:1");
+    let mut message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+    let sum = Sum::pseudo(sender.into(), group, 58, message.len()).bytes(&message).finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let header = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255];
+    let packet = [&header[..], &sender.octets(), &group.octets(), &message].concat();
+    frame([0x33, 0x33, 0xff, 0, 0, 1], src, &packet)
+}
+
+/// What the guest gets for a frame.
+fn answers(guest: &mut Guest, frame: Vec<u8>) -> Vec<Packet> {
+    guest.worker.context().core.link.from_guest.push_back(frame.into());
+    guest.turn();
+    guest.worker.context().core.link.to_guest.drain(..).collect()
+}
+
+fn drops(guest: &mut Guest, reason: DropReason) -> u64 {
+    guest.worker.context().core.counters.drops(reason)
+}
+
+/// A guest may take any address but those that we have, or that stand for somebody.
+#[test]
+fn probes_find_those_that_are_there() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(PLAIN, 1500);
+    let any = [0; 4];
+    for (target, is_there) in [
+        ([192, 0, 2, 254], true),
+        ([192, 0, 2, 1], true),
+        ([192, 0, 2, 2], false),
+        ([192, 0, 2, 77], false),
+        ([169, 254, 3, 4], false),
+    ] {
+        let found = answers(&mut guest, arp(STATION, any, target));
+        assert_eq!(found.len(), usize::from(is_there), "{target:?}");
+        assert!(found.iter().all(|reply| reply.bytes[22..28] == ENGINE.0), "{target:?}");
+    }
+    let any = Ipv6Addr::UNSPECIFIED;
+    for (target, is_there) in
+        [("fe80::1", true), ("2001:db8::1", true), ("2001:db8::2", false), ("fe80::77", false)]
+    {
+        let found = answers(&mut guest, solicitation(STATION, any, target.parse().unwrap()));
+        assert_eq!(found.len(), usize::from(is_there), "{target}");
+        assert!(found.iter().all(|reply| reply.bytes[..6] == [0x33, 0x33, 0, 0, 0, 1]), "{target}");
+    }
+    let learnt = &guest.worker.context().core.guest.learnt;
+    assert_eq!(learnt.link_local(), Some(addr("fe80::77")), "and not ours");
+}
+
+/// A station that asks for another one of the guest's is answered by that one.
+#[test]
+fn stations_of_the_guest_answer_for_themselves() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(PLAIN, 1500);
+    let (one, other) = ([192, 0, 2, 50], [192, 0, 2, 51]);
+    assert_eq!(answers(&mut guest, arp([6; 6], other, [192, 0, 2, 254])).len(), 1);
+    assert_eq!(answers(&mut guest, arp(STATION, one, other)).len(), 0);
+    assert_eq!(answers(&mut guest, arp(STATION, one, [192, 0, 2, 52])).len(), 1);
+    let [one, other] = ["2001:db8::50", "2001:db8::51"].map(|a| a.parse::<Ipv6Addr>().unwrap());
+    answers(&mut guest, solicitation([6; 6], other, "fe80::1".parse().unwrap()));
+    assert_eq!(answers(&mut guest, solicitation(STATION, one, other)).len(), 0);
+    assert_eq!(answers(&mut guest, solicitation([6; 6], one, other)).len(), 1, "it has moved");
+    assert_eq!(drops(&mut guest, DropReason::NdpUnanswered), 1);
+}
