@@ -5,7 +5,7 @@ mod common;
 mod guest;
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv6Addr, TcpListener};
+use std::net::{Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -15,7 +15,7 @@ use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
-use passt_proto::responder::{Services, V4, V6};
+use passt_proto::responder::{Services, V4};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
