@@ -97,6 +97,23 @@ fn without_the_bypass() {
     }
 }
 
+/// `--no-splice` is about the host's loopback: the namespace's is connected to it all the same.
+#[test]
+fn the_way_out_without_the_bypass() {
+    let Some(net) = Net::new() else { return };
+    let options = "--config-net --no-splice -t none -u none -T 5001,5002:7002 -U 5001,5002:7002";
+    let guest = net.pasta(User::Normal).with(options).start();
+    for (to, server) in [(5001, 5001), (5002, 7002)] {
+        let mut udp = net.host.start_peer(&format!("udp-serve [::]:{server}"));
+        udp.wait_for("LISTENING");
+        let _tcp = net.host.serve(&format!("[::]:{server}"));
+        for loopback in LOOPBACKS {
+            exchange(&guest, &at(loopback, to));
+            assert_eq!(guest.peer(&format!("udp-ask {} hello", at(loopback, to))).trim(), "hello");
+        }
+    }
+}
+
 /// Nobody listens on the other side: the client, accepted already, is reset.
 #[test]
 fn nobody_there() {

@@ -134,3 +134,36 @@ fn rootlesskit_options() {
     assert!(addresses.contains("inet 10.0.2.100/24"), "{addresses}");
     exchange(&guest, &at(FAR4, 5001));
 }
+
+/// What frames can't be recorded in is named, and the guest has its network.
+#[test]
+fn a_capture_file_that_cannot_be_had() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    for (path, reason) in [
+        ("/no/such/directory/frames", "No such file or directory"),
+        ("/dev/full", "No space left on device"),
+        ("/etc/frames", "Permission denied"),
+    ] {
+        let guest = net.pasta(User::Normal).with("--config-net --pcap").with(path).start();
+        exchange(&guest, &at(FAR4, 5001));
+        assert_eq!(guest.stop().stderr, format!("Couldn't record frames in {path}: {reason}\n"));
+    }
+}
+
+/// An interface that can't be had for outgoing connections is named, and they go by another.
+#[test]
+fn an_outbound_interface_that_is_not_there() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [FAR4, FAR6].map(|server| net.peer.serve(&at(server, 5001)));
+    let options = "--config-net --outbound-if4 missing0 --outbound-if6 eth0";
+    let guest = net.pasta(User::Normal).with(options).start();
+    for server in [FAR4, FAR6] {
+        exchange(&guest, &at(server, 5001));
+    }
+    assert!(guest.run("ip -4 route").contains(&format!("default via {GATEWAY4} dev eth0")));
+    assert_eq!(
+        guest.stop().stderr,
+        "Outgoing IPv4 connections can't be bound to interface missing0, and go by any: No such device\n"
+    );
+}

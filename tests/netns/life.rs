@@ -60,6 +60,56 @@ fn a_command_finds_its_namespaces_prepared() {
     assert_eq!(out.trim(), "somewhere");
 }
 
+/// With `--no-pidns` the command is a process like ours, and what it leaves behind stays.
+#[test]
+fn a_command_in_our_pid_namespace() {
+    let Some(net) = Net::new() else { return };
+    let script = "readlink /proc/self/ns/pid; hostname; cat /proc/sys/net/ipv4/ping_group_range; echo $$; \
+                  sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; exit 7";
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("host name");
+    let namespace = fs::read_link("/proc/self/ns/pid").expect("namespace");
+    for user in User::BOTH {
+        let finished = shell(&net, user, "--config-net --no-pidns", script).finish();
+        assert_eq!(finished.status.code(), Some(7), "{user:?}: {}", finished.stderr);
+        let lines: Vec<&str> = finished.stdout.lines().collect();
+        let expected = [&namespace.to_string_lossy(), &*format!("pasta-{}", host.trim()), "0\t0"];
+        assert_eq!(lines[..3], expected, "{user:?}: {}", finished.stderr);
+        let [shell, left] = [lines[3], lines[4]].map(|pid| pid.parse().expect("a PID"));
+        assert!(has_ended(shell) && !has_ended(left), "{user:?}");
+        kill("KILL", left);
+    }
+    let guest = net.pasta(User::Normal).with("--no-pidns").start();
+    let holder = guest.holder();
+    guest.pasta.signal("TERM");
+    eventually("end of the command", || has_ended(holder).then_some(()));
+}
+
+/// Without the right to enter a network namespace from outside, `--netns-only` is of no use: it is
+/// entered by its user namespace, if that may be entered.
+#[test]
+fn a_process_without_privilege() {
+    let Some(net) = Net::new() else { return };
+    let mut command = normal(&net, "unshare");
+    let script = "echo ready; exec sleep 1000";
+    let mut theirs = Process::start(command.args(["--user", "--map-root-user", "--net", "sh", "-c", script]));
+    theirs.wait_for("ready");
+    let mut pasta = join(&net, User::Normal, &format!("--config-net --netns-only {}", theirs.pid()));
+    let mut inside = Command::new("nsenter");
+    inside.args(["-t", &theirs.pid().to_string(), "-U", "-n", "ip", "-o", "link", "show", "link0"]);
+    assert!(Process::start(&mut inside).succeed().contains("LOWER_UP"));
+    pasta.signal("TERM");
+    eventually("end of pasta", || pasta.try_wait());
+
+    let mut unshare = Command::new("unshare");
+    let mut roots = Process::start(unshare.args(["--net", "sh", "-c", script]));
+    roots.wait_for("ready");
+    let launch = net.pasta(User::Normal).with("--quiet --foreground --netns-only");
+    let finished = launch.run(&roots.pid().to_string());
+    assert_eq!(finished.status.code(), Some(1));
+    let path = format!("/proc/{}/ns/user", roots.pid());
+    assert_eq!(finished.stderr, format!("Couldn't open user namespace {path}: Permission denied\n"));
+}
+
 #[test]
 fn without_a_command_the_login_shell_runs() {
     let Some(net) = Net::new() else { return };

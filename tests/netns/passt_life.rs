@@ -106,10 +106,23 @@ fn a_live_socket_is_refused_and_a_stale_one_replaced() {
 fn the_socket_is_whose_who_starts_us() {
     let Some(net) = Net::new() else { return };
     for (user, id) in [(User::Root, 0), (User::Normal, User::NORMAL_ID)] {
-        let (_passt, socket) = start(&net, user, "");
-        let file = fs::symlink_metadata(&socket).expect("socket");
-        assert_eq!((file.uid(), file.permissions().mode() & 0o077), (id, 0), "{user:?}");
-        fs::remove_file(socket).expect("socket");
+        for (umask, mode) in [("022", 0o755), ("002", 0o775), ("077", 0o700), ("000", 0o777)] {
+            let socket = net.dir().join("socket");
+            let script = format!("umask {umask}; exec \"$@\"");
+            let launch = net.passt(user).with("--foreground --pid pid --socket socket");
+            let command = launch.command("");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+            let mut passt = Process::start(shell.current_dir(net.dir()));
+            passt.wait_for("UNIX domain socket bound at");
+            let file = fs::symlink_metadata(&socket).expect("socket");
+            assert_eq!((file.uid(), file.permissions().mode() & 0o777), (id, mode), "{user:?}");
+            let pid = eventually("the PID file", || fs::metadata(net.dir().join("pid")).ok());
+            assert_eq!(pid.permissions().mode() & 0o777, 0o600, "{user:?}");
+            for name in ["socket", "pid"] {
+                fs::remove_file(net.dir().join(name)).expect("a file");
+            }
+        }
     }
 }
 

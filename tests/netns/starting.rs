@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{
@@ -179,6 +180,81 @@ fn what_is_refused_is_named() {
     ] {
         let finished = launch.run(new);
         assert!(finished.status.success(), "{finished:?}");
+    }
+}
+
+/// Two thousand options of one port each take no noticeable time.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "real programs live in real time")]
+fn thousands_of_options() {
+    let Some(net) = Net::new() else { return };
+    let options: String =
+        (20_001..=21_000).flat_map(|port| [" -t ", " -u "].map(|option| format!("{option}{port}"))).collect();
+    let launch = net.pasta(User::Normal).with("--config-net -T none -U none");
+    let none = launch.clone().with("-t none -u none");
+    let time = |launch: &Launch<'_>| {
+        let start = Instant::now();
+        let finished = launch.run("true");
+        assert!(finished.status.success(), "{}", finished.stderr);
+        start.elapsed()
+    };
+    let few = (0..3).map(|_| time(&none)).min().expect("a time");
+    let launch = launch.with(&options);
+    let many = (0..3).map(|_| time(&launch)).min().expect("a time");
+    assert!(many < few + Duration::from_millis(200), "{few:?} {many:?}");
+}
+
+/// IDs that can't be mapped leave the command without a name, which it may not need.
+#[test]
+fn identities_that_cannot_be_mapped() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    let read_only = "mount --bind /proc /proc && mount -o remount,bind,ro /proc";
+    let launch = net.pasta(User::Root).with_mounts(read_only).with("--config-net");
+    let finished = launch.run(&format!("{} connect {}", net.dir().join("peer").display(), at(FAR4, 5001)));
+    assert!(finished.stdout.starts_with("connected") && finished.status.success(), "{finished:?}");
+    assert!(
+        finished.stderr.contains("Couldn't configure user mappings: Read-only file system\n"),
+        "{finished:?}"
+    );
+}
+
+/// What users read are the kernel's words without its numbers, and no names of Rust's types.
+#[test]
+fn reasons_in_plain_words() {
+    let Some(net) = Net::new() else { return };
+    let file = net.dir().join("file");
+    fs::write(&file, "text").expect("file");
+    let file = file.display();
+    let pasta = |operands: &str| net.pasta(User::Normal).run(operands);
+    let passt = |operands: &str| net.passt(User::Normal).run(operands);
+    for finished in [
+        pasta("--pid /no/such/pid true"),
+        pasta("--log-file /no/such/log true"),
+        pasta("--netns /no/such/namespace"),
+        pasta(&format!("--netns {file}")),
+        pasta("--userns /no/such/namespace true"),
+        pasta(&format!("--userns {file} true")),
+        pasta("4194305"),
+        pasta("1"),
+        pasta("/no/such/program"),
+        pasta(&file.to_string()),
+        pasta("--interface missing0 true"),
+        pasta("--ns-ifname lo true"),
+        pasta("-t 192.0.2.99/80 true"),
+        pasta("-t %missing0/80 true"),
+        pasta("--runas 1:2 true"),
+        passt("--foreground --fd 99"),
+        passt("--foreground --socket /no/such/socket"),
+        passt(&format!("--foreground --socket {file}")),
+        passt("--foreground --socket socket -t 192.0.2.99/80"),
+        net.pasta(User::Normal).with_mounts("mount -t tmpfs none /dev/net").run("true"),
+    ] {
+        assert_eq!(finished.status.code(), Some(1), "{finished:?}");
+        for sign in ["os error", "Os {", "Errno(", "Some(", "Error {"] {
+            assert!(!finished.stderr.contains(sign), "{finished:?}");
+        }
+        assert!(!finished.stderr.is_empty());
     }
 }
 

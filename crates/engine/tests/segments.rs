@@ -134,6 +134,24 @@ fn an_interface_that_is_not_there() {
     }
 }
 
+/// Where going without the interface is right, it is tried first, and then done without.
+#[test]
+fn an_interface_that_may_be_missing() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for (strict, drops) in [(true, 1), (false, 0)] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let missing = || Some(Outbound { interface: "missing0".to_owned(), strict });
+        guest.worker.context().core.outbound = [missing(), missing()];
+        for remote in ["198.51.100.1", "2001:db8:ffff::1"].map(addr) {
+            guest.segment(remote, &segment(Flags::SYN, 80), &[]);
+            guest.turn();
+        }
+        assert_eq!(guest.worker.drops(DropReason::Socket), 2 * drops, "{strict}");
+    }
+}
+
 /// What is switched off reaches nobody.
 #[test]
 fn protocols_that_are_off() {

@@ -108,7 +108,8 @@ In the background the process that was started ends with status 0 when the names
 PID file is complete. If anything fails before, it writes one line to standard error and ends with status 1.
 
 A command makes *--foreground* and *--quiet* the default. It is the first process of a PID namespace, with a */proc* of its own, and
-everything in there ends with it. It is let go when its network is ready.
+everything in there ends with it. It is let go when its network is ready. With *--no-pidns*, for where a */proc* can't be mounted, it is
+a process like any other, and what it has started goes on when it ends.
 
 SIGTERM and SIGQUIT end the program. It also ends when the namespace is gone, unless *--no-netns-quit* is given.";
 
@@ -118,7 +119,9 @@ In the background the process that was started ends with status 0 when the socke
 complete. If anything fails before, it writes one line to standard error and ends with status 1.
 
 One client is connected at a time; others are turned away. When it leaves, the next can come, or with *--one-off* the program ends. SIGTERM and
-SIGQUIT end it, too. The socket and the PID file are left where they are.";
+SIGQUIT end it, too. The socket and the PID file are left where they are.
+
+The umask decides who may connect to the socket. Other files are made for their owner alone.";
 
 const ISOLATION: &str = "\
 ISOLATION
@@ -131,6 +134,7 @@ A process can't change its own PID namespace, only its children's. So with *--fo
 that it was started in.
 
 *--netns-only* keeps the user namespace as well: what may be done to the namespace is then decided by the rights of whoever starts the program.
+Who has no right to enter the namespace of a *PID* from there joins its user namespace all the same.
 
 Started as root, it becomes *nobody*, or whom *--runas* says. With *--chroot-fallback* it also runs where *pivot_root*(2) is refused,
 as in an initial ramdisk.";
