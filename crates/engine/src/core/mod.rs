@@ -298,7 +298,7 @@ impl<L: Link> Core<L> {
         if let Some(capture) = &self.capture {
             let mut rest = Gather::new();
             self.link.reserved(payload, &mut rest);
-            capture.record(self.now, header, &rest);
+            capture::record(capture.as_ref(), self.now, (header, &rest), offload);
         }
         log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
         match self.link.commit(header, offload, payload) {

@@ -12,8 +12,9 @@ use passt_sys::iovec::Gather;
 
 use super::Engine;
 use super::echo::EchoRequest;
+use crate::core::capture::{self, Capture};
 use crate::core::{Core, Storage};
-use crate::link::Link;
+use crate::link::{Frame, Link};
 
 /// Longest frame of a responder.
 pub(crate) const REPLY_ROOM: usize = 1514;
@@ -52,9 +53,7 @@ impl<L: Link> Engine<L> {
         let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
         core.counters.received(frame.len);
         if let Some(capture) = &core.capture {
-            let mut whole = Gather::new();
-            core.link.payload(index, 0..frame.len, &mut whole);
-            capture.record(core.now, &[], &whole);
+            core.record_received(capture.as_ref(), index, &frame);
         }
         let offload = frame.offload;
         let source = core.station(frame.head)?;
@@ -116,6 +115,15 @@ fn enabled(protocol: bool) -> Result<(), DropReason> {
 }
 
 impl<L: Link> Core<L> {
+    /// Records frame `index` of the batch.
+    #[cold]
+    fn record_received(&self, capture: &dyn Capture, index: usize, frame: &Frame<'_>) {
+        let headers = frame.len.min(capture::HEADERS).min(frame.head.len());
+        let mut rest = Gather::new();
+        self.link.payload(index, headers..frame.len, &mut rest);
+        capture::record(capture, self.now, (&frame.head[..headers], &rest), &frame.offload);
+    }
+
     /// The station of the guest that sent a frame, which is not the one that is ours. A frame for
     /// another station is none of ours: a bridge floods what stations behind it send each other
     /// until it knows where these are. It says nothing about the guest either, as what it carries
