@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use passt_tests::transfer::{MIB, at, download, exchange, upload};
-use passt_tests::{FAR4, HOST4, Net, Place as _, User, eventually, have};
+use passt_tests::{FAR4, FAR6, HOST4, Net, Place as _, User, eventually, have};
 
 #[test]
 fn a_capture_that_tcpdump_reads() {
@@ -17,13 +17,18 @@ fn a_capture_that_tcpdump_reads() {
     let guest = net.pasta(User::Normal).with("--config-net --pcap").with(&file.to_string_lossy()).start();
     upload(&guest, &at(FAR4, 5001), 4 * MIB);
     download(&guest, &at(FAR4, 5001), 4 * MIB);
+    let _echo = net.peer.serve(&at(FAR6, 5002));
+    exchange(&guest, &at(FAR6, 5002));
     assert!(guest.stop().status.success());
-    let text = net.host.run(&format!("tcpdump -Z root -nvr {}", file.display()));
+    let text = net.host.run(&format!("tcpdump -Z root -nvvr {}", file.display()));
     for part in [format!("> {FAR4}.5001: Flags [S]"), format!("{FAR4}.5001 >"), "Flags [S.]".to_owned()] {
         assert!(text.contains(&part), "no {part}");
     }
     // What is cut or makes no sense is marked in brackets.
     assert!(!text.contains("[|") && !text.contains("(invalid"), "{text}");
+    // Checksums that the guest's kernel leaves to a device, and those that we leave to it.
+    let wrong = text.lines().find(|line| line.contains("incorrect") || line.contains("bad "));
+    assert!(text.contains("(correct)") && wrong.is_none(), "{wrong:?}");
 }
 
 /// A guest that gives much to log does not fill the disk.

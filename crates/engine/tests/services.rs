@@ -90,3 +90,34 @@ fn stations_of_the_guest_answer_for_themselves() {
     assert_eq!(answers(&mut guest, solicitation([6; 6], one, other)).len(), 1, "it has moved");
     assert_eq!(drops(&mut guest, DropReason::NdpUnanswered), 1);
 }
+
+/// What a bridge floods, and priority tags.
+#[test]
+fn frames_for_us() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(PLAIN, 1500);
+    let request = arp(STATION, [192, 0, 2, 50], [192, 0, 2, 254]);
+    let to = |dst: [u8; 6]| [&dst[..], &request[6..]].concat();
+    let tagged = |tag: u8| [&request[..12], &[0x81, 0, 0xe0, tag], &request[12..]].concat();
+    for (frame, dropped) in [
+        (to(ENGINE.0), None),
+        (to(BROADCAST), None),
+        (to([0x33, 0x33, 0, 0, 0, 1]), None),
+        (to([6; 6]), Some(DropReason::MacDestination)),
+        (to([0; 6]), Some(DropReason::MacDestination)),
+        (tagged(0), None),
+        (tagged(7), Some(DropReason::Vlan)),
+    ] {
+        let found = answers(&mut guest, frame.clone());
+        assert_eq!(found.len(), usize::from(dropped.is_none()), "{frame:?}");
+        assert!(found.iter().all(|reply| reply.bytes[12..14] == [8, 6]), "without a tag");
+        let counted = dropped.map(|reason| drops(&mut guest, reason));
+        assert!(counted != Some(0), "{dropped:?}");
+    }
+    assert_eq!(drops(&mut guest, DropReason::MacDestination), 2);
+    let elsewhere = [&[6; 6][..], &arp([8; 6], [192, 0, 2, 60], [192, 0, 2, 254])[6..]].concat();
+    answers(&mut guest, elsewhere);
+    let learnt = &guest.worker.context().core.guest.learnt;
+    assert_eq!(learnt.used(addr("192.0.2.60")), Some(addr("192.0.2.50")));
+    assert!(!learnt.has_met(passt_proto::addr::Mac([8; 6])));
+}

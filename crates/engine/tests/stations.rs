@@ -167,3 +167,83 @@ fn our_own_station_is_not_the_guests() {
     send(&mut guest, ours, own, port);
     assert_eq!(station(&mut guest, own), Some(Mac([4; 6])));
 }
+
+/// Stations of the frames that the guest gets for datagrams that `server` got and answers.
+fn answered(guest: &mut Guest, server: &std::net::UdpSocket, count: usize) -> Vec<(u16, u8)> {
+    let mut buffer = [0; 10];
+    for _ in 0..count {
+        let (_, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(b"!", from).unwrap();
+    }
+    let mut found = Vec::new();
+    while found.len() < count {
+        guest.turn();
+        let sent = guest.worker.context().core.link.to_guest.drain(..);
+        let sent = sent.filter(|p| p.bytes[12..14] == [8, 0] && p.bytes[23] == 17);
+        found.extend(sent.map(|p| (u16::from_be_bytes([p.bytes[36], p.bytes[37]]), p.bytes[0])));
+    }
+    found.sort_unstable();
+    found
+}
+
+/// A datagram from `station`, at the guest's address and `port`.
+fn send_from(guest: &mut Guest, station: u8, port: u16, to: u16) {
+    let mut header = [0; MAX_HEADERS];
+    let path = Path { src_mac: Mac([station; 6]), ..Guest::path(true) };
+    let (len, offload) = path.emit_udp(&mut header, (port, to), 1, 0).unwrap();
+    let bytes = [&header[..len], b"?"].concat();
+    guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
+    guest.turn();
+}
+
+/// ARP that claims the guest's address for `station`.
+fn claim(guest: &mut Guest, station: u8) {
+    let (mac, at) = ([station; 6], [192, 0, 2, 2]);
+    let packet = [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..], &mac, &at, &[0; 6], &at].concat();
+    let frame = [&[0xff; 6][..], &mac, &packet].concat();
+    guest.worker.context().core.link.from_guest.push_back(frame.into());
+    guest.turn();
+}
+
+/// Two stations with one address have flows of their own, until one of them claims the address.
+#[test]
+fn flows_stay_with_their_station() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(PLAIN, 1500);
+    let (server, port) = server(true);
+    claim(&mut guest, 4);
+    send_from(&mut guest, 4, 41_004, port);
+    send_from(&mut guest, 6, 41_006, port);
+    assert_eq!(answered(&mut guest, &server, 2), [(41_004, 4), (41_006, 6)]);
+    send_from(&mut guest, 6, 41_006, port);
+    send_from(&mut guest, 4, 41_004, port);
+    assert_eq!(answered(&mut guest, &server, 2), [(41_004, 4), (41_006, 6)]);
+    // A flow moves with its frames.
+    send_from(&mut guest, 6, 41_004, port);
+    assert_eq!(answered(&mut guest, &server, 1), [(41_004, 6)]);
+    // Another card: flows go there, whatever they sent before.
+    send_from(&mut guest, 4, 41_004, port);
+    send_from(&mut guest, 6, 41_006, port);
+    claim(&mut guest, 8);
+    assert_eq!(answered(&mut guest, &server, 2), [(41_004, 8), (41_006, 8)]);
+}
+
+/// The same of connections.
+#[test]
+fn connections_stay_with_their_station() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(OFFLOAD, 1500);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let Connected { mut peer, .. } = guest.connect(&listener, 40_000);
+    let mut hello = |guest: &mut Guest| {
+        guest.worker.context().core.link.to_guest.clear();
+        peer.write_all(b"hello").unwrap();
+        guest.turn();
+        let sent = guest.worker.context().core.link.to_guest.drain(..);
+        sent.filter(|p| p.bytes[12..14] == [8, 0] && p.bytes[23] == 6).map(|p| p.bytes[0]).collect::<Vec<_>>()
+    };
+    send_from(&mut guest, 6, 41_006, 9);
+    assert_eq!(hello(&mut guest), [4]);
+    claim(&mut guest, 6);
+    assert_eq!(hello(&mut guest), [6]);
+}

@@ -1,9 +1,9 @@
 //! Recording of frames, both directions, in the format that wireshark and tcpdump read.
 //!
 //! The classic format with nanoseconds: it has one fixed header for each packet, so that a frame
-//! is recorded by one gathered write from where it lies, without copying or allocating. Frames
-//! are recorded as they pass the link: what one side left for the other to segment appears as one
-//! long packet, and its checksum may be missing.
+//! is recorded by one gathered write from where it lies, without copying its payload or allocating.
+//! Frames are recorded as they pass the link: what one side left for the other to segment appears
+//! as one long packet. The checksums are those of what is recorded, whoever is to compute them.
 //!
 //! A frame is recorded as a whole or not at all. One that the file doesn't take at once, as a FIFO
 //! that nobody reads, is left out and counted.

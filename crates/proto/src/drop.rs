@@ -33,6 +33,8 @@ reasons! {
     Truncated = "truncated",
     /// The source of the frame is the zero or a group address, or our own.
     MacSource = "mac-source",
+    /// The frame is for another station: some bridge did not know where that is.
+    MacDestination = "mac-destination",
     /// Of a VLAN, or tagged twice.
     Vlan = "vlan",
     /// Neither ARP, IPv4 nor IPv6.

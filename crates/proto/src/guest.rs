@@ -87,12 +87,29 @@ pub struct Learnt {
     v6: Option<Addr>,
     /// Its IPv6 link-local address.
     link_local: Option<Addr>,
-    /// Where frames came from last.
+    /// The station that was heard last that was none of those known.
     station: Option<Mac>,
     /// Which station has an address; the latest last.
-    stations: ArrayVec<(Addr, Mac), MAX_ADDRESSES>,
-    /// Changes of either of these.
+    stations: ArrayVec<Station, MAX_ADDRESSES>,
+    /// Addresses that came to have a station, or another one that claims them.
     moves: u32,
+}
+
+/// Which station of the guest has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Station {
+    addr: Addr,
+    mac: Mac,
+    evidence: Evidence,
+}
+
+/// How a station shows that it has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evidence {
+    /// It sends from there, as several may, of which each has flows of its own.
+    Used,
+    /// It says so, by ARP or neighbour discovery: what goes there goes to this station from now on.
+    Claimed,
 }
 
 impl Guest {
@@ -202,55 +219,62 @@ impl Learnt {
     /// Where frames for an address of the guest's go: the station that used it, or else the one
     /// that frames came from last. `None` before the first frame.
     pub fn station_of(&self, addr: Addr) -> Option<Mac> {
-        let known = self.stations.iter().rfind(|(known, _)| *known == addr);
-        known.map(|&(_, mac)| mac).or(self.station)
+        self.known(addr).map(|known| known.mac).or(self.station)
     }
 
     /// Where frames for an address of the guest's go of one who sent them to `before`: as
     /// [`Learnt::station_of`], but that an address may have been forgotten where there are many.
     pub fn station_after(&self, addr: Addr, before: Mac) -> Option<Mac> {
-        let is_known = !self.stations.is_full()
-            || before.is_group()
-            || self.stations.iter().any(|(known, _)| *known == addr);
+        let is_known = !self.stations.is_full() || before.is_group() || self.known(addr).is_some();
         if is_known { self.station_of(addr) } else { Some(before) }
     }
 
     /// Whether a frame came from this station before, or none at all did.
     pub fn has_met(&self, station: Mac) -> bool {
         self.station.is_none_or(|last| last == station)
-            || self.stations.iter().any(|(_, known)| *known == station)
+            || self.stations.iter().any(|known| known.mac == station)
     }
 
     /// Whether another station had the address that a frame from `station` has now.
     pub fn is_taken_by(&self, station: Mac, source: Addr) -> bool {
-        self.stations.iter().any(|&(known, had)| known == source && had != station)
+        self.known(source).is_some_and(|known| known.mac != station)
     }
 
-    /// How often the answer of [`Learnt::station_of`] may have changed.
+    /// How often the answer of [`Learnt::station_after`] may have changed.
     pub fn moves(&self) -> u32 {
         self.moves
     }
 
-    /// Whether [`Learnt::hear`] would change anything.
-    pub fn is_news(&self, station: Mac, source: Option<Addr>) -> bool {
-        let latest = self.stations.last();
-        self.station != Some(station)
-            || source.is_some_and(|source| {
-                latest != Some(&(source, station)) && !self.stations.contains(&(source, station))
-            })
+    fn known(&self, addr: Addr) -> Option<&Station> {
+        self.stations.iter().find(|known| known.addr == addr)
     }
 
-    /// Notes that a frame came from `station`, with a packet from `source` if it had one. What was
-    /// heard of the same address before is forgotten; where there are too many, what was new
-    /// longest ago.
-    pub fn hear(&mut self, station: Mac, source: Option<Addr>) {
-        self.moves = self.moves.wrapping_add(1);
+    /// Whether [`Learnt::hear`] would change anything. One that uses an address takes it from
+    /// nobody who claims it.
+    pub fn is_news(&self, station: Mac, source: Option<Addr>, evidence: Evidence) -> bool {
+        let Some(source) = source else { return self.station != Some(station) };
+        self.known(source).is_none_or(|known| {
+            evidence > known.evidence || evidence == known.evidence && station != known.mac
+        })
+    }
+
+    /// Notes that a frame came from `station`, and how that shows that `source` is there, if it
+    /// does. What was heard of the same address before is forgotten; where there are too many,
+    /// what was new longest ago.
+    pub fn hear(&mut self, station: Mac, source: Option<Addr>, evidence: Evidence) {
+        if !self.is_news(station, source, evidence) {
+            return;
+        }
         self.station = Some(station);
-        let Some(source) = source else { return };
-        self.stations.retain(|(known, _)| *known != source);
+        let is_new = source.is_none_or(|source| self.known(source).is_none());
+        if is_new || evidence == Evidence::Claimed {
+            self.moves = self.moves.wrapping_add(1);
+        }
+        let Some(addr) = source else { return };
+        self.stations.retain(|known| known.addr != addr);
         if self.stations.is_full() {
             self.stations.remove(0);
         }
-        self.stations.push((source, station));
+        self.stations.push(Station { addr, mac: station, evidence });
     }
 }

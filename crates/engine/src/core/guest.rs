@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use passt_proto::addr::{Addr, Mac};
-use passt_proto::guest::{Configured, Guest};
+use passt_proto::guest::{Configured, Evidence, Guest, Learnt};
 
 /// No station, and no address.
 const NOBODY: (Mac, Addr) = (Mac([0; 6]), Addr::UNSPECIFIED);
@@ -26,6 +26,8 @@ pub struct Known {
     /// Station of the last frame, and the source address in it: most frames have the same.
     /// Forgotten with every change.
     latest: (Mac, Addr),
+    /// Station of the last frame.
+    speaker: Mac,
     /// A frame came from a station of which none came before, or which has an address now that
     /// another had: an address may have moved there, or may not.
     stranger: bool,
@@ -48,7 +50,7 @@ impl Known {
         let version = published.version.load(Ordering::Acquire);
         let guest = published.guest.load_full();
         let spare = Arc::default();
-        Self { published, guest, spare, version, latest: NOBODY, stranger: false }
+        Self { published, guest, spare, version, latest: NOBODY, speaker: NOBODY.0, stranger: false }
     }
 
     /// The same guest for another worker.
@@ -97,18 +99,25 @@ impl Known {
     pub(crate) fn heard(&mut self, station: Mac, source: Option<&Addr>) {
         let (last, addr) = &self.latest;
         if *last != station || source.is_some_and(|source| source != addr) {
-            self.heard_another(station, source.copied().filter(|addr| !addr.is_unspecified()));
+            let source = source.copied().filter(|addr| !addr.is_unspecified());
+            self.heard_another(station, source, Evidence::Used);
         }
     }
 
     #[cold]
-    fn heard_another(&mut self, station: Mac, source: Option<Addr>) {
-        if self.learnt.is_news(station, source) {
-            self.stranger |= !self.learnt.has_met(station)
-                || source.is_some_and(|source| self.learnt.is_taken_by(station, source));
-            self.change(|guest| guest.learnt.hear(station, source));
+    fn heard_another(&mut self, station: Mac, source: Option<Addr>, evidence: Evidence) {
+        self.stranger |= !self.learnt.has_met(station)
+            || source.is_some_and(|source| self.learnt.is_taken_by(station, source));
+        if self.learnt.is_news(station, source, evidence) {
+            self.change(|guest| guest.learnt.hear(station, source, evidence));
         }
         self.latest = (station, source.unwrap_or(Addr::UNSPECIFIED));
+        self.speaker = station;
+    }
+
+    /// The station that the last frame came from.
+    pub(crate) fn speaker(&self) -> Mac {
+        self.speaker
     }
 
     /// Whether a frame came, since this was asked last, from a station that nobody knows, or that
@@ -117,8 +126,9 @@ impl Known {
         std::mem::take(&mut self.stranger)
     }
 
-    /// The guest claims to have this address.
-    pub(crate) fn claimed(&mut self, addr: Addr) {
+    /// The guest claims to have this address, in a frame from `station`.
+    pub(crate) fn claimed(&mut self, station: Mac, addr: Addr) {
+        self.heard_another(station, Some(addr), Evidence::Claimed);
         if self.believes(addr) {
             self.used(addr);
         }
@@ -129,6 +139,39 @@ impl Known {
         if self.is_new(addr) {
             self.change(|guest| guest.learn(addr));
         }
+    }
+}
+
+/// The station of the guest that a flow's frames go to: that of its own last frame, unless its
+/// address was claimed by another one since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Station {
+    mac: Mac,
+    /// As [`Learnt::moves`] counted then.
+    moves: u32,
+}
+
+impl Station {
+    /// None in particular.
+    pub(crate) const EVERY: Self = Self { mac: Mac::BROADCAST, moves: 0 };
+
+    /// That of a flow which begins with the guest at `addr`.
+    pub(crate) fn of(learnt: &Learnt, addr: Addr) -> Self {
+        Self { mac: learnt.station_of(addr).unwrap_or(Mac::BROADCAST), moves: learnt.moves() }
+    }
+
+    /// The last frame is one of the flow's.
+    #[inline]
+    pub(crate) fn heard(&mut self, known: &Known) {
+        *self = Self { mac: known.speaker, moves: known.learnt.moves() };
+    }
+
+    /// Where frames for the guest at `addr` go: to everybody while nobody was heard.
+    pub(crate) fn mac(&self, learnt: &Learnt, addr: Addr) -> Mac {
+        if self.moves == learnt.moves() {
+            return self.mac;
+        }
+        learnt.station_after(addr, self.mac).unwrap_or(Mac::BROADCAST)
     }
 }
 

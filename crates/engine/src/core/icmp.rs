@@ -26,7 +26,7 @@ impl<L: Link> Core<L> {
         quoted: &Quoted,
         payload: &Payload,
     ) {
-        let path = self.path(from, quoted.path.src);
+        let path = self.path(from, quoted.path.src, quoted.path.src_mac);
         let (mut headers, mut frame) = ([0; MAX_HEADERS], [0; MAX_HEADERS + ERROR_ROOM]);
         // Headers go in front of the payload once it is known how much of that there is.
         let body = {

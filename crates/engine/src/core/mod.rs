@@ -35,6 +35,7 @@ pub use self::capture::Capture;
 pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
 pub use self::guest::Known;
+pub(crate) use self::guest::Station;
 pub use self::payload::{Payload, Storage};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::queue::SlotQueue;
@@ -257,11 +258,6 @@ impl<L: Link> Core<L> {
         self.waiting.push(handle.index);
     }
 
-    /// Where frames for this address of the guest's go: to everybody while nobody was heard.
-    pub(crate) fn station_of(&self, addr: Addr) -> Mac {
-        self.guest.learnt.station_of(addr).unwrap_or(Mac::BROADCAST)
-    }
-
     /// Who has an address that a station of the guest's, `asker`, asks for. What `asker` itself used
     /// before it may have given up.
     pub(crate) fn holder(&self, addr: Addr, asker: Mac) -> Holder {
@@ -276,15 +272,11 @@ impl<L: Link> Core<L> {
         }
     }
 
-    /// The path of packets to the guest at `guest` from a host that it knows as `remote`.
-    pub fn path(&self, remote: Addr, guest: Addr) -> Path {
-        Path {
-            src_mac: self.services.our_mac,
-            dst_mac: self.station_of(guest),
-            src: remote,
-            dst: guest,
-            ttl: DEFAULT_TTL,
-        }
+    /// The path of packets to the guest at `guest`, and at `station`, from a host that it knows as
+    /// `remote`.
+    pub(crate) fn path(&self, remote: Addr, guest: Addr, station: Mac) -> Path {
+        let (src_mac, dst_mac) = (self.services.our_mac, station);
+        Path { src_mac, dst_mac, src: remote, dst: guest, ttl: DEFAULT_TTL }
     }
 
     /// The host's side of a flow that the guest begins from `guest` to `remote`. The address that
@@ -315,7 +307,7 @@ impl<L: Link> Core<L> {
         if let Some(capture) = &self.capture {
             let mut rest = Gather::new();
             self.link.reserved(payload, &mut rest);
-            capture.record(self.now, header, &rest);
+            capture::record(capture.as_ref(), self.now, (header, &rest), offload);
         }
         log::trace!("to guest: {} bytes, {payload} of them payload", header.len() + payload);
         match self.link.commit(header, offload, payload) {

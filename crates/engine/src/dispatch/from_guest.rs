@@ -12,8 +12,9 @@ use passt_sys::iovec::Gather;
 
 use super::Engine;
 use super::echo::EchoRequest;
-use crate::core::Storage;
-use crate::link::Link;
+use crate::core::capture::{self, Capture};
+use crate::core::{Core, Storage};
+use crate::link::{Frame, Link};
 
 /// Longest frame of a responder.
 pub(crate) const REPLY_ROOM: usize = 1514;
@@ -52,12 +53,10 @@ impl<L: Link> Engine<L> {
         let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
         core.counters.received(frame.len);
         if let Some(capture) = &core.capture {
-            let mut whole = Gather::new();
-            core.link.payload(index, 0..frame.len, &mut whole);
-            capture.record(core.now, &[], &whole);
+            core.record_received(capture.as_ref(), index, &frame);
         }
         let offload = frame.offload;
-        let source = station(frame.head, core.services.our_mac)?;
+        let source = core.station(frame.head)?;
         let class = match classify(frame.head, frame.len) {
             Ok((_, class)) => class,
             Err(reason) => {
@@ -73,9 +72,9 @@ impl<L: Link> Engine<L> {
         let claimed = response.and_then(|response| response.claimed);
         // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).
         let sender = class.sender().filter(|sender| !sender.is_unspecified());
-        core.guest.heard(source, sender.or(claimed.as_ref()));
-        if let Some(addr) = claimed {
-            core.guest.claimed(addr);
+        match claimed {
+            Some(addr) => core.guest.claimed(source, addr),
+            None => core.guest.heard(source, sender),
         }
         if let Some(response) = &response
             && log::log_enabled!(log::Level::Debug)
@@ -121,8 +120,30 @@ fn enabled(protocol: bool) -> Result<(), DropReason> {
     if protocol { Ok(()) } else { Err(DropReason::Disabled) }
 }
 
-/// The station of the guest that sent a frame: not the one that is ours.
-fn station(head: &[u8], ours: Mac) -> Result<Mac, DropReason> {
-    classify::source(head)
-        .and_then(|source| if source == ours { Err(DropReason::MacSource) } else { Ok(source) })
+impl<L: Link> Core<L> {
+    /// Records frame `index` of the batch.
+    #[cold]
+    fn record_received(&self, capture: &dyn Capture, index: usize, frame: &Frame<'_>) {
+        let headers = frame.len.min(capture::HEADERS).min(frame.head.len());
+        let mut rest = Gather::new();
+        self.link.payload(index, headers..frame.len, &mut rest);
+        capture::record(capture, self.now, (&frame.head[..headers], &rest), &frame.offload);
+    }
+
+    /// The station of the guest that sent a frame, which is not the one that is ours. A frame for
+    /// another station is none of ours: a bridge floods what stations behind it send each other
+    /// until it knows where these are. It says nothing about the guest either, as what it carries
+    /// was not meant for us.
+    #[inline]
+    fn station(&self, head: &[u8]) -> Result<Mac, DropReason> {
+        let (destination, source) = classify::stations(head)?;
+        let ours = self.services.our_mac;
+        if source == ours {
+            Err(DropReason::MacSource)
+        } else if destination == ours || destination.is_group() {
+            Ok(source)
+        } else {
+            Err(DropReason::MacDestination)
+        }
+    }
 }

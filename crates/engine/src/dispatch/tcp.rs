@@ -39,6 +39,7 @@ impl<L: Link> Engine<L> {
         let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else {
             return self.no_flow(key, segment, len);
         };
+        flow.heard(&ctx.core.guest);
         flow.segment(&mut common.tcp, (handle, ctx.core.now), segment, payload)?;
         if flow.has_ended() {
             self.settle(handle);
@@ -94,7 +95,8 @@ impl<L: Link> Engine<L> {
             return self.connect(key, segment);
         }
         if let Some(reset) = tcp::stray(segment, len) {
-            let path = self.ctx.core.path(key.remote.addr, key.guest.addr);
+            let core = &self.ctx.core;
+            let path = core.path(key.remote.addr, key.guest.addr, core.guest.speaker());
             tcp::emit(&mut self.ctx.core, &path, &reset);
         }
         Err(DropReason::NoFlow)

@@ -8,7 +8,7 @@ use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
 
 use super::{Engine, Flow};
-use crate::core::Payload;
+use crate::core::{Payload, Station};
 use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::forward::Context;
@@ -38,8 +38,11 @@ impl<L: Link> Engine<L> {
                 known.map_or_else(|| self.open_udp(key, datagram), Ok)?
             }
         };
-        let ttl = match self.flows.get(handle) {
-            Some((_, Flow::Udp(flow))) => Some(flow.ttl()),
+        let ttl = match self.flows.get_mut(handle) {
+            Some((_, Flow::Udp(flow))) => {
+                flow.heard(&self.ctx.core.guest);
+                Some(flow.ttl())
+            }
             _ => None,
         };
         let other_ttl = ttl != Some(datagram.ttl);
@@ -159,8 +162,9 @@ impl<L: Link> Engine<L> {
             Via::Bypass(_) => Some(InboundClass::UdpAcross),
         };
         self.make_room(class, number)?;
+        let station = Station::of(&self.ctx.core.guest.learnt, key.guest.addr);
         let flow = match key.via {
-            Via::Link => UdpFlow::through(shared, remote, self.ctx.core.now),
+            Via::Link => UdpFlow::through(shared, remote, station, self.ctx.core.now),
             Via::Bypass(from) => self.open_across(from, shared, remote, key.remote.port)?,
         };
         let handle = self.insert_udp(key, flow)?;
@@ -223,9 +227,10 @@ impl<L: Link> Engine<L> {
             let Some(error) = udp::errors::of_listener(core, listener, &quote) else { break };
             taken = true;
             if let Some(key) = error.key
-                && self.flows.find(&key).is_some()
+                && let Some(handle) = self.flows.find(&key)
+                && let Some((_, Flow::Udp(flow))) = self.flows.get(handle)
             {
-                error.report(core, &key);
+                error.report(core, &key, flow);
             }
         }
         quote.give_back(core);

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS, Path};
+use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
@@ -22,14 +22,14 @@ use rustix::io::Errno;
 use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
-use super::Verdict;
 use super::facts::{self, Facts, State};
 use super::put::put;
 use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
+use super::{Verdict, path_from_guest, path_to_guest};
 use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Payload, Storage};
+use crate::core::{Core, Payload, Station, Storage};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::link::Link;
@@ -51,6 +51,7 @@ pub struct EchoFlow {
     last: Instant,
     account: Account,
     futile: Futile,
+    station: Station,
 }
 
 /// What all echo flows share.
@@ -79,7 +80,8 @@ impl Echo {
             DropReason::Socket
         })?;
         let (last, account) = (core.now, Account::new(core.now));
-        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last, account, futile: Futile::default() })
+        let station = Station::of(&core.guest.learnt, key.guest.addr);
+        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last, account, futile: Futile::default(), station })
     }
 }
 
@@ -92,6 +94,7 @@ impl EchoFlow {
         message: &Payload,
     ) -> Result<(), DropReason> {
         self.last = core.now;
+        self.station.heard(&core.guest);
         self.account.carried(Direction::Out, 1, message.len(), core.now);
         if self.ttl != ttl {
             self.ttl = ttl;
@@ -157,7 +160,7 @@ impl EchoFlow {
         }
         header.id = key.guest.port.into();
         self.account.carried(Direction::In, 1, message.len(), core.now);
-        let path = core.path(key.remote.addr, key.guest.addr);
+        let path = path_to_guest(core, key, &self.station);
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());
         let mut headers = [0; MAX_HEADERS];
@@ -181,7 +184,7 @@ impl EchoFlow {
             let header = own(&core.inbox, &core.pool, &payload).and_then(<[u8]>::first_chunk);
             let Some(&[kind, code, c0, c1, _, _, s0, s1]) = header else { continue };
             let [i0, i1] = key.guest.port.to_be_bytes();
-            let path = Path { ttl: self.ttl, ..core.path(key.guest.addr, key.remote.addr) };
+            let path = path_from_guest(core, key, &self.station, self.ttl);
             let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
             let transport = [kind, code, c0, c1, i0, i1, s0, s1];
             let quoted = Quoted { path, protocol, transport, len: failure.len };

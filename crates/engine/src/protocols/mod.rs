@@ -13,12 +13,13 @@ pub mod tcp;
 pub mod udp;
 
 use passt_proto::time::Instant;
-
+use passt_proto::wire::build::Path;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 
-use crate::core::Core;
-use crate::flow::Handle;
+use crate::core::{Core, Station};
+use crate::flow::{Handle, Key};
+use crate::link::Link;
 
 /// System calls on the host's sockets that the modules here make themselves, once the process runs.
 pub const CALLS: &[Call] = &[
@@ -50,4 +51,16 @@ fn expire<L>(core: &mut Core<L>, handle: Handle, due: Instant) -> Verdict {
     }
     core.timers.set(handle.index, due);
     Verdict::Keep
+}
+
+/// The path of packets of a flow to the guest's `station`.
+pub(crate) fn path_to_guest<L: Link>(core: &Core<L>, key: &Key, station: &Station) -> Path {
+    let guest = key.guest.addr;
+    core.path(key.remote.addr, guest, station.mac(&core.guest.learnt, guest))
+}
+
+/// The path of packets of a flow from the guest's `station`.
+pub(crate) fn path_from_guest<L: Link>(core: &Core<L>, key: &Key, station: &Station, ttl: u8) -> Path {
+    let Path { src_mac, dst_mac, src, dst, .. } = path_to_guest(core, key, station);
+    Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ttl }
 }

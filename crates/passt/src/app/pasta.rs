@@ -10,6 +10,7 @@ use passt_engine::link::none::NoLink;
 use passt_engine::link::tap::TapLink;
 use passt_engine::worker::{Exit, Worker};
 use passt_proto::addr::Mac;
+use passt_proto::guest::Evidence;
 use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
@@ -60,7 +61,7 @@ fn serve<L: Link>(
     let options = engine_options(config, setup, outbound)?;
     let mut worker = Worker::new(link, &options, clock()).context("Couldn't set up")?;
     if let Some(mac) = mac {
-        worker.context().core.guest.change(|guest| guest.learnt.hear(mac, None));
+        worker.context().core.guest.change(|guest| guest.learnt.hear(mac, None, Evidence::Claimed));
     }
     if config.pasta().is_some_and(|pasta| pasta.config_net) {
         worker.context().core.guest.change(passt_proto::guest::Guest::is_configured);

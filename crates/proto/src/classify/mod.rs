@@ -116,11 +116,12 @@ pub struct Datagram {
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
 
-/// The station that sent a frame, whatever the frame is.
-pub fn source(head: &[u8]) -> Result<Mac, DropReason> {
+/// The stations that a frame goes to and comes from, whatever the frame is.
+pub fn stations(head: &[u8]) -> Result<(Mac, Mac), DropReason> {
     let (frame, _) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
-    let source = Mac(frame.src);
-    if source.is_group() || source.is_zero() { Err(DropReason::MacSource) } else { Ok(source) }
+    let (destination, source) = (Mac(frame.dst), Mac(frame.src));
+    let is_station = !(source.is_group() || source.is_zero());
+    is_station.then_some((destination, source)).ok_or(DropReason::MacSource)
 }
 
 /// Finds out what a frame of `frame_len` bytes is from its contiguous start `head`,
@@ -128,7 +129,7 @@ pub fn source(head: &[u8]) -> Result<Mac, DropReason> {
 /// Returns the frame's source address too.
 pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReason> {
     let head = head.get(..frame_len).unwrap_or(head);
-    let source = source(head)?;
+    let (_, source) = stations(head)?;
     let (frame, rest) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let available = frame_len.saturating_sub(ethernet::LEN);
     let class = match frame.ethertype.get() {

@@ -383,23 +383,32 @@ fn a_local_configuration() {
 /// last.
 #[test]
 fn stations() {
+    use crate::guest::Evidence::{Claimed, Used};
+
     let mac = |last| Mac([2, 0, 0, 0, 0, last]);
     let (one, two, three) = (addr("192.0.2.2"), addr("192.0.2.7"), addr("192.0.2.9"));
     let mut learnt = map().learnt;
     assert_eq!(learnt.station_of(one), None);
     for (station, source) in [(1, Some(one)), (2, Some(two)), (3, None)] {
-        assert!(learnt.is_news(mac(station), source));
-        learnt.hear(mac(station), source);
-        assert!(!learnt.is_news(mac(station), source));
+        assert!(learnt.is_news(mac(station), source, Used));
+        learnt.hear(mac(station), source, Used);
+        assert!(!learnt.is_news(mac(station), source, Used));
     }
     let told = |learnt: &crate::guest::Learnt| [one, two, three].map(|a| learnt.station_of(a));
     assert_eq!(told(&learnt), [1, 2, 3].map(|last| Some(mac(last))));
     let before = learnt.moves();
-    learnt.hear(mac(4), Some(one));
+    learnt.hear(mac(4), Some(one), Used);
     assert_eq!(told(&learnt), [4, 2, 4].map(|last| Some(mac(last))), "another card");
-    assert_ne!(learnt.moves(), before);
+    assert_eq!(learnt.moves(), before, "each may have it, and has flows of its own");
+    for (station, evidence, owner) in [(4, Claimed, 4), (2, Used, 4), (2, Claimed, 2), (4, Used, 2)] {
+        let (before, known) = (learnt.moves(), learnt.station_of(one));
+        let news = learnt.is_news(mac(station), Some(one), evidence);
+        learnt.hear(mac(station), Some(one), evidence);
+        assert_eq!(learnt.station_of(one), Some(mac(owner)), "{station} {evidence:?}");
+        assert_eq!((news, learnt.moves() != before), (evidence == Claimed, news), "{known:?}");
+    }
     for last in 0..=255 {
-        learnt.hear(mac(5), Some(Addr::from(Ipv4Addr::new(10, 0, 0, last))));
+        learnt.hear(mac(5), Some(Addr::from(Ipv4Addr::new(10, 0, 0, last))), Used);
     }
     assert_eq!(told(&learnt), [Some(mac(5)); 3], "a guest with very many addresses");
 }

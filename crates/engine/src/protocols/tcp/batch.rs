@@ -12,7 +12,7 @@ use passt_sys::iovec::Gather;
 use passt_sys::msg;
 
 use super::{PATIENCE, Tcp, TcpFlow, count};
-use crate::core::Payload;
+use crate::core::{Known, Payload};
 use crate::flow::Handle;
 use crate::flow::account::Direction;
 use crate::forward::Context;
@@ -69,6 +69,12 @@ impl Tcp {
 }
 
 impl TcpFlow {
+    /// The last frame is one of the connection's.
+    #[inline]
+    pub(crate) fn heard(&mut self, guest: &Known) {
+        self.station.heard(guest);
+    }
+
     /// A segment from the guest with its payload. What it brought is dealt with at the
     /// [end of the batch](Self::end_batch).
     pub(crate) fn segment(

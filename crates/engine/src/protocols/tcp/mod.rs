@@ -34,7 +34,7 @@ use self::slack::{Rest, Slack};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::icmp::unreachable;
-use crate::core::{Core, Payload};
+use crate::core::{Core, Payload, Station};
 use crate::flow::account::Account;
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
@@ -105,8 +105,7 @@ pub struct TcpFlow {
     /// Addresses of what is sent to the guest. Its MAC address is brought up to date in
     /// [`TcpFlow::pull`].
     path: Path,
-    /// When that was done last, as [`Learnt::moves`](passt_proto::guest::Learnt::moves) counts.
-    moves: u32,
+    station: Station,
     account: Account,
     /// First and last piece of payload in the batch, of which there are [`MAX_BATCH`] at most.
     batch: Option<(u16, u16)>,
@@ -293,7 +292,8 @@ impl TcpFlow {
         let [a, b] = key.guest.port.to_be_bytes();
         let [c, d] = key.remote.port.to_be_bytes();
         let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
-        let path = Path { src: self.path.dst, dst: self.path.src, ..self.path };
+        let Path { src_mac, dst_mac, src, dst, ttl } = self.path;
+        let path = Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ttl };
         let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
         let header = unreachable.header(key.guest.addr.is_v4());
         ctx.core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);

@@ -12,12 +12,12 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::{NEVER, Tcp, TcpFlow};
-use crate::core::Core;
+use crate::core::{Core, Station};
 use crate::flow::Key;
 use crate::flow::account::Account;
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
-use crate::protocols;
+use crate::protocols::{self, path_to_guest};
 
 /// From this round trip on, acknowledgements to the guest are those of the
 /// host's peer; a nearer peer would leave the guest waiting for our timer.
@@ -79,14 +79,15 @@ impl Tcp {
     }
 
     fn flow<L: Link>(&self, core: &Core<L>, key: &Key, conn: Connection, fd: OwnedFd) -> TcpFlow {
-        let path = core.path(key.remote.addr, key.guest.addr);
+        let station = Station::of(&core.guest.learnt, key.guest.addr);
+        let path = path_to_guest(core, key, &station);
         let peek_offset =
             (self.use_peek_offset && socket::set_peek_offset(fd.as_fd(), 0).is_ok()).then_some(0);
         TcpFlow {
             conn,
             fd,
             path,
-            moves: core.guest.learnt.moves(),
+            station,
             account: Account::new(core.now),
             batch: None,
             dirty: false,

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd as _;
 
-use passt_proto::addr::Mac;
 use passt_proto::guest::Learnt;
 use passt_proto::tcp::{Action, Event};
 use passt_proto::time::Instant;
@@ -67,14 +66,10 @@ impl TcpFlow {
         Verdict::Keep
     }
 
-    /// Has frames go to the station that has the guest's address now: a connection may be older than the guest's first
-    /// frame, or than its last network card.
+    /// Has frames go to the guest's station as it is known now: a connection may be older than the
+    /// guest's first frame, or than its last network card.
     fn follow_station(&mut self, learnt: &Learnt) {
-        let moves = learnt.moves();
-        if moves != std::mem::replace(&mut self.moves, moves) {
-            let station = learnt.station_after(self.path.dst, self.path.dst_mac);
-            self.path.dst_mac = station.unwrap_or(Mac::BROADCAST);
-        }
+        self.path.dst_mac = self.station.mac(learnt, self.path.dst);
     }
 
     /// Resets the host's connection, unless the guest had finished: then it has no more to say, and what the kernel still

@@ -23,7 +23,7 @@ use rustix::net::SocketType;
 
 use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
 use super::{Shared, Sockets, UdpFlow};
-use crate::core::Core;
+use crate::core::{Core, Station};
 use crate::flow::Side;
 use crate::flow::account::Direction;
 use crate::forward::{Context, Ports};
@@ -55,7 +55,7 @@ pub(crate) fn open(
 impl UdpFlow {
     /// What came in through a listening socket, for a server that `fd` is connected to.
     pub(crate) fn across(fd: OwnedFd, shared: Shared, server: Endpoint, now: Instant) -> Self {
-        Self::new(Sockets::Both(fd, shared), server, now)
+        Self::new(Sockets::Both(fd, shared), server, Station::EVERY, now)
     }
 
     /// Passes on what is in the inbox at `messages`, from the client.

@@ -10,8 +10,8 @@ use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::Failure;
 
-use super::BURST;
 use super::send::Loss;
+use super::{BURST, UdpFlow};
 use crate::core::icmp::unreachable;
 use crate::core::{Core, Payload};
 use crate::flow::{Key, Via};
@@ -44,21 +44,22 @@ pub(crate) struct Undelivered {
 
 impl Undelivered {
     /// Tells the guest.
-    pub(crate) fn report<L: Link>(&self, core: &mut Core<L>, key: &Key) {
-        report(core, key, DEFAULT_TTL, &self.failure, &self.payload);
+    pub(crate) fn report<L: Link>(&self, core: &mut Core<L>, key: &Key, flow: &UdpFlow) {
+        let path = Path { ttl: DEFAULT_TTL, ..flow.path_from_guest(core, key) };
+        report(core, key, &path, &self.failure, &self.payload);
     }
 }
 
 /// Passes on the errors that a flow's own socket has, or counts them where nobody can be told.
 /// Whether there were any.
-pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, fd: &OwnedFd) -> bool {
+pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, path: &Path, fd: &OwnedFd) -> bool {
     let quote = Quote::new(core);
     let mut taken = false;
     for _ in 0..BURST {
         let Some((failure, payload)) = quote.receive(core, fd.as_fd()) else { break };
         taken = true;
         match key.via {
-            Via::Link => report(core, key, ttl, &failure, &payload),
+            Via::Link => report(core, key, path, &failure, &payload),
             Via::Bypass(_) => core.dropped(DropReason::Socket),
         }
     }
@@ -67,25 +68,24 @@ pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, fd: &OwnedFd)
 }
 
 /// Tells the guest why a datagram with (at least) `payload` was not delivered.
-fn report<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, failure: &Failure, payload: &Payload) {
-    let quoted = quote(core, key, ttl, payload.len());
+fn report<L: Link>(core: &mut Core<L>, key: &Key, path: &Path, failure: &Failure, payload: &Payload) {
+    let quoted = quote(key, path, payload.len());
     core.report(failure, &quoted, payload);
 }
 
 /// A datagram of the guest with `len` bytes of payload.
-pub(super) fn quote<L: Link>(core: &Core<L>, key: &Key, ttl: u8, len: usize) -> Quoted {
+pub(super) fn quote(key: &Key, path: &Path, len: usize) -> Quoted {
     let len = len + passt_proto::wire::udp::LEN;
     let [a, b] = key.guest.port.to_be_bytes();
     let [c, d] = key.remote.port.to_be_bytes();
     let [e, f] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-    let path = Path { ttl, ..core.path(key.guest.addr, key.remote.addr) };
-    Quoted { path, protocol: protocol::UDP, transport: [a, b, c, d, e, f, 0, 0], len }
+    Quoted { path: *path, protocol: protocol::UDP, transport: [a, b, c, d, e, f, 0, 0], len }
 }
 
 /// Something of the batch could not be sent at all: counts it, and tells the guest of the first.
-pub(super) fn lost<L: Link>(core: &mut Core<L>, key: &Key, ttl: u8, loss: &Loss) {
+pub(super) fn lost<L: Link>(core: &mut Core<L>, key: &Key, path: &Path, loss: &Loss) {
     core.dropped_all(DropReason::Socket, loss.datagrams);
     let Some(error) = unreachable(loss.error) else { return };
-    let quoted = quote(core, key, ttl, loss.payload.len());
+    let quoted = quote(key, path, loss.payload.len());
     core.icmp_error(key.remote.addr, error.header(key.guest.addr.is_v4()), &quoted, &loss.payload);
 }

@@ -13,13 +13,14 @@ use passt_proto::wire::{ethernet, udp};
 use passt_sys::dgram::BATCH;
 use zerocopy::IntoBytes;
 
-use super::Udp;
 use super::send::{Item, alike};
+use super::{Udp, UdpFlow, errors};
 use crate::core::payload::own;
 use crate::core::{Core, Payload};
 use crate::flow::Key;
 use crate::link::{Link, MAX_PAYLOAD};
 use crate::protocols::put::put;
+use crate::protocols::{path_from_guest, path_to_guest};
 
 /// Most datagrams in a super-frame (`UDP_MAX_SEGMENTS` of Linux).
 const MAX_DATAGRAMS: usize = 64;
@@ -27,11 +28,15 @@ const MAX_DATAGRAMS: usize = 64;
 impl Udp {
     /// Sends the datagrams in the inbox at `messages`, all of one flow, in super-frames
     /// where the link takes them, in fragments where they exceed the guest's MTU.
-    pub(super) fn send_frames<L: Link>(&mut self, core: &mut Core<L>, key: &Key, messages: Range<usize>) {
+    pub(super) fn send_frames<L: Link>(
+        &mut self,
+        core: &mut Core<L>,
+        path: &Path,
+        ports: (u16, u16),
+        messages: Range<usize>,
+    ) {
         let mut items = ArrayVec::<_, BATCH>::new();
         items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
-        let path = core.path(key.remote.addr, key.guest.addr);
-        let ports = (key.remote.port, key.guest.port);
         let fits = core.mtu().saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
         let most = if core.caps.udp_segmentation { MAX_DATAGRAMS } else { 1 };
         let mut rest = items.as_slice();
@@ -41,19 +46,19 @@ impl Udp {
             if size > fits {
                 for part in parts(payload, size) {
                     if part.len() > fits {
-                        self.fragments(core, &path, ports, &part);
+                        self.fragments(core, path, ports, &part);
                     } else {
-                        super_frame(core, &path, ports, [part], 0);
+                        super_frame(core, path, ports, [part], 0);
                     }
                 }
             } else if *segment != 0 {
                 for part in parts(payload, MAX_PAYLOAD / size * size) {
-                    super_frame(core, &path, ports, [part], *segment);
+                    super_frame(core, path, ports, [part], *segment);
                 }
             } else {
                 count = alike(rest, most, MAX_PAYLOAD);
                 let joined = rest.iter().take(count).map(|item| item.payload.clone());
-                super_frame(core, &path, ports, joined, u16::try_from(size).unwrap_or(0));
+                super_frame(core, path, ports, joined, u16::try_from(size).unwrap_or(0));
             }
             rest = rest.get(count..).unwrap_or_default();
         }
@@ -88,6 +93,31 @@ impl Udp {
             let stop = fragment.offset + fragment.len - udp::LEN;
             put(core, &header[..end], &Offload::default(), [payload.part(start..stop)]);
         }
+    }
+}
+
+impl UdpFlow {
+    /// Passes on the errors that its own socket has. Whether there were any.
+    pub(super) fn failures<L: Link>(&self, core: &mut Core<L>, key: &Key) -> bool {
+        let path = self.path_from_guest(core, key);
+        self.fd().is_some_and(|fd| errors::own(core, key, &path, fd))
+    }
+
+    /// The path of what it sent.
+    pub(super) fn path_from_guest<L: Link>(&self, core: &Core<L>, key: &Key) -> Path {
+        path_from_guest(core, key, &self.station, self.ttl)
+    }
+
+    /// Sends the datagrams in the inbox at `messages` to the guest.
+    pub(super) fn send_frames<L: Link>(
+        &self,
+        udp: &mut Udp,
+        core: &mut Core<L>,
+        key: &Key,
+        messages: Range<usize>,
+    ) {
+        let path = path_to_guest(core, key, &self.station);
+        udp.send_frames(core, &path, (key.remote.port, key.guest.port), messages);
     }
 }
 

@@ -33,11 +33,11 @@ use rustix::io::Errno;
 
 pub(crate) use self::send::datagrams;
 use self::send::{Cuts, Item, MAX_CUTS, Position, Sender, Tally};
-use super::Verdict;
 use super::socket::datagram_socket;
+use super::{Verdict, path_from_guest, path_to_guest};
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Payload};
+use crate::core::{Core, Known, Payload, Station};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
 use crate::forward::{Context, Listeners, Ports};
@@ -87,6 +87,7 @@ pub struct UdpFlow {
     last: Instant,
     account: Account,
     futile: Futile,
+    station: Station,
 }
 
 /// What the datagrams of a flow travel through.
@@ -180,30 +181,33 @@ pub(crate) fn open<L: Link>(
         Err(error) => {
             let errno = Errno::from_io_error(&error);
             if let Some(error) = errno.and_then(unreachable) {
-                let quoted = errors::quote(core, key, datagram.ttl, datagram.payload.len());
+                let station = Station::of(&core.guest.learnt, key.guest.addr);
+                let path = path_from_guest(core, key, &station, datagram.ttl);
+                let quoted = errors::quote(key, &path, datagram.payload.len());
                 let header = error.header(key.guest.addr.is_v4());
                 core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
             }
             return Err(DropReason::Socket);
         }
     };
+    let station = Station::of(&core.guest.learnt, key.guest.addr);
     let shared = if kept { None } else { ports.listeners.answering(key.guest.port, side.remote.addr) };
     let Some((number, listener)) = shared else {
-        let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, core.now);
+        let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, station, core.now);
         return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
     };
     let to = listener.form(core.guest.socket_addr(side.remote));
     let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
-    Ok((UdpFlow::new(sockets, side.remote, core.now), Some(number)))
+    Ok((UdpFlow::new(sockets, side.remote, station, core.now), Some(number)))
 }
 
 impl UdpFlow {
     /// What came in through a listening socket, from `remote`.
-    pub(crate) fn through(shared: Shared, remote: Endpoint, now: Instant) -> Self {
-        Self::new(Sockets::Shared(shared), remote, now)
+    pub(crate) fn through(shared: Shared, remote: Endpoint, station: Station, now: Instant) -> Self {
+        Self::new(Sockets::Shared(shared), remote, station, now)
     }
 
-    fn new(sockets: Sockets, remote: Endpoint, now: Instant) -> Self {
+    fn new(sockets: Sockets, remote: Endpoint, station: Station, now: Instant) -> Self {
         Self {
             sockets,
             remote,
@@ -215,6 +219,7 @@ impl UdpFlow {
             last: now,
             account: Account::new(now),
             futile: Futile::default(),
+            station,
         }
     }
 
@@ -231,6 +236,12 @@ impl UdpFlow {
     /// Whether it travels through a listening socket alone.
     pub(crate) fn is_inbound(&self) -> bool {
         matches!(self.sockets, Sockets::Shared(_))
+    }
+
+    /// The last frame is one of the flow's.
+    #[inline]
+    pub(crate) fn heard(&mut self, guest: &Known) {
+        self.station.heard(guest);
     }
 
     /// Time to live of what it sends.
@@ -299,7 +310,7 @@ impl UdpFlow {
             return self.serve(ctx, messages);
         }
         self.used(Direction::In, send::tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
-        udp.send_frames(&mut ctx.core, key, messages);
+        self.send_frames(udp, &mut ctx.core, key, messages);
         Verdict::Keep
     }
 
@@ -317,7 +328,8 @@ impl UdpFlow {
             };
             let loss = way.deliver(core, &udp.batch, &mut at, &mut self.cuts);
             let Some(loss) = loss else { return Verdict::Keep };
-            errors::lost(core, key, self.ttl, &loss);
+            let path = self.path_from_guest(core, key);
+            errors::lost(core, key, &path, &loss);
         }
     }
 
@@ -359,9 +371,7 @@ impl UdpFlow {
         key: &Key,
         events: EventFlags,
     ) -> Verdict {
-        let has_failed = events.contains(EventFlags::ERR);
-        let mut taken =
-            has_failed && self.fd().is_some_and(|fd| errors::own(&mut ctx.core, key, self.ttl, fd));
+        let mut taken = events.contains(EventFlags::ERR) && self.failures(&mut ctx.core, key);
         if events.contains(EventFlags::IN) {
             let before = self.seen;
             let received = self.receive(ctx, udp, key);
@@ -388,7 +398,7 @@ impl UdpFlow {
             if !self.joined {
                 break;
             }
-            let tally = Self::receive_joined(&mut ctx.core, key, fd)?;
+            let tally = Self::receive_joined(&mut ctx.core, key, &self.station, fd)?;
             self.joined = tally.is_some();
             if let Some(tally) = tally {
                 used((&mut self.last, &mut self.seen, &mut self.account), Direction::In, tally, ctx.core.now);
@@ -417,7 +427,7 @@ impl UdpFlow {
                 let joined = |i| ctx.core.inbox.message(i).is_some_and(|(m, _)| m.segment != 0);
                 self.joined = messages.clone().any(joined);
                 self.used(Direction::In, send::tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
-                udp.send_frames(&mut ctx.core, key, messages);
+                self.send_frames(udp, &mut ctx.core, key, messages);
             }
         }
         Ok(Verdict::Keep)
@@ -425,9 +435,14 @@ impl UdpFlow {
 
     /// Receives one message of joined datagrams to where the guest will find it; how many these
     /// are, and their bytes. `None` if the next message is of another kind, and still there.
-    fn receive_joined<L: Link>(core: &mut Core<L>, key: &Key, fd: &OwnedFd) -> io::Result<Option<Tally>> {
+    fn receive_joined<L: Link>(
+        core: &mut Core<L>,
+        key: &Key,
+        station: &Station,
+        fd: &OwnedFd,
+    ) -> io::Result<Option<Tally>> {
         let ahead = dgram::peek(fd.as_fd())?;
-        let path = core.path(key.remote.addr, key.guest.addr);
+        let path = path_to_guest(core, key, station);
         let mut header = [0; MAX_HEADERS];
         let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
         if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
