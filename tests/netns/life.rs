@@ -78,10 +78,13 @@ fn a_command_in_our_pid_namespace() {
         assert!(has_ended(shell) && !has_ended(left), "{user:?}");
         kill("KILL", left);
     }
-    let guest = net.pasta(User::Normal).with("--no-pidns").start();
-    let holder = guest.holder();
-    guest.pasta.signal("TERM");
-    eventually("end of the command", || has_ended(holder).then_some(()));
+    for (signal, status) in [("TERM", Some(0)), ("INT", Some(128 + 2)), ("KILL", None)] {
+        let guest = net.pasta(User::Normal).with("--no-pidns").start();
+        let holder = guest.holder();
+        guest.pasta.signal(signal);
+        eventually("end of the command", || has_ended(holder).then_some(()));
+        assert_eq!(guest.stop().status.code(), status, "SIG{signal}");
+    }
 }
 
 /// Without the right to enter a network namespace from outside, `--netns-only` is of no use: it is

@@ -423,13 +423,14 @@ mod tests {
     fn a_file_instead() {
         let path = path("file");
         let mut sink = silent(&options(Some(path.clone())), Path::new("/nonexistent"));
-        sink.write(Level::Error, &format_args!("wrong"));
+        let error = io::Error::from_raw_os_error(13);
+        sink.write(Level::Error, &format_args!("wrong: {error}"));
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let (first, second) = text.split_once('\n').unwrap();
         assert_eq!(first, format!("pasta {}", env!("CARGO_PKG_VERSION")));
         let (time, message) = second.split_once(": ").unwrap();
-        assert_eq!(message, "wrong\n");
+        assert_eq!(message, "wrong: Permission denied\n");
         assert!(time.parse::<f64>().is_ok(), "{time}");
         assert_eq!(sink.destinations.len(), 1);
     }
