@@ -8,6 +8,7 @@ use std::time::Duration;
 use passt_engine::forward::rule::Families;
 
 use super::Error;
+use super::announce;
 use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
 use super::draft::Draft;
 use super::help;
@@ -53,6 +54,7 @@ pub(super) static GROUPS: &[(&str, &[Opt])] = &[
     ("Guest", GUEST),
     ("Host", HOST),
     ("Names", NAMES),
+    ("DHCP and router advertisements", announce::OPTIONS),
     ("Protocols and services", SERVICES),
     ("Port forwarding", PORTS),
 ];
