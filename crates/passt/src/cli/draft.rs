@@ -98,7 +98,8 @@ impl Draft {
             Program::Passt | Program::VhostUser => Mode::Passt(self.finish_passt(&operands)?),
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
         };
-        self.finish_announce()?;
+        self.warn_of_no_advertisements();
+        self.config.custom = std::mem::take(&mut self.announce).finish()?;
         Ok(self.config)
     }
 
@@ -112,6 +113,13 @@ impl Draft {
         }
         if families.v6() && mtu < MIN_MTU_V6 {
             self.warn(format!("MTU {mtu} is too small for IPv6 (min {MIN_MTU_V6})"));
+        }
+    }
+
+    fn warn_of_no_advertisements(&mut self) {
+        let Services { ndp, ra, .. } = self.config.services;
+        if self.announce.has_ra() && !(ndp && ra) {
+            self.warn("Router advertisements are off: options of theirs have no effect");
         }
     }
 

@@ -1,5 +1,7 @@
 //! The table of options: names, arguments, help and effect, each defined once.
 
+mod announce;
+
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,7 +10,6 @@ use std::time::Duration;
 use passt_engine::forward::rule::Families;
 
 use super::Error;
-use super::announce;
 use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
 use super::draft::Draft;
 use super::help;
@@ -54,7 +55,7 @@ pub(super) static GROUPS: &[(&str, &[Opt])] = &[
     ("Guest", GUEST),
     ("Host", HOST),
     ("Names", NAMES),
-    ("DHCP and router advertisements", announce::OPTIONS),
+    ("DHCP and router advertisements", announce::ANNOUNCE),
     ("Protocols and services", SERVICES),
     ("Port forwarding", PORTS),
 ];

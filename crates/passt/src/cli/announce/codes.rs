@@ -7,7 +7,10 @@
 use passt_proto::wire;
 
 use super::AnnounceError;
-use super::value::Kind::{self, *};
+use super::value::Kind::{
+    self, Address, AddressPairs, Addresses, Addresses6, Bool, Bytes, Domain, Domains, I32, Ntp6, Routes, Sip,
+    Text, Texts16, U8, U16, U16s, U32,
+};
 
 /// A protocol with options by code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

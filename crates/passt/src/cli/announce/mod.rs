@@ -5,7 +5,7 @@
 //! which have options of their own, though a code replaces them, too.
 
 mod codes;
-mod router;
+pub(super) mod router;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -18,9 +18,6 @@ use passt_proto::responder::Name;
 use passt_proto::responder::custom::{Advertised, Boot, Custom, INFINITE, Lease, MAX_OPTIONS, Options};
 use thiserror::Error;
 
-use super::Error;
-use super::draft::Draft;
-use super::option::{Arg, Opt, value};
 use super::values;
 use codes::Protocol;
 use value::Kind;
@@ -41,76 +38,6 @@ pub(super) enum AnnounceError {
     #[error("{0} options are too long, together they can have {MAX_OPTIONS} bytes")]
     TooLong(&'static str),
 }
-
-/// Options of the command line.
-pub(super) const OPTIONS: &[Opt] = &[
-    value(
-        "--dhcp-opt CODE=VALUE",
-        "Send DHCP option CODE, a number or name, rather than what\nfollows from the network; may be repeated, empty for none",
-        |d, arg| set_option(&mut d.announce.dhcp, Protocol::Dhcp, arg, "--dhcp-opt, not CODE=VALUE"),
-    ),
-    value("--dhcpv6-opt CODE=VALUE", "Send DHCPv6 option CODE, likewise", |d, arg| {
-        set_option(&mut d.announce.dhcpv6, Protocol::Dhcpv6, arg, "--dhcpv6-opt, not CODE=VALUE")
-    }),
-    value(
-        "--dhcp-lease TIME[,T1[,T2]]",
-        "Seconds of an IPv4 lease, until renewal, until rebinding\ndefault: infinite; or a half and 7/8 of TIME",
-        |d, arg| {
-            let lease = |text: &str| lease(text, false);
-            arg.parse("--dhcp-lease", lease).map(|lease| d.announce.custom.dhcp_lease = lease)
-        },
-    ),
-    value(
-        "--dhcpv6-lease VALID[,PREFERRED[,T1[,T2]]]",
-        "Lifetimes of an IPv6 lease and those times, in seconds\ndefault: infinite; or VALID, and 1/2 and 4/5 of PREFERRED",
-        |d, arg| {
-            let lease = |text: &str| lease(text, true);
-            arg.parse("--dhcpv6-lease", lease).map(|lease| d.announce.custom.dhcpv6_lease = lease)
-        },
-    ),
-    value(
-        "--dhcp-boot FILE[,SERVER[,NAME]]",
-        "File to boot from by IPv4, address and name of its server\ndefault: the gateway's address, or ours",
-        |d, arg| arg.parse("--dhcp-boot", BootFile::parse).map(|boot| d.announce.boot = Some(boot)),
-    ),
-    value("--domain NAME", "Domain name to assign by DHCP", |d, arg| {
-        arg.parse("domain name", values::domain).map(|name| d.announce.domain = Some(name))
-    }),
-    value("--ntp ADDR", "Time server to announce by DHCP or DHCPv6, may be repeated", |d, arg| {
-        arg.parse("time server", values::remote).map(|addr| d.announce.ntp.push(addr))
-    }),
-    value("--captive-portal URI", "URI of a captive portal's API to announce", |d, arg| {
-        arg.parse("captive portal URI", uri).map(|uri| d.announce.portal = Some(uri))
-    }),
-    value(
-        "--ra-lifetime SECONDS",
-        "Time to use us as IPv6 router for, 0 for none\ndefault: 65535",
-        |d, arg| arg.parse("--ra-lifetime", router::lifetime).map(|time| d.announce.ra().lifetime = time),
-    ),
-    value(
-        "--ra-preference LEVEL",
-        "Preference as IPv6 router: high, medium or low\ndefault: medium",
-        |d, arg| {
-            let level = arg.parse("--ra-preference", router::preference);
-            level.map(|level| d.announce.ra().preference = level)
-        },
-    ),
-    value(
-        "--ra-dns-lifetime SECONDS",
-        "Time to use announced name servers and domains for\ndefault: infinite",
-        |d, arg| arg.parse("--ra-dns-lifetime", seconds).map(|time| d.announce.ra().dns_lifetime = time),
-    ),
-    value(
-        "--ra-route PREFIX/LEN[,LEVEL[,SECONDS]]",
-        "IPv6 route to announce, may be repeated\ndefault: medium,infinite",
-        |d, arg| router::add_route(d.announce.ra(), arg.parse("--ra-route", router::route)?),
-    ),
-    value(
-        "--ra-pref64 PREFIX/LEN[,SECONDS]",
-        "Prefix of NAT64 to announce, may be repeated\ndefault: 1800",
-        |d, arg| router::add_pref64(d.announce.ra(), arg.parse("--ra-pref64", router::pref64)?),
-    ),
-];
 
 /// An option of DHCP or DHCPv6 that has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,17 +65,23 @@ pub fn named_options(v6: bool) -> impl Iterator<Item = NamedOption> {
 pub(super) struct Announce {
     dhcp: BTreeMap<u16, Vec<u8>>,
     dhcpv6: BTreeMap<u16, Vec<u8>>,
-    boot: Option<BootFile>,
-    domain: Option<String>,
-    ntp: Vec<IpAddr>,
-    portal: Option<Name>,
+    pub(super) boot: Option<BootFile>,
+    pub(super) domain: Option<String>,
+    pub(super) ntp: Vec<IpAddr>,
+    pub(super) portal: Option<Name>,
     /// Leases and router advertisements, which nothing else replaces.
-    custom: Custom,
+    pub(super) custom: Custom,
 }
 
 impl Announce {
-    fn ra(&mut self) -> &mut Advertised {
-        &mut self.custom.ra
+    /// Sets an option of DHCP, by number or name, from text.
+    pub(super) fn set_dhcp(&mut self, option: &str, value: &str) -> Result<(), AnnounceError> {
+        set_option(&mut self.dhcp, Protocol::Dhcp, option, value)
+    }
+
+    /// Sets an option of DHCPv6 likewise.
+    pub(super) fn set_dhcpv6(&mut self, option: &str, value: &str) -> Result<(), AnnounceError> {
+        set_option(&mut self.dhcpv6, Protocol::Dhcpv6, option, value)
     }
 
     /// Whether anything concerns router advertisements alone.
@@ -215,15 +148,13 @@ fn gathered(all: &BTreeMap<u16, Vec<u8>>, protocol: Protocol) -> Result<Options,
     Ok(options)
 }
 
-/// Takes `CODE=VALUE`; nothing after `=` is an empty body.
+/// Adds `CODE=VALUE`; nothing after `=` is an empty body.
 fn set_option(
     to: &mut BTreeMap<u16, Vec<u8>>,
     protocol: Protocol,
-    arg: &Arg<'_>,
-    what: &'static str,
-) -> Result<(), Error> {
-    let text = arg.value.to_str().ok_or_else(|| arg.invalid(what))?;
-    let (option, value) = text.split_once('=').ok_or_else(|| arg.invalid(what))?;
+    option: &str,
+    value: &str,
+) -> Result<(), AnnounceError> {
     let code = protocol.find(option)?;
     let body = if value.is_empty() { Some(Vec::new()) } else { code.kind.encode(value) };
     let body = body.ok_or_else(|| AnnounceError::Value {
@@ -238,14 +169,15 @@ fn set_option(
 
 /// `FILE[,SERVER[,NAME]]`.
 #[derive(Debug)]
-struct BootFile {
+pub(super) struct BootFile {
     file: String,
     server: Option<Ipv4Addr>,
     name: Option<String>,
 }
 
 impl BootFile {
-    fn parse(text: &str) -> Option<Self> {
+    /// From its text.
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ',');
         let file = parts.next().filter(|file| (1..=255).contains(&file.len()))?.to_owned();
         let server = match parts.next().filter(|server| !server.is_empty()) {
@@ -264,7 +196,7 @@ impl BootFile {
 }
 
 /// Seconds, or `infinite`.
-fn seconds(text: &str) -> Option<u32> {
+pub(super) fn seconds(text: &str) -> Option<u32> {
     if text == "infinite" {
         return Some(INFINITE);
     }
@@ -273,7 +205,7 @@ fn seconds(text: &str) -> Option<u32> {
 
 /// Times of a lease, with commas: how long it is valid, for IPv6 also preferred, T1, T2. Each is at
 /// most the one before, but T1 at most T2.
-fn lease(text: &str, v6: bool) -> Option<Lease> {
+pub(super) fn lease(text: &str, v6: bool) -> Option<Lease> {
     let times: Option<Vec<u32>> = text.split(',').map(seconds).collect();
     let times = times?;
     let (&valid, rest) = times.split_first()?;
@@ -298,22 +230,10 @@ fn lease(text: &str, v6: bool) -> Option<Lease> {
 }
 
 /// A URI as options can hold it.
-fn uri(text: &str) -> Option<Name> {
+pub(super) fn uri(text: &str) -> Option<Name> {
     let (scheme, rest) = text.split_once(':')?;
     let valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && !rest.is_empty()
         && text.bytes().all(|b| b.is_ascii_graphic());
     Name::from(text).ok().filter(|_| valid)
-}
-
-/// Keeps the draft's own part of this in one place.
-impl Draft {
-    /// Adds what guests are told to the configuration.
-    pub(super) fn finish_announce(&mut self) -> Result<(), Error> {
-        if self.announce.has_ra() && !(self.config.services.ra && self.config.services.ndp) {
-            self.warn("Router advertisements are off: options of theirs have no effect");
-        }
-        self.config.custom = std::mem::take(&mut self.announce).finish()?;
-        Ok(())
-    }
 }

@@ -16,13 +16,13 @@ const MIN_LIFETIME: u16 = 4;
 const PREF64_LIFETIME: u16 = 1800;
 
 /// Seconds that we are a router for, or zero.
-pub(super) fn lifetime(text: &str) -> Option<u16> {
+pub(in crate::cli) fn lifetime(text: &str) -> Option<u16> {
     let lifetime = u16::try_from(value::decimal(text)?).ok()?;
     (lifetime == 0 || lifetime >= MIN_LIFETIME).then_some(lifetime)
 }
 
 /// A level of preference.
-pub(super) fn preference(text: &str) -> Option<Preference> {
+pub(in crate::cli) fn preference(text: &str) -> Option<Preference> {
     match text {
         "high" => Some(Preference::High),
         "medium" => Some(Preference::Medium),
@@ -32,7 +32,7 @@ pub(super) fn preference(text: &str) -> Option<Preference> {
 }
 
 /// `PREFIX/LEN[,LEVEL[,SECONDS]]`.
-pub(super) fn route(text: &str) -> Option<Route> {
+pub(in crate::cli) fn route(text: &str) -> Option<Route> {
     let mut parts = text.splitn(3, ',');
     let (prefix, len) = prefix(parts.next()?)?;
     let preference = parts.next().map_or(Some(Preference::Medium), preference)?;
@@ -41,7 +41,7 @@ pub(super) fn route(text: &str) -> Option<Route> {
 }
 
 /// `PREFIX/LEN[,SECONDS]`, with a length of RFC 6052, section 2.2.
-pub(super) fn pref64(text: &str) -> Option<Pref64> {
+pub(in crate::cli) fn pref64(text: &str) -> Option<Pref64> {
     let (text, lifetime) = text.split_once(',').map_or((text, None), |(text, time)| (text, Some(time)));
     let (prefix, len) = prefix(text)?;
     let len = match len {
@@ -70,13 +70,13 @@ fn prefix(text: &str) -> Option<(Ipv6Addr, u8)> {
 }
 
 /// Adds a route, or replaces one to the same prefix.
-pub(super) fn add_route(ra: &mut Advertised, route: Route) -> Result<(), Error> {
+pub(in crate::cli) fn add_route(ra: &mut Advertised, route: Route) -> Result<(), Error> {
     ra.routes.retain(|known| (known.prefix, known.len) != (route.prefix, route.len));
     ra.routes.try_push(route).map_err(|_| Error::Conflict("Too many --ra-route"))
 }
 
 /// Adds a NAT64 prefix, or replaces the same one.
-pub(super) fn add_pref64(ra: &mut Advertised, pref64: Pref64) -> Result<(), Error> {
+pub(in crate::cli) fn add_pref64(ra: &mut Advertised, pref64: Pref64) -> Result<(), Error> {
     ra.pref64.retain(|known| (known.prefix, known.len) != (pref64.prefix, pref64.len));
     ra.pref64.try_push(pref64).map_err(|_| Error::Conflict("Too many --ra-pref64"))
 }
