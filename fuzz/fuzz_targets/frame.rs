@@ -44,6 +44,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         hostname: Some(name("guest")),
         fqdn: Some(name("guest.example.org")),
         services: Services::all(),
+        custom: Custom::default(),
     }
 });
 

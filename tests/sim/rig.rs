@@ -17,6 +17,7 @@ use passt_engine::link::{Caps, Link};
 use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
+use passt_proto::responder::custom::Custom;
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::offload::Offload;
@@ -261,6 +262,7 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> EngineOptions {
             hostname: None,
             fqdn: None,
             services: Services::all(),
+            custom: Custom::default(),
         },
         guest: Configured {
             v4: family(HOST4.into(), GUEST4.into(), HOST4.into()),

@@ -53,6 +53,33 @@ pub fn dhclient(net: &Net, guest: &impl Place, family: &str) -> (String, String)
     (lease, client.wait_for("NAMES"))
 }
 
+/// What udhcpc, having asked for options by `-O`, tells its script by the environment: lines
+/// `NAME=VALUE`.
+pub fn udhcpc_environment(net: &Net, guest: &impl Place, options: &str) -> String {
+    let script = script(net, ENVIRONMENT_SCRIPT);
+    let udhcpc = format!("udhcpc -i eth0 -f -q -n -t 5 -T 1 {options} -s {}", script.display());
+    // With nothing of the environment of tests.
+    guest.run(&format!("env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {udhcpc}"))
+}
+
+/// What dhclient, with `request` in its configuration, tells its script likewise.
+pub fn dhclient_environment(net: &Net, guest: &impl Place, family: &str, request: &str) -> String {
+    let script = script(net, ENVIRONMENT_SCRIPT);
+    let (dir, config) = (net.dir().display(), net.dir().join("dhclient.conf"));
+    std::fs::write(&config, request).expect("configuration");
+    let files =
+        format!("-sf {} -lf {dir}/leases -pf {dir}/dhclient.pid -cf {}", script.display(), config.display());
+    let mut client = guest.start(&format!("dhclient {family} -d {files} eth0"));
+    client.wait_for("END");
+    client.stdout()
+}
+
+const ENVIRONMENT_SCRIPT: &str = "#!/bin/sh\n\
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
+    case $1$reason in\n\
+    bound|BOUND|BOUND6) env; echo END;;\n\
+    esac\nexit 0\n";
+
 /// What dhclient does not ask for by itself.
 const DHCLIENT_CONFIG: &str = "also request domain-search, fqdn.fqdn, dhcp6.fqdn;\n";
 

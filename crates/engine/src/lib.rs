@@ -58,6 +58,7 @@
 //!     hostname: None,
 //!     fqdn: None,
 //!     services: Services::all(),
+//!     custom: Default::default(),
 //! };
 //! let options = EngineOptions {
 //!     services,

@@ -4,6 +4,7 @@
 //! while they are older than what they are made from.
 
 mod text;
+mod told;
 
 use std::fs;
 use std::path::Path;
@@ -46,6 +47,7 @@ fn page(name: &str) -> String {
             describe(&mut page, option);
         }
     }
+    told::write(&mut page);
     for section in text::after(pasta) {
         prose(&mut page, section);
     }
@@ -138,7 +140,14 @@ mod tests {
     fn every_option_is_there_and_isolation_is_explained() {
         for (name, option) in [("passt", "\\-\\-one\\-off"), ("pasta", "\\-\\-config\\-net")] {
             let page = page(name);
-            for part in [option, "\\-\\-foreground", "PID namespace", ".SH ISOLATION", ".SH EXAMPLES"] {
+            for part in [
+                option,
+                "\\-\\-foreground",
+                "ntp\\-servers",
+                "PID namespace",
+                ".SH ISOLATION",
+                ".SH EXAMPLES",
+            ] {
                 assert!(page.contains(part), "{name}: {part}");
             }
         }

@@ -1,7 +1,7 @@
 //! What the manual pages say besides the options.
 
 /// When something in here last changed.
-pub(super) const DATE: &str = "2026-11-26";
+pub(super) const DATE: &str = "2026-11-27";
 
 /// Sections before the options.
 pub(super) fn before(pasta: bool) -> [&'static str; 3] {
@@ -177,6 +177,10 @@ A machine whose port 22 is the host's port 2222:
 
     passt --socket vm.socket -t 2222:22
     qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 -netdev stream,id=n0,server=off,addr.type=unix,addr.path=vm.socket
+
+A machine that boots from the network, by TFTP from another host:
+
+    passt --socket vm.socket --dhcp-boot pxelinux.0,192.0.2.9
 
 With a qemu older than 7.2:
 

@@ -8,10 +8,6 @@ use passt_proto::time::{Duration, Instant};
 use crate::core::Core;
 use crate::link::Link;
 
-/// Bounds of the time between unsolicited router advertisements, in seconds
-/// (RFC 4861, section 6.2.1: `MinRtrAdvInterval`, `MaxRtrAdvInterval`).
-const ADVERTISE: (u64, u64) = (200, 600);
-
 /// Time between two questions for the guest's addresses at least.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,15 +53,15 @@ impl Chores {
         }
         if self.advertise.is_some_and(|due| due <= now) {
             send(core, ndp::unsolicited_ra);
-            self.advertise = Some(now + self.interval());
+            self.advertise = Some(now + self.interval(core.services.custom.ra.interval()));
         }
     }
 
-    /// A random interval, so that advertisements of many instances do not come together.
-    fn interval(&mut self) -> Duration {
+    /// A random interval, so that advertisements of many instances do not come together. Bounds are
+    /// in seconds.
+    fn interval(&mut self, (min, max): (u64, u64)) -> Duration {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let (min, max) = ADVERTISE;
-        Duration::from_secs(min + (self.random >> 33) % (max - min))
+        Duration::from_secs(min + (self.random >> 33) % max.saturating_sub(min).max(1))
     }
 }
 

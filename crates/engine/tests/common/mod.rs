@@ -42,6 +42,7 @@ pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> EngineO
             hostname: None,
             fqdn: None,
             services: responder::Services::empty(),
+            custom: responder::custom::Custom::default(),
         },
         guest: guest.clone(),
         outbound: [None, None],

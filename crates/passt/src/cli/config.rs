@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use passt_engine::forward::rule::Families;
 use passt_proto::addr::Mac;
+use passt_proto::responder::custom::Custom;
 
 use super::ports::Ports;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub freebind: bool,
     /// Forwarded ports.
     pub ports: PortOptions,
+    /// What guests are told beyond what follows from their network.
+    pub custom: Custom,
     /// Lines to log as warnings once logging works, in the order of the options.
     pub warnings: Vec<String>,
 }

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use passt_engine::forward::rule::Families;
+use passt_proto::responder::custom::Custom;
 
+use super::announce::Announce;
 use super::config::{
     Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU, MapOptions,
     Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice, Target,
@@ -35,6 +37,7 @@ pub(super) struct Draft {
     pub(super) splice_only: bool,
     pub(super) addr_prefix_len: Option<u8>,
     pub(super) netmask: Option<u8>,
+    pub(super) announce: Announce,
     pub(super) tcp_in: Vec<OsString>,
     pub(super) udp_in: Vec<OsString>,
     pub(super) tcp_out: Vec<OsString>,
@@ -65,6 +68,7 @@ impl Draft {
             splice_only: false,
             addr_prefix_len: None,
             netmask: None,
+            announce: Announce::default(),
             tcp_in: Vec::new(),
             udp_in: Vec::new(),
             tcp_out: Vec::new(),
@@ -94,6 +98,8 @@ impl Draft {
             Program::Passt | Program::VhostUser => Mode::Passt(self.finish_passt(&operands)?),
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
         };
+        self.warn_of_no_advertisements();
+        self.config.custom = std::mem::take(&mut self.announce).finish()?;
         Ok(self.config)
     }
 
@@ -107,6 +113,13 @@ impl Draft {
         let families: Vec<_> = v4.into_iter().chain(v6).collect();
         if !families.is_empty() {
             self.warn(format!("MTU {mtu} is too small for {}", families.join(" and ")));
+        }
+    }
+
+    fn warn_of_no_advertisements(&mut self) {
+        let Services { ndp, ra, .. } = self.config.services;
+        if self.announce.has_ra() && !(ndp && ra) {
+            self.warn("Router advertisements are off: options of theirs have no effect");
         }
     }
 
@@ -295,6 +308,7 @@ fn default_config(program: Program, mode: Mode) -> Config {
             tcp_out: Ports::None,
             udp_out: Ports::None,
         },
+        custom: Custom::default(),
         warnings: Vec::new(),
     }
 }

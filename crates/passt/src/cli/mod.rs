@@ -7,6 +7,7 @@
 //!
 //! Left out: whatever needs the host (interfaces, users, paths that may not exist).
 
+mod announce;
 mod config;
 mod draft;
 mod getopt;
@@ -20,6 +21,7 @@ mod values;
 
 use std::ffi::{OsStr, OsString};
 
+pub use announce::{NamedOption, named_options};
 pub use config::{
     Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
@@ -165,6 +167,9 @@ enum Error {
     /// Options that exclude or lack each other.
     #[error("{0}")]
     Conflict(&'static str),
+    /// Options of DHCP and DHCPv6.
+    #[error(transparent)]
+    Announce(#[from] announce::AnnounceError),
     /// Port options.
     #[error(transparent)]
     Ports(#[from] PortError),

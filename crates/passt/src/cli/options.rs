@@ -1,5 +1,7 @@
 //! The table of options: names, arguments, help and effect, each defined once.
 
+mod announce;
+
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -53,6 +55,7 @@ pub(super) static GROUPS: &[(&str, &[Opt])] = &[
     ("Guest", GUEST),
     ("Host", HOST),
     ("Names", NAMES),
+    ("DHCP and router advertisements", announce::ANNOUNCE),
     ("Protocols and services", SERVICES),
     ("Port forwarding", PORTS),
 ];

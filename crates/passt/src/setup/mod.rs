@@ -110,6 +110,7 @@ impl Setup {
             hostname: config.guest.hostname.as_deref().and_then(|n| name(n, &mut warnings)),
             fqdn: config.guest.fqdn.as_deref().and_then(|n| name(n, &mut warnings)),
             services: services(config, nets.v6.as_ref()),
+            custom: config.custom.clone(),
         };
         let template = PerFamily {
             v4: nets.v4.as_ref().and_then(|n| n.template.clone()),

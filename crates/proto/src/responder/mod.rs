@@ -5,6 +5,7 @@
 //! buffer: there is no lease to remember, as the guest has one address.
 
 pub mod arp;
+pub mod custom;
 pub mod dhcp;
 pub mod dhcpv6;
 mod frame;
@@ -17,6 +18,7 @@ use core::ops::Range;
 use arrayvec::{ArrayString, ArrayVec};
 use bitflags::bitflags;
 
+use self::custom::Custom;
 use crate::addr::{Addr, Mac};
 use crate::classify::Class;
 use crate::drop::DropReason;
@@ -45,6 +47,8 @@ pub struct Config {
     pub fqdn: Option<Name>,
     /// Services that are on.
     pub services: Services,
+    /// What the user adds and replaces.
+    pub custom: Custom,
 }
 
 /// The guest's IPv4 network.

@@ -13,9 +13,6 @@ use crate::wire::writer::Writer;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Seconds that we stay a router: the most there can be (RFC 8319, section 4).
-const ROUTER_LIFETIME: u16 = u16::MAX;
-
 /// Flags of a router advertisement: addresses, or only other things, are had from DHCPv6.
 const MANAGED: u8 = 0x80;
 const OTHER: u8 = 0x40;
@@ -193,25 +190,29 @@ fn emit_ra(cfg: &Config, v6: &V6, to: (Mac, Addr), out: &mut [u8]) -> Result<usi
     if !cfg.has(Services::NDP | Services::RA) {
         return Err(DropReason::ServiceOff);
     }
-    let mut flags = 0;
+    let custom = &cfg.custom.ra;
+    let mut flags = custom.preference_bits();
     if cfg.has(Services::DHCPV6) {
         flags |= MANAGED;
-        if !cfg.dns(&v6.dns).is_empty() || cfg.search().next().is_some() {
+        let named = !cfg.dns(&v6.dns).is_empty() || cfg.search().next().is_some();
+        if named || cfg.custom.dhcpv6.any() {
             flags |= OTHER;
         }
     }
     let path = path((cfg.our_mac, v6.our_ll), to);
     frame::icmp_v6(&path, frame::within_mtu(cfg.mtu, out), |w| {
         w.put(&[ndp::ROUTER_ADVERTISEMENT, 0, 0, 0, DEFAULT_TTL, flags])?;
-        w.u16(ROUTER_LIFETIME)?;
+        w.u16(custom.lifetime)?;
         w.put(&[0; 8])?;
         put_prefixes(w, v6)?;
         if cfg.mtu >= 1280 {
             ndp::put_mtu(w, cfg.mtu)?;
         }
         ndp::put_link(w, ndp::SOURCE_LINK, cfg.our_mac)?;
-        ndp::put_dns_servers(w, cfg.dns(&v6.dns))?;
-        ndp::put_dns_search(w, cfg.search());
+        ndp::put_dns_servers(w, cfg.dns(&v6.dns), custom.dns_lifetime)?;
+        custom.write(w)?;
+        // Last, because it takes what room there is.
+        ndp::put_dns_search(w, cfg.search(), custom.dns_lifetime);
         Some(())
     })
 }

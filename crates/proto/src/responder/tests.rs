@@ -8,6 +8,8 @@ use crate::wire::build::{MAX_HEADERS, Path};
 use crate::wire::decode::{Decoded, decode};
 use crate::wire::ip::protocol;
 
+mod custom;
+
 pub(crate) const OURS: Mac = Mac([0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55]);
 pub(crate) const GUEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
 pub(crate) const GUEST_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x22);
@@ -37,6 +39,7 @@ pub(crate) fn config() -> Config {
         hostname: Some(name("guest")),
         fqdn: Some(name("guest.example.org")),
         services: Services::all(),
+        custom: Custom::default(),
     }
 }
 

@@ -84,16 +84,33 @@ pub mod option {
     pub const MTU: u8 = 26;
     pub const REQUESTED_ADDRESS: u8 = 50;
     pub const LEASE_TIME: u8 = 51;
+    pub const OVERLOAD: u8 = 52;
     pub const MESSAGE_TYPE: u8 = 53;
     pub const SERVER_ID: u8 = 54;
     pub const PARAMETERS: u8 = 55;
     pub const MAX_SIZE: u8 = 57;
+    pub const RENEWAL_TIME: u8 = 58;
+    pub const REBINDING_TIME: u8 = 59;
     pub const CLIENT_ID: u8 = 61;
     pub const RAPID_COMMIT: u8 = 80;
     pub const FQDN: u8 = 81;
+    pub const RELAY_INFORMATION: u8 = 82;
     pub const DOMAIN_SEARCH: u8 = 119;
     pub const CLASSLESS_ROUTES: u8 = 121;
     pub const END: u8 = 255;
+}
+
+/// Whether an option is part of the protocol's exchange, or of the format, rather than something
+/// that a client is told about its network.
+pub fn is_protocol(code: u8) -> bool {
+    use option::{
+        CLIENT_ID, END, LEASE_TIME, MAX_SIZE, MESSAGE_TYPE, OVERLOAD, PAD, PARAMETERS, RAPID_COMMIT,
+        REBINDING_TIME, RELAY_INFORMATION, RENEWAL_TIME, REQUESTED_ADDRESS, SERVER_ID,
+    };
+    let format = matches!(code, PAD | END | OVERLOAD);
+    let identity = matches!(code, MESSAGE_TYPE | SERVER_ID | CLIENT_ID | RAPID_COMMIT | RELAY_INFORMATION);
+    let lease = matches!(code, LEASE_TIME | RENEWAL_TIME | REBINDING_TIME);
+    format || identity || lease || matches!(code, REQUESTED_ADDRESS | PARAMETERS | MAX_SIZE)
 }
 
 /// The options of a message, up to a malformed one.

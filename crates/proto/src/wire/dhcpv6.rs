@@ -7,9 +7,6 @@ pub const SERVER_PORT: u16 = 547;
 /// Port of clients.
 pub const CLIENT_PORT: u16 = 546;
 
-/// A lifetime without end.
-pub const INFINITE: u32 = u32::MAX;
-
 /// Longest identifier of a client or server, its type included (RFC 8415, section 11.1).
 pub const MAX_DUID: usize = 130;
 
@@ -43,6 +40,8 @@ pub mod option {
     pub const DNS_SERVERS: u16 = 23;
     pub const DOMAIN_SEARCH: u16 = 24;
     pub const IA_PD: u16 = 25;
+    pub const IA_PREFIX: u16 = 26;
+    pub const INFORMATION_REFRESH_TIME: u16 = 32;
     pub const FQDN: u16 = 39;
 }
 
@@ -58,6 +57,12 @@ pub enum Status {
     NotOnLink = 4,
     /// No prefix for the association.
     NoPrefixAvail = 6,
+}
+
+/// Whether an option is part of the protocol's exchange rather than something that a client is told
+/// about its network: identifiers, associations, what clients and relays send, authentication.
+pub fn is_protocol(code: u16) -> bool {
+    matches!(code, 0..=16 | 18..=20 | option::IA_PD | option::IA_PREFIX)
 }
 
 /// The options of a message, or within an option, up to a malformed one.

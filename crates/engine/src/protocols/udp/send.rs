@@ -358,6 +358,7 @@ mod tests {
             hostname: None,
             fqdn: None,
             services: responder::Services::empty(),
+            custom: responder::custom::Custom::default(),
         };
         let (guest, none) = (Configured::default(), [None, None]);
         let link = Channel::plain();

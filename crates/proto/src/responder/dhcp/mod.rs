@@ -1,12 +1,13 @@
-//! A DHCP server (RFC 2131) with a single address and a lease without end.
+//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants one.
 //!
-//! As such a lease is never renewed, there are no renewal times. Clients of BOOTP (RFC 951) are
-//! answered in its form. Relays, boot files and leases for more than one client are left out.
+//! As a lease without end is never renewed, it has no renewal times. Clients of BOOTP (RFC 951) are
+//! answered in its form. Relays and leases for more than one client are left out.
 
 use core::net::Ipv4Addr;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::custom::INFINITE;
 use super::{Config, V4, frame};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
@@ -21,8 +22,15 @@ use crate::wire::{ipv4, udp};
 const MAX_PACKET: core::ops::RangeInclusive<u16> = 576..=1500;
 
 /// What must be there, in this order, before what the client would like.
-const MANDATORY: [u8; 5] =
-    [option::MESSAGE_TYPE, option::SERVER_ID, option::CLIENT_ID, option::LEASE_TIME, option::RAPID_COMMIT];
+const MANDATORY: [u8; 7] = [
+    option::MESSAGE_TYPE,
+    option::SERVER_ID,
+    option::CLIENT_ID,
+    option::LEASE_TIME,
+    option::RENEWAL_TIME,
+    option::REBINDING_TIME,
+    option::RAPID_COMMIT,
+];
 
 /// What is sent even if nobody asked, as far as it fits.
 const OPTIONAL: [u8; 8] = [
@@ -175,15 +183,16 @@ impl Reply<'_> {
     fn write(&self, w: &mut Writer<'_>) -> Option<()> {
         let request = self.request.header;
         let lease = !matches!(self.answer, Answer::Nak | Answer::Inform);
+        let boot = self.cfg.custom.boot.as_ref().filter(|_| self.answer != Answer::Nak);
         let header = Header {
             op: dhcp::BOOTREPLY,
             hops: 0,
             secs: 0.into(),
             ciaddr: if self.answer == Answer::Nak { [0; 4] } else { request.ciaddr },
             yiaddr: if lease { self.v4.addr.octets() } else { [0; 4] },
-            siaddr: [0; 4],
-            sname: [[0; 32]; 2],
-            file: [[0; 32]; 4],
+            siaddr: boot.map_or([0; 4], |boot| boot.server.unwrap_or(self.v4.our_addr).octets()),
+            sname: boot.map_or([[0; 32]; 2], |boot| padded(&boot.name)),
+            file: boot.map_or([[0; 32]; 4], |boot| padded(&boot.file)),
             magic: if self.request.is_foreign() { 0 } else { dhcp::MAGIC }.into(),
             ..*request
         };
@@ -196,21 +205,34 @@ impl Reply<'_> {
     }
 
     /// Writes each option once: first those that must be there, then those that the
-    /// client asks for in its order, then the others, as far as they fit.
+    /// client asks for in its order, then the user's, then the others, as far as they fit.
     fn write_options(&self, w: &mut Writer<'_>) {
         let limit = self.limit();
         let asked = self.request.find(option::PARAMETERS).unwrap_or_default();
         let mut seen = [false; 256];
-        for &code in MANDATORY.iter().chain(asked).chain(&OPTIONAL) {
+        let custom = self.cfg.custom.dhcp.iter().filter_map(|(code, _)| u8::try_from(code).ok());
+        for code in MANDATORY.iter().chain(asked).copied().chain(custom).chain(OPTIONAL) {
             let Some(seen) = seen.get_mut(usize::from(code)) else {
                 continue;
             };
             if !core::mem::replace(seen, true) {
                 w.attempt(|w| {
-                    dhcp::put_option(w, code, |w| self.write_option(w, code))?;
+                    self.put_option(w, code)?;
                     (w.written() < limit).then_some(())
                 });
             }
+        }
+    }
+
+    /// Writes an option: that of the user if there is one, which may be long and is then sent in
+    /// parts (RFC 3396, section 5).
+    fn put_option(&self, w: &mut Writer<'_>, code: u8) -> Option<()> {
+        let settable = self.answer != Answer::Nak && !dhcp::is_protocol(code);
+        match self.cfg.custom.dhcp.get(code.into()).filter(|_| settable) {
+            Some(body) => body
+                .chunks(usize::from(u8::MAX))
+                .try_for_each(|part| dhcp::put_option(w, code, |w| w.put(part))),
+            None => dhcp::put_option(w, code, |w| self.write_option(w, code)),
         }
     }
 
@@ -230,12 +252,17 @@ impl Reply<'_> {
     /// to say.
     fn write_option(&self, w: &mut Writer<'_>, code: u8) -> Option<()> {
         use Answer::{Ack, Bootp, Inform, Nak, Offer, RapidAck};
+        let lease = &self.cfg.custom.dhcp_lease;
         match (code, self.answer) {
             (option::MESSAGE_TYPE, Offer) => w.put(&[message::OFFER]),
             (option::MESSAGE_TYPE, Ack | RapidAck | Inform) => w.put(&[message::ACK]),
             (option::MESSAGE_TYPE, Nak) => w.put(&[message::NAK]),
             (option::SERVER_ID, Offer | Ack | RapidAck | Inform | Nak) => w.put(&self.v4.our_addr.octets()),
-            (option::LEASE_TIME, Offer | Ack | RapidAck) => w.u32(u32::MAX),
+            (option::LEASE_TIME, Offer | Ack | RapidAck) => w.u32(lease.valid),
+            (option::RENEWAL_TIME, Offer | Ack | RapidAck) if lease.valid != INFINITE => w.u32(lease.renewal),
+            (option::REBINDING_TIME, Offer | Ack | RapidAck) if lease.valid != INFINITE => {
+                w.u32(lease.rebinding)
+            }
             (option::RAPID_COMMIT, RapidAck) => Some(()),
             // RFC 6842, section 3: returned as it came.
             (option::CLIENT_ID, Offer | Ack | RapidAck | Inform | Nak) => {
@@ -285,6 +312,13 @@ impl Reply<'_> {
             _ => None,
         }
     }
+}
+
+/// Text in a field of the fixed part, with zeroes behind it.
+fn padded<const N: usize>(text: &str) -> [[u8; 32]; N] {
+    let mut field = [[0; 32]; N];
+    field.as_flattened_mut().iter_mut().zip(text.bytes()).for_each(|(to, byte)| *to = byte);
+    field
 }
 
 /// Whether the guest reaches its gateway without a route to it.

@@ -9,6 +9,8 @@ use crate::wire::decode::{Decoded, decode};
 
 use super::*;
 
+pub(crate) mod custom;
+
 const XID: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
 
 /// A message of a client with the given options and no end.

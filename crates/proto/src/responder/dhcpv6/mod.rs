@@ -1,4 +1,5 @@
-//! A DHCPv6 server (RFC 8415) with a single address and a lease without end.
+//! A DHCPv6 server (RFC 8415) with a single address and a lease without end, unless the user wants
+//! one.
 //!
 //! Prefix delegation and temporary addresses are refused, relays are left out.
 
@@ -8,9 +9,7 @@ use super::{Config, V6, frame};
 use crate::addr::{Addr, Mac};
 use crate::drop::DropReason;
 use crate::wire::build::{DEFAULT_TTL, Path};
-use crate::wire::dhcpv6::{
-    self, INFINITE, MAX_DUID, Status, message, option, options, put_option, put_status,
-};
+use crate::wire::dhcpv6::{self, MAX_DUID, Status, message, option, options, put_option, put_status};
 use crate::wire::domain::put_names;
 use crate::wire::writer::Writer;
 
@@ -94,6 +93,12 @@ impl<'a> Request<'a> {
             addresses(body.get(head..).unwrap_or_default())
         })
     }
+
+    /// Whether the client asks for an option by its number (RFC 8415, section 21.7).
+    fn wants(&self, code: u16) -> bool {
+        let named = self.find(option::REQUESTED).unwrap_or_default();
+        named.as_chunks().0.contains(&code.to_be_bytes())
+    }
 }
 
 /// The addresses in the options of an association.
@@ -134,7 +139,8 @@ impl Reply<'_> {
             message::RELEASE | message::DECLINE => put_status(w, Status::Success, "Done."),
             _ => {
                 self.write_associations(w)?;
-                self.write_parameters(w)
+                self.write_parameters(w);
+                Some(())
             }
         }
     }
@@ -185,37 +191,65 @@ impl Reply<'_> {
     /// Writes an association with the guest's address. What the client has beside it ends at
     /// once (RFC 8415, sections 18.3.4 and 18.3.5).
     fn write_lease(&self, w: &mut Writer<'_>, id: [u8; 4], rest: &[u8]) -> Option<()> {
+        let lease = &self.cfg.custom.dhcpv6_lease;
         w.put(&id)?;
-        w.u32(INFINITE)?;
-        w.u32(INFINITE)?;
-        put_address(w, self.v6.addr, INFINITE)?;
+        w.u32(lease.renewal)?;
+        w.u32(lease.rebinding)?;
+        put_address(w, self.v6.addr, (lease.preferred, lease.valid))?;
         if matches!(self.request.kind, message::RENEW | message::REBIND) {
             addresses(rest.get(8..).unwrap_or_default())
                 .filter(|&a| a != self.v6.addr)
-                .try_for_each(|a| put_address(w, a, 0))?;
+                .try_for_each(|a| put_address(w, a, (0, 0)))?;
         }
         Some(())
     }
 
-    /// Writes what there is to know about the network; domains only as far as they fit.
-    fn write_parameters(&self, w: &mut Writer<'_>) -> Option<()> {
-        let cfg = self.cfg;
-        let servers = cfg.dns(&self.v6.dns);
-        if !servers.is_empty() {
-            put_option(w, option::DNS_SERVERS, |w| servers.iter().try_for_each(|s| w.put(&s.octets())))?;
+    /// Writes what there is to know about the network, as far as it fits: name servers, the user's
+    /// options with those that are asked for first, names.
+    fn write_parameters(&self, w: &mut Writer<'_>) {
+        self.write_parameter(w, option::DNS_SERVERS);
+        for wanted in [true, false] {
+            let custom = self.cfg.custom.dhcpv6.iter();
+            let sent = custom.filter(|&(code, body)| !body.is_empty() && self.may_tell(code));
+            for (code, body) in sent.filter(|&(code, _)| self.request.wants(code) == wanted) {
+                w.attempt(|w| put_option(w, code, |w| w.put(body)));
+            }
         }
         // Also to clients that do not ask: the user wants the guest to have this name.
-        let name = cfg.fqdn.iter().map(super::Name::as_str);
+        self.write_parameter(w, option::FQDN);
+        self.write_parameter(w, option::DOMAIN_SEARCH);
+    }
+
+    /// Whether an option of the user has a place in this reply. When to ask again is said to those
+    /// who ask for nothing but information (RFC 8415, section 21.23).
+    fn may_tell(&self, code: u16) -> bool {
+        let informed = self.request.kind == message::INFORMATION_REQUEST;
+        !dhcpv6::is_protocol(code) && (informed || code != option::INFORMATION_REFRESH_TIME)
+    }
+
+    /// Writes an option about the network, unless the user has one in its place, it does not fit or
+    /// there is nothing to say.
+    fn write_parameter(&self, w: &mut Writer<'_>, code: u16) {
+        let cfg = self.cfg;
+        if cfg.custom.dhcpv6.get(code).is_some() {
+            return;
+        }
         w.attempt(|w| {
-            put_option(w, option::FQDN, |w| {
-                w.put(&[0])?;
-                (put_names(w, name, false) != 0).then_some(())
+            put_option(w, code, |w| match code {
+                option::DNS_SERVERS => {
+                    let servers = cfg.dns(&self.v6.dns);
+                    servers.first()?;
+                    servers.iter().try_for_each(|server| w.put(&server.octets()))
+                }
+                option::FQDN => {
+                    w.put(&[0])?;
+                    let name = cfg.fqdn.iter().map(super::Name::as_str);
+                    (put_names(w, name, false) != 0).then_some(())
+                }
+                option::DOMAIN_SEARCH => (put_names(w, cfg.search(), false) != 0).then_some(()),
+                _ => None,
             })
         });
-        w.attempt(|w| {
-            put_option(w, option::DOMAIN_SEARCH, |w| (put_names(w, cfg.search(), false) != 0).then_some(()))
-        });
-        Some(())
     }
 
     fn on_link(&self, addr: Ipv6Addr) -> bool {
@@ -227,11 +261,12 @@ impl Reply<'_> {
 
 const NOT_ON_LINK: &str = "Address is not on the link.";
 
-fn put_address(w: &mut Writer<'_>, addr: Ipv6Addr, lifetime: u32) -> Option<()> {
+/// Writes an address with its preferred and its valid lifetime.
+fn put_address(w: &mut Writer<'_>, addr: Ipv6Addr, (preferred, valid): (u32, u32)) -> Option<()> {
     put_option(w, option::IA_ADDRESS, |w| {
         w.put(&addr.octets())?;
-        w.u32(lifetime)?;
-        w.u32(lifetime)
+        w.u32(preferred)?;
+        w.u32(valid)
     })
 }
 

@@ -7,6 +7,8 @@ use crate::wire::decode::decode;
 
 use super::*;
 
+mod custom;
+
 const CLIENT: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 2];
 const SERVER: [u8; 10] = [0, 3, 0, 1, 0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
 
