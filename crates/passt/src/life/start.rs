@@ -67,7 +67,7 @@ pub fn sufficient() -> Result<(), TooLow> {
 }
 
 /// Closes descriptors that leaked to us, `keep` aside, and raises the limit of open ones. The umask
-/// stays: sockets are for whom it says, and [files](crate::files) for their owner whatever it is.
+/// stays: sockets are for whom it says, and `files` for their owner whatever it is.
 pub fn limits(keep: Option<RawFd>) -> io::Result<Inherited> {
     fd::close_leaked(keep)?;
     Ok(Inherited { nofile: process::raise_nofile()?, ignores_interrupt: signal::is_ignored(Signal::INT)? })
