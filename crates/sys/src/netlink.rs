@@ -17,6 +17,9 @@ use crate::seccomp::{Call, Sysno};
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg)];
 
+/// Those made by a socket that [follows](NetlinkSocket::follow_neighbours) something.
+pub const FOLLOWING: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::recvfrom)];
+
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
 pub const MAX_DATAGRAM: usize = 1 << 20;
 
@@ -28,6 +31,9 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The kernel's own address; bound to, it asks for any free one.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
 
+/// Any free address, in the group that is told of neighbours (`RTMGRP_NEIGH`).
+const NEIGHBOURS: SocketAddrNetlink = SocketAddrNetlink::new(0, 4);
+
 /// A blocking socket for requests to a subsystem of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NetlinkSocket(OwnedFd);
@@ -37,7 +43,7 @@ impl NetlinkSocket {
     /// explanations with its errors and to apply filters of dump requests; older kernels do
     /// without.
     pub fn open() -> io::Result<Self> {
-        let Self(fd) = Self::bound(None)?;
+        let Self(fd) = Self::bound(None, KERNEL)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             enable(fd.as_fd(), option);
         }
@@ -46,12 +52,18 @@ impl NetlinkSocket {
 
     /// Opens a socket for questions about sockets (`sock_diag(7)`).
     pub fn open_diag() -> io::Result<Self> {
-        Self::bound(Some(SOCK_DIAG))
+        Self::bound(Some(SOCK_DIAG), KERNEL)
     }
 
-    fn bound(protocol: Option<Protocol>) -> io::Result<Self> {
+    /// Opens a socket for the routing subsystem that is told of changes in the tables of
+    /// neighbours.
+    pub fn follow_neighbours() -> io::Result<Self> {
+        Self::bound(None, NEIGHBOURS)
+    }
+
+    fn bound(protocol: Option<Protocol>, address: SocketAddrNetlink) -> io::Result<Self> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        bind(&fd, &KERNEL)?;
+        bind(&fd, &address)?;
         Ok(Self(fd))
     }
 
@@ -76,6 +88,14 @@ impl NetlinkSocket {
             }
             return Ok(());
         }
+    }
+
+    /// The next datagram of the kernel's, if one is there and `buf` has room for all of it; where
+    /// it has not, it is an empty one. Notifications that were lost for want of memory are an
+    /// error: `ENOBUFS`.
+    pub fn recv_now<'a>(&self, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let (len, from) = self.recv_flags(buf, RecvFlags::DONTWAIT)?;
+        Ok(buf.get(..len).filter(|_| from.is_some_and(|from| from.pid() == 0)).unwrap_or_default())
     }
 
     /// One `recvfrom`: the datagram's whole length and its sender.

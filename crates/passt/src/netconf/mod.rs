@@ -2,11 +2,13 @@
 //!
 //! [`host`] looks up the interface that serves as template, its addresses and
 //! routes; [`resolv`] reads the host's resolver configuration; [`guest`] configures a
-//! namespace. All of it happens once, at start. What is to be done with what
+//! namespace. All of it happens once, at start; [`neighbours`] goes on to follow who is on the host's
+//! links. What is to be done with what
 //! was found is decided by [`crate::setup`].
 
 pub mod guest;
 pub mod host;
+pub mod neighbours;
 mod parse;
 pub mod resolv;
 mod rtnl;
