@@ -3,12 +3,15 @@
 //! Bodies of messages are the business of the crates above. What comes from anybody but the kernel
 //! is not handed on.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_DONE, NlasIterator};
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvAncillaryBuffer, RecvFlags, SocketFlags, SocketType, bind, recvfrom,
+    recvmsg, socket_with,
+};
 
 use crate::iovec::Gather;
 use crate::msg;
@@ -18,7 +21,7 @@ use crate::seccomp::{Call, Sysno};
 pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg)];
 
 /// Those made by a socket that [follows](NetlinkSocket::follow_neighbours) something.
-pub const FOLLOWING: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::recvfrom)];
+pub const FOLLOWING: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::recvmsg)];
 
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
 pub const MAX_DATAGRAM: usize = 1 << 20;
@@ -94,8 +97,13 @@ impl NetlinkSocket {
     /// it has not, it is an empty one. Notifications that were lost for want of memory are an
     /// error: `ENOBUFS`.
     pub fn recv_now<'a>(&self, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
-        let (len, from) = self.recv_flags(buf, RecvFlags::DONTWAIT)?;
-        Ok(buf.get(..len).filter(|_| from.is_some_and(|from| from.pid() == 0)).unwrap_or_default())
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.0, &mut [IoSliceMut::new(buf)], &mut RecvAncillaryBuffer::default(), flags)
+        })?;
+        let from = received.address.and_then(|from| SocketAddrNetlink::try_from(from).ok());
+        let is_kernels = from.is_some_and(|from| from.pid() == KERNEL.pid());
+        Ok(buf.get(..received.bytes).filter(|_| is_kernels).unwrap_or_default())
     }
 
     /// One `recvfrom`: the datagram's whole length and its sender.
