@@ -108,3 +108,59 @@ fn services_can_be_switched_off() {
         }
     }
 }
+
+/// The guest's kernel may have any address that nobody has, and hears that ours is taken.
+#[test]
+fn duplicate_addresses_are_detected() {
+    let Some(net) = Net::new() else { return };
+    let guest = unconfigured(&net, "");
+    dhcp::wait_for_address(&guest, "scope global");
+    let routes = guest.run("ip -6 route show default");
+    let ours = routes.split_whitespace().nth(2).expect("a router").to_owned();
+    for (address, is_taken) in [("2001:db8::77", false), (ours.as_str(), true)] {
+        guest.run(&format!("ip addr add {address}/64 dev eth0"));
+        let state = eventually("the end of duplicate address detection", || {
+            let state = guest.run(&format!("ip -o -6 addr show dev eth0 to {address}"));
+            (!state.contains("tentative") || state.contains("dadfailed")).then_some(state)
+        });
+        assert_eq!(state.contains("dadfailed"), is_taken, "{state}");
+    }
+}
+
+/// Neighbours of the host have their own link-layer addresses in the guest, which follow.
+#[test]
+fn neighbours_of_the_host_are_followed() {
+    let Some(net) = Net::new() else { return };
+    let addresses = ["192.0.2.77", "2001:db8::77"];
+    let replace = |mac: &str| {
+        for address in addresses {
+            net.host.ip(&format!("neigh replace {address} lladdr {mac} nud permanent dev eth0"));
+        }
+    };
+    let _server = net.peer.serve(&at(GATEWAY4, 5001));
+    replace("02:00:00:00:00:77");
+    let guest = net.pasta(User::Normal).with("--config-net --no-map-gw").start();
+    let knows = |address: &str, mac: &str| {
+        eventually(&format!("{mac} of {address}"), || {
+            let known = guest.run(&format!("ip neigh show {address}"));
+            known.contains(&format!("lladdr {mac}")).then_some(())
+        });
+    };
+    for address in addresses {
+        guest.peer(&format!("udp-ask {} x", at(address, 9)));
+        knows(address, "02:00:00:00:00:77");
+    }
+    // While the program runs: the guest is told.
+    replace("02:00:00:00:00:78");
+    for address in addresses {
+        knows(address, "02:00:00:00:00:78");
+    }
+    // The router: what the host's kernel found out, and what goes there arrives.
+    exchange(&guest, &at(GATEWAY4, 5001));
+    let router = net.host.run(&format!("ip neigh show {GATEWAY4}"));
+    let mac = router.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
+    let mac = mac.expect("the router's").to_owned();
+    guest.run("ip neigh flush dev eth0");
+    exchange(&guest, &at(GATEWAY4, 5001));
+    knows(GATEWAY4, &mac);
+}

@@ -121,3 +121,37 @@ fn frames_for_us() {
     assert_eq!(learnt.used(addr("192.0.2.60")), Some(addr("192.0.2.50")));
     assert!(!learnt.has_met(passt_proto::addr::Mac([8; 6])));
 }
+
+/// What the host knows of its neighbours is what the guest is told, and frames for them are for us.
+#[test]
+fn neighbours_of_the_host() {
+    let _limits = usual_limits();
+    let mut guest = Guest::served(PLAIN, 1500);
+    let [one, other] = [[8; 6], [10; 6]].map(passt_proto::addr::Mac);
+    let (asker, neighbour, v6) = ([192, 0, 2, 50], [192, 0, 2, 60], addr("2001:db8::60"));
+    let told = |guest: &mut Guest, sender, target| {
+        answers(guest, arp(STATION, sender, target)).first().map(|reply| reply.bytes[22..28].to_vec())
+    };
+    let to = |mac: [u8; 6]| [&mac[..], &arp(STATION, asker, [192, 0, 2, 254])[6..]].concat();
+    assert_eq!(told(&mut guest, asker, neighbour), Some(ENGINE.0.to_vec()));
+    assert_eq!(told(&mut guest, [0; 4], neighbour), None);
+    assert!(answers(&mut guest, to(one.0)).is_empty());
+    for at in [addr("192.0.2.60"), v6, addr("192.0.2.1"), addr("192.0.2.254"), addr("192.0.2.2")] {
+        guest.worker.context().core.neighbour(at, Some(one));
+    }
+    assert_eq!(told(&mut guest, asker, neighbour), Some(one.0.to_vec()));
+    assert_eq!(told(&mut guest, [0; 4], neighbour), Some(one.0.to_vec()), "a conflict");
+    assert_eq!(told(&mut guest, asker, [192, 0, 2, 254]), Some(one.0.to_vec()), "the router");
+    assert_eq!(told(&mut guest, asker, [192, 0, 2, 1]), Some(ENGINE.0.to_vec()), "it stands for the host");
+    assert_eq!(told(&mut guest, [0; 4], [192, 0, 2, 2]), None, "the guest's own");
+    assert_eq!(answers(&mut guest, to(one.0)).len(), 1);
+    // They are announced when they change.
+    for (at, mac, kind) in [(addr("192.0.2.60"), Some(other), 8), (v6, Some(other), 0x86), (v6, None, 0)] {
+        guest.worker.context().core.neighbour(at, mac);
+        let found: Vec<_> = guest.worker.context().core.link.to_guest.drain(..).collect();
+        assert_eq!(found.len(), usize::from(mac.is_some()), "{at}");
+        assert!(found.iter().all(|p| p.bytes[6..12] == other.0 && p.bytes[12] == kind), "{at}");
+    }
+    guest.worker.context().core.neighbour(addr("192.0.2.1"), Some(other));
+    assert!(guest.worker.context().core.link.to_guest.is_empty(), "not for us to say");
+}

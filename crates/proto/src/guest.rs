@@ -168,6 +168,13 @@ impl Guest {
         names.contains(&Some(addr)) && !family.assigned.contains(&addr)
     }
 
+    /// Whether the guest knows us by this address, and nobody else.
+    pub fn is_only_ours(&self, addr: Addr) -> bool {
+        let family = self.family(addr);
+        let others = [family.host_loopback, family.host_itself, family.dns_forward];
+        family.ours == Some(addr) && !others.contains(&Some(addr))
+    }
+
     /// The guest has what it was assigned, as we have configured it.
     pub fn is_configured(&mut self) {
         let Configured { v4, v6, .. } = &self.configured;

@@ -3,12 +3,15 @@
 //! Bodies of messages are the business of the crates above. What comes from anybody but the kernel
 //! is not handed on.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_ACK_TLVS, NLM_F_CAPPED, NLMSG_DONE, NlasIterator};
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvAncillaryBuffer, RecvFlags, SocketFlags, SocketType, bind, recvfrom,
+    recvmsg, socket_with,
+};
 
 use crate::iovec::Gather;
 use crate::msg;
@@ -17,6 +20,9 @@ use crate::seccomp::{Call, Sysno};
 
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::sendmsg)];
+
+/// Those made by a socket that [follows](NetlinkSocket::follow_neighbours) something.
+pub const FOLLOWING: &[Call] = &[Call::any(Sysno::sendmsg), Call::any(Sysno::recvmsg)];
 
 /// The longest datagram taken. The kernel's own limit is 32 KiB, or one message.
 pub const MAX_DATAGRAM: usize = 1 << 20;
@@ -29,6 +35,9 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// The kernel's own address; bound to, it asks for any free one.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
 
+/// Any free address, in the group that is told of neighbours (`RTMGRP_NEIGH`).
+const NEIGHBOURS: SocketAddrNetlink = SocketAddrNetlink::new(0, 4);
+
 /// A blocking socket for requests to a subsystem of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct NetlinkSocket(OwnedFd);
@@ -38,7 +47,7 @@ impl NetlinkSocket {
     /// explanations with its errors and to apply filters of dump requests; older kernels do
     /// without.
     pub fn open() -> io::Result<Self> {
-        let Self(fd) = Self::bound(None)?;
+        let Self(fd) = Self::bound(None, KERNEL)?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             enable(fd.as_fd(), option);
         }
@@ -47,12 +56,18 @@ impl NetlinkSocket {
 
     /// Opens a socket for questions about sockets (`sock_diag(7)`).
     pub fn open_diag() -> io::Result<Self> {
-        Self::bound(Some(SOCK_DIAG))
+        Self::bound(Some(SOCK_DIAG), KERNEL)
     }
 
-    fn bound(protocol: Option<Protocol>) -> io::Result<Self> {
+    /// Opens a socket for the routing subsystem that is told of changes in the tables of
+    /// neighbours.
+    pub fn follow_neighbours() -> io::Result<Self> {
+        Self::bound(None, NEIGHBOURS)
+    }
+
+    fn bound(protocol: Option<Protocol>, address: SocketAddrNetlink) -> io::Result<Self> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        bind(&fd, &KERNEL)?;
+        bind(&fd, &address)?;
         Ok(Self(fd))
     }
 
@@ -77,6 +92,19 @@ impl NetlinkSocket {
             }
             return Ok(());
         }
+    }
+
+    /// The next datagram of the kernel's, if one is there and `buf` has room for all of it; where
+    /// it has not, it is an empty one. Notifications that were lost for want of memory are an
+    /// error: `ENOBUFS`.
+    pub fn recv_now<'a>(&self, buf: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.0, &mut [IoSliceMut::new(buf)], &mut RecvAncillaryBuffer::default(), flags)
+        })?;
+        let from = received.address.and_then(|from| SocketAddrNetlink::try_from(from).ok());
+        let is_kernels = from.is_some_and(|from| from.pid() == KERNEL.pid());
+        Ok(buf.get(..received.bytes).filter(|_| is_kernels).unwrap_or_default())
     }
 
     /// One `recvfrom`: the datagram's whole length and its sender.

@@ -8,6 +8,7 @@ mod clock;
 mod counters;
 mod guest;
 pub(crate) mod icmp;
+mod neighbours;
 pub mod payload;
 pub(crate) mod pool;
 mod queue;
@@ -36,6 +37,7 @@ pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
 pub use self::guest::Known;
 pub(crate) use self::guest::Station;
+pub(crate) use self::neighbours::Neighbours;
 pub use self::payload::{Payload, Storage};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::queue::SlotQueue;
@@ -48,6 +50,8 @@ use crate::link::{Caps, Link};
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Blocks of the pool for payload that is kept.
 const BLOCKS: u16 = 16;
+/// Bytes of the longest frame that announces a link-layer address.
+const ANNOUNCEMENT: usize = 128;
 /// The MTU of a guest that is told none: that of Ethernet.
 const DEFAULT_MTU: usize = 1500;
 
@@ -68,6 +72,8 @@ pub struct Core<L> {
     pub services: responder::Config,
     /// What is known about the guest.
     pub guest: Known,
+    /// Neighbours of the host.
+    pub(crate) neighbours: Neighbours,
     /// Interfaces that IPv4 and IPv6 sockets are bound to.
     pub outbound: [Option<Outbound>; 2],
     /// Where datagrams from the host's side are received.
@@ -134,6 +140,7 @@ impl<L: Link> Core<L> {
             services: services.clone(),
             guest: Known::new(configured),
             outbound: outbound.clone(),
+            neighbours: Neighbours::new(),
             inbox: Inbox::new(),
             pool: Pool::new(BLOCKS)?,
             timers,
@@ -261,14 +268,32 @@ impl<L: Link> Core<L> {
     /// Who has an address that a station of the guest's, `asker`, asks for. What `asker` itself used
     /// before it may have given up.
     pub(crate) fn holder(&self, addr: Addr, asker: Mac) -> Holder {
-        if self.guest.is_name(addr) {
+        let neighbour = self.neighbours.mac_of(addr);
+        // Our own address may be one that we have from a router of the host's link.
+        let is_routers = neighbour.is_some() && self.guest.is_only_ours(addr);
+        if self.guest.is_name(addr) && !is_routers {
             Holder::Known(self.services.our_mac)
         } else if self.guest.family(addr).assigned.contains(&addr)
             || self.guest.learnt.is_taken_by(asker, addr)
         {
             Holder::Guest
         } else {
-            Holder::Unknown
+            neighbour.map_or(Holder::Unknown, Holder::Known)
+        }
+    }
+
+    /// The host's neighbour at `addr` has a link-layer address, or is there no more. The guest is
+    /// told if it may know another one.
+    pub fn neighbour(&mut self, addr: Addr, mac: Option<Mac>) {
+        let has_changed = self.neighbours.set(addr, mac);
+        if !has_changed || self.holder(addr, Mac::default()) != mac.map_or(Holder::Unknown, Holder::Known) {
+            return;
+        }
+        let mut frame = [0; ANNOUNCEMENT];
+        if let Some(mac) = mac
+            && let Ok(len) = responder::announce(&self.services, addr, mac, &mut frame)
+        {
+            self.send(&frame[..len]);
         }
     }
 

@@ -13,7 +13,7 @@ use passt_sys::iovec::Gather;
 use super::Engine;
 use super::echo::EchoRequest;
 use crate::core::capture::{self, Capture};
-use crate::core::{Core, Storage};
+use crate::core::{Core, Neighbours, Storage};
 use crate::link::{Frame, Link};
 
 /// Longest frame of a responder.
@@ -56,7 +56,7 @@ impl<L: Link> Engine<L> {
             core.record_received(capture.as_ref(), index, &frame);
         }
         let offload = frame.offload;
-        let source = core.station(frame.head)?;
+        let source = station(frame.head, core.services.our_mac, &mut core.neighbours)?;
         let class = match classify(frame.head, frame.len) {
             Ok((_, class)) => class,
             Err(reason) => {
@@ -129,21 +129,20 @@ impl<L: Link> Core<L> {
         self.link.payload(index, headers..frame.len, &mut rest);
         capture::record(capture, self.now, (&frame.head[..headers], &rest), &frame.offload);
     }
+}
 
-    /// The station of the guest that sent a frame, which is not the one that is ours. A frame for
-    /// another station is none of ours: a bridge floods what stations behind it send each other
-    /// until it knows where these are. It says nothing about the guest either, as what it carries
-    /// was not meant for us.
-    #[inline]
-    fn station(&self, head: &[u8]) -> Result<Mac, DropReason> {
-        let (destination, source) = classify::stations(head)?;
-        let ours = self.services.our_mac;
-        if source == ours {
-            Err(DropReason::MacSource)
-        } else if destination == ours || destination.is_group() {
-            Ok(source)
-        } else {
-            Err(DropReason::MacDestination)
-        }
+/// The station of the guest that sent a frame, which is not the one that is ours. A frame for
+/// another station than those that the guest knows from us is none of ours: a bridge floods what
+/// stations behind it send each other until it knows where these are. It says nothing about the
+/// guest either, as what it carries was not meant for us.
+#[inline]
+fn station(head: &[u8], ours: Mac, neighbours: &mut Neighbours) -> Result<Mac, DropReason> {
+    let (destination, source) = classify::stations(head)?;
+    if source == ours {
+        Err(DropReason::MacSource)
+    } else if destination == ours || destination.is_group() || neighbours.has(destination) {
+        Ok(source)
+    } else {
+        Err(DropReason::MacDestination)
     }
 }

@@ -37,8 +37,10 @@ use crate::isolate;
 use crate::life::background::{self, Launch, PidFile};
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
+use crate::netconf::Rtnl;
+use crate::netconf::host::{self, HostNetwork};
+use crate::netconf::neighbours::Neighbours;
 use crate::netconf::resolv::Resolv;
-use crate::netconf::{Rtnl, host};
 use crate::pcap::Recording;
 use crate::setup::{self, Setup};
 use crate::stats::Stats;
@@ -125,6 +127,7 @@ struct Prepared {
     stats: Option<Stats>,
     setup: Setup,
     outbound: [Option<Outbound>; 2],
+    neighbours: Option<Neighbours>,
     forward: Forward,
     listeners: Vec<Listener>,
 }
@@ -137,13 +140,15 @@ impl Prepared {
         let pid_file = config.pid_file.as_deref().map(|path| PidFile::open(path, &mut leftovers));
         let pid_file = pid_file.transpose()?;
         leftovers.entrust().context("Couldn't start a process")?;
+        let (setup, neighbours) = set_up(&outbound::template_config(config))?;
         Ok(Self {
             leftovers,
             pid_file,
             capture: capture(config),
             stats: stats(config)?,
             outbound: outbound::interfaces(config),
-            setup: set_up(&outbound::template_config(config))?,
+            setup,
+            neighbours,
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
         })
@@ -248,7 +253,7 @@ fn stats(config: &Config) -> anyhow::Result<Option<Stats>> {
 }
 
 /// Looks at the host's network, and decides what the guest's is like.
-fn set_up(config: &Config) -> anyhow::Result<Setup> {
+fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>)> {
     let host = host::read(&mut Rtnl::open()?, &setup::select(config))?;
     let resolv = Resolv::read(Path::new("/etc/resolv.conf"));
     let (setup, warnings) = Setup::new(config, &host, &resolv)?;
@@ -261,7 +266,17 @@ fn set_up(config: &Config) -> anyhow::Result<Setup> {
     for line in setup.names() {
         log::debug!("{line}");
     }
-    Ok(setup)
+    Ok((setup, neighbours(&host)))
+}
+
+/// Follows who is on the links that the guest's network is like.
+fn neighbours(host: &HostNetwork) -> Option<Neighbours> {
+    let interfaces: Vec<_> = [&host.v4, &host.v6].into_iter().flatten().map(|t| t.link.index).collect();
+    if interfaces.is_empty() {
+        return None;
+    }
+    let following = Neighbours::follow(interfaces);
+    following.inspect_err(|error| log::warn!("Couldn't follow the host's neighbours: {error}")).ok()
 }
 
 fn engine_options(

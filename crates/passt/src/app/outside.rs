@@ -1,24 +1,46 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account,
 //! and what becomes readable outside.
 
+use anyhow::Context as _;
 use passt_engine::control::Control;
+use passt_engine::core::Token;
 use passt_engine::link::Link;
-use passt_engine::worker::External;
+use passt_engine::worker::{External, Worker};
 use passt_proto::time::Instant;
+use rustix::event::epoll::EventFlags;
 
 use crate::log;
+use crate::netconf::neighbours::Neighbours;
 use crate::stats::Stats;
+
+/// Number of the host's neighbours among what is outside of the engine.
+const NEIGHBOURS: u32 = 16;
+
+/// Has the loop follow the host's neighbours.
+pub(super) fn watch<L: Link>(worker: &mut Worker<L>, neighbours: Option<&Neighbours>) -> anyhow::Result<()> {
+    let Some(neighbours) = neighbours else { return Ok(()) };
+    let watched = worker.context().core.watch(neighbours, Token::External(NEIGHBOURS), EventFlags::IN);
+    watched.context("Couldn't watch the host's neighbours")
+}
 
 /// The engine's surroundings; `ready` is told the number of a descriptor that is readable, and says
 /// whether the loop is to end.
 pub(super) struct Outside<'a, F> {
     pub(super) stats: Option<&'a mut Stats>,
+    pub(super) neighbours: Option<&'a mut Neighbours>,
     pub(super) ready: F,
 }
 
 impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outside<'_, F> {
     fn ready(&mut self, number: u32, control: &mut Control<'_, L>) -> bool {
-        (self.ready)(number, control)
+        match &mut self.neighbours {
+            Some(neighbours) if number == NEIGHBOURS => {
+                let core = &mut control.engine.ctx.core;
+                neighbours.read(|(addr, mac)| core.neighbour(addr, mac));
+                false
+            }
+            _ => (self.ready)(number, control),
+        }
     }
 
     fn due(&self) -> Option<Instant> {

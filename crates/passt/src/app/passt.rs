@@ -17,7 +17,7 @@ use passt_engine::link::stream::StreamLink;
 use passt_engine::worker::{Exit, Worker};
 use rustix::event::epoll::EventFlags;
 
-use super::outside::Outside;
+use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, settle};
 use crate::cli::{Config, PasstOptions};
 use crate::isolate;
@@ -25,6 +25,7 @@ use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
+use crate::netconf::neighbours::Neighbours;
 use crate::stats::Stats;
 
 /// Number of the listening socket among what is outside of the engine.
@@ -37,8 +38,17 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
     let listener = socket::listen(&passt.socket, &mut leftovers)?;
-    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, outbound, forward, listeners } =
-        Prepared::new(config, leftovers)?;
+    let Prepared {
+        mut leftovers,
+        pid_file,
+        capture,
+        mut stats,
+        setup,
+        outbound,
+        mut neighbours,
+        forward,
+        listeners,
+    } = Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         identity.assume(isolate::KEPT)?;
     }
@@ -59,6 +69,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
             .watch(listener, Token::External(LISTENER), EventFlags::IN)
             .context("Couldn't watch the socket")?;
     }
+    outside::watch(&mut worker, neighbours.as_ref())?;
     let mut peers = Peers::default();
     let open = || {
         if !config.foreground {
@@ -70,7 +81,7 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
-    let result = serve(&mut worker, door.as_mut(), stats.as_mut(), passt.one_off);
+    let result = serve(&mut worker, door.as_mut(), (stats.as_mut(), neighbours.as_mut()), passt.one_off);
     end(&mut worker, result)
 }
 
@@ -124,7 +135,7 @@ impl Door {
 fn serve(
     worker: &mut Worker<StreamLink>,
     mut door: Option<&mut Door>,
-    mut stats: Option<&mut Stats>,
+    (mut stats, mut neighbours): (Option<&mut Stats>, Option<&mut Neighbours>),
     one_off: bool,
 ) -> anyhow::Result<u8> {
     loop {
@@ -137,7 +148,11 @@ fn serve(
             client = door.as_mut().and_then(|door| door.admit(&mut control.engine.ctx, taken));
             client.is_some()
         };
-        let exit = worker.run(&mut Outside { stats: stats.as_deref_mut(), ready });
+        let exit = worker.run(&mut Outside {
+            stats: stats.as_deref_mut(),
+            neighbours: neighbours.as_deref_mut(),
+            ready,
+        });
         if let Exit::Link(error) = exit {
             log::debug!("Client: {error}");
             if one_off {

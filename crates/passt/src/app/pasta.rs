@@ -15,7 +15,7 @@ use passt_sys::namespace::{Netns, Resident};
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::outside::Outside;
+use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, listen, settle};
 use crate::cli::{Config, PastaOptions};
 use crate::isolate;
@@ -25,6 +25,7 @@ use crate::life::start::Inherited;
 use crate::life::watch::Watch;
 use crate::netconf::Rtnl;
 use crate::netconf::guest;
+use crate::netconf::neighbours::Neighbours;
 use crate::setup::TapSetup;
 use crate::stats::Stats;
 
@@ -54,8 +55,17 @@ fn serve<L: Link>(
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
-    let Prepared { mut leftovers, pid_file, capture, mut stats, setup, outbound, mut forward, listeners } =
-        prepared;
+    let Prepared {
+        mut leftovers,
+        pid_file,
+        capture,
+        mut stats,
+        setup,
+        outbound,
+        mut neighbours,
+        mut forward,
+        listeners,
+    } = prepared;
     let Entered { netns, mut watch } = entered;
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup, outbound)?;
@@ -67,6 +77,7 @@ fn serve<L: Link>(
         worker.context().core.guest.change(passt_proto::guest::Guest::is_configured);
     }
     worker.context().core.capture = capture;
+    outside::watch(&mut worker, neighbours.as_ref())?;
     worker.forward(forward);
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
@@ -89,18 +100,22 @@ fn serve<L: Link>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
     watch.release().context("Couldn't let the command run")?;
-    let result = work(&mut worker, &watch, stats.as_mut());
+    let result = work(&mut worker, &watch, (stats.as_mut(), neighbours.as_mut()));
     end(&mut worker, result)
 }
 
 /// Runs the engine until the end; the exit status.
-fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, stats: Option<&mut Stats>) -> anyhow::Result<u8> {
+fn work<L: Link>(
+    worker: &mut Worker<L>,
+    watch: &Watch,
+    (stats, neighbours): (Option<&mut Stats>, Option<&mut Neighbours>),
+) -> anyhow::Result<u8> {
     let mut end = Ok(None);
     let ready = |_, _: &mut Control<'_, L>| {
         end = watch.check();
         !matches!(end, Ok(None))
     };
-    let exit = worker.run(&mut Outside { stats, ready });
+    let exit = worker.run(&mut Outside { stats, neighbours, ready });
     match exit {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),

@@ -7,6 +7,7 @@ use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
+use crate::netconf::neighbours;
 use crate::{log, outlet, pcap};
 
 /// The engine's and the log's, whatever the link is.
@@ -18,6 +19,7 @@ const COMMON: &[&[Call]] = &[
     protocols::udp::CALLS,
     log::CALLS,
     msg::CALLS,
+    neighbours::CALLS,
     outlet::CALLS,
     socket::CALLS,
     worker::CALLS,

@@ -68,6 +68,13 @@ pub fn request(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     emit(Mac::BROADCAST, &request, out)
 }
 
+/// Announces that `addr` is at `mac` (RFC 5227, section 3).
+pub fn announce(cfg: &Config, addr: Ipv4Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
+    cfg.v4()?;
+    let announcement = ArpPacket::new(REQUEST, (mac.0, addr.octets()), ([0; 6], addr.octets()));
+    emit(Mac::BROADCAST, &announcement, out)
+}
+
 fn emit(dst: Mac, packet: &ArpPacket, out: &mut [u8]) -> Result<usize, DropReason> {
     let header = ethernet::Header::new(Mac(packet.sender_mac), dst, ethernet::ARP);
     let mut w = Writer::new(out);

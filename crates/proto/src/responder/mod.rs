@@ -200,6 +200,14 @@ pub fn respond(
     Some(Response { claimed: None, reply })
 }
 
+/// Tells the guest, without being asked, that `addr` is at `mac` now.
+pub fn announce(cfg: &Config, addr: Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
+    match addr.v4() {
+        Some(addr) => arp::announce(cfg, addr, mac, out),
+        None => ndp::announce(cfg, addr.octets().into(), mac, out),
+    }
+}
+
 /// A message of neighbour discovery, if it is all there.
 fn ndp_request<'a>(source: Mac, class: &Class, frame: &'a [u8]) -> Option<ndp::Request<'a>> {
     let Class::Ndp { src, dst, hop_limit, message } = class else { return None };

@@ -108,6 +108,16 @@ fn claimed(request: &Request<'_>) -> Option<Addr> {
     (!(addr.is_unspecified() || addr.is_loopback())).then_some(addr)
 }
 
+/// Announces that `addr` is at `mac` (RFC 4861, section 7.2.6).
+pub fn announce(cfg: &Config, addr: Ipv6Addr, mac: Mac, out: &mut [u8]) -> Result<usize, DropReason> {
+    cfg.v6()?;
+    if !cfg.has(Services::NDP) {
+        return Err(DropReason::ServiceOff);
+    }
+    let to = (multicast_mac(ALL_NODES), ALL_NODES.into());
+    emit_advertisement((mac, addr), to, ndp::ADVERTISED & !ndp::SOLICITED, out)
+}
+
 /// A router advertisement for all nodes.
 pub fn unsolicited_ra(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let to = (multicast_mac(ALL_NODES), ALL_NODES.into());
