@@ -44,9 +44,22 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         hostname: Some(name("guest")),
         fqdn: Some(name("guest.example.org")),
         services: Services::all(),
-        custom: Custom::default(),
+        custom: custom(),
     }
 });
+
+/// Options of the user: some of ours replaced or removed, one too long for a single option.
+fn custom() -> Custom {
+    let mut custom = Custom::default();
+    for (code, body) in [(3, &[1; 4][..]), (6, &[]), (43, &[7; 600]), (42, &[2; 8])] {
+        let _ = custom.dhcp.push(code, body);
+    }
+    for (code, body) in [(24, &[][..]), (23, &[3; 16]), (59, b"tftp://[::1]/x")] {
+        let _ = custom.dhcpv6.push(code, body);
+    }
+    custom.ra.captive_portal = Name::from("https://example.org/").ok();
+    custom
+}
 
 fuzz_target!(|data: &[u8]| {
     let Some((entry, data)) = data.split_first() else { return };
