@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::classify::{Class, classify};
 use passt_proto::drop::DropReason;
+use passt_proto::responder::custom::Custom;
 use passt_proto::responder::{self, Config, Name, Services, V4, V6, dhcp, dhcpv6, ndp};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;

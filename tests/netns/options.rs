@@ -155,8 +155,8 @@ fn no_default_router() {
     assert_eq!(guest.run("ip -6 route show default"), "");
 }
 
-/// The firmware of a virtual machine finds its server and the file there, and runs what it says. The
-/// server answers from its own port, as a flow of UDP has only that.
+/// The firmware of a virtual machine finds its server and the file there, and runs what it says.
+/// The server answers from its own port, as a flow of UDP has only that.
 #[test]
 fn a_machine_boots_from_the_network() {
     let Some(net) = Net::new() else { return };

@@ -1,4 +1,5 @@
-//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants one.
+//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants
+//! one.
 //!
 //! As a lease without end is never renewed, it has no renewal times. Relays and leases for more
 //! than one client are left out.
