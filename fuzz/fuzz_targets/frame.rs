@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::classify::{Class, classify};
 use passt_proto::drop::DropReason;
+use passt_proto::responder::custom::Custom;
 use passt_proto::responder::{self, Config, Name, Services, V4, V6, dhcp, dhcpv6, ndp};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;
@@ -44,9 +45,22 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         hostname: Some(name("guest")),
         fqdn: Some(name("guest.example.org")),
         services: Services::all(),
-        custom: Custom::default(),
+        custom: custom(),
     }
 });
+
+/// Options of the user: some of ours replaced or removed, one too long for a single option.
+fn custom() -> Custom {
+    let mut custom = Custom::default();
+    for (code, body) in [(3, &[1; 4][..]), (6, &[]), (43, &[7; 600]), (42, &[2; 8])] {
+        let _ = custom.dhcp.push(code, body);
+    }
+    for (code, body) in [(24, &[][..]), (23, &[3; 16]), (59, b"tftp://[::1]/x")] {
+        let _ = custom.dhcpv6.push(code, body);
+    }
+    custom.ra.captive_portal = Name::from("https://example.org/").ok();
+    custom
+}
 
 fuzz_target!(|data: &[u8]| {
     let Some((entry, data)) = data.split_first() else { return };

@@ -1,10 +1,13 @@
 //! What users add to what guests are told, as real clients see it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use passt_tests::dhcp::{dhclient_environment, udhcpc_environment, wait_for_address};
-use passt_tests::{FAR4, GATEWAY4, Guest, HOST4, Net, Place as _, Process, User, eventually, have, skip};
+use passt_tests::{
+    FAR4, GATEWAY4, Guest, HOST4, HOST6, Net, Place as _, Process, User, eventually, have, skip,
+};
 
 /// qemu's option ROM for network boot, which it takes by itself.
 const ROM: &str = "/usr/lib/ipxe/qemu/efi-virtio.rom";
@@ -95,6 +98,35 @@ fn dhcpv6_options_reach_dhclient() {
     );
 }
 
+/// Clients that have a lease with an end come back, and keep their address.
+#[test]
+fn leases_are_renewed() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["udhcpc", "dhclient"]) {
+        return;
+    }
+    let guest = unconfigured(&net, "--dhcp-lease 16 --dhcpv6-lease 16");
+    wait_for_address(&guest, "scope link");
+    let script = net.dir().join("renewal");
+    fs::write(&script, RENEWAL_SCRIPT).expect("script");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("script");
+    let (script, dir) = (script.display(), net.dir().display());
+    let mut v4 = guest.start(&format!("udhcpc -i eth0 -f -s {script}"));
+    let files = format!("-sf {script} -lf {dir}/leases -pf {dir}/dhclient.pid -cf /dev/null");
+    let mut v6 = guest.start(&format!("dhclient -6 -d {files} eth0"));
+    assert_eq!(v4.wait_for("RENEWED"), format!("RENEWED {HOST4}"));
+    assert_eq!(v6.wait_for("RENEWED"), format!("RENEWED {HOST6}"));
+}
+
+/// Assigns the address, and says when that is renewed.
+const RENEWAL_SCRIPT: &str = "#!/bin/sh\n\
+    export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
+    case $1$reason in\n\
+    bound) ip addr add $ip/$mask dev $interface;;\n\
+    BOUND6) ip -6 addr add $new_ip6_address/$new_ip6_prefixlen dev $interface;;\n\
+    renew|RENEW6) echo RENEWED $ip$new_ip6_address;;\n\
+    esac\nexit 0\n";
+
 /// The kernel inside takes lifetime and preference of the default route, and the route.
 #[test]
 fn router_advertisements_reach_the_kernel() {
@@ -124,6 +156,7 @@ fn no_default_router() {
 }
 
 /// The firmware of a virtual machine finds its server and the file there, and runs what it says.
+/// The server answers from its own port, as a flow of UDP has only that.
 #[test]
 fn a_machine_boots_from_the_network() {
     let Some(net) = Net::new() else { return };
@@ -150,7 +183,7 @@ fn a_machine_boots_from_the_network() {
          -device virtio-net-pci,netdev=n0",
         socket.display()
     );
-    let _qemu = Process::start(&mut net.host.command("env").args(qemu.split_whitespace()));
+    let _qemu = Process::start(net.host.command("env").args(qemu.split_whitespace()));
     for file in ["first", "second"] {
         let sent = format!("sent {}", root.join(file).display());
         eventually(&sent, || [server.stdout(), server.stderr()].concat().contains(&sent).then_some(()));

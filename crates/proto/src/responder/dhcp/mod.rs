@@ -1,4 +1,5 @@
-//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants one.
+//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants
+//! one.
 //!
 //! As a lease without end is never renewed, it has no renewal times. Clients of BOOTP (RFC 951) are
 //! answered in its form. Relays and leases for more than one client are left out.
@@ -32,17 +33,12 @@ const MANDATORY: [u8; 7] = [
     option::RAPID_COMMIT,
 ];
 
-/// What is sent even if nobody asked, as far as it fits.
-const OPTIONAL: [u8; 8] = [
-    option::SUBNET_MASK,
-    option::ROUTER,
-    option::CLASSLESS_ROUTES,
-    option::DNS_SERVERS,
-    option::MTU,
-    option::HOST_NAME,
-    option::FQDN,
-    option::DOMAIN_SEARCH,
-];
+/// What is sent even if nobody asked, before what the user adds: without it there is no network.
+const BASIC: [u8; 3] = [option::SUBNET_MASK, option::ROUTER, option::CLASSLESS_ROUTES];
+
+/// What is sent even if nobody asked, after all else, as far as it fits.
+const OPTIONAL: [u8; 5] =
+    [option::DNS_SERVERS, option::MTU, option::HOST_NAME, option::FQDN, option::DOMAIN_SEARCH];
 
 /// Answers the message in `bytes`.
 pub fn respond(cfg: &Config, source: Mac, bytes: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
@@ -204,14 +200,15 @@ impl Reply<'_> {
         w.zero_to(dhcp::MIN_LEN)
     }
 
-    /// Writes each option once: first those that must be there, then those that the
-    /// client asks for in its order, then the user's, then the others, as far as they fit.
+    /// Writes each option once, as far as it fits: first those that must be there, then those that
+    /// the client asks for in its order, the basic ones, the user's, and the others.
     fn write_options(&self, w: &mut Writer<'_>) {
         let limit = self.limit();
         let asked = self.request.find(option::PARAMETERS).unwrap_or_default();
         let mut seen = [false; 256];
         let custom = self.cfg.custom.dhcp.iter().filter_map(|(code, _)| u8::try_from(code).ok());
-        for code in MANDATORY.iter().chain(asked).copied().chain(custom).chain(OPTIONAL) {
+        let first = MANDATORY.iter().chain(asked).chain(&BASIC).copied();
+        for code in first.chain(custom).chain(OPTIONAL) {
             let Some(seen) = seen.get_mut(usize::from(code)) else {
                 continue;
             };
@@ -259,8 +256,10 @@ impl Reply<'_> {
             (option::MESSAGE_TYPE, Nak) => w.put(&[message::NAK]),
             (option::SERVER_ID, Offer | Ack | RapidAck | Inform | Nak) => w.put(&self.v4.our_addr.octets()),
             (option::LEASE_TIME, Offer | Ack | RapidAck) => w.u32(lease.valid),
-            (option::RENEWAL_TIME, Offer | Ack | RapidAck) if lease.valid != INFINITE => w.u32(lease.renewal),
-            (option::REBINDING_TIME, Offer | Ack | RapidAck) if lease.valid != INFINITE => {
+            (option::RENEWAL_TIME, Offer | Ack | RapidAck) if lease.renewal != INFINITE => {
+                w.u32(lease.renewal)
+            }
+            (option::REBINDING_TIME, Offer | Ack | RapidAck) if lease.rebinding != INFINITE => {
                 w.u32(lease.rebinding)
             }
             (option::RAPID_COMMIT, RapidAck) => Some(()),

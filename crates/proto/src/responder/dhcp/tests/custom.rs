@@ -19,7 +19,7 @@ fn options_are_added_replaced_and_removed() {
     let cfg = with(&[(42, &[192, 0, 2, 9]), (3, &[192, 0, 2, 7]), (6, &[]), (252, b"http://wpad/")]);
     // Asked for in this order: NTP servers, name servers, host name.
     let offer = ask(&cfg, &message(&[53, 1, 1, 55, 3, 42, 6, 12])).unwrap();
-    assert_eq!(offer.order, [53, 54, 51, 42, 12, 3, 252, 1, 26, 81, 119]);
+    assert_eq!(offer.order, [53, 54, 51, 42, 12, 1, 3, 252, 26, 81, 119]);
     assert_eq!(offer.options[&42], [192, 0, 2, 9]);
     assert_eq!(offer.options[&3], [192, 0, 2, 7]);
     assert_eq!(offer.options[&252], b"http://wpad/");
