@@ -244,7 +244,7 @@ pub(crate) const ROWS: &[Row] = &[
         setup: "
             peer -6 route add 2001:db8::2 via $(ip -br addr show dev eth0 | sed 's/.* fe80/fe80/; s,/.*,,') dev eth0
             ip addr add 192.0.2.2/32 dev lo
-            ip addr add 2001:db8::2/128 dev lo
+            ip addr add 2001:db8::2/128 dev lo nodad
             ip route add 192.0.2.1 dev eth0 src 192.0.2.2
             ip route add default via 192.0.2.1 src 192.0.2.2
             ip route add default via fe80::1 dev eth0 src 2001:db8::2

@@ -108,10 +108,11 @@ pub(crate) const ROWS: &[Row] = &[
             template: "eth1",
             addresses: &["203.0.113.2/24"],
             routes: &["default via 203.0.113.1"],
-            far: &["203.0.113.1"],
+            // Over which of the two the host goes is a matter of chance.
+            far: &[],
             near: &["203.0.113.2"],
             own: &["192.0.2.2"],
-            host: "",
+            host: "203.0.113.1",
             ..V4
         }),
         v6: Some(Family {
@@ -172,7 +173,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "source addresses of routes",
         setup: "
             ip addr add 192.0.2.3/24 dev eth0
-            ip addr add 2001:db8::3/64 dev eth0
+            ip addr add 2001:db8::3/64 dev eth0 nodad
             ip route replace default via 192.0.2.1 src 192.0.2.3
             ip -6 route replace default via 2001:db8::1 dev eth0 src 2001:db8::2
         ",

@@ -104,7 +104,7 @@ pub(crate) const HOST_V4: &str = "
 
 /// The host's IPv6 configuration in many rows.
 pub(crate) const HOST_V6: &str = "
-    ip addr add 2001:db8::2/64 dev eth0
+    ip addr add 2001:db8::2/64 dev eth0 nodad
     ip route add default via 2001:db8::1 dev eth0
 ";
 

@@ -2,12 +2,13 @@
 //! opens a socket, and ends.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{Error, ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use passt_tests::eventually;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 /// How long anything within an exchange may take.
@@ -38,7 +39,8 @@ pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> T
         setns(ns, CloneFlags::CLONE_NEWNET).expect("root may enter");
         work()
     };
-    std::thread::scope(|scope| scope.spawn(enter).join().expect("no panic inside"))
+    let joined = std::thread::scope(|scope| scope.spawn(enter).join());
+    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Both protocols at one port of a namespace.
@@ -51,8 +53,10 @@ impl Server {
     /// A server in the namespace at `ns`. An unspecified address stands for both families.
     pub(crate) fn new(ns: &Path, address: &str, port: u16) -> Self {
         let at = SocketAddr::new(address.parse().expect("an address"), port);
-        let bind = || (TcpListener::bind(at).expect("bind"), UdpSocket::bind(at).expect("bind"));
-        let (tcp, udp) = inside(ns, bind);
+        // A program that another thread is just starting may still have sockets of the last server.
+        let tcp = || eventually(&format!("bind TCP to {at}"), || TcpListener::bind(at).ok());
+        let udp = || eventually(&format!("bind UDP to {at}"), || UdpSocket::bind(at).ok());
+        let (tcp, udp) = inside(ns, || (tcp(), udp()));
         set_socket_timeout(&tcp, Timeout::Recv, Some(PATIENCE)).expect("a socket");
         udp.set_read_timeout(Some(PATIENCE)).expect("a socket");
         Self { tcp, udp }
@@ -68,9 +72,6 @@ impl Server {
     }
 
     fn tcp(&self, ns: &Path, to: SocketAddr) -> std::io::Result<SocketAddr> {
-        let step = |name: &'static str| {
-            move |error: std::io::Error| std::io::Error::new(error.kind(), format!("{name}: {error}"))
-        };
         let connect = || TcpStream::connect_timeout(&to, PATIENCE);
         let mut client = inside(ns, connect).map_err(step("connect"))?;
         let (mut server, seen) = self.tcp.accept().map_err(step("accept"))?;
@@ -82,14 +83,11 @@ impl Server {
         drop(client);
         match server.read(&mut [0]).map_err(step("end"))? {
             0 => Ok(seen),
-            _ => Err(std::io::Error::new(ErrorKind::InvalidData, "end: more data")),
+            _ => Err(other("end: more data")),
         }
     }
 
     fn udp(&self, ns: &Path, to: SocketAddr) -> std::io::Result<SocketAddr> {
-        let step = |name: &'static str| {
-            move |error: std::io::Error| std::io::Error::new(error.kind(), format!("{name}: {error}"))
-        };
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let client = inside(ns, || UdpSocket::bind(any).and_then(|s| s.connect(to).map(|()| s)));
         let client = client.map_err(step("connect"))?;
@@ -102,9 +100,18 @@ impl Server {
         self.udp.send_to(&[b'a'; DATAGRAM], seen).map_err(step("reply"))?;
         let count = client.recv(&mut buffer).map_err(step("answer"))?;
         let whole = whole && buffer[..count] == [b'a'; DATAGRAM];
-        let error = || std::io::Error::new(ErrorKind::InvalidData, "another datagram");
-        whole.then_some(seen).ok_or_else(error)
+        whole.then_some(seen).ok_or_else(|| other("another datagram"))
     }
+}
+
+/// Names the step of an exchange that failed.
+fn step(name: &str) -> impl Fn(Error) -> Error {
+    move |error| Error::new(error.kind(), format!("{name}: {error}"))
+}
+
+/// What came is not what was sent.
+fn other(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidData, what)
 }
 
 /// Moves bytes of one value from one end of a connection to the other.
@@ -113,7 +120,7 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, value: u8) -> std::io::Result<
     from.write_all(&[value; SIZE])?;
     to.read_exact(&mut buffer)?;
     let same = buffer == [value; SIZE];
-    same.then_some(()).ok_or_else(|| std::io::Error::new(ErrorKind::InvalidData, "other bytes"))
+    same.then_some(()).ok_or_else(|| other("other bytes"))
 }
 
 /// An address with a port, on the interface with index `scope` if it is link-local.
@@ -121,8 +128,8 @@ pub(crate) fn at(address: &str, port: u16, scope: u32) -> SocketAddr {
     match address.parse().expect("an address") {
         IpAddr::V4(address) => (address, port).into(),
         IpAddr::V6(address) => {
-            let scope = if Ipv6Addr::is_unicast_link_local(&address) { scope } else { 0 };
-            std::net::SocketAddrV6::new(address, port, 0, scope).into()
+            let scope = if address.is_unicast_link_local() { scope } else { 0 };
+            SocketAddrV6::new(address, port, 0, scope).into()
         }
     }
 }
