@@ -40,8 +40,12 @@ pub(crate) fn row(row: &Row) -> End {
 
 /// Whether the kernel can make links of a kind, tried in a namespace that ends with the command.
 fn knows(kind: &str) -> bool {
-    let make = format!("ip link add parent type veth && ip link add link parent name x type {kind} id 9");
-    let make = if kind == "vlan" { make } else { format!("ip link add name x type {kind}") };
+    let link = match kind {
+        "vlan" => "link parent name x type vlan id 9",
+        "macvlan" => "link parent name x type macvlan",
+        kind => &format!("name x type {kind}"),
+    };
+    let make = format!("ip link add parent type veth && ip link add {link}");
     let mut command = Command::new("unshare");
     Process::start(command.args(["--net", "sh", "-c", &make])).finish().status.success()
 }
@@ -103,14 +107,14 @@ impl<'r> Rig<'r> {
     fn without_guest(&self) -> (Seen, Seen) {
         let deadline = std::time::Duration::from_secs(8);
         let there = self.servers.iter().map(|(far, server)| {
-            let to = at(far, OUTSIDE, 0);
+            let to = at(far, OUTSIDE);
             let reach = || server.exchange(Protocol::Tcp, &self.host, to).ok();
             Ok(eventually_within(deadline, &format!("{}: the host reaches {far}", self.row.name), reach))
         });
         let there = there.collect();
         let server = Server::new(&self.host, "::", COMPARED);
         let here = self.near.iter().map(|near| {
-            let to = at(near, COMPARED, 0);
+            let to = at(near, COMPARED);
             let reach = || server.exchange(Protocol::Tcp, &self.peer, to).ok();
             Ok(eventually_within(deadline, &format!("{}: the peer reaches {near}", self.row.name), reach))
         });
@@ -127,17 +131,17 @@ impl<'r> Rig<'r> {
                 got => faults.push(format!("{protocol:?} {what}: {got:?}")),
             };
             for ((far, server), seen) in self.servers.iter().zip(there) {
-                let got = server.exchange(protocol, &inside, at(far, OUTSIDE, 0));
+                let got = server.exchange(protocol, &inside, at(far, OUTSIDE));
                 expect(format!("guest to {far}, seen as {seen:?}"), got, &|by| Ok(by) == *seen);
             }
             for (near, seen) in self.near.iter().zip(here) {
                 // By an address that the guest has a client gets through to that one.
                 let bound = if self.guest_has(near) { near } else { "::" };
-                let got = server(bound).exchange(protocol, &self.peer, at(near, INSIDE, 0));
+                let got = server(bound).exchange(protocol, &self.peer, at(near, INSIDE));
                 expect(format!("peer to {near}, seen as {seen:?}"), got, &|by| Ok(by) == *seen);
             }
             for address in self.near.iter().chain(&self.own).chain(&self.loopback) {
-                let got = server("::").exchange(protocol, &self.host, at(address, INSIDE, 0));
+                let got = server("::").exchange(protocol, &self.host, at(address, INSIDE));
                 expect(format!("host to {address}"), got, &|by| !by.is_loopback());
             }
         }
@@ -159,8 +163,7 @@ impl<'r> Rig<'r> {
             }
             let server = Server::new(&self.host, address, LOOPBACK);
             for protocol in Protocol::BOTH {
-                // The guest's interface is the second one.
-                let got = server.exchange(protocol, inside, at(gateway, LOOPBACK, 2));
+                let got = server.exchange(protocol, inside, at(gateway, LOOPBACK));
                 if got.as_ref().ok().is_none_or(|by| !by.is_loopback()) {
                     faults.push(format!("{protocol:?} guest to the host by {gateway}: {got:?}"));
                 }

@@ -24,7 +24,13 @@ const SECOND4: Family = Family {
 
 pub(crate) const ROWS: &[Row] = &[
     Row { name: "both families", ..ROW },
-    Row { name: "IPv4, link-local IPv6", base: Base::V4, v6: Some(LOCAL6), ..ROW },
+    Row {
+        name: "IPv4, link-local IPv6",
+        base: Base::V4,
+        setup: "ip addr add fe80::2/64 dev eth0 nodad",
+        v6: Some(Family { near: &["fe80::2"], ..LOCAL6 }),
+        ..ROW
+    },
     Row { name: "IPv6 alone", base: Base::V6, v4: Some(LOCAL4), ..ROW },
     Row {
         name: "IPv6 disabled everywhere",

@@ -94,6 +94,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "bridge",
+        needs: &["bridge"],
         setup: "
             ip link add br0 type bridge
             ip link set eth0 master br0
@@ -107,6 +108,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "a bridge of containers beside",
+        needs: &["bridge"],
         setup: "
             ip link add br0 type bridge
             ip link set br0 up
@@ -118,7 +120,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row {
         name: "macvlan",
-        needs: &["bridge"],
+        needs: &["macvlan"],
         setup: "
             ip link add link eth0 name mv0 type macvlan mode bridge
             ip link set mv0 up

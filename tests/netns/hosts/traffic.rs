@@ -12,7 +12,7 @@ use passt_tests::eventually;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 /// How long anything within an exchange may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes that go each way: more than a packet on a usual link, fewer than a socket's buffer takes.
 const SIZE: usize = 6000;
 /// Bytes of a datagram, which fit any link.
@@ -123,12 +123,12 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, value: u8) -> std::io::Result<
     same.then_some(()).ok_or_else(|| other("other bytes"))
 }
 
-/// An address with a port, on the interface with index `scope` if it is link-local.
-pub(crate) fn at(address: &str, port: u16, scope: u32) -> SocketAddr {
+/// An address with a port. Link-local ones are on the first interface after the loopback.
+pub(crate) fn at(address: &str, port: u16) -> SocketAddr {
     match address.parse().expect("an address") {
         IpAddr::V4(address) => (address, port).into(),
         IpAddr::V6(address) => {
-            let scope = if address.is_unicast_link_local() { scope } else { 0 };
+            let scope = if address.is_unicast_link_local() { 2 } else { 0 };
             SocketAddrV6::new(address, port, 0, scope).into()
         }
     }
