@@ -1,8 +1,9 @@
 //! One row: its namespaces, its traffic without the program under test, and what a guest has.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use passt_tests::{Guest, Net, Place as _, Process, User, eventually_within};
 
@@ -19,6 +20,9 @@ const OUTSIDE: u16 = 5001;
 const COMPARED: u16 = 7002;
 /// A port of the host's loopback.
 const LOOPBACK: u16 = 7003;
+
+/// How long host and peer may take to reach each other.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tries a row.
 pub(crate) fn row(row: &Row) -> End {
@@ -80,12 +84,13 @@ struct Rig<'r> {
     near: Vec<&'static str>,
     own: Vec<&'static str>,
     loopback: Vec<&'static str>,
+    /// Addresses that stand for the host's loopback.
     gateways: Vec<&'static str>,
     row: &'r Row,
 }
 
 /// Whom servers saw, in the order of the addresses of a [`Rig`].
-type Seen = Vec<Outcome>;
+type Seen = Vec<IpAddr>;
 
 impl<'r> Rig<'r> {
     fn new(net: &Net, row: &'r Row) -> Self {
@@ -105,24 +110,23 @@ impl<'r> Rig<'r> {
     /// Whom the peer sees where the host is the client, and whom the host sees as server. It is
     /// tried for a while: the first packets after a link came up may be lost.
     fn without_guest(&self) -> (Seen, Seen) {
-        let deadline = std::time::Duration::from_secs(8);
+        let try_on = |what: String, server: &Server, ns: &Path, to: SocketAddr| {
+            eventually_within(PATIENCE, &what, || server.exchange(Protocol::Tcp, ns, to).ok())
+        };
         let there = self.servers.iter().map(|(far, server)| {
-            let to = at(far, OUTSIDE);
-            let reach = || server.exchange(Protocol::Tcp, &self.host, to).ok();
-            Ok(eventually_within(deadline, &format!("{}: the host reaches {far}", self.row.name), reach))
+            try_on(format!("the host reaches {far}"), server, &self.host, at(far, OUTSIDE))
         });
         let there = there.collect();
         let server = Server::new(&self.host, "::", COMPARED);
-        let here = self.near.iter().map(|near| {
-            let to = at(near, COMPARED);
-            let reach = || server.exchange(Protocol::Tcp, &self.peer, to).ok();
-            Ok(eventually_within(deadline, &format!("{}: the peer reaches {near}", self.row.name), reach))
-        });
+        let here = self
+            .near
+            .iter()
+            .map(|near| try_on(format!("the peer reaches {near}"), &server, &self.peer, at(near, COMPARED)));
         (there, here.collect())
     }
 
     /// The same with a guest in the host's place, and what only a guest has.
-    fn with_guest(&self, guest: &Guest, there: &Seen, here: &Seen, faults: &mut Vec<String>) {
+    fn with_guest(&self, guest: &Guest, there: &[IpAddr], here: &[IpAddr], faults: &mut Vec<String>) {
         let inside = PathBuf::from(format!("/proc/{}/ns/net", guest.holder()));
         let server = |address: &str| Server::new(&inside, address, INSIDE);
         for protocol in Protocol::BOTH {
@@ -132,13 +136,13 @@ impl<'r> Rig<'r> {
             };
             for ((far, server), seen) in self.servers.iter().zip(there) {
                 let got = server.exchange(protocol, &inside, at(far, OUTSIDE));
-                expect(format!("guest to {far}, seen as {seen:?}"), got, &|by| Ok(by) == *seen);
+                expect(format!("guest to {far}, seen as {seen}"), got, &|by| by == *seen);
             }
             for (near, seen) in self.near.iter().zip(here) {
                 // By an address that the guest has a client gets through to that one.
                 let bound = if self.guest_has(near) { near } else { "::" };
                 let got = server(bound).exchange(protocol, &self.peer, at(near, INSIDE));
-                expect(format!("peer to {near}, seen as {seen:?}"), got, &|by| Ok(by) == *seen);
+                expect(format!("peer to {near}, seen as {seen}"), got, &|by| by == *seen);
             }
             for address in self.near.iter().chain(&self.own).chain(&self.loopback) {
                 let got = server("::").exchange(protocol, &self.host, at(address, INSIDE));
