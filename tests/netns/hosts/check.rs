@@ -62,7 +62,7 @@ fn set_up(net: &Net, row: &Row) {
         Base::V6 => &[LINK, HOST_V6],
         Base::Both => &[LINK, HOST_V4, HOST_V6],
     };
-    let script = format!("set -e\n{PRELUDE}{}{}", base.concat(), row.setup);
+    let script = format!("set -e\n{PRELUDE}{}{}\nsettle", base.concat(), row.setup);
     let mut command = net.host.command("env");
     command.arg(format!("PEER={}", net.peer.name())).args(["sh", "-c", &script]);
     let finished = Process::start(&mut command).finish();

@@ -22,7 +22,7 @@ pub(crate) const ROWS: &[Row] = &[
             ip addr add 192.0.2.2 peer 192.0.2.1 dev eth0
             ip addr add 2001:db8::2 peer 2001:db8::1 dev eth0
             ip route add default via 192.0.2.1
-            ip route add default via 2001:db8::1
+            again ip route add default via 2001:db8::1
         ",
         v4: Some(Family { addresses: &["192.0.2.2 peer 192.0.2.1/32"], ..V4 }),
         v6: Some(Family { addresses: &["2001:db8::2 peer 2001:db8::1/128"], ..V6 }),
@@ -205,10 +205,8 @@ pub(crate) const ROWS: &[Row] = &[
             ip route add default via 203.0.113.1 metric 10
             ip route add default via 192.0.2.1 metric 20
             peer link set eth1 down
-            for i in $(seq 250); do
-                ip route | grep -q linkdown && break
-                sleep 0.02
-            done
+            noticed() { ip route | grep -q linkdown; }
+            again noticed
         ",
         v4: Some(Family {
             routes: &["default via 192.0.2.1 metric 20"],
@@ -231,10 +229,8 @@ pub(crate) const ROWS: &[Row] = &[
         name: "the only interface has no carrier",
         setup: "
             peer link set eth0 down
-            for i in $(seq 250); do
-                ip route | grep -q linkdown && break
-                sleep 0.02
-            done
+            noticed() { ip route | grep -q linkdown; }
+            again noticed
         ",
         v4: Some(Family { far: &[], near: &[], own: &["192.0.2.2"], ..V4 }),
         v6: Some(Family { far: &[], near: &[], own: &["2001:db8::2"], ..V6 }),
@@ -244,6 +240,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "the addresses are on the loopback",
         base: Base::Link,
         setup: "
+            until_shown fe80
             peer -6 route add 2001:db8::2 via $(ip -br addr show dev eth0 | sed 's/.* fe80/fe80/; s,/.*,,') dev eth0
             ip addr add 192.0.2.2/32 dev lo
             ip addr add 2001:db8::2/128 dev lo nodad

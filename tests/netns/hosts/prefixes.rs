@@ -335,6 +335,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "tentative address, which is waited for",
         setup: "
+            settle() { :; }
             tune net/ipv6/conf/eth0/accept_dad 1
             tune net/ipv6/conf/eth0/router_solicitation_delay 0
             ip addr add 2001:db8::2/64 dev eth0
@@ -357,6 +358,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "optimistic address",
         setup: "
+            settle() { :; }
             tune net/ipv6/conf/eth0/accept_dad 1
             tune net/ipv6/conf/eth0/optimistic_dad 1
             ip addr add 2001:db8::2/64 dev eth0 optimistic

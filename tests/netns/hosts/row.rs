@@ -76,14 +76,20 @@ pub(crate) const PRELUDE: &str = "
         shift
         for address in $*; do peer addr add $address dev $name; done
     }
-    # Waits, not longer than five seconds, until ip shows an address of eth0 with a word.
-    until_shown() {
+    # Tries a command until it succeeds, for five seconds.
+    again() {
         for i in $(seq 250); do
-            ip -o addr show dev eth0 | grep -q $1 && return
+            $* 2>/dev/null && return
             sleep 0.02
         done
-        return 1
+        $*
     }
+    # Waits until ip shows an address of eth0 with a word.
+    shown() { ip -o addr show dev eth0 | grep -q $1; }
+    until_shown() { again shown $1; }
+    # At the end: until the kernel is done with addresses, which are used or not meanwhile.
+    settled() { ! { ip -o -6 addr show tentative; peer -o -6 addr show tentative; } | grep -qv dadfailed; }
+    settle() { again settled; }
 ";
 
 /// The link and the peer's addresses. The peer asks on the link for whatever address it has no
