@@ -234,7 +234,7 @@ fn connections_stay_with_their_station() {
     let _limits = usual_limits();
     let mut guest = Guest::served(OFFLOAD, 1500);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let Connected { mut peer, .. } = guest.connect(&listener, 40_000);
+    let Connected { mut peer, remote, next, .. } = guest.connect(&listener, 40_000);
     let mut hello = |guest: &mut Guest| {
         guest.worker.context().core.link.to_guest.clear();
         peer.write_all(b"hello").unwrap();
@@ -246,4 +246,7 @@ fn connections_stay_with_their_station() {
     assert_eq!(hello(&mut guest), [4]);
     claim(&mut guest, 6);
     assert_eq!(hello(&mut guest), [6]);
+    guest.segment(remote, &next, &[]);
+    guest.turn();
+    assert_eq!(hello(&mut guest), [4]);
 }
