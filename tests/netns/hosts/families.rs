@@ -140,7 +140,7 @@ pub(crate) const ROWS: &[Row] = &[
             ip -6 route del default
         ",
         options: "-i eth0",
-        v4: Some(Family { routes: &[], far: &["192.0.2.1"], host: "", ..V4 }),
+        v4: Some(Family { routes: &["169.254.2.2"], far: &["192.0.2.1"], host: "", ..V4 }),
         v6: Some(Family { routes: &[], far: &["2001:db8::1"], host: "", ..V6 }),
         ..ROW
     },
@@ -150,7 +150,7 @@ pub(crate) const ROWS: &[Row] = &[
             ip route del default
             ip -6 route del default
         ",
-        v4: Some(Family { routes: &[], far: &["192.0.2.1"], host: "", ..V4 }),
+        v4: Some(Family { routes: &["169.254.2.2"], far: &["192.0.2.1"], host: "", ..V4 }),
         v6: Some(Family { routes: &[], far: &["2001:db8::1"], host: "", ..V6 }),
         ..ROW
     },
@@ -164,7 +164,7 @@ pub(crate) const ROWS: &[Row] = &[
             ip rule add from all lookup 100
             ip -6 rule add from all lookup 100
         ",
-        v4: Some(Family { routes: &[], far: &["192.0.2.1"], host: "", ..V4 }),
+        v4: Some(Family { routes: &["169.254.2.2"], far: &["192.0.2.1"], host: "", ..V4 }),
         v6: Some(Family { routes: &[], far: &["2001:db8::1"], host: "", ..V6 }),
         ..ROW
     },

@@ -218,7 +218,10 @@ impl Seen {
             gateway: default.and_then(|h| h.gateway),
             routes: routes().filter_map(|r| copyable(r, index)).collect(),
         };
-        let anything = !template.addresses.is_empty() || !template.routes.is_empty();
+        // An address that is borrowed is of no use where no route leads.
+        let has_own =
+            self.addresses.iter().any(|a| a.global && a.index == index && a.ip.addr.is_ipv6() == v6);
+        let anything = has_own && !template.addresses.is_empty() || !template.routes.is_empty();
         anything.then_some(template)
     }
 

@@ -226,7 +226,6 @@ impl Net {
         if let (Some(first), Some(len), false) = (own.first_mut(), config.guest.prefix_len, v6) {
             first.prefix_len = len;
         }
-        let primary = given.or(own.first().copied());
         let gateway = of(&config.guest.gateway, v6).or(template.gateway);
         let link_local = gateway.filter(|g| matches!(g, IpAddr::V6(g) if g.is_unicast_link_local()));
         let ours = if v6 {
@@ -235,9 +234,17 @@ impl Net {
             gateway.unwrap_or(OUR_V4.into())
         };
 
+        let copies_routes = config.pasta().is_some_and(|p| either(p.copy_routes, v6));
+        if copies_routes {
+            // The kernel's own would stand beside those of the host, with another metric or source.
+            for address in &mut own {
+                address.no_prefix_route = true;
+            }
+        }
+        let primary = given.or(own.first().copied());
         let copied = config.pasta().is_some_and(|p| either(p.copy_addrs, v6)) && given.is_none();
         let mut addresses = if copied { own } else { primary.into_iter().collect() };
-        let routes = if config.pasta().is_some_and(|p| either(p.copy_routes, v6)) {
+        let routes = if copies_routes {
             Routes::Copied(template.routes.clone())
         } else {
             for address in &mut addresses {
@@ -277,11 +284,11 @@ impl Net {
         }
     }
 
-    /// Has the guest's names for others, for which we answer on the link, be reached there where no
-    /// route that was copied leads to them.
+    /// Has the guest's names for others and for us, for which we answer on the link, be reached there
+    /// where no route that was copied leads to them.
     fn lead_to(&mut self, names: &guest::FamilyConfig) {
         let FamilyConfig { addresses, routes: Routes::Copied(routes) } = &mut self.family else { return };
-        let names = [names.dns_forward, names.host_loopback, names.host_itself];
+        let names = [names.dns_forward, names.host_loopback, names.host_itself, names.ours];
         for name in names.into_iter().flatten().map(Addr::ip) {
             let is_near = |own: &IfAddr| {
                 !own.no_prefix_route && route::is_within(name, own.peer.unwrap_or(own.addr), own.prefix_len)

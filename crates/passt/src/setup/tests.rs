@@ -256,12 +256,13 @@ fn names_have_a_way() {
     };
     let names = "--dns-forward 169.254.1.1 --map-guest-addr 192.0.2.99 --map-host-loopback 10.9.0.1";
     let (dns, itself, loopback) = ("169.254.1.1/32", "192.0.2.99/32", "10.9.0.1/32");
+    let ours = "169.254.2.2/32";
     let cases: [(_, Vec<_>, &[&str]); 6] = [
-        ("", vec![], &[]),
-        (names, vec![], &[dns, loopback, itself]),
-        (names, vec![to("192.0.2.0", 24, None)], &[dns, loopback]),
+        ("", vec![], &[ours]),
+        (names, vec![], &[dns, loopback, itself, ours]),
+        (names, vec![to("192.0.2.0", 24, None)], &[dns, loopback, ours]),
         (names, vec![to("0.0.0.0", 0, Some("192.0.2.1"))], &[]),
-        (names, vec![to("10.0.0.0", 8, Some("192.0.2.1")), to("192.0.2.99", 32, None)], &[dns]),
+        (names, vec![to("10.0.0.0", 8, Some("192.0.2.1")), to("192.0.2.99", 32, None)], &[dns, ours]),
         ("--no-copy-routes --dns-forward 169.254.1.1", vec![], &[]),
     ];
     for (args, routes, added) in cases {
