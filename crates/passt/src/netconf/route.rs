@@ -87,6 +87,24 @@ pub fn covers(route: &RouteMessage, addr: IpAddr) -> bool {
     len == 0 || destination(route).is_some_and(|network| is_within(addr, network, len))
 }
 
+/// Whether a route is to the network of an address of its interface, but is not the one that the
+/// kernel adds along with such an address: its metric is another, or its source.
+pub fn replaces_own(route: &RouteMessage, addr: IpAddr, prefix_len: u8) -> bool {
+    // `IP6_RT_PRIO_ADDRCONF` (`include/net/ip6_route.h`); none in IPv4.
+    let (mut metric, usual, mut source) = (0, if addr.is_ipv4() { 0 } else { 256 }, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Priority(own) => metric = *own,
+            RouteAttribute::PrefSource(own) => source = ip(own),
+            _ => {}
+        }
+    }
+    let is_to_network = route.header.destination_prefix_length == prefix_len
+        && destination(route).is_some_and(|network| is_within(addr, network, prefix_len));
+    let is_usual = metric == usual && source.is_none_or(|source| source == addr);
+    is_to_network && hops(route).iter().all(|hop| hop.gateway.is_none()) && !is_usual
+}
+
 /// A route to the link, to a single address or to everything.
 pub fn on_link(v6: bool, addr: Option<IpAddr>) -> RouteMessage {
     let mut route = RouteMessage::default();

@@ -236,9 +236,10 @@ impl Net {
 
         let copies_routes = config.pasta().is_some_and(|p| either(p.copy_routes, v6));
         if copies_routes {
-            // The kernel's own would stand beside those of the host, with another metric or source.
-            for address in &mut own {
-                address.no_prefix_route = true;
+            // The kernel's own would stand beside that of the host.
+            for own in &mut own {
+                let replaces = |known| route::replaces_own(known, own.addr, own.prefix_len);
+                own.no_prefix_route |= template.routes.iter().any(replaces);
             }
         }
         let primary = given.or(own.first().copied());
