@@ -141,15 +141,16 @@ fn assert_descriptors(pid: u32, expected: Expected) {
     assert_eq!(open, wanted, "{expected:?}");
 }
 
-/// Of pasta with a command: the two sockets ask the kernel what listens, the namespace's thread
-/// tells by a counter.
-const COMMAND: &[&str] = &["eventfd", "eventpoll", "pidfd", "signalfd", "socket", "socket", "status", "tun"];
+/// Of pasta with a command: two sockets ask the kernel what listens, one tells of neighbours, the
+/// namespace's thread tells by a counter.
+const COMMAND: &[&str] =
+    &["eventfd", "eventpoll", "pidfd", "signalfd", "socket", "socket", "socket", "status", "tun"];
 /// Of pasta for a namespace that exists, in the background.
-const NAMESPACE: &[&str] = &["eventfd", "eventpoll", "inotify", "socket", "socket", "tun"];
-/// Of passt, which listens, and keeps a descriptor for who comes.
-const MACHINE: &[&str] = &["eventpoll", "socket", "socket"];
+const NAMESPACE: &[&str] = &["eventfd", "eventpoll", "inotify", "socket", "socket", "socket", "tun"];
+/// Of passt, which listens, keeps a descriptor for who comes, and is told of neighbours.
+const MACHINE: &[&str] = &["eventpoll", "socket", "socket", "socket"];
 /// The same in the background: the others name who comes.
-const MACHINE_BEHIND: &[&str] = &["eventpoll", "fdinfo", "pidfd", "socket", "socket"];
+const MACHINE_BEHIND: &[&str] = &["eventpoll", "fdinfo", "pidfd", "socket", "socket", "socket"];
 
 #[test]
 fn pasta_with_a_command() {
