@@ -69,7 +69,7 @@ pub struct Core<L> {
     /// Where frames are recorded, if they are.
     pub capture: Option<Arc<dyn Capture>>,
     /// What the guest is told; also its MTU, our address and families that are on.
-    pub services: responder::Config,
+    pub services: Box<responder::Config>,
     /// What is known about the guest.
     pub guest: Known,
     /// Neighbours of the host.
@@ -137,7 +137,7 @@ impl<L: Link> Core<L> {
             now,
             counters: Counters::default(),
             capture: None,
-            services: services.clone(),
+            services: Box::new(services.clone()),
             guest: Known::new(configured),
             outbound: outbound.clone(),
             neighbours: Neighbours::new(),

@@ -19,7 +19,7 @@ const MOST_OF_DEBUGGING: u32 = 1000;
 /// How long they are counted for, from the first one on.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Places that are counted apart; any others are counted together.
-const PLACES: usize = 12;
+const PLACES: usize = 8;
 
 /// Counts lines.
 #[derive(Debug)]
