@@ -292,7 +292,7 @@ fn engine_options(
     }
     let cli::Services { tcp, udp, icmp, .. } = config.services;
     Ok(EngineOptions {
-        services: setup.responder,
+        services: *setup.responder,
         guest: setup.guest,
         outbound,
         protocols: Protocols { tcp, udp, icmp },

@@ -43,7 +43,7 @@ pub enum SetupError {
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// What the guest is told by ARP, NDP, DHCP and DHCPv6. A family that is `None` is off.
-    pub responder: responder::Config,
+    pub responder: Box<responder::Config>,
     /// Which addresses stand for which.
     pub guest: Configured,
     /// Interfaces that sockets towards the network are bound to.
@@ -101,7 +101,7 @@ impl Setup {
                 net.lead_to(family);
             }
         }
-        let responder = responder::Config {
+        let responder = Box::new(responder::Config {
             our_mac: config.mac,
             mtu: config.mtu.unwrap_or(0),
             v4: nets.v4.as_ref().and_then(|n| n.responder_v4(&dns)),
@@ -111,7 +111,7 @@ impl Setup {
             fqdn: config.guest.fqdn.as_deref().and_then(|n| name(n, &mut warnings)),
             services: services(config, nets.v6.as_ref()),
             custom: config.custom.clone(),
-        };
+        });
         let template = PerFamily {
             v4: nets.v4.as_ref().and_then(|n| n.template.clone()),
             v6: nets.v6.as_ref().and_then(|n| n.template.clone()),
