@@ -24,7 +24,7 @@ fn cases() -> impl Iterator<Item = (Side, Bypass, [&'static str; 2])> {
 }
 
 fn engine(bypass: Bypass) -> Engine {
-    let mut engine = Engine::new(bypass);
+    let mut engine = Engine::with_room(bypass, 1024);
     engine.worker.context().core.guest.change(|guest| {
         guest.configured.v4.assigned = [ip("127.0.0.1").into()].into_iter().collect();
         guest.configured.v6.assigned = [ip("::1").into()].into_iter().collect();
@@ -95,5 +95,57 @@ fn nobody_by_either() {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{side:?} {bypass:?} {address} {circle}");
             assert_eq!(engine.worker.flow_count(), 0);
         }
+    }
+}
+
+/// However many clients come at once, each is served: who was accepted waits for sockets of the
+/// namespace, which are made by another thread.
+#[test]
+fn a_crowd_that_is_served_by_the_other_family() {
+    const CROWD: usize = 300;
+    let _limits = usual_limits();
+    for ((side, bypass, [address, other]), early) in cases().flat_map(|case| [(case, true), (case, false)]) {
+        let mut engine = engine(bypass);
+        let server = TcpListener::bind((other, 0)).unwrap();
+        rustix::net::listen(&server, 2 * i32::try_from(CROWD).unwrap()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let to = server.local_addr().unwrap().port();
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        engine.forward_any(Protocol::Tcp, side, address, port, to);
+        let mut clients: Vec<_> = (0..CROWD).map(|_| TcpStream::connect((address, port)).unwrap()).collect();
+        let speak = |clients: &mut [TcpStream]| {
+            for (client, number) in clients.iter_mut().zip(0_u32..) {
+                client.write_all(&number.to_be_bytes()).unwrap();
+            }
+        };
+        if early {
+            speak(&mut clients);
+        }
+        let mut served = Vec::new();
+        for _ in 0..200_000 {
+            // Without waiting for the thread that makes sockets.
+            engine.worker.turn(engine.now).unwrap();
+            served.extend(std::iter::from_fn(|| server.accept().ok()).map(|(stream, _)| stream));
+            if served.len() == CROWD {
+                break;
+            }
+        }
+        clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+        let reset = clients.iter_mut().filter_map(|client| client.read(&mut [0]).err());
+        let reset = reset.filter(|error| error.kind() != ErrorKind::WouldBlock).count();
+        assert_eq!((served.len(), reset), (CROWD, 0), "{side:?} {bypass:?} {address}");
+        if !early {
+            speak(&mut clients);
+        }
+        (0..20).for_each(|_| engine.turn());
+        let mut number = |mut stream: TcpStream| {
+            let mut number = [0; 4];
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.read_exact(&mut number).unwrap();
+            u32::from_be_bytes(number)
+        };
+        let mut numbers: Vec<_> = served.into_iter().map(&mut number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..u32::try_from(CROWD).unwrap()));
     }
 }

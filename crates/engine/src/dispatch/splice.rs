@@ -14,7 +14,7 @@ use crate::forward::Across;
 use crate::forward::pressure::Ticket;
 use crate::link::Link;
 use crate::protocols::Verdict;
-use crate::protocols::splice::{self, Opening, SpliceFlow};
+use crate::protocols::splice::{self, Attempt, SpliceFlow};
 
 /// A client that a listening socket accepted, and its destination.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ impl<L: Link> Engine<L> {
                 return splice::refuse(&fd, DropReason::Socket);
             }
         };
-        let opening = connecting.then(|| Opening::new(ticket, self.unless_circular(&key, across.other)));
-        let flow = SpliceFlow::new(fd, other, opening, self.ctx.core.now);
+        let attempt = connecting.then(|| Attempt::new(ticket, self.unless_circular(&key, across.other)));
+        let flow = SpliceFlow::new(fd, other, attempt, self.ctx.core.now);
         let handle = self.flows.insert(key, Flow::Splice(flow)).map_err(|_| DropReason::TableFull)?;
         let inbound = &mut self.ctx.ports.inbound;
         inbound.begun(handle.index, InboundClass::connections(side), listener, self.ctx.core.now);
@@ -78,6 +78,19 @@ impl<L: Link> Engine<L> {
         let first = splice::connect(ports, from, target);
         // Where a family is off, or nobody can be reached by it.
         first.or_else(|error| other.map_or(Err(error), |other| splice::connect(ports, from, other)))
+    }
+
+    /// Goes on with connections that lacked sockets of the namespace.
+    pub(crate) fn resume_across(&mut self) {
+        if !std::mem::take(&mut self.ctx.ports.lacking) {
+            return;
+        }
+        for slot in 0..self.flows.slots() {
+            self.with_slot(slot, |ctx, common, handle, key, flow| match flow {
+                Flow::Splice(flow) if flow.waits() => flow.again(ctx, &mut common.splice, handle, key),
+                _ => Verdict::Keep,
+            });
+        }
     }
 
     /// A target that does not lead back to where a connection came from.

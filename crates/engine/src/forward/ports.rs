@@ -52,6 +52,8 @@ pub struct Ports {
     pub(crate) inbound: Inbound,
     /// Sockets of the guest's namespace.
     pub(crate) stock: Stock,
+    /// Connections across lack a socket of the guest's namespace, which is being made.
+    pub(crate) lacking: bool,
     /// Orders sockets in the guest's namespace; `None` without one.
     pub(crate) supply: Option<Supply>,
 }
@@ -65,6 +67,7 @@ impl Ports {
             inbound: Inbound::new(max_flows),
             stock: Stock::new(pressure.descriptors()),
             pressure,
+            lacking: false,
             supply: None,
         }
     }
@@ -86,7 +89,7 @@ impl Ports {
     }
 
     /// A socket of the family of `target`, on the side that what comes in on side `from` goes to;
-    /// `ENETUNREACH` if there is no way into the namespace.
+    /// `ENETUNREACH` if there is no way into the namespace, `EAGAIN` while sockets are made there.
     pub(crate) fn socket_across(
         &mut self,
         from: Side,

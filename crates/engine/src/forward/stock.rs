@@ -72,12 +72,13 @@ impl Stock {
         (self.shelves.iter().map(|shelf| shelf.sockets.len()).sum(), most)
     }
 
-    /// A socket in the namespace.
+    /// A socket in the namespace; `EAGAIN` while they are being made, `ENFILE` where that failed.
     pub(crate) fn take(&mut self, supply: &Supply, kind: Kind) -> io::Result<OwnedFd> {
         let shelf = self.shelves.iter_mut().find(|shelf| shelf.kind == kind).ok_or(Errno::INVAL)?;
         shelf.failed &= shelf.ordered;
         shelf.order(supply, self.orders);
-        shelf.sockets.pop().ok_or(Errno::NFILE.into())
+        let none = if shelf.failed { Errno::NFILE } else { Errno::AGAIN };
+        shelf.sockets.pop().ok_or(none.into())
     }
 
     /// Takes what was ordered and is there.

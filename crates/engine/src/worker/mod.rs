@@ -188,9 +188,11 @@ impl<L: Link> Worker<L> {
                     end = Some(number);
                 }
                 Token::External(_) => {}
-                // Who waited for sockets goes on at the end of the round.
+                // Listening sockets that waited for others go on at the end of the round: connections
+                // that were accepted come first.
                 Token::Inside => {
                     process.inside(&mut engine.ctx);
+                    engine.resume_across();
                     external.progressed(&mut Control { engine, process });
                 }
                 Token::Listener(number) => engine.listener_event(number, flags),
@@ -227,7 +229,8 @@ impl<L: Link> Worker<L> {
     /// Whether something waits for the thread in the namespace: for tests with a clock of their
     /// own.
     pub fn awaits_namespace(&self) -> bool {
-        self.engine.ctx.ports.pressure.awaits_sockets() || self.process.awaits_namespace()
+        let ports = &self.engine.ctx.ports;
+        ports.pressure.awaits_sockets() || ports.lacking || self.process.awaits_namespace()
     }
 
     /// How often something was dropped for `reason`.

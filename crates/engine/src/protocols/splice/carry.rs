@@ -23,6 +23,9 @@ impl SpliceFlow {
         handle: Handle,
         from: Peer,
     ) -> io::Result<()> {
+        if self.waits() {
+            return Ok(());
+        }
         self.ways[from].taken = 0;
         let moved = self.steps(ctx, splice, handle, from);
         let taken = self.ways[from].taken;

@@ -12,6 +12,7 @@
 //!
 //! Not here: timers. Both peers' kernels are this machine's, and tell of every end.
 
+mod attempt;
 mod carry;
 mod facts;
 mod pipe;
@@ -31,12 +32,13 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
+pub(crate) use self::attempt::Attempt;
 use self::pipe::{Pipe, Pipes};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
 use crate::core::{Handle, Token};
 use crate::flow::account::Account;
-use crate::flow::{Key, Side, Via};
+use crate::flow::{Key, Side};
 use crate::forward::pressure::Ticket;
 use crate::forward::{Context, Ports};
 use crate::link::Link;
@@ -94,25 +96,8 @@ pub struct SpliceFlow {
     /// Data from each to the other.
     ways: Pair<Half>,
     /// Until the kernel says that the target accepted.
-    connecting: Option<Opening>,
+    connecting: Option<Attempt>,
     account: Account,
-}
-
-/// What a connection needs until the target accepts.
-#[derive(Debug)]
-pub(crate) struct Opening {
-    /// The client's.
-    ticket: Ticket,
-    /// Tried where nobody listens at the target: its other name.
-    other: Option<Endpoint>,
-    /// Nobody does.
-    refused: bool,
-}
-
-impl Opening {
-    pub(crate) fn new(ticket: Ticket, other: Option<Endpoint>) -> Self {
-        Self { ticket, other, refused: false }
-    }
 }
 
 #[derive(Debug)]
@@ -266,7 +251,7 @@ impl Half {
 
 impl SpliceFlow {
     /// From an accepted client to the socket that was made for it, which may be `connecting`.
-    pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Opening>, now: Instant) -> Self {
+    pub(crate) fn new(client: OwnedFd, target: OwnedFd, connecting: Option<Attempt>, now: Instant) -> Self {
         let ends = Pair { client: End::new(client), target: End::new(target) };
         let ways = Pair { client: Half::new(), target: Half::new() };
         Self { ends, ways, connecting, account: Account::new(now) }
@@ -315,6 +300,9 @@ impl SpliceFlow {
         this: Peer,
         events: EventFlags,
     ) -> Verdict {
+        if this == Peer::Target && self.is_stale(ctx) {
+            return Verdict::Keep;
+        }
         if events.contains(EventFlags::ERR)
             && let Some(error) = socket_error(&self.ends[this].fd)
         {
@@ -358,35 +346,6 @@ impl SpliceFlow {
         self.verdict(ctx, splice, handle, key, Peer::Client, Ok(()))
     }
 
-    /// Whether an error of an end means that the target is to be tried by its other name.
-    fn is_refused(&mut self, end: Peer, error: Errno) -> bool {
-        let Some(opening) = &mut self.connecting else { return false };
-        let refused = end == Peer::Target && error == Errno::CONNREFUSED && opening.other.is_some();
-        opening.refused |= refused;
-        refused
-    }
-
-    /// The target's other name, once nobody was found to listen there.
-    fn take_other(&mut self) -> Option<Endpoint> {
-        let opening = self.connecting.as_mut()?;
-        std::mem::take(&mut opening.refused).then(|| opening.other.take())?
-    }
-
-    /// Connects to `other` in the place of the target.
-    fn connect_to<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        handle: Handle,
-        key: &Key,
-        other: Endpoint,
-    ) -> io::Result<()> {
-        let Via::Bypass(side) = key.via else { return Ok(()) };
-        log::debug!("{key}: to {other}");
-        let (fd, _) = connect(&mut ctx.ports, side, other)?;
-        self.ends[Peer::Target] = End { watched_for_room: true, ..End::new(fd) };
-        self.watch(ctx, handle, Peer::Target)
-    }
-
     /// The target accepted.
     fn connected<L>(&mut self, ctx: &mut Context<L>, handle: Handle) {
         if self.connecting.take().is_some() {
@@ -402,7 +361,7 @@ impl SpliceFlow {
     /// Its ticket while the target has not accepted, and whether the client has finished by then.
     pub(crate) fn opening(&self) -> Option<(&Ticket, bool)> {
         let finished = self.ends[Peer::Client].finished || self.ways[Peer::Client].state == State::Ending;
-        Some((&self.connecting.as_ref()?.ticket, finished))
+        Some((self.connecting.as_ref()?.ticket(), finished))
     }
 
     /// What becomes of the flow after data was `carried` away `from` an end.
@@ -413,12 +372,9 @@ impl SpliceFlow {
         handle: Handle,
         key: &Key,
         from: Peer,
-        mut carried: io::Result<()>,
+        carried: io::Result<()>,
     ) -> Verdict {
-        if let Some(other) = self.take_other() {
-            carried = self.connect_to(ctx, handle, key, other);
-        }
-        if let Err(error) = carried {
+        if let Err(error) = carried.and_then(|()| self.try_other(ctx, handle, key)) {
             log::debug!("{key}: {error}");
             // What the other end sent before it broke is passed on first.
             (self.ends[from.other()].readable, self.ends[from.other()].reset) = (true, true);
