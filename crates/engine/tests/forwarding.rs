@@ -142,26 +142,33 @@ fn the_guest_speaks_first_from_a_forwarded_port() {
 }
 
 /// A peer is answered from where it was heard last: from the forwarded port, and from the socket
-/// that the guest's first datagram left by, which stays open. Anybody can have a datagram come to the
-/// port that looks like the peer's.
+/// that the guest's first datagram left by, which stays open, also where the kernel joins what comes.
+/// Anybody can have a datagram come to the port that looks like the peer's.
 #[test]
 fn answers_leave_from_where_the_peer_was_heard() {
-    let port = free_port();
-    let mut guest = Guest::new(PLAIN, 1500);
-    let listener = open(Protocol::Udp, rule(Some("127.0.0.1"), port, port)).unwrap();
-    guest.worker.listen(listener).unwrap();
-    let (peer, peer_port) = server(true);
-    guest.send(true, (port, peer_port), b"hello");
-    let (_, own) = peer.recv_from(&mut [0; 9]).unwrap();
-    assert_ne!(own.port(), port, "the forwarded port is taken");
-    for to in [port, own.port(), port, port, own.port(), own.port()] {
-        peer.send_to(b"?", (own.ip(), to)).unwrap();
-        assert_eq!(guest.one().payload(), b"?");
-        guest.send(true, (port, peer_port), b"!");
-        let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
-        assert_eq!(from.port(), to);
+    for joined in [false, true] {
+        let port = free_port();
+        let mut guest = Guest::new(if joined { OFFLOAD } else { PLAIN }, 1500);
+        let listener = open(Protocol::Udp, rule(Some("127.0.0.1"), port, port)).unwrap();
+        guest.worker.listen(listener).unwrap();
+        let (peer, peer_port) = server(true);
+        guest.send(true, (port, peer_port), b"hello");
+        let (_, own) = peer.recv_from(&mut [0; 9]).unwrap();
+        assert_ne!(own.port(), port, "the forwarded port is taken");
+        let segment = if joined { 500 } else { 0 };
+        let payload = pattern(if joined { 1500 } else { 9 });
+        let mut data = Gather::new();
+        data.push(&payload);
+        for to in [own.port(), port, own.port(), port, port, own.port(), own.port()] {
+            let (to, one) = (SocketAddr::new(own.ip(), to), [Outgoing { first: 0, buffers: 1, segment }]);
+            dgram::send(peer.as_fd(), &data, &one, Some(to), None).unwrap();
+            assert_eq!(guest.receive().len(), if joined { 3 } else { 1 });
+            guest.send(true, (port, peer_port), b"!");
+            let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
+            assert_eq!(from, to, "{joined}");
+        }
+        assert_eq!(guest.worker.flow_count(), 1);
     }
-    assert_eq!(guest.worker.flow_count(), 1);
 }
 
 #[test]

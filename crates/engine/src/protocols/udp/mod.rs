@@ -373,11 +373,14 @@ impl UdpFlow {
     ) -> Verdict {
         let mut taken = events.contains(EventFlags::ERR) && self.failures(&mut ctx.core, key);
         if events.contains(EventFlags::IN) {
-            let before = self.seen;
+            let (before, heard) = (self.seen, self.account.of(Direction::In));
             let received = self.receive(ctx, udp, key);
             self.note(&mut ctx.ports, handle, key, before);
             taken |= has_taken(&received, events);
-            if let (Ok(_), Sockets::Own(_, last)) = (&received, &mut self.sockets) {
+            // The call may have failed after it had passed on some.
+            if self.account.of(Direction::In) != heard
+                && let Sockets::Own(_, last) = &mut self.sockets
+            {
                 *last = None;
             }
             if let Ok(Verdict::Remove) = received {
