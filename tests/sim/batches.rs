@@ -89,7 +89,7 @@ impl<E: End> Guest<E> {
         }
         let segment = |packet: Packet| {
             let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
-            let Class::Tcp { segment, payload, .. } = classify(head, packet.bytes.len()).ok()?.1 else {
+            let Class::Tcp { segment, payload, .. } = classify(head, packet.bytes.len()).ok()? else {
                 return None;
             };
             Some((segment, packet.bytes[payload].to_vec()))

@@ -284,7 +284,7 @@ impl Sim {
         let mut any = false;
         while let Some(packet) = self.from_guest.receive(self.now) {
             let frame = [&ETHERNET, &packet[..]].concat();
-            let class = classify(&frame, frame.len()).expect("the guest sends good packets").1;
+            let class = classify(&frame, frame.len()).expect("the guest sends good packets");
             let Class::Tcp { segment, payload, .. } = class else { panic!("not TCP: {class:?}") };
             self.log("->", &segment, payload.len());
             data.extend_from_slice(self.segment(&segment, &frame[payload]));

@@ -117,7 +117,7 @@ fn segments(guest: &mut Guest) -> Vec<(Segment, usize)> {
 }
 
 fn segment(frame: &[u8]) -> (Segment, usize) {
-    match classify(frame, frame.len()).unwrap().1 {
+    match classify(frame, frame.len()).unwrap() {
         Class::Tcp { segment, payload, .. } => (segment, payload.len()),
         other => panic!("{other:?}"),
     }

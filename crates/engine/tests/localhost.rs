@@ -130,7 +130,9 @@ fn a_crowd_that_is_served_by_the_other_family() {
                 break;
             }
         }
-        clients.iter().for_each(|client| client.set_nonblocking(true).unwrap());
+        for client in &clients {
+            client.set_nonblocking(true).unwrap();
+        }
         let reset = clients.iter_mut().filter_map(|client| client.read(&mut [0]).err());
         let reset = reset.filter(|error| error.kind() != ErrorKind::WouldBlock).count();
         assert_eq!((served.len(), reset), (CROWD, 0), "{side:?} {bypass:?} {address}");

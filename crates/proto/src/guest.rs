@@ -35,8 +35,6 @@ pub struct Configured {
     /// Index of the host's interface on which link-local addresses and multicast
     /// groups of IPv6 are reached; zero leaves it to the kernel.
     pub scope: u32,
-    /// The same for resolvers with a link-local address, if that is another; zero: it is not.
-    pub dns_scope: u32,
 }
 
 /// Where connections from the host's loopback arrive that bypass the link.
@@ -64,6 +62,9 @@ pub struct FamilyConfig {
     pub dns_forward: Option<Addr>,
     /// On the host's side: that resolver (`--dns-host`), of either family.
     pub dns_host: Option<Addr>,
+    /// Index of the host's interface on which that has a meaning, if it is another than
+    /// [`Configured::scope`].
+    pub dns_scope: Option<u32>,
     /// Source address of what leaves the host (`--outbound`).
     pub outbound: Option<Addr>,
     /// All addresses that the guest was assigned. Without a way beyond the host these may be
@@ -74,6 +75,8 @@ pub struct FamilyConfig {
     /// The guest's gateway, if the user named one: shown in the place of `ours` at addresses of the
     /// same scope.
     pub gateway: Option<Addr>,
+    /// Whether the family is switched off, past the link as well.
+    pub off: bool,
     /// Whether the guest was assigned an address by the user, who means it: none is learnt.
     pub fixed: bool,
 }

@@ -240,7 +240,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     fn arrived(&mut self, packet: &Packet) {
         let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
         let class = match classify(head, packet.bytes.len()) {
-            Ok((_, class)) => class,
+            Ok(class) => class,
             // An error about what was not sent, or an answer to a ping.
             Err(DropReason::IcmpType) => return self.echoed(packet),
             Err(other) => panic!("{other:?}"),

@@ -471,7 +471,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     fn arrived(&mut self, packet: &Packet) {
         let Self { conns, outbox, tape, .. } = self;
         let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
-        let class = classify(head, packet.bytes.len()).expect("a good frame").1;
+        let class = classify(head, packet.bytes.len()).expect("a good frame");
         let (dst, segment, payload) = match class {
             Class::Tcp { dst, segment, payload, .. } => (dst, segment, payload),
             // The guest is asked for its addresses.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use passt_proto::addr::{Endpoint, Mac};
+use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::classify::{self, Class, classify};
 use passt_proto::drop::DropReason;
 use passt_proto::responder;
@@ -58,7 +58,7 @@ impl<L: Link> Engine<L> {
         let offload = frame.offload;
         let source = station(frame.head, core.services.our_mac, &mut core.neighbours)?;
         let class = match classify(frame.head, frame.len) {
-            Ok((_, class)) => class,
+            Ok(class) => class,
             Err(reason) => {
                 // Whatever it sends tells where it is: some guests announce themselves by RARP or
                 // MLD alone.
@@ -67,27 +67,36 @@ impl<L: Link> Engine<L> {
             }
         };
         log::trace!("from guest: {} bytes, {class}", frame.len);
-        let holder = |addr| core.holder(addr, source);
-        let response = responder::respond(&core.services, source, &class, frame.head, holder, reply);
-        let claimed = response.and_then(|response| response.claimed);
-        // What looks whether others have its address has none yet (RFC 4862, section 5.4.2).
-        let sender = class.sender().filter(|sender| !sender.is_unspecified());
-        match claimed {
-            Some(addr) => core.guest.claimed(source, addr),
-            None => core.guest.heard(source, sender),
+        let is_request =
+            matches!(class, Class::Arp { .. } | Class::Ndp { .. } | Class::Dhcp(_) | Class::Dhcpv6(_));
+        if is_request && let Some(answered) = self.request(index, source, &class, reply) {
+            return answered;
         }
-        if let Some(response) = &response
-            && log::log_enabled!(log::Level::Debug)
-        {
-            let reply = response.reply.map(|len| reply.get(..len).unwrap_or_default());
-            log::debug!("{}", responder::Told { source, class: &class, frame: frame.head, reply });
-        }
-        if let Some(response) = response {
-            let reply = reply.get(..response.reply?).ok_or(DropReason::Truncated)?;
-            core.send(reply);
-            return Ok(());
-        }
+        self.ctx.core.guest.heard(source, sender(&class));
         self.packet(Storage::Frame(index), class, &offload)
+    }
+
+    /// Answers frame `index` of the batch, which is of `class` and came from the station `source`.
+    /// `None` if it is for no responder.
+    #[cold]
+    fn request(
+        &mut self,
+        index: usize,
+        source: Mac,
+        class: &Class,
+        reply: &mut [u8],
+    ) -> Option<Result<(), DropReason>> {
+        let core = &mut self.ctx.core;
+        let frame = core.link.frame(index)?.head;
+        let holder = |addr| core.holder(addr, source);
+        let response = responder::respond(&core.services, source, class, frame, holder, reply)?;
+        let reply = response.reply.and_then(|len| reply.get(..len).ok_or(DropReason::Truncated));
+        log::debug!("{}", responder::Told { source, class, frame, reply });
+        match response.claimed {
+            Some(addr) => core.guest.claimed(source, addr),
+            None => core.guest.heard(source, sender(class)),
+        }
+        Some(reply.map(|reply| core.send(reply)))
     }
 
     /// Hands the packet at `place` to its protocol.
@@ -115,6 +124,12 @@ impl<L: Link> Engine<L> {
     }
 }
 
+/// Who sent a packet. What looks whether others have its address has none yet (RFC 4862, section
+/// 5.4.2).
+fn sender(class: &Class) -> Option<&Addr> {
+    class.sender().filter(|sender| !sender.is_unspecified())
+}
+
 /// Refuses what is switched off.
 fn enabled(protocol: bool) -> Result<(), DropReason> {
     if protocol { Ok(()) } else { Err(DropReason::Disabled) }
@@ -139,6 +154,7 @@ impl<L: Link> Core<L> {
 fn station(head: &[u8], ours: Mac, neighbours: &mut Neighbours) -> Result<Mac, DropReason> {
     let (destination, source) = classify::stations(head)?;
     if source == ours {
+        log::warn!("A frame is dropped that comes from {ours}, which is our own MAC address");
         Err(DropReason::MacSource)
     } else if destination == ours || destination.is_group() || neighbours.has(destination) {
         Ok(source)

@@ -227,7 +227,7 @@ impl Listener {
     fn by_other_name(&self, guest: &Guest, reached: Addr) -> Option<Endpoint> {
         let [v4, v6] = [Addr::from(Ipv4Addr::LOCALHOST), Addr::from(Ipv6Addr::LOCALHOST)];
         let other = if reached == v4 { v6 } else { v4 };
-        let is_name = self.target.is_none() && (reached == v4 || reached == v6);
+        let is_name = self.target.is_none() && (reached == v4 || reached == v6) && !guest.family(other).off;
         is_name.then(|| self.other_side(guest, other, other)).flatten()
     }
 

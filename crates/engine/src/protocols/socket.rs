@@ -48,7 +48,7 @@ pub(super) fn datagram_socket<L: Link>(
 ) -> io::Result<(OwnedFd, bool)> {
     let fd = socket(core, SocketType::DGRAM, protocol, side.remote.addr, None)?;
     let from = side.bind.unwrap_or_else(|| any(side.remote.addr));
-    let (from, to) = (core.guest.socket_addr(Endpoint::new(from, port)), core.guest.socket_addr(side.remote));
+    let (from, to) = (side.socket_addr(Endpoint::new(from, port)), side.socket_addr(side.remote));
     let kept = connect(&fd, from, to, protocol.is_none() && core.caps.udp_segmentation)?;
     Ok((fd, kept))
 }

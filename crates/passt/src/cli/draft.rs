@@ -159,6 +159,9 @@ impl Draft {
         let mut pasta = self.pasta.clone();
         self.check_pasta()?;
         pasta.target = self.target(operands)?;
+        if pasta.mac == Some(self.config.mac) {
+            return Err(Error::Conflict("--ns-mac-addr is the address of the host's side (--mac-addr)"));
+        }
         if !pasta.pid_namespace && !pasta.target.spawns() {
             return Err(Error::Conflict("--no-pidns is incompatible with PID or --netns"));
         }

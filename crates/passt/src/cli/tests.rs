@@ -160,6 +160,10 @@ fn refused_together() {
         ("pasta 2147483648", "Invalid PID: 2147483648"),
         ("pasta --no-copy-routes", "--no-copy-routes needs --config-net"),
         ("pasta --no-copy-addrs", "--no-copy-addrs needs --config-net"),
+        (
+            "pasta --ns-mac-addr 9a:55:9a:55:9a:55",
+            "--ns-mac-addr is the address of the host's side (--mac-addr)",
+        ),
         ("pasta --no-pidns 1", "--no-pidns is incompatible with PID or --netns"),
         ("pasta --no-pidns --netns x", "--no-pidns is incompatible with PID or --netns"),
         ("passt --no-pidns", "--no-pidns is for pasta mode only"),

@@ -2,8 +2,9 @@
 //! many more there were.
 //!
 //! What is counted are places in the code. There are few that a guest, a peer or another user
-//! reaches, so a small table holds all of them. Debugging is asked for, so far more is told;
-//! tracing is not limited, nor is a start, which ends.
+//! reaches, so a small table holds all of them. Debugging is asked for, so far more is told, and all
+//! of it is counted together, apart from what is wrong; tracing is not limited, nor is a start, which
+//! ends.
 
 use std::fmt;
 
@@ -14,8 +15,8 @@ use super::Line;
 
 /// Lines from one place that are told in a [`PERIOD`].
 const MOST: u32 = 10;
-/// The same where debugging is asked for.
-const MOST_OF_DEBUGGING: u32 = 1000;
+/// The same for all of debugging together.
+const MOST_OF_DEBUGGING: u32 = 5000;
 /// How long they are counted for, from the first one on.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Places that are counted apart; any others are counted together.
@@ -25,6 +26,7 @@ const PLACES: usize = 8;
 #[derive(Debug)]
 pub(super) struct LogLimits {
     places: [CallSite; PLACES],
+    debugging: CallSite,
 }
 
 /// Lines from one place.
@@ -42,23 +44,19 @@ struct CallSite {
 
 impl LogLimits {
     pub(super) fn new() -> Self {
-        Self { places: [const { CallSite::new() }; PLACES] }
+        Self { places: [const { CallSite::new() }; PLACES], debugging: CallSite::new() }
     }
 
     /// Whether to tell a line, at time `now`. To be called after [`due`](Self::due) has nothing
     /// more.
     pub(super) fn pass(&mut self, record: &Record<'_>, now: Instant) -> bool {
-        let most = match record.level() {
+        let (place, most) = match record.level() {
             Level::Trace => return true,
-            Level::Debug => MOST_OF_DEBUGGING,
-            Level::Error | Level::Warn | Level::Info => MOST,
+            Level::Debug => (&mut self.debugging, MOST_OF_DEBUGGING),
+            Level::Error | Level::Warn | Level::Info => (self.place(record, now), MOST),
         };
-        let key = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
-        let known = self.places.iter().position(|place| place.told > 0 && place.key == key);
-        let place = known.or_else(|| self.places.iter().position(|place| place.is_free(now)));
-        let place = &mut self.places[place.unwrap_or(PLACES - 1)];
         if place.is_free(now) {
-            (place.key, place.until, place.told) = (key, now + PERIOD, 0);
+            (place.until, place.told) = (now + PERIOD, 0);
         }
         if place.told < most {
             place.told += 1;
@@ -70,16 +68,30 @@ impl LogLimits {
         false
     }
 
+    /// Where lines like this are counted.
+    fn place(&mut self, record: &Record<'_>, now: Instant) -> &mut CallSite {
+        let key = (record.file_static().unwrap_or_default(), record.line().unwrap_or_default());
+        let known = self.places.iter().position(|place| place.told > 0 && place.key == key);
+        let place = known.or_else(|| self.places.iter().position(|place| place.is_free(now)));
+        let place = &mut self.places[place.unwrap_or(PLACES - 1)];
+        if place.is_free(now) {
+            place.key = key;
+        }
+        place
+    }
+
     /// Takes the account of a place whose time was over at `now`: level, last line and how many
     /// were left out.
     pub(super) fn due(&mut self, now: Instant) -> Option<(Level, Line, u64)> {
-        let place = self.places.iter_mut().find(|place| place.left_out > 0 && place.until <= now)?;
+        let mut places = self.places.iter_mut().chain([&mut self.debugging]);
+        let place = places.find(|place| place.left_out > 0 && place.until <= now)?;
         Some((place.level, place.last.clone(), std::mem::take(&mut place.left_out)))
     }
 
     /// When there is something to account for.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.places.iter().filter(|place| place.left_out > 0).map(|place| place.until).min()
+        let places = self.places.iter().chain([&self.debugging]);
+        places.filter(|place| place.left_out > 0).map(|place| place.until).min()
     }
 }
 
@@ -122,8 +134,6 @@ mod tests {
         assert_eq!(told(&mut limits, 2, 2000), 10);
         assert_eq!(told(&mut limits, 1, 10_999), 0);
         assert!((0..10_000).all(|_| pass(&mut limits, 1, Level::Trace, 2000)), "that was asked for");
-        let debugging = (0..10_000).filter(|_| pass(&mut limits, 3, Level::Debug, 2000)).count();
-        assert_eq!(debugging, 1000);
         assert_eq!(limits.next(), Some(Instant::from_millis(11_000)));
         assert!(limits.due(Instant::from_millis(10_999)).is_none());
         let (level, last, count) = limits.due(Instant::from_millis(11_000)).unwrap();
@@ -131,6 +141,18 @@ mod tests {
         assert!(limits.due(Instant::from_millis(11_000)).is_none());
         assert_eq!(told(&mut limits, 1, 11_000), 10);
         assert_eq!(limits.next(), Some(Instant::from_millis(12_000)));
+    }
+
+    /// Debugging has a limit of its own, and leaves that of warnings alone.
+    #[test]
+    fn debugging_is_counted_apart() {
+        let mut limits = LogLimits::new();
+        let debugging = (0..10_000).filter(|number| pass(&mut limits, number % 100, Level::Debug, 5)).count();
+        assert_eq!(debugging, 5000);
+        assert_eq!((0..100).filter(|_| pass(&mut limits, 7, Level::Warn, 5)).count(), 10);
+        let accounts = std::iter::from_fn(|| limits.due(Instant::from_millis(20_000)));
+        let counts: Vec<_> = accounts.map(|(level, _, count)| (level, count)).collect();
+        assert_eq!(counts, [(Level::Warn, 90), (Level::Debug, 5000)]);
     }
 
     /// However many there are, what is told is bounded, and what isn't is counted.

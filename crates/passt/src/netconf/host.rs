@@ -40,6 +40,9 @@ pub struct Select<'a> {
     pub v4: Option<&'a str>,
     /// The same for IPv6.
     pub v6: Option<&'a str>,
+    /// Whether the guest is to have addresses like those of IPv4, and of IPv6: they are waited for
+    /// then.
+    pub copied: [bool; 2],
 }
 
 /// What a guest can be modelled on. A family that is `None` has no usable interface.
@@ -56,8 +59,8 @@ pub struct HostNetwork {
 impl HostNetwork {
     /// The index of an interface, by its name or in decimal, as in a zone (RFC 4007, section 11).
     pub fn index(&self, zone: &str) -> Option<u32> {
-        let named = self.links.iter().find(|link| link.name == zone).map(|link| link.index);
-        named.or_else(|| zone.parse().ok().filter(|index| *index != 0))
+        let is_it = |link: &&Interface| link.name == zone || link.index.to_string() == zone;
+        self.links.iter().find(is_it).map(|link| link.index)
     }
 }
 
@@ -92,6 +95,8 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Whether this is the loopback interface.
     pub loopback: bool,
+    /// Whether there is somebody at the other end (`IFF_LOWER_UP`).
+    pub carrier: bool,
 }
 
 /// An address as assigned to an interface.
@@ -127,7 +132,7 @@ pub fn read(nl: &mut Rtnl, select: &Select<'_>) -> Result<HostNetwork, Error> {
     loop {
         let seen = Seen::read(nl)?;
         let host = seen.host(select)?;
-        if !seen.awaits(&host) || looks.next().is_none() {
+        if !seen.awaits(&host, select) || looks.next().is_none() {
             seen.tell(&host);
             return Ok(host);
         }
@@ -188,12 +193,16 @@ impl Seen {
         }
     }
 
-    /// Whether the first address of a template is still looked for elsewhere on the link.
-    fn awaits(&self, host: &HostNetwork) -> bool {
-        let first = [&host.v4, &host.v6].map(|template| template.as_ref()?.addresses.first());
+    /// Whether the first address of a template, which is to be the guest's, is still looked for
+    /// elsewhere on the link. Where nobody is there that does not end.
+    fn awaits(&self, host: &HostNetwork, select: &Select<'_>) -> bool {
         let is_tentative =
             |ip: &IfAddr| self.addresses.iter().any(|a| a.ip == *ip && a.usable == Use::Tentative);
-        first.into_iter().flatten().any(is_tentative)
+        let waits = |template: &Template| {
+            template.link.carrier && template.addresses.first().is_some_and(is_tentative)
+        };
+        let templates = [&host.v4, &host.v6].into_iter().zip(select.copied);
+        templates.filter(|(_, copied)| *copied).any(|(template, _)| template.as_ref().is_some_and(waits))
     }
 
     /// The template of a family, `wanted` or the best.

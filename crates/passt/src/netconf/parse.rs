@@ -36,6 +36,7 @@ pub(super) fn link(body: &[u8]) -> Option<Interface> {
     let mut link = Interface {
         index: header.index,
         loopback: header.flags.contains(LinkFlags::Loopback),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
         ..Interface::default()
     };
     let ethernet = header.link_layer_type == LinkLayerType::Ether;

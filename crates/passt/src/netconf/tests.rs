@@ -67,8 +67,11 @@ fn read(select: &Select<'_>) -> HostNetwork {
 
 fn host_with(batch: &str) -> HostNetwork {
     ip(&format!("{INTERFACES}{batch}"));
-    read(&Select::default())
+    read(&COPIED)
 }
+
+/// All of the host's addresses are to be the guest's.
+const COPIED: Select<'_> = Select { interface: None, v4: None, v6: None, copied: [true; 2] };
 
 fn addr(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -281,6 +284,16 @@ fn tentative_addresses() {
         assert_eq!(found, [addr("2001:db8::2"), addr("2001:db8::3")]);
         assert!(shown("-6 addr show dev up0 tentative").contains("2001:db8::3"), "nobody waited");
     });
+    // Where nobody waits for it, or nobody is there to have it.
+    for (batch, copied) in [("", [true, false]), ("link set x0 down", [true; 2])] {
+        in_namespace(|| {
+            ip(&format!("{INTERFACES}{batch}"));
+            ip("addr add 2001:db8::2/64 dev up0\nroute add default via 2001:db8::1 dev up0");
+            let host = read(&Select { copied, ..COPIED });
+            assert_eq!(summary(host.v6.as_ref()).expect("a template").1, "2001:db8::2/64");
+            assert!(shown("-6 addr show dev up0 tentative").contains("2001:db8::2"), "nobody waited");
+        });
+    }
     in_namespace(|| {
         ip(&format!("{INTERFACES}addr add 2001:db8::2/64 dev x0 nodad\naddr add 2001:db8::2/64 dev up0"));
         let host = read(&Select::default());
@@ -295,8 +308,10 @@ fn zones() {
     in_namespace(|| {
         let host = host_with("");
         let up0 = host.index("up0").expect("it is there");
-        let found = ["up0", &up0.to_string(), "nowhere", "0", ""].map(|zone| host.index(zone));
-        assert_eq!(found, [Some(up0), Some(up0), None, None, None]);
+        assert_eq!(["up0", &up0.to_string()].map(|zone| host.index(zone)), [Some(up0); 2]);
+        for zone in ["nowhere", "0", "", "4294967295", &format!("+{up0}"), &format!("0{up0}")] {
+            assert_eq!(host.index(zone), None, "{zone}");
+        }
     });
 }
 

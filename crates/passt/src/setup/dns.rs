@@ -18,14 +18,15 @@ use crate::netconf::resolv::{Resolv, Server};
 #[derive(Clone, Copy, Debug)]
 struct Resolver {
     addr: Addr,
-    /// The interface, of a link-local address; zero: the template's.
-    scope: u32,
+    /// The interface, if its address is link-local, and not on the template's.
+    scope: Option<u32>,
 }
 
 impl Resolver {
-    /// Whether the guest can't reach it by its own address.
-    fn is_hidden(self) -> bool {
-        self.addr.is_loopback() || self.scope != 0
+    /// Whether the guest of this family can't reach it by its own address: it is on loopback, on
+    /// another link, or at an address that the guest has as well.
+    fn is_hidden(self, family: &FamilyConfig) -> bool {
+        self.addr.is_loopback() || self.scope.is_some() || family.assigned.contains(&self.addr)
     }
 }
 
@@ -37,7 +38,7 @@ fn resolvers(host: &HostNetwork, resolv: &Resolv) -> Vec<Resolver> {
             Some(zone) => Some(host.index(zone)?).filter(|index| Some(*index) != template),
             None => None,
         };
-        Some(Resolver { addr: server.addr.into(), scope: scope.unwrap_or(0) })
+        Some(Resolver { addr: server.addr.into(), scope })
     };
     resolv.servers.iter().filter_map(resolver).collect()
 }
@@ -53,19 +54,18 @@ pub(super) fn servers(
     let all = resolvers(host, resolv);
     let from_host = matches!(config.dns.servers, Source::Host);
     let on = [guest.v4.ours.is_some(), guest.v6.ours.is_some()];
-    let chosen = [&guest.v4, &guest.v6].map(|family| family.dns_host);
+    let chosen = |family: &FamilyConfig| family.dns_host.map(|addr| Resolver { addr, scope: None });
+    let chosen = [chosen(&guest.v4), chosen(&guest.v6)];
     for (v6, family) in [(false, &mut guest.v4), (true, &mut guest.v6)] {
         if on[usize::from(v6)] {
-            let other = (chosen[usize::from(!v6)], on[usize::from(!v6)]);
-            resolve(family, v6, &all, other, from_host);
+            let chosen = (chosen[usize::from(v6)], chosen[usize::from(!v6)]);
+            resolve(family, v6, &all, chosen, on[usize::from(!v6)]);
+            announce(family, v6, &all, from_host);
         }
     }
     if [&guest.v4, &guest.v6].iter().any(|family| family.dns_forward.is_some() && family.dns_host.is_none()) {
         warnings.push("No name server on the host for --dns-forward".into());
     }
-    let used = [guest.v4.dns_host, guest.v6.dns_host];
-    let elsewhere = all.iter().find(|resolver| resolver.scope != 0 && used.contains(&Some(resolver.addr)));
-    guest.dns_scope = elsewhere.map_or(0, |resolver| resolver.scope);
     match &config.dns.servers {
         Source::Host => announced(guest, &all),
         Source::Given(servers) => {
@@ -76,32 +76,42 @@ pub(super) fn servers(
     }
 }
 
-/// Decides which resolver a family's name is for. What the `other` family has, a resolver that was
-/// chosen and whether it is on, serves where this one has none.
+/// The resolvers of a family.
+fn of(all: &[Resolver], v6: bool) -> impl Iterator<Item = Resolver> {
+    all.iter().copied().filter(move |resolver| resolver.addr.is_v4() != v6)
+}
+
+/// Decides which resolver a family's name is for: the one that the user `chose` for it or else for
+/// the other family, or one of the host's. Those of the other family serve where this one has none,
+/// unless that is on, and they can be reached by it.
 fn resolve(
     family: &mut FamilyConfig,
     v6: bool,
     all: &[Resolver],
-    (chosen, other_is_on): (Option<Addr>, bool),
-    from_host: bool,
+    (chosen, for_other): (Option<Resolver>, Option<Resolver>),
+    other_is_on: bool,
 ) {
-    let own = || all.iter().filter(|resolver| resolver.addr.is_v4() != v6);
-    let at_gateway = own().find(|resolver| Some(resolver.addr) == family.host_loopback);
-    if family.dns_forward.is_none() && family.dns_host.is_none() && chosen.is_none() {
-        (family.dns_forward, family.dns_host) = (at_gateway.map(|r| r.addr), at_gateway.map(|r| r.addr));
+    let at_gateway = of(all, v6).find(|r| Some(r.addr) == family.host_loopback && r.scope.is_none());
+    if let (None, None, None, Some(gateway)) = (family.dns_forward, chosen, for_other, at_gateway) {
+        (family.dns_forward, family.dns_host) = (Some(gateway.addr), Some(gateway.addr));
+        return;
     }
-    // Where the other family is on, its own resolvers can be reached by it.
-    let across = chosen.or_else(|| all.first().map(|resolver| resolver.addr));
-    let across = across.filter(|_| family.dns_forward.is_some() || !other_is_on);
-    let own_host = || own().next().map(|resolver| resolver.addr).filter(|_| chosen.is_none());
-    let own_or_across = || own_host().or(across).or_else(|| own().next().map(|resolver| resolver.addr));
-    family.dns_host = family.dns_host.or_else(own_or_across);
-    let behind = |addr: &Addr| {
-        let known = all.iter().find(|resolver| resolver.addr == *addr);
-        addr.is_loopback() || addr.is_v4() == v6 || known.is_some_and(|resolver| resolver.is_hidden())
-    };
-    let is_hidden = family.dns_host.as_ref().is_some_and(behind) || own().any(|r| r.is_hidden());
-    if from_host && is_hidden && family.dns_forward.is_none() && family.dns_host.is_some() {
+    let named = family.dns_forward.is_some() || !other_is_on;
+    let across = for_other.or_else(|| all.first().copied()).filter(|_| named);
+    let own = of(all, v6).next();
+    let host = chosen.or(own.filter(|_| for_other.is_none())).or(across).or(own);
+    (family.dns_host, family.dns_scope) = (host.map(|host| host.addr), host.and_then(|host| host.scope));
+}
+
+/// Gives a family a name for its resolver, if the guest can't reach that by its own address, or none
+/// that the host has of the family.
+fn announce(family: &mut FamilyConfig, v6: bool, all: &[Resolver], from_host: bool) {
+    let Some(addr) = family.dns_host.filter(|_| from_host && family.dns_forward.is_none()) else { return };
+    let host = Resolver { addr, scope: family.dns_scope };
+    let is_across = addr.is_v4() == v6;
+    let mut own = of(all, v6).peekable();
+    let are_hidden = own.peek().is_some() && own.all(|resolver| resolver.is_hidden(family));
+    if is_across || host.is_hidden(family) || are_hidden {
         family.dns_forward = family.host_loopback;
     }
 }
@@ -112,7 +122,7 @@ fn announced(guest: &Configured, all: &[Resolver]) -> Vec<IpAddr> {
     for resolver in all {
         let own = if resolver.addr.is_v4() { &guest.v4 } else { &guest.v6 };
         let reached = match own.ours {
-            Some(_) if !resolver.is_hidden() => Some(resolver.addr),
+            Some(_) if !resolver.is_hidden(own) => Some(resolver.addr),
             Some(_) => own.dns_forward,
             None => None,
         };

@@ -65,10 +65,13 @@ pub struct TapSetup {
 
 /// Which of the host's interfaces [`crate::netconf::host::read`] is to look at.
 pub fn select(config: &Config) -> Select<'_> {
+    let linked = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
+    let copies = |on: bool, v6| linked && on && of(&config.guest.addr, v6).is_none();
     Select {
         interface: config.host.interface.as_deref(),
         v4: config.host.outbound_interface.v4.as_deref(),
         v6: config.host.outbound_interface.v6.as_deref(),
+        copied: [copies(config.families.v4(), false), copies(config.families.v6(), true)],
     }
 }
 
@@ -86,7 +89,6 @@ impl Setup {
             v4: nets.v4.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             v6: nets.v6.as_ref().map(|n| n.map(config)).unwrap_or_default(),
             scope: host.v6.as_ref().map_or(0, |t| t.link.index),
-            dns_scope: 0,
             bypass: config.pasta().map_or(Bypass::Off, |pasta| {
                 match (pasta.splice, pasta.host_lo_to_ns_lo) {
                     (Splice::Never, _) => Bypass::Off,
@@ -95,6 +97,7 @@ impl Setup {
                 }
             }),
         };
+        (guest.v4.off, guest.v6.off) = (!config.families.v4(), !config.families.v6());
         let dns = dns::servers(config, host, resolv, &mut guest, &mut warnings);
         for (net, family) in [(&mut nets.v4, &guest.v4), (&mut nets.v6, &guest.v6)] {
             if let Some(net) = net {
@@ -155,6 +158,11 @@ impl Setup {
                 addr => format!("assign {addr}/{}", v6.prefix_len),
             };
             lines.push(format!("IPv6: {assigned}, router {}{}", v6.our_ll, listed(", DNS", &v6.dns)));
+        }
+        let silent =
+            [told.v4.as_ref().map(|v4| v4.dns.is_empty()), told.v6.as_ref().map(|v6| v6.dns.is_empty())];
+        if silent.contains(&Some(true)) && !silent.contains(&Some(false)) {
+            lines.push("No name servers to announce".into());
         }
         lines.extend(Some(listed("DNS search list:", &told.search)).filter(|l| !l.is_empty()));
         lines
@@ -277,6 +285,8 @@ impl Net {
             host_itself: addr(&config.mapping.guest_addr),
             dns_forward: addr(&config.dns.forward),
             dns_host: addr(&config.dns.host),
+            dns_scope: None,
+            off: false,
             outbound: addr(&config.host.outbound),
             assigned: self.assigned(),
             ours: Some(self.ours.into()),

@@ -213,12 +213,16 @@ fn name_servers() {
             [gateway6, "fe80::5"],
         ),
         ("passt", "fe80::5%gone", "", ["-", "-"], ["-", "-"]),
+        ("passt", "fe80::5%4294967295", "", ["-", "-"], ["-", "-"]),
+        ("passt", "fe80::5%eth1 fe80::5%wlan0", "fe80::5", ["-", "-"], ["-", "fe80::5"]),
+        ("passt", "192.0.2.2", "192.0.2.1", ["192.0.2.1", "192.0.2.2"], ["-", "-"]),
+        ("passt -a 192.0.2.7", "192.0.2.2", "192.0.2.2", ["-", "192.0.2.2"], ["-", "-"]),
         ("passt -D none", "192.0.2.53", "", ["-", "192.0.2.53"], ["-", "-"]),
         ("passt -D 10.1.1.1 -D fd00::1", "192.0.2.53", "10.1.1.1 fd00::1", ["-", "192.0.2.53"], ["-", "-"]),
         (
             "passt",
             "192.0.2.5 192.0.2.2 192.0.2.3 192.0.2.4",
-            "192.0.2.5 192.0.2.2 192.0.2.3",
+            "192.0.2.5 192.0.2.3 192.0.2.4",
             ["-", "192.0.2.5"],
             ["-", "-"],
         ),
@@ -234,10 +238,8 @@ fn name_servers() {
         let behind = |family: &guest::FamilyConfig| [text(family.dns_forward), text(family.dns_host)];
         assert_eq!(behind(&setup.guest.v4), v4, "{args}, {servers}");
         assert_eq!(behind(&setup.guest.v6), v6, "{args}, {servers}");
-        assert_eq!(
-            setup.guest.dns_scope,
-            if servers.contains("wlan0") || servers.contains("%9") { 9 } else { 0 }
-        );
+        let elsewhere = ["fe80::5%wlan0", "fe80::5%9"].contains(&servers);
+        assert_eq!(setup.guest.v6.dns_scope, elsewhere.then_some(9), "{args}, {servers}");
         assert!(warnings.is_empty(), "{args}, {servers}: {warnings:?}");
     }
     let args = config("passt --dns-forward 10.0.2.3");

@@ -125,18 +125,23 @@ pub fn stations(head: &[u8]) -> Result<(Mac, Mac), DropReason> {
 }
 
 /// Finds out what a frame of `frame_len` bytes is from its contiguous start `head`,
-/// which holds at least all headers, and of messages for a responder everything.
-/// Returns the frame's source address too.
-pub fn classify(head: &[u8], frame_len: usize) -> Result<(Mac, Class), DropReason> {
+/// which holds at least all headers, and of messages for a responder everything. Whose it is
+/// [`stations`] say.
+pub fn classify(head: &[u8], frame_len: usize) -> Result<Class, DropReason> {
     let head = head.get(..frame_len).unwrap_or(head);
-    let (_, source) = stations(head)?;
     let (frame, rest) = ethernet::Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let available = frame_len.saturating_sub(ethernet::LEN);
-    let class = match frame.ethertype.get() {
-        ethernet::TAGGED => tagged(rest, available)?,
-        ethertype => untagged(ethertype, rest, available)?,
-    };
-    Ok((source, class))
+    match frame.ethertype.get() {
+        ethernet::TAGGED => tagged(rest, available),
+        ethertype => untagged(ethertype, rest, available),
+    }
+}
+
+/// The station that sent a frame, and what the frame is, for tests.
+#[cfg(test)]
+pub(crate) fn from_station(frame: &[u8]) -> Result<(Mac, Class), DropReason> {
+    let (_, source) = stations(frame)?;
+    Ok((source, classify(frame, frame.len())?))
 }
 
 /// Classifies what follows the Ethernet header of a frame without a tag.

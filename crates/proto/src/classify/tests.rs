@@ -39,7 +39,7 @@ fn raw_frame(path: &Path, protocol: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn classify_all(frame: &[u8]) -> Result<Class, DropReason> {
-    classify(frame, frame.len()).map(|(source, class)| {
+    from_station(frame).map(|(source, class)| {
         assert_eq!(source, GUEST);
         class
     })
@@ -65,7 +65,7 @@ fn udp_of_both_families() {
 #[test]
 fn tcp_payload_behind_the_head() {
     let frame = tcp_frame(&path(V6.0, V6.1), &[7; 3000]);
-    let (_, class) = classify(&frame[..128], frame.len()).unwrap();
+    let class = classify(&frame[..128], frame.len()).unwrap();
     let Class::Tcp { segment, payload, .. } = class else {
         panic!("{class:?}");
     };
@@ -275,10 +275,10 @@ proptest! {
         let frame = raw_frame(&path, protocol, &body);
         let head = &frame[..cut.min(frame.len())];
         let range = match classify(head, frame.len()) {
-            Ok((_, Class::Tcp { payload, .. } | Class::Echo { payload, .. })) => payload,
-            Ok((_, Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d))) => d.payload,
-            Ok((_, Class::Ndp { message, .. })) => message,
-            Ok((_, Class::Arp { offset })) => offset..offset,
+            Ok(Class::Tcp { payload, .. } | Class::Echo { payload, .. }) => payload,
+            Ok(Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d)) => d.payload,
+            Ok(Class::Ndp { message, .. }) => message,
+            Ok(Class::Arp { offset }) => offset..offset,
             Err(_) => 0..0,
         };
         prop_assert!(frame.get(range).is_some());

@@ -3,7 +3,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::classify::classify;
+use crate::classify::from_station;
 use crate::wire::build::{MAX_HEADERS, Path};
 use crate::wire::decode::{Decoded, decode};
 use crate::wire::ip::protocol;
@@ -45,7 +45,7 @@ pub(crate) fn config() -> Config {
 
 /// The reply to a frame, or why there is none.
 fn reply(cfg: &Config, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
-    let (source, class) = classify(frame, frame.len())?;
+    let (source, class) = from_station(frame)?;
     let mut out = [0xee; 1600];
     let len = respond(cfg, source, &class, frame, |_| Holder::Unknown, &mut out).unwrap().reply?;
     Ok(out[..len].to_vec())
@@ -126,7 +126,7 @@ fn who_has_an_address() {
         (v6(GUEST_LL, OUR_LL), Holder::Known(known), Some(OURS)),
     ];
     for (number, (frame, holder, expected)) in cases.into_iter().enumerate() {
-        let (source, class) = classify(&frame, frame.len()).unwrap();
+        let (source, class) = from_station(&frame).unwrap();
         let mut out = [0; 100];
         let reply = respond(&config(), source, &class, &frame, |_| holder, &mut out).unwrap().reply;
         let told = reply.ok().map(|len| if out[13] == 6 { &out[22..28] } else { &out[len - 6..len] });
@@ -237,7 +237,7 @@ fn servers_that_are_off() {
         (Services::DHCPV6, super::dhcp::tests::frame(&v6, (546, 547), &information)),
     ];
     for (service, frame) in requests {
-        let (source, class) = classify(&frame, frame.len()).unwrap();
+        let (source, class) = from_station(&frame).unwrap();
         for (services, served) in
             [(Services::all(), true), (Services::all() - service, false), (service, true)]
         {
@@ -273,7 +273,7 @@ fn other_servers() {
         let mut renewal = super::dhcp::tests::message(&[53, 1, 3]);
         renewal[12..16].copy_from_slice(&client.octets());
         let frame = super::dhcp::tests::frame(&path, (68, 67), &renewal);
-        let (source, class) = classify(&frame, frame.len()).unwrap();
+        let (source, class) = from_station(&frame).unwrap();
         for (services, expected) in [(Services::all(), on), (Services::all() - Services::DHCP, off)] {
             let (cfg, mut out) = (Config { services, ..config() }, [0; 1600]);
             let response = respond(&cfg, source, &class, &frame, |_| Holder::Unknown, &mut out);
@@ -285,7 +285,7 @@ fn other_servers() {
 #[test]
 fn addresses_are_claimed() {
     let claim = |frame: &[u8]| {
-        let (source, class) = classify(frame, frame.len()).ok()?;
+        let (source, class) = from_station(frame).ok()?;
         respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut [0; 1600])?.claimed
     };
     let (v4, none) = ([192, 0, 2, 77], Ipv6Addr::UNSPECIFIED);
@@ -465,7 +465,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn replies_are_sound_whatever_is_asked(frame in frames(), room in 0usize..1600) {
-        let Ok((source, class)) = classify(&frame, frame.len()) else { return Ok(()) };
+        let Ok((source, class)) = from_station(&frame) else { return Ok(()) };
         let mut out = [0; 1600];
         let reply = respond(&config(), source, &class, &frame, |_| Holder::Unknown, &mut out[..room]);
         let reply = reply.map(|response| response.reply);

@@ -169,7 +169,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::classify::classify;
+    use crate::classify::from_station;
     use crate::responder::tests::{GUEST, GUEST_LL, OUR_LL, config};
     use crate::responder::{Holder, respond};
     use crate::wire::build::{MAX_HEADERS, Path};
@@ -186,7 +186,7 @@ mod tests {
 
     /// What is told of the exchange that a frame begins.
     fn told(frame: &[u8]) -> std::string::String {
-        let (source, class) = classify(frame, frame.len()).unwrap();
+        let (source, class) = from_station(frame).unwrap();
         let mut out = [0; 1600];
         let response = respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut out).unwrap();
         let reply = response.reply.map(|len| &out[..len]);
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn parts_of_messages() {
         let frame = dhcp(1);
-        let (source, class) = classify(&frame, frame.len()).unwrap();
+        let (source, class) = from_station(&frame).unwrap();
         for end in 0..frame.len() {
             let frame = &frame[..end];
             let line = Told { source, class: &class, frame, reply: Ok(frame) }.to_string();

@@ -14,7 +14,7 @@ use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::addr::{Addr, Endpoint};
 use crate::drop::DropReason;
-use crate::guest::{Bypass, Configured, Guest};
+use crate::guest::{Bypass, Guest};
 
 /// Transport protocols that flows exist for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +44,20 @@ pub struct HostSide {
     pub remote: Endpoint,
     /// The address to bind to; the kernel chooses if there is none.
     pub bind: Option<Addr>,
+    /// Index of the interface on which link-local addresses and groups are meant; zero: any.
+    pub scope: u32,
+}
+
+impl HostSide {
+    /// The form of `at`, which is on this side, that sockets of the host take.
+    pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
+        match at.socket_addr() {
+            SocketAddr::V6(a) if at.addr.is_link_local() || at.addr.is_group() => {
+                SocketAddrV6::new(*a.ip(), a.port(), 0, self.scope).into()
+            }
+            other => other,
+        }
+    }
 }
 
 /// The guest's side of a flow that the host's side began.
@@ -62,8 +76,9 @@ impl Guest {
             return Err(DropReason::Loopback);
         }
         let map = self.family(remote.addr);
-        let named = Some(remote.addr);
+        let (named, mut scope) = (Some(remote.addr), self.configured.scope);
         let addr = if named == map.dns_forward && is_dns(protocol, remote.port) {
+            scope = map.dns_scope.unwrap_or(scope);
             map.dns_host.ok_or(DropReason::Unmapped)?
         } else if named == map.host_loopback {
             loopback(remote.addr)
@@ -75,7 +90,7 @@ impl Guest {
         // A resolver may be of the other family.
         let bind = if addr.is_loopback() { Some(loopback(addr)) } else { self.family(addr).outbound };
         let remote = Endpoint::new(addr, remote.port);
-        Ok(HostSide { remote, bind })
+        Ok(HostSide { remote, bind, scope })
     }
 
     /// How something that `source` sent to `destination` on the host's side looks to the
@@ -147,23 +162,6 @@ impl Guest {
         let learnt = [self.learnt.used(source.addr), self.learnt.link_local()];
         let own = map.assigned.contains(&source.addr) || learnt.contains(&addr);
         if own || source.addr.is_loopback() { map.ours } else { addr }
-    }
-
-    /// The form of `at` that sockets of the host take.
-    pub fn socket_addr(&self, at: Endpoint) -> SocketAddr {
-        match at.socket_addr() {
-            SocketAddr::V6(a) if at.addr.is_link_local() || at.addr.is_group() => {
-                SocketAddrV6::new(*a.ip(), a.port(), 0, self.scope(at)).into()
-            }
-            other => other,
-        }
-    }
-
-    /// Index of the interface on which `at` is reached, which has no meaning without one.
-    fn scope(&self, at: Endpoint) -> u32 {
-        let Configured { v4, v6, scope, dns_scope, .. } = &self.configured;
-        let is_resolver = [v4, v6].iter().any(|family| family.dns_host == Some(at.addr));
-        if is_resolver && is_dns(Protocol::Udp, at.port) && *dns_scope != 0 { *dns_scope } else { *scope }
     }
 
     /// The guest's own address for what arrives on the host's side at `destination` from a host

@@ -48,7 +48,6 @@ fn map() -> Guest {
             "fe80::1",
         ]),
         scope: 7,
-        dns_scope: 0,
         bypass: Bypass::Off,
     })
 }
@@ -80,7 +79,8 @@ fn from_guest() {
         (Udp, "[::1]:5353", Err(DropReason::Loopback)),
     ];
     for (protocol, remote, expected) in cases {
-        let expected = expected.map(|(remote, bind)| HostSide { remote: at(remote), bind: Some(addr(bind)) });
+        let expected =
+            expected.map(|(remote, bind)| HostSide { remote: at(remote), bind: Some(addr(bind)), scope: 7 });
         assert_eq!(map().from_guest(protocol, at(remote)), expected, "{protocol:?} {remote}");
     }
 }
@@ -89,7 +89,7 @@ fn from_guest() {
 fn features_that_are_off_change_nothing() {
     let map = Guest::default();
     for remote in ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::9]:53", "224.0.0.1:1"] {
-        let unchanged = HostSide { remote: at(remote), bind: None };
+        let unchanged = HostSide { remote: at(remote), bind: None, scope: 0 };
         assert_eq!(map.from_guest(Protocol::Udp, at(remote)), Ok(unchanged));
     }
     let source = at("192.0.2.1:53");
@@ -249,7 +249,8 @@ fn names_work_both_ways() {
 fn scope_only_where_it_means_something() {
     let cases = [("[fe80::5]:1", 7), ("[ff02::fb]:1", 7), ("[2001:db8::5]:1", 0)];
     for (text, scope) in cases {
-        let SocketAddr::V6(a) = map().socket_addr(at(text)) else { panic!("{text}") };
+        let side = map().from_guest(Protocol::Udp, at(text)).expect("reachable");
+        let SocketAddr::V6(a) = side.socket_addr(side.remote) else { panic!("{text}") };
         assert_eq!(a.scope_id(), scope, "{text}");
     }
 }
@@ -335,20 +336,19 @@ fn a_gateway_that_was_named() {
     }
 }
 
-/// A resolver may be of the other family, and on another link than the template's.
+/// A resolver may be of the other family, and on another link than the template's, where others may
+/// have the same address.
 #[test]
 fn resolvers_of_the_other_family() {
     let mut map = map();
-    map.configured.v4.dns_host = Some(addr("fe80::53"));
+    (map.configured.v4.dns_host, map.configured.v4.dns_scope) = (Some(addr("fe80::53")), Some(9));
     map.configured.v6.dns_host = Some(addr("192.0.2.9"));
-    map.configured.dns_scope = 9;
     let side = |remote| map.from_guest(Protocol::Udp, at(remote)).expect("mapped");
-    let to = |host: &str, bind| HostSide { remote: at(host), bind: Some(addr(bind)) };
-    assert_eq!(side("192.0.2.53:53"), to("[fe80::53]:53", "2001:db8:9::9"));
-    assert_eq!(side("[2001:db8::53]:53"), to("192.0.2.9:53", "198.51.100.9"));
-    for (text, scope) in [("[fe80::53]:53", 9), ("[fe80::53]:54", 7), ("[fe80::54]:53", 7)] {
-        let SocketAddr::V6(a) = map.socket_addr(at(text)) else { panic!("{text}") };
-        assert_eq!(a.scope_id(), scope, "{text}");
+    let to = |host: &str, bind, scope| HostSide { remote: at(host), bind: Some(addr(bind)), scope };
+    assert_eq!(side("192.0.2.53:53"), to("[fe80::53]:53", "2001:db8:9::9", 9));
+    assert_eq!(side("[2001:db8::53]:53"), to("192.0.2.9:53", "198.51.100.9", 7));
+    for remote in ["[fe80::53]:53", "[fe80::53]:54", "[fe80::54]:53"] {
+        assert_eq!(side(remote), to(remote, "2001:db8:9::9", 7), "the guest's own neighbours");
     }
 }
 

@@ -186,7 +186,7 @@ fn send(link: &mut StreamLink, payload: &[u8], asked: usize, mss: u16) -> Option
 fn payload(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     for frame in frames {
-        let (_, class) = classify(frame, frame.len()).unwrap();
+        let class = classify(frame, frame.len()).unwrap();
         let Class::Tcp { src, dst, segment, payload } = class else { panic!("{class:?}") };
         let at = usize::try_from(segment.seq.0).unwrap();
         assert_eq!(at, out.len());

@@ -54,7 +54,7 @@ impl Tcp {
             .map_err(|_| DropReason::Socket)?;
         // A peer that vanished is noticed by the host's kernel. Accepted sockets have it from the listening one.
         let _ = sockopt::set_socket_keepalive(&fd, true);
-        let connected = rustix::net::connect(&fd, &core.guest.socket_addr(side.remote));
+        let connected = rustix::net::connect(&fd, &side.socket_addr(side.remote));
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
         // The loop tells when it is connected.

@@ -191,12 +191,17 @@ pub(crate) fn open<L: Link>(
         }
     };
     let station = Station::of(&core.guest.learnt, key.guest.addr);
-    let shared = if kept { None } else { ports.listeners.answering(key.guest.port, side.remote.addr) };
+    // What comes back to a listening socket is known by who it is from: not where that is loopback,
+    // which bypasses the link, or a resolver behind a name of the other family.
+    let comes_back = !side.remote.addr.is_loopback()
+        && core.guest.shown(key.protocol, side.remote) == Some(key.remote.addr);
+    let answering = || ports.listeners.answering(key.guest.port, side.remote.addr);
+    let shared = (!kept && comes_back).then(answering).flatten();
     let Some((number, listener)) = shared else {
         let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, station, core.now);
         return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
     };
-    let to = listener.form(core.guest.socket_addr(side.remote));
+    let to = listener.form(side.socket_addr(side.remote));
     let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
     Ok((UdpFlow::new(sockets, side.remote, station, core.now), Some(number)))
 }
