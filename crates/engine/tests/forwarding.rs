@@ -141,6 +141,37 @@ fn the_guest_speaks_first_from_a_forwarded_port() {
     assert_eq!((error.protocol, &error.bytes[..2]), (protocol::ICMP, &[3, 3][..]));
 }
 
+/// The guest asks a resolver of the other family from a port that is forwarded: what comes back to
+/// the listening socket would be somebody else's, so the flow has a socket of its own.
+#[test]
+fn a_resolver_of_the_other_family_from_a_forwarded_port() {
+    if let Err(error) = own_network() {
+        return skip(&format!("no network of its own: {error}"));
+    }
+    for (resolver, name) in [("::1", "192.0.2.53"), ("127.0.0.1", "2001:db8::53")] {
+        let server = UdpSocket::bind((ip(resolver), 853)).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = free_port();
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.listen(open(Protocol::Udp, rule(None, port, port)).unwrap()).unwrap();
+        guest.worker.context().core.guest.change(|guest| {
+            let Configured { v4, v6, .. } = &mut guest.configured;
+            let family = if resolver == "::1" { v4 } else { v6 };
+            (family.dns_forward, family.dns_host) = (Some(addr(name)), Some(addr(resolver)));
+        });
+        let path = Path { dst: addr(name), ..Guest::path(resolver == "::1") };
+        let mut header = [0; MAX_HEADERS];
+        let (len, offload) = path.emit_udp(&mut header, (port, 853), 1, 0).unwrap();
+        let bytes = [&header[..len], b"?"].concat();
+        guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
+        guest.turn();
+        let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+        server.send_to(b"!", from).unwrap();
+        let answer = guest.one();
+        assert_eq!((answer.src, answer.ports()), (addr(name), (853, port)));
+    }
+}
+
 /// A peer is answered from where it was heard last: from the forwarded port, and from the socket
 /// that the guest's first datagram left by, which stays open, also where the kernel joins what comes.
 /// Anybody can have a datagram come to the port that looks like the peer's.

@@ -40,7 +40,7 @@ use crate::core::readiness::{Futile, has_taken};
 use crate::core::{Core, Known, Payload, Station};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
-use crate::forward::{Context, Listeners, Ports};
+use crate::forward::{Context, Listeners, Ports, Watched};
 use crate::link::{Link, MAX_PAYLOAD};
 
 /// System calls made here once the process runs.
@@ -191,12 +191,14 @@ pub(crate) fn open<L: Link>(
         }
     };
     let station = Station::of(&core.guest.learnt, key.guest.addr);
-    // What comes back to a listening socket is known by who it is from: not where that is loopback,
-    // which bypasses the link, or a resolver behind a name of the other family.
-    let comes_back = !side.remote.addr.is_loopback()
-        && core.guest.shown(key.protocol, side.remote) == Some(key.remote.addr);
-    let answering = || ports.listeners.answering(key.guest.port, side.remote.addr);
-    let shared = (!kept && comes_back).then(answering).flatten();
+    // What comes back to a listening socket is known by who it is from: it may be somebody else to
+    // the guest, as a resolver of the other family is, or go past the link.
+    let comes_back = |(_, listener): &(u32, &Watched)| {
+        let back = listener.route(&core.guest, side.remote, key.guest.addr);
+        back.is_ok_and(|(back, across)| across.is_none() && back.remote == key.remote)
+    };
+    let answering = || ports.listeners.answering(key.guest.port, side.remote.addr).filter(comes_back);
+    let shared = if kept { None } else { answering() };
     let Some((number, listener)) = shared else {
         let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, station, core.now);
         return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
