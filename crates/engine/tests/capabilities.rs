@@ -10,8 +10,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use common::{open, pattern, rule};
-use guest::{Connected, Guest, OFFLOAD, PLAIN, free_port, server};
+use common::{free_port, open, pattern, rule};
+use guest::{Connected, Guest, OFFLOAD, PLAIN, server};
 use passt_engine::flow::Protocol;
 use passt_engine::link::Caps;
 use passt_proto::classify::{Class, classify};

@@ -10,8 +10,8 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, pattern};
-use guest::{Guest, OFFLOAD, PLAIN, free_port, ip_addr, names, server};
+use common::{addr, free_port, pattern};
+use guest::{Guest, OFFLOAD, PLAIN, ip_addr, names, server};
 use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;

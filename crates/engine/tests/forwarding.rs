@@ -10,8 +10,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, ip, own_addresses, own_network, pattern, rule};
-use guest::{Guest, OFFLOAD, PLAIN, free_port, names, server};
+use common::{addr, free_port, ip, own_addresses, own_network, pattern, rule};
+use guest::{Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::flow::Protocol;
 use passt_engine::forward::rule::{PortRange, Rule};
 use passt_engine::forward::{Listener, Reason};
@@ -276,7 +276,8 @@ fn rules_of_one_option_need_one_port() {
     for protocol in [Protocol::Udp, Protocol::Tcp] {
         let port = loop {
             let port = free_port();
-            if port < u16::MAX
+            // Both of them nobody else's.
+            if free_port() == port + 1
                 && open(protocol, rule(None, port, port)).is_ok()
                 && open(protocol, rule(None, port + 1, 1)).is_ok()
             {

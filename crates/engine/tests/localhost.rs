@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use bypass::Engine;
-use common::{ip, usual_limits};
+use common::{free_port, ip, usual_limits};
 use passt_engine::flow::{Protocol, Side};
 use passt_proto::guest::Bypass;
 
@@ -35,7 +35,7 @@ fn engine(bypass: Bypass) -> Engine {
 /// A client of a port at `address` that leads to `to`, with the number of bytes that it sent before
 /// it finished.
 fn client(engine: &mut Engine, side: Side, address: &str, to: u16, early: usize) -> (TcpStream, usize) {
-    let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     engine.forward_any(Protocol::Tcp, side, address, port, to);
     let mut client = TcpStream::connect((address, port)).unwrap();
     client.set_nonblocking(true).unwrap();
@@ -55,12 +55,14 @@ fn the_other_family_is_tried() {
             server.set_nonblocking(true).unwrap();
             let to = server.local_addr().unwrap().port();
             let (_client, sent) = client(&mut engine, side, address, to, early);
-            let mut accept = || {
+            // The thread in the namespace may have to make a socket first.
+            let mut accept = |wait| {
+                std::thread::sleep(Duration::from_millis(wait));
                 engine.turn();
                 server.accept().ok()
             };
-            let (mut served, _) = (0..50)
-                .find_map(|_| accept())
+            let (mut served, _) = (0..2000)
+                .find_map(|round| accept(u64::from(round > 50)))
                 .unwrap_or_else(|| panic!("{side:?} {bypass:?} {address} {early}"));
             served.set_nonblocking(true).unwrap();
             let mut received = Vec::new();
@@ -82,7 +84,7 @@ fn nobody_by_either() {
         // At its public address the guest can't lead back to loopback.
         for circle in [false, true].into_iter().filter(|circle| !circle || bypass == Bypass::Loopback) {
             let mut engine = engine(bypass);
-            let to = TcpListener::bind((other, 0)).unwrap().local_addr().unwrap().port();
+            let to = free_port();
             let (mut client, _) = client(&mut engine, side, address, to, 5);
             if circle {
                 let back = client.peer_addr().unwrap().port();
@@ -110,7 +112,7 @@ fn a_crowd_that_is_served_by_the_other_family() {
         rustix::net::listen(&server, 2 * i32::try_from(CROWD).unwrap()).unwrap();
         server.set_nonblocking(true).unwrap();
         let to = server.local_addr().unwrap().port();
-        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         engine.forward_any(Protocol::Tcp, side, address, port, to);
         let mut clients: Vec<_> = (0..CROWD).map(|_| TcpStream::connect((address, port)).unwrap()).collect();
         let speak = |clients: &mut [TcpStream]| {

@@ -18,8 +18,8 @@ use passt_sys::namespace::Resident;
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use bypass::{Engine, LOOPBACKS, client, free_port, socket};
-use common::{own_limits, own_network, pattern, usual_limits};
+use bypass::{Engine, LOOPBACKS, client, socket};
+use common::{free_port, own_limits, own_network, pattern, usual_limits};
 use passt_testing::skip;
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -60,7 +60,7 @@ fn clients_are_kept_apart() {
     let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
-    let port = free_port("127.0.0.1");
+    let port = free_port();
     engine.forward(Side::Host, "127.0.0.1", port, server.local_addr().unwrap().port());
     let clients: Vec<UdpSocket> = (0..60).map(|_| client("127.0.0.1", port)).collect();
     for (i, client) in (0u8..).zip(&clients) {
@@ -98,7 +98,7 @@ fn who_arrives_where() {
         let mut engine = Engine::new(bypass);
         let server = socket(expected);
         let to_any = if reached == "::1" { "::" } else { "0.0.0.0" };
-        let port = free_port(to_any);
+        let port = free_port();
         engine.forward(side, to_any, port, server.local_addr().unwrap().port());
         let client = client(reached, port);
         client.send(b"?").unwrap();
@@ -140,7 +140,7 @@ fn a_thread_that_is_busy() {
     let _limits = usual_limits();
     let mut engine = Engine::new(Bypass::Loopback);
     let server = socket("127.0.0.1");
-    let ports = [(); 2].map(|()| free_port("127.0.0.1"));
+    let ports = [(); 2].map(|()| free_port());
     let to = server.local_addr().unwrap().port();
     engine.forward(Side::Host, "127.0.0.1", ports[0], to);
     engine.forward(Side::Namespace, "127.0.0.1", ports[1], to);
@@ -244,7 +244,7 @@ fn a_port_forwarded_both_ways() {
     let _limits = usual_limits();
     for (side, other) in [(Side::Host, Side::Namespace), (Side::Namespace, Side::Host)] {
         let mut engine = Engine::new(Bypass::Loopback);
-        let ports = [(); 2].map(|()| free_port("127.0.0.1"));
+        let ports = [(); 2].map(|()| free_port());
         engine.forward(side, "127.0.0.1", ports[0], ports[1]);
         engine.forward(other, "127.0.0.1", ports[1], ports[0]);
         client("127.0.0.1", ports[0]).send(b"?").unwrap();
@@ -302,7 +302,7 @@ fn a_full_table_refuses_and_counts() {
     let server = socket("127.0.0.1").local_addr().unwrap().port();
     // Some of the 64 places are for the namespace alone.
     for (side, room, asked) in [(Side::Host, 1..64, 65), (Side::Namespace, 64..65, 130)] {
-        let port = free_port("127.0.0.1");
+        let port = free_port();
         engine.forward(side, "127.0.0.1", port, server);
         let clients: Vec<UdpSocket> = (0..65).map(|_| client("127.0.0.1", port)).collect();
         for client in &clients {
@@ -329,7 +329,7 @@ fn clients_share_what_descriptors_there_are() {
         let mut engine = Engine::with_room(Bypass::Loopback, 1024);
         setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual }).unwrap();
         let server = socket(address);
-        let port = free_port(address);
+        let port = free_port();
         engine.forward(side, address, port, server.local_addr().unwrap().port());
         // Theirs are not in the way.
         let high =

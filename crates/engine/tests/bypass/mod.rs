@@ -13,7 +13,7 @@ use passt_proto::guest::{Bypass, Configured, FamilyConfig};
 use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 
-use crate::common::{ip, open, options, rule};
+use crate::common::{free_port, ip, open, options, rule};
 
 pub(crate) const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -48,7 +48,7 @@ impl Engine {
 
     /// A client that is connected to a port that stands for a server on the other side.
     pub(crate) fn client_of_stream(&mut self, side: Side, address: &str, server: &TcpListener) -> TcpStream {
-        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         self.forward_any(Protocol::Tcp, side, address, port, server.local_addr().unwrap().port());
         TcpStream::connect((address, port)).unwrap()
     }
@@ -72,7 +72,7 @@ impl Engine {
 
     /// A client's socket, connected to a port that stands for `server` on the other side.
     pub(crate) fn client_of(&mut self, side: Side, server: &UdpSocket, address: &str) -> UdpSocket {
-        let port = free_port(address);
+        let port = free_port();
         self.forward(side, address, port, server.local_addr().unwrap().port());
         client(address, port)
     }
@@ -108,8 +108,4 @@ pub(crate) fn client(address: &str, port: u16) -> UdpSocket {
     let client = socket(if address.contains(':') { "::1" } else { "127.0.0.1" });
     client.connect((address, port)).unwrap();
     client
-}
-
-pub(crate) fn free_port(address: &str) -> u16 {
-    socket(address).local_addr().unwrap().port()
 }

@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::Command;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
@@ -21,6 +22,27 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 
 /// Link-layer address of the engine.
 pub(crate) const ENGINE: Mac = Mac([2; 6]);
+
+/// The first of the ports that the kernel gives nobody by itself (`ip_local_port_range`), and that
+/// tests ask for.
+const FIRST_PORT: u16 = 20_000;
+
+/// Where this process begins, as others may run beside it.
+fn start() -> u16 {
+    u16::try_from(std::process::id() % 10_000).unwrap()
+}
+
+/// A port of both protocols and families that nobody has, and that no other test of this process
+/// gets: the kernel's own choice may be another's by the time it is used.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(FIRST_PORT + start()));
+    let is_free = |port: &u16| {
+        ["127.0.0.1", "::1"].into_iter().all(|address| {
+            UdpSocket::bind((address, *port)).is_ok() && TcpListener::bind((address, *port)).is_ok()
+        })
+    };
+    (0..1000).map(|_| NEXT.fetch_add(1, Ordering::Relaxed)).find(is_free).expect("a free port")
+}
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -88,19 +110,30 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
-    // Not by a program: before it runs it would have our descriptors for a while, also those that
-    // another test closes.
     loopback_up()
 }
 
-/// Asks rtnetlink(7) to switch on the interface that every network has as its first.
+/// Asks rtnetlink(7) to switch on the loopback interface.
 fn loopback_up() -> io::Result<()> {
-    const RTM_NEWLINK: u32 = 16;
-    const REQUEST_AND_ACK: u32 = 5;
+    const RTM_NEWLINK: u16 = 16;
     const UP: u32 = 1;
+    rtnetlink(RTM_NEWLINK, &[0, LOOPBACK, UP, UP].map(u32::to_le_bytes).concat())
+}
+
+/// The interface that every network has as its first.
+const LOOPBACK: u32 = 1;
+
+/// Asks rtnetlink(7) to do something. No program does that for us: before it runs it would have our
+/// descriptors for a while, also those that another test closes.
+fn rtnetlink(kind: u16, body: &[u8]) -> io::Result<()> {
+    const REQUEST_AND_ACK: u16 = 5;
     let (socket, mut answer) = (NetlinkSocket::open()?, Vec::new());
-    let message = [32, RTM_NEWLINK | REQUEST_AND_ACK << 16, 1, 0, 0, 1, UP, UP].map(u32::to_le_bytes);
-    socket.send(message.as_flattened())?;
+    let len = u32::try_from(16 + body.len()).map_err(io::Error::other)?;
+    let mut message = len.to_le_bytes().to_vec();
+    message.extend([kind, REQUEST_AND_ACK].map(u16::to_le_bytes).concat());
+    message.extend([1_u32, 0].map(u32::to_le_bytes).concat());
+    message.extend(body);
+    socket.send(&message)?;
     socket.recv(&mut answer)?;
     let acknowledgement = messages(&answer).next().ok_or(io::ErrorKind::InvalidData)?;
     acknowledgement.result().map_err(io::Error::other)
@@ -120,10 +153,32 @@ pub(crate) fn own_limits() -> RwLockWriteGuard<'static, ()> {
 
 /// Gives the loopback interface of a network of the thread's own more addresses.
 pub(crate) fn own_addresses(addresses: &[&str]) {
+    const RTM_NEWADDR: u16 = 20;
+    const NO_DUPLICATE_DETECTION: u8 = 2;
+    const LOCAL: u16 = 2;
     for address in addresses {
-        let added = Command::new("ip").args(["address", "add", address, "dev", "lo", "nodad"]).status();
-        assert!(added.unwrap().success(), "{address}");
+        let (family, bytes) = match ip(address) {
+            IpAddr::V4(address) => (2, address.octets().to_vec()),
+            IpAddr::V6(address) => (10, address.octets().to_vec()),
+        };
+        let len = u8::try_from(bytes.len()).unwrap();
+        let mut body = vec![family, len * 8, NO_DUPLICATE_DETECTION, 0];
+        body.extend(LOOPBACK.to_le_bytes());
+        body.extend([u16::from(len) + 4, LOCAL].map(u16::to_le_bytes).concat());
+        body.extend(bytes);
+        rtnetlink(RTM_NEWADDR, &body).unwrap();
+        await_route(ip(address));
     }
+}
+
+/// Waits until what is sent to the address arrives: the kernel adds the local route of an IPv6
+/// address later than the address, by a work queue (`addrconf_dad_work`).
+fn await_route(address: IpAddr) {
+    let socket = UdpSocket::bind((address, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let to = socket.local_addr().unwrap();
+    let arrives = || socket.send_to(b"?", to).is_ok() && socket.recv(&mut [0; 1]).is_ok();
+    assert!((0..5000).any(|_| arrives()), "{address}");
 }
 
 /// A second descriptor of a socket of this process, found by what it is and its own address.

@@ -260,11 +260,3 @@ pub(crate) fn server(v4: bool) -> (UdpSocket, u16) {
     let port = server.local_addr().unwrap().port();
     (server, port)
 }
-
-/// A port that nobody has.
-pub(crate) fn free_port() -> u16 {
-    let (socket, port) = server(true);
-    let also = UdpSocket::bind(("::1", port));
-    drop((socket, also.unwrap()));
-    port
-}
