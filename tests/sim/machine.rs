@@ -417,6 +417,7 @@ impl Sim {
             src: Addr::from(std::net::Ipv4Addr::from(REMOTE)),
             dst: Addr::from(std::net::Ipv4Addr::from(GUEST)),
             ttl: 64,
+            traffic_class: 0,
         };
         let mut header = [0; MAX_HEADERS];
         let mss = self.conn.as_ref().map_or(u16::MAX.into(), Connection::mss);

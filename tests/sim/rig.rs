@@ -310,5 +310,12 @@ pub(crate) fn names(v4: bool) -> (Addr, Addr) {
 /// Of a frame from the guest to its gateway.
 pub(crate) fn path(v4: bool) -> Path {
     let (src, dst) = names(v4);
-    Path { src_mac: Mac([2, 0, 0, 0, 0, 1]), dst_mac: Mac([2, 0, 0, 0, 0, 2]), src, dst, ttl: 64 }
+    Path {
+        src_mac: Mac([2, 0, 0, 0, 0, 1]),
+        dst_mac: Mac([2, 0, 0, 0, 0, 2]),
+        src,
+        dst,
+        ttl: 64,
+        traffic_class: 0,
+    }
 }

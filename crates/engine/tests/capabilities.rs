@@ -17,7 +17,7 @@ use passt_engine::link::Caps;
 use passt_proto::classify::{Class, classify};
 use passt_proto::seq::Seq;
 use passt_proto::wire::tcp::Segment;
-use passt_sys::dgram::{self, Outgoing};
+use passt_sys::dgram::{self, Envelope, Outgoing};
 use passt_sys::iovec::Gather;
 
 fn set(guest: &mut Guest, caps: Caps) {
@@ -31,7 +31,7 @@ fn send_twice(from: &UdpSocket) {
         let mut data = Gather::new();
         data.push(&payload);
         let cut = Outgoing { first: 0, buffers: 1, segment: 1000 };
-        dgram::send(from.as_fd(), &data, &[cut], None, None).unwrap();
+        dgram::send(from.as_fd(), &data, &[cut], &Envelope::default(), true).unwrap();
     }
 }
 

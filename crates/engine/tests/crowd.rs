@@ -134,7 +134,7 @@ impl Guest {
 }
 
 fn path(to: &str) -> Path {
-    Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src: addr(GUEST), dst: addr(to), ttl: 64 }
+    Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src: addr(GUEST), dst: addr(to), ttl: 64, traffic_class: 0 }
 }
 
 /// A client at this address.

@@ -18,8 +18,8 @@ use passt_proto::guest::Configured;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::{icmp, ip::protocol};
-use passt_sys::dgram::{self, Outgoing};
-use passt_sys::iovec::Gather;
+use passt_sys::dgram::{self, Envelope, Outgoing};
+use passt_sys::iovec::{Gather, Scatter};
 use passt_testing::skip;
 use rustix::net::{AddressFamily, SocketType, ipproto};
 
@@ -68,16 +68,15 @@ fn the_guests_port_is_kept() {
     assert_eq!(guest.one().ports(), (other, port));
 }
 
-/// Only the peer that the guest sent to can answer.
+/// Only a host that the guest sent to can answer.
 #[test]
 fn strangers_are_not_heard() {
     let mut guest = Guest::new(PLAIN, 1500);
     let (peer, port) = server(true);
     guest.send(true, (40_001, port), b"?");
     let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
-    let (stranger, _) = server(true);
-    // The kernel says to some that nobody is there.
-    let _ = stranger.send_to(b"let me in", from);
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    stranger.send_to(b"let me in", from).unwrap();
     assert!(guest.receive().is_empty());
     peer.send_to(b"!", from).unwrap();
     assert_eq!(guest.one().payload(), b"!");
@@ -275,8 +274,14 @@ fn joined_datagrams_stay_joined() {
         let payload = pattern(len);
         let mut data = Gather::new();
         data.push(&payload);
-        dgram::send(server.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment }], None, None)
-            .unwrap();
+        dgram::send(
+            server.as_fd(),
+            &data,
+            &[Outgoing { first: 0, buffers: 1, segment }],
+            &Envelope::default(),
+            true,
+        )
+        .unwrap();
         guest.frames = 0;
         let mut all = guest.receive();
         // What is too long for the loopback device is cut there.
@@ -304,7 +309,7 @@ fn joined_datagrams_keep_their_flow() {
         let mut data = Gather::new();
         data.push(&payload);
         let joined = [Outgoing { first: 0, buffers: 1, segment: 500 }];
-        dgram::send(server.as_fd(), &data, &joined, None, None).unwrap();
+        dgram::send(server.as_fd(), &data, &joined, &Envelope::default(), true).unwrap();
         assert_eq!(guest.receive().len(), 2, "after {second} s");
         guest.now = guest.now + Duration::from_secs(1);
         guest.turn();
@@ -353,26 +358,35 @@ fn pings() {
     }
 }
 
-/// The time to live that the guest chose is what the host's peer sees, whenever it changes.
+/// Time to live and traffic class that the guest chose are what the host's peer sees, whenever they
+/// change, and the other way round; of several flows of one port each has its own.
 #[test]
-fn the_guests_time_to_live() {
+fn marks_of_each_datagram() {
     for v4 in [true, false] {
-        let mut guest = Guest::new(PLAIN, 1500);
-        let (server, port) = server(v4);
-        for ttl in [64, 7, 7, 255, 64] {
-            let mut header = [0; MAX_HEADERS];
-            let path = Path { ttl, ..Guest::path(v4) };
-            let (len, _) = path.emit_udp(&mut header, (9, port), 0, 0).unwrap();
-            guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
+        let mut guest = Guest::new(OFFLOAD, 1500);
+        let servers = [server(v4), server(v4)];
+        for (server, _) in &servers {
+            dgram::want_marks(server.as_fd(), !v4).unwrap();
+        }
+        for (ttl, traffic_class) in [(64, 0), (7, 0), (7, 0xb8), (255, 1), (64, 3), (64, 0)] {
+            let marks = (ttl, traffic_class);
+            for (_, port) in &servers {
+                let mut header = [0; MAX_HEADERS];
+                let path = Path { ttl, traffic_class, ..Guest::path(v4) };
+                let (len, _) = path.emit_udp(&mut header, (9, *port), 0, 0).unwrap();
+                guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
+            }
             guest.turn();
-            let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
-            let flow = common::own_socket(|_, at| at.port() == from.port() && at.is_ipv4() == v4);
-            let used = if v4 {
-                rustix::net::sockopt::ip_ttl(&flow).unwrap()
-            } else {
-                rustix::net::sockopt::ipv6_unicast_hops(&flow).unwrap().into()
-            };
-            assert_eq!(used, u32::from(ttl), "{v4}");
+            for (server, _) in &servers {
+                let message = dgram::receive(server.as_fd(), &Scatter::new()).unwrap();
+                assert_eq!((message.ttl, message.traffic_class), (Some(ttl), traffic_class), "{v4}");
+                let (to, ttl) = (message.source, Some(ttl));
+                let envelope = Envelope { to, from: None, ttl, traffic_class };
+                let nothing = [Outgoing { first: 0, buffers: 0, segment: 0 }];
+                dgram::send(server.as_fd(), &Gather::new(), &nothing, &envelope, v4).unwrap();
+                let answer = guest.one();
+                assert_eq!((answer.ttl, answer.traffic_class), marks, "{v4}");
+            }
         }
     }
 }
@@ -435,8 +449,6 @@ fn errors_about_pings() {
         let end = path.emit_icmp(&mut out, header, Sum::new().bytes(&payload), 56).unwrap();
         guest.worker.context().core.link.from_guest.push_back([&out[..end], &payload].concat().into());
         assert_eq!(guest.receive().len(), 1, "the answer");
-        let flow = common::own_socket(|_, at| at.port() == id && at.is_ipv4());
-        assert_eq!(rustix::net::sockopt::ip_ttl(&flow).unwrap(), u32::from(ttl));
         // A router on the way to the host's loopback, as it were, has no route: it quotes what it
         // got.
         let path = Path { src: addr("127.0.0.1"), dst: addr("127.0.0.1"), ..path };

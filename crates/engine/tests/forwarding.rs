@@ -22,7 +22,7 @@ use passt_proto::seq::Seq;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
-use passt_sys::dgram::{self, Outgoing};
+use passt_sys::dgram::{self, Envelope, Outgoing};
 use passt_sys::iovec::Gather;
 use passt_testing::skip;
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -42,8 +42,14 @@ fn each_datagram_without_a_flow_is_counted() {
     let payload = pattern(9_500);
     let mut data = Gather::new();
     data.push(&payload);
-    dgram::send(client.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1000 }], None, None)
-        .unwrap();
+    dgram::send(
+        client.as_fd(),
+        &data,
+        &[Outgoing { first: 0, buffers: 1, segment: 1000 }],
+        &Envelope::default(),
+        true,
+    )
+    .unwrap();
     client.send(b"one more").unwrap();
     assert!(guest.receive().is_empty());
     assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
@@ -196,7 +202,8 @@ fn answers_leave_from_where_the_peer_was_heard() {
         data.push(&payload);
         for to in [own.port(), port, own.port(), port, port, own.port(), own.port()] {
             let (to, one) = (SocketAddr::new(own.ip(), to), [Outgoing { first: 0, buffers: 1, segment }]);
-            dgram::send(peer.as_fd(), &data, &one, Some(to), None).unwrap();
+            dgram::send(peer.as_fd(), &data, &one, &Envelope { to: Some(to), ..Envelope::default() }, true)
+                .unwrap();
             assert_eq!(guest.receive().len(), if joined { 3 } else { 1 });
             guest.send(true, (port, peer_port), b"!");
             let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use passt_engine::flow::Side;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Bypass;
-use passt_sys::dgram::{self, Outgoing};
+use passt_sys::dgram::{self, Envelope, Outgoing};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::namespace::Resident;
 use rustix::net::sockopt;
@@ -190,14 +190,26 @@ fn batches_and_joined_datagrams() {
         assert!(buffer[..message.len] == payload);
         (message.segment, message.source.unwrap())
     };
-    dgram::send(client.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1000 }], None, None)
-        .unwrap();
+    dgram::send(
+        client.as_fd(),
+        &data,
+        &[Outgoing { first: 0, buffers: 1, segment: 1000 }],
+        &Envelope::default(),
+        true,
+    )
+    .unwrap();
     engine.turn();
     let (segment, from) = joined(&server);
     assert_eq!(segment, 1000);
     server.connect(from).unwrap();
-    dgram::send(server.as_fd(), &data, &[Outgoing { first: 0, buffers: 1, segment: 1200 }], None, None)
-        .unwrap();
+    dgram::send(
+        server.as_fd(),
+        &data,
+        &[Outgoing { first: 0, buffers: 1, segment: 1200 }],
+        &Envelope::default(),
+        true,
+    )
+    .unwrap();
     engine.turn();
     assert_eq!(joined(&client).0, 1200);
 

@@ -301,7 +301,7 @@ impl<L: Link> Core<L> {
     /// `remote`.
     pub(crate) fn path(&self, remote: Addr, guest: Addr, station: Mac) -> Path {
         let (src_mac, dst_mac) = (self.services.our_mac, station);
-        Path { src_mac, dst_mac, src: remote, dst: guest, ttl: DEFAULT_TTL }
+        Path { src_mac, dst_mac, src: remote, dst: guest, ttl: DEFAULT_TTL, traffic_class: 0 }
     }
 
     /// The host's side of a flow that the guest begins from `guest` to `remote`. The address that

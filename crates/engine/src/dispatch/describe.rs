@@ -82,7 +82,7 @@ impl<L: Link> Engine<L> {
     pub(super) fn local(&self, flow: &Flow) -> Option<Endpoint> {
         match flow {
             Flow::Tcp(flow) => facts::local(flow.socket()),
-            Flow::Udp(flow) => flow.facts(&self.ctx.ports.listeners).local,
+            Flow::Udp(flow) => flow.facts(&self.ctx.ports.listeners, &self.common.udp.mappings).local,
             Flow::Echo(flow) => facts::local(flow.fd()),
             Flow::Splice(_) => None,
         }
@@ -93,7 +93,7 @@ impl<L: Link> Engine<L> {
             (Flow::Tcp(flow), _) => flow.facts(&self.ctx.core, key),
             (Flow::Splice(flow), Via::Bypass(from)) => flow.facts(from),
             (Flow::Splice(flow), Via::Link) => flow.facts(Side::Host),
-            (Flow::Udp(flow), _) => flow.facts(&self.ctx.ports.listeners),
+            (Flow::Udp(flow), _) => flow.facts(&self.ctx.ports.listeners, &self.common.udp.mappings),
             (Flow::Echo(flow), _) => flow.facts(),
         }
     }

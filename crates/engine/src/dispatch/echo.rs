@@ -7,6 +7,7 @@ use super::{Engine, Flow};
 use crate::core::Payload;
 use crate::flow::{Handle, Key, Protocol, Via};
 use crate::link::Link;
+use crate::protocols::marks::Marks;
 
 /// An echo request.
 #[derive(Clone, Debug)]
@@ -15,8 +16,7 @@ pub(super) struct EchoRequest {
     pub(super) guest: Endpoint,
     /// Destination.
     pub(super) dst: Addr,
-    /// Time to live.
-    pub(super) ttl: u8,
+    pub(super) marks: Marks,
     /// The message from its type on.
     pub(super) message: Payload,
 }
@@ -28,7 +28,7 @@ impl<L: Link> Engine<L> {
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;
         let Some((_, Flow::Echo(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
-        flow.send(&self.ctx.core, request.ttl, &request.message)
+        flow.send(&self.ctx.core, request.marks, &request.message)
     }
 
     fn open_echo(&mut self, key: Key) -> Result<Handle, DropReason> {

@@ -15,6 +15,7 @@ use super::echo::EchoRequest;
 use crate::core::capture::{self, Capture};
 use crate::core::{Core, Neighbours, Storage};
 use crate::link::{Frame, Link};
+use crate::protocols::marks::Marks;
 
 /// Longest frame of a responder.
 pub(crate) const REPLY_ROOM: usize = 1514;
@@ -101,6 +102,8 @@ impl<L: Link> Engine<L> {
 
     /// Hands the packet at `place` to its protocol.
     fn packet(&mut self, place: Storage, class: Class, offload: &Offload) -> Result<(), DropReason> {
+        let is_off = class.sender().is_some_and(|sender| self.ctx.core.guest.family(*sender).off);
+        enabled(!is_off)?;
         match class {
             Class::Tcp { src, dst, segment, payload } => {
                 enabled(self.protocols.tcp)?;
@@ -114,10 +117,10 @@ impl<L: Link> Engine<L> {
                 enabled(self.protocols.udp)?;
                 self.datagram(&datagram, place.piece(datagram.payload.clone()), offload)
             }
-            Class::Echo { src, dst, id, ttl, payload, .. } => {
+            Class::Echo { src, dst, id, ttl, traffic_class, payload, .. } => {
                 enabled(self.protocols.icmp)?;
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
-                self.echo_request(&EchoRequest { guest, dst, ttl, message })
+                self.echo_request(&EchoRequest { guest, dst, marks: Marks { ttl, traffic_class }, message })
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }
@@ -131,8 +134,8 @@ fn sender(class: &Class) -> Option<&Addr> {
 }
 
 /// Refuses what is switched off.
-fn enabled(protocol: bool) -> Result<(), DropReason> {
-    if protocol { Ok(()) } else { Err(DropReason::Disabled) }
+fn enabled(is_on: bool) -> Result<(), DropReason> {
+    if is_on { Ok(()) } else { Err(DropReason::Disabled) }
 }
 
 impl<L: Link> Core<L> {

@@ -9,6 +9,7 @@ use std::io;
 
 use super::{Engine, Flow};
 use crate::link::{Caps, Link};
+use crate::protocols::udp::mapping::Mapping;
 
 impl<L: Link> Engine<L> {
     /// Watches other descriptors, and has everyone adapt who works with what the link does by
@@ -36,6 +37,7 @@ impl<L: Link> Engine<L> {
     /// use.
     fn join_datagrams(&mut self) {
         self.ctx.ports.listeners.iter().for_each(|(_, listener)| listener.join());
+        self.common.udp.mappings.iter().for_each(Mapping::join);
         for (_, _, flow) in self.flows.iter() {
             if let Flow::Udp(flow) = flow {
                 flow.join();

@@ -16,6 +16,7 @@ use crate::flow::{Protocol, Side};
 use crate::forward::{Context, Watched};
 use crate::link::Link;
 use crate::protocols::splice;
+use crate::protocols::udp::Which;
 
 /// Connections accepted from one socket before others get their turn.
 const BURST: usize = 32;
@@ -135,7 +136,7 @@ impl<L: Link> Engine<L> {
     /// Takes datagrams, of no more clients than can have sockets, and errors; whether there was
     /// anything. `None` if the clients have to wait.
     fn take(&mut self, number: u32, events: EventFlags) -> Option<bool> {
-        let mut taken = events.contains(EventFlags::ERR) && self.listener_errors(number);
+        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Listener(number));
         if events.contains(EventFlags::IN) {
             let most = self.sockets_for(number);
             if most == 0 {
@@ -147,7 +148,7 @@ impl<L: Link> Engine<L> {
             let received = self.ctx.core.inbox.receive_some(listener.fd.as_fd(), most);
             taken |= has_taken(&received, events);
             if let Ok(count) = received {
-                self.received(number, count);
+                self.received(Which::Listener(number), count);
             }
         }
         Some(taken)

@@ -127,8 +127,13 @@ impl<L: Link> Engine<L> {
         if listeners.is_empty() {
             return 0;
         }
+        self.end_datagrams(|flow| flow.listener().is_some_and(|number| listeners.contains(&number)))
+    }
+
+    /// Ends flows of datagrams of which this holds; how many.
+    fn end_datagrams(&mut self, which: impl Fn(&UdpFlow) -> bool) -> usize {
         let through = |flow: &Flow| match flow {
-            Flow::Udp(flow) => flow.listener().is_some_and(|number| listeners.contains(&number)),
+            Flow::Udp(flow) => which(flow),
             Flow::Tcp(_) | Flow::Splice(_) | Flow::Echo(_) => false,
         };
         let mut ended = 0;
@@ -204,7 +209,8 @@ impl<L: Link> Engine<L> {
         match flows.remove(handle) {
             Some(Flow::Tcp(flow)) => flow.give_back(&mut common.tcp),
             Some(Flow::Splice(flow)) => flow.give_back(&mut common.splice),
-            Some(Flow::Udp(_) | Flow::Echo(_)) | None => {}
+            Some(Flow::Udp(flow)) => common.udp.ended(&flow),
+            Some(Flow::Echo(_)) | None => {}
         }
     }
 

@@ -146,7 +146,7 @@ impl Apply {
             base,
             rules,
             delete,
-            how: How::new(options, &sockets.inodes),
+            how: How::new(options, &sockets.ours),
             tasks: Vec::new(),
             open: Vec::new(),
             takes: Vec::new(),

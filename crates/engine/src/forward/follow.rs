@@ -182,7 +182,7 @@ struct OpenJob {
 fn jobs(forward: &Forward, wanted: &mut VecDeque<Wanted>) -> Vec<OpenJob> {
     let part = wanted.drain(..wanted.len().min(CHUNK));
     let job = |(place, families): Wanted| {
-        let how = How::new(ListenOptions { families, ..forward.options }, &forward.sockets.inodes);
+        let how = How::new(ListenOptions { families, ..forward.options }, &forward.sockets.ours);
         Some(OpenJob { place, entry: forward.rules.get(place.rule)?.clone(), how })
     };
     part.filter_map(job).collect()

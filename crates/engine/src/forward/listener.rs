@@ -15,7 +15,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
-use super::registry::{Inodes, Socket};
+use super::registry::{Ours, Socket};
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place, side_name};
 use crate::core::readiness::DATAGRAMS;
@@ -75,12 +75,12 @@ pub struct ListenOptions {
 pub(super) struct How {
     pub(super) families: Families,
     pub(super) freebind: bool,
-    pub(super) inodes: Inodes,
+    pub(super) ours: Ours,
 }
 
 impl How {
-    pub(super) fn new(ListenOptions { families, freebind }: ListenOptions, inodes: &Inodes) -> Self {
-        Self { families, freebind, inodes: inodes.clone() }
+    pub(super) fn new(ListenOptions { families, freebind }: ListenOptions, ours: &Ours) -> Self {
+        Self { families, freebind, ours: ours.clone() }
     }
 }
 
@@ -185,6 +185,16 @@ impl Listener {
         let any =
             self.addr.is_unspecified() && (self.addr.is_v4() == addr.is_v4() || self.both && addr.is_v4());
         any || self.addr == addr
+    }
+
+    /// The port that it is bound to.
+    pub(crate) fn port(&self) -> u16 {
+        self.place.port
+    }
+
+    /// Whether it takes what comes from addresses of this family.
+    pub(super) fn takes_family(&self, like: Addr) -> bool {
+        self.addr.is_v4() == like.is_v4() || self.both && like.is_v4()
     }
 
     /// A peer's address in the form that the socket takes.
@@ -311,6 +321,7 @@ fn bound(
         sockopt::set_socket_keepalive(&fd, true)?;
     } else {
         dgram::want_failures(fd.as_fd(), v6)?;
+        dgram::want_marks(fd.as_fd(), v6)?;
         dgram::want_room(fd.as_fd())?;
         if ip.is_unspecified() {
             dgram::want_destination(fd.as_fd(), v6)?;
@@ -329,11 +340,12 @@ fn bound(
         IpAddr::V4(_) => SocketAddr::new(ip, port),
     };
     // Before anybody can see it.
-    let inode = rustix::fs::fstat(&fd)?.st_ino;
-    let socket = how.inodes.note(fd, inode);
-    rustix::net::bind(&socket, &at)?;
+    let socket = how.ours.note(fd)?;
     if tcp {
+        rustix::net::bind(&socket, &at)?;
         rustix::net::listen(&socket, BACKLOG)?;
+    } else {
+        how.ours.bind(&socket, &at)?;
     }
     Ok((socket, family))
 }
@@ -368,7 +380,7 @@ pub(super) mod tests {
         };
         let entry = Entry { side, protocol, rule };
         let rule = Rules::default().add(entry.clone()).expect("the only one");
-        let how = How { families, freebind: false, inodes: Inodes::default() };
+        let how = How { families, freebind: false, ours: Ours::default() };
         Listener::open_at(&entry.rule.listen, Place { rule, port: free }, &entry, &how).expect("a socket")
     }
 

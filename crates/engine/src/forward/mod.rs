@@ -45,6 +45,7 @@ pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
+pub(crate) use self::registry::{Ours, Socket};
 use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
@@ -68,6 +69,7 @@ pub const CALLS: &[Call] = &[
             option::SO_KEEPALIVE,
             option::SO_OOBINLINE,
             option::SO_REUSEADDR,
+            option::SO_REUSEPORT,
             option::TCP_NODELAY,
         ],
     ),
@@ -127,6 +129,11 @@ impl Forward {
     /// No rules yet.
     pub fn new(options: ListenOptions) -> Self {
         Self { options, ..Self::default() }
+    }
+
+    /// Sockets of ours, which this does not follow.
+    pub(crate) fn ours(&self) -> Ours {
+        self.sockets.ours.clone()
     }
 
     /// The rules that are in effect.
@@ -227,14 +234,14 @@ impl Forward {
     /// Opens what a rule of `applied` needs at this place, from the calling thread.
     pub(crate) fn open(&self, applied: &Applied, place: Place) -> io::Result<Vec<Listener>> {
         let entry = applied.rules.get(place.rule).ok_or(Errno::INVAL)?;
-        Listener::open(place, entry, &How::new(self.options, &self.sockets.inodes))
+        Listener::open(place, entry, &How::new(self.options, &self.sockets.ours))
     }
 
     /// Opens again what was closed, from the calling thread.
     pub(crate) fn reopen(&self, Former { place, families }: Former) -> io::Result<Vec<Listener>> {
         let entry = self.rules.get(place.rule).ok_or(Errno::INVAL)?;
         let options = ListenOptions { families, ..self.options };
-        Listener::open(place, entry, &How::new(options, &self.sockets.inodes))
+        Listener::open(place, entry, &How::new(options, &self.sockets.ours))
     }
 
     /// Notes that a socket listens; its number for the workers.
@@ -403,7 +410,7 @@ impl Detection {
         for (side, source, known) in sides {
             scratch.clear();
             let interest = forward.rules.interest(side);
-            let ours = |inode| forward.sockets.inodes.is_ours(inode);
+            let ours = |inode| forward.sockets.ours.is_ours(inode);
             match source.read(interest, inbox, ours, scratch) {
                 Ok(()) if scratch != known => {
                     std::mem::swap(known, scratch);

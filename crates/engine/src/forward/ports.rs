@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use super::pressure::Pressure;
 use super::stock::Stock;
-use super::{Listener, Listeners};
+use super::{Listener, Listeners, Ours};
 use crate::core::{Core, Token};
 use crate::flow::Side;
 use crate::flow::inbound::Inbound;
@@ -56,6 +56,8 @@ pub struct Ports {
     pub(crate) lacking: bool,
     /// Orders sockets in the guest's namespace; `None` without one.
     pub(crate) supply: Option<Supply>,
+    /// Sockets of ours, among them those of ports that the guest sends from.
+    pub(crate) ours: Ours,
 }
 
 impl Ports {
@@ -69,6 +71,7 @@ impl Ports {
             pressure,
             lacking: false,
             supply: None,
+            ours: Ours::default(),
         }
     }
 

@@ -2,53 +2,123 @@
 //! workers know them.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use passt_sys::dgram;
+use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use super::listener::Listener;
 use super::table::{Entry, Place, RuleId};
 
-/// Inodes of all listening sockets of ours, in use or not yet: by these the kernel tells what
-/// listens, and none of ours is a service to be followed. Locked for moments, where sockets are
-/// opened and closed, and once a second where services are looked at.
+/// Sockets of ours that are bound to a port and not connected, in use or not yet. The kernel tells by
+/// inodes what listens, and none of ours is a service to be followed. Those of ports that the guest
+/// sends from make room for a listening socket at the same port. Locked for moments, where such
+/// sockets are opened and closed, and once a second where services are looked at.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Inodes(Arc<Mutex<HashSet<u64>>>);
+pub(crate) struct Ours(Arc<Mutex<Noted>>);
 
-/// The listening socket itself, which rules can have one after the other.
+#[derive(Debug, Default)]
+struct Noted {
+    inodes: HashSet<u64>,
+    /// Those that share, by their ports on the host.
+    sharing: BTreeMap<u16, Vec<Sharing>>,
+}
+
+#[derive(Clone, Debug)]
+struct Sharing {
+    socket: Weak<Socket>,
+    v6: bool,
+}
+
+/// A socket that is noted, such as a listening one, which rules can have one after the other.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    // Closed before its inode is forgotten: fields go in this order.
+    // Closed before it is forgotten: fields go in this order.
     fd: OwnedFd,
-    _noted: Noted,
+    _note: Note,
 }
 
-/// An inode that is one of ours.
+/// That a socket is noted.
 #[derive(Debug)]
-struct Noted {
+struct Note {
     inode: u64,
-    inodes: Inodes,
+    /// The port that it shares.
+    port: Option<u16>,
+    ours: Ours,
 }
 
-impl Inodes {
+impl Ours {
     /// Notes a socket, before it listens.
-    pub(super) fn note(&self, fd: OwnedFd, inode: u64) -> Socket {
-        self.all().insert(inode);
-        Socket { fd, _noted: Noted { inode, inodes: self.clone() } }
+    pub(super) fn note(&self, fd: OwnedFd) -> io::Result<Socket> {
+        self.note_at(fd, None)
+    }
+
+    fn note_at(&self, fd: OwnedFd, port: Option<u16>) -> io::Result<Socket> {
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        self.all().inodes.insert(inode);
+        Ok(Socket { fd, _note: Note { inode, port, ours: self.clone() } })
+    }
+
+    /// Notes a socket, of IPv6 or IPv4, that is bound to this port of the host, and shares it.
+    pub(crate) fn note_sharing(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Arc<Socket>> {
+        let socket = Arc::new(self.note_at(fd, Some(port))?);
+        let sharing = Sharing { socket: Arc::downgrade(&socket), v6 };
+        self.all().sharing.entry(port).or_default().push(sharing);
+        Ok(socket)
     }
 
     /// Whether the socket with this inode is one of these.
     pub(super) fn is_ours(&self, inode: u64) -> bool {
-        self.all().contains(&inode)
+        self.all().inodes.contains(&inode)
     }
 
-    fn all(&self) -> MutexGuard<'_, HashSet<u64>> {
+    /// Binds `socket` to `at`, together with those of ours that share this port. Others can't have
+    /// it: the kernel lets sockets of one user have the same port while all of them agree
+    /// (`SO_REUSEPORT` of socket(7)), and ours do so for this moment alone.
+    pub(super) fn bind(&self, socket: &Socket, at: &SocketAddr) -> io::Result<()> {
+        let taken = match rustix::net::bind(socket, at) {
+            Err(error @ Errno::ADDRINUSE) => error,
+            bound => return Ok(bound?),
+        };
+        let sharing = self.all().sharing.get(&at.port()).cloned().unwrap_or_default();
+        let sharing: Vec<_> =
+            sharing.iter().filter_map(|other| Some((other.socket.upgrade()?, other.v6))).collect();
+        if sharing.is_empty() {
+            return Err(taken.into());
+        }
+        let all = || sharing.iter().map(|(other, _)| &**other).chain([socket]);
+        let agree = |agree| all().try_for_each(|one| sockopt::set_socket_reuseport(one, agree));
+        let bound = agree(true).and_then(|()| rustix::net::bind(socket, at));
+        agree(false)?;
+        bound?;
+        // What comes to the others is passed on by where it was sent to.
+        for (other, v6) in &sharing {
+            dgram::want_destination(other.as_fd(), *v6)?;
+        }
+        Ok(())
+    }
+
+    fn all(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Noted {
+impl Drop for Note {
     fn drop(&mut self) {
-        self.inodes.all().remove(&self.inode);
+        let mut all = self.ours.all();
+        all.inodes.remove(&self.inode);
+        if let Some(port) = self.port
+            && let Some(sharing) = all.sharing.get_mut(&port)
+        {
+            sharing.retain(|other| other.socket.strong_count() > 0);
+            if sharing.is_empty() {
+                all.sharing.remove(&port);
+            }
+        }
     }
 }
 
@@ -69,7 +139,7 @@ impl AsRawFd for Socket {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     open: BTreeMap<u32, Arc<Listener>>,
-    pub(super) inodes: Inodes,
+    pub(super) ours: Ours,
     next: u32,
 }
 

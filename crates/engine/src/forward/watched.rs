@@ -121,6 +121,18 @@ impl Listeners {
         numbers.filter_map(|&(.., number)| Some((number, self.open.get(&number)?)))
     }
 
+    /// The port of a UDP socket on the host, by its number; zero if it is on the other side.
+    pub(crate) fn host_port(&self, number: u32) -> u16 {
+        self.get(number).filter(|l| l.side == Side::Host).map_or(0, |l| l.port())
+    }
+
+    /// The UDP socket on the host at this port that takes what `source` sends to one of the host's
+    /// addresses.
+    pub(crate) fn at_port(&self, port: u16, source: Addr) -> Option<u32> {
+        let all = self.at(&self.by_port, Side::Host, Protocol::Udp, port);
+        { all }.find(|(_, l)| l.takes_family(source)).map(|(number, _)| number)
+    }
+
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
     /// the guest sends from there looks, to the outside, as if it came from the forwarded port.
     pub(crate) fn answering(&self, port: u16, remote: Addr) -> Option<(u32, &Watched)> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS};
+use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::icmp;
 use passt_proto::wire::ip::protocol;
@@ -23,6 +23,7 @@ use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
 use super::facts::{self, Facts, State};
+use super::marks::Marks;
 use super::put::put;
 use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
@@ -47,7 +48,7 @@ pub struct EchoFlow {
     fd: OwnedFd,
     /// Destination on the host's side.
     remote: Addr,
-    ttl: u8,
+    marks: Marks,
     last: Instant,
     account: Account,
     futile: Futile,
@@ -81,7 +82,7 @@ impl Echo {
         })?;
         let (last, account) = (core.now, Account::new(core.now));
         let station = Station::of(&core.guest.learnt, key.guest.addr);
-        Ok(EchoFlow { fd, remote, ttl: DEFAULT_TTL, last, account, futile: Futile::default(), station })
+        Ok(EchoFlow { fd, remote, marks: Marks::USUAL, last, account, futile: Futile::default(), station })
     }
 }
 
@@ -90,21 +91,19 @@ impl EchoFlow {
     pub(crate) fn send<L: Link>(
         &mut self,
         core: &Core<L>,
-        ttl: u8,
+        marks: Marks,
         message: &Payload,
     ) -> Result<(), DropReason> {
         self.last = core.now;
         self.station.heard(&core.guest);
         self.account.carried(Direction::Out, 1, message.len(), core.now);
-        if self.ttl != ttl {
-            self.ttl = ttl;
-            let _ = dgram::set_ttl(self.fd.as_fd(), !self.remote.is_v4(), ttl);
-        }
+        self.marks = marks;
         let mut data = Gather::new();
         core.append(message, &mut data);
         let message = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
+        let envelope = marks.envelope(self.remote);
         // An error that is pending from an earlier request is in the error queue too.
-        let send = || dgram::send(self.fd.as_fd(), &data, &message, None, None);
+        let send = || dgram::send(self.fd.as_fd(), &data, &message, &envelope, self.remote.is_v4());
         send().or_else(|_| send()).map_err(|_| DropReason::Socket)?;
         Ok(())
     }
@@ -160,7 +159,7 @@ impl EchoFlow {
         }
         header.id = key.guest.port.into();
         self.account.carried(Direction::In, 1, message.len(), core.now);
-        let path = path_to_guest(core, key, &self.station);
+        let path = Marks::of(&received).on(path_to_guest(core, key, &self.station));
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());
         let mut headers = [0; MAX_HEADERS];
@@ -184,7 +183,7 @@ impl EchoFlow {
             let header = own(&core.inbox, &core.pool, &payload).and_then(<[u8]>::first_chunk);
             let Some(&[kind, code, c0, c1, _, _, s0, s1]) = header else { continue };
             let [i0, i1] = key.guest.port.to_be_bytes();
-            let path = path_from_guest(core, key, &self.station, self.ttl);
+            let path = self.marks.on(path_from_guest(core, key, &self.station));
             let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
             let transport = [kind, code, c0, c1, i0, i1, s0, s1];
             let quoted = Quoted { path, protocol, transport, len: failure.len };

@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod facts;
+pub(crate) mod marks;
 mod put;
 pub(crate) mod quote;
 pub(crate) mod socket;
@@ -13,7 +14,7 @@ pub mod tcp;
 pub mod udp;
 
 use passt_proto::time::Instant;
-use passt_proto::wire::build::Path;
+use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 
@@ -60,7 +61,7 @@ pub(crate) fn path_to_guest<L: Link>(core: &Core<L>, key: &Key, station: &Statio
 }
 
 /// The path of packets of a flow from the guest's `station`.
-pub(crate) fn path_from_guest<L: Link>(core: &Core<L>, key: &Key, station: &Station, ttl: u8) -> Path {
+pub(crate) fn path_from_guest<L: Link>(core: &Core<L>, key: &Key, station: &Station) -> Path {
     let Path { src_mac, dst_mac, src, dst, .. } = path_to_guest(core, key, station);
-    Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ttl }
+    Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ttl: DEFAULT_TTL, traffic_class: 0 }
 }

@@ -71,6 +71,7 @@ pub(super) fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined
         sockopt::set_socket_broadcast(fd, true)?;
     }
     dgram::want_failures(fd.as_fd(), to.is_ipv6())?;
+    dgram::want_marks(fd.as_fd(), to.is_ipv6())?;
     dgram::want_room(fd.as_fd())?;
     if joined {
         // Linux before 5.0 does not know how to.

@@ -59,12 +59,15 @@ impl<L: Link> Worker<L> {
         let mut engine = memory::engine(link, options, now)?;
         engine.ctx.core.watch_link()?;
         let random = options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17));
-        Ok(Self { engine, process: Process::new(&options.services, random, now) })
+        let process = Process::new(&options.services, random, now);
+        engine.ctx.ports.ours = process.forward.ours();
+        Ok(Self { engine, process })
     }
 
     /// Forwards ports by these rules from now on, in the place of others. Their sockets come with
     /// [`Worker::listen`].
     pub fn forward(&mut self, forward: Forward) {
+        self.engine.ctx.ports.ours = forward.ours();
         self.process.forward = forward;
     }
 
@@ -196,6 +199,7 @@ impl<L: Link> Worker<L> {
                     external.progressed(&mut Control { engine, process });
                 }
                 Token::Listener(number) => engine.listener_event(number, flags),
+                Token::Mapping(number) => engine.mapping_event(number, flags),
             }
         }
         if let Some(number) = engine.ctx.core.take_postponed()

@@ -33,11 +33,13 @@ pub(crate) fn names(v4: bool) -> (Addr, Addr) {
 }
 
 /// An IP packet as the guest's stack would pass it on: datagrams reassembled and cut.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) src: Addr,
     pub(crate) dst: Addr,
     pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    pub(crate) traffic_class: u8,
     /// From the transport header on.
     pub(crate) bytes: Vec<u8>,
 }
@@ -108,7 +110,7 @@ impl Guest {
 
     pub(crate) fn path(v4: bool) -> Path {
         let (src, dst) = names(v4);
-        Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src, dst, ttl: 64 }
+        Path { src_mac: Mac([4; 6]), dst_mac: ENGINE, src, dst, ttl: 64, traffic_class: 0 }
     }
 
     /// Puts a datagram, or a super-frame of some, on the link.
@@ -209,7 +211,9 @@ impl Guest {
             }
             bytes = self.fragments.remove(&id).unwrap();
         }
-        let received = Received { src: ip_addr(src), dst: ip_addr(dst), protocol, bytes };
+        let (ttl, traffic_class) = if v4 { (ip[8], ip[1]) } else { (ip[7], ip[0] << 4 | ip[1] >> 4) };
+        let (src, dst) = (ip_addr(src), ip_addr(dst));
+        let received = Received { src, dst, protocol, ttl, traffic_class, bytes };
         cut(received, &packet.offload)
     }
 
@@ -248,10 +252,9 @@ pub(crate) fn cut(packet: Received, offload: &Offload) -> Vec<Received> {
     if offload.gso == Gso::None {
         return vec![packet];
     }
-    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol);
     let header = packet.bytes[..8].to_vec();
     let pieces = packet.bytes[8..].chunks(offload.gso_size.into());
-    pieces.map(|p| Received { src, dst, protocol, bytes: [&header, p].concat() }).collect()
+    pieces.map(|p| Received { bytes: [&header, p].concat(), ..packet.clone() }).collect()
 }
 
 pub(crate) fn server(v4: bool) -> (UdpSocket, u16) {

@@ -64,6 +64,8 @@ pub enum Class {
         seq: u16,
         /// Time to live or hop limit.
         ttl: u8,
+        /// Traffic class, as of [`Packet`].
+        traffic_class: u8,
         /// The ICMP message from its type on.
         payload: Range<usize>,
     },
@@ -109,6 +111,8 @@ pub struct Datagram {
     pub dst: Endpoint,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Traffic class, as of [`Packet`].
+    pub traffic_class: u8,
     /// The payload, in the frame.
     pub payload: Range<usize>,
 }
@@ -208,6 +212,7 @@ fn datagram(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         src: Endpoint::new(packet.src, src),
         dst: Endpoint::new(packet.dst, dst),
         ttl: packet.ttl,
+        traffic_class: packet.traffic_class,
         payload: range(packet, udp::LEN, udp::LEN.saturating_add(len)),
     };
     if dst == DHCP_SERVER && packet.dst.is_v4() {
@@ -258,6 +263,7 @@ fn echo(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         id: header.id.get(),
         seq: header.seq.get(),
         ttl: packet.ttl,
+        traffic_class: packet.traffic_class,
         payload: range(packet, 0, packet.len),
     })
 }

@@ -14,7 +14,14 @@ const V6: (Ipv6Addr, Ipv6Addr) =
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
 fn path(src: impl Into<Addr>, dst: impl Into<Addr>) -> Path {
-    Path { src_mac: GUEST, dst_mac: Mac([2, 0, 0, 0, 0, 1]), src: src.into(), dst: dst.into(), ttl: 63 }
+    Path {
+        src_mac: GUEST,
+        dst_mac: Mac([2, 0, 0, 0, 0, 1]),
+        src: src.into(),
+        dst: dst.into(),
+        ttl: 63,
+        traffic_class: 0,
+    }
 }
 
 fn udp_frame(path: &Path, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
@@ -57,6 +64,7 @@ fn udp_of_both_families() {
             dst: Endpoint { addr: path.dst, port: 53 },
             ttl: 63,
             payload: end - 5..end,
+            traffic_class: 0,
         };
         assert_eq!(classify_all(&frame), Ok(Class::Udp(expected)));
     }
@@ -77,8 +85,15 @@ fn tcp_payload_behind_the_head() {
 fn echo_requests() {
     let message = [8, 0, 0, 0, 0x12, 0x34, 0, 9, 0xaa];
     let frame = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &message);
-    let expected =
-        Class::Echo { src: V4.0.into(), dst: V4.1.into(), id: 0x1234, seq: 9, ttl: 63, payload: 34..43 };
+    let expected = Class::Echo {
+        src: V4.0.into(),
+        dst: V4.1.into(),
+        id: 0x1234,
+        seq: 9,
+        ttl: 63,
+        payload: 34..43,
+        traffic_class: 0,
+    };
     assert_eq!(classify_all(&frame), Ok(expected));
     let reply = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[0; 9]);
     assert_eq!(classify_all(&reply), Err(DropReason::IcmpType));

@@ -79,6 +79,15 @@ pub struct V6 {
     pub dns: ArrayVec<Ipv6Addr, 3>,
 }
 
+impl V4 {
+    /// Whether this is the broadcast address of the network (RFC 919, section 7).
+    pub fn is_broadcast(&self, addr: Addr) -> bool {
+        let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+        // A network of two hosts has none (RFC 3021).
+        hosts > 1 && addr.v4() == Some(Ipv4Addr::from_bits(self.addr.to_bits() | hosts))
+    }
+}
+
 bitflags! {
     /// Services, each of which can be switched off.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -249,7 +249,14 @@ fn put_prefixes(w: &mut Writer<'_>, v6: &V6) -> Option<()> {
 }
 
 fn path(from: (Mac, Ipv6Addr), to: (Mac, Addr)) -> Path {
-    Path { src_mac: from.0, dst_mac: to.0, src: from.1.into(), dst: to.1, ttl: ndp::HOP_LIMIT }
+    Path {
+        src_mac: from.0,
+        dst_mac: to.0,
+        src: from.1.into(),
+        dst: to.1,
+        ttl: ndp::HOP_LIMIT,
+        traffic_class: 0,
+    }
 }
 
 /// The Ethernet group of an IPv6 group (RFC 2464, section 7).

@@ -165,6 +165,7 @@ fn ndp_frame(src: Ipv6Addr, hop_limit: u8, message: &[u8]) -> Vec<u8> {
         src: src.into(),
         dst: Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).into(),
         ttl: hop_limit,
+        traffic_class: 0,
     };
     let sum = crate::wire::checksum::Sum::pseudo(path.src, path.dst, protocol::ICMPV6, message.len());
     let check = sum.bytes(message).finish().to_be_bytes();
@@ -228,7 +229,8 @@ fn neighbour_discovery_without_answer() {
 /// Requests to a server that is off are datagrams like others.
 #[test]
 fn servers_that_are_off() {
-    let path = |src: Addr, dst: Addr| Path { src_mac: GUEST, dst_mac: OURS, src, dst, ttl: 1 };
+    let path =
+        |src: Addr, dst: Addr| Path { src_mac: GUEST, dst_mac: OURS, src, dst, ttl: 1, traffic_class: 0 };
     let v4 = path(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into());
     let v6 = path(GUEST_LL.into(), OUR_LL.into());
     let information = [11, 1, 2, 3];
@@ -269,6 +271,7 @@ fn other_servers() {
             src: client.into(),
             dst: Ipv4Addr::from(dst).into(),
             ttl: 64,
+            traffic_class: 0,
         };
         let mut renewal = super::dhcp::tests::message(&[53, 1, 3]);
         renewal[12..16].copy_from_slice(&client.octets());
@@ -445,6 +448,7 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
             src: if v4 { Ipv4Addr::new(192, 0, 2, 15).into() } else { GUEST_LL.into() },
             dst: if v4 { Ipv4Addr::BROADCAST.into() } else { OUR_LL.into() },
             ttl: 1,
+            traffic_class: 0,
         };
         match which {
             0 => [&arp_frame(1, [1; 4], [2; 4])[..20], &tail].concat(),

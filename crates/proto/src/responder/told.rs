@@ -175,7 +175,14 @@ mod tests {
     use crate::wire::build::{MAX_HEADERS, Path};
 
     fn path(src: Ipv6Addr, dst: Ipv6Addr) -> Path {
-        Path { src_mac: GUEST, dst_mac: Mac([0xff; 6]), src: src.into(), dst: dst.into(), ttl: 255 }
+        Path {
+            src_mac: GUEST,
+            dst_mac: Mac([0xff; 6]),
+            src: src.into(),
+            dst: dst.into(),
+            ttl: 255,
+            traffic_class: 0,
+        }
     }
 
     fn datagram(path: &Path, ports: (u16, u16), message: &[u8]) -> Vec<u8> {

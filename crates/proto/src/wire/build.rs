@@ -31,6 +31,8 @@ pub struct Path {
     pub dst: Addr,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Traffic class (RFC 8200, section 7), in IPv4 the byte of differentiated services and ECN.
+    pub traffic_class: u8,
 }
 
 impl Path {
@@ -44,15 +46,16 @@ impl Path {
     /// `None` if the families differ, the payload is too long or `out` too short.
     pub fn emit(&self, out: &mut [u8], protocol: u8, payload_len: usize) -> Option<usize> {
         let (frame, packet) = out.split_at_mut_checked(ethernet::LEN)?;
+        let marks = (self.ttl, self.traffic_class);
         let ethertype = match (self.src.v4(), self.dst.v4()) {
             (Some(src), Some(dst)) => {
-                let header = ipv4::Header::new(src, dst, protocol, self.ttl, payload_len)?;
+                let header = ipv4::Header::new(src, dst, protocol, marks, payload_len)?;
                 header.write_to_prefix(packet).ok()?;
                 ethernet::IPV4
             }
             (None, None) => {
                 let (src, dst) = (self.src.octets().into(), self.dst.octets().into());
-                let header = ipv6::Header::new(src, dst, protocol, self.ttl, payload_len)?;
+                let header = ipv6::Header::new(src, dst, protocol, marks, payload_len)?;
                 header.write_to_prefix(packet).ok()?;
                 ethernet::IPV6
             }
@@ -116,7 +119,14 @@ mod tests {
     use super::*;
 
     fn path(src: impl Into<Addr>, dst: impl Into<Addr>) -> Path {
-        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: src.into(), dst: dst.into(), ttl: 64 }
+        Path {
+            src_mac: Mac([2; 6]),
+            dst_mac: Mac([4; 6]),
+            src: src.into(),
+            dst: dst.into(),
+            ttl: 64,
+            traffic_class: 0,
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ mod tests {
 
     fn path(v4: bool) -> Path {
         let addr: Addr = if v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: addr, dst: addr, ttl: 64 }
+        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: addr, dst: addr, ttl: 64, traffic_class: 0 }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Time to live, or hop limit.
     pub ttl: u8,
+    /// Traffic class (RFC 8200, section 7), in IPv4 the byte of differentiated services and ECN.
+    pub traffic_class: u8,
     /// Bytes from the start of the network header to the payload.
     pub offset: usize,
     /// Bytes of payload, without the frame's padding.

@@ -45,11 +45,17 @@ pub struct Header {
 impl Header {
     /// A complete header for `payload_len` bytes; `None` if they are too many.
     /// Sent with Don't Fragment, so that the identification may be zero (RFC 6864, section 4.1).
-    pub fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl: u8, payload_len: usize) -> Option<Self> {
+    pub fn new(
+        src: Ipv4Addr,
+        dst: Ipv4Addr,
+        protocol: u8,
+        (ttl, tos): (u8, u8),
+        payload_len: usize,
+    ) -> Option<Self> {
         let total_len = u16::try_from(payload_len.checked_add(LEN)?).ok()?;
         let mut header = Self {
             version_ihl: 0x45,
-            tos: 0,
+            tos,
             total_len: total_len.into(),
             id: 0.into(),
             fragment: DONT_FRAGMENT.into(),
@@ -94,6 +100,7 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         dst: Ipv4Addr::from(header.dst).into(),
         protocol: header.protocol,
         ttl: header.ttl,
+        traffic_class: header.tos,
         offset,
         len,
         is_atomic: false,

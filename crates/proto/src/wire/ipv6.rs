@@ -47,11 +47,11 @@ impl Header {
         src: Ipv6Addr,
         dst: Ipv6Addr,
         protocol: u8,
-        hop_limit: u8,
+        (hop_limit, traffic_class): (u8, u8),
         payload_len: usize,
     ) -> Option<Self> {
         Some(Self {
-            version_class_label: 0x6000_0000.into(),
+            version_class_label: (0x6000_0000 | u32::from(traffic_class) << 20).into(),
             payload_len: u16::try_from(payload_len).ok()?.into(),
             next_header: protocol,
             hop_limit,
@@ -68,7 +68,8 @@ impl Header {
 /// would be taken for IPv4 by [`crate::addr::Addr`]: such packets are refused.
 pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
     let (header, _) = Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
-    if header.version_class_label.get() >> 28 != 6 {
+    let [version, class, ..] = header.version_class_label.to_bytes();
+    if version >> 4 != 6 {
         return Err(DropReason::IpHeader);
     }
     let end = LEN.saturating_add(header.payload_len.get().into());
@@ -88,6 +89,7 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         dst: dst.into(),
         protocol,
         ttl: header.hop_limit,
+        traffic_class: version << 4 | class >> 4,
         offset,
         len: end.checked_sub(offset).ok_or(DropReason::IpLength)?,
         is_atomic,

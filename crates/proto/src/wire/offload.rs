@@ -270,7 +270,14 @@ mod tests {
             let src = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
             (src.into(), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2).into())
         };
-        Path { src_mac: Mac([2, 0, 0, 0, 0, 1]), dst_mac: Mac([2, 0, 0, 0, 0, 2]), src, dst, ttl: 64 }
+        Path {
+            src_mac: Mac([2, 0, 0, 0, 0, 1]),
+            dst_mac: Mac([2, 0, 0, 0, 0, 2]),
+            src,
+            dst,
+            ttl: 64,
+            traffic_class: 0,
+        }
     }
 
     /// What a link without offload sends for a frame.

@@ -127,7 +127,7 @@ mod tests {
         } else {
             [Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into()]
         };
-        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src, dst, ttl: 64 }
+        Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src, dst, ttl: 64, traffic_class: 0 }
     }
 
     fn quoted(v4: bool, len: usize) -> Quoted {

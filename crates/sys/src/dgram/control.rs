@@ -3,6 +3,8 @@
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+use super::Envelope;
+
 /// A socket address in the kernel's layout.
 #[derive(Clone, Copy)]
 #[repr(align(4))]
@@ -105,6 +107,21 @@ impl CmsgBuffer {
             let mut info = [0; size_of::<libc::in_pktinfo>()];
             info[4..8].copy_from_slice(&a.octets());
             self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+    }
+
+    /// Asks for what an envelope has besides addresses, in packets of IPv4 or IPv6.
+    pub(super) fn push_marks(&mut self, envelope: &Envelope, v4: bool) {
+        let (level, ttl, traffic_class) = if v4 {
+            (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
+        };
+        if let Some(value) = envelope.ttl {
+            self.push(level, ttl, &i32::from(value).to_ne_bytes());
+        }
+        if envelope.traffic_class != 0 {
+            self.push(level, traffic_class, &i32::from(envelope.traffic_class).to_ne_bytes());
         }
     }
 

@@ -24,12 +24,12 @@ pub const CALLS: &[Call] = &[
     Call::only(
         Sysno::setsockopt,
         &[
-            option::IP_MULTICAST_TTL,
             option::IP_RECVERR,
-            option::IP_TTL,
-            option::IPV6_MULTICAST_HOPS,
+            option::IP_RECVTOS,
+            option::IP_RECVTTL,
             option::IPV6_RECVERR,
-            option::IPV6_UNICAST_HOPS,
+            option::IPV6_RECVHOPLIMIT,
+            option::IPV6_RECVTCLASS,
             option::SO_RCVBUF,
         ],
     ),
@@ -65,6 +65,20 @@ pub struct Outgoing {
     pub segment: u16,
 }
 
+/// What messages to be sent have in their headers, where the kernel is not to choose it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Envelope {
+    /// The receiver, of the socket's family (see [`mapped`]), unless the socket is connected to it.
+    pub to: Option<SocketAddr>,
+    /// The address to send from.
+    pub from: Option<IpAddr>,
+    /// Time to live, or hop limit.
+    pub ttl: Option<u8>,
+    /// Traffic class (RFC 8200, section 7), in IPv4 the byte of differentiated services and ECN
+    /// (RFC 2474, RFC 3168); zero is what the kernel chooses.
+    pub traffic_class: u8,
+}
+
 /// A message that was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
@@ -77,6 +91,10 @@ pub struct Received {
     /// The address that it was sent to, if asked for by [`want_destination`]; for a broadcast to
     /// a network, our address there.
     pub destination: Option<IpAddr>,
+    /// Time to live or hop limit, if asked for by [`want_marks`].
+    pub ttl: Option<u8>,
+    /// Traffic class, as in [`Envelope`]; zero if not asked for.
+    pub traffic_class: u8,
 }
 
 /// An entry of a socket's error queue: `struct sock_extended_err`, ip(7).
@@ -111,17 +129,17 @@ pub enum Origin {
     Icmpv6,
 }
 
-/// Sends messages (at most [`BATCH`]) whose buffers are in `data`, without waiting; returns how
-/// many were sent before the first error. For sockets that are not connected there are `to`, of the
-/// socket's family (see [`mapped`]), and `from`, the address to send from.
+/// Sends messages (at most [`BATCH`]) whose buffers are in `data`, all in envelopes alike, without
+/// waiting; returns how many were sent before the first error. `v4` tells the family of the packets
+/// that they travel in.
 pub fn send(
     fd: BorrowedFd<'_>,
     data: &Gather<'_>,
     messages: &[Outgoing],
-    to: Option<SocketAddr>,
-    from: Option<IpAddr>,
+    envelope: &Envelope,
+    v4: bool,
 ) -> io::Result<usize> {
-    let name = to.map(SocketName::from);
+    let name = envelope.to.map(SocketName::from);
     let mut controls = [CmsgBuffer::EMPTY; BATCH];
     let mut headers = [EMPTY; BATCH];
     let count = messages.len().min(BATCH);
@@ -133,9 +151,10 @@ pub fn send(
         if message.segment != 0 {
             control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());
         }
-        if let Some(from) = from {
+        if let Some(from) = envelope.from {
             control.push_source(from, name.as_ref().is_some_and(SocketName::is_v6));
         }
+        control.push_marks(envelope, v4);
         let header = &mut header.msg_hdr;
         header.msg_iov = own.as_ptr().cast_mut();
         header.msg_iovlen = own.len() as _;
@@ -311,15 +330,15 @@ pub fn want_joined(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_UDP, UDP_GRO, 1i32)
 }
 
-/// Sets time to live or hop limit of what is sent, to single stations and to groups.
-pub fn set_ttl(fd: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
-    let ttl = i32::from(ttl);
+/// Messages are to come with their time to live and traffic class, ip(7) and ipv6(7). A socket of
+/// IPv6 may receive both families.
+pub fn want_marks(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        set(fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, ttl)?;
-        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl);
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1i32)?;
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1i32)?;
     }
-    set(fd, libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, ttl)?;
-    set(fd, libc::IPPROTO_IP, libc::IP_TTL, ttl)
+    set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1i32)?;
+    set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1i32)
 }
 
 /// No message: null pointers, zero lengths.
@@ -348,7 +367,8 @@ fn header(name: &mut SocketName, control: &mut CmsgBuffer, vecs: &[libc::iovec])
 
 impl Received {
     fn new(len: usize, name: &SocketName, control: &CmsgBuffer) -> Self {
-        let mut received = Self { len, segment: 0, source: name.get(), destination: None };
+        let mut received =
+            Self { len, segment: 0, source: name.get(), destination: None, ttl: None, traffic_class: 0 };
         for (level, kind, data) in control.messages() {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
@@ -362,11 +382,26 @@ impl Received {
                     let addr = data.first_chunk::<16>();
                     received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
                 }
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    received.ttl = number(data);
+                }
+                // A single byte.
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    received.traffic_class = data.first().copied().unwrap_or(0);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    received.traffic_class = number(data).unwrap_or(0);
+                }
                 _ => {}
             }
         }
         received
     }
+}
+
+/// A byte that the kernel tells as an `int`.
+fn number(data: &[u8]) -> Option<u8> {
+    data.first_chunk().and_then(|&bytes| u8::try_from(i32::from_ne_bytes(bytes)).ok())
 }
 
 /// The destination from `struct in_pktinfo`: interface, local address, address in the header.

@@ -17,7 +17,7 @@ fn a_batch_arrives_with_its_boundaries() {
     assert!(data.push(b"one") && data.push(b"tw") && data.push(b"o!"));
     let messages =
         [Outgoing { buffers: 1, ..Outgoing::default() }, Outgoing { first: 1, buffers: 2, segment: 0 }];
-    assert_eq!(send(a.as_fd(), &data, &messages, None, None).expect("sent"), 2);
+    assert_eq!(send(a.as_fd(), &data, &messages, &Envelope::default(), true).expect("sent"), 2);
     let mut inbox = Inbox::new();
     assert_eq!(inbox.receive(b.as_fd()).expect("received"), 2);
     let (first, payload) = inbox.message(0).expect("there");
@@ -33,11 +33,11 @@ fn the_kernel_cuts_and_joins() {
     let mut data = Gather::new();
     assert!(data.push(&payload));
     let message = [Outgoing { first: 0, buffers: 1, segment: 100 }];
-    send(a.as_fd(), &data, &message, None, None).expect("sent");
+    send(a.as_fd(), &data, &message, &Envelope::default(), false).expect("sent");
     let mut buffer = [0; 300];
     assert_eq!(b.recv(&mut buffer).expect("cut"), 100);
     want_joined(b.as_fd()).expect("Linux 5.0");
-    send(a.as_fd(), &data, &message, None, None).expect("sent");
+    send(a.as_fd(), &data, &message, &Envelope::default(), false).expect("sent");
     assert_eq!((b.recv(&mut buffer).expect("cut"), b.recv(&mut buffer).expect("cut")), (100, 50));
     let ahead = peek(b.as_fd()).expect("something is there");
     assert_eq!((ahead.len, ahead.segment), (250, 100));
@@ -68,9 +68,33 @@ fn destination_and_source_of_either_family() {
         let mut data = Gather::new();
         data.push(b"pong");
         let message = [Outgoing { first: 0, buffers: 1, segment: 0 }];
-        send(b.as_fd(), &data, &message, Some(mapped(peer)), Some(ip)).expect("sent");
+        let envelope = Envelope { to: Some(mapped(peer)), from: Some(ip), ..Envelope::default() };
+        send(b.as_fd(), &data, &message, &envelope, ip.is_ipv4()).expect("sent");
         let (len, from) = a.recv_from(&mut [0; 16]).expect("received");
         assert_eq!((len, from), (4, (ip, port).into()));
+    }
+}
+
+/// Time to live and traffic class are those of each message, also of IPv4 through a socket for both
+/// families, and to a socket for both.
+#[test]
+fn marks_of_each_message() {
+    let both = || UdpSocket::bind("[::]:0").expect("bind");
+    let (a, b) = (both(), both());
+    want_marks(b.as_fd(), true).expect("options");
+    let port = b.local_addr().expect("bound").port();
+    for ip in ["127.0.0.1", "::1"] {
+        let ip: IpAddr = ip.parse().expect("address");
+        for (ttl, traffic_class) in [(None, 0), (Some(7), 0), (None, 0xb8), (Some(255), 3), (None, 0)] {
+            let mut data = Gather::new();
+            data.push(b"?");
+            let to = Some(mapped((ip, port).into()));
+            let envelope = Envelope { to, from: None, ttl, traffic_class };
+            let message = [Outgoing { first: 0, buffers: 1, segment: 0 }];
+            send(a.as_fd(), &data, &message, &envelope, ip.is_ipv4()).expect("sent");
+            let received = receive(b.as_fd(), &Scatter::new()).expect("received");
+            assert_eq!((received.ttl, received.traffic_class), (Some(ttl.unwrap_or(64)), traffic_class));
+        }
     }
 }
 

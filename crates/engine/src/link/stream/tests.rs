@@ -158,7 +158,7 @@ proptest! {
 fn path() -> Path {
     let (src, dst) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
     let (src_mac, dst_mac) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
-    Path { src_mac, dst_mac, src: src.into(), dst: dst.into(), ttl: DEFAULT_TTL }
+    Path { src_mac, dst_mac, src: src.into(), dst: dst.into(), ttl: DEFAULT_TTL, traffic_class: 0 }
 }
 
 /// Sends `payload` as `recvmsg` would have put it, with an MSS; what the link said.

@@ -292,8 +292,8 @@ impl TcpFlow {
         let [a, b] = key.guest.port.to_be_bytes();
         let [c, d] = key.remote.port.to_be_bytes();
         let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
-        let Path { src_mac, dst_mac, src, dst, ttl } = self.path;
-        let path = Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ttl };
+        let Path { src_mac, dst_mac, src, dst, .. } = self.path;
+        let path = Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ..self.path };
         let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
         let header = unreachable.header(key.guest.addr.is_v4());
         ctx.core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);

@@ -17,12 +17,12 @@ use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
-use passt_sys::dgram::BATCH;
+use passt_sys::dgram::{BATCH, Envelope};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
-use super::{Shared, Sockets, UdpFlow};
+use super::{Shared, Sockets, Udp, UdpFlow, Ways};
 use crate::core::{Core, Station};
 use crate::flow::Side;
 use crate::flow::account::Direction;
@@ -59,18 +59,31 @@ impl UdpFlow {
     }
 
     /// Passes on what is in the inbox at `messages`, from the client.
-    pub(super) fn serve<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
+    pub(super) fn serve<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &Udp,
+        messages: Range<usize>,
+    ) -> Verdict {
         self.used(Direction::Out, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
-        let way = self.sockets.to_remote(&ctx.ports.listeners);
-        let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
+        let mut cuts = self.cuts;
+        let way = self.way(Ways { listeners: &ctx.ports.listeners, mappings: &udp.mappings });
+        let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut cuts));
+        self.cuts = cuts;
         count(ctx, lost, messages)
     }
 
     /// Passes on what is in the inbox at `messages`, from the server.
-    pub(super) fn answer<L: Link>(&mut self, ctx: &mut Context<L>, messages: Range<usize>) -> Verdict {
+    pub(super) fn answer<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &Udp,
+        messages: Range<usize>,
+    ) -> Verdict {
         self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
-        let way = client.way(&ctx.ports.listeners);
+        let ways = Ways { listeners: &ctx.ports.listeners, mappings: &udp.mappings };
+        let way = client.way(ways, Envelope::default());
         let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
         count(ctx, lost, messages)
     }

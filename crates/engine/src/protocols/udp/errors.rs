@@ -3,9 +3,8 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
-use passt_proto::wire::build::{DEFAULT_TTL, Path};
+use passt_proto::wire::build::Path;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::Failure;
@@ -15,38 +14,21 @@ use super::{BURST, UdpFlow};
 use crate::core::icmp::unreachable;
 use crate::core::{Core, Payload};
 use crate::flow::{Key, Via};
-use crate::forward::Listener;
 use crate::link::Link;
 use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
 
-/// An error about what went out through a listening socket, and the flow that it is about; `None`
-/// where there is no more.
-pub(crate) fn of_listener<L: Link>(
-    core: &mut Core<L>,
-    listener: &Listener,
-    quote: &Quote,
-) -> Option<Undelivered> {
-    let (failure, payload) = quote.receive(core, listener.fd.as_fd())?;
-    let peer = failure.destination;
-    let route = peer.map(|peer| listener.route(&core.guest, peer.into(), Endpoint::from(peer).addr));
-    let key = route.and_then(Result::ok).and_then(|(key, across)| across.is_none().then_some(key));
-    Some(Undelivered { failure, payload, key })
-}
-
-/// A datagram that did not arrive.
-pub(crate) struct Undelivered {
-    failure: Failure,
-    payload: Payload,
-    /// The flow that it was part of, if that is on the link.
-    pub(crate) key: Option<Key>,
-}
-
-impl Undelivered {
-    /// Tells the guest.
-    pub(crate) fn report<L: Link>(&self, core: &mut Core<L>, key: &Key, flow: &UdpFlow) {
-        let path = Path { ttl: DEFAULT_TTL, ..flow.path_from_guest(core, key) };
-        report(core, key, &path, &self.failure, &self.payload);
+impl UdpFlow {
+    /// Tells the guest that a datagram with (at least) `payload` did not arrive.
+    pub(crate) fn undelivered<L: Link>(
+        &self,
+        core: &mut Core<L>,
+        key: &Key,
+        failure: &Failure,
+        payload: &Payload,
+    ) {
+        let path = self.path_from_guest(core, key);
+        report(core, key, &path, failure, payload);
     }
 }
 

@@ -2,16 +2,17 @@
 
 use passt_proto::addr::{Addr, Endpoint};
 
-use super::{Shared, Sockets, UdpFlow};
+use super::mapping::Mappings;
+use super::{Shared, Sockets, UdpFlow, Which};
 use crate::forward::Listeners;
 use crate::protocols::facts::{self, Facts, State};
 
 impl UdpFlow {
     /// What it tells of itself.
-    pub(crate) fn facts(&self, listeners: &Listeners) -> Facts {
+    pub(crate) fn facts(&self, listeners: &Listeners, mappings: &Mappings) -> Facts {
         let local = match &self.sockets {
-            Sockets::Own(fd, _) | Sockets::Both(fd, _) => facts::local(fd),
-            Sockets::Shared(shared) => shared.local(listeners),
+            Sockets::Own(fd) | Sockets::Both(fd, _) => facts::local(fd),
+            Sockets::Shared(shared) => shared.local(listeners, mappings),
         };
         let state = State::of_datagrams(self.seen.map(u64::from));
         Facts { state, account: self.account, retransmitted: 0, local, remote: Some(self.remote) }
@@ -20,16 +21,20 @@ impl UdpFlow {
     /// The number of the listening socket that it travels through, if it does.
     pub(crate) fn listener(&self) -> Option<u32> {
         match &self.sockets {
-            Sockets::Own(..) => None,
-            Sockets::Shared(shared) | Sockets::Both(_, shared) => Some(shared.number),
+            Sockets::Shared(Shared { socket: Which::Listener(number), .. })
+            | Sockets::Both(_, Shared { socket: Which::Listener(number), .. }) => Some(*number),
+            _ => None,
         }
     }
 }
 
 impl Shared {
     /// Where datagrams come from that it sends.
-    fn local(&self, listeners: &Listeners) -> Option<Endpoint> {
-        let bound = facts::local(&listeners.get(self.number)?.fd)?;
+    fn local(&self, listeners: &Listeners, mappings: &Mappings) -> Option<Endpoint> {
+        let bound = match self.socket {
+            Which::Listener(number) => facts::local(&listeners.get(number)?.fd)?,
+            Which::Mapping(number) => facts::local(&mappings.get(number)?.fd)?,
+        };
         Some(Endpoint { addr: self.from.map_or(bound.addr, Addr::from), ..bound })
     }
 }

@@ -19,6 +19,7 @@ use crate::core::payload::own;
 use crate::core::{Core, Payload};
 use crate::flow::Key;
 use crate::link::{Link, MAX_PAYLOAD};
+use crate::protocols::marks::Marks;
 use crate::protocols::put::put;
 use crate::protocols::{path_from_guest, path_to_guest};
 
@@ -105,7 +106,7 @@ impl UdpFlow {
 
     /// The path of what it sent.
     pub(super) fn path_from_guest<L: Link>(&self, core: &Core<L>, key: &Key) -> Path {
-        path_from_guest(core, key, &self.station, self.ttl)
+        self.marks.on(path_from_guest(core, key, &self.station))
     }
 
     /// Sends the datagrams in the inbox at `messages` to the guest.
@@ -116,7 +117,8 @@ impl UdpFlow {
         key: &Key,
         messages: Range<usize>,
     ) {
-        let path = path_to_guest(core, key, &self.station);
+        let Some((first, _)) = core.inbox.message(messages.start) else { return };
+        let path = Marks::of(&first).on(path_to_guest(core, key, &self.station));
         udp.send_frames(core, &path, (key.remote.port, key.guest.port), messages);
     }
 }

@@ -1,38 +1,41 @@
 //! UDP flows: datagrams of the guest leave from a socket of the host, and answers come back.
 //!
-//! A flow that the guest begins has a socket of its own, connected, so that the kernel
-//! passes on nothing but answers and errors. A flow that comes in through a forwarded port
-//! uses the listening socket: no moment exists in which its datagrams could
-//! go astray, and no port is shared with other programs. One that bypasses the link
-//! uses both, on a side each (`bypass`). There is no state but when a flow was last used.
+//! A flow that the guest begins uses the socket that the guest's port has on the host (`mapping`).
+//! A flow that comes in through a forwarded port uses the listening socket: no moment exists in
+//! which its datagrams could go astray. One that bypasses the link uses a listening socket on one
+//! side and one of its own on the other (`bypass`). There is no state but when a flow was last used.
 
 pub(crate) mod bypass;
 pub(crate) mod errors;
 mod facts;
 mod frames;
+pub(crate) mod mapping;
 mod send;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::classify::Datagram;
 use passt_proto::drop::DropReason;
+use passt_proto::rules::HostSide;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::{DEFAULT_TTL, MAX_HEADERS};
+use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::offload::{Gso, Offload};
-use passt_sys::dgram::{self, BATCH, Inbox};
+use passt_sys::dgram::{self, BATCH, Envelope, Inbox, Received};
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
+use self::mapping::{Mapping, Mappings, Remote};
 pub(crate) use self::send::datagrams;
 use self::send::{Cuts, Item, MAX_CUTS, Position, Sender, Tally};
+use super::marks::Marks;
 use super::socket::datagram_socket;
 use super::{Verdict, path_from_guest, path_to_guest};
 use crate::core::icmp::unreachable;
@@ -60,6 +63,8 @@ pub struct Udp {
     batch: ArrayVec<Item, MAX_CUTS>,
     owner: Option<(Key, Handle)>,
     timeouts: Timeouts,
+    /// The sockets of the guest's ports.
+    pub(crate) mappings: Mappings,
 }
 
 /// How long an unused flow lives.
@@ -74,11 +79,16 @@ struct Timeouts {
 /// A UDP flow.
 pub struct UdpFlow {
     sockets: Sockets,
+    /// The listening socket that the remote was heard through last, if that is at another port than
+    /// the flow's own socket: the guest spoke first.
+    last_heard: Option<Shared>,
     /// Peer of the guest on the host's side; on the bypass the server.
     remote: Endpoint,
-    ttl: u8,
-    /// Its own socket has the port that the guest sends from.
-    keeps_port: bool,
+    /// The remote is a group, or all hosts of a network.
+    is_to_many: bool,
+    marks: Marks,
+    /// It came in.
+    is_inbound: bool,
     cuts: Cuts,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     joined: bool,
@@ -92,21 +102,36 @@ pub struct UdpFlow {
 
 /// What the datagrams of a flow travel through.
 enum Sockets {
-    /// One of its own, connected to the remote; and the listening socket that the remote was heard
-    /// through last, if it was not this one.
-    Own(OwnedFd, Option<Shared>),
-    /// A listening socket.
+    /// One of its own, connected to the remote.
+    Own(OwnedFd),
+    /// One that others use as well.
     Shared(Shared),
     /// On the bypass: one of its own on the server's side, and the one that listens for clients.
     Both(OwnedFd, Shared),
 }
 
-/// A listening socket by its number, from which datagrams go `to` a peer, and come `from`
-/// an address of the host.
+/// A socket that is not connected, from which datagrams go `to` a peer, and come `from` an address
+/// of the host.
 pub(crate) struct Shared {
-    number: u32,
+    socket: Which,
     to: SocketAddr,
     from: Option<IpAddr>,
+}
+
+/// A socket that is not connected, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// A listening one.
+    Listener(u32),
+    /// The one of a port of the guest.
+    Mapping(u32),
+}
+
+/// All sockets that are not connected.
+#[derive(Clone, Copy)]
+struct Ways<'a> {
+    listeners: &'a Listeners,
+    mappings: &'a Mappings,
 }
 
 impl Udp {
@@ -119,6 +144,7 @@ impl Udp {
                 single: setting("udp_timeout", 30),
                 stream: setting("udp_timeout_stream", 120),
             },
+            mappings: Mappings::default(),
         }
     }
 }
@@ -162,64 +188,124 @@ impl Udp {
         self.batch.clear();
     }
 
+    /// Notes that a flow began.
+    pub(crate) fn begun(&mut self, guest: Addr, flow: &UdpFlow) {
+        if let Some(number) = flow.mapping() {
+            self.mappings.join(number, guest, flow.to());
+        }
+    }
+
+    /// Takes back what a flow had that has ended.
+    pub(crate) fn ended(&mut self, flow: &UdpFlow) {
+        if let Some(number) = flow.mapping() {
+            self.mappings.leave(number, flow.to());
+        }
+    }
+
+    /// Takes back what a flow would have had that could not begin.
+    pub(crate) fn unused(&mut self, number: Option<u32>) {
+        if let Some(number) = number {
+            self.mappings.close_unused(number);
+        }
+    }
+
     /// When a flow that begins now ends, if nothing comes back.
     pub(crate) fn first_timeout(&self, now: Instant) -> Instant {
         now + self.timeouts.single
     }
 }
 
-/// A flow for a datagram of the guest that belongs to none; with the number of the listening socket
-/// that it goes through, if it does.
+/// A flow for a datagram of the guest that belongs to none. It is `apart` where another one has the
+/// same remote and the same port, but another address of the guest's: what comes back could not be
+/// told from that one's.
 pub(crate) fn open<L: Link>(
     Context { core, ports }: &mut Context<L>,
+    udp: &mut Udp,
     key: &Key,
     datagram: &Datagram,
-) -> Result<(UdpFlow, Option<u32>), DropReason> {
+    apart: bool,
+) -> Result<UdpFlow, DropReason> {
     let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
-    let (fd, kept) = match datagram_socket(core, None, &side, key.guest.port) {
-        Ok(opened) => opened,
+    let is_to_many = is_many(core, side.remote.addr);
+    let station = Station::of(&core.guest.learnt, key.guest.addr);
+    match way_out(core, ports, &mut udp.mappings, (key, &side), apart) {
+        Ok(sockets) => {
+            let flow = UdpFlow::new(sockets, side.remote, station, core.now);
+            Ok(UdpFlow { is_to_many, ..flow })
+        }
         Err(error) => {
-            let errno = Errno::from_io_error(&error);
-            if let Some(error) = errno.and_then(unreachable) {
-                let station = Station::of(&core.guest.learnt, key.guest.addr);
-                let path = path_from_guest(core, key, &station, datagram.ttl);
+            if let Some(error) = Errno::from_io_error(&error).and_then(unreachable) {
+                let path = Marks::of_guest(datagram).on(path_from_guest(core, key, &station));
                 let quoted = errors::quote(key, &path, datagram.payload.len());
                 let header = error.header(key.guest.addr.is_v4());
                 core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
             }
-            return Err(DropReason::Socket);
+            Err(DropReason::Socket)
         }
-    };
-    let station = Station::of(&core.guest.learnt, key.guest.addr);
+    }
+}
+
+/// Whether what is sent there is for any number of hosts, each of which may answer.
+fn is_many<L>(core: &Core<L>, remote: Addr) -> bool {
+    remote.is_group() || core.services.v4.as_ref().is_some_and(|v4| v4.is_broadcast(remote))
+}
+
+/// What the datagrams of a flow that the guest begins travel through: what others of its port do, if
+/// the flow is not `apart` from these.
+fn way_out<L: Link>(
+    core: &Core<L>,
+    ports: &Ports,
+    mappings: &mut Mappings,
+    (key, side): (&Key, &HostSide),
+    apart: bool,
+) -> io::Result<Sockets> {
+    if apart || !leads_back(core, key, side) {
+        // From whatever port: the guest's own is for others.
+        return Ok(Sockets::Own(datagram_socket(core, None, side, 0)?.0));
+    }
+    let to = side.socket_addr(side.remote);
+    let mapped = |number| Sockets::Shared(Shared::new(Which::Mapping(number), to, None));
+    if let Some(number) = mappings.find(core, key, side) {
+        return Ok(mapped(number));
+    }
     // What comes back to a listening socket is known by who it is from: it may be somebody else to
-    // the guest, as a resolver of the other family is, or go past the link.
+    // the guest, or go past the link.
     let comes_back = |(_, listener): &(u32, &Watched)| {
         let back = listener.route(&core.guest, side.remote, key.guest.addr);
         back.is_ok_and(|(back, across)| across.is_none() && back.remote == key.remote)
     };
-    let answering = || ports.listeners.answering(key.guest.port, side.remote.addr).filter(comes_back);
-    let shared = if kept { None } else { answering() };
-    let Some((number, listener)) = shared else {
-        let flow = UdpFlow::new(Sockets::Own(fd, None), side.remote, station, core.now);
-        return Ok((UdpFlow { keeps_port: kept, ..flow }, None));
-    };
-    let to = listener.form(side.socket_addr(side.remote));
-    let sockets = Sockets::Shared(Shared { number, to, from: side.bind.map(Addr::ip) });
-    Ok((UdpFlow::new(sockets, side.remote, station, core.now), Some(number)))
+    if let Some((number, listener)) =
+        ports.listeners.answering(key.guest.port, side.remote.addr).filter(comes_back)
+    {
+        let from = side.bind.map(Addr::ip);
+        return Ok(Sockets::Shared(Shared::new(Which::Listener(number), listener.form(to), from)));
+    }
+    let mapping = Mapping::open(core, &ports.ours, key, side)?;
+    Ok(mapped(mappings.insert(core, mapping)?))
+}
+
+/// Whether the guest knows whoever answers from `side` as the one that it sent to. A group does not
+/// answer.
+fn leads_back<L>(core: &Core<L>, key: &Key, side: &HostSide) -> bool {
+    let guest = key.guest.addr;
+    let back = core.guest.to_guest(key.protocol, side.remote, guest, Some(guest));
+    side.remote.addr.is_group() || back.is_ok_and(|back| back.remote == key.remote)
 }
 
 impl UdpFlow {
-    /// What came in through a listening socket, from `remote`.
+    /// What came in through a socket that others use as well, from `remote`.
     pub(crate) fn through(shared: Shared, remote: Endpoint, station: Station, now: Instant) -> Self {
-        Self::new(Sockets::Shared(shared), remote, station, now)
+        Self { is_inbound: true, ..Self::new(Sockets::Shared(shared), remote, station, now) }
     }
 
     fn new(sockets: Sockets, remote: Endpoint, station: Station, now: Instant) -> Self {
         Self {
             sockets,
+            last_heard: None,
             remote,
-            ttl: DEFAULT_TTL,
-            keeps_port: false,
+            is_to_many: false,
+            marks: Marks::USUAL,
+            is_inbound: false,
             cuts: Cuts::default(),
             joined: false,
             seen: [0; 2],
@@ -230,19 +316,49 @@ impl UdpFlow {
         }
     }
 
+    /// Peer on the host's side.
+    pub(crate) fn remote(&self) -> Endpoint {
+        self.remote
+    }
+
+    /// Whom it goes to, as [`Mappings`] have to know it.
+    fn to(&self) -> Remote {
+        Remote { addr: self.remote.addr, is_many: self.is_to_many }
+    }
+
+    /// The number of the mapping that it uses, if it does.
+    pub(crate) fn mapping(&self) -> Option<u32> {
+        match self.sockets {
+            Sockets::Shared(Shared { socket: Which::Mapping(number), .. }) => Some(number),
+            _ => None,
+        }
+    }
+
     /// Whether what came in through `shared` is part of the flow, and not of another host that
-    /// looks the same to the guest: that is `remote`, or somebody past the link.
-    pub(crate) fn takes(&mut self, shared: Shared, remote: Endpoint, across: bool) -> bool {
+    /// looks the same to the guest: that is `remote`, or somebody past the link. With the port that
+    /// `shared` is bound to.
+    pub(crate) fn takes(
+        &mut self,
+        mappings: &Mappings,
+        (shared, port): (Shared, u16),
+        remote: Endpoint,
+        across: bool,
+    ) -> bool {
         let takes = self.remote == remote || across;
         if takes {
-            self.reopened(shared);
+            self.reopened(mappings, shared, port);
         }
         takes
     }
 
-    /// Whether it travels through a listening socket alone.
+    /// Whether it came in over the link.
     pub(crate) fn is_inbound(&self) -> bool {
-        matches!(self.sockets, Sockets::Shared(_))
+        self.is_inbound
+    }
+
+    /// Whether it travels through a listening socket that was closed.
+    pub(crate) fn is_cut_off(&self, listeners: &Listeners) -> bool {
+        self.listener().is_some_and(|number| listeners.get(number).is_none())
     }
 
     /// The last frame is one of the flow's.
@@ -251,17 +367,14 @@ impl UdpFlow {
         self.station.heard(guest);
     }
 
-    /// Time to live of what it sends.
-    pub(crate) fn ttl(&self) -> u8 {
-        self.ttl
+    /// The marks of what it sends.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
     }
 
-    /// Datagrams through a listening socket keep the host's own time to live.
-    pub(crate) fn set_ttl(&mut self, ttl: u8) {
-        self.ttl = ttl;
-        if let Some(fd) = self.fd() {
-            let _ = dgram::set_ttl(fd.as_fd(), !self.remote.addr.is_v4(), ttl);
-        }
+    /// Has what it sends marked like this from now on.
+    pub(crate) fn set_marks(&mut self, marks: Marks) {
+        self.marks = marks;
     }
 
     /// Sends what waits of the guest's.
@@ -278,7 +391,8 @@ impl UdpFlow {
         verdict
     }
 
-    /// Passes on what is in the inbox at `messages`, that came through a listening socket.
+    /// Passes on what is in the inbox at `messages`, that came through a socket which others use as
+    /// well.
     pub(crate) fn received<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
@@ -314,7 +428,7 @@ impl UdpFlow {
         messages: Range<usize>,
     ) -> Verdict {
         if key.via != Via::Link {
-            return self.serve(ctx, messages);
+            return self.serve(ctx, udp, messages);
         }
         self.used(Direction::In, send::tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         self.send_frames(udp, &mut ctx.core, key, messages);
@@ -328,12 +442,15 @@ impl UdpFlow {
         self.used(Direction::Out, tally, core.now);
         let mut at = Position::default();
         loop {
-            let Some(way) = self.sockets.to_remote(&ports.listeners) else {
+            let ways = Ways { listeners: &ports.listeners, mappings: &udp.mappings };
+            let Some(way) = self.way(ways) else {
                 let lost = udp.batch.iter().map(Item::datagrams).sum();
                 core.dropped_all(DropReason::Socket, lost);
                 return Verdict::Remove;
             };
-            let loss = way.deliver(core, &udp.batch, &mut at, &mut self.cuts);
+            let mut cuts = self.cuts;
+            let loss = way.deliver(core, &udp.batch, &mut at, &mut cuts);
+            self.cuts = cuts;
             let Some(loss) = loss else { return Verdict::Keep };
             let path = self.path_from_guest(core, key);
             errors::lost(core, key, &path, &loss);
@@ -343,7 +460,7 @@ impl UdpFlow {
     /// Its own socket, if it has one.
     pub(crate) fn fd(&self) -> Option<&OwnedFd> {
         match &self.sockets {
-            Sockets::Own(fd, _) | Sockets::Both(fd, _) => Some(fd),
+            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
             Sockets::Shared(_) => None,
         }
     }
@@ -357,16 +474,22 @@ impl UdpFlow {
     }
 
     /// Something came in through a listening socket, perhaps one that was opened in the place of
-    /// the former.
-    fn reopened(&mut self, listener: Shared) {
+    /// the former, at this port.
+    fn reopened(&mut self, mappings: &Mappings, listener: Shared, port: u16) {
         match &mut self.sockets {
-            Sockets::Shared(shared) | Sockets::Both(_, shared) => *shared = listener,
-            // The guest spoke first, from another port than its own as that is forwarded: the peer
-            // is answered from there, until it is heard through the other socket again. That one
-            // stays, as anybody could forge the peer's address.
-            Sockets::Own(_, last) if !self.keeps_port => *last = Some(listener),
-            Sockets::Own(..) => {}
+            Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. })
+            | Sockets::Both(_, shared) => *shared = listener,
+            Sockets::Shared(Shared { socket: Which::Mapping(number), .. })
+                if mappings.get(*number).is_some_and(|mapping| mapping.port() == port) => {}
+            // The peer is answered from there, until it is heard through the other socket again.
+            // That one stays, as anybody could forge the peer's address.
+            _ => self.last_heard = Some(listener),
         }
+    }
+
+    /// The remote was heard through the flow's own socket.
+    pub(crate) fn heard_remote(&mut self) {
+        self.last_heard = None;
     }
 
     /// The flow's own socket has something to tell.
@@ -385,10 +508,8 @@ impl UdpFlow {
             self.note(&mut ctx.ports, handle, key, before);
             taken |= has_taken(&received, events);
             // The call may have failed after it had passed on some.
-            if self.account.of(Direction::In) != heard
-                && let Sockets::Own(_, last) = &mut self.sockets
-            {
-                *last = None;
+            if self.account.of(Direction::In) != heard {
+                self.heard_remote();
             }
             if let Ok(Verdict::Remove) = received {
                 return Verdict::Remove;
@@ -403,12 +524,13 @@ impl UdpFlow {
 
     /// Passes on what arrived. What stays is reported by the kernel again.
     fn receive<L: Link>(&mut self, ctx: &mut Context<L>, udp: &mut Udp, key: &Key) -> io::Result<Verdict> {
-        let (Sockets::Own(fd, _) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
+        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
         for _ in 0..BURST {
             if !self.joined {
                 break;
             }
-            let tally = Self::receive_joined(&mut ctx.core, key, &self.station, fd)?;
+            let ahead = dgram::peek(fd.as_fd())?;
+            let tally = receive_joined(&mut ctx.core, key, &self.station, fd.as_fd(), &ahead)?;
             self.joined = tally.is_some();
             if let Some(tally) = tally {
                 used((&mut self.last, &mut self.seen, &mut self.account), Direction::In, tally, ctx.core.now);
@@ -430,7 +552,7 @@ impl UdpFlow {
             if run.first() != Some(&true) {
                 ctx.core.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.core.inbox, messages));
             } else if key.via != Via::Link {
-                if self.answer(ctx, messages) == Verdict::Remove {
+                if self.answer(ctx, udp, messages) == Verdict::Remove {
                     return Ok(Verdict::Remove);
                 }
             } else {
@@ -443,34 +565,23 @@ impl UdpFlow {
         Ok(Verdict::Keep)
     }
 
-    /// Receives one message of joined datagrams to where the guest will find it; how many these
-    /// are, and their bytes. `None` if the next message is of another kind, and still there.
-    fn receive_joined<L: Link>(
-        core: &mut Core<L>,
-        key: &Key,
-        station: &Station,
-        fd: &OwnedFd,
-    ) -> io::Result<Option<Tally>> {
-        let ahead = dgram::peek(fd.as_fd())?;
-        let path = path_to_guest(core, key, station);
-        let mut header = [0; MAX_HEADERS];
-        let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
-        if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
-            return Ok(None);
+    /// Receives the message `ahead` from a socket that others use as well, joined datagrams, to
+    /// where the guest will find them. False if it is of another kind, and still there.
+    pub(crate) fn received_joined<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        (handle, key): (Handle, &Key),
+        fd: BorrowedFd<'_>,
+        ahead: &Received,
+    ) -> io::Result<bool> {
+        let before = self.seen;
+        let tally = receive_joined(&mut ctx.core, key, &self.station, fd, ahead)?;
+        if let Some(tally) = tally {
+            self.used(Direction::In, tally, ctx.core.now);
+            self.note(&mut ctx.ports, handle, key, before);
+            self.heard_remote();
         }
-        let ports = (key.remote.port, key.guest.port);
-        let Some((len, offload)) = path.emit_udp(&mut header, ports, ahead.len, ahead.segment) else {
-            return Ok(None);
-        };
-        let received = {
-            let mut room = Scatter::new();
-            if !core.link.reserve(len, ahead.len, ahead.segment.into(), &mut room) {
-                return Ok(None);
-            }
-            dgram::receive(fd.as_fd(), &room)?
-        };
-        core.commit(&header[..len], &offload, received.len);
-        Ok(Some((received.len.div_ceil(ahead.segment.into()), received.len)))
+        Ok(tally.is_some())
     }
 
     /// Notes use by the guest, on the bypass the client, or by its peer: datagrams, and their
@@ -498,30 +609,62 @@ fn used(
     account.carried(way, datagrams, bytes, now);
 }
 
-impl Sockets {
-    /// The way to the remote, unless the socket is closed.
-    fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Sender<'a>> {
-        let own = |fd: &'a OwnedFd| Sender { fd: fd.as_fd(), to: None, from: None };
-        match self {
-            Self::Own(fd, last) => {
-                let last = last.as_ref().and_then(|shared| shared.way(listeners));
-                Some(last.unwrap_or_else(|| own(fd)))
-            }
-            Self::Both(fd, _) => Some(own(fd)),
-            Self::Shared(shared) => shared.way(listeners),
+/// Receives the message `ahead`, joined datagrams, to where the guest will find them; how many these
+/// are, and their bytes. `None` if it is of another kind, and still there.
+fn receive_joined<L: Link>(
+    core: &mut Core<L>,
+    key: &Key,
+    station: &Station,
+    fd: BorrowedFd<'_>,
+    ahead: &Received,
+) -> io::Result<Option<Tally>> {
+    let path = Marks::of(ahead).on(path_to_guest(core, key, station));
+    let mut header = [0; MAX_HEADERS];
+    let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
+    if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
+        return Ok(None);
+    }
+    let ports = (key.remote.port, key.guest.port);
+    let Some((len, offload)) = path.emit_udp(&mut header, ports, ahead.len, ahead.segment) else {
+        return Ok(None);
+    };
+    let received = {
+        let mut room = Scatter::new();
+        if !core.link.reserve(len, ahead.len, ahead.segment.into(), &mut room) {
+            return Ok(None);
         }
+        dgram::receive(fd, &room)?
+    };
+    core.commit(&header[..len], &offload, received.len);
+    Ok(Some((received.len.div_ceil(ahead.segment.into()), received.len)))
+}
+
+impl UdpFlow {
+    /// The way to the remote, unless the socket is closed.
+    fn way<'a>(&'a self, ways: Ways<'a>) -> Option<Sender<'a>> {
+        let envelope = self.marks.envelope(self.remote.addr);
+        let v4 = self.remote.addr.is_v4();
+        let own = || match &self.sockets {
+            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(Sender { fd: fd.as_fd(), envelope, v4 }),
+            Sockets::Shared(shared) => shared.way(ways, envelope),
+        };
+        self.last_heard.as_ref().and_then(|shared| shared.way(ways, envelope)).or_else(own)
     }
 }
 
 impl Shared {
-    /// Through the socket with this number, `to` a peer and `from` an address, unless the kernel is
-    /// to choose it.
-    pub(crate) fn new(number: u32, to: SocketAddr, from: Option<IpAddr>) -> Self {
-        Self { number, to, from }
+    /// Through this socket, `to` a peer and `from` an address, unless the kernel is to choose it.
+    pub(crate) fn new(socket: Which, to: SocketAddr, from: Option<IpAddr>) -> Self {
+        Self { socket, to, from }
     }
 
-    fn way<'a>(&self, listeners: &'a Listeners) -> Option<Sender<'a>> {
-        Some(Sender { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
+    fn way<'a>(&self, ways: Ways<'a>, envelope: Envelope) -> Option<Sender<'a>> {
+        let fd = match self.socket {
+            Which::Listener(number) => ways.listeners.get(number)?.fd.as_fd(),
+            Which::Mapping(number) => ways.mappings.get(number)?.fd.as_fd(),
+        };
+        let envelope = Envelope { to: Some(self.to), from: self.from, ..envelope };
+        Some(Sender { fd, envelope, v4: self.to.ip().to_canonical().is_ipv4() })
     }
 }
 

@@ -4,13 +4,12 @@
 //! [`Position`], which stands between two datagrams, as the kernel may take some messages of a call,
 //! and may refuse to cut what it would take piece by piece.
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use passt_proto::time::{Duration, Instant};
-use passt_sys::dgram::{self, BATCH, Inbox, Outgoing};
+use passt_sys::dgram::{self, BATCH, Envelope, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
@@ -122,10 +121,9 @@ struct Outbound {
 /// How to send.
 pub(super) struct Sender<'a> {
     pub(super) fd: BorrowedFd<'a>,
-    /// The receiver, unless the socket is connected to it.
-    pub(super) to: Option<SocketAddr>,
-    /// The address to send from, unless the kernel is to choose.
-    pub(super) from: Option<IpAddr>,
+    pub(super) envelope: Envelope,
+    /// The family of the packets.
+    pub(super) v4: bool,
 }
 
 impl Sender<'_> {
@@ -189,7 +187,7 @@ impl Sender<'_> {
         if messages.is_empty() {
             return Err(Errno::MSGSIZE);
         }
-        let sent = dgram::send(self.fd, &data, &messages, self.to, self.from)
+        let sent = dgram::send(self.fd, &data, &messages, &self.envelope, self.v4)
             .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         ends.get(sent.wrapping_sub(1)).copied().ok_or(Errno::AGAIN)
     }
@@ -379,7 +377,7 @@ mod tests {
             Storage::Frame(0).piece(6..11),
         ];
         let items = items.map(|payload| Item::new(payload, 0));
-        let way = Sender { fd: host.as_fd(), to: None, from: None };
+        let way = Sender { fd: host.as_fd(), envelope: Envelope::default(), v4: true };
         let (mut at, mut cuts) = (Position::default(), Cuts::default());
         assert_eq!(way.deliver(&core, &items, &mut at, &mut cuts), None);
         for expected in ["a frame", "a message", "a block", "frame"] {

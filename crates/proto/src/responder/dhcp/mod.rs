@@ -53,6 +53,7 @@ pub fn respond(cfg: &Config, source: Mac, bytes: &[u8], out: &mut [u8]) -> Resul
         src: v4.our_addr.into(),
         dst: dst.into(),
         ttl: DEFAULT_TTL,
+        traffic_class: 0,
     };
     let ports = (dhcp::SERVER_PORT, dhcp::CLIENT_PORT);
     frame::udp(&path, ports, out, |w| reply.write(w))

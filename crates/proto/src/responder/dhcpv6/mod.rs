@@ -25,8 +25,14 @@ pub fn respond(
     let request = Request::parse(bytes).ok_or(DropReason::Dhcpv6Format)?;
     request.verify(&duid(cfg))?;
     let reply = Reply { cfg, v6, request };
-    let path =
-        Path { src_mac: cfg.our_mac, dst_mac: source, src: v6.our_ll.into(), dst: src, ttl: DEFAULT_TTL };
+    let path = Path {
+        src_mac: cfg.our_mac,
+        dst_mac: source,
+        src: v6.our_ll.into(),
+        dst: src,
+        ttl: DEFAULT_TTL,
+        traffic_class: 0,
+    };
     let ports = (dhcpv6::SERVER_PORT, dhcpv6::CLIENT_PORT);
     let out = frame::within_mtu(cfg.mtu, out);
     frame::udp(&path, ports, out, |w| reply.write(w))

@@ -34,7 +34,14 @@ fn packet(len: usize) -> Packet {
 fn super_frame(payload: usize) -> (Vec<u8>, Offload, Vec<u8>) {
     let (src, dst) = ([192, 0, 2, 1], [192, 0, 2, 2]);
     let addr = |a: [u8; 4]| std::net::IpAddr::from(a).into();
-    let path = Path { src_mac: Mac([2; 6]), dst_mac: Mac([4; 6]), src: addr(src), dst: addr(dst), ttl: 64 };
+    let path = Path {
+        src_mac: Mac([2; 6]),
+        dst_mac: Mac([4; 6]),
+        src: addr(src),
+        dst: addr(dst),
+        ttl: 64,
+        traffic_class: 0,
+    };
     let mut header = [0; MAX_HEADERS];
     let (len, offload) = path.emit_udp(&mut header, (1, 2), payload, 1000).unwrap();
     (header[..len].to_vec(), offload, pattern(payload))
