@@ -226,6 +226,10 @@ impl<L: Link> Engine<L> {
         let source = source.ok_or(DropReason::Socket)?;
         let (port, listener) = match socket {
             Which::Mapping(number) => {
+                let mapping = self.common.udp.mappings.get(number).ok_or(DropReason::NoFlow)?;
+                if let Some(handle) = mapping.latest.filter(|&handle| self.is_with(handle, source.into())) {
+                    return Ok(handle);
+                }
                 if let Some(found) = self.mapped(number, source) {
                     return found;
                 }
@@ -247,15 +251,14 @@ impl<L: Link> Engine<L> {
     fn mapped(&mut self, number: u32, source: SocketAddr) -> Option<Result<Handle, DropReason>> {
         let remote = Endpoint::from(source);
         let own = self.common.udp.mappings.permitted(number, remote.addr)?;
-        if let Some(handle) = self.known(Which::Mapping(number), remote) {
-            return Some(Ok(handle));
+        let found = match self.known(Which::Mapping(number), remote) {
+            Some(handle) => Ok(handle),
+            None => self.answer_from_elsewhere(number, own, source),
+        };
+        if let Some(mapping) = self.common.udp.mappings.get_mut(number) {
+            mapping.latest = found.ok();
         }
-        let key = seen_from(&self.ctx.core.guest, own, remote)?;
-        if self.flows.find(&key).is_some() {
-            // Two hosts that look the same to the guest cannot both be served.
-            return Some(Err(DropReason::Unmapped));
-        }
-        Some(self.answer_from_elsewhere(number, key, source))
+        Some(found)
     }
 
     /// The flow with a peer through a socket that is not connected, if there is one.
@@ -282,13 +285,19 @@ impl<L: Link> Engine<L> {
         matches!(self.flows.get(handle), Some((_, Flow::Udp(flow))) if flow.remote() == remote)
     }
 
-    /// A flow for an answer from another port, or host, than the one that the guest sent to.
+    /// A flow of the guest at `own` for an answer from another port, or host, than the one that it
+    /// sent to.
     fn answer_from_elsewhere(
         &mut self,
         number: u32,
-        key: Key,
+        own: Endpoint,
         source: SocketAddr,
     ) -> Result<Handle, DropReason> {
+        let key = seen_from(&self.ctx.core.guest, own, source.into()).ok_or(DropReason::Unmapped)?;
+        if self.flows.find(&key).is_some() {
+            // Two hosts that look the same to the guest cannot both be served.
+            return Err(DropReason::Unmapped);
+        }
         self.make_room(Some(InboundClass::Udp), number)?;
         let station = Station::of(&self.ctx.core.guest.learnt, key.guest.addr);
         let shared = Shared::new(Which::Mapping(number), source, None);

@@ -24,7 +24,7 @@ use super::super::facts;
 use super::super::socket::{any, socket};
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, Token};
-use crate::flow::Key;
+use crate::flow::{Handle, Key};
 use crate::forward::{Ours, Socket};
 use crate::link::Link;
 
@@ -53,6 +53,8 @@ pub(crate) struct Mapping {
     to_groups: usize,
     /// The guest's address in the last flow that began.
     guest: Addr,
+    /// The flow that the last datagrams came to: the next ones probably do as well.
+    pub(crate) latest: Option<Handle>,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     pub(crate) joined: bool,
     /// Events of late that led to nothing.
@@ -202,6 +204,7 @@ impl Mapping {
             flows: 0,
             to_groups: 0,
             guest: key.guest.addr,
+            latest: None,
             joined: false,
             futile: Futile::default(),
         })
