@@ -18,6 +18,7 @@ pub mod frame;
 mod guest;
 mod machine;
 mod net;
+mod packages;
 mod process;
 pub mod stream;
 pub mod transfer;

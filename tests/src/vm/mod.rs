@@ -9,7 +9,6 @@
 
 mod cpio;
 mod image;
-mod packages;
 mod qemu;
 pub mod uml;
 
