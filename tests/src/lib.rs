@@ -18,7 +18,9 @@ pub mod frame;
 mod guest;
 mod machine;
 mod net;
+mod packages;
 mod process;
+mod starters;
 pub mod stream;
 pub mod transfer;
 mod vm;
@@ -28,6 +30,7 @@ pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
+pub use starters::Starters;
 pub use vm::Vm;
 pub use vm::uml;
 

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use super::packages::{cached, output, unpack, with_fresh_lists};
+use crate::packages::{cached, output, unpack, with_fresh_lists};
 use crate::{dhcp, find_program};
 
 /// The package that depends on the newest kernel without drivers for real machines.

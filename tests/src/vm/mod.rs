@@ -9,7 +9,6 @@
 
 mod cpio;
 mod image;
-mod packages;
 mod qemu;
 pub mod uml;
 
@@ -21,7 +20,7 @@ use std::process::Command;
 
 use crate::{DEADLINE, Net, Place, Process, eventually_within, skip};
 use image::Image;
-use qemu::Qemu;
+pub(crate) use qemu::Qemu;
 
 /// Commands that can run at a time.
 const PORTS: usize = 6;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
-use super::packages::{cached, take_from_suite};
+use crate::packages::{cached, take_from_suite};
 use crate::{Net, Place as _, have, skip};
 
 const PROGRAM: &str = "qemu-system-x86_64";

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
 use super::image::libraries;
-use super::packages::{cached, take_from_suite};
+use crate::packages::{cached, take_from_suite};
 use crate::{DEADLINE, Net, Process, skip};
 
 const SUITE: &str = "unstable";

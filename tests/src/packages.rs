@@ -12,7 +12,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The directory of this name in the cache. If there is none, it becomes what
 /// `make` leaves as `parts` in the directory that it is given.
-pub(super) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let parts = cache()?.join(name);
     if !parts.exists() {
         let work = parts.with_extension(std::process::id().to_string());
@@ -35,7 +35,7 @@ fn cache() -> Result<PathBuf> {
 /// What `attempt` gets from apt. Where it fails, apt's lists may be empty, as
 /// in a new container, or name packages that are gone: they are fetched, and
 /// it is tried again.
-pub(super) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+pub(crate) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
     attempt().or_else(|_| {
         output(Path::new("/"), "apt-get", &["update", "-q"])?;
         attempt()
@@ -44,7 +44,7 @@ pub(super) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> 
 
 /// Unpacks packages of another Debian suite to `work/root`, with all that they need, down to the C
 /// library. Nothing is installed.
-pub(super) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Result<()> {
+pub(crate) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Result<()> {
     let mirror = with_fresh_lists(mirror)?;
     let source = format!("deb [signed-by={KEYRING} target=Packages lang=none] {mirror} {suite} main\n");
     fs::write(work.join("sources.list"), source)?;
@@ -86,7 +86,7 @@ fn mirror() -> Result<String> {
 }
 
 /// Unpacks all packages in a directory to `work/root`.
-pub(super) fn unpack(work: &Path, packages: &Path) -> Result<()> {
+pub(crate) fn unpack(work: &Path, packages: &Path) -> Result<()> {
     for entry in fs::read_dir(packages)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
@@ -97,7 +97,7 @@ pub(super) fn unpack(work: &Path, packages: &Path) -> Result<()> {
 }
 
 /// Runs a program in a directory to its success and returns its output.
-pub(super) fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(dir).stdin(Stdio::null());
     let output = command.output().with_context(|| program.to_owned())?;
