@@ -68,6 +68,25 @@ fn the_guests_port_is_kept() {
     assert_eq!(guest.one().ports(), (other, port));
 }
 
+/// Nothing of a family that is switched off passes.
+#[test]
+fn a_family_that_is_off() {
+    for v4 in [true, false] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.context().core.guest.change(|guest| {
+            let Configured { v4: four, v6: six, .. } = &mut guest.configured;
+            (four.off, six.off) = (v4, !v4);
+        });
+        let [(server, port), (other, other_port)] = [v4, !v4].map(server);
+        server.set_nonblocking(true).unwrap();
+        guest.send(v4, (40_000, port), b"?");
+        assert!(guest.receive().is_empty() && server.recv(&mut [0; 9]).is_err());
+        assert_eq!((guest.worker.drops(DropReason::Disabled), guest.worker.flow_count()), (1, 0));
+        guest.send(!v4, (40_000, other_port), b"?");
+        assert_eq!(other.recv(&mut [0; 9]).unwrap(), 1);
+    }
+}
+
 /// Only a host that the guest sent to can answer.
 #[test]
 fn strangers_are_not_heard() {

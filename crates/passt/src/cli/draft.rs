@@ -99,6 +99,7 @@ impl Draft {
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
         };
         self.warn_of_no_advertisements();
+        self.warn_of_family_that_is_off();
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
         Ok(self.config)
     }
@@ -120,6 +121,26 @@ impl Draft {
         let Services { ndp, ra, .. } = self.config.services;
         if self.announce.has_ra() && !(ndp && ra) {
             self.warn("Router advertisements are off: options of theirs have no effect");
+        }
+    }
+
+    fn warn_of_family_that_is_off(&mut self) {
+        let Config { families, guest, host, dns, mapping, .. } = &self.config;
+        let (v4, v6) = (families.v4(), families.v6());
+        let is_vain = |given: PerFamily<bool>| given.v4 && !v4 || given.v6 && !v6;
+        let options = [
+            ("--address", given(&guest.addr)),
+            ("--gateway", given(&guest.gateway)),
+            ("--outbound", given(&host.outbound)),
+            ("--outbound-if4/6", given(&host.outbound_interface)),
+            ("--dns-forward", given(&dns.forward)),
+            ("--map-host-loopback", given(&mapping.host_loopback)),
+            ("--map-guest-addr", given(&mapping.guest_addr)),
+        ];
+        let vain: Vec<_> = options.into_iter().filter(|(_, given)| is_vain(*given)).collect();
+        let family = if v4 { "IPv6" } else { "IPv4" };
+        for (option, _) in vain {
+            self.warn(format!("{family} is off: {option} of that family has no effect"));
         }
     }
 
@@ -248,6 +269,11 @@ impl Draft {
         dns.search = Source::None;
         dns.forward = PerFamily::default();
     }
+}
+
+/// For which families a value was given.
+fn given<T, U>(values: &PerFamily<Option<T>, Option<U>>) -> PerFamily<bool> {
+    PerFamily { v4: values.v4.is_some(), v6: values.v6.is_some() }
 }
 
 impl<T> Source<T> {

@@ -299,6 +299,15 @@ fn warnings() {
         ("pasta -m 10", &["MTU 10 is too small for IPv4 (min 68) and IPv6 (min 1280)"]),
         ("pasta -m 0", &[]),
         (
+            "pasta -4 -a 2001:db8::1 -a 10.0.0.1 --dns-forward fd00::53",
+            &[
+                "IPv6 is off: --address of that family has no effect",
+                "IPv6 is off: --dns-forward of that family has no effect",
+            ],
+        ),
+        ("pasta -6 --outbound-if4 eth0", &["IPv4 is off: --outbound-if4/6 of that family has no effect"]),
+        ("pasta -6 -a 2001:db8::1", &[]),
+        (
             "pasta -D 10.0.0.1 -D 10.0.0.2 -D 10.0.0.3 -D fd00::1 -D 10.0.0.4",
             &["Too many DNS servers, 10.0.0.4 is ignored"],
         ),

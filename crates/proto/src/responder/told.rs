@@ -48,7 +48,7 @@ impl fmt::Display for Told<'_> {
 
 impl<'a> Told<'a> {
     fn part(&self, range: &Range<usize>) -> &'a [u8] {
-        self.frame.get(range.clone()).unwrap_or_default()
+        self.frame.get(range.start..range.end.min(self.frame.len())).unwrap_or_default()
     }
 
     /// The answer's datagram, behind a network header of this length.
