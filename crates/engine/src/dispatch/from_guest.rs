@@ -102,9 +102,9 @@ impl<L: Link> Engine<L> {
     /// Hands the packet at `place` to its protocol.
     fn packet(&mut self, place: Storage, class: Class, offload: &Offload) -> Result<(), DropReason> {
         match class {
-            Class::Tcp { src, dst, segment, payload } => {
+            Class::Tcp { src, dst, segment, marks, payload } => {
                 enabled(self.protocols.tcp)?;
-                self.segment((src, dst), &segment, &place.piece(payload))
+                self.segment((src, dst), &segment, marks, &place.piece(payload))
             }
             // Requests to servers that are switched off here, but perhaps not elsewhere.
             Class::Udp(datagram) | Class::Dhcp(datagram) | Class::Dhcpv6(datagram) => {
@@ -118,6 +118,10 @@ impl<L: Link> Engine<L> {
                 enabled(self.protocols.icmp)?;
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
                 self.echo_request(&EchoRequest { guest, dst, ttl, message })
+            }
+            Class::Complaint { complaint, .. } => {
+                enabled(self.protocols.icmp)?;
+                self.complaint(&complaint)
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }

@@ -14,6 +14,18 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
+/// The bits of [`Marks::tos`] that are ECN (RFC 3168).
+pub const ECN: u8 = 3;
+
+/// What a packet asks of the routers on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Type of service, or traffic class: differentiated services and ECN (RFC 2474, RFC 3168).
+    pub tos: u8,
+}
+
 /// A packet whose network header was found valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -23,8 +35,8 @@ pub struct Packet {
     pub dst: Addr,
     /// Protocol of the payload, behind any extension headers.
     pub protocol: u8,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
+    /// What it asks of routers.
+    pub marks: Marks,
     /// Bytes from the start of the network header to the payload.
     pub offset: usize,
     /// Bytes of payload, without the frame's padding.

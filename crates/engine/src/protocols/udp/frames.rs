@@ -37,7 +37,7 @@ impl Udp {
     ) {
         let mut items = ArrayVec::<_, BATCH>::new();
         items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
-        let fits = core.mtu().saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
+        let fits = core.mtu_to(path.dst).saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
         let most = if core.caps.udp_segmentation { MAX_DATAGRAMS } else { 1 };
         let mut rest = items.as_slice();
         while let Some(Item { payload, segment }) = rest.first() {
@@ -80,7 +80,7 @@ impl Udp {
         let sum = sum.bytes(own(&core.inbox, &core.pool, payload).unwrap_or_default());
         transport.checksum = sum.finish_nonzero().into();
         self.next_id = self.next_id.wrapping_add(1);
-        for fragment in path.fragments(len, core.mtu()) {
+        for fragment in path.fragments(len, core.mtu_to(path.dst)) {
             let mut header = [0; MAX_HEADERS];
             let id = self.next_id;
             let end = path.emit_fragment(&mut header, protocol::UDP, id, &fragment);

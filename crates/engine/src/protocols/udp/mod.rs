@@ -7,6 +7,7 @@
 //! uses both, on a side each (`bypass`). There is no state but when a flow was last used.
 
 pub(crate) mod bypass;
+mod complaint;
 pub(crate) mod errors;
 mod facts;
 mod frames;
@@ -455,7 +456,7 @@ impl UdpFlow {
         let path = path_to_guest(core, key, station);
         let mut header = [0; MAX_HEADERS];
         let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
-        if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
+        if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu_to(key.guest.addr) {
             return Ok(None);
         }
         let ports = (key.remote.port, key.guest.port);
