@@ -118,6 +118,10 @@ fn use_network(guest: &impl Place, net: &Net) {
     guest.peer(&format!("connect {}", at(GATEWAY4, 5010)));
     guest.run(&format!("ping -c 1 -W 3 {FAR4}"));
     guest.peer(&format!("connect {}", at(FAR6, 5010)));
+    // With marks of its own, and keep-alives.
+    let mut kept = guest.start_peer(&format!("keep {} 16 1 1 9", at(FAR4, 5009)));
+    kept.wait_for("CONNECTED");
+    guest.peer(&format!("keep {} 16 1 1 0", at(FAR6, 5010)));
     guest.peer(&format!("udp-ask {} hello", at(FAR6, 6010)));
     // A connection that the server resets is reset for the guest, too, and the other way.
     guest.peer(&format!("reset {}", at(FAR4, 5009)));
@@ -125,6 +129,10 @@ fn use_network(guest: &impl Place, net: &Net) {
     for address in [FAR4, FAR6] {
         guest.run(&format!("ping -c 1 -W 3 -t 9 {address}"));
     }
+    eventually("the guest's keep-alives are the host's", || {
+        let sockets = net.host.run("ss -Htno state established");
+        sockets.contains("timer:(keepalive,9").then_some(())
+    });
 }
 
 #[test]

@@ -372,6 +372,9 @@ impl Sim {
                     let bytes = self.host.unacknowledged();
                     self.conn.as_mut().expect("asks").handle(self.now, Event::Unacknowledged { bytes });
                 }
+                Action::KeepAlive(_) => {
+                    self.conn.as_mut().expect("asks").handle(self.now, Event::Alive);
+                }
                 Action::Abort | Action::Close => {
                     self.end = Some(action);
                     self.conn = None;

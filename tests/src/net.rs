@@ -193,6 +193,11 @@ impl Net {
         Ns::new(self.host.name.replace("host", "guest"), self.dir())
     }
 
+    /// One more namespace that nothing connects yet, called by what it is for.
+    pub fn another(&self, role: &str) -> Ns {
+        Ns::new(self.host.name.replace("host", role), self.dir())
+    }
+
     /// A directory of this test that every user may write to.
     pub fn dir(&self) -> &Path {
         &self.dir.0

@@ -65,13 +65,19 @@ reasons! {
     UdpLength = "udp-length",
     /// Source or destination port zero.
     PortZero = "port-zero",
-    /// An ICMP message that is neither an echo request nor neighbour discovery.
+    /// An ICMP message that is neither an echo request, an error nor neighbour discovery.
     IcmpType = "icmp-type",
     /// An ICMP message of the host's network that is no error about a packet of the guest: a
     /// redirect, source quench.
     IcmpForHost = "icmp-for-host",
-    /// The ICMPv6 checksum of a message we would answer does not match.
+    /// The checksum of an ICMP error, or of an ICMPv6 message we would answer, does not match.
     IcmpChecksum = "icmp-checksum",
+    /// An ICMP error that is malformed, or about a packet that we could not have sent.
+    IcmpInvalid = "icmp-invalid",
+    /// An ICMP error about a flow that goes on nevertheless.
+    IcmpIgnored = "icmp-ignored",
+    /// One ICMP error of too many in a short time.
+    IcmpLimit = "icmp-limit",
     /// The service, or its address family, is switched off.
     ServiceOff = "service-off",
     /// A reply does not fit into the buffer for it.
@@ -105,7 +111,7 @@ reasons! {
     Displaced = "displaced",
     /// The kernel refused a socket, or what was asked of it.
     Socket = "socket",
-    /// A segment of a connection that does not exist.
+    /// A segment of a connection that does not exist, or an error about a flow that does not.
     NoFlow = "no-flow",
     /// What the guest sent within its window found no room after all.
     WindowOverrun = "window-overrun",

@@ -43,16 +43,23 @@ pub mod option {
         SO_SNDBUF = SOL_SOCKET, libc::SO_SNDBUF;
         TCP_CONGESTION = IPPROTO_TCP, libc::TCP_CONGESTION;
         TCP_INFO = IPPROTO_TCP, libc::TCP_INFO;
+        TCP_KEEPCNT = IPPROTO_TCP, libc::TCP_KEEPCNT;
+        TCP_KEEPIDLE = IPPROTO_TCP, libc::TCP_KEEPIDLE;
+        TCP_KEEPINTVL = IPPROTO_TCP, libc::TCP_KEEPINTVL;
         TCP_NODELAY = IPPROTO_TCP, libc::TCP_NODELAY;
         IP_FREEBIND = IPPROTO_IP, libc::IP_FREEBIND;
         IP_PKTINFO = IPPROTO_IP, libc::IP_PKTINFO;
         IP_RECVERR = IPPROTO_IP, libc::IP_RECVERR;
         IP_RECVTOS = IPPROTO_IP, libc::IP_RECVTOS;
         IP_RECVTTL = IPPROTO_IP, libc::IP_RECVTTL;
+        IP_TOS = IPPROTO_IP, libc::IP_TOS;
+        IP_TTL = IPPROTO_IP, libc::IP_TTL;
         IPV6_RECVERR = IPPROTO_IPV6, libc::IPV6_RECVERR;
         IPV6_RECVHOPLIMIT = IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT;
         IPV6_RECVPKTINFO = IPPROTO_IPV6, libc::IPV6_RECVPKTINFO;
         IPV6_RECVTCLASS = IPPROTO_IPV6, libc::IPV6_RECVTCLASS;
+        IPV6_TCLASS = IPPROTO_IPV6, libc::IPV6_TCLASS;
+        IPV6_UNICAST_HOPS = IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS;
         IPV6_V6ONLY = IPPROTO_IPV6, libc::IPV6_V6ONLY;
         UDP_GRO = IPPROTO_UDP, crate::dgram::UDP_GRO;
     }
@@ -142,6 +149,50 @@ pub fn is_closed(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: all-zero is a valid tcp_info, plain integers.
     let info: libc::tcp_info = unsafe { std::mem::zeroed() };
     get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info).is_ok_and(|info| info.tcpi_state == CLOSE)
+}
+
+/// Questions in a row that the peer of a TCP connection did not answer, keep-alives or probes of its
+/// window (`tcpi_probes` of `TCP_INFO`).
+pub fn unanswered_probes(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    // SAFETY: all-zero is a valid tcp_info, plain integers.
+    let info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let info = get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info)?;
+    Ok(info.tcpi_probes)
+}
+
+/// Has the kernel ask the peer of a TCP connection that has keep-alives after so many seconds of
+/// silence, and again after each `pause` without an answer, as often as can be (tcp(7)). It asks at
+/// once if the silence was as long.
+pub fn set_keepalive(fd: BorrowedFd<'_>, idle: u32, pause: u32) -> io::Result<()> {
+    /// `MAX_TCP_KEEPCNT` of include/net/tcp.h.
+    const MOST: u32 = 127;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, MOST)?;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, pause)?;
+    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)
+}
+
+/// Time to live, or hop limit, of what a TCP socket sends: that of the system without `hops`.
+pub fn set_hops(fd: BorrowedFd<'_>, v6: bool, hops: Option<u8>) -> io::Result<()> {
+    let hops = hops.map_or(-1, i32::from);
+    if v6 {
+        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops);
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_TTL, hops)
+}
+
+/// Type of service, or traffic class, of what a socket sends. ECN in it is the kernel's.
+pub fn set_class(fd: BorrowedFd<'_>, v6: bool, class: u8) -> io::Result<()> {
+    if v6 {
+        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, i32::from(class));
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_TOS, i32::from(class))
+}
+
+/// Whether errors of the network are queued that an IPv6 TCP socket meets while it connects, to be
+/// taken by [`receive_failure`](crate::dgram::receive_failure); those of IPv4 always are. Later on
+/// such errors would be reported as if they ended the connection.
+pub fn queue_failures(fd: BorrowedFd<'_>, queue: bool) -> io::Result<()> {
+    set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, i32::from(queue))
 }
 
 /// Smoothed round-trip time of a TCP connection in microseconds

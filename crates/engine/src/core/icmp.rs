@@ -3,6 +3,7 @@
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::rules::Protocol;
+use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::icmp;
 use passt_proto::wire::report::Quoted;
@@ -15,6 +16,35 @@ use crate::link::Link;
 
 /// More of a packet than that is in no error: RFC 4443, section 2.4.
 const ERROR_ROOM: usize = 1280;
+
+/// Errors of the guest that are looked at in a second, and at once: more than a crowd of clients
+/// brings about that are turned away, and little work.
+const MOST: u32 = 1000;
+const REFILL: Duration = Duration::from_secs(1);
+
+/// Bounds how many errors of the guest are looked at.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    left: u32,
+    /// When there is the full number again.
+    due: Instant,
+}
+
+impl Limit {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { left: MOST, due: now }
+    }
+
+    /// Whether one more is; if so it counts.
+    pub(crate) fn is_allowed(&mut self, now: Instant) -> bool {
+        if self.due <= now {
+            *self = Self { left: MOST, due: now + REFILL };
+        }
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
 
 impl<L: Link> Core<L> {
     /// Tells the guest on behalf of `from` that its packet `quoted`, which carried at
@@ -85,6 +115,18 @@ pub(crate) fn unreachable(error: Errno) -> Option<icmp::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thousand_in_a_second() {
+        let mut now = Instant::from_millis(5);
+        let mut limit = Limit::new(now);
+        for _ in 0..3 {
+            assert_eq!((0..5000).filter(|_| limit.is_allowed(now)).count(), 1000);
+            now = now + Duration::from_millis(999);
+            assert!(!limit.is_allowed(now));
+            now = now + Duration::from_millis(1);
+        }
+    }
 
     #[test]
     fn errors_have_their_counterparts_in_icmp() {

@@ -9,6 +9,7 @@ mod counters;
 mod guest;
 pub(crate) mod icmp;
 mod neighbours;
+mod paths;
 pub mod payload;
 pub(crate) mod pool;
 mod queue;
@@ -37,7 +38,9 @@ pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
 pub use self::guest::Known;
 pub(crate) use self::guest::Station;
+use self::icmp::Limit;
 pub(crate) use self::neighbours::Neighbours;
+pub(crate) use self::paths::Paths;
 pub use self::payload::{Payload, Storage};
 pub(crate) use self::pool::Pool;
 pub(crate) use self::queue::SlotQueue;
@@ -74,6 +77,10 @@ pub struct Core<L> {
     pub guest: Known,
     /// Neighbours of the host.
     pub(crate) neighbours: Neighbours,
+    /// Paths to the guest that take less than its link does.
+    pub(crate) paths: Paths,
+    /// ICMP errors of the guest that are looked at.
+    pub(crate) complaints: Limit,
     /// Interfaces that IPv4 and IPv6 sockets are bound to.
     pub outbound: [Option<Outbound>; 2],
     /// Where datagrams from the host's side are received.
@@ -141,6 +148,8 @@ impl<L: Link> Core<L> {
             guest: Known::new(configured),
             outbound: outbound.clone(),
             neighbours: Neighbours::new(),
+            paths: Paths::default(),
+            complaints: Limit::new(now),
             inbox: Inbox::new(),
             pool: Pool::new(BLOCKS)?,
             timers,
@@ -359,5 +368,13 @@ impl<L: Link> Core<L> {
             0 => DEFAULT_MTU,
             mtu => mtu.into(),
         }
+    }
+
+    /// Bytes of the largest packet that arrives at the guest's `addr` in one piece, as far as is
+    /// known.
+    #[inline]
+    pub(crate) fn mtu_to(&self, addr: Addr) -> usize {
+        let known = self.paths.mtu(addr, self.now).map_or(usize::MAX, usize::from);
+        known.min(self.mtu())
     }
 }

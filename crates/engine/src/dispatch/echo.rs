@@ -2,12 +2,12 @@
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
+use passt_proto::wire::ip::Marks;
 
 use super::{Engine, Flow};
 use crate::core::Payload;
 use crate::flow::{Handle, Key, Protocol, Via};
 use crate::link::Link;
-use crate::protocols::marks::Marks;
 
 /// An echo request.
 #[derive(Clone, Debug)]

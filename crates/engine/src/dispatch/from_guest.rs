@@ -15,7 +15,6 @@ use super::echo::EchoRequest;
 use crate::core::capture::{self, Capture};
 use crate::core::{Core, Neighbours, Storage};
 use crate::link::{Frame, Link};
-use crate::protocols::marks::Marks;
 
 /// Longest frame of a responder.
 pub(crate) const REPLY_ROOM: usize = 1514;
@@ -105,9 +104,9 @@ impl<L: Link> Engine<L> {
         let is_off = class.sender().is_some_and(|sender| self.ctx.core.guest.family(*sender).off);
         enabled(!is_off)?;
         match class {
-            Class::Tcp { src, dst, segment, payload } => {
+            Class::Tcp { src, dst, segment, marks, payload } => {
                 enabled(self.protocols.tcp)?;
-                self.segment((src, dst), &segment, &place.piece(payload))
+                self.segment((src, dst), &segment, marks, &place.piece(payload))
             }
             // Requests to servers that are switched off here, but perhaps not elsewhere.
             Class::Udp(datagram) | Class::Dhcp(datagram) | Class::Dhcpv6(datagram) => {
@@ -117,10 +116,14 @@ impl<L: Link> Engine<L> {
                 enabled(self.protocols.udp)?;
                 self.datagram(&datagram, place.piece(datagram.payload.clone()), offload)
             }
-            Class::Echo { src, dst, id, ttl, traffic_class, payload, .. } => {
+            Class::Echo { src, dst, id, marks, payload, .. } => {
                 enabled(self.protocols.icmp)?;
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
-                self.echo_request(&EchoRequest { guest, dst, marks: Marks { ttl, traffic_class }, message })
+                self.echo_request(&EchoRequest { guest, dst, marks, message })
+            }
+            Class::Complaint { complaint, .. } => {
+                enabled(self.protocols.icmp)?;
+                self.complaint(&complaint)
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }

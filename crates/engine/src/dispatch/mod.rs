@@ -4,6 +4,7 @@
 //! A frame, an event, a timer or a client that was accepted is handed to its flow;
 //! a flow that has ended is removed here, and what it held is given back.
 
+mod complaint;
 mod crowd;
 mod describe;
 mod echo;

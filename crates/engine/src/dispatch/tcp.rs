@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
+use passt_proto::wire::ip::Marks;
 use passt_proto::wire::tcp::{Flags, Segment};
 
 use super::{Engine, Flow};
@@ -21,6 +22,7 @@ impl<L: Link> Engine<L> {
         &mut self,
         (src, dst): (Addr, Addr),
         segment: &Segment,
+        marks: Marks,
         payload: &Payload,
     ) -> Result<(), DropReason> {
         let guest = Endpoint::new(src, segment.src_port);
@@ -28,7 +30,7 @@ impl<L: Link> Engine<L> {
         let key = Key { via: Via::Link, protocol: Protocol::Tcp, guest, remote };
         let len = payload.len();
         let Some(handle) = self.flows.find(&key) else {
-            return self.no_flow(key, segment, len);
+            return self.no_flow(key, (segment, marks), len);
         };
         if segment.flags.contains(Flags::SYN) {
             // A port can be used again at once: what came before in the batch may have ended the
@@ -37,21 +39,21 @@ impl<L: Link> Engine<L> {
         }
         let Self { ctx, flows, common, .. } = self;
         let Some((_, Flow::Tcp(flow))) = flows.get_mut(handle) else {
-            return self.no_flow(key, segment, len);
+            return self.no_flow(key, (segment, marks), len);
         };
         flow.heard(&ctx.core.guest);
         flow.segment(&mut common.tcp, (handle, ctx.core.now), segment, payload)?;
         if flow.has_ended() {
             self.settle(handle);
             if opens(segment) {
-                return self.no_flow(key, segment, len);
+                return self.no_flow(key, (segment, marks), len);
             }
         }
         Ok(())
     }
 
     /// Deals with what a connection got of the batch so far.
-    fn settle(&mut self, handle: Handle) {
+    pub(super) fn settle(&mut self, handle: Handle) {
         self.with_flow(handle, |ctx, common, handle, _, flow| match flow {
             Flow::Tcp(flow) if flow.is_dirty() => flow.end_batch(ctx, &mut common.tcp, handle),
             _ => Verdict::Keep,
@@ -90,9 +92,14 @@ impl<L: Link> Engine<L> {
     }
 
     /// A segment of no known connection: a new one, or answered with a reset.
-    fn no_flow(&mut self, key: Key, segment: &Segment, len: usize) -> Result<(), DropReason> {
+    fn no_flow(
+        &mut self,
+        key: Key,
+        (segment, marks): (&Segment, Marks),
+        len: usize,
+    ) -> Result<(), DropReason> {
         if opens(segment) {
-            return self.connect(key, segment);
+            return self.connect(key, segment, marks);
         }
         if let Some(reset) = tcp::stray(segment, len) {
             let core = &self.ctx.core;
@@ -103,12 +110,12 @@ impl<L: Link> Engine<L> {
     }
 
     /// The guest opens a connection.
-    fn connect(&mut self, key: Key, syn: &Segment) -> Result<(), DropReason> {
+    fn connect(&mut self, key: Key, syn: &Segment, marks: Marks) -> Result<(), DropReason> {
         if self.flows.is_full() {
             // Before the host's peer sees anything of it.
             return Err(DropReason::TableFull);
         }
-        let (flow, error) = self.common.tcp.connect(&mut self.ctx.core, &key, syn)?;
+        let (flow, error) = self.common.tcp.connect(&mut self.ctx.core, &key, syn, marks)?;
         let handle = self.insert_tcp(key, flow)?;
         if let Some(error) = error {
             self.with_flow(handle, |ctx, common, handle, key, flow| match flow {

@@ -20,7 +20,6 @@ use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::link::Link;
 use crate::protocols::Verdict;
-use crate::protocols::marks::Marks;
 use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
 use crate::protocols::udp::{self, Shared, UdpFlow, Which};
@@ -53,7 +52,7 @@ impl<L: Link> Engine<L> {
             }
             _ => None,
         };
-        let marks = Marks::of_guest(datagram);
+        let marks = datagram.marks;
         let differs = before != Some(marks);
         if differs || self.common.udp.is_full() {
             self.udp_end_batch();

@@ -10,7 +10,7 @@ use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::icmp;
-use passt_proto::wire::ip::protocol;
+use passt_proto::wire::ip::{Marks, protocol};
 use passt_proto::wire::offload::Offload;
 use passt_proto::wire::report::Quoted;
 use passt_sys::dgram::{self, Outgoing};
@@ -23,11 +23,10 @@ use rustix::net::ipproto;
 use zerocopy::FromBytes;
 
 use super::facts::{self, Facts, State};
-use super::marks::Marks;
 use super::put::put;
 use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
-use super::{Verdict, path_from_guest, path_to_guest};
+use super::{Verdict, marks, path_from_guest, path_to_guest};
 use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
 use crate::core::{Core, Payload, Station, Storage};
@@ -101,7 +100,7 @@ impl EchoFlow {
         let mut data = Gather::new();
         core.append(message, &mut data);
         let message = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
-        let envelope = marks.envelope(self.remote);
+        let envelope = marks::envelope(marks, self.remote);
         // An error that is pending from an earlier request is in the error queue too.
         let send = || dgram::send(self.fd.as_fd(), &data, &message, &envelope, self.remote.is_v4());
         send().or_else(|_| send()).map_err(|_| DropReason::Socket)?;
@@ -159,7 +158,7 @@ impl EchoFlow {
         }
         header.id = key.guest.port.into();
         self.account.carried(Direction::In, 1, message.len(), core.now);
-        let path = Marks::of(&received).on(path_to_guest(core, key, &self.station));
+        let path = path_to_guest(core, key, &self.station).marked(marks::received(&received));
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());
         let mut headers = [0; MAX_HEADERS];
@@ -183,7 +182,7 @@ impl EchoFlow {
             let header = own(&core.inbox, &core.pool, &payload).and_then(<[u8]>::first_chunk);
             let Some(&[kind, code, c0, c1, _, _, s0, s1]) = header else { continue };
             let [i0, i1] = key.guest.port.to_be_bytes();
-            let path = self.marks.on(path_from_guest(core, key, &self.station));
+            let path = path_from_guest(core, key, &self.station).marked(self.marks);
             let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
             let transport = [kind, code, c0, c1, i0, i1, s0, s1];
             let quoted = Quoted { path, protocol, transport, len: failure.len };

@@ -18,7 +18,7 @@ use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::offload::{Gso, Offload};
-use passt_proto::wire::tcp::{Flags, Segment};
+use passt_proto::wire::tcp::{Flags, Options, Segment};
 
 use crate::common::{ENGINE, addr, options};
 
@@ -132,6 +132,11 @@ impl Guest {
 
     /// Connects `port` to a server on the host, which has accepted when this returns.
     pub(crate) fn connect(&mut self, listener: &TcpListener, port: u16) -> Connected {
+        self.connect_with(listener, port, None)
+    }
+
+    /// The same, with segments of so many bytes for the guest.
+    pub(crate) fn connect_with(&mut self, listener: &TcpListener, port: u16, mss: Option<u16>) -> Connected {
         let at = listener.local_addr().unwrap();
         let remote = if at.ip().is_loopback() { names(at.is_ipv4()).1 } else { at.ip().into() };
         let syn = Segment {
@@ -140,12 +145,19 @@ impl Guest {
             seq: Seq(1000),
             flags: Flags::SYN,
             window: 65_535,
+            options: Options { mss, ..Options::default() },
             ..Segment::default()
         };
         self.segment(remote, &syn, &[]);
         let (answer, _) = Segment::parse(&self.answers()[0].bytes).unwrap();
         assert_eq!((answer.flags, answer.ack), (Flags::SYN | Flags::ACK, Seq(1001)));
-        let next = Segment { seq: Seq(1001), ack: answer.seq + 1, flags: Flags::ACK, ..syn };
+        let next = Segment {
+            seq: Seq(1001),
+            ack: answer.seq + 1,
+            flags: Flags::ACK,
+            options: Options::default(),
+            ..syn
+        };
         self.segment(remote, &next, &[]);
         self.turn();
         Connected { peer: listener.accept().unwrap().0, remote, next, window: answer.window.into() }

@@ -13,7 +13,8 @@ use zerocopy::FromBytes;
 
 use crate::addr::{Addr, Endpoint, Mac};
 use crate::drop::DropReason;
-use crate::wire::ip::{Packet, protocol};
+use crate::wire::complaint::Complaint;
+use crate::wire::ip::{Marks, Packet, protocol};
 use crate::wire::{ethernet, icmp, ipv4, ipv6, tcp, udp};
 
 /// What a frame is. All ranges and offsets are those of the frame.
@@ -47,6 +48,8 @@ pub enum Class {
         dst: Addr,
         /// The header.
         segment: tcp::Segment,
+        /// What it asks of routers.
+        marks: Marks,
         /// The payload.
         payload: Range<usize>,
     },
@@ -62,12 +65,17 @@ pub enum Class {
         id: u16,
         /// Sequence number.
         seq: u16,
-        /// Time to live or hop limit.
-        ttl: u8,
-        /// Traffic class, as of [`Packet`].
-        traffic_class: u8,
+        /// What it asks of routers.
+        marks: Marks,
         /// The ICMP message from its type on.
         payload: Range<usize>,
+    },
+    /// An ICMP error about a packet that we sent.
+    Complaint {
+        /// Source address, unicast: the guest's, or that of a router behind it.
+        src: Addr,
+        /// What it says.
+        complaint: Complaint,
     },
 }
 
@@ -77,7 +85,10 @@ impl Class {
     pub fn sender(&self) -> Option<&Addr> {
         match self {
             Self::Arp { .. } => None,
-            Self::Ndp { src, .. } | Self::Tcp { src, .. } | Self::Echo { src, .. } => Some(src),
+            Self::Ndp { src, .. }
+            | Self::Tcp { src, .. }
+            | Self::Echo { src, .. }
+            | Self::Complaint { src, .. } => Some(src),
             Self::Dhcp(datagram) | Self::Dhcpv6(datagram) | Self::Udp(datagram) => Some(&datagram.src.addr),
         }
     }
@@ -89,6 +100,7 @@ impl Class {
                 *offset = offset.saturating_add(ethernet::TAG_LEN);
                 return self;
             }
+            Self::Complaint { .. } => return self,
             Self::Ndp { message: range, .. }
             | Self::Tcp { payload: range, .. }
             | Self::Echo { payload: range, .. }
@@ -109,10 +121,8 @@ pub struct Datagram {
     pub src: Endpoint,
     /// Destination, perhaps multicast or broadcast.
     pub dst: Endpoint,
-    /// Time to live or hop limit.
-    pub ttl: u8,
-    /// Traffic class, as of [`Packet`].
-    pub traffic_class: u8,
+    /// What it asks of routers.
+    pub marks: Marks,
     /// The payload, in the frame.
     pub payload: Range<usize>,
 }
@@ -200,6 +210,7 @@ fn segment(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         src: packet.src,
         dst: packet.dst,
         segment,
+        marks: packet.marks,
         payload: range(packet, header_len, packet.len),
     })
 }
@@ -211,8 +222,7 @@ fn datagram(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
     let datagram = Datagram {
         src: Endpoint::new(packet.src, src),
         dst: Endpoint::new(packet.dst, dst),
-        ttl: packet.ttl,
-        traffic_class: packet.traffic_class,
+        marks: packet.marks,
         payload: range(packet, udp::LEN, udp::LEN.saturating_add(len)),
     };
     if dst == DHCP_SERVER && packet.dst.is_v4() {
@@ -230,6 +240,7 @@ fn datagram(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
 fn icmp_v4(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
     match body.first() {
         Some(&icmp::ECHO_REQUEST_V4) => echo(body, packet),
+        Some(&kind) if Complaint::has_type(true, kind) => complaint(body, packet),
         Some(_) => Err(DropReason::IcmpType),
         None => Err(DropReason::Truncated),
     }
@@ -238,12 +249,13 @@ fn icmp_v4(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
 fn icmp_v6(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
     match body.first() {
         Some(&icmp::ECHO_REQUEST_V6) => echo(body, packet),
+        Some(&kind) if Complaint::has_type(false, kind) => complaint(body, packet),
         // RFC 6980, section 5.
         Some(&kind) if icmp::is_neighbour_discovery(kind) && packet.is_atomic => Err(DropReason::Fragment),
         Some(&kind) if icmp::is_neighbour_discovery(kind) => Ok(Class::Ndp {
             src: packet.src,
             dst: packet.dst,
-            hop_limit: packet.ttl,
+            hop_limit: packet.marks.ttl,
             message: range(packet, 0, packet.len),
         }),
         Some(_) => Err(DropReason::IcmpType),
@@ -262,10 +274,16 @@ fn echo(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         dst: packet.dst,
         id: header.id.get(),
         seq: header.seq.get(),
-        ttl: packet.ttl,
-        traffic_class: packet.traffic_class,
+        marks: packet.marks,
         payload: range(packet, 0, packet.len),
     })
+}
+
+fn complaint(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
+    unicast(packet)?;
+    let message = body.get(..packet.len).ok_or(DropReason::Truncated)?;
+    let complaint = Complaint::parse(packet.src, packet.dst, message)?;
+    Ok(Class::Complaint { src: packet.src, complaint })
 }
 
 /// Both ends are single stations with an address.

@@ -15,7 +15,7 @@ impl fmt::Display for Class {
             Self::Dhcp(datagram) => write!(f, "DHCP {datagram}"),
             Self::Dhcpv6(datagram) => write!(f, "DHCPv6 {datagram}"),
             Self::Udp(datagram) => write!(f, "UDP {datagram}"),
-            Self::Tcp { src, dst, segment, payload } => {
+            Self::Tcp { src, dst, segment, payload, .. } => {
                 let ports = (segment.src_port, segment.dst_port);
                 let (from, to) = (Endpoint::new(*src, ports.0), Endpoint::new(*dst, ports.1));
                 write!(f, "TCP {from} to {to}, ")?;
@@ -25,6 +25,7 @@ impl fmt::Display for Class {
             Self::Echo { src, dst, id, seq, .. } => {
                 write!(f, "ICMP echo {src} to {dst}, identifier {id}, number {seq}")
             }
+            Self::Complaint { src, complaint } => write!(f, "ICMP error from {src}: {complaint}"),
         }
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::wire::build::{MAX_HEADERS, Path};
+use crate::wire::checksum::Sum;
 
 const GUEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
 const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(192, 0, 2, 1));
@@ -62,9 +63,8 @@ fn udp_of_both_families() {
         let expected = Datagram {
             src: Endpoint { addr: path.src, port: 1000 },
             dst: Endpoint { addr: path.dst, port: 53 },
-            ttl: 63,
+            marks: Marks { ttl: 63, traffic_class: 0 },
             payload: end - 5..end,
-            traffic_class: 0,
         };
         assert_eq!(classify_all(&frame), Ok(Class::Udp(expected)));
     }
@@ -90,15 +90,44 @@ fn echo_requests() {
         dst: V4.1.into(),
         id: 0x1234,
         seq: 9,
-        ttl: 63,
+        marks: Marks { ttl: 63, traffic_class: 0 },
         payload: 34..43,
-        traffic_class: 0,
     };
     assert_eq!(classify_all(&frame), Ok(expected));
     let reply = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[0; 9]);
     assert_eq!(classify_all(&reply), Err(DropReason::IcmpType));
     let listener_report = raw_frame(&path(V6.0, V6.1), protocol::ICMPV6, &[143; 8]);
     assert_eq!(classify_all(&listener_report), Err(DropReason::IcmpType));
+}
+
+/// An error of the guest's about a datagram that it got, and what follows it in the frame.
+fn complaint(padding: &[u8]) -> Vec<u8> {
+    let got = udp_frame(&path(V4.1, V4.0), (53, 1000), b"answer");
+    let mut message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &got[14..]].concat();
+    let sum = Sum::new().bytes(&message).finish();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    [&raw_frame(&path(V4.0, V4.1), protocol::ICMP, &message)[..], padding].concat()
+}
+
+#[test]
+fn errors_about_what_the_guest_got() {
+    for padding in [&[][..], &[1; 9]] {
+        let class = classify_all(&complaint(padding)).unwrap();
+        let Class::Complaint { src, complaint } = &class else { panic!("{class:?}") };
+        assert_eq!((*src, complaint.from, complaint.to.port), (V4.0.into(), Endpoint::new(V4.1, 53), 1000));
+        assert_eq!(class.sender(), Some(&V4.0.into()));
+        assert_eq!(
+            class.to_string(),
+            "ICMP error from 10.0.0.2: UDP 192.0.2.1:53 to 10.0.0.2:1000 is refused"
+        );
+    }
+    let frame = complaint(&[]);
+    // A message that is not all there has no checksum that could be verified.
+    assert_eq!(classify(&frame[..frame.len() - 1], frame.len()), Err(DropReason::Truncated));
+    // Groups send no errors, and none are about what is sent to groups.
+    for path in [path(Ipv4Addr::UNSPECIFIED, V4.1), path(V4.0, Ipv4Addr::new(224, 0, 0, 1))] {
+        assert!(classify_all(&raw_frame(&path, protocol::ICMP, &frame[34..])).is_err());
+    }
 }
 
 #[test]
@@ -219,6 +248,7 @@ fn priority_tags() {
         tcp_frame(&path(V6.0, V6.1), b"six"),
         raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[8, 0, 0, 0, 0, 1, 0, 1]),
         raw_frame(&path(V6.0, V6.1), protocol::ICMPV6, &[135; 24]),
+        complaint(&[]),
         arp,
     ];
     let content = |frame: &[u8]| match classify_all(frame).unwrap() {
@@ -229,6 +259,7 @@ fn priority_tags() {
         | Class::Dhcp(Datagram { payload: range, .. })
         | Class::Dhcpv6(Datagram { payload: range, .. })
         | Class::Udp(Datagram { payload: range, .. }) => frame[range].to_vec(),
+        Class::Complaint { complaint, .. } => complaint.to_string().into_bytes(),
     };
     for frame in &frames {
         for priority in [0, 0xe000, 0x1000] {
@@ -294,6 +325,7 @@ proptest! {
             Ok(Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d)) => d.payload,
             Ok(Class::Ndp { message, .. }) => message,
             Ok(Class::Arp { offset }) => offset..offset,
+            Ok(Class::Complaint { .. }) |
             Err(_) => 0..0,
         };
         prop_assert!(frame.get(range).is_some());

@@ -29,6 +29,7 @@ mod transmit;
 pub use isn::IsnSecret;
 pub use receive::Push;
 
+use crate::drop::DropReason;
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Options, Segment};
@@ -88,6 +89,8 @@ pub enum Event {
         /// Bytes (and FIN) that the host's kernel has, but not its peer (`SIOCOUTQ`).
         bytes: u32,
     },
+    /// After [`Action::KeepAlive`]: the host's peer is there, as far as is known.
+    Alive,
     /// The host's connection was refused, reset or failed.
     Failed,
     /// The time of [`Connection::next_timeout`] may have come.
@@ -113,6 +116,10 @@ pub enum Action {
     Shutdown,
     /// Ask the host's kernel how much is unacknowledged: [`Event::Unacknowledged`].
     AskUnacknowledged,
+    /// The guest asks whether its peer still is there, and does so about this often: have the
+    /// host's kernel ask as well. [`Event::Alive`] answers; without it the guest gets no answer,
+    /// and decides by itself how long it waits for one.
+    KeepAlive(Duration),
     /// Abort the host's connection with RST and forget this one.
     Abort,
     /// Close the host's socket and forget this connection.
@@ -265,6 +272,30 @@ impl Connection {
                 push
             }
             State::Ended { .. } => Push::NONE,
+        }
+    }
+
+    /// The guest's side says that the segment with the number `seq` did not arrive, and will not. A
+    /// connection that is being opened towards the guest ends (RFC 1122, section 4.2.3.9); one that
+    /// is open goes on, as routes change and filters are loaded anew.
+    pub fn undelivered(&mut self, seq: Seq) -> Result<(), DropReason> {
+        match &self.state {
+            State::Opening(opening) if opening.has_sent(seq) => {
+                self.end(None, true);
+                Ok(())
+            }
+            State::Open(open) if open.has_sent(seq) => Err(DropReason::IcmpIgnored),
+            _ => Err(DropReason::IcmpInvalid),
+        }
+    }
+
+    /// The segment with the number `seq` was too large for the path to the guest: there are at most
+    /// `mss` bytes in each from now on, and what is under way is sent again (RFC 1191, section 6.4;
+    /// RFC 8201, section 5.4).
+    pub fn shrink(&mut self, now: Instant, seq: Seq, mss: u32) -> Result<(), DropReason> {
+        match &mut self.state {
+            State::Open(open) => open.shrink(now, seq, mss),
+            _ => Err(DropReason::IcmpInvalid),
         }
     }
 

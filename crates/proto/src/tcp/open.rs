@@ -5,6 +5,7 @@ use super::receive::{Push, Receive, Reset};
 use super::rtt::Rtt;
 use super::transmit::{Limits, Next, Transmit, Unresponsive};
 use super::{Action, Behind, Config, Event, Offer, Phase, PortPair};
+use crate::drop::DropReason;
 use crate::seq::Seq;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
@@ -17,6 +18,12 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A guest that did not even answer that for this long is gone.
 const INACTIVITY: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Bounds of the interval at which a guest's keep-alives have the host's kernel ask: as often as is
+/// of use to what keeps state on the way, and as seldom as Linux does by itself.
+const GUEST_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), INACTIVITY);
+/// What the guest says so soon after it was asked is the answer.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// What a handshake settled.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +53,10 @@ pub(super) struct Open {
     heard: Instant,
     /// When it was last asked to say something.
     asked: Instant,
+    /// Since when it says nothing but answers to that.
+    quiet: Option<Instant>,
+    /// It asked whether the host's peer is there, as often as this.
+    probed: Option<Duration>,
     reset: bool,
     /// The guest had finished, and its socket is gone: what is left is passed on nevertheless, as
     /// long as the host's peer takes some.
@@ -71,13 +82,13 @@ impl Open {
         if let Some(measured) = measured {
             rtt.sample(measured);
         }
-        let max_peek = config.max_peek;
-        let limits = Limits {
+        let mut limits = Limits {
             mss,
-            max_peek: if mss < max_peek { max_peek - max_peek % mss } else { max_peek },
+            max_peek: config.max_peek,
             window_scale: offer.window_scale.map_or(0, |s| s.min(14)),
             sack: config.sack && offer.sack,
         };
+        limits.shrink(mss);
         let scaled = offer.window_scale.is_some();
         Self {
             rx: Receive::new(irs, window, config.room, scaled, mss, far),
@@ -87,6 +98,8 @@ impl Open {
             ask: false,
             heard: now,
             asked: now,
+            quiet: None,
+            probed: None,
             reset: false,
             orphaned: None,
             begun_by_guest: by_guest,
@@ -104,7 +117,7 @@ impl Open {
     pub(super) fn segment(&mut self, now: Instant, segment: &Segment, len: u32) -> Push {
         let flags = segment.flags;
         let fin = flags.contains(Flags::FIN);
-        self.heard = now;
+        let heard = core::mem::replace(&mut self.heard, now);
         if self.orphaned.is_some() {
             // The port may be used again.
             self.reset |= flags.contains(Flags::SYN);
@@ -115,10 +128,10 @@ impl Open {
             return Push::NONE;
         }
         if !self.rx.is_acceptable(segment.seq, len + u32::from(fin)) {
-            if len > 0 || fin || self.rx.is_keepalive(segment.seq) {
-                self.rx.acknowledge_now();
-            } else {
+            if !(len > 0 || fin || self.rx.is_keepalive(segment.seq)) {
                 self.challenge(now);
+            } else if len > 0 || fin || !self.is_probed(now, heard) {
+                self.rx.acknowledge_now();
             }
             return Push::NONE;
         }
@@ -129,7 +142,44 @@ impl Open {
             self.challenge(now);
             return Push::NONE;
         }
-        self.rx.segment(now, segment.seq, len, fin)
+        let push = self.rx.segment(now, segment.seq, len, fin);
+        if len == 1
+            && !fin
+            && push == Push::NONE
+            && self.rx.is_keepalive(segment.seq)
+            && self.is_probed(now, heard)
+        {
+            // One with the last byte before the window, for peers that answer to no other (RFC
+            // 9293, section 3.8.4).
+            self.rx.forget_ack();
+        }
+        push
+    }
+
+    /// The guest sent what may be a keep-alive, and was `heard` before. Whether it is one, and is
+    /// answered once the host's side was looked at. After a shorter time it is a repetition of what
+    /// was acknowledged, or says no more than that the guest is there; where its window is used up,
+    /// it asks for another one.
+    fn is_probed(&mut self, now: Instant, heard: Instant) -> bool {
+        let is_answer = heard.since(self.asked) < ANSWER;
+        let since = self.quiet.take().filter(|_| is_answer).unwrap_or(heard);
+        let (least, most) = GUEST_KEEPALIVE;
+        let silence = now.since(since);
+        let is_probe = silence >= ANSWER && !self.rx.is_closed();
+        if is_probe {
+            self.probed = Some(silence.clamp(least, most));
+        }
+        is_probe
+    }
+
+    /// Whether the guest may have got a segment with this number, or is about to.
+    pub(super) fn has_sent(&self, seq: Seq) -> bool {
+        self.tx.has_sent(seq)
+    }
+
+    /// See [`Connection::shrink`](super::Connection::shrink).
+    pub(super) fn shrink(&mut self, now: Instant, seq: Seq, mss: u32) -> Result<(), DropReason> {
+        self.tx.shrink(now, seq, mss)
     }
 
     fn reset_or_syn(&mut self, now: Instant, segment: &Segment) {
@@ -163,6 +213,7 @@ impl Open {
                     return Err(Unresponsive);
                 }
             }
+            Event::Alive => self.rx.acknowledge_now(),
             Event::Busy => self.rx.busy(),
             Event::Quiet => self.rx.quiet(),
             Event::Flushed { held } => {
@@ -192,6 +243,8 @@ impl Open {
             if now.since(self.heard) >= INACTIVITY {
                 return Err(Unresponsive);
             }
+            let is_answer = self.heard.since(self.asked) < ANSWER;
+            self.quiet = self.quiet.filter(|_| is_answer).or(Some(self.heard));
             self.asked = now;
             self.probe = true;
         }
@@ -226,6 +279,9 @@ impl Open {
         }
         if self.rx.take_shutdown(now) {
             return Some(Action::Shutdown);
+        }
+        if let Some(interval) = self.probed.take() {
+            return Some(Action::KeepAlive(interval));
         }
         match self.tx.next() {
             Some(Next::Data { offset, len }) if data => return Some(Action::Peek { offset, len }),

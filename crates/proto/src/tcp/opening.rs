@@ -149,6 +149,11 @@ impl Opening {
         }
     }
 
+    /// Whether a segment with this number was sent: our SYN or SYN-ACK.
+    pub(super) fn has_sent(&self, seq: Seq) -> bool {
+        self.attempts > 0 && seq == self.iss
+    }
+
     fn is_acked(&self, segment: &Segment) -> bool {
         segment.flags.contains(Flags::ACK) && segment.ack == self.iss + 1
     }

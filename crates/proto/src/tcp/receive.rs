@@ -354,6 +354,16 @@ impl Receive {
         seq == expected || (!(seq + len).before(self.acked) && !seq.after(self.edge.max(expected)))
     }
 
+    /// Nothing is to be acknowledged but what was before.
+    pub(super) fn forget_ack(&mut self) {
+        self.ack = Ack::No;
+    }
+
+    /// Whether the window that the guest was told is used up.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.edge.after(self.acked)
+    }
+
     /// Whether an empty segment at `seq` asks for an answer: a keep-alive, or a probe of a window
     /// (RFC 9293, section 3.8.4).
     pub(super) fn is_keepalive(&self, seq: Seq) -> bool {

@@ -8,6 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::Behind;
 use super::rtt::Rtt;
+use crate::drop::DropReason;
 use crate::seq::Seq;
 use crate::time::Instant;
 use crate::wire::tcp::{Flags, Segment};
@@ -66,6 +67,16 @@ pub(super) struct Limits {
     pub(super) window_scale: u8,
     /// Whether the guest sends selective acknowledgements.
     pub(super) sack: bool,
+}
+
+impl Limits {
+    /// Bounds segments, and what is sent at once to whole ones.
+    pub(super) fn shrink(&mut self, mss: u32) {
+        self.mss = mss.max(1);
+        if self.mss < self.max_peek {
+            self.max_peek -= self.max_peek % self.mss;
+        }
+    }
 }
 
 /// Sending again what is missing, after repeated acknowledgements.
@@ -348,17 +359,42 @@ impl Transmit {
         // With a closed window nothing goes out again, unless the guest is asked.
         let probe = self.in_flight() == 0 || self.window == 0;
         if self.in_flight() > 0 {
-            // Go back. What the guest acknowledged selectively it may have dropped since (RFC 2018,
-            // section 8).
-            self.nxt = self.una;
-            self.sacked.clear();
-            self.recovery = None;
-            self.duplicates = 0;
-            self.timing = None;
+            self.go_back();
             self.limit = self.limits.mss.saturating_mul(2);
         }
         self.arm(now);
         Ok(probe)
+    }
+
+    /// Has all that is under way sent again. What the guest acknowledged selectively it may have
+    /// dropped since (RFC 2018, section 8).
+    fn go_back(&mut self) {
+        self.nxt = self.una;
+        self.sacked.clear();
+        self.recovery = None;
+        self.duplicates = 0;
+        self.timing = None;
+    }
+
+    /// Whether a segment with this number may be under way, or was the last one without data.
+    pub(super) fn has_sent(&self, seq: Seq) -> bool {
+        !seq.before(self.una) && !seq.after(self.max)
+    }
+
+    /// Data with the number `seq` did not fit the path, which takes `mss` bytes of it: whatever is
+    /// under way in larger segments was lost, and no congestion was the reason.
+    pub(super) fn shrink(&mut self, now: Instant, seq: Seq, mss: u32) -> Result<(), DropReason> {
+        if !self.has_sent(seq) || seq == self.max {
+            return Err(DropReason::IcmpInvalid);
+        }
+        if mss >= self.limits.mss {
+            return Err(DropReason::IcmpIgnored);
+        }
+        self.limits.shrink(mss);
+        self.go_back();
+        self.timer = None;
+        self.arm(now);
+        Ok(())
     }
 
     /// Sets the timer if the guest owes something: an acknowledgement or a window.

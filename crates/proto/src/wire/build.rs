@@ -7,7 +7,7 @@
 use zerocopy::IntoBytes;
 
 use super::checksum::Sum;
-use super::ip::protocol;
+use super::ip::{Marks, protocol};
 use super::offload::{Gso, Offload};
 use super::{ethernet, ipv4, ipv6, tcp, udp};
 use crate::addr::{Addr, Mac};
@@ -36,6 +36,12 @@ pub struct Path {
 }
 
 impl Path {
+    /// The same for packets with these marks.
+    #[must_use]
+    pub fn marked(self, Marks { ttl, traffic_class }: Marks) -> Self {
+        Self { ttl, traffic_class, ..self }
+    }
+
     /// Bytes of the Ethernet and IP headers.
     pub fn header_len(&self) -> usize {
         ethernet::LEN + if self.dst.is_v4() { ipv4::LEN } else { ipv6::LEN }

@@ -6,7 +6,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::build::Path;
 use super::{U16, U32, ethernet, ipv4, ipv6};
 
-const IPV6_FRAGMENT: u8 = 44;
 const MORE_V4: u16 = 0x2000;
 const MORE_V6: u16 = 1;
 
@@ -59,7 +58,7 @@ impl Path {
             header.update_checksum();
             return Some(len);
         }
-        let len = self.emit(out, IPV6_FRAGMENT, fragment.len.checked_add(LEN)?)?;
+        let len = self.emit(out, ipv6::FRAGMENT, fragment.len.checked_add(LEN)?)?;
         let header = Header {
             protocol,
             reserved: 0,

@@ -16,6 +16,11 @@ pub const ECHO_REQUEST_V6: u8 = 128;
 /// Echo reply of IPv6.
 pub const ECHO_REPLY_V6: u8 = 129;
 
+/// Types of the errors of IPv4 that a sender has use for (RFC 792).
+pub(super) const UNREACHABLE_V4: u8 = 3;
+pub(super) const TIME_EXCEEDED_V4: u8 = 11;
+pub(super) const PARAMETER_PROBLEM_V4: u8 = 12;
+
 /// The header shared by all messages we know, with the two fields of echo.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::U16;
 use super::checksum::Sum;
-use super::ip::Packet;
+use super::ip::{Marks, Packet};
 use crate::drop::DropReason;
 
 /// Bytes of a header without options, the only kind we send.
@@ -15,6 +15,8 @@ pub const LEN: usize = 20;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More Fragments, and the offset.
 const FRAGMENT_MASK: u16 = 0x3fff;
+/// The offset alone.
+pub(super) const OFFSET_MASK: u16 = 0x1fff;
 
 /// The header without options.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -99,8 +101,7 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         src: Ipv4Addr::from(header.src).into(),
         dst: Ipv4Addr::from(header.dst).into(),
         protocol: header.protocol,
-        ttl: header.ttl,
-        traffic_class: header.tos,
+        marks: Marks { ttl: header.ttl, traffic_class: header.tos },
         offset,
         len,
         is_atomic: false,

@@ -5,7 +5,7 @@ use core::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::ip::Packet;
+use super::ip::{Marks, Packet};
 use super::{U16, U32};
 use crate::drop::DropReason;
 
@@ -14,11 +14,13 @@ pub const LEN: usize = 40;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
 /// Of a fragment header: the offset, and whether more follows.
 const FRAGMENT_MASK: u16 = 0xfff9;
+/// The offset alone.
+pub(super) const OFFSET_MASK: u16 = 0xfff8;
 
 /// More extension headers than this are an attack: real packets have one or two.
 const MAX_EXTENSIONS: usize = 4;
@@ -88,8 +90,7 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
         src: src.into(),
         dst: dst.into(),
         protocol,
-        ttl: header.hop_limit,
-        traffic_class: version << 4 | class >> 4,
+        marks: Marks { ttl: header.hop_limit, traffic_class: version << 4 | class >> 4 },
         offset,
         len: end.checked_sub(offset).ok_or(DropReason::IpLength)?,
         is_atomic,

@@ -7,6 +7,7 @@
 pub mod arp;
 pub mod build;
 pub mod checksum;
+pub mod complaint;
 #[cfg(test)]
 pub(crate) mod decode;
 pub mod dhcp;

@@ -7,6 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::build::{MAX_HEADERS, Path};
 use super::checksum::Sum;
+use super::icmp::{PARAMETER_PROBLEM_V4, TIME_EXCEEDED_V4, UNREACHABLE_V4};
 use super::ip::protocol;
 use super::{icmp, ipv4, ipv6};
 
@@ -19,11 +20,7 @@ const MAX_V6: usize = 1280;
 /// start of the transport header.
 const TRANSPORT_LEN: usize = 8;
 
-/// Types of the errors of IPv4 that a sender has use for (RFC 792).
-const UNREACHABLE_V4: u8 = 3;
-const TIME_EXCEEDED_V4: u8 = 11;
-const PARAMETER_PROBLEM_V4: u8 = 12;
-/// Those of IPv6: destination unreachable, packet too big, time exceeded, parameter problem (RFC
+/// Types of the errors of IPv6: destination unreachable, packet too big, time exceeded, parameter problem (RFC
 /// 4443, section 3).
 const FIRST_ERROR_V6: u8 = 1;
 const LAST_ERROR_V6: u8 = 4;

@@ -183,7 +183,13 @@ impl World {
             }
             _ => match bytes.u8()? {
                 0 => self.event(Event::Failed),
-                1..128 => self.quiet(bytes),
+                1..64 => self.quiet(bytes),
+                64..96 => {
+                    let seq = bytes.near(self.max)?;
+                    let heeded = self.conn.as_mut()?.undelivered(seq).is_ok();
+                    assert!(!heeded || !self.open, "an open connection goes on");
+                }
+                96..128 => self.shrink(bytes)?,
                 _ => {
                     let room = bytes.u16()? << (bytes.u8()? & 7);
                     if let Some(conn) = &mut self.conn {
@@ -193,6 +199,17 @@ impl World {
             },
         }
         self.settle(bytes);
+        Some(())
+    }
+
+    /// A path takes less than was sent: only what is under way counts.
+    fn shrink(&mut self, bytes: &mut Bytes) -> Option<()> {
+        let (seq, mss) = (bytes.near(self.head)?, bytes.u16()?);
+        let conn = self.conn.as_mut()?;
+        let before = conn.mss();
+        let heeded = conn.shrink(self.now, seq, mss).is_ok();
+        assert_eq!(conn.mss(), if heeded { mss.max(1) } else { before });
+        assert!(!heeded || (mss < before && !seq.before(self.head) && seq.before(self.max)));
         Some(())
     }
 
@@ -289,6 +306,12 @@ impl World {
                     let has = self.queued_end().distance(IRS + 1);
                     self.unacknowledged = self.unacknowledged.min(has);
                     self.event(Event::Unacknowledged { bytes: self.unacknowledged });
+                }
+                Action::KeepAlive(interval) => {
+                    assert!((10..=7200).contains(&interval.as_secs()), "{interval:?}");
+                    if bytes.u8().is_some_and(|b| b % 2 == 0) {
+                        self.event(Event::Alive);
+                    }
                 }
                 Action::Abort | Action::Close => self.conn = None,
             }

@@ -5,6 +5,7 @@ mod bare;
 mod flood;
 mod freeze;
 mod icmp;
+mod keep;
 mod lacking;
 mod machine;
 mod mangle;
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
         ["stalled", to, count] => stall::crowd(to, count.parse()?),
         ["later", to, length, pause] => stall::later(to, length.parse()?, pause.parse()?),
         ["seen", from, to] => say(&seen::seen(from, to)?),
+        ["keep", to, tos, idle, pause, count] => keep::keep(to, tos, [idle, pause, count]),
         ["who", to] => say(&tcp::who(to)?),
         ["many", to, count] => say(&tcp::many(to, count.parse()?)?),
         ["churn", to, count] => tcp::churn(to, count.parse()?),

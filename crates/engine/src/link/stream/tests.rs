@@ -187,7 +187,7 @@ fn payload(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     for frame in frames {
         let class = classify(frame, frame.len()).unwrap();
-        let Class::Tcp { src, dst, segment, payload } = class else { panic!("{class:?}") };
+        let Class::Tcp { src, dst, segment, payload, .. } = class else { panic!("{class:?}") };
         let at = usize::try_from(segment.seq.0).unwrap();
         assert_eq!(at, out.len());
         let tcp = &frame[34..payload.end];

@@ -2,10 +2,14 @@
 //!
 //! Frames of a batch are looked at first and dealt with at its end (`batch`): what a connection got is
 //! one `sendmsg`, and is answered with one acknowledgement. How connections begin is in `open`, what
-//! they want done in `perform`, what the guest gets of the host in `read`.
+//! they want done in `perform`, what the guest gets of the host in `read`, what the network says of
+//! them in `errors`.
 
 mod batch;
+mod errors;
 mod facts;
+mod keepalive;
+mod marks;
 mod open;
 mod perform;
 mod read;
@@ -18,23 +22,21 @@ use passt_proto::drop::DropReason;
 use passt_proto::tcp::{self, Connection, Event, IsnSecret};
 use passt_proto::time::Instant;
 use passt_proto::wire::build::Path;
-use passt_proto::wire::ip::protocol;
-use passt_proto::wire::report::Quoted;
 use passt_proto::wire::tcp::Segment;
 use passt_sys::iovec::Scatter;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use passt_sys::{msg, socket};
 use rustix::event::epoll::EventFlags;
-use rustix::io::Errno;
 
 use self::batch::Chained;
+use self::keepalive::KeepAlive;
+use self::marks::Marks;
 pub(crate) use self::open::stray;
 use self::slack::{Rest, Slack};
 use super::Verdict;
 use super::socket::{is_reset, socket_error};
-use crate::core::icmp::unreachable;
-use crate::core::{Core, Payload, Station};
+use crate::core::{Core, Station};
 use crate::flow::account::Account;
 use crate::flow::{Handle, Key};
 use crate::forward::Context;
@@ -47,10 +49,15 @@ pub const CALLS: &[Call] = &[
     Call::only(
         Sysno::setsockopt,
         &[
+            option::IP_TOS,
+            option::IPV6_TCLASS,
             option::SO_KEEPALIVE,
             option::SO_LINGER,
             option::SO_OOBINLINE,
             option::SO_PEEK_OFF,
+            option::TCP_KEEPCNT,
+            option::TCP_KEEPIDLE,
+            option::TCP_KEEPINTVL,
             option::TCP_NODELAY,
         ],
     ),
@@ -105,6 +112,9 @@ pub struct TcpFlow {
     /// Addresses of what is sent to the guest. Its MAC address is brought up to date in
     /// [`TcpFlow::pull`].
     path: Path,
+    /// Of the guest's SYN.
+    marks: Marks,
+    keepalive: KeepAlive,
     station: Station,
     account: Account,
     /// First and last piece of payload in the batch, of which there are [`MAX_BATCH`] at most.
@@ -267,37 +277,9 @@ impl TcpFlow {
     }
 
     fn connected<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
+        self.marks.connected(&self.fd);
         self.conn.handle(ctx.core.now, Event::Connected { far: open::far(&self.fd) });
         self.pull(ctx, tcp, handle)
-    }
-
-    /// The host could not connect. The guest hears what a host's process would: a refusal,
-    /// an ICMP error, or nothing where nothing came back.
-    pub(crate) fn failed<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        tcp: &mut Tcp,
-        handle: Handle,
-        key: &Key,
-        error: Errno,
-    ) -> Verdict {
-        log::debug!("{key}: {error}");
-        let unreachable = match error {
-            Errno::TIMEDOUT => return Verdict::Remove,
-            Errno::CONNREFUSED => None,
-            error => unreachable(error),
-        };
-        let Some(unreachable) = unreachable else { return self.broken(ctx, tcp, handle) };
-        let seq = self.conn.guest_isn().0.to_be_bytes();
-        let [a, b] = key.guest.port.to_be_bytes();
-        let [c, d] = key.remote.port.to_be_bytes();
-        let transport = [a, b, c, d, seq[0], seq[1], seq[2], seq[3]];
-        let Path { src_mac, dst_mac, src, dst, .. } = self.path;
-        let path = Path { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src, ..self.path };
-        let quoted = Quoted { path, protocol: protocol::TCP, transport, len: 20 };
-        let header = unreachable.header(key.guest.addr.is_v4());
-        ctx.core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
-        Verdict::Remove
     }
 
     /// The host's connection is of no use any more: the guest's is reset.

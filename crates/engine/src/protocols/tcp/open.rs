@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::drop::DropReason;
 use passt_proto::tcp::Connection;
 use passt_proto::time::Duration;
+use passt_proto::wire::ip;
 use passt_proto::wire::tcp::{Flags, Segment};
 use passt_sys::socket;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::{NEVER, Tcp, TcpFlow};
+use super::{KeepAlive, Marks, NEVER, Tcp, TcpFlow};
 use crate::core::{Core, Station};
 use crate::flow::Key;
 use crate::flow::account::Account;
@@ -48,18 +49,20 @@ impl Tcp {
         core: &mut Core<L>,
         key: &Key,
         syn: &Segment,
+        marks: ip::Marks,
     ) -> Result<(TcpFlow, Option<Errno>), DropReason> {
         let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
         let fd = protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, side.bind)
             .map_err(|_| DropReason::Socket)?;
         // A peer that vanished is noticed by the host's kernel. Accepted sockets have it from the listening one.
         let _ = sockopt::set_socket_keepalive(&fd, true);
+        let marks = Marks::set(&fd, !side.remote.addr.is_v4(), marks);
         let connected = rustix::net::connect(&fd, &side.socket_addr(side.remote));
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
         // The loop tells when it is connected.
         let error = connected.err().filter(|&error| error != Errno::INPROGRESS);
-        Ok((self.flow(core, key, conn, fd), error))
+        Ok((TcpFlow { marks, ..self.flow(core, key, conn, fd) }, error))
     }
 
     /// A connection that a listening socket accepted is opened towards the guest, which sees it as
@@ -87,6 +90,8 @@ impl Tcp {
             conn,
             fd,
             path,
+            marks: Marks::USUAL,
+            keepalive: KeepAlive::default(),
             station,
             account: Account::new(core.now),
             batch: None,

@@ -49,6 +49,11 @@ impl TcpFlow {
                     let bytes = socket::unacknowledged(self.fd.as_fd()).unwrap_or(0);
                     self.conn.handle(ctx.core.now, Event::Unacknowledged { bytes });
                 }
+                Action::KeepAlive(interval) => {
+                    if self.keepalive.asked(&self.fd, interval) {
+                        self.conn.handle(ctx.core.now, Event::Alive);
+                    }
+                }
                 Action::Abort => return self.abort(),
                 Action::Close => return self.close(),
             }

@@ -19,9 +19,8 @@ use crate::core::payload::own;
 use crate::core::{Core, Payload};
 use crate::flow::Key;
 use crate::link::{Link, MAX_PAYLOAD};
-use crate::protocols::marks::Marks;
 use crate::protocols::put::put;
-use crate::protocols::{path_from_guest, path_to_guest};
+use crate::protocols::{marks, path_from_guest, path_to_guest};
 
 /// Most datagrams in a super-frame (`UDP_MAX_SEGMENTS` of Linux).
 const MAX_DATAGRAMS: usize = 64;
@@ -38,7 +37,7 @@ impl Udp {
     ) {
         let mut items = ArrayVec::<_, BATCH>::new();
         items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
-        let fits = core.mtu().saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
+        let fits = core.mtu_to(path.dst).saturating_sub(path.header_len() - ethernet::LEN + udp::LEN);
         let most = if core.caps.udp_segmentation { MAX_DATAGRAMS } else { 1 };
         let mut rest = items.as_slice();
         while let Some(Item { payload, segment }) = rest.first() {
@@ -81,7 +80,7 @@ impl Udp {
         let sum = sum.bytes(own(&core.inbox, &core.pool, payload).unwrap_or_default());
         transport.checksum = sum.finish_nonzero().into();
         self.next_id = self.next_id.wrapping_add(1);
-        for fragment in path.fragments(len, core.mtu()) {
+        for fragment in path.fragments(len, core.mtu_to(path.dst)) {
             let mut header = [0; MAX_HEADERS];
             let id = self.next_id;
             let end = path.emit_fragment(&mut header, protocol::UDP, id, &fragment);
@@ -106,7 +105,7 @@ impl UdpFlow {
 
     /// The path of what it sent.
     pub(super) fn path_from_guest<L: Link>(&self, core: &Core<L>, key: &Key) -> Path {
-        self.marks.on(path_from_guest(core, key, &self.station))
+        path_from_guest(core, key, &self.station).marked(self.marks)
     }
 
     /// Sends the datagrams in the inbox at `messages` to the guest.
@@ -118,7 +117,7 @@ impl UdpFlow {
         messages: Range<usize>,
     ) {
         let Some((first, _)) = core.inbox.message(messages.start) else { return };
-        let path = Marks::of(&first).on(path_to_guest(core, key, &self.station));
+        let path = path_to_guest(core, key, &self.station).marked(marks::received(&first));
         udp.send_frames(core, &path, (key.remote.port, key.guest.port), messages);
     }
 }

@@ -6,6 +6,7 @@
 //! side and one of its own on the other (`bypass`). There is no state but when a flow was last used.
 
 pub(crate) mod bypass;
+mod complaint;
 pub(crate) mod errors;
 mod facts;
 mod frames;
@@ -24,6 +25,7 @@ use passt_proto::drop::DropReason;
 use passt_proto::rules::HostSide;
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::MAX_HEADERS;
+use passt_proto::wire::ip::Marks;
 use passt_proto::wire::offload::{Gso, Offload};
 use passt_sys::dgram::{self, BATCH, Envelope, Inbox, Received};
 use passt_sys::iovec::Scatter;
@@ -35,9 +37,8 @@ use rustix::io::Errno;
 use self::mapping::{Mapping, Mappings, Remote};
 pub(crate) use self::send::datagrams;
 use self::send::{Cuts, Item, MAX_CUTS, Position, Sender, Tally};
-use super::marks::Marks;
 use super::socket::datagram_socket;
-use super::{Verdict, path_from_guest, path_to_guest};
+use super::{Verdict, marks, path_from_guest, path_to_guest};
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
 use crate::core::{Core, Known, Payload, Station};
@@ -235,7 +236,7 @@ pub(crate) fn open<L: Link>(
         }
         Err(error) => {
             if let Some(error) = Errno::from_io_error(&error).and_then(unreachable) {
-                let path = Marks::of_guest(datagram).on(path_from_guest(core, key, &station));
+                let path = path_from_guest(core, key, &station).marked(datagram.marks);
                 let quoted = errors::quote(key, &path, datagram.payload.len());
                 let header = error.header(key.guest.addr.is_v4());
                 core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
@@ -618,10 +619,10 @@ fn receive_joined<L: Link>(
     fd: BorrowedFd<'_>,
     ahead: &Received,
 ) -> io::Result<Option<Tally>> {
-    let path = Marks::of(ahead).on(path_to_guest(core, key, station));
+    let path = path_to_guest(core, key, station).marked(marks::received(ahead));
     let mut header = [0; MAX_HEADERS];
     let fits = path.header_len() + passt_proto::wire::udp::LEN + usize::from(ahead.segment);
-    if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu() {
+    if ahead.segment == 0 || ahead.len > MAX_PAYLOAD || fits > core.mtu_to(key.guest.addr) {
         return Ok(None);
     }
     let ports = (key.remote.port, key.guest.port);
@@ -642,7 +643,7 @@ fn receive_joined<L: Link>(
 impl UdpFlow {
     /// The way to the remote, unless the socket is closed.
     fn way<'a>(&'a self, ways: Ways<'a>) -> Option<Sender<'a>> {
-        let envelope = self.marks.envelope(self.remote.addr);
+        let envelope = marks::envelope(self.marks, self.remote.addr);
         let v4 = self.remote.addr.is_v4();
         let own = || match &self.sockets {
             Sockets::Own(fd) | Sockets::Both(fd, _) => Some(Sender { fd: fd.as_fd(), envelope, v4 }),

@@ -5,10 +5,12 @@
 
 mod claims;
 mod closing;
+mod keepalive;
 mod leftovers;
 mod opening;
 mod receiving;
 mod sending;
+mod undelivered;
 
 extern crate std;
 
