@@ -102,6 +102,7 @@ fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
         Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d) => d.payload.clone(),
         Class::Ndp { message, .. } => message.clone(),
         Class::Arp { offset } => *offset..data.len(),
+        Class::Complaint { .. } => 0..0,
     };
     assert!(data.get(range).is_some());
     let reply = responder::respond(&CONFIG, source, &class, data, |_| responder::Holder::Unknown, out);

@@ -295,6 +295,19 @@ fn too_many_errors() {
     assert_eq!(guest.drops(ERRORS), [0, 0, 500, 1000]);
 }
 
+/// Without ICMP errors are none that anybody sent (`--no-icmp`).
+#[test]
+fn errors_that_are_off() {
+    let mut guest = Guest::new(PLAIN, 1500);
+    guest.worker.engine().protocols.icmp = false;
+    let port = guest.forward(Protocol::Tcp);
+    let _client = TcpStream::connect((ip("127.0.0.1"), port)).unwrap();
+    let syn = guest.frames().remove(0).bytes;
+    guest.complain(&syn, closed(true));
+    guest.turn();
+    assert_eq!((guest.worker.flow_count(), guest.worker.drops(DropReason::Disabled)), (1, 1));
+}
+
 /// The socket of a connection of the guest's to a port.
 fn socket_to(port: u16) -> OwnedFd {
     own_socket(|fd, _| {

@@ -241,13 +241,14 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
         let class = match classify(head, packet.bytes.len()) {
             Ok(class) => class,
-            // An error about what was not sent, or an answer to a ping.
-            Err(DropReason::IcmpType) => return self.echoed(packet),
+            // An error about a ping, or an answer to one.
+            Err(DropReason::IcmpType | DropReason::IcmpInvalid) => return self.echoed(packet),
             Err(other) => panic!("{other:?}"),
         };
         let datagram = match class {
             Class::Udp(datagram) => datagram,
-            Class::Arp { .. } | Class::Ndp { .. } => return,
+            // An error is about what was not sent.
+            Class::Arp { .. } | Class::Ndp { .. } | Class::Complaint { .. } => return,
             other => panic!("{other:?}"),
         };
         let (v4, ports) = (datagram.dst.addr.is_v4(), (datagram.dst.port, datagram.src.port));
