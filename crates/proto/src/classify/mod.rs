@@ -5,7 +5,10 @@
 //! [`Class`] can rely on its addresses and ranges. Transport checksums are not
 //! verified, as frames need not carry them (see [`crate::wire::offload`]).
 
+mod fragments;
 mod shown;
+
+pub use self::fragments::{Fragment, fragment, reassembled};
 
 use core::ops::Range;
 
@@ -64,6 +67,8 @@ pub enum Class {
         seq: u16,
         /// Time to live or hop limit.
         ttl: u8,
+        /// Whether no router may cut it.
+        dont_fragment: bool,
         /// The ICMP message from its type on.
         payload: Range<usize>,
     },
@@ -81,10 +86,15 @@ impl Class {
     }
 
     /// The same in a frame with a tag in its Ethernet header.
-    fn behind_tag(mut self) -> Self {
+    fn behind_tag(self) -> Self {
+        self.moved(|offset| offset.saturating_add(ethernet::TAG_LEN))
+    }
+
+    /// The same where each offset in the frame is another one.
+    fn moved(mut self, to: impl Fn(usize) -> usize) -> Self {
         let moved = match &mut self {
             Self::Arp { offset } => {
-                *offset = offset.saturating_add(ethernet::TAG_LEN);
+                *offset = to(*offset);
                 return self;
             }
             Self::Ndp { message: range, .. }
@@ -94,8 +104,7 @@ impl Class {
             | Self::Dhcpv6(Datagram { payload: range, .. })
             | Self::Udp(Datagram { payload: range, .. }) => range,
         };
-        let by = |offset: usize| offset.saturating_add(ethernet::TAG_LEN);
-        *moved = by(moved.start)..by(moved.end);
+        *moved = to(moved.start)..to(moved.end);
         self
     }
 }
@@ -109,6 +118,8 @@ pub struct Datagram {
     pub dst: Endpoint,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Whether no router may cut it.
+    pub dont_fragment: bool,
     /// The payload, in the frame.
     pub payload: Range<usize>,
 }
@@ -168,15 +179,7 @@ fn tagged(rest: &[u8], available: usize) -> Result<Class, DropReason> {
 
 /// Classifies the packet at the start of `head`.
 fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
-    if packet.src.is_group() {
-        return Err(DropReason::IpSource);
-    }
-    if packet.dst.is_unspecified() {
-        return Err(DropReason::IpDestination);
-    }
-    if packet.src.is_loopback() || packet.dst.is_loopback() {
-        return Err(DropReason::Loopback);
-    }
+    addresses(&packet)?;
     let body = head.get(packet.offset..).ok_or(DropReason::Truncated)?;
     let body = body.get(..packet.len).unwrap_or(body);
     match (packet.protocol, packet.src.is_v4()) {
@@ -186,6 +189,21 @@ fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
         (protocol::ICMPV6, false) => icmp_v6(body, packet),
         _ => Err(DropReason::IpProtocol),
     }
+}
+
+/// Refuses addresses that no packet of ours may have.
+#[inline]
+fn addresses(packet: &Packet) -> Result<(), DropReason> {
+    if packet.src.is_group() {
+        return Err(DropReason::IpSource);
+    }
+    if packet.dst.is_unspecified() {
+        return Err(DropReason::IpDestination);
+    }
+    if packet.src.is_loopback() || packet.dst.is_loopback() {
+        return Err(DropReason::Loopback);
+    }
+    Ok(())
 }
 
 fn segment(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
@@ -208,6 +226,7 @@ fn datagram(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         src: Endpoint::new(packet.src, src),
         dst: Endpoint::new(packet.dst, dst),
         ttl: packet.ttl,
+        dont_fragment: packet.dont_fragment,
         payload: range(packet, udp::LEN, udp::LEN.saturating_add(len)),
     };
     if dst == DHCP_SERVER && packet.dst.is_v4() {
@@ -258,6 +277,7 @@ fn echo(body: &[u8], packet: Packet) -> Result<Class, DropReason> {
         id: header.id.get(),
         seq: header.seq.get(),
         ttl: packet.ttl,
+        dont_fragment: packet.dont_fragment,
         payload: range(packet, 0, packet.len),
     })
 }

@@ -31,4 +31,6 @@ pub struct Packet {
     pub len: usize,
     /// Whether it has a fragment header and is whole (RFC 6946).
     pub is_atomic: bool,
+    /// Whether no router may cut it: IPv4 with this bit, and IPv6 without a fragment header.
+    pub dont_fragment: bool,
 }
