@@ -17,6 +17,8 @@ pub(super) struct EchoRequest {
     pub(super) dst: Addr,
     /// Time to live.
     pub(super) ttl: u8,
+    /// Whether no router may cut it.
+    pub(super) dont_fragment: bool,
     /// The message from its type on.
     pub(super) message: Payload,
 }
@@ -28,7 +30,7 @@ impl<L: Link> Engine<L> {
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;
         let Some((_, Flow::Echo(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
-        flow.send(&self.ctx.core, request.ttl, &request.message)
+        flow.send(&mut self.ctx.core, &key, (request.ttl, request.dont_fragment), &request.message)
     }
 
     fn open_echo(&mut self, key: Key) -> Result<Handle, DropReason> {

@@ -59,6 +59,7 @@ impl<L: Link> Engine<L> {
         let source = station(frame.head, core.services.our_mac, &mut core.neighbours)?;
         let class = match classify(frame.head, frame.len) {
             Ok(class) => class,
+            Err(DropReason::Fragment) => return self.fragment(index, source),
             Err(reason) => {
                 // Whatever it sends tells where it is: some guests announce themselves by RARP or
                 // MLD alone.
@@ -100,7 +101,12 @@ impl<L: Link> Engine<L> {
     }
 
     /// Hands the packet at `place` to its protocol.
-    fn packet(&mut self, place: Storage, class: Class, offload: &Offload) -> Result<(), DropReason> {
+    pub(super) fn packet(
+        &mut self,
+        place: Storage,
+        class: Class,
+        offload: &Offload,
+    ) -> Result<(), DropReason> {
         match class {
             Class::Tcp { src, dst, segment, payload } => {
                 enabled(self.protocols.tcp)?;
@@ -114,10 +120,10 @@ impl<L: Link> Engine<L> {
                 enabled(self.protocols.udp)?;
                 self.datagram(&datagram, place.piece(datagram.payload.clone()), offload)
             }
-            Class::Echo { src, dst, id, ttl, payload, .. } => {
+            Class::Echo { src, dst, id, ttl, dont_fragment, payload, .. } => {
                 enabled(self.protocols.icmp)?;
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
-                self.echo_request(&EchoRequest { guest, dst, ttl, message })
+                self.echo_request(&EchoRequest { guest, dst, ttl, dont_fragment, message })
             }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }
@@ -126,7 +132,7 @@ impl<L: Link> Engine<L> {
 
 /// Who sent a packet. What looks whether others have its address has none yet (RFC 4862, section
 /// 5.4.2).
-fn sender(class: &Class) -> Option<&Addr> {
+pub(super) fn sender(class: &Class) -> Option<&Addr> {
     class.sender().filter(|sender| !sender.is_unspecified())
 }
 

@@ -38,21 +38,22 @@ impl<L: Link> Engine<L> {
                 known.map_or_else(|| self.open_udp(key, datagram), Ok)?
             }
         };
-        let ttl = match self.flows.get_mut(handle) {
+        let manner = (datagram.ttl, datagram.dont_fragment);
+        let current = match self.flows.get_mut(handle) {
             Some((_, Flow::Udp(flow))) => {
                 flow.heard(&self.ctx.core.guest);
-                Some(flow.ttl())
+                Some((flow.ttl(), flow.dont_fragment()))
             }
             _ => None,
         };
-        let other_ttl = ttl != Some(datagram.ttl);
-        if other_ttl || self.common.udp.is_full() {
+        let is_other = current != Some(manner);
+        if is_other || self.common.udp.is_full() {
             self.udp_end_batch();
         }
         // What was sent may have ended it.
         let handle = if self.flows.get(handle).is_some() { handle } else { self.open_udp(key, datagram)? };
-        if other_ttl && let Some((_, Flow::Udp(flow))) = self.flows.get_mut(handle) {
-            flow.set_ttl(datagram.ttl);
+        if is_other && let Some((_, Flow::Udp(flow))) = self.flows.get_mut(handle) {
+            flow.set_manner(datagram.ttl, datagram.dont_fragment);
         }
         self.common.udp.add((key, handle), payload, offload);
         Ok(())

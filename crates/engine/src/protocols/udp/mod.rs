@@ -37,7 +37,7 @@ use super::socket::datagram_socket;
 use super::{Verdict, path_from_guest, path_to_guest};
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Known, Payload, Station};
+use crate::core::{Core, DontFragment, Known, Payload, Station};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
 use crate::forward::{Context, Listeners, Ports, Watched};
@@ -77,6 +77,9 @@ pub struct UdpFlow {
     /// Peer of the guest on the host's side; on the bypass the server.
     remote: Endpoint,
     ttl: u8,
+    /// No router may cut what it sends, and whether its own socket was told so.
+    dont_fragment: bool,
+    told: DontFragment,
     /// Its own socket has the port that the guest sends from.
     keeps_port: bool,
     cuts: Cuts,
@@ -219,6 +222,8 @@ impl UdpFlow {
             sockets,
             remote,
             ttl: DEFAULT_TTL,
+            dont_fragment: false,
+            told: DontFragment::default(),
             keeps_port: false,
             cuts: Cuts::default(),
             joined: false,
@@ -256,9 +261,18 @@ impl UdpFlow {
         self.ttl
     }
 
-    /// Datagrams through a listening socket keep the host's own time to live.
-    pub(crate) fn set_ttl(&mut self, ttl: u8) {
-        self.ttl = ttl;
+    /// Whether no router may cut what it sends.
+    pub(crate) fn dont_fragment(&self) -> bool {
+        self.dont_fragment
+    }
+
+    /// What waits next is sent in this manner. Datagrams through a listening socket keep the host's
+    /// own time to live.
+    pub(crate) fn set_manner(&mut self, ttl: u8, dont_fragment: bool) {
+        self.dont_fragment = dont_fragment;
+        if std::mem::replace(&mut self.ttl, ttl) == ttl {
+            return;
+        }
         if let Some(fd) = self.fd() {
             let _ = dgram::set_ttl(fd.as_fd(), !self.remote.addr.is_v4(), ttl);
         }
@@ -333,6 +347,7 @@ impl UdpFlow {
                 core.dropped_all(DropReason::Socket, lost);
                 return Verdict::Remove;
             };
+            way.told.unwrap_or(&self.told).set(way.fd, !self.remote.addr.is_v4(), self.dont_fragment);
             let loss = way.deliver(core, &udp.batch, &mut at, &mut self.cuts);
             let Some(loss) = loss else { return Verdict::Keep };
             let path = self.path_from_guest(core, key);
@@ -501,7 +516,7 @@ fn used(
 impl Sockets {
     /// The way to the remote, unless the socket is closed.
     fn to_remote<'a>(&'a self, listeners: &'a Listeners) -> Option<Sender<'a>> {
-        let own = |fd: &'a OwnedFd| Sender { fd: fd.as_fd(), to: None, from: None };
+        let own = |fd: &'a OwnedFd| Sender { fd: fd.as_fd(), to: None, from: None, told: None };
         match self {
             Self::Own(fd, last) => {
                 let last = last.as_ref().and_then(|shared| shared.way(listeners));
@@ -521,7 +536,9 @@ impl Shared {
     }
 
     fn way<'a>(&self, listeners: &'a Listeners) -> Option<Sender<'a>> {
-        Some(Sender { fd: listeners.get(self.number)?.fd.as_fd(), to: Some(self.to), from: self.from })
+        let listener = listeners.get(self.number)?;
+        let told = Some(&listener.dont_fragment);
+        Some(Sender { fd: listener.fd.as_fd(), to: Some(self.to), from: self.from, told })
     }
 }
 

@@ -14,7 +14,7 @@ use passt_sys::dgram::{self, BATCH, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
-use crate::core::{Core, Payload, Storage};
+use crate::core::{Core, DontFragment, Payload, Storage};
 use crate::link::Link;
 
 /// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
@@ -126,6 +126,8 @@ pub(super) struct Sender<'a> {
     pub(super) to: Option<SocketAddr>,
     /// The address to send from, unless the kernel is to choose.
     pub(super) from: Option<IpAddr>,
+    /// What the socket was told about fragments, if it is one that others send through.
+    pub(super) told: Option<&'a DontFragment>,
 }
 
 impl Sender<'_> {
@@ -379,7 +381,7 @@ mod tests {
             Storage::Frame(0).piece(6..11),
         ];
         let items = items.map(|payload| Item::new(payload, 0));
-        let way = Sender { fd: host.as_fd(), to: None, from: None };
+        let way = Sender { fd: host.as_fd(), to: None, from: None, told: None };
         let (mut at, mut cuts) = (Position::default(), Cuts::default());
         assert_eq!(way.deliver(&core, &items, &mut at, &mut cuts), None);
         for expected in ["a frame", "a message", "a block", "frame"] {
