@@ -33,6 +33,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
+    ("tracepath", "iputils-tracepath"),
     ("udhcpc", "udhcpc"),
     ("valgrind", "valgrind"),
     ("wrk", "wrk"),
