@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use passt_proto::addr::{Addr, Mac};
-use passt_proto::classify::{Class, classify, stations};
+use passt_proto::classify::{self, Class, classify, stations};
 use passt_proto::drop::DropReason;
 use passt_proto::responder::custom::Custom;
 use passt_proto::responder::{self, Config, Name, Services, V4, V6, dhcp, dhcpv6, ndp};
@@ -96,7 +96,10 @@ fn respond(entry: u8, data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> 
 /// A whole frame: whatever is made of it lies within it.
 fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
     let (_, source) = stations(data)?;
-    let class = classify(data, data.len())?;
+    let class = match classify(data, data.len()) {
+        Err(DropReason::Fragment) => return Err(fragment(data)),
+        class => class?,
+    };
     let range = match &class {
         Class::Tcp { payload, .. } | Class::Echo { payload, .. } => payload.clone(),
         Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d) => d.payload.clone(),
@@ -107,6 +110,23 @@ fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
     assert!(data.get(range).is_some());
     let reply = responder::respond(&CONFIG, source, &class, data, |_| responder::Holder::Unknown, out);
     reply.map_or(Err(DropReason::ServiceOff), |response| response.reply)
+}
+
+/// A fragment lies in its frame too, and what is taken for a whole packet within that.
+fn fragment(data: &[u8]) -> DropReason {
+    let found = match classify::fragment(data, data.len()) {
+        Ok(found) => found,
+        Err(reason) => return reason,
+    };
+    let body = data.get(found.payload()).expect("within the frame");
+    assert_eq!(body.len(), found.part.range().len());
+    match classify::reassembled(&found.packet, body) {
+        Ok(Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d)) => assert!(body.get(d.payload).is_some()),
+        Ok(Class::Tcp { payload, .. } | Class::Echo { payload, .. }) => assert!(body.get(payload).is_some()),
+        Ok(other) => panic!("{other:?}"),
+        Err(reason) => return reason,
+    }
+    DropReason::Fragment
 }
 
 /// A message whose checksum is made right.

@@ -41,7 +41,9 @@ fn large_and_small_echoes_come_back_whole() {
     }
     let guest = net.pasta(User::Normal).with("--config-net --mtu 65520").start();
     for size in [0, 1, 56, 1400, 8000, 60_000] {
-        let out = guest.run(&format!("ping -c 1 -W 2 -s {size} {FAR4}"));
+        // The first that is too big for the path tells the guest so.
+        let count = if size == 8000 { 2 } else { 1 };
+        let out = guest.run(&format!("ping -c {count} -i 0.2 -W 2 -s {size} {FAR4}"));
         assert!(out.contains("1 received"), "{size}: {out}");
     }
 }

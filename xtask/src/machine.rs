@@ -35,6 +35,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
+    ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
     ("valgrind", "valgrind"),

@@ -45,8 +45,19 @@ reasons! {
     IpChecksum = "ip-checksum",
     /// The packet's length is more than the frame holds, or less than its header.
     IpLength = "ip-length",
-    /// A fragment: reassembly is left to nobody.
+    /// A fragment that no packet can have, or whose first has not all headers; or one of a message
+    /// that may not come in fragments.
     Fragment = "fragment",
+    /// A fragment that was there already.
+    FragmentDuplicate = "fragment-duplicate",
+    /// A fragment of a packet whose fragments overlap, or contradict each other about its end.
+    FragmentOverlap = "fragment-overlap",
+    /// A packet whose fragments did not all come in time.
+    FragmentTimeout = "fragment-timeout",
+    /// A packet in fragments that made room for another one.
+    FragmentRoom = "fragment-room",
+    /// A packet that was put together of fragments, whose checksum does not match.
+    FragmentChecksum = "fragment-checksum",
     /// IPv6 extension headers that are malformed, too many, or route on.
     IpExtension = "ip-extension",
     /// A transport protocol that is not translated.

@@ -16,6 +16,7 @@ pub mod addr;
 pub mod classify;
 pub mod drop;
 pub mod guest;
+pub mod reassembly;
 pub mod responder;
 pub mod rules;
 pub mod seq;

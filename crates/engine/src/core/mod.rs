@@ -6,6 +6,7 @@
 pub mod capture;
 mod clock;
 mod counters;
+mod dont_fragment;
 mod guest;
 pub(crate) mod icmp;
 mod neighbours;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
+use passt_proto::reassembly::PACKETS;
 use passt_proto::responder::{self, Holder};
 use passt_proto::rules::{HostSide, Protocol};
 use passt_proto::time::{Duration, Instant};
@@ -36,6 +38,7 @@ use rustix::event::epoll::{self, EventFlags};
 pub use self::capture::Capture;
 pub use self::clock::clock;
 pub use self::counters::{Counters, Traffic};
+pub(crate) use self::dont_fragment::DontFragment;
 pub use self::guest::Known;
 pub(crate) use self::guest::Station;
 use self::icmp::Limit;
@@ -51,8 +54,9 @@ use crate::link::{Caps, Link};
 /// Pause before what failed for want of descriptors, or for another reason that may pass, is tried
 /// again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Blocks of the pool for payload that is kept.
-const BLOCKS: u16 = 16;
+/// Blocks of the pool for payload that is kept: one for each packet in fragments, and some.
+const BLOCKS: u16 = 80;
+const _: () = assert!(BLOCKS as usize >= PACKETS + 16);
 /// Bytes of the longest frame that announces a link-layer address.
 const ANNOUNCEMENT: usize = 128;
 /// The MTU of a guest that is told none: that of Ethernet.

@@ -28,7 +28,7 @@ impl<L: Link> Engine<L> {
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;
         let Some((_, Flow::Echo(flow))) = self.flows.get_mut(handle) else { return Err(DropReason::NoFlow) };
-        flow.send(&self.ctx.core, request.marks, &request.message)
+        flow.send(&mut self.ctx.core, &key, request.marks, &request.message)
     }
 
     fn open_echo(&mut self, key: Key) -> Result<Handle, DropReason> {

@@ -59,6 +59,7 @@ impl<L: Link> Engine<L> {
         let source = station(frame.head, core.services.our_mac, &mut core.neighbours)?;
         let class = match classify(frame.head, frame.len) {
             Ok(class) => class,
+            Err(DropReason::Fragment) => return self.fragment(index, source),
             Err(reason) => {
                 // Whatever it sends tells where it is: some guests announce themselves by RARP or
                 // MLD alone.
@@ -100,7 +101,12 @@ impl<L: Link> Engine<L> {
     }
 
     /// Hands the packet at `place` to its protocol.
-    fn packet(&mut self, place: Storage, class: Class, offload: &Offload) -> Result<(), DropReason> {
+    pub(super) fn packet(
+        &mut self,
+        place: Storage,
+        class: Class,
+        offload: &Offload,
+    ) -> Result<(), DropReason> {
         let is_off = class.sender().is_some_and(|sender| self.ctx.core.guest.family(*sender).off);
         enabled(!is_off)?;
         match class {
@@ -132,7 +138,7 @@ impl<L: Link> Engine<L> {
 
 /// Who sent a packet. What looks whether others have its address has none yet (RFC 4862, section
 /// 5.4.2).
-fn sender(class: &Class) -> Option<&Addr> {
+pub(super) fn sender(class: &Class) -> Option<&Addr> {
     class.sender().filter(|sender| !sender.is_unspecified())
 }
 

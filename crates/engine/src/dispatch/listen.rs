@@ -136,7 +136,7 @@ impl<L: Link> Engine<L> {
     /// Takes datagrams, of no more clients than can have sockets, and errors; whether there was
     /// anything. `None` if the clients have to wait.
     fn take(&mut self, number: u32, events: EventFlags) -> Option<bool> {
-        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Listener(number));
+        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Listener(number), None);
         if events.contains(EventFlags::IN) {
             let most = self.sockets_for(number);
             if most == 0 {

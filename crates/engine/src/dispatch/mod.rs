@@ -8,6 +8,7 @@ mod complaint;
 mod crowd;
 mod describe;
 mod echo;
+mod fragments;
 mod from_guest;
 mod link;
 mod listen;
@@ -33,6 +34,7 @@ use crate::protocols::tcp::{Tcp, TcpFlow};
 use crate::protocols::udp::{Udp, UdpFlow};
 
 pub use self::describe::Description;
+pub(crate) use self::fragments::Fragments;
 pub use self::from_guest::Protocols;
 pub(crate) use self::from_guest::REPLY_ROOM;
 
@@ -57,6 +59,8 @@ pub struct Engine<L> {
     pub flows: Table<Flow>,
     /// What those of each protocol share.
     pub common: Common,
+    /// Packets of the guest that come in fragments.
+    pub(crate) fragments: Fragments,
     /// Protocols that are on.
     pub protocols: Protocols,
     /// Room for what responders answer.
@@ -82,7 +86,7 @@ impl<L: Link> Engine<L> {
             Flow::Tcp(flow) => flow.event(ctx, &mut common.tcp, handle, key, events),
             Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, Peer::Client, events),
             Flow::Udp(flow) => flow.event(ctx, &mut common.udp, handle, key, events),
-            Flow::Echo(flow) => flow.event(&mut ctx.core, key, events),
+            Flow::Echo(flow) => flow.event(&mut ctx.core, &mut common.echo, key, events),
         });
     }
 

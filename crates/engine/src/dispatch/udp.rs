@@ -98,6 +98,9 @@ impl<L: Link> Engine<L> {
                 _ => Verdict::Keep,
             });
             self.common.udp.clear();
+            if let Some((socket, remote)) = self.common.udp.take_refused() {
+                self.shared_errors(socket, Some(remote));
+            }
         }
     }
 
@@ -133,7 +136,7 @@ impl<L: Link> Engine<L> {
 
     /// The socket that a port of the guest has on the host has something to tell.
     pub(crate) fn mapping_event(&mut self, number: u32, events: EventFlags) {
-        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Mapping(number));
+        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Mapping(number), None);
         if events.contains(EventFlags::IN) {
             let received = self.receive_mapped(number);
             taken |= has_taken(&received, events);
@@ -408,8 +411,9 @@ impl<L: Link> Engine<L> {
     }
 
     /// Errors about what went out through a socket that is not connected: passes them on. Whether
-    /// there were any.
-    pub(super) fn shared_errors(&mut self, socket: Which) -> bool {
+    /// there were any. Of what the kernel itself refused it does not tell the port in IPv4: that was
+    /// for `refused`.
+    pub(super) fn shared_errors(&mut self, socket: Which, refused: Option<Endpoint>) -> bool {
         let fd = match socket {
             Which::Listener(number) => self.ctx.ports.listeners.get(number).map(|listener| &listener.fd),
             Which::Mapping(number) => self.common.udp.mappings.get(number).map(|mapping| &mapping.fd),
@@ -420,7 +424,9 @@ impl<L: Link> Engine<L> {
         for _ in 0..BURST {
             let Some((failure, payload)) = quote.receive(&mut self.ctx.core, fd.as_fd()) else { break };
             taken = true;
-            let handle = failure.destination.and_then(|peer| self.known(socket, peer.into()));
+            let peer = failure.destination.map(Endpoint::from);
+            let peer = refused.filter(|refused| peer.is_some_and(|peer| is_about(peer, *refused))).or(peer);
+            let handle = peer.and_then(|peer| self.known(socket, peer));
             if let Some((key, Flow::Udp(flow))) = handle.and_then(|handle| self.flows.get(handle)) {
                 flow.undelivered(&mut self.ctx.core, key, &failure, &payload);
             }
@@ -428,6 +434,11 @@ impl<L: Link> Engine<L> {
         quote.give_back(&mut self.ctx.core);
         taken || socket_error(&fd).is_some()
     }
+}
+
+/// Whether an error about `peer`, as far as the kernel knows it, is about `refused`.
+fn is_about(peer: Endpoint, refused: Endpoint) -> bool {
+    peer.addr == refused.addr && peer.port == 0
 }
 
 /// The flow of the guest at `own` with a peer on the host's side.

@@ -12,6 +12,7 @@ use passt_proto::time::Instant;
 
 use super::listener::Listener;
 use super::pressure::Opening;
+use crate::core::DontFragment;
 use crate::core::readiness::Futile;
 use crate::flow::{Key, Protocol, Side, Via};
 
@@ -30,6 +31,8 @@ pub struct Watched {
     pub(crate) searched: Cell<Option<Instant>>,
     /// Events of late that led to nothing.
     pub(crate) futile: Futile,
+    /// Whether routers may cut what it sends.
+    pub(crate) dont_fragment: DontFragment,
 }
 
 impl Watched {
@@ -41,6 +44,7 @@ impl Watched {
             paused: Cell::new(None),
             searched: Cell::new(None),
             futile: Futile::default(),
+            dont_fragment: DontFragment::default(),
         }
     }
 }
@@ -84,6 +88,7 @@ impl Listeners {
         self.by_target.remove(&indexed(&watched.listener, watched.listener.target_port, number));
         self.by_target.insert(indexed(&listener, listener.target_port, number));
         watched.listener = listener;
+        watched.dont_fragment = DontFragment::default();
     }
 
     /// Takes a socket out.

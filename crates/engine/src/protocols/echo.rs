@@ -9,10 +9,10 @@ use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
-use passt_proto::wire::icmp;
 use passt_proto::wire::ip::{Marks, protocol};
 use passt_proto::wire::offload::Offload;
 use passt_proto::wire::report::Quoted;
+use passt_proto::wire::{ethernet, icmp};
 use passt_sys::dgram::{self, Outgoing};
 use passt_sys::iovec::Gather;
 use passt_sys::seccomp::{Call, Sysno};
@@ -20,16 +20,15 @@ use passt_sys::socket;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::ipproto;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::facts::{self, Facts, State};
-use super::put::put;
+use super::put::{put, put_fragments};
 use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
 use super::{Verdict, marks, path_from_guest, path_to_guest};
-use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Payload, Station, Storage};
+use crate::core::{Core, DontFragment, Payload, Station, Storage};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key};
 use crate::link::Link;
@@ -48,6 +47,7 @@ pub struct EchoFlow {
     /// Destination on the host's side.
     remote: Addr,
     marks: Marks,
+    told: DontFragment,
     last: Instant,
     account: Account,
     futile: Futile,
@@ -55,13 +55,19 @@ pub struct EchoFlow {
 }
 
 /// What all echo flows share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Echo {
+    /// Tells fragmented replies from each other.
+    next_id: u32,
     /// The host does not let us open ping sockets.
     refused: bool,
 }
 
 impl Echo {
+    pub(crate) fn new(first_id: u32) -> Self {
+        Self { next_id: first_id, refused: false }
+    }
+
     /// A flow for the guest's first ping of a destination.
     pub(crate) fn open<L: Link>(&mut self, core: &mut Core<L>, key: &Key) -> Result<EchoFlow, DropReason> {
         let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
@@ -81,15 +87,18 @@ impl Echo {
         })?;
         let (last, account) = (core.now, Account::new(core.now));
         let station = Station::of(&core.guest.learnt, key.guest.addr);
-        Ok(EchoFlow { fd, remote, marks: Marks::USUAL, last, account, futile: Futile::default(), station })
+        let (told, futile) = (DontFragment::default(), Futile::default());
+        Ok(EchoFlow { fd, remote, marks: Marks::USUAL, told, last, account, futile, station })
     }
 }
 
 impl EchoFlow {
-    /// Sends a request: a message from its type on.
+    /// Sends a request: a message from its type on, with this time to live, which routers may cut
+    /// or may not.
     pub(crate) fn send<L: Link>(
         &mut self,
-        core: &Core<L>,
+        core: &mut Core<L>,
+        key: &Key,
         marks: Marks,
         message: &Payload,
     ) -> Result<(), DropReason> {
@@ -97,14 +106,22 @@ impl EchoFlow {
         self.station.heard(&core.guest);
         self.account.carried(Direction::Out, 1, message.len(), core.now);
         self.marks = marks;
-        let mut data = Gather::new();
-        core.append(message, &mut data);
-        let message = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
-        let envelope = marks::envelope(marks, self.remote);
-        // An error that is pending from an earlier request is in the error queue too.
-        let send = || dgram::send(self.fd.as_fd(), &data, &message, &envelope, self.remote.is_v4());
-        send().or_else(|_| send()).map_err(|_| DropReason::Socket)?;
-        Ok(())
+        self.told.set(self.fd.as_fd(), !self.remote.is_v4(), marks.dont_fragment);
+        let sent = {
+            let mut data = Gather::new();
+            core.append(message, &mut data);
+            let outgoing = [Outgoing { first: 0, buffers: data.len(), segment: 0 }];
+            let envelope = marks::envelope(marks, self.remote);
+            // An error that is pending from an earlier request is in the error queue too.
+            let send = || dgram::send(self.fd.as_fd(), &data, &outgoing, &envelope, self.remote.is_v4());
+            send().or_else(|_| send())
+        };
+        sent.map(drop).map_err(|error| {
+            if Errno::from_io_error(&error) == Some(Errno::MSGSIZE) {
+                self.failures(core, key, message);
+            }
+            DropReason::Socket
+        })
     }
 
     /// What it tells of itself; the port of its socket is the identifier.
@@ -128,8 +145,14 @@ impl EchoFlow {
         &self.fd
     }
 
-    pub(crate) fn event<L: Link>(&mut self, core: &mut Core<L>, key: &Key, events: EventFlags) -> Verdict {
-        let mut taken = events.contains(EventFlags::ERR) && self.failures(core, key);
+    pub(crate) fn event<L: Link>(
+        &mut self,
+        core: &mut Core<L>,
+        echo: &mut Echo,
+        key: &Key,
+        events: EventFlags,
+    ) -> Verdict {
+        let mut taken = events.contains(EventFlags::ERR) && self.failures(core, key, &Payload::NONE);
         if events.contains(EventFlags::IN) {
             let received = core.inbox.receive(self.fd.as_fd());
             taken |= has_taken(&received, events);
@@ -137,7 +160,7 @@ impl EchoFlow {
                 self.last = core.now;
             }
             for index in 0..received.unwrap_or(0) {
-                self.reply(core, key, index);
+                self.reply(core, echo, key, index);
             }
         }
         if self.futile.note(taken) {
@@ -148,7 +171,7 @@ impl EchoFlow {
     }
 
     /// Passes on what is in the inbox at `index`, if it is an answer from whom the guest asked.
-    fn reply<L: Link>(&mut self, core: &mut Core<L>, key: &Key, index: usize) {
+    fn reply<L: Link>(&mut self, core: &mut Core<L>, echo: &mut Echo, key: &Key, index: usize) {
         let Some((received, message)) = core.inbox.message(index) else { return };
         let Ok((mut header, _)) = icmp::Header::read_from_prefix(message) else { return };
         let kind = if self.remote.is_v4() { icmp::ECHO_REPLY_V4 } else { icmp::ECHO_REPLY_V6 };
@@ -161,31 +184,38 @@ impl EchoFlow {
         let path = path_to_guest(core, key, &self.station).marked(marks::received(&received));
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());
+        let payload = Storage::Message(index).piece(icmp::LEN..icmp::LEN + len);
+        if path.header_len() - ethernet::LEN + icmp::LEN + len > core.mtu_to(path.dst) {
+            path.complete_icmp(&mut header, sum, len);
+            echo.next_id = echo.next_id.wrapping_add(1);
+            let kind = (path.icmp(), echo.next_id);
+            return put_fragments(core, &path, kind, header.as_bytes(), &payload);
+        }
         let mut headers = [0; MAX_HEADERS];
         match path.emit_icmp(&mut headers, header, sum, len) {
             Some(end) => {
-                let body = Storage::Message(index).piece(icmp::LEN..icmp::LEN + len);
-                put(core, &headers[..end], &Offload::default(), [body]);
+                put(core, &headers[..end], &Offload::default(), [payload]);
             }
             None => core.dropped(DropReason::Unmapped),
         }
     }
 
-    /// Passes on errors about the guest's requests. Whether there were any.
-    fn failures<L: Link>(&self, core: &mut Core<L>, key: &Key) -> bool {
+    /// Passes on errors about the guest's requests; one that quotes nothing, as of a request that
+    /// the kernel did not take, is about `refused`. Whether there were any.
+    fn failures<L: Link>(&self, core: &mut Core<L>, key: &Key, refused: &Payload) -> bool {
         let quote = Quote::new(core);
         let mut taken = false;
         for _ in 0..BURST {
             let Some((failure, payload)) = quote.receive(core, self.fd.as_fd()) else { break };
             taken = true;
             // What comes back begins with the request's header.
-            let header = own(&core.inbox, &core.pool, &payload).and_then(<[u8]>::first_chunk);
-            let Some(&[kind, code, c0, c1, _, _, s0, s1]) = header else { continue };
+            let payload = if payload.is_empty() { refused } else { &payload };
+            let Some([kind, code, c0, c1, _, _, s0, s1]) = header(core, payload) else { continue };
             let [i0, i1] = key.guest.port.to_be_bytes();
             let path = path_from_guest(core, key, &self.station).marked(self.marks);
             let protocol = if key.guest.addr.is_v4() { protocol::ICMP } else { protocol::ICMPV6 };
             let transport = [kind, code, c0, c1, i0, i1, s0, s1];
-            let quoted = Quoted { path, protocol, transport, len: failure.len };
+            let quoted = Quoted { path, protocol, transport, len: payload.len() };
             core.report(&failure, &quoted, &payload.part(icmp::LEN..payload.len()));
         }
         quote.give_back(core);
@@ -195,4 +225,11 @@ impl EchoFlow {
     pub(crate) fn timeout<L>(&self, core: &mut Core<L>, handle: Handle) -> Verdict {
         super::expire(core, handle, self.due())
     }
+}
+
+/// The header that a message begins with.
+fn header<L: Link>(core: &Core<L>, message: &Payload) -> Option<[u8; icmp::LEN]> {
+    let (mut header, mut data) = ([0; icmp::LEN], Gather::new());
+    core.append(&message.part(0..icmp::LEN), &mut data);
+    (data.copy_out(0, &mut header) == icmp::LEN).then_some(header)
 }

@@ -1,6 +1,7 @@
 //! What the host's side sent, on its way into frames for the guest.
 
 use passt_proto::drop::DropReason;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::offload::Offload;
 use passt_sys::iovec::Scatter;
 
@@ -31,4 +32,28 @@ pub(super) fn put<L: Link>(
         return core.dropped_all(DropReason::Offload, offload.pieces(total).count());
     }
     core.commit(header, offload, total);
+}
+
+/// Sends a packet of `protocol` that exceeds the guest's MTU in fragments: a transport header of at
+/// most eight bytes, complete, and payload. `id` tells it from others between the two addresses.
+pub(super) fn put_fragments<L: Link>(
+    core: &mut Core<L>,
+    path: &Path,
+    (protocol, id): (u8, u32),
+    transport: &[u8],
+    payload: &Payload,
+) {
+    let before = transport.len();
+    for fragment in path.fragments(before + payload.len(), core.mtu_to(path.dst)) {
+        let mut header = [0; MAX_HEADERS];
+        let end = path.emit_fragment(&mut header, protocol, id, &fragment);
+        let Some(mut end) = end else { return core.dropped(DropReason::Unmapped) };
+        if fragment.offset == 0 {
+            header[end..end + before].copy_from_slice(transport);
+            end += before;
+        }
+        let start = fragment.offset.saturating_sub(before);
+        let stop = fragment.offset + fragment.len - before;
+        put(core, &header[..end], &Offload::default(), [payload.part(start..stop)]);
+    }
 }

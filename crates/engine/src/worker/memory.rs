@@ -13,7 +13,7 @@ use passt_sys::alloc;
 
 use super::EngineOptions;
 use crate::core::{Core, Pools};
-use crate::dispatch::{Common, Engine, Flow, REPLY_ROOM};
+use crate::dispatch::{Common, Engine, Flow, Fragments, REPLY_ROOM};
 use crate::flow::Table;
 use crate::forward::{Context, Ports};
 use crate::link::Link;
@@ -43,11 +43,12 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
         splice: Splice::new(),
         udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
-        echo: Echo::default(),
+        echo: Echo::new(u32::try_from(b >> 32).unwrap_or(0)),
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };
-    Ok(Engine { ctx, flows, common, protocols: *protocols, reply: vec![0; REPLY_ROOM].into() })
+    let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
+    Ok(Engine { ctx, flows, common, fragments, protocols: *protocols, reply })
 }
 
 fn reserve(options: &EngineOptions, now: Instant) -> io::Result<Reserved> {

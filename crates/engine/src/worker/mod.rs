@@ -147,13 +147,13 @@ impl<L: Link> Worker<L> {
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let Engine { ctx: Context { core, ports }, common, .. } = &self.engine;
+        let Engine { ctx: Context { core, ports }, common, fragments, .. } = &self.engine;
         let resumes = !core.waiting.is_empty() && !core.link.is_congested();
         if resumes || !core.ready.is_empty() || common.tcp.has_late() {
             return Some(core.now);
         }
         let postponed = core.postponed_until();
-        let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), postponed];
+        let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), fragments.due(), postponed];
         dues.into_iter().flatten().min()
     }
 
@@ -223,6 +223,7 @@ impl<L: Link> Worker<L> {
         while let Some(slot) = engine.ctx.core.timers.pop(engine.ctx.core.now) {
             engine.timeout(slot);
         }
+        engine.expire_fragments();
         process.run(&mut engine.ctx);
         if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
             external.tick(&mut Control { engine, process });

@@ -120,6 +120,14 @@ fn loopback_up() -> io::Result<()> {
     rtnetlink(RTM_NEWLINK, &[0, LOOPBACK, UP, UP].map(u32::to_le_bytes).concat())
 }
 
+/// Gives the loopback interface of a network of the thread's own another MTU.
+pub(crate) fn loopback_mtu(mtu: u32) {
+    const RTM_NEWLINK: u16 = 16;
+    const ATTRIBUTE: u32 = 8 | 4 << 16;
+    let body = [0, LOOPBACK, 0, 0, ATTRIBUTE, mtu].map(u32::to_le_bytes).concat();
+    rtnetlink(RTM_NEWLINK, &body).unwrap();
+}
+
 /// The interface that every network has as its first.
 const LOOPBACK: u32 = 1;
 

@@ -5,7 +5,10 @@
 //! [`Class`] can rely on its addresses and ranges. Transport checksums are not
 //! verified, as frames need not carry them (see [`crate::wire::offload`]).
 
+mod fragments;
 mod shown;
+
+pub use self::fragments::{Fragment, fragment, reassembled};
 
 use core::ops::Range;
 
@@ -94,10 +97,15 @@ impl Class {
     }
 
     /// The same in a frame with a tag in its Ethernet header.
-    fn behind_tag(mut self) -> Self {
+    fn behind_tag(self) -> Self {
+        self.moved(|offset| offset.saturating_add(ethernet::TAG_LEN))
+    }
+
+    /// The same where each offset in the frame is another one.
+    fn moved(mut self, to: impl Fn(usize) -> usize) -> Self {
         let moved = match &mut self {
             Self::Arp { offset } => {
-                *offset = offset.saturating_add(ethernet::TAG_LEN);
+                *offset = to(*offset);
                 return self;
             }
             Self::Complaint { .. } => return self,
@@ -108,8 +116,7 @@ impl Class {
             | Self::Dhcpv6(Datagram { payload: range, .. })
             | Self::Udp(Datagram { payload: range, .. }) => range,
         };
-        let by = |offset: usize| offset.saturating_add(ethernet::TAG_LEN);
-        *moved = by(moved.start)..by(moved.end);
+        *moved = to(moved.start)..to(moved.end);
         self
     }
 }
@@ -182,15 +189,7 @@ fn tagged(rest: &[u8], available: usize) -> Result<Class, DropReason> {
 
 /// Classifies the packet at the start of `head`.
 fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
-    if packet.src.is_group() {
-        return Err(DropReason::IpSource);
-    }
-    if packet.dst.is_unspecified() {
-        return Err(DropReason::IpDestination);
-    }
-    if packet.src.is_loopback() || packet.dst.is_loopback() {
-        return Err(DropReason::Loopback);
-    }
+    addresses(&packet)?;
     let body = head.get(packet.offset..).ok_or(DropReason::Truncated)?;
     let body = body.get(..packet.len).unwrap_or(body);
     match (packet.protocol, packet.src.is_v4()) {
@@ -200,6 +199,21 @@ fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
         (protocol::ICMPV6, false) => icmp_v6(body, packet),
         _ => Err(DropReason::IpProtocol),
     }
+}
+
+/// Refuses addresses that no packet of ours may have.
+#[inline]
+fn addresses(packet: &Packet) -> Result<(), DropReason> {
+    if packet.src.is_group() {
+        return Err(DropReason::IpSource);
+    }
+    if packet.dst.is_unspecified() {
+        return Err(DropReason::IpDestination);
+    }
+    if packet.src.is_loopback() || packet.dst.is_loopback() {
+        return Err(DropReason::Loopback);
+    }
+    Ok(())
 }
 
 fn segment(body: &[u8], packet: Packet) -> Result<Class, DropReason> {

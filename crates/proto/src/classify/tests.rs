@@ -63,7 +63,7 @@ fn udp_of_both_families() {
         let expected = Datagram {
             src: Endpoint { addr: path.src, port: 1000 },
             dst: Endpoint { addr: path.dst, port: 53 },
-            marks: Marks { ttl: 63, traffic_class: 0 },
+            marks: Marks { ttl: 63, traffic_class: 0, dont_fragment: true },
             payload: end - 5..end,
         };
         assert_eq!(classify_all(&frame), Ok(Class::Udp(expected)));
@@ -90,7 +90,7 @@ fn echo_requests() {
         dst: V4.1.into(),
         id: 0x1234,
         seq: 9,
-        marks: Marks { ttl: 63, traffic_class: 0 },
+        marks: Marks { ttl: 63, traffic_class: 0, dont_fragment: true },
         payload: 34..43,
     };
     assert_eq!(classify_all(&frame), Ok(expected));
@@ -340,4 +340,129 @@ fn frames_in_a_trace() {
     let tcp = classify_all(&tcp_frame(&path(V6.0, V6.1), &[7; 30])).unwrap().to_string();
     assert!(tcp.starts_with(&format!("TCP [{}]:40000 to [{}]:80, ", V6.0, V6.1)), "{tcp}");
     assert!(tcp.contains("ACK") && tcp.ends_with(", 30 bytes"), "{tcp}");
+}
+
+/// The fragments of a packet with `body`, each in a frame.
+fn fragments(path: &Path, protocol: u8, body: &[u8], mtu: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for part in path.fragments(body.len(), mtu) {
+        let mut header = [0; MAX_HEADERS];
+        let len = path.emit_fragment(&mut header, protocol, 7, &part).unwrap();
+        frames.push([&header[..len], &body[part.offset..part.offset + part.len]].concat());
+    }
+    frames
+}
+
+/// The payload of a UDP datagram or an echo request, its checksum complete.
+fn complete(path: &Path, udp: bool, len: usize) -> (u8, Vec<u8>) {
+    let kind = if udp { protocol::UDP } else { path.icmp() };
+    let total = u16::try_from(len + 8).unwrap().to_be_bytes();
+    let echo = if path.dst.is_v4() { icmp::ECHO_REQUEST_V4 } else { icmp::ECHO_REQUEST_V6 };
+    let mut body = if udp {
+        Vec::from([0, 9, 0, 53, total[0], total[1], 0, 0])
+    } else {
+        Vec::from([echo, 0, 0, 0, 0, 7, 0, 1])
+    };
+    body.resize(len + 8, 0xa5);
+    let pseudo = crate::wire::checksum::Sum::pseudo(path.src, path.dst, kind, len + 8);
+    let sum = if kind == protocol::ICMP { crate::wire::checksum::Sum::new() } else { pseudo };
+    let sum = sum.bytes(&body).finish().to_be_bytes();
+    let at = if udp { 6 } else { 2 };
+    body[at..at + 2].copy_from_slice(&sum);
+    (kind, body)
+}
+
+/// What comes in fragments is found in frames, behind a tag too, and is the same as if it had come
+/// whole but that routers may cut it.
+#[test]
+fn fragments_and_what_is_made_of_them() {
+    for (path, udp, tag) in [
+        (path(V4.0, V4.1), true, false),
+        (path(V4.0, V4.1), false, true),
+        (path(V6.0, V6.1), true, true),
+        (path(V6.0, V6.1), false, false),
+    ] {
+        let (kind, body) = complete(&path, udp, 3001);
+        let (mut whole, mut first) = (std::vec![0; body.len()], None);
+        for frame in fragments(&path, kind, &body, 1280) {
+            let mut frame = frame;
+            if tag {
+                frame.splice(12..12, [0x81, 0, 0xe0, 0]);
+            }
+            frame.extend([0; 9]);
+            assert_eq!(classify_all(&frame), Err(DropReason::Fragment));
+            let found = fragment(&frame[..128], frame.len()).unwrap();
+            assert_eq!((found.packet.protocol, found.part.id), (kind, 7));
+            whole[found.part.range()].copy_from_slice(&frame[found.payload()]);
+            first.get_or_insert(found.packet);
+        }
+        assert!(whole == body);
+        let first = first.unwrap();
+        let (src, dst) = (path.src, path.dst);
+        let marks = Marks { ttl: 63, traffic_class: 0, dont_fragment: false };
+        let expected = if udp {
+            let (src, dst) = (Endpoint { addr: src, port: 9 }, Endpoint { addr: dst, port: 53 });
+            Class::Udp(Datagram { src, dst, marks, payload: 8..3009 })
+        } else {
+            Class::Echo { src, dst, id: 7, seq: 1, marks, payload: 0..3009 }
+        };
+        assert_eq!(reassembled(&first, &whole), Ok(expected));
+        // Of another packet with the same identification.
+        whole[2000] ^= 1;
+        assert_eq!(reassembled(&first, &whole), Err(DropReason::FragmentChecksum));
+        if udp {
+            // IPv4 can do without a checksum (RFC 768), IPv6 can't (RFC 8200, section 8.1).
+            whole[6..8].fill(0);
+            let outcome = reassembled(&first, &whole);
+            assert_eq!(outcome.is_ok(), first.src.is_v4(), "{outcome:?}");
+        }
+    }
+}
+
+/// Fragments that are none, and first fragments without all headers (RFC 7112).
+#[test]
+fn bad_fragments() {
+    let (v4, v6) = (path(V4.0, V4.1), path(V6.0, V6.1));
+    let of_v6 = |next, offset_more: u16, rest: &[u8]| {
+        let [a, b] = offset_more.to_be_bytes();
+        let body = [&[next, 0, a, b, 0, 0, 0, 7], rest].concat();
+        let frame = raw_frame(&v6, 44, &body);
+        fragment(&frame, frame.len()).map(drop)
+    };
+    let of_v4 = |flags: u16, rest: &[u8]| {
+        let mut frame = raw_frame(&v4, protocol::UDP, rest);
+        frame[20..22].copy_from_slice(&flags.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = crate::wire::checksum::Sum::new().bytes(&frame[14..34]).finish();
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        fragment(&frame, frame.len()).map(drop)
+    };
+    for (outcome, expected) in [
+        (of_v4(0x2000, &[0; 8]), Ok(())),
+        (of_v4(0x2000, &[0; 12]), Err(DropReason::Fragment)),
+        (of_v4(0x6001, &[0; 16]), Ok(())),
+        (of_v4(0x1fff, &[0; 7]), Ok(())),
+        (of_v4(0x1fff, &[0; 8]), Err(DropReason::Fragment)),
+        (of_v4(0x0001, &[]), Err(DropReason::Fragment)),
+        (of_v6(17, 1, &[0; 8]), Ok(())),
+        (of_v6(17, 8, &[0; 3]), Ok(())),
+        (of_v6(6, 1, &[0; 16]), Err(DropReason::Fragment)),
+        (of_v6(58, 1, &[128; 8]), Ok(())),
+        (of_v6(60, 1, &[17, 0, 0, 0, 0, 0, 0, 0]), Err(DropReason::Fragment)),
+        (of_v6(60, 1, &[17, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1]), Ok(())),
+        (of_v6(60, 9, &[17, 0, 0, 0, 0, 0, 0, 0]), Ok(())),
+        (of_v6(44, 1, &[17, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1]), Err(DropReason::Fragment)),
+        (of_v6(132, 1, &[0; 16]), Err(DropReason::IpProtocol)),
+    ] {
+        assert_eq!(outcome, expected);
+    }
+    let loopback =
+        raw_frame(&path(V6.0, Ipv6Addr::LOCALHOST), 44, &[17, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0, 8, 0, 0]);
+    assert_eq!(fragment(&loopback, loopback.len()), Err(DropReason::Loopback));
+    assert!(fragment(&[], 0).is_err());
+    // Behind a hop-by-hop header, which each fragment has.
+    let body = [&[44, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 9, 0, 0, 0, 7][..], &[0; 8]].concat();
+    let frame = raw_frame(&v6, 0, &body);
+    let found = fragment(&frame, frame.len()).unwrap();
+    assert_eq!((found.part.offset, found.part.len, found.payload()), (8, 8, 70..78));
 }

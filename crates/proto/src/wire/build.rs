@@ -38,7 +38,7 @@ pub struct Path {
 impl Path {
     /// The same for packets with these marks.
     #[must_use]
-    pub fn marked(self, Marks { ttl, traffic_class }: Marks) -> Self {
+    pub fn marked(self, Marks { ttl, traffic_class, .. }: Marks) -> Self {
         Self { ttl, traffic_class, ..self }
     }
 

@@ -1,10 +1,12 @@
-//! Fragments (RFC 791, section 2.3; RFC 8200, section 4.5) of what is too large for the
-//! guest's link: a datagram cannot be cut otherwise, and a host may send 64 KiB of it.
+//! Fragments (RFC 791, section 2.3; RFC 8200, section 4.5): of what is too large for the guest's
+//! link, as a datagram cannot be cut otherwise and a host may send 64 KiB of it; and those that the
+//! guest sends, which [`crate::reassembly`] puts together.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::build::Path;
 use super::{U16, U32, ethernet, ipv4, ipv6};
+use crate::drop::DropReason;
 
 const MORE_V4: u16 = 0x2000;
 const MORE_V6: u16 = 1;
@@ -19,7 +21,50 @@ struct Header {
     id: U32,
 }
 
-const LEN: usize = size_of::<Header>();
+pub(super) const LEN: usize = size_of::<Header>();
+
+/// Protocol, offset in bytes, whether others follow, and identification of the fragment header at
+/// the start of `bytes`.
+pub(super) fn parse_header(bytes: &[u8]) -> Option<(u8, u16, bool, u32)> {
+    let (header, _) = Header::ref_from_prefix(bytes).ok()?;
+    let offset_more = header.offset_more.get();
+    Some((header.protocol, offset_more & !7, offset_more & MORE_V6 != 0, header.id.get()))
+}
+
+/// Most bytes that a packet's payload has: its length is a number of 16 bits.
+const MOST: usize = 65_535;
+
+/// What a fragment of the guest's has of its packet's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Bytes of payload before, a multiple of eight.
+    pub offset: u16,
+    /// Bytes of payload; without others behind any number, else a multiple of eight.
+    pub len: u16,
+    /// Whether others follow.
+    pub more: bool,
+    /// Tells the packet from others between the same two addresses.
+    pub id: u32,
+}
+
+impl Part {
+    /// A part that a packet can have: not empty, not beyond the longest payload, and ending at a
+    /// multiple of eight where another follows.
+    pub fn new(offset: u16, len: usize, more: bool, id: u32) -> Result<Self, DropReason> {
+        let is_possible = len != 0
+            && offset.is_multiple_of(8)
+            && (!more || len.is_multiple_of(8))
+            && len.saturating_add(offset.into()) <= MOST;
+        let len = u16::try_from(len).ok().filter(|_| is_possible).ok_or(DropReason::Fragment)?;
+        Ok(Self { offset, len, more, id })
+    }
+
+    /// The bytes of the packet's payload that it has.
+    pub fn range(&self) -> core::ops::Range<usize> {
+        let start = usize::from(self.offset);
+        start..start.saturating_add(self.len.into())
+    }
+}
 
 /// A part of a packet's payload, which begins with the transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

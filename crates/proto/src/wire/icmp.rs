@@ -48,6 +48,8 @@ pub enum Error {
     NetUnreachable,
     /// A filter forbids it.
     Prohibited,
+    /// Fragments of the packet were missing for too long.
+    ReassemblyTime,
     /// The packet is larger than a link on the path can carry.
     TooBig {
         /// The largest packet that passes, network header included.
@@ -61,10 +63,11 @@ impl Error {
     pub fn header(self, v4: bool) -> Header {
         let (kind, code) = match (self, v4) {
             (Self::NetUnreachable, true) => (3, 0),
-            (Self::HostUnreachable, true) => (3, 1),
+            (Self::HostUnreachable, true) | (Self::ReassemblyTime, false) => (3, 1),
             (Self::PortUnreachable, true) => (3, 3),
             (Self::TooBig { .. }, true) => (3, 4),
             (Self::Prohibited, true) => (3, 13),
+            (Self::ReassemblyTime, true) => (11, 1),
             (Self::NetUnreachable, false) => (1, 0),
             (Self::Prohibited, false) => (1, 1),
             (Self::HostUnreachable, false) => (1, 3),

@@ -26,11 +26,13 @@ pub struct Marks {
     /// Traffic class (RFC 8200, section 7), in IPv4 type of service: differentiated services and ECN
     /// (RFC 2474, RFC 3168).
     pub traffic_class: u8,
+    /// Whether none of them may cut it: IPv4 with this bit, and IPv6 without a fragment header.
+    pub dont_fragment: bool,
 }
 
 impl Marks {
     /// What a host chooses that wants nothing in particular.
-    pub const USUAL: Self = Self { ttl: DEFAULT_TTL, traffic_class: 0 };
+    pub const USUAL: Self = Self { ttl: DEFAULT_TTL, traffic_class: 0, dont_fragment: false };
 }
 
 /// A packet whose network header was found valid.

@@ -1,4 +1,4 @@
-//! IPv4 (RFC 791). Options are skipped, fragments are not reassembled.
+//! IPv4 (RFC 791). Options are skipped. Fragments are parsed apart from whole packets.
 
 use core::net::Ipv4Addr;
 
@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::U16;
 use super::checksum::Sum;
+use super::fragment::Part;
 use super::ip::{Marks, Packet};
 use crate::drop::DropReason;
 
@@ -15,7 +16,8 @@ pub const LEN: usize = 20;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More Fragments, and the offset.
 const FRAGMENT_MASK: u16 = 0x3fff;
-/// The offset alone.
+const MORE: u16 = 0x2000;
+/// The offset, in units of eight bytes.
 pub(super) const OFFSET_MASK: u16 = 0x1fff;
 
 /// The header without options.
@@ -78,8 +80,27 @@ impl Header {
     }
 }
 
-/// Validates the header at the start of `head`, in a frame that holds `available` bytes from there.
+/// Validates the header of a whole packet at the start of `head`, in a frame that holds `available`
+/// bytes from there.
 pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
+    let (header, packet) = validated(head, available)?;
+    if header.fragment.get() & FRAGMENT_MASK != 0 {
+        return Err(DropReason::Fragment);
+    }
+    Ok(packet)
+}
+
+/// The same of a packet that is a fragment: what it is a fragment of, as far as its own header
+/// says, and which part of that is its payload.
+pub fn parse_fragment(head: &[u8], available: usize) -> Result<(Packet, Part), DropReason> {
+    let (header, packet) = validated(head, available)?;
+    let flags = header.fragment.get();
+    let offset = (flags & OFFSET_MASK) << 3;
+    let part = Part::new(offset, packet.len, flags & MORE != 0, header.id.get().into())?;
+    Ok((packet, part))
+}
+
+fn validated(head: &[u8], available: usize) -> Result<(&Header, Packet), DropReason> {
     let (header, _) = Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let offset = usize::from(header.version_ihl & 0xf) * 4;
     if header.version_ihl >> 4 != 4 || offset < LEN {
@@ -94,16 +115,16 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
     if Sum::new().bytes(whole).finish() != 0 {
         return Err(DropReason::IpChecksum);
     }
-    if header.fragment.get() & FRAGMENT_MASK != 0 {
-        return Err(DropReason::Fragment);
-    }
-    Ok(Packet {
+    let dont_fragment = header.fragment.get() & DONT_FRAGMENT != 0;
+    let marks = Marks { ttl: header.ttl, traffic_class: header.tos, dont_fragment };
+    let packet = Packet {
         src: Ipv4Addr::from(header.src).into(),
         dst: Ipv4Addr::from(header.dst).into(),
         protocol: header.protocol,
-        marks: Marks { ttl: header.ttl, traffic_class: header.tos },
+        marks,
         offset,
         len,
         is_atomic: false,
-    })
+    };
+    Ok((header, packet))
 }

@@ -1,12 +1,14 @@
 //! IPv6 (RFC 8200). Extension headers are skipped, that of a packet which is its only fragment as
-//! well (RFC 6946); other fragments are not reassembled.
+//! well (RFC 6946). Other fragments are parsed apart from whole packets.
 
 use core::net::Ipv6Addr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::fragment::{self, Part};
 use super::ip::{Marks, Packet};
 use super::{U16, U32};
+use crate::addr::Addr;
 use crate::drop::DropReason;
 
 /// Bytes of the fixed header, the only one we send.
@@ -69,6 +71,45 @@ impl Header {
 /// IPv4-mapped addresses have no business on a link (RFC 4942, section 2.2) and
 /// would be taken for IPv4 by [`crate::addr::Addr`]: such packets are refused.
 pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
+    let Base { header, traffic_class, src, dst, end } = validated(head, available)?;
+    let (protocol, offset, is_atomic) = skip_extensions(head, header.next_header, LEN)?;
+    Ok(Packet {
+        src,
+        dst,
+        protocol,
+        marks: Marks { ttl: header.hop_limit, traffic_class, dont_fragment: !is_atomic },
+        offset,
+        len: end.checked_sub(offset).ok_or(DropReason::IpLength)?,
+        is_atomic,
+    })
+}
+
+/// The same of a packet that is a fragment: what it is a fragment of, its protocol being that of
+/// the first header behind the fragment header, and which part of that is its payload.
+pub fn parse_fragment(head: &[u8], available: usize) -> Result<(Packet, Part), DropReason> {
+    let Base { header, traffic_class, src, dst, end } = validated(head, available)?;
+    let at = fragment_header(head, header.next_header)?;
+    let (protocol, offset, more, id) =
+        fragment::parse_header(head.get(at..).unwrap_or_default()).ok_or(DropReason::Truncated)?;
+    let start = at.saturating_add(fragment::LEN);
+    let len = end.checked_sub(start).ok_or(DropReason::IpLength)?;
+    let part = Part::new(offset, len, more, id)?;
+    let marks = Marks { ttl: header.hop_limit, traffic_class, dont_fragment: false };
+    let packet = Packet { src, dst, protocol, marks, offset: start, len, is_atomic: true };
+    Ok((packet, part))
+}
+
+/// What is in the fixed header.
+struct Base<'a> {
+    header: &'a Header,
+    traffic_class: u8,
+    src: Addr,
+    dst: Addr,
+    /// Bytes of the packet.
+    end: usize,
+}
+
+fn validated(head: &[u8], available: usize) -> Result<Base<'_>, DropReason> {
     let (header, _) = Header::ref_from_prefix(head).map_err(|_| DropReason::Truncated)?;
     let [version, class, ..] = header.version_class_label.to_bytes();
     if version >> 4 != 6 {
@@ -85,22 +126,14 @@ pub fn parse(head: &[u8], available: usize) -> Result<Packet, DropReason> {
     if dst.to_ipv4_mapped().is_some() {
         return Err(DropReason::IpDestination);
     }
-    let (protocol, offset, is_atomic) = skip_extensions(head, header.next_header)?;
-    Ok(Packet {
-        src: src.into(),
-        dst: dst.into(),
-        protocol,
-        marks: Marks { ttl: header.hop_limit, traffic_class: version << 4 | class >> 4 },
-        offset,
-        len: end.checked_sub(offset).ok_or(DropReason::IpLength)?,
-        is_atomic,
-    })
+    let traffic_class = version << 4 | class >> 4;
+    Ok(Base { header, traffic_class, src: src.into(), dst: dst.into(), end })
 }
 
-/// The transport protocol and where it starts in `head`, a packet from its fixed header on, and
-/// whether a fragment header was skipped.
-fn skip_extensions(head: &[u8], first: u8) -> Result<(u8, usize, bool), DropReason> {
-    let (mut protocol, mut offset, mut is_atomic) = (first, LEN, false);
+/// The transport protocol and where it starts in `head`, in which extension headers begin at `at`
+/// with one of type `first`, if any; and whether a fragment header was skipped.
+pub(crate) fn skip_extensions(head: &[u8], first: u8, at: usize) -> Result<(u8, usize, bool), DropReason> {
+    let (mut protocol, mut offset, mut is_atomic) = (first, at, false);
     for _ in 0..=MAX_EXTENSIONS {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT) {
             return Ok((protocol, offset, is_atomic));
@@ -120,4 +153,25 @@ fn skip_extensions(head: &[u8], first: u8) -> Result<(u8, usize, bool), DropReas
         offset = offset.saturating_add((usize::from(units) + 1) * 8);
     }
     Err(DropReason::IpExtension)
+}
+
+/// Where the fragment header is in `head`, a packet from its fixed header on.
+fn fragment_header(head: &[u8], first: u8) -> Result<usize, DropReason> {
+    let (mut protocol, mut offset) = (first, LEN);
+    for _ in 0..=MAX_EXTENSIONS {
+        if protocol == FRAGMENT {
+            return Ok(offset);
+        }
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION) {
+            break;
+        }
+        let extension = head.get(offset..).and_then(|rest| rest.first_chunk());
+        let &[next, units, _, left] = extension.ok_or(DropReason::Truncated)?;
+        if protocol == ROUTING && left != 0 {
+            return Err(DropReason::IpExtension);
+        }
+        protocol = next;
+        offset = offset.saturating_add((usize::from(units) + 1) * 8);
+    }
+    Err(DropReason::Fragment)
 }

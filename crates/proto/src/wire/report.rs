@@ -49,16 +49,25 @@ impl Path {
         body_len: usize,
     ) -> Option<usize> {
         let len = body_len.checked_add(icmp::LEN)?;
-        let (kind, pseudo) = if self.dst.is_v4() {
-            (protocol::ICMP, Sum::new())
-        } else {
-            (protocol::ICMPV6, Sum::pseudo(self.src, self.dst, protocol::ICMPV6, len))
-        };
-        let start = self.emit(out, kind, len)?;
-        header.checksum = 0.into();
-        header.checksum = pseudo.bytes(header.as_bytes()).and(body).finish().into();
+        let start = self.emit(out, self.icmp(), len)?;
+        self.complete_icmp(&mut header, body, body_len);
         header.write_to_prefix(out.get_mut(start..)?).ok()?;
         start.checked_add(icmp::LEN)
+    }
+
+    /// The protocol of ICMP messages.
+    pub fn icmp(&self) -> u8 {
+        if self.dst.is_v4() { protocol::ICMP } else { protocol::ICMPV6 }
+    }
+
+    /// Computes the checksum of an ICMP or ICMPv6 message whose body adds up to `body`.
+    pub fn complete_icmp(&self, header: &mut icmp::Header, body: Sum, body_len: usize) {
+        let pseudo = match self.icmp() {
+            protocol::ICMP => Sum::new(),
+            kind => Sum::pseudo(self.src, self.dst, kind, body_len.saturating_add(icmp::LEN)),
+        };
+        header.checksum = 0.into();
+        header.checksum = pseudo.bytes(header.as_bytes()).and(body).finish().into();
     }
 
     /// Writes the headers of an error about the packet `quoted`, which carried at least

@@ -24,9 +24,11 @@ pub const CALLS: &[Call] = &[
     Call::only(
         Sysno::setsockopt,
         &[
+            option::IP_MTU_DISCOVER,
             option::IP_RECVERR,
             option::IP_RECVTOS,
             option::IP_RECVTTL,
+            option::IPV6_MTU_DISCOVER,
             option::IPV6_RECVERR,
             option::IPV6_RECVHOPLIMIT,
             option::IPV6_RECVTCLASS,
@@ -339,6 +341,20 @@ pub fn want_marks(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     }
     set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1i32)?;
     set(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1i32)
+}
+
+/// Whether nobody may cut what is sent to an IPv4 or IPv6 destination, ip(7) and ipv6(7): then what
+/// exceeds the MTU of the interface that it leaves through is refused (`EMSGSIZE`), and a router
+/// that it is too big for says so. What the kernel knows of the path's MTU does not matter: a
+/// sender may try more than that from time to time (RFC 8899, section 5). Otherwise the kernel cuts
+/// what is too big for the path, and IPv4's routers do.
+pub fn set_dont_fragment(fd: BorrowedFd<'_>, v6: bool, dont: bool) -> io::Result<()> {
+    if v6 {
+        let how = if dont { libc::IPV6_PMTUDISC_PROBE } else { libc::IPV6_PMTUDISC_DONT };
+        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how);
+    }
+    let how = if dont { libc::IP_PMTUDISC_PROBE } else { libc::IP_PMTUDISC_DONT };
+    set(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how)
 }
 
 /// No message: null pointers, zero lengths.

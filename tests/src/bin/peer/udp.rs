@@ -25,20 +25,30 @@ pub(crate) fn serve(address: &str) -> Result<()> {
 }
 
 /// Has datagrams of 1 to `largest` bytes echoed, each once; returns how many.
-/// Every length up to 1 600, then ever sparser ones, and the largest.
+/// Every length up to 1 600, then ever sparser ones, and the largest. The first that is too big for
+/// the path may be lost, as the kernel learns of that by it, or the first answer.
 pub(crate) fn sweep(to: &str, largest: usize) -> Result<String> {
     let socket = connected(to)?;
     let content = Stream::new(3).next_chunk().to_vec();
     let sizes: Vec<usize> =
         (1..largest.min(1600)).chain((1600..largest).step_by(509)).chain([largest]).collect();
-    let mut buffer = vec![0; 65_536];
+    let (mut buffer, mut has_learnt) = (vec![0; 65_536], false);
     for (offset, size) in sizes.iter().enumerate() {
         let datagram = &content[offset..offset + size];
-        socket.send(datagram).with_context(|| format!("send {size}"))?;
-        let count = socket.recv(&mut buffer).with_context(|| format!("echo of {size}"))?;
+        let mut exchange = || socket.send(datagram).and_then(|_| socket.recv(&mut buffer));
+        let count = match exchange() {
+            Err(error) if is_loss(&error) && !std::mem::replace(&mut has_learnt, true) => exchange(),
+            outcome => outcome,
+        };
+        let count = count.with_context(|| format!("echo of {size}"))?;
         ensure!(&buffer[..count] == datagram, "wrong echo of {size}: {count} bytes");
     }
     Ok(sizes.len().to_string())
+}
+
+/// `EMSGSIZE`, as what was sent is larger than the path takes, or no answer.
+fn is_loss(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(90) || error.kind() == std::io::ErrorKind::WouldBlock
 }
 
 /// Sends a text and returns the reply, or the error's kind.

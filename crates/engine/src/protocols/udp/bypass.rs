@@ -93,6 +93,10 @@ impl UdpFlow {
 fn relay<L: Link>(way: &Sender<'_>, core: &Core<L>, messages: Range<usize>, cuts: &mut Cuts) -> usize {
     let mut items = ArrayVec::<_, BATCH>::new();
     items.extend(messages.filter_map(|index| Item::received(&core.inbox, index)));
+    // Loopback carries whatever there is: nobody there asks for a path's MTU.
+    if let Some((_, told)) = way.shared {
+        told.clear(way.fd);
+    }
     let (mut at, mut lost) = (Position::default(), 0);
     while let Some(loss) = way.deliver(core, &items, &mut at, cuts) {
         lost += loss.datagrams;

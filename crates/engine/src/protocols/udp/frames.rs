@@ -8,7 +8,6 @@ use passt_proto::drop::DropReason;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;
-use passt_proto::wire::offload::Offload;
 use passt_proto::wire::{ethernet, udp};
 use passt_sys::dgram::BATCH;
 use zerocopy::IntoBytes;
@@ -19,7 +18,7 @@ use crate::core::payload::own;
 use crate::core::{Core, Payload};
 use crate::flow::Key;
 use crate::link::{Link, MAX_PAYLOAD};
-use crate::protocols::put::put;
+use crate::protocols::put::{put, put_fragments};
 use crate::protocols::{marks, path_from_guest, path_to_guest};
 
 /// Most datagrams in a super-frame (`UDP_MAX_SEGMENTS` of Linux).
@@ -46,7 +45,8 @@ impl Udp {
             if size > fits {
                 for part in parts(payload, size) {
                     if part.len() > fits {
-                        self.fragments(core, path, ports, &part);
+                        self.next_id = self.next_id.wrapping_add(1);
+                        fragments(core, path, (ports, self.next_id), &part);
                     } else {
                         super_frame(core, path, ports, [part], 0);
                     }
@@ -63,37 +63,23 @@ impl Udp {
             rest = rest.get(count..).unwrap_or_default();
         }
     }
+}
 
-    /// Sends one datagram that exceeds the guest's MTU.
-    fn fragments<L: Link>(
-        &mut self,
-        core: &mut Core<L>,
-        path: &Path,
-        (from, to): (u16, u16),
-        payload: &Payload,
-    ) {
-        let len = payload.len() + udp::LEN;
-        let mut transport =
-            udp::Header { src_port: from.into(), dst_port: to.into(), len: 0.into(), checksum: 0.into() };
-        transport.len = u16::try_from(len).unwrap_or(0).into();
-        let sum = Sum::pseudo(path.src, path.dst, protocol::UDP, len).bytes(transport.as_bytes());
-        let sum = sum.bytes(own(&core.inbox, &core.pool, payload).unwrap_or_default());
-        transport.checksum = sum.finish_nonzero().into();
-        self.next_id = self.next_id.wrapping_add(1);
-        for fragment in path.fragments(len, core.mtu_to(path.dst)) {
-            let mut header = [0; MAX_HEADERS];
-            let id = self.next_id;
-            let end = path.emit_fragment(&mut header, protocol::UDP, id, &fragment);
-            let Some(mut end) = end else { return core.dropped(DropReason::Unmapped) };
-            if fragment.offset == 0 {
-                header[end..end + udp::LEN].copy_from_slice(transport.as_bytes());
-                end += udp::LEN;
-            }
-            let start = fragment.offset.saturating_sub(udp::LEN);
-            let stop = fragment.offset + fragment.len - udp::LEN;
-            put(core, &header[..end], &Offload::default(), [payload.part(start..stop)]);
-        }
-    }
+/// Sends one datagram that exceeds the guest's MTU.
+fn fragments<L: Link>(
+    core: &mut Core<L>,
+    path: &Path,
+    ((from, to), id): ((u16, u16), u32),
+    payload: &Payload,
+) {
+    let len = payload.len() + udp::LEN;
+    let mut transport =
+        udp::Header { src_port: from.into(), dst_port: to.into(), len: 0.into(), checksum: 0.into() };
+    transport.len = u16::try_from(len).unwrap_or(0).into();
+    let sum = Sum::pseudo(path.src, path.dst, protocol::UDP, len).bytes(transport.as_bytes());
+    let sum = sum.bytes(own(&core.inbox, &core.pool, payload).unwrap_or_default());
+    transport.checksum = sum.finish_nonzero().into();
+    put_fragments(core, path, (protocol::UDP, id), transport.as_bytes(), payload);
 }
 
 impl UdpFlow {

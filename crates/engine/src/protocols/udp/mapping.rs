@@ -23,7 +23,7 @@ use rustix::net::{SocketType, sockopt};
 use super::super::facts;
 use super::super::socket::{any, socket};
 use crate::core::readiness::{DATAGRAMS, Futile};
-use crate::core::{Core, Token};
+use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key};
 use crate::forward::{Ours, Socket};
 use crate::link::Link;
@@ -57,6 +57,8 @@ pub(crate) struct Mapping {
     pub(crate) latest: Option<Handle>,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
     pub(crate) joined: bool,
+    /// Whether routers may cut what it sends.
+    pub(super) dont_fragment: DontFragment,
     /// Events of late that led to nothing.
     pub(crate) futile: Futile,
 }
@@ -206,6 +208,7 @@ impl Mapping {
             guest: key.guest.addr,
             latest: None,
             joined: false,
+            dont_fragment: DontFragment::default(),
             futile: Futile::default(),
         })
     }

@@ -13,6 +13,7 @@ mod frames;
 pub(crate) mod mapping;
 mod send;
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -41,7 +42,7 @@ use super::socket::datagram_socket;
 use super::{Verdict, marks, path_from_guest, path_to_guest};
 use crate::core::icmp::unreachable;
 use crate::core::readiness::{Futile, has_taken};
-use crate::core::{Core, Known, Payload, Station};
+use crate::core::{Core, DontFragment, Known, Payload, Station};
 use crate::flow::account::{Account, Direction};
 use crate::flow::{Handle, Key, Via};
 use crate::forward::{Context, Listeners, Ports, Watched};
@@ -64,6 +65,8 @@ pub struct Udp {
     batch: ArrayVec<Item, MAX_CUTS>,
     owner: Option<(Key, Handle)>,
     timeouts: Timeouts,
+    /// A datagram was too big for the kernel: through which socket, and for whom.
+    refused: Cell<Option<(Which, Endpoint)>>,
     /// The sockets of the guest's ports.
     pub(crate) mappings: Mappings,
 }
@@ -88,6 +91,8 @@ pub struct UdpFlow {
     /// The remote is a group, or all hosts of a network.
     is_to_many: bool,
     marks: Marks,
+    /// What its own socket was told of these.
+    told: DontFragment,
     /// It came in.
     is_inbound: bool,
     cuts: Cuts,
@@ -145,6 +150,7 @@ impl Udp {
                 single: setting("udp_timeout", 30),
                 stream: setting("udp_timeout_stream", 120),
             },
+            refused: Cell::new(None),
             mappings: Mappings::default(),
         }
     }
@@ -187,6 +193,12 @@ impl Udp {
     /// Nothing waits.
     pub(crate) fn clear(&mut self) {
         self.batch.clear();
+    }
+
+    /// Through which socket a datagram was to go that was too big for the kernel, and for whom, since
+    /// this was asked last.
+    pub(crate) fn take_refused(&self) -> Option<(Which, Endpoint)> {
+        self.refused.take()
     }
 
     /// Notes that a flow began.
@@ -306,6 +318,7 @@ impl UdpFlow {
             remote,
             is_to_many: false,
             marks: Marks::USUAL,
+            told: DontFragment::default(),
             is_inbound: false,
             cuts: Cuts::default(),
             joined: false,
@@ -449,10 +462,17 @@ impl UdpFlow {
                 core.dropped_all(DropReason::Socket, lost);
                 return Verdict::Remove;
             };
+            let dont_fragment = self.marks.dont_fragment;
+            let told = way.shared.map_or(&self.told, |(_, told)| told);
+            told.set(way.fd, !way.v4, dont_fragment);
             let mut cuts = self.cuts;
             let loss = way.deliver(core, &udp.batch, &mut at, &mut cuts);
+            let through = way.shared.map(|(socket, _)| socket);
             self.cuts = cuts;
             let Some(loss) = loss else { return Verdict::Keep };
+            if loss.error == Errno::MSGSIZE {
+                udp.refused.set(through.map(|socket| (socket, self.remote)));
+            }
             let path = self.path_from_guest(core, key);
             errors::lost(core, key, &path, &loss);
         }
@@ -646,7 +666,9 @@ impl UdpFlow {
         let envelope = marks::envelope(self.marks, self.remote.addr);
         let v4 = self.remote.addr.is_v4();
         let own = || match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(Sender { fd: fd.as_fd(), envelope, v4 }),
+            Sockets::Own(fd) | Sockets::Both(fd, _) => {
+                Some(Sender { fd: fd.as_fd(), envelope, v4, shared: None })
+            }
             Sockets::Shared(shared) => shared.way(ways, envelope),
         };
         self.last_heard.as_ref().and_then(|shared| shared.way(ways, envelope)).or_else(own)
@@ -660,12 +682,19 @@ impl Shared {
     }
 
     fn way<'a>(&self, ways: Ways<'a>, envelope: Envelope) -> Option<Sender<'a>> {
-        let fd = match self.socket {
-            Which::Listener(number) => ways.listeners.get(number)?.fd.as_fd(),
-            Which::Mapping(number) => ways.mappings.get(number)?.fd.as_fd(),
+        let (fd, told) = match self.socket {
+            Which::Listener(number) => {
+                let listener = ways.listeners.get(number)?;
+                (&listener.fd, &listener.dont_fragment)
+            }
+            Which::Mapping(number) => {
+                let mapping = ways.mappings.get(number)?;
+                (&mapping.fd, &mapping.dont_fragment)
+            }
         };
         let envelope = Envelope { to: Some(self.to), from: self.from, ..envelope };
-        Some(Sender { fd, envelope, v4: self.to.ip().to_canonical().is_ipv4() })
+        let v4 = self.to.ip().to_canonical().is_ipv4();
+        Some(Sender { fd: fd.as_fd(), envelope, v4, shared: Some((self.socket, told)) })
     }
 }
 

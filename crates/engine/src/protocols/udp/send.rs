@@ -13,7 +13,8 @@ use passt_sys::dgram::{self, BATCH, Envelope, Inbox, Outgoing};
 use passt_sys::iovec::Gather;
 use rustix::io::Errno;
 
-use crate::core::{Core, Payload, Storage};
+use super::Which;
+use crate::core::{Core, DontFragment, Payload, Storage};
 use crate::link::Link;
 
 /// Most datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS`), and
@@ -124,6 +125,8 @@ pub(super) struct Sender<'a> {
     pub(super) envelope: Envelope,
     /// The family of the packets.
     pub(super) v4: bool,
+    /// What the socket was told about fragments, and which it is, if others send through it.
+    pub(super) shared: Option<(Which, &'a DontFragment)>,
 }
 
 impl Sender<'_> {
@@ -377,7 +380,7 @@ mod tests {
             Storage::Frame(0).piece(6..11),
         ];
         let items = items.map(|payload| Item::new(payload, 0));
-        let way = Sender { fd: host.as_fd(), envelope: Envelope::default(), v4: true };
+        let way = Sender { fd: host.as_fd(), envelope: Envelope::default(), v4: true, shared: None };
         let (mut at, mut cuts) = (Position::default(), Cuts::default());
         assert_eq!(way.deliver(&core, &items, &mut at, &mut cuts), None);
         for expected in ["a frame", "a message", "a block", "frame"] {
