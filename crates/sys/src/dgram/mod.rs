@@ -40,6 +40,9 @@ pub const CALLS: &[Call] = &[
 pub const WISHES: &[Call] =
     &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::IPV6_RECVPKTINFO, option::UDP_GRO])];
 
+/// What [`want_ttl`] makes.
+pub const TTL: &[Call] = &[Call::only(Sysno::setsockopt, &[option::IP_RECVTTL, option::IPV6_RECVHOPLIMIT])];
+
 /// Most messages of one call.
 pub const BATCH: usize = 32;
 
@@ -77,6 +80,10 @@ pub struct Received {
     /// The address that it was sent to, if asked for by [`want_destination`]; for a broadcast to
     /// a network, our address there.
     pub destination: Option<IpAddr>,
+    /// For a broadcast to a network, the address that it was sent to.
+    pub broadcast: Option<Ipv4Addr>,
+    /// Time to live or hop limit that it came with, if asked for by [`want_ttl`].
+    pub ttl: Option<u8>,
 }
 
 /// An entry of a socket's error queue: `struct sock_extended_err`, ip(7).
@@ -171,6 +178,12 @@ pub fn mapped(addr: SocketAddr) -> SocketAddr {
         SocketAddr::V4(a) => SocketAddrV6::new(a.ip().to_ipv6_mapped(), a.port(), 0, 0).into(),
         SocketAddr::V6(_) => addr,
     }
+}
+
+/// An address in the kernel's layout, and how many of these bytes it has.
+pub(crate) fn name_bytes(addr: SocketAddr) -> ([u8; size_of::<libc::sockaddr_in6>()], usize) {
+    let name = SocketName::from(addr);
+    (name.bytes, name.len as usize)
 }
 
 /// Receives one message into `into` without waiting.
@@ -296,12 +309,21 @@ pub fn want_room(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, ROOM)
 }
 
-/// Messages are to come with the address that they were sent to.
+/// Messages are to come with the address that they were sent to. A socket of both families needs to
+/// be told for IPv4, too, to know broadcasts to a network.
 pub fn want_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1i32);
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1i32)?;
     }
     set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1i32)
+}
+
+/// Messages are to come with their time to live or hop limit.
+pub fn want_ttl(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1i32)?;
+    }
+    set(fd, libc::IPPROTO_IP, libc::IP_RECVTTL, 1i32)
 }
 
 /// The kernel may join datagrams of equal size (Linux 5.0). There is no way back: what is in the
@@ -348,7 +370,8 @@ fn header(name: &mut SocketName, control: &mut CmsgBuffer, vecs: &[libc::iovec])
 
 impl Received {
     fn new(len: usize, name: &SocketName, control: &CmsgBuffer) -> Self {
-        let mut received = Self { len, segment: 0, source: name.get(), destination: None };
+        let (source, destination, broadcast, ttl) = (name.get(), None, None, None);
+        let mut received = Self { len, segment: 0, source, destination, broadcast, ttl };
         for (level, kind, data) in control.messages() {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
@@ -356,9 +379,17 @@ impl Received {
                     received.segment = u16::try_from(size).unwrap_or(0);
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    received.destination = data.first_chunk().map(destination_v4);
+                    let to = data.first_chunk().map(destination_v4);
+                    received.destination = to.map(|(addr, _)| addr);
+                    received.broadcast = to.and_then(|(_, broadcast)| broadcast);
                 }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    let ttl = data.first_chunk().map(|&b| i32::from_ne_bytes(b));
+                    received.ttl = ttl.and_then(|ttl| u8::try_from(ttl).ok());
+                }
+                // A socket of both families is told the same of IPv4 in two ways, of which this one
+                // has less.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if received.destination.is_none() => {
                     let addr = data.first_chunk::<16>();
                     received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
                 }
@@ -369,12 +400,16 @@ impl Received {
     }
 }
 
-/// The destination from `struct in_pktinfo`: interface, local address, address in the header.
-fn destination_v4(info: &[u8; 12]) -> IpAddr {
+/// The destination from `struct in_pktinfo`: interface, local address, address in the header; and
+/// that in the header if it is a network's broadcast address: what is for us alone goes to our own
+/// (`fib_compute_spec_dst()` of Linux).
+fn destination_v4(info: &[u8; 12]) -> (IpAddr, Option<Ipv4Addr>) {
     let &[_, _, _, _, l0, l1, l2, l3, a0, a1, a2, a3] = info;
-    let header = Ipv4Addr::new(a0, a1, a2, a3);
-    let group = header.is_multicast() || header.is_broadcast();
-    if group { header } else { Ipv4Addr::new(l0, l1, l2, l3) }.into()
+    let (local, header) = (Ipv4Addr::new(l0, l1, l2, l3), Ipv4Addr::new(a0, a1, a2, a3));
+    if header.is_multicast() || header.is_broadcast() {
+        return (header.into(), None);
+    }
+    (local.into(), (header != local && !local.is_unspecified()).then_some(header))
 }
 
 impl Failure {
