@@ -23,6 +23,8 @@ pub enum Token {
     Second(Handle),
     /// A listening socket, by its number.
     Listener(u32),
+    /// A socket of a multicast group, by its number.
+    Group(u32),
     /// The thread in the guest's namespace has done something.
     Inside,
     /// Something outside of the engine, by its number.
@@ -40,6 +42,7 @@ impl Token {
             Self::Second(handle) => (2, handle.index, handle.generation),
             Self::Listener(number) => (3, 0, number),
             Self::Inside => (5, 0, 0),
+            Self::Group(number) => (6, 0, number),
             Self::External(number) => (4, 0, number),
         };
         tag << Self::TAG | u64::from(high) << Self::INDEX | u64::from(low)
@@ -61,6 +64,7 @@ impl Token {
             2 => Self::Second(handle),
             3 => Self::Listener(low),
             5 => Self::Inside,
+            6 => Self::Group(low),
             _ => Self::External(low),
         }
     }
@@ -73,8 +77,13 @@ mod tests {
     #[test]
     fn tokens_survive() {
         let links = [Token::Link(0), Token::Link(1), Token::Link(u32::MAX)];
-        let others =
-            [Token::Listener(7), Token::Listener(u32::MAX), Token::Inside, Token::External(u32::MAX)];
+        let others = [
+            Token::Listener(7),
+            Token::Listener(u32::MAX),
+            Token::Inside,
+            Token::Group(3),
+            Token::External(u32::MAX),
+        ];
         for token in links.into_iter().chain(others) {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -119,6 +119,9 @@ impl<L: Link> Engine<L> {
                 let (guest, message) = (Endpoint::new(src, id), place.piece(payload));
                 self.echo_request(&EchoRequest { guest, dst, ttl, message })
             }
+            Class::Membership { src, dst, ttl, message } => {
+                self.common.groups.report(&mut self.ctx, (src, dst, ttl), &place.piece(message))
+            }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }
     }

@@ -29,6 +29,9 @@ impl<L: Link> Engine<L> {
         payload: Payload,
         offload: &Offload,
     ) -> Result<(), DropReason> {
+        if self.common.groups.has_any() && self.to_group(datagram, &payload, offload)? {
+            return Ok(());
+        }
         let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
         let handle = match self.common.udp.owner() {
             Some((owner, handle)) if owner == key => handle,
@@ -97,7 +100,9 @@ impl<L: Link> Engine<L> {
     /// Adds a flow to the table and its socket to the loop.
     fn insert_udp(&mut self, key: Key, flow: UdpFlow) -> Result<Handle, DropReason> {
         let due = self.common.udp.first_timeout(self.ctx.core.now);
-        self.insert(key, Flow::Udp(flow), due)
+        let handle = self.insert(key, Flow::Udp(flow), due)?;
+        self.sends_to_many(handle);
+        Ok(handle)
     }
 
     /// Datagrams that came through a listening socket are in the inbox: passes them on, each to its
@@ -111,6 +116,9 @@ impl<L: Link> Engine<L> {
             let same = |i: &usize| from(*i) == Some((first.source, first.destination));
             let messages = next..next + (next..count).take_while(same).count();
             next = messages.end;
+            if self.came_to_many(number, &first, messages.clone()) {
+                continue;
+            }
             match self.inbound(number, first.source, first.destination) {
                 Ok(handle) => self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
                     Flow::Udp(flow) => flow.received(ctx, &mut common.udp, handle, key, messages),

@@ -314,6 +314,7 @@ fn bound(
         dgram::want_room(fd.as_fd())?;
         if ip.is_unspecified() {
             dgram::want_destination(fd.as_fd(), v6)?;
+            dgram::want_ttl(fd.as_fd(), v6)?;
         }
     }
     if how.freebind {

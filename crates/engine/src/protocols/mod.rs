@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod facts;
+pub mod groups;
 mod put;
 pub(crate) mod quote;
 pub(crate) mod socket;

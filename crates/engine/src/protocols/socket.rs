@@ -49,12 +49,18 @@ pub(super) fn datagram_socket<L: Link>(
     let fd = socket(core, SocketType::DGRAM, protocol, side.remote.addr, None)?;
     let from = side.bind.unwrap_or_else(|| any(side.remote.addr));
     let (from, to) = (side.socket_addr(Endpoint::new(from, port)), side.socket_addr(side.remote));
+    if let Some(interface) = core.guest.family(side.remote.addr).groups
+        && to.ip().is_multicast()
+    {
+        // One that is gone is not the one to leave by.
+        let _ = passt_sys::groups::leave_by(fd.as_fd(), to.is_ipv6(), interface);
+    }
     let kept = connect(&fd, from, to, protocol.is_none() && core.caps.udp_segmentation)?;
     Ok((fd, kept))
 }
 
 /// The unspecified address of `like`'s family.
-pub(super) fn any(like: Addr) -> Addr {
+pub(crate) fn any(like: Addr) -> Addr {
     if like.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 

@@ -102,6 +102,8 @@ impl<L: Link> Worker<L> {
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
         self.process.greet(self.engine.ctx.core.now);
+        let Engine { ctx, common, .. } = &mut self.engine;
+        common.groups.greet(&ctx.core.guest.configured, ctx.core.now);
         self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
     }
@@ -150,7 +152,8 @@ impl<L: Link> Worker<L> {
             return Some(core.now);
         }
         let postponed = core.postponed_until();
-        let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), postponed];
+        let groups = common.groups.due();
+        let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), postponed, groups];
         dues.into_iter().flatten().min()
     }
 
@@ -196,6 +199,7 @@ impl<L: Link> Worker<L> {
                     external.progressed(&mut Control { engine, process });
                 }
                 Token::Listener(number) => engine.listener_event(number, flags),
+                Token::Group(number) => engine.group_event(number, flags),
             }
         }
         if let Some(number) = engine.ctx.core.take_postponed()
@@ -220,6 +224,7 @@ impl<L: Link> Worker<L> {
             engine.timeout(slot);
         }
         process.run(&mut engine.ctx);
+        engine.common.groups.run(&mut engine.ctx);
         if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
             external.tick(&mut Control { engine, process });
         }

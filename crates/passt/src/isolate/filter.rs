@@ -3,7 +3,7 @@
 use passt_engine::link::stream;
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
+use passt_sys::{dgram, groups, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
@@ -26,8 +26,18 @@ const COMMON: &[&[Call]] = &[
 ];
 
 /// What a network namespace needs: a tap device, the bypass, and what listens.
-const PASTA: &[&[Call]] =
-    &[dgram::WISHES, forward::CALLS, protocols::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
+const PASTA: &[&[Call]] = &[
+    dgram::TTL,
+    dgram::WISHES,
+    forward::CALLS,
+    protocols::splice::CALLS,
+    namespace::CALLS,
+    netlink::CALLS,
+    tun::CALLS,
+];
+
+/// Multicast groups, whose sockets come and go.
+const GROUPS: &[&[Call]] = &[dgram::TTL, groups::CALLS, protocols::groups::CALLS];
 
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
@@ -41,7 +51,8 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
-    [COMMON, mode, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
+    let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
+    [COMMON, mode, groups, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
 }
 
 /// Has the kernel refuse all others, for good.
