@@ -23,6 +23,14 @@ fn member(place: &dyn Place, at: &str) -> Process {
     member
 }
 
+/// All that a member heard, up to a text; it leaves then.
+fn heard_until(mut member: Process, text: &str) -> Vec<String> {
+    member.wait_for(&format!("{text} from"));
+    member.signal("TERM");
+    let heard = member.finish().stdout;
+    heard.lines().filter(|line| line.contains(" from ")).map(str::to_owned).collect()
+}
+
 fn say(place: &dyn Place, to: &str, from: u16, ttl: u8, text: &str) -> String {
     place.peer(&format!("group-say {to} eth0 {from} {ttl} {text}")).trim().to_owned()
 }
@@ -71,17 +79,11 @@ fn groups_both_ways() {
         }
         // Once each: what follows is the next thing that is heard.
         say(&net.peer, at, port, 1, "last");
-        let mut heard = Vec::new();
-        loop {
-            let line = inside.wait_for("from");
-            heard.push(line.clone());
-            if line.starts_with("last") {
-                break;
-            }
-        }
+        let heard = heard_until(inside, "last");
         // The guest's own kernel has what it sent heard there.
-        assert!(heard.iter().filter(|line| line.starts_with("inside")).count() <= 1, "{heard:?}");
-        drop(inside);
+        for text in ["hello1 ", "hello7 ", "hello255 ", "inside1 ", "inside7 ", "inside255 "] {
+            assert_eq!(heard.iter().filter(|line| line.starts_with(text)).count(), 1, "{text}: {heard:?}");
+        }
         await_host(&net, group, false);
     }
 }
@@ -114,9 +116,9 @@ fn two_instances_and_the_host() {
         }
     }
     say(&net.peer, MDNS, 5353, 255, "end");
-    for mut member in members {
-        let line = member.wait_for(" from");
-        assert!(line.starts_with("end from"), "heard twice: {line}");
+    for member in members {
+        let heard = heard_until(member, "end");
+        assert_eq!(heard.len(), 2 + 2 * places.len(), "each once: {heard:?}");
     }
 }
 
@@ -151,6 +153,8 @@ fn ports_are_learnt() {
         say(&net.peer, OTHER, 0, 3, "hello");
         let line = inside.wait_for("hello from");
         assert!(line.contains(GATEWAY4) && line.ends_with("to 239.1.2.3 ttl 3"), "{line}");
+        drop((inside, guest));
+        await_host(&net, "239.1.2.3", false);
     }
 }
 
@@ -172,11 +176,9 @@ fn broadcasts_to_a_forwarded_port() {
         // Its own does not come back.
         say(&guest, "255.255.255.255:6100", 0, 64, "own");
         say(&net.peer, "192.0.2.255:6100", 0, 64, "last");
-        let mut heard = 0;
-        while !inside.wait_for(" from").starts_with("last") {
-            heard += 1;
-        }
-        assert!(heard <= 1, "{heard}");
+        let heard = heard_until(inside, "last");
+        let own = heard.iter().filter(|line| line.starts_with("own")).count();
+        assert!(own <= 1 && heard.len() == 3 + own, "{heard:?}");
     }
 }
 
@@ -184,19 +186,18 @@ fn broadcasts_to_a_forwarded_port() {
 fn multicast_can_be_off() {
     let Some(net) = Net::new() else { return };
     let guest = started(&net, "--no-multicast -u 6100");
-    let mut inside = [member(&guest, MDNS), member(&guest, OTHER)];
-    let _host = member(&net.host, OTHER);
+    let inside = [member(&guest, MDNS), member(&guest, OTHER)];
+    // The host is a member all the same.
+    let _host = member(&net.host, "239.1.2.3:6101");
     for (at, port) in [(MDNS, 5353), (OTHER, 6100)] {
         say(&net.peer, at, port, 9, "hello");
     }
     // It would have come before.
     guest.peer(&format!("udp-ask {GATEWAY4}:9 hello"));
-    for at in [MDNS, OTHER] {
+    for (at, member) in [MDNS, OTHER].into_iter().zip(inside) {
         say(&guest, at, 0, 1, "own");
-    }
-    for member in &mut inside {
-        let line = member.wait_for(" from");
-        assert!(line.starts_with("own from"), "{line}");
+        let heard = heard_until(member, "own");
+        assert_eq!(heard.len(), 1, "{heard:?}");
     }
 }
 

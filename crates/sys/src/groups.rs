@@ -96,6 +96,12 @@ pub fn only_own(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     set(fd, libc::IPPROTO_IP, IP_MULTICAST_ALL, 0i32)
 }
 
+/// Has a socket of both families get what comes to groups of IPv4 that others of this host are
+/// members of, as one of IPv4 does by itself.
+pub fn also_others(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::IPPROTO_IP, IP_MULTICAST_ALL, 1i32)
+}
+
 /// Has what a socket sends to groups leave by the interface with this index.
 pub fn leave_by(fd: BorrowedFd<'_>, v6: bool, interface: u32) -> io::Result<()> {
     if v6 {

@@ -279,9 +279,8 @@ proptest! {
         let range = match classify(head, frame.len()) {
             Ok(Class::Tcp { payload, .. } | Class::Echo { payload, .. }) => payload,
             Ok(Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d)) => d.payload,
-            Ok(Class::Ndp { message, .. }) => message,
+            Ok(Class::Ndp { message, .. } | Class::Membership { message, .. }) => message,
             Ok(Class::Arp { offset }) => offset..offset,
-            Ok(Class::Membership { message, .. }) => message,
             Err(_) => 0..0,
         };
         prop_assert!(frame.get(range).is_some());

@@ -30,13 +30,13 @@ pub(super) struct Group {
     /// theirs.
     exclude: Option<Instant>,
     sources: ArrayVec<Source, MAX_SOURCES>,
-    /// Until when there are members that speak IGMPv1, and IGMPv2 or MLDv1.
+    /// Until when there are members that speak `IGMPv1`, and `IGMPv2` or `MLDv1`.
     elders: [Instant; 2],
     /// Questions about the whole group that are left, and when the next one is due.
     asks: u8,
-    ask_group: Option<Instant>,
+    asks_due: Option<Instant>,
     /// When the next one about [sources](Source::asks) is due.
-    ask_sources: Option<Instant>,
+    sources_due: Option<Instant>,
 }
 
 /// A source that some member named.
@@ -57,8 +57,8 @@ impl Group {
             sources: ArrayVec::new(),
             elders: [Instant::ZERO; 2],
             asks: 0,
-            ask_group: None,
-            ask_sources: None,
+            asks_due: None,
+            sources_due: None,
         }
     }
 
@@ -126,7 +126,7 @@ impl Group {
                 self.ask_about(now, |source| !named.contains(&source.addr));
                 let over = self.set(named, member);
                 self.exclude = Some(until.min(now + LEAVING));
-                (self.asks, self.ask_group) = (ROBUSTNESS, Some(now));
+                (self.asks, self.asks_due) = (ROBUSTNESS, Some(now));
                 over
             }
             Change::Block => {
@@ -175,7 +175,7 @@ impl Group {
         for source in self.sources.iter_mut().filter(|source| which(source)) {
             if let Some(until) = source.until {
                 (source.until, source.asks) = (Some(until.min(now + LEAVING)), ROBUSTNESS);
-                self.ask_sources = Some(now);
+                self.sources_due = Some(now);
             }
         }
     }
@@ -188,7 +188,7 @@ impl Group {
             (source.until, source.asks, has_changed) = (None, 0, true);
         }
         if is_over(self.exclude) {
-            (self.exclude, self.asks, self.ask_group, has_changed) = (None, 0, None, true);
+            (self.exclude, self.asks, self.asks_due, has_changed) = (None, 0, None, true);
         }
         if self.exclude.is_none() {
             self.sources.retain(|source| source.until.is_some());
@@ -199,18 +199,18 @@ impl Group {
     /// When something is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let sources = self.sources.iter().filter_map(|source| source.until);
-        sources.chain([self.exclude, self.ask_group, self.ask_sources].into_iter().flatten()).min()
+        sources.chain([self.exclude, self.asks_due, self.sources_due].into_iter().flatten()).min()
     }
 
     /// A question that is due.
     pub(super) fn question(&mut self, now: Instant) -> Option<Question> {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.ask_group) {
+        if is_due(self.asks_due) {
             self.asks = self.asks.saturating_sub(1);
-            self.ask_group = (self.asks > 0).then(|| now + LAST_MEMBER);
+            self.asks_due = (self.asks > 0).then(|| now + LAST_MEMBER);
             return Some(Question::Group(self.addr, Sources::new()));
         }
-        if !is_due(self.ask_sources) {
+        if !is_due(self.sources_due) {
             return None;
         }
         let mut named = Sources::new();
@@ -219,7 +219,7 @@ impl Group {
             named.push(source.addr);
         }
         let has_more = self.sources.iter().any(|source| source.asks > 0);
-        self.ask_sources = has_more.then(|| now + LAST_MEMBER);
+        self.sources_due = has_more.then(|| now + LAST_MEMBER);
         (!named.is_empty()).then_some(Question::Group(self.addr, named))
     }
 

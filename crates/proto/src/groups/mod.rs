@@ -47,6 +47,7 @@ pub struct Membership {
 }
 
 /// A question that is due.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// About all groups.

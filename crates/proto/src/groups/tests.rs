@@ -52,6 +52,9 @@ const BLOCK: u8 = 6;
 /// A state is wanted sources, and unwanted ones if all others are wanted.
 type State = (&'static [u8], Option<&'static [u8]>);
 
+/// State, kind and sources of a record, state, sources asked about, whether the group is.
+type Row = (State, u8, &'static [u8], State, &'static [u8], bool);
+
 fn state(members: &Membership) -> (Vec<Addr>, Option<Vec<Addr>>) {
     let all = (1..=9).map(source);
     let wants = |source: &Addr| members.wants(addr(G), *source);
@@ -75,7 +78,7 @@ fn state(members: &Membership) -> (Vec<Addr>, Option<Vec<Addr>>) {
 fn tables_of_rfc_3376() {
     let before_in: State = (&[1, 2], None);
     let before_ex: State = (&[1, 2], Some(&[3, 4]));
-    let rows: [(State, u8, &[u8], State, &[u8], bool); 14] = [
+    let rows: [Row; 14] = [
         (before_in, IS_IN, &[2, 5], (&[1, 2, 5], None), &[], false),
         (before_in, IS_EX, &[2, 5], (&[2], Some(&[5])), &[], false),
         (before_ex, IS_IN, &[3, 5], (&[1, 2, 3, 5], Some(&[4])), &[], false),

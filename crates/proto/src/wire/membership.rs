@@ -74,11 +74,11 @@ impl Change {
 /// that do the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// IGMPv1: nobody says that he leaves.
+    /// `IGMPv1`: nobody says that he leaves.
     One,
-    /// IGMPv2, MLDv1: no sources.
+    /// `IGMPv2`, `MLDv1`: no sources.
     Two,
-    /// IGMPv3, MLDv2.
+    /// `IGMPv3`, `MLDv2`.
     Three,
 }
 
@@ -286,7 +286,7 @@ impl Query<'_> {
     }
 }
 
-/// A number as IGMPv3 and MLDv2 write it in a byte: from 128 on with an exponent (RFC 3376, section
+/// A number as `IGMPv3` and `MLDv2` write it in a byte: from 128 on with an exponent (RFC 3376, section
 /// 4.1.1), rounded down.
 fn floating(value: u64) -> u8 {
     let value = value.min(0x1f << 10);

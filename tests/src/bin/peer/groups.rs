@@ -50,6 +50,7 @@ pub(crate) fn say_to(to: &str, interface: &str, from: u16, ttl: u8, text: &str) 
     let fd = shared(from, to.is_ipv6())?;
     let index = netdevice::name_to_index(&fd, interface)?;
     groups::leave_by(fd.as_fd(), to.is_ipv6(), index)?;
+    passt_sys::socket::bind_to_device(fd.as_fd(), interface)?;
     dgram::set_ttl(fd.as_fd(), to.is_ipv6(), ttl)?;
     sockopt::set_socket_broadcast(&fd, true)?;
     let socket = UdpSocket::from(fd);

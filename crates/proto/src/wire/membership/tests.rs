@@ -10,7 +10,7 @@ fn address(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
 }
 
-/// A report of IGMPv3 with these records.
+/// A report of `IGMPv3` with these records.
 pub(crate) fn igmp_v3(records: &[(u8, Addr, &[Addr])]) -> Vec<u8> {
     let count = u16::try_from(records.len()).expect("few").to_be_bytes();
     let mut message = std::vec![IGMP_V3_REPORT, 0, 0, 0, 0, 0, count[0], count[1]];
