@@ -32,7 +32,7 @@ use crate::protocols::udp;
 impl<L: Link> Engine<L> {
     /// Sends a datagram of the guest through the socket of a group whose port it comes from, if it
     /// is to the group, or answers somebody who was heard there. False if it is for a flow.
-    pub(super) fn to_group(
+    pub(super) fn by_group_socket(
         &mut self,
         datagram: &Datagram,
         payload: &Payload,

@@ -29,7 +29,7 @@ impl<L: Link> Engine<L> {
         payload: Payload,
         offload: &Offload,
     ) -> Result<(), DropReason> {
-        if self.common.groups.has_any() && self.to_group(datagram, &payload, offload)? {
+        if self.common.groups.has_any() && self.by_group_socket(datagram, &payload, offload)? {
             return Ok(());
         }
         let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };

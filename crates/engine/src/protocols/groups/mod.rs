@@ -54,7 +54,7 @@ pub struct Groups {
     memberships: Box<[Membership; 2]>,
     /// Those that the host is a member of.
     members: Box<ArrayVec<Member, MOST>>,
-    sockets: Box<[Option<GroupSocket>; MOST]>,
+    sockets: Box<[Option<GroupSocket>]>,
     /// What was sent to groups a moment ago.
     pub(crate) recent: Recent,
     /// Flows that send to groups.
@@ -66,7 +66,7 @@ impl Groups {
         let mut groups = Self {
             memberships: Box::default(),
             members: Box::default(),
-            sockets: Box::new([const { None }; MOST]),
+            sockets: (0..MOST).map(|_| None).collect(),
             recent: Recent::new(secrets),
             senders: Senders::new()?,
         };
