@@ -45,7 +45,7 @@ fn report(guest: &mut Guest, records: &[(u8, Ipv4Addr, &[Ipv4Addr])]) {
     let mut message = vec![0x22, 0, 0, 0, 0, 0, high, low];
     for (kind, group, sources) in records {
         message.extend([*kind, 0, 0, u8::try_from(sources.len()).unwrap()]);
-        message.extend([group].into_iter().chain(*sources).flat_map(|addr| addr.octets()));
+        message.extend([group].into_iter().chain(*sources).flat_map(Ipv4Addr::octets));
     }
     let sum = Sum::new().bytes(&message).finish();
     message[2..4].copy_from_slice(&sum.to_be_bytes());
