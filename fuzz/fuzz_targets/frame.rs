@@ -103,7 +103,7 @@ fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
     let range = match &class {
         Class::Tcp { payload, .. } | Class::Echo { payload, .. } => payload.clone(),
         Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d) => d.payload.clone(),
-        Class::Ndp { message, .. } => message.clone(),
+        Class::Ndp { message, .. } | Class::Membership { message, .. } => message.clone(),
         Class::Arp { offset } => *offset..data.len(),
         Class::Complaint { .. } => 0..0,
     };

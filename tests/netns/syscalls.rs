@@ -123,6 +123,15 @@ fn use_network(guest: &impl Place, net: &Net) {
     kept.wait_for("CONNECTED");
     guest.peer(&format!("keep {} 16 1 1 0", at(FAR6, 5010)));
     guest.peer(&format!("udp-ask {} hello", at(FAR6, 6010)));
+    // Groups of both families, which the host's network is heard in.
+    for at in ["224.0.0.251:5353", "[ff02::fb]:5353"] {
+        let mut member = guest.start_peer(&format!("group {at} eth0"));
+        member.wait_for("LISTENING");
+        eventually("a member", || {
+            net.peer.peer(&format!("group-say {at} eth0 5353 255 hello"));
+            member.stdout().contains("hello from").then_some(())
+        });
+    }
     // A connection that the server resets is reset for the guest, too, and the other way.
     guest.peer(&format!("reset {}", at(FAR4, 5009)));
     guest.peer(&format!("abort {}", at(FAR4, 5009)));

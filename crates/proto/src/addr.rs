@@ -88,6 +88,18 @@ impl Addr {
         }
     }
 
+    /// The link-layer address that what is sent to the address goes to, if it is
+    /// [a group](Self::is_group): RFC 1112, section 6.4; RFC 2464, section 7.
+    pub fn group_mac(self) -> Option<Mac> {
+        let [.., a, b, c, d] = self.octets();
+        match (self.is_group(), self.is_v4()) {
+            (false, _) => None,
+            (_, false) => Some(Mac([0x33, 0x33, a, b, c, d])),
+            _ if self.low() == u32::MAX => Some(Mac::BROADCAST),
+            _ => Some(Mac([1, 0, 0x5e, b & 0x7f, c, d])),
+        }
+    }
+
     /// Whether the address is link-local (169.254/16, `fe80::/10`).
     pub const fn is_link_local(self) -> bool {
         if self.is_v4() { self.low() >> 16 == 0xa9fe } else { self.0.to_bits() >> 118 == 0xfe80 >> 6 }
@@ -170,6 +182,24 @@ mod tests {
             (Mac::BROADCAST.0, true, false),
         ] {
             assert_eq!((Mac(mac).is_group(), Mac(mac).is_zero()), (group, zero), "{mac:x?}");
+        }
+    }
+
+    /// RFC 1112, section 6.4; RFC 2464, section 7.
+    #[test]
+    fn groups_on_the_link() {
+        for (text, mac) in [
+            ("224.0.0.251", Some([1, 0, 0x5e, 0, 0, 0xfb])),
+            ("239.255.255.250", Some([1, 0, 0x5e, 0x7f, 0xff, 0xfa])),
+            ("224.128.1.2", Some([1, 0, 0x5e, 0, 1, 2])),
+            ("255.255.255.255", Some([0xff; 6])),
+            ("ff02::fb", Some([0x33, 0x33, 0, 0, 0, 0xfb])),
+            ("ff05::1:ff12:3456", Some([0x33, 0x33, 0xff, 0x12, 0x34, 0x56])),
+            ("192.0.2.1", None),
+            ("fe80::1", None),
+        ] {
+            let addr = Addr::from(text.parse::<IpAddr>().expect("an address"));
+            assert_eq!(addr.group_mac(), mac.map(Mac), "{text}");
         }
     }
 

@@ -128,6 +128,18 @@ reasons! {
     WindowOverrun = "window-overrun",
     /// A protocol or family that is switched off.
     Disabled = "disabled",
+    /// A report of group membership that fails the checks of IGMP or MLD: time to live, source,
+    /// checksum, format.
+    GroupInvalid = "group-invalid",
+    /// The guest asks for group membership, which is for us to do.
+    GroupQuery = "group-query",
+    /// More multicast groups, sources or ports than are kept, or no socket for one.
+    GroupLimit = "group-limit",
+    /// To a multicast group that the guest has not joined, or from a source that it has not asked
+    /// for there.
+    GroupUnwanted = "group-unwanted",
+    /// The guest's own datagram to a group or to all, as the host's kernel has it come back.
+    GroupEcho = "group-echo",
     /// There is no address for one of the sides: the guest's is not known yet, or there is
     /// none by which it could reach the other side.
     Unmapped = "unmapped",

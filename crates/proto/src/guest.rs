@@ -75,6 +75,8 @@ pub struct FamilyConfig {
     /// The guest's gateway, if the user named one: shown in the place of `ours` at addresses of the
     /// same scope.
     pub gateway: Option<Addr>,
+    /// Index of the host's interface on which the guest's multicast groups are joined, if they are.
+    pub groups: Option<u32>,
     /// Whether the family is switched off, past the link as well.
     pub off: bool,
     /// Whether the guest was assigned an address by the user, who means it: none is learnt.

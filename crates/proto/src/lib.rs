@@ -15,6 +15,7 @@ extern crate std;
 pub mod addr;
 pub mod classify;
 pub mod drop;
+pub mod groups;
 pub mod guest;
 pub mod reassembly;
 pub mod responder;

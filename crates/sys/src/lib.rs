@@ -14,6 +14,7 @@ pub mod alloc;
 pub mod clock;
 pub mod dgram;
 pub mod fd;
+pub mod groups;
 #[cfg(feature = "inject")]
 pub mod inject;
 pub mod iovec;

@@ -76,6 +76,18 @@ pub(crate) fn own<'a>(inbox: &'a Inbox, pool: &'a Pool, payload: &Payload) -> Op
 }
 
 impl<L: Link> Core<L> {
+    /// The first bytes of payload, `most` at most, in private memory; `None` if they are not there:
+    /// of a frame it has [`HEAD_LEN`](crate::link::HEAD_LEN) bytes.
+    pub(crate) fn start(&self, payload: &Payload, most: usize) -> Option<&[u8]> {
+        let Range { start, end } = payload.range;
+        match payload.place {
+            Storage::Frame(index) => {
+                self.link.frame(index)?.head.get(start..end.min(start.saturating_add(most)))
+            }
+            _ => own(&self.inbox, &self.pool, payload).map(|bytes| bytes.get(..most).unwrap_or(bytes)),
+        }
+    }
+
     /// Appends payload to `into`; false if that has no room for it, or the place is gone.
     #[inline]
     pub(crate) fn append<'a>(&'a self, payload: &Payload, into: &mut Gather<'a>) -> bool {

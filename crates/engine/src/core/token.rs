@@ -25,6 +25,8 @@ pub enum Token {
     Listener(u32),
     /// The socket that a UDP port of the guest has on the host, by its number.
     Mapping(u32),
+    /// A socket of a multicast group, by its number.
+    Group(u32),
     /// The thread in the guest's namespace has done something.
     Inside,
     /// Something outside of the engine, by its number.
@@ -43,6 +45,7 @@ impl Token {
             Self::Listener(number) => (3, 0, number),
             Self::Inside => (5, 0, 0),
             Self::Mapping(number) => (6, 0, number),
+            Self::Group(number) => (7, 0, number),
             Self::External(number) => (4, 0, number),
         };
         tag << Self::TAG | u64::from(high) << Self::INDEX | u64::from(low)
@@ -65,6 +68,7 @@ impl Token {
             3 => Self::Listener(low),
             5 => Self::Inside,
             6 => Self::Mapping(low),
+            7 => Self::Group(low),
             _ => Self::External(low),
         }
     }
@@ -79,7 +83,7 @@ mod tests {
         let links = [Token::Link(0), Token::Link(1), Token::Link(u32::MAX)];
         let others =
             [Token::Listener(7), Token::Listener(u32::MAX), Token::Inside, Token::External(u32::MAX)];
-        let others = others.into_iter().chain([Token::Mapping(0), Token::Mapping(u32::MAX)]);
+        let others = others.into_iter().chain([Token::Mapping(0), Token::Mapping(u32::MAX), Token::Group(3)]);
         for token in links.into_iter().chain(others) {
             assert_eq!(Token::decode(token.encode()), token);
         }

@@ -131,6 +131,9 @@ impl<L: Link> Engine<L> {
                 enabled(self.protocols.icmp)?;
                 self.complaint(&complaint)
             }
+            Class::Membership { src, dst, ttl, message } => {
+                self.common.groups.report(&mut self.ctx, (src, dst, ttl), &place.piece(message))
+            }
             Class::Arp { .. } | Class::Ndp { .. } => Err(DropReason::ServiceOff),
         }
     }

@@ -10,6 +10,7 @@ mod describe;
 mod echo;
 mod fragments;
 mod from_guest;
+mod groups;
 mod link;
 mod listen;
 mod splice;
@@ -29,6 +30,7 @@ use crate::forward::Context;
 use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::echo::{Echo, EchoFlow};
+use crate::protocols::groups::Groups;
 use crate::protocols::splice::{Peer, Splice, SpliceFlow};
 use crate::protocols::tcp::{Tcp, TcpFlow};
 use crate::protocols::udp::{Udp, UdpFlow};
@@ -77,6 +79,8 @@ pub struct Common {
     pub(crate) udp: Udp,
     /// Pings.
     pub(crate) echo: Echo,
+    /// Multicast groups.
+    pub(crate) groups: Groups,
 }
 
 impl<L: Link> Engine<L> {

@@ -35,6 +35,9 @@ impl<L: Link> Engine<L> {
         payload: Payload,
         offload: &Offload,
     ) -> Result<(), DropReason> {
+        if self.common.groups.has_any() && self.by_group_socket(datagram, &payload, offload)? {
+            return Ok(());
+        }
         let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
         let handle = match self.common.udp.owner() {
             Some((owner, handle)) if owner == key => handle,
@@ -194,6 +197,11 @@ impl<L: Link> Engine<L> {
                 |&i: &usize| self.ctx.core.inbox.message(i).is_some_and(|(m, _)| alike(&m) == alike(&first));
             let messages = next..next + (next..count).take_while(is_like_first).count();
             next = messages.end;
+            if let Which::Listener(number) = socket
+                && self.came_to_many(number, &first, messages.clone())
+            {
+                continue;
+            }
             match self.comes_to(socket, first.source, first.destination) {
                 Ok(handle) => self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
                     Flow::Udp(flow) => {

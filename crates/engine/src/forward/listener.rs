@@ -10,7 +10,7 @@ use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::{Bypass, Guest};
 use passt_sys::socket::Kind;
-use passt_sys::{dgram, socket};
+use passt_sys::{dgram, groups, socket};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
@@ -325,6 +325,9 @@ fn bound(
         dgram::want_room(fd.as_fd())?;
         if ip.is_unspecified() {
             dgram::want_destination(fd.as_fd(), v6)?;
+            if both {
+                groups::also_others(fd.as_fd())?;
+            }
         }
     }
     if how.freebind {

@@ -64,6 +64,7 @@ pub const CALLS: &[Call] = &[
         Sysno::setsockopt,
         &[
             option::IP_FREEBIND,
+            option::IP_MULTICAST_ALL,
             option::IPV6_V6ONLY,
             option::SO_BINDTODEVICE,
             option::SO_KEEPALIVE,

@@ -75,6 +75,14 @@ impl Ports {
         }
     }
 
+    /// Notes sockets here from now on.
+    pub(crate) fn follow(&mut self, ours: Ours) {
+        if self.supply.is_some() {
+            ours.may_follow();
+        }
+        self.ours = ours;
+    }
+
     /// How much of what is bounded here is in use. `fd` is any descriptor, of which another is
     /// made.
     pub(crate) fn occupied(&self, fd: impl AsFd) -> Occupied {
@@ -114,6 +122,7 @@ impl<L: Link> Context<L> {
     pub(crate) fn enter(&mut self, supply: Option<Supply>) -> io::Result<()> {
         if let Some(supply) = &supply {
             self.core.watch(supply, Token::Inside, EventFlags::IN | EventFlags::ET)?;
+            self.ports.ours.may_follow();
         }
         self.ports.supply = supply;
         Ok(())

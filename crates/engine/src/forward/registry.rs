@@ -24,6 +24,8 @@ pub(crate) struct Ours(Arc<Mutex<Noted>>);
 #[derive(Debug, Default)]
 struct Noted {
     inodes: HashSet<u64>,
+    /// Whether somebody may ask what listens.
+    may_follow: bool,
     /// Those that share, by their ports on the host.
     sharing: BTreeMap<u16, Vec<Sharing>>,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Socket {
 /// That a socket is noted.
 #[derive(Debug)]
 struct Note {
-    inode: u64,
+    inode: Option<u64>,
     /// The port that it shares.
     port: Option<u16>,
     ours: Ours,
@@ -54,18 +56,26 @@ struct Note {
 impl Ours {
     /// Notes a socket, before it listens.
     pub(super) fn note(&self, fd: OwnedFd) -> io::Result<Socket> {
-        self.note_at(fd, None)
+        let inode = self.note_inode(&fd)?;
+        Ok(Socket { fd, _note: Note { inode: Some(inode), port: None, ours: self.clone() } })
     }
 
-    fn note_at(&self, fd: OwnedFd, port: Option<u16>) -> io::Result<Socket> {
-        let inode = rustix::fs::fstat(&fd)?.st_ino;
+    fn note_inode(&self, fd: &OwnedFd) -> io::Result<u64> {
+        let inode = rustix::fs::fstat(fd)?.st_ino;
         self.all().inodes.insert(inode);
-        Ok(Socket { fd, _note: Note { inode, port, ours: self.clone() } })
+        Ok(inode)
+    }
+
+    /// From now on somebody may ask what listens, where there is a namespace.
+    pub(super) fn may_follow(&self) {
+        self.all().may_follow = true;
     }
 
     /// Notes a socket, of IPv6 or IPv4, that is bound to this port of the host, and shares it.
     pub(crate) fn note_sharing(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Arc<Socket>> {
-        let socket = Arc::new(self.note_at(fd, Some(port))?);
+        let may_follow = self.all().may_follow;
+        let inode = if may_follow { Some(self.note_inode(&fd)?) } else { None };
+        let socket = Arc::new(Socket { fd, _note: Note { inode, port: Some(port), ours: self.clone() } });
         let sharing = Sharing { socket: Arc::downgrade(&socket), v6 };
         self.all().sharing.entry(port).or_default().push(sharing);
         Ok(socket)
@@ -110,7 +120,9 @@ impl Ours {
 impl Drop for Note {
     fn drop(&mut self) {
         let mut all = self.ours.all();
-        all.inodes.remove(&self.inode);
+        if let Some(inode) = self.inode {
+            all.inodes.remove(&inode);
+        }
         if let Some(port) = self.port
             && let Some(sharing) = all.sharing.get_mut(&port)
         {

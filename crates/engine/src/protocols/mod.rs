@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod facts;
+pub mod groups;
 pub(crate) mod marks;
 mod put;
 pub(crate) mod quote;

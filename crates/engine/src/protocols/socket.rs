@@ -54,7 +54,7 @@ pub(super) fn datagram_socket<L: Link>(
 }
 
 /// The unspecified address of `like`'s family.
-pub(super) fn any(like: Addr) -> Addr {
+pub(crate) fn any(like: Addr) -> Addr {
     if like.is_v4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 

@@ -18,6 +18,7 @@ use crate::flow::Table;
 use crate::forward::{Context, Ports};
 use crate::link::Link;
 use crate::protocols::echo::Echo;
+use crate::protocols::groups::Groups;
 use crate::protocols::splice::Splice;
 use crate::protocols::tcp::Tcp;
 use crate::protocols::tcp::slack::{self, Slack};
@@ -44,6 +45,7 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         splice: Splice::new(),
         udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
         echo: Echo::new(u32::try_from(b >> 32).unwrap_or(0)),
+        groups: Groups::new(guest, *secrets, now)?,
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };

@@ -60,14 +60,14 @@ impl<L: Link> Worker<L> {
         engine.ctx.core.watch_link()?;
         let random = options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17));
         let process = Process::new(&options.services, random, now);
-        engine.ctx.ports.ours = process.forward.ours();
+        engine.ctx.ports.follow(process.forward.ours());
         Ok(Self { engine, process })
     }
 
     /// Forwards ports by these rules from now on, in the place of others. Their sockets come with
     /// [`Worker::listen`].
     pub fn forward(&mut self, forward: Forward) {
-        self.engine.ctx.ports.ours = forward.ours();
+        self.engine.ctx.ports.follow(forward.ours());
         self.process.forward = forward;
     }
 
@@ -105,6 +105,8 @@ impl<L: Link> Worker<L> {
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
         self.process.greet(self.engine.ctx.core.now);
+        let Engine { ctx, common, .. } = &mut self.engine;
+        common.groups.greet(&ctx.core.guest.configured, ctx.core.now);
         self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
     }
@@ -154,7 +156,8 @@ impl<L: Link> Worker<L> {
         }
         let postponed = core.postponed_until();
         let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), fragments.due(), postponed];
-        dues.into_iter().flatten().min()
+        let dues = dues.into_iter().chain([common.groups.due()]);
+        dues.flatten().min()
     }
 
     fn round(
@@ -200,6 +203,7 @@ impl<L: Link> Worker<L> {
                 }
                 Token::Listener(number) => engine.listener_event(number, flags),
                 Token::Mapping(number) => engine.mapping_event(number, flags),
+                Token::Group(number) => engine.group_event(number, flags),
             }
         }
         if let Some(number) = engine.ctx.core.take_postponed()
@@ -225,6 +229,7 @@ impl<L: Link> Worker<L> {
         }
         engine.expire_fragments();
         process.run(&mut engine.ctx);
+        engine.common.groups.run(&mut engine.ctx);
         if external.due().is_some_and(|due| due <= engine.ctx.core.now) {
             external.tick(&mut Control { engine, process });
         }

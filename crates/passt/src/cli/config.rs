@@ -346,6 +346,8 @@ pub struct Services {
     pub dhcpv6: bool,
     /// Router advertisements.
     pub ra: bool,
+    /// Multicast groups that the guest joins.
+    pub multicast: bool,
 }
 
 /// Addresses, as the guest sees them, that stand for something else.

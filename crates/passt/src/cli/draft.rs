@@ -262,8 +262,16 @@ impl Draft {
     /// Nothing goes through the tap device, so nothing is offered there.
     fn without_tap(&mut self) {
         let Services { tcp, udp, .. } = self.config.services;
-        self.config.services =
-            Services { tcp, udp, icmp: false, dhcp: false, ndp: false, dhcpv6: false, ra: false };
+        self.config.services = Services {
+            tcp,
+            udp,
+            icmp: false,
+            dhcp: false,
+            ndp: false,
+            dhcpv6: false,
+            ra: false,
+            multicast: false,
+        };
         let dns = &mut self.config.dns;
         dns.servers = Source::None;
         dns.search = Source::None;
@@ -324,6 +332,7 @@ fn default_config(program: Program, mode: Mode) -> Config {
             ndp: true,
             dhcpv6: true,
             ra: true,
+            multicast: true,
         },
         mapping: MapOptions {
             host_loopback: PerFamily::default(),

@@ -323,6 +323,9 @@ const SERVICES: &[Opt] = &[
     flag("--no-ndp", "No answers to NDP", |d| d.config.services.ndp = false),
     flag("--no-dhcpv6", "No DHCPv6 server", |d| d.config.services.dhcpv6 = false),
     flag("--no-ra", "No router advertisements", |d| d.config.services.ra = false),
+    flag("--no-multicast", "No multicast to groups that the guest joins", |d| {
+        d.config.services.multicast = false;
+    }),
     flag("--freebind", "Forward from addresses that the host doesn't have", |d| d.config.freebind = true),
 ];
 

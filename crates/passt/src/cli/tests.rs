@@ -444,7 +444,10 @@ fn families_and_services() {
     assert_eq!(run("pasta -4 -6").families, Families::V6Only);
     assert_eq!(run("pasta -64").families, Families::V4Only);
     let services = run("pasta --no-icmp").services;
-    assert!(!services.icmp && !services.ndp && services.dhcp);
+    assert!(!services.icmp && !services.ndp && services.dhcp && services.multicast);
+    assert!(
+        !run("passt --no-multicast").services.multicast && !run("pasta --no-multicast").services.multicast
+    );
 
     let config = run("pasta --splice-only -D 10.0.0.1");
     let options = config.pasta().unwrap();

@@ -3,7 +3,7 @@
 use passt_engine::link::stream;
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, msg, namespace, netlink, socket, tun};
+use passt_sys::{dgram, groups, msg, namespace, netlink, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
@@ -29,6 +29,9 @@ const COMMON: &[&[Call]] = &[
 const PASTA: &[&[Call]] =
     &[dgram::WISHES, forward::CALLS, protocols::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
 
+/// Multicast groups, whose sockets come and go.
+const GROUPS: &[&[Call]] = &[groups::CALLS, protocols::groups::CALLS];
+
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
@@ -41,7 +44,8 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
-    [COMMON, mode, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
+    let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
+    [COMMON, mode, groups, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
 }
 
 /// Has the kernel refuse all others, for good.

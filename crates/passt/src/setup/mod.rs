@@ -97,6 +97,12 @@ impl Setup {
                 }
             }),
         };
+        for (net, template, family) in
+            [(&nets.v4, &host.v4, &mut guest.v4), (&nets.v6, &host.v6, &mut guest.v6)]
+        {
+            let joins = net.is_some() && config.services.multicast && config.services.udp;
+            family.groups = template.as_ref().filter(|_| joins).map(|template| template.link.index);
+        }
         (guest.v4.off, guest.v6.off) = (!config.families.v4(), !config.families.v6());
         let dns = dns::servers(config, host, resolv, &mut guest, &mut warnings);
         for (net, family) in [(&mut nets.v4, &guest.v4), (&mut nets.v6, &guest.v6)] {
@@ -286,6 +292,7 @@ impl Net {
             dns_forward: addr(&config.dns.forward),
             dns_host: addr(&config.dns.host),
             dns_scope: None,
+            groups: None,
             off: false,
             outbound: addr(&config.host.outbound),
             assigned: self.assigned(),

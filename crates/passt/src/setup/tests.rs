@@ -139,6 +139,13 @@ fn odd_templates() {
     let (setup, _) = Setup::new(&config("passt"), &linked, &resolv("")).unwrap();
     assert_eq!(network(&setup)[1], "2001:db8::2/64 fe80::7 2001:db8::1 fe80::7");
     assert_eq!(setup.guest.scope, 7);
+    assert_eq!((setup.guest.v4.groups, setup.guest.v6.groups), (Some(7), Some(7)));
+    for args in ["passt --no-multicast", "passt --no-udp"] {
+        let (setup, _) = Setup::new(&config(args), &linked, &resolv("")).unwrap();
+        assert_eq!((setup.guest.v4.groups, setup.guest.v6.groups), (None, None), "{args}");
+    }
+    let (setup, _) = Setup::new(&config("passt -4"), &linked, &resolv("")).unwrap();
+    assert_eq!((setup.guest.v4.groups, setup.guest.v6.groups), (Some(7), None));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::addr::{Addr, Endpoint, Mac};
 use crate::drop::DropReason;
 use crate::wire::complaint::Complaint;
 use crate::wire::ip::{Marks, Packet, protocol};
-use crate::wire::{ethernet, icmp, ipv4, ipv6, tcp, udp};
+use crate::wire::{ethernet, icmp, ipv4, ipv6, membership, tcp, udp};
 
 /// What a frame is. All ranges and offsets are those of the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,17 @@ pub enum Class {
         /// Hop limit.
         hop_limit: u8,
         /// The ICMPv6 message from its type on.
+        message: Range<usize>,
+    },
+    /// A message about multicast groups: IGMP, or MLD.
+    Membership {
+        /// Source, for IGMP perhaps unspecified.
+        src: Addr,
+        /// Destination.
+        dst: Addr,
+        /// Time to live or hop limit.
+        ttl: u8,
+        /// The message from its type on.
         message: Range<usize>,
     },
     /// A datagram to a DHCP server.
@@ -89,6 +100,7 @@ impl Class {
         match self {
             Self::Arp { .. } => None,
             Self::Ndp { src, .. }
+            | Self::Membership { src, .. }
             | Self::Tcp { src, .. }
             | Self::Echo { src, .. }
             | Self::Complaint { src, .. } => Some(src),
@@ -110,6 +122,7 @@ impl Class {
             }
             Self::Complaint { .. } => return self,
             Self::Ndp { message: range, .. }
+            | Self::Membership { message: range, .. }
             | Self::Tcp { payload: range, .. }
             | Self::Echo { payload: range, .. }
             | Self::Dhcp(Datagram { payload: range, .. })
@@ -196,6 +209,11 @@ fn network(head: &[u8], packet: Packet) -> Result<Class, DropReason> {
         (protocol::TCP, _) => segment(body, packet),
         (protocol::UDP, _) => datagram(body, packet),
         (protocol::ICMP, true) => icmp_v4(body, packet),
+        (protocol::IGMP, true) => Ok(membership(packet)),
+        (protocol::ICMPV6, false) if body.first().is_some_and(|&kind| membership::is_mld(kind)) => {
+            // RFC 3810, section 5.
+            membership::has_alert(head).then(|| membership(packet)).ok_or(DropReason::GroupInvalid)
+        }
         (protocol::ICMPV6, false) => icmp_v6(body, packet),
         _ => Err(DropReason::IpProtocol),
     }
@@ -214,6 +232,11 @@ fn addresses(packet: &Packet) -> Result<(), DropReason> {
         return Err(DropReason::Loopback);
     }
     Ok(())
+}
+
+fn membership(packet: Packet) -> Class {
+    let message = range(packet, 0, packet.len);
+    Class::Membership { src: packet.src, dst: packet.dst, ttl: packet.marks.ttl, message }
 }
 
 fn segment(body: &[u8], packet: Packet) -> Result<Class, DropReason> {

@@ -12,6 +12,9 @@ impl fmt::Display for Class {
             Self::Ndp { src, dst, message, .. } => {
                 write!(f, "neighbour discovery {src} to {dst}, {} bytes", message.len())
             }
+            Self::Membership { src, dst, message, .. } => {
+                write!(f, "group membership {src} to {dst}, {} bytes", message.len())
+            }
             Self::Dhcp(datagram) => write!(f, "DHCP {datagram}"),
             Self::Dhcpv6(datagram) => write!(f, "DHCPv6 {datagram}"),
             Self::Udp(datagram) => write!(f, "UDP {datagram}"),

@@ -96,8 +96,9 @@ fn echo_requests() {
     assert_eq!(classify_all(&frame), Ok(expected));
     let reply = raw_frame(&path(V4.0, V4.1), protocol::ICMP, &[0; 9]);
     assert_eq!(classify_all(&reply), Err(DropReason::IcmpType));
+    // That of a listener has options for routers in front of it.
     let listener_report = raw_frame(&path(V6.0, V6.1), protocol::ICMPV6, &[143; 8]);
-    assert_eq!(classify_all(&listener_report), Err(DropReason::IcmpType));
+    assert_eq!(classify_all(&listener_report), Err(DropReason::GroupInvalid));
 }
 
 /// An error of the guest's about a datagram that it got, and what follows it in the frame.
@@ -186,7 +187,7 @@ fn bad_headers() {
         (&v4, 17, 19, DropReason::IpLength),
         (&v4, 20, 0x20, DropReason::Fragment),
         (&v4, 21, 1, DropReason::Fragment),
-        (&v4, 23, 2, DropReason::IpProtocol),
+        (&v4, 23, 132, DropReason::IpProtocol),
         (&v4, 23, 58, DropReason::IpProtocol),
         (&v4, 39, 13, DropReason::UdpLength),
         (&v4, 39, 7, DropReason::UdpLength),
@@ -258,6 +259,7 @@ fn priority_tags() {
         | Class::Echo { payload: range, .. }
         | Class::Dhcp(Datagram { payload: range, .. })
         | Class::Dhcpv6(Datagram { payload: range, .. })
+        | Class::Membership { message: range, .. }
         | Class::Udp(Datagram { payload: range, .. }) => frame[range].to_vec(),
         Class::Complaint { complaint, .. } => complaint.to_string().into_bytes(),
     };
@@ -323,7 +325,7 @@ proptest! {
         let range = match classify(head, frame.len()) {
             Ok(Class::Tcp { payload, .. } | Class::Echo { payload, .. }) => payload,
             Ok(Class::Udp(d) | Class::Dhcp(d) | Class::Dhcpv6(d)) => d.payload,
-            Ok(Class::Ndp { message, .. }) => message,
+            Ok(Class::Ndp { message, .. } | Class::Membership { message, .. }) => message,
             Ok(Class::Arp { offset }) => offset..offset,
             Ok(Class::Complaint { .. }) |
             Err(_) => 0..0,

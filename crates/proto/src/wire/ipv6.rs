@@ -14,7 +14,8 @@ use crate::drop::DropReason;
 /// Bytes of the fixed header, the only one we send.
 pub const LEN: usize = 40;
 
-const HOP_BY_HOP: u8 = 0;
+/// Next header: options for every router.
+pub const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 pub(super) const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;

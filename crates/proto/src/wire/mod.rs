@@ -19,6 +19,7 @@ pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod membership;
 pub mod ndp;
 pub mod offload;
 pub mod report;

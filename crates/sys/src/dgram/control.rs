@@ -71,7 +71,7 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
 #[derive(Clone, Copy)]
 #[repr(align(8))]
 pub(super) struct CmsgBuffer {
-    pub(super) bytes: [u8; 128],
+    pub(super) bytes: [u8; 160],
     pub(super) len: usize,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct CmsgBuffer {
 pub(super) const CMSG_HEADER: usize = size_of::<usize>() + 8;
 
 impl CmsgBuffer {
-    pub(super) const EMPTY: Self = Self { bytes: [0; 128], len: 0 };
+    pub(super) const EMPTY: Self = Self { bytes: [0; 160], len: 0 };
 
     /// Appends one message; the few that we send always fit.
     pub(super) fn push(&mut self, level: i32, kind: i32, data: &[u8]) {

@@ -93,6 +93,8 @@ pub struct Received {
     /// The address that it was sent to, if asked for by [`want_destination`]; for a broadcast to
     /// a network, our address there.
     pub destination: Option<IpAddr>,
+    /// For a broadcast to a network, the address that it was sent to.
+    pub broadcast: Option<Ipv4Addr>,
     /// Time to live or hop limit, if asked for by [`want_marks`].
     pub ttl: Option<u8>,
     /// Traffic class, as in [`Envelope`]; zero if not asked for.
@@ -192,6 +194,12 @@ pub fn mapped(addr: SocketAddr) -> SocketAddr {
         SocketAddr::V4(a) => SocketAddrV6::new(a.ip().to_ipv6_mapped(), a.port(), 0, 0).into(),
         SocketAddr::V6(_) => addr,
     }
+}
+
+/// An address in the kernel's layout, and how many of these bytes it has.
+pub(crate) fn name_bytes(addr: SocketAddr) -> ([u8; size_of::<libc::sockaddr_in6>()], usize) {
+    let name = SocketName::from(addr);
+    (name.bytes, name.len as usize)
 }
 
 /// Receives one message into `into` without waiting.
@@ -317,10 +325,11 @@ pub fn want_room(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, ROOM)
 }
 
-/// Messages are to come with the address that they were sent to.
+/// Messages are to come with the address that they were sent to. A socket of both families needs to
+/// be told for IPv4, too, to know broadcasts to a network.
 pub fn want_destination(fd: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     if v6 {
-        return set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1i32);
+        set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1i32)?;
     }
     set(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1i32)
 }
@@ -383,8 +392,15 @@ fn header(name: &mut SocketName, control: &mut CmsgBuffer, vecs: &[libc::iovec])
 
 impl Received {
     fn new(len: usize, name: &SocketName, control: &CmsgBuffer) -> Self {
-        let mut received =
-            Self { len, segment: 0, source: name.get(), destination: None, ttl: None, traffic_class: 0 };
+        let mut received = Self {
+            len,
+            segment: 0,
+            source: name.get(),
+            destination: None,
+            broadcast: None,
+            ttl: None,
+            traffic_class: 0,
+        };
         for (level, kind, data) in control.messages() {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
@@ -392,14 +408,19 @@ impl Received {
                     received.segment = u16::try_from(size).unwrap_or(0);
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    received.destination = data.first_chunk().map(destination_v4);
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let addr = data.first_chunk::<16>();
-                    received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
+                    let to = data.first_chunk().map(destination_v4);
+                    received.destination = to.map(|(addr, _)| addr);
+                    received.broadcast = to.and_then(|(_, broadcast)| broadcast);
                 }
                 (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                    received.ttl = number(data);
+                    let ttl = data.first_chunk().map(|&b| i32::from_ne_bytes(b));
+                    received.ttl = ttl.and_then(|ttl| u8::try_from(ttl).ok());
+                }
+                // A socket of both families is told the same of IPv4 in two ways, of which this one
+                // has less.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if received.destination.is_none() => {
+                    let addr = data.first_chunk::<16>();
+                    received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
                 }
                 // A single byte.
                 (libc::IPPROTO_IP, libc::IP_TOS) => {
@@ -420,12 +441,16 @@ fn number(data: &[u8]) -> Option<u8> {
     data.first_chunk().and_then(|&bytes| u8::try_from(i32::from_ne_bytes(bytes)).ok())
 }
 
-/// The destination from `struct in_pktinfo`: interface, local address, address in the header.
-fn destination_v4(info: &[u8; 12]) -> IpAddr {
+/// The destination from `struct in_pktinfo`: interface, local address, address in the header; and
+/// that in the header if it is a network's broadcast address: what is for us alone goes to our own
+/// (`fib_compute_spec_dst()` of Linux).
+fn destination_v4(info: &[u8; 12]) -> (IpAddr, Option<Ipv4Addr>) {
     let &[_, _, _, _, l0, l1, l2, l3, a0, a1, a2, a3] = info;
-    let header = Ipv4Addr::new(a0, a1, a2, a3);
-    let group = header.is_multicast() || header.is_broadcast();
-    if group { header } else { Ipv4Addr::new(l0, l1, l2, l3) }.into()
+    let (local, header) = (Ipv4Addr::new(l0, l1, l2, l3), Ipv4Addr::new(a0, a1, a2, a3));
+    if header.is_multicast() || header.is_broadcast() {
+        return (header.into(), None);
+    }
+    (local.into(), (header != local && !local.is_unspecified()).then_some(header))
 }
 
 impl Failure {

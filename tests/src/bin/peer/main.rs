@@ -4,6 +4,7 @@
 mod bare;
 mod flood;
 mod freeze;
+mod groups;
 mod icmp;
 mod keep;
 mod lacking;
@@ -77,6 +78,10 @@ fn main() -> Result<()> {
         ["udp-many", to, count] => udp::many(to, count.parse()?),
         ["udp-spray", to, count] => udp::spray(to, count.parse()?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
+        ["group", at, interface] => groups::listen(at, interface),
+        ["group-say", to, interface, from, ttl, text] => {
+            say(&groups::say_to(to, interface, from.parse()?, ttl.parse()?, text)?)
+        }
         ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
         ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),

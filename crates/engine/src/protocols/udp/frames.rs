@@ -27,7 +27,7 @@ const MAX_DATAGRAMS: usize = 64;
 impl Udp {
     /// Sends the datagrams in the inbox at `messages`, all of one flow, in super-frames
     /// where the link takes them, in fragments where they exceed the guest's MTU.
-    pub(super) fn send_frames<L: Link>(
+    pub(crate) fn send_frames<L: Link>(
         &mut self,
         core: &mut Core<L>,
         path: &Path,

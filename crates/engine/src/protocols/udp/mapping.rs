@@ -17,7 +17,7 @@ use std::sync::Arc;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
-use passt_sys::dgram;
+use passt_sys::{dgram, groups};
 use rustix::net::{SocketType, sockopt};
 
 use super::super::facts;
@@ -128,6 +128,17 @@ impl Mappings {
         Ok(number)
     }
 
+    /// Has what goes to groups leave by the interface that is the guest's network on the host.
+    pub(super) fn leave_by<L>(&self, core: &Core<L>, number: u32, remote: Addr) {
+        if let Some(interface) = core.guest.family(remote).groups
+            && remote.ip().is_multicast()
+            && let Some(mapping) = self.open.get(&number)
+        {
+            // One that is gone is not the one to leave by.
+            let _ = groups::leave_by(mapping.fd.as_fd(), !remote.is_v4(), interface);
+        }
+    }
+
     /// A flow to `remote` begins that uses a mapping.
     pub(super) fn join(&mut self, number: u32, guest: Addr, remote: Remote) {
         let Some(mapping) = self.open.get_mut(&number) else { return };
@@ -162,6 +173,12 @@ impl Mappings {
         self.by_origin.remove(&mapping.origin);
         self.by_port.remove(&(mapping.port, number));
         self.open.remove(&number);
+    }
+
+    /// Whether there is one at this port of the host, for peers of the family of `like`.
+    pub(crate) fn has(&self, port: u16, like: Addr) -> bool {
+        let mut at_port = self.by_port.range((port, 0)..=(port, u32::MAX));
+        at_port.any(|(_, number)| self.open.get(number).is_some_and(|m| m.origin.v4 == like.is_v4()))
     }
 
     /// The mapping at this port of the host that hears `peer`, if one does.

@@ -279,6 +279,7 @@ fn way_out<L: Link>(
     let to = side.socket_addr(side.remote);
     let mapped = |number| Sockets::Shared(Shared::new(Which::Mapping(number), to, None));
     if let Some(number) = mappings.find(core, key, side) {
+        mappings.leave_by(core, number, side.remote.addr);
         return Ok(mapped(number));
     }
     // What comes back to a listening socket is known by who it is from: it may be somebody else to
@@ -294,7 +295,9 @@ fn way_out<L: Link>(
         return Ok(Sockets::Shared(Shared::new(Which::Listener(number), listener.form(to), from)));
     }
     let mapping = Mapping::open(core, &ports.ours, key, side)?;
-    Ok(mapped(mappings.insert(core, mapping)?))
+    let number = mappings.insert(core, mapping)?;
+    mappings.leave_by(core, number, side.remote.addr);
+    Ok(mapped(number))
 }
 
 /// Whether the guest knows whoever answers from `side` as the one that it sent to. A group does not
