@@ -12,7 +12,7 @@ const MDNS6: &str = "[ff02::fb]:5353";
 /// No protocol's.
 const OTHER: &str = "239.1.2.3:6100";
 
-fn started<'n>(net: &'n Net, options: &str) -> Guest {
+fn started(net: &Net, options: &str) -> Guest {
     net.pasta(User::Normal).with(&format!("--config-net -t none -u none -T none -U none {options}")).start()
 }
 

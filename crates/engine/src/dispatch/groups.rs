@@ -117,7 +117,7 @@ impl<L: Link> Engine<L> {
     }
 
     /// Passes on what is in the inbox at `messages` if it came through a listening socket to a
-    /// group or to all of a network; whether it did.
+    /// group or to all of a network; whether it did. What bypasses the link has flows.
     pub(super) fn came_to_many(&mut self, number: u32, first: &Received, messages: Range<usize>) -> bool {
         let broadcast = first.broadcast.map(Addr::from);
         let group = first.destination.map(Addr::from).filter(|to| to.is_group());
@@ -127,6 +127,9 @@ impl<L: Link> Engine<L> {
         else {
             return false;
         };
+        if self.ctx.core.guest.past_link(source.ip().into(), to, None).is_some() {
+            return false;
+        }
         let to = Endpoint::new(to, listener.target_port);
         if let Err(reason) = self.share(source, to, first, messages.clone()) {
             self.not_shared(reason, messages);

@@ -31,7 +31,6 @@ pub(crate) fn listen(at: &str, interface: &str) -> Result<()> {
         let mut into = Scatter::new();
         into.push(&mut buffer);
         let Ok(received) = dgram::receive(fd.as_fd(), &into) else { continue };
-        drop(into);
         let source = received.source.context("a source")?;
         let to = received.broadcast.map(IpAddr::from).or(received.destination).context("a destination")?;
         let text = String::from_utf8_lossy(&buffer[..received.len]).into_owned();
