@@ -10,7 +10,7 @@ use passt_proto::drop::DropReason;
 use passt_proto::reassembly::{Map, PACKETS, Place, Reassembly, Verdict};
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::fragment::Part;
-use passt_proto::wire::ip::Packet;
+use passt_proto::wire::ip::{Marks, Packet};
 
 /// What is kept in a place.
 #[derive(Default)]
@@ -89,7 +89,7 @@ fn packet(kind: u8) -> Packet {
     } else {
         (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into(), Ipv6Addr::LOCALHOST.into())
     };
-    let (is_atomic, dont_fragment) = (kind & 1 != 0, false);
+    let is_atomic = kind & 1 != 0;
     let protocol = if kind & 2 == 0 { 17 } else { 1 };
-    Packet { src, dst, protocol, ttl: 64, offset: 20, len: 0, is_atomic, dont_fragment }
+    Packet { src, dst, protocol, marks: Marks::USUAL, offset: 20, len: 0, is_atomic }
 }

@@ -45,7 +45,7 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         splice: Splice::new(),
         udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
         echo: Echo::new(u32::try_from(b >> 32).unwrap_or(0)),
-        groups: Groups::new(guest, *secrets, now)?,
+        groups: Groups::new(guest, *secrets, now),
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };

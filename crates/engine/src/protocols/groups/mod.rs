@@ -14,8 +14,6 @@
 mod recent;
 mod socket;
 
-use std::io;
-
 use arrayvec::ArrayVec;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
@@ -55,18 +53,21 @@ pub struct Groups {
     sockets: Box<[Option<GroupSocket>]>,
     /// What was sent to groups a moment ago.
     pub(crate) recent: Recent,
+    /// When one of the memberships has something to do.
+    due: Option<Instant>,
 }
 
 impl Groups {
-    pub(crate) fn new(guest: &Configured, secrets: [u64; 4], now: Instant) -> io::Result<Self> {
+    pub(crate) fn new(guest: &Configured, secrets: [u64; 4], now: Instant) -> Self {
         let mut groups = Self {
             memberships: Box::default(),
             members: Box::default(),
             sockets: (0..MOST).map(|_| None).collect(),
             recent: Recent::new(secrets),
+            due: None,
         };
         groups.greet(guest, now);
-        Ok(groups)
+        groups
     }
 
     /// Has the guest asked at once, as at the start.
@@ -76,6 +77,11 @@ impl Groups {
                 membership.greet(now);
             }
         }
+        self.look_ahead();
+    }
+
+    fn look_ahead(&mut self) {
+        self.due = self.memberships.iter().filter_map(Membership::due).min();
     }
 
     /// Whether the host is a member of any group.
@@ -85,22 +91,29 @@ impl Groups {
     }
 
     /// When there is something to do.
+    #[inline]
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.memberships.iter().filter_map(Membership::due).min()
+        self.due
     }
 
     /// Does what is due.
+    #[inline]
     pub(crate) fn run<L: Link>(&mut self, ctx: &mut Context<L>) {
-        let now = ctx.core.now;
-        if self.due().is_none_or(|due| due > now) {
-            return;
+        if self.due.is_some_and(|due| due <= ctx.core.now) {
+            self.go_on(ctx);
         }
+    }
+
+    #[cold]
+    fn go_on<L: Link>(&mut self, ctx: &mut Context<L>) {
+        let now = ctx.core.now;
         for v4 in [true, false] {
             if self.membership_mut(v4).expire(now) {
                 self.follow(ctx, v4);
             }
             self.ask(&mut ctx.core, v4);
         }
+        self.look_ahead();
     }
 
     /// Asks the guest what is due.
@@ -148,7 +161,7 @@ impl Groups {
         let over = self.membership_mut(dst.is_v4()).report(report, core.now);
         ctx.core.dropped_all(DropReason::GroupLimit, over);
         self.follow(ctx, dst.is_v4());
-        self.run(ctx);
+        self.go_on(ctx);
         Ok(())
     }
 
