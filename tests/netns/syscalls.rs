@@ -245,8 +245,10 @@ const OUTBOUND: &str = "--outbound-if4 eth0 --outbound-if6 eth0";
 const SOMETIMES: [&str; 2] = ["clock_gettime", "ioctl"];
 
 /// What only other machines ask for: `SO_PEEK_OFF` is for kernels that have it for TCP, a change of
-/// congestion control for one that paces, `F_GETPIPE_SZ` for a user that has many pipes.
-const OTHER_MACHINES: [Choice; 3] = [option::SO_PEEK_OFF, option::TCP_CONGESTION, &[(1, 1032)]];
+/// congestion control for one that paces, `F_GETPIPE_SZ` for a user that has many pipes,
+/// `SO_REUSEPORT` for a rule that comes to a port which the guest sends from.
+const OTHER_MACHINES: [Choice; 4] =
+    [option::SO_PEEK_OFF, option::TCP_CONGESTION, &[(1, 1032)], option::SO_REUSEPORT];
 
 fn compare(made: &Made, declared: &[Call], most: usize) {
     let (called, allowed) = (made.iter().map(|(name, _)| name.clone()).collect::<Names>(), names(declared));

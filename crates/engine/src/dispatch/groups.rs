@@ -185,14 +185,12 @@ impl<L: Link> Engine<L> {
                 return true;
             }
         }
-        let port = source.port;
         let own = groups.own_address(to.addr);
         let family = core.guest.family(source.addr);
         let is_hosts = [own, family.outbound].contains(&Some(source.addr))
             || own.is_none() && family.assigned.contains(&source.addr);
-        is_hosts
-            && (self.common.udp.mappings.has(port, source.addr)
-                || self.ctx.ports.listeners.at_port(port, source.addr).is_some())
+        self.common.udp.mappings.sends_from(source, is_hosts)
+            || is_hosts && self.ctx.ports.listeners.at_port(source.port, source.addr).is_some()
     }
 }
 

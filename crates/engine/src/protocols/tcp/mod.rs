@@ -50,7 +50,9 @@ pub const CALLS: &[Call] = &[
         Sysno::setsockopt,
         &[
             option::IP_TOS,
+            option::IP_TTL,
             option::IPV6_TCLASS,
+            option::IPV6_UNICAST_HOPS,
             option::SO_KEEPALIVE,
             option::SO_LINGER,
             option::SO_OOBINLINE,

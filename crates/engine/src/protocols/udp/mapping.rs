@@ -53,6 +53,8 @@ pub(crate) struct Mapping {
     to_groups: usize,
     /// The guest's address in the last flow that began.
     guest: Addr,
+    /// The host's address that what goes to many hosts comes from.
+    own: Option<Addr>,
     /// The flow that the last datagrams came to: the next ones probably do as well.
     pub(crate) latest: Option<Handle>,
     /// The kernel joined the last datagrams (`UDP_GRO`): it is likely to do so again.
@@ -128,8 +130,14 @@ impl Mappings {
         Ok(number)
     }
 
-    /// Has what goes to groups leave by the interface that is the guest's network on the host.
-    pub(super) fn leave_by<L>(&self, core: &Core<L>, number: u32, remote: Addr) {
+    /// Prepares for a flow to many hosts: what goes to groups leaves by the interface that is the
+    /// guest's network on the host, and its address is known when it comes back.
+    pub(super) fn prepare_for_many<L>(&mut self, core: &Core<L>, number: u32, side: &HostSide) {
+        let remote = side.remote.addr;
+        let own = own_address(core, side);
+        if let Some(mapping) = self.open.get_mut(&number) {
+            mapping.own = own;
+        }
         if let Some(interface) = core.guest.family(remote).groups
             && remote.ip().is_multicast()
             && let Some(mapping) = self.open.get(&number)
@@ -175,10 +183,14 @@ impl Mappings {
         self.open.remove(&number);
     }
 
-    /// Whether there is one at this port of the host, for peers of the family of `like`.
-    pub(crate) fn has(&self, port: u16, like: Addr) -> bool {
-        let mut at_port = self.by_port.range((port, 0)..=(port, u32::MAX));
-        at_port.any(|(_, number)| self.open.get(number).is_some_and(|m| m.origin.v4 == like.is_v4()))
+    /// Whether what goes to many hosts from this port and address of the host comes from one of
+    /// these; of an address that is `known` to be the host's the port says it.
+    pub(crate) fn sends_from(&self, source: Endpoint, known: bool) -> bool {
+        let is_it = |mapping: &Mapping| {
+            mapping.origin.v4 == source.addr.is_v4() && (known || mapping.own == Some(source.addr))
+        };
+        let mut at_port = self.by_port.range((source.port, 0)..=(source.port, u32::MAX));
+        at_port.any(|(_, number)| self.open.get(number).is_some_and(is_it))
     }
 
     /// The mapping at this port of the host that hears `peer`, if one does.
@@ -223,6 +235,7 @@ impl Mapping {
             flows: 0,
             to_groups: 0,
             guest: key.guest.addr,
+            own: None,
             latest: None,
             joined: false,
             dont_fragment: DontFragment::default(),
@@ -254,6 +267,16 @@ impl Origin {
             local: side.remote.addr.is_loopback() && is_bound,
         }
     }
+}
+
+/// The address that the kernel sends from to a group, or to all hosts of a network.
+fn own_address<L>(core: &Core<L>, side: &HostSide) -> Option<Addr> {
+    let fd = socket(core, SocketType::DGRAM, None, side.remote.addr, side.bind).ok()?;
+    if side.remote.addr.is_v4() {
+        sockopt::set_socket_broadcast(&fd, true).ok()?;
+    }
+    rustix::net::connect(&fd, &side.socket_addr(side.remote)).ok()?;
+    facts::local(&fd).map(|at| at.addr)
 }
 
 /// Whether this is an address that the guest was assigned, or its link-local one.

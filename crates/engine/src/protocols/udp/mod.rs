@@ -279,7 +279,9 @@ fn way_out<L: Link>(
     let to = side.socket_addr(side.remote);
     let mapped = |number| Sockets::Shared(Shared::new(Which::Mapping(number), to, None));
     if let Some(number) = mappings.find(core, key, side) {
-        mappings.leave_by(core, number, side.remote.addr);
+        if is_many(core, side.remote.addr) {
+            mappings.prepare_for_many(core, number, side);
+        }
         return Ok(mapped(number));
     }
     // What comes back to a listening socket is known by who it is from: it may be somebody else to
@@ -296,7 +298,9 @@ fn way_out<L: Link>(
     }
     let mapping = Mapping::open(core, &ports.ours, key, side)?;
     let number = mappings.insert(core, mapping)?;
-    mappings.leave_by(core, number, side.remote.addr);
+    if is_many(core, side.remote.addr) {
+        mappings.prepare_for_many(core, number, side);
+    }
     Ok(mapped(number))
 }
 
