@@ -246,9 +246,16 @@ const SOMETIMES: [&str; 2] = ["clock_gettime", "ioctl"];
 
 /// What only other machines ask for: `SO_PEEK_OFF` is for kernels that have it for TCP, a change of
 /// congestion control for one that paces, `F_GETPIPE_SZ` for a user that has many pipes,
-/// `SO_REUSEPORT` for a rule that comes to a port which the guest sends from.
-const OTHER_MACHINES: [Choice; 4] =
-    [option::SO_PEEK_OFF, option::TCP_CONGESTION, &[(1, 1032)], option::SO_REUSEPORT];
+/// `SO_REUSEPORT` for a rule that comes to a port which the guest sends from, a time to live for
+/// connections that have another than usual (`icmp_errors` has some).
+const OTHER_MACHINES: [Choice; 6] = [
+    option::SO_PEEK_OFF,
+    option::TCP_CONGESTION,
+    &[(1, 1032)],
+    option::SO_REUSEPORT,
+    option::IP_TTL,
+    option::IPV6_UNICAST_HOPS,
+];
 
 fn compare(made: &Made, declared: &[Call], most: usize) {
     let (called, allowed) = (made.iter().map(|(name, _)| name.clone()).collect::<Names>(), names(declared));
