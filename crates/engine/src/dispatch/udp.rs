@@ -10,6 +10,7 @@ use passt_proto::classify::Datagram;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Guest;
 use passt_proto::wire::offload::Offload;
+use passt_sys::alloc;
 use passt_sys::dgram::{self, Received};
 use rustix::event::epoll::EventFlags;
 
@@ -109,7 +110,8 @@ impl<L: Link> Engine<L> {
 
     /// A flow for a datagram of the guest that belongs to none.
     fn open_udp(&mut self, key: Key, datagram: &Datagram) -> Result<Handle, DropReason> {
-        if self.flows.is_full() {
+        // A port of the guest's takes memory, of which a sealed process gets no more.
+        if self.flows.is_full() || !alloc::has_room() {
             return Err(DropReason::TableFull);
         }
         let apart = self.with_other_addresses(&key).next().is_some();
@@ -303,6 +305,9 @@ impl<L: Link> Engine<L> {
         own: Endpoint,
         source: SocketAddr,
     ) -> Result<Handle, DropReason> {
+        if !alloc::has_room() {
+            return Err(DropReason::TableFull);
+        }
         let key = seen_from(&self.ctx.core.guest, own, source.into()).ok_or(DropReason::Unmapped)?;
         if self.flows.find(&key).is_some() {
             // Two hosts that look the same to the guest cannot both be served.
