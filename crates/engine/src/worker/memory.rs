@@ -49,7 +49,7 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };
-    let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
+    let (fragments, reply) = (Box::new(Fragments::new()?), vec![0; REPLY_ROOM].into());
     Ok(Engine { ctx, flows, common, fragments, protocols: *protocols, reply })
 }
 

@@ -57,11 +57,20 @@ pub struct Groups {
     due: Option<Instant>,
 }
 
+/// A value that is too large for the stack of a process with little of it: made on another.
+fn off_the_stack<T: Default + Send>() -> Box<T> {
+    let made = std::thread::scope(|scope| {
+        let maker = std::thread::Builder::new().stack_size(1 << 20);
+        maker.spawn_scoped(scope, Box::<T>::default).ok().and_then(|thread| thread.join().ok())
+    });
+    made.unwrap_or_default()
+}
+
 impl Groups {
     pub(crate) fn new(guest: &Configured, secrets: [u64; 4], now: Instant) -> Self {
         let mut groups = Self {
-            memberships: Box::default(),
-            members: Box::default(),
+            memberships: off_the_stack(),
+            members: off_the_stack(),
             sockets: (0..MOST).map(|_| None).collect(),
             recent: Recent::new(secrets),
             due: None,
