@@ -62,7 +62,7 @@ pub struct Engine<L> {
     /// What those of each protocol share.
     pub common: Common,
     /// Packets of the guest that come in fragments.
-    pub(crate) fragments: Box<Fragments>,
+    pub(crate) fragments: Fragments,
     /// Protocols that are on.
     pub protocols: Protocols,
     /// Room for what responders answer.

@@ -36,7 +36,7 @@ const MIN_FLOWS: usize = 256;
 type Reserved = (Table<Flow>, Pools, Slack);
 
 /// An engine with memory for as many flows as there may be, or as there is memory for.
-pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Engine<L>> {
+pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Box<Engine<L>>> {
     let (flows, pools, slack) = reserve(options, now)?;
     let EngineOptions { services, guest, outbound, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
@@ -49,8 +49,8 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
     let ctx = Context { core, ports: Ports::new(*max_flows) };
-    let (fragments, reply) = (Box::new(Fragments::new()?), vec![0; REPLY_ROOM].into());
-    Ok(Engine { ctx, flows, common, fragments, protocols: *protocols, reply })
+    let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
+    Ok(Box::new(Engine { ctx, flows, common, fragments, protocols: *protocols, reply }))
 }
 
 fn reserve(options: &EngineOptions, now: Instant) -> io::Result<Reserved> {

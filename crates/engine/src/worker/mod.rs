@@ -40,7 +40,8 @@ const EVENTS: usize = 64;
 /// An engine and what keeps it going, with what all workers have in common, which is done by this
 /// one.
 pub struct Worker<L> {
-    engine: Engine<L>,
+    // Large, and moved about before it runs: on the heap.
+    engine: Box<Engine<L>>,
     process: Process,
 }
 
@@ -105,7 +106,7 @@ impl<L: Link> Worker<L> {
     /// told what it would have been told at the start.
     pub fn greet(&mut self) -> io::Result<()> {
         self.process.greet(self.engine.ctx.core.now);
-        let Engine { ctx, common, .. } = &mut self.engine;
+        let Engine { ctx, common, .. } = &mut *self.engine;
         common.groups.greet(&ctx.core.guest.configured, ctx.core.now);
         self.engine.follow_link()?;
         self.engine.ctx.core.watch_link()
@@ -149,7 +150,7 @@ impl<L: Link> Worker<L> {
 
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let Engine { ctx: Context { core, ports }, common, fragments, .. } = &self.engine;
+        let Engine { ctx: Context { core, ports }, common, fragments, .. } = &*self.engine;
         let resumes = !core.waiting.is_empty() && !core.link.is_congested();
         if resumes || !core.ready.is_empty() || common.tcp.has_late() {
             return Some(core.now);

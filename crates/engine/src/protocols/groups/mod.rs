@@ -47,9 +47,9 @@ const RETRY: Duration = Duration::from_secs(10);
 /// What there is of groups.
 pub struct Groups {
     /// Those of the guest, in IPv4 and IPv6.
-    memberships: Box<[Membership; 2]>,
+    memberships: [Box<Membership>; 2],
     /// Those that the host is a member of.
-    members: Box<ArrayVec<Member, MOST>>,
+    members: Vec<Member>,
     sockets: Box<[Option<GroupSocket>]>,
     /// What was sent to groups a moment ago.
     pub(crate) recent: Recent,
@@ -57,20 +57,11 @@ pub struct Groups {
     due: Option<Instant>,
 }
 
-/// A value that is too large for the stack of a process with little of it: made on another.
-fn off_the_stack<T: Default + Send>() -> Box<T> {
-    let made = std::thread::scope(|scope| {
-        let maker = std::thread::Builder::new().stack_size(1 << 20);
-        maker.spawn_scoped(scope, Box::<T>::default).ok().and_then(|thread| thread.join().ok())
-    });
-    made.unwrap_or_default()
-}
-
 impl Groups {
     pub(crate) fn new(guest: &Configured, secrets: [u64; 4], now: Instant) -> Self {
         let mut groups = Self {
-            memberships: off_the_stack(),
-            members: off_the_stack(),
+            memberships: [Box::default(), Box::default()],
+            members: Vec::with_capacity(MOST),
             sockets: (0..MOST).map(|_| None).collect(),
             recent: Recent::new(secrets),
             due: None,
@@ -81,7 +72,7 @@ impl Groups {
 
     /// Has the guest asked at once, as at the start.
     pub(crate) fn greet(&mut self, guest: &Configured, now: Instant) {
-        for (family, membership) in [&guest.v4, &guest.v6].into_iter().zip(&mut *self.memberships) {
+        for (family, membership) in [&guest.v4, &guest.v6].into_iter().zip(&mut self.memberships) {
             if family.groups.is_some() {
                 membership.greet(now);
             }
@@ -90,7 +81,7 @@ impl Groups {
     }
 
     fn look_ahead(&mut self) {
-        self.due = self.memberships.iter().filter_map(Membership::due).min();
+        self.due = self.memberships.iter().filter_map(|membership| membership.due()).min();
     }
 
     /// Whether the host is a member of any group.
@@ -144,12 +135,12 @@ impl Groups {
     }
 
     fn membership(&self, v4: bool) -> &Membership {
-        let [of_v4, of_v6] = &*self.memberships;
+        let [of_v4, of_v6] = &self.memberships;
         if v4 { of_v4 } else { of_v6 }
     }
 
     fn membership_mut(&mut self, v4: bool) -> &mut Membership {
-        let [of_v4, of_v6] = &mut *self.memberships;
+        let [of_v4, of_v6] = &mut self.memberships;
         if v4 { of_v4 } else { of_v6 }
     }
 
@@ -177,7 +168,7 @@ impl Groups {
     /// Has the host's membership follow the guest's.
     fn follow<L: Link>(&mut self, ctx: &mut Context<L>, v4: bool) {
         let Self { memberships, members, sockets, .. } = self;
-        let [of_v4, of_v6] = &**memberships;
+        let [of_v4, of_v6] = &*memberships;
         let membership = if v4 { of_v4 } else { of_v6 };
         let stays = |group: Addr| group.is_v4() != v4 || membership.filter(group).is_some();
         members.retain(|member| {
