@@ -7,18 +7,15 @@ mod guest;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use common::{free_port, open, pattern, rule};
+use common::{free_port, open, pattern, rule, send_joined};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, server};
 use passt_engine::flow::Protocol;
 use passt_engine::link::Caps;
 use passt_proto::classify::{Class, classify};
 use passt_proto::seq::Seq;
 use passt_proto::wire::tcp::Segment;
-use passt_sys::dgram::{self, Envelope, Outgoing};
-use passt_sys::iovec::Gather;
 
 fn set(guest: &mut Guest, caps: Caps) {
     guest.worker.context().core.link.caps = caps;
@@ -26,12 +23,8 @@ fn set(guest: &mut Guest, caps: Caps) {
 
 /// Two messages of three datagrams each, which their kernel keeps joined.
 fn send_twice(from: &UdpSocket) {
-    let payload = pattern(3000);
     for _ in 0..2 {
-        let mut data = Gather::new();
-        data.push(&payload);
-        let cut = Outgoing { first: 0, buffers: 1, segment: 1000 };
-        dgram::send(from.as_fd(), &data, &[cut], &Envelope::default(), true).unwrap();
+        send_joined(from, &pattern(3000), 1000, None);
     }
 }
 

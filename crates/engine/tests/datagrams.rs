@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, free_port, pattern};
+use common::{addr, free_port, may_ping, pattern, send_joined};
 use guest::{Guest, OFFLOAD, PLAIN, ip_addr, names, server};
 use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
@@ -295,16 +295,7 @@ fn joined_datagrams_stay_joined() {
         [(3000, 1000), (60_000, 1400), (50, 0), (5000, 1200), (9000, 4000), (65_490, 1250), (65_507, 1250)];
     for (len, segment) in cases {
         let payload = pattern(len);
-        let mut data = Gather::new();
-        data.push(&payload);
-        dgram::send(
-            server.as_fd(),
-            &data,
-            &[Outgoing { first: 0, buffers: 1, segment }],
-            &Envelope::default(),
-            true,
-        )
-        .unwrap();
+        send_joined(&server, &payload, segment, None);
         guest.frames = 0;
         let mut all = guest.receive();
         // What is too long for the loopback device is cut there.
@@ -329,25 +320,11 @@ fn joined_datagrams_keep_their_flow() {
     server.connect(from).unwrap();
     let payload = pattern(1000);
     for second in 0..200 {
-        let mut data = Gather::new();
-        data.push(&payload);
-        let joined = [Outgoing { first: 0, buffers: 1, segment: 500 }];
-        dgram::send(server.as_fd(), &data, &joined, &Envelope::default(), true).unwrap();
+        send_joined(&server, &payload, 500, None);
         assert_eq!(guest.receive().len(), 2, "after {second} s");
         guest.now = guest.now + Duration::from_secs(1);
         guest.turn();
     }
-}
-
-/// Opens a ping socket; where that is not allowed, in a network of the thread's own.
-fn may_ping() -> std::io::Result<()> {
-    let socket = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP));
-    if socket().is_ok() {
-        return Ok(());
-    }
-    common::own_network()?;
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
-    Ok(socket().map(drop)?)
 }
 
 /// Pings of the gateway are answered by the host with the guest's identifier.

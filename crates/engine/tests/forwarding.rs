@@ -7,10 +7,9 @@ mod guest;
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, free_port, ip, own_addresses, own_network, pattern, rule};
+use common::{addr, free_port, ip, own_addresses, own_network, pattern, rule, send_joined};
 use guest::{Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::flow::Protocol;
 use passt_engine::forward::rule::{PortRange, Rule};
@@ -22,8 +21,6 @@ use passt_proto::seq::Seq;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
-use passt_sys::dgram::{self, Envelope, Outgoing};
-use passt_sys::iovec::Gather;
 use passt_testing::skip;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -40,16 +37,7 @@ fn each_datagram_without_a_flow_is_counted() {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(("127.0.0.1", port)).unwrap();
     let payload = pattern(9_500);
-    let mut data = Gather::new();
-    data.push(&payload);
-    dgram::send(
-        client.as_fd(),
-        &data,
-        &[Outgoing { first: 0, buffers: 1, segment: 1000 }],
-        &Envelope::default(),
-        true,
-    )
-    .unwrap();
+    send_joined(&client, &payload, 1000, None);
     client.send(b"one more").unwrap();
     assert!(guest.receive().is_empty());
     assert_eq!(guest.worker.drops(DropReason::TableFull), 11);
@@ -198,16 +186,12 @@ fn answers_leave_from_where_the_peer_was_heard() {
         assert_ne!(own.port(), port, "the forwarded port is taken");
         let segment = if joined { 500 } else { 0 };
         let payload = pattern(if joined { 1500 } else { 9 });
-        let mut data = Gather::new();
-        data.push(&payload);
         for to in [own.port(), port, own.port(), port, port, own.port(), own.port()] {
-            let (to, one) = (SocketAddr::new(own.ip(), to), [Outgoing { first: 0, buffers: 1, segment }]);
-            dgram::send(peer.as_fd(), &data, &one, &Envelope { to: Some(to), ..Envelope::default() }, true)
-                .unwrap();
+            send_joined(&peer, &payload, segment, Some(SocketAddr::new(own.ip(), to)));
             assert_eq!(guest.receive().len(), if joined { 3 } else { 1 });
             guest.send(true, (port, peer_port), b"!");
             let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
-            assert_eq!(from, to, "{joined}");
+            assert_eq!(from, SocketAddr::new(own.ip(), to), "{joined}");
         }
         assert_eq!(guest.worker.flow_count(), 1);
     }

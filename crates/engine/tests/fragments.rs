@@ -10,7 +10,7 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{addr, pattern};
+use common::{addr, may_ping, pattern};
 use guest::{Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::link::Caps;
 use passt_engine::link::channel::Packet;
@@ -25,7 +25,6 @@ use passt_proto::wire::ip::protocol;
 use passt_proto::wire::tcp::{Flags, Segment};
 use passt_testing::skip;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-use rustix::net::{AddressFamily, SocketType, ipproto};
 
 /// The frame of a part of a packet's payload.
 fn frame(path: &Path, protocol: u8, id: u32, part: &Fragment, body: &[u8]) -> Vec<u8> {
@@ -142,17 +141,6 @@ fn packets_whose_fragments_are_mixed() {
             assert!(buffer[..1400] == [id; 1400]);
         }
     }
-}
-
-/// Opens a ping socket; where that is not allowed, in a network of the thread's own.
-fn may_ping() -> std::io::Result<()> {
-    let socket = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP));
-    if socket().is_ok() {
-        return Ok(());
-    }
-    common::own_network()?;
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
-    Ok(socket().map(drop)?)
 }
 
 /// Pings of every size are answered, in fragments again.

@@ -12,14 +12,14 @@ use std::time::Duration;
 use passt_engine::flow::Side;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Bypass;
-use passt_sys::dgram::{self, Envelope, Outgoing};
-use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::dgram;
+use passt_sys::iovec::Scatter;
 use passt_sys::namespace::Resident;
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use bypass::{Engine, LOOPBACKS, client, socket};
-use common::{free_port, own_limits, own_network, pattern, usual_limits};
+use common::{free_port, own_limits, own_network, pattern, send_joined, usual_limits};
 use passt_testing::skip;
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -180,8 +180,6 @@ fn batches_and_joined_datagrams() {
     let client = engine.client_of(Side::Host, &server, "127.0.0.1");
     dgram::want_joined(client.as_fd()).unwrap();
     let payload = pattern(30_500);
-    let mut data = Gather::new();
-    data.push(&payload);
     let mut buffer = vec![0; 65_536];
     let mut joined = |socket: &UdpSocket| {
         let mut into = Scatter::new();
@@ -190,26 +188,12 @@ fn batches_and_joined_datagrams() {
         assert!(buffer[..message.len] == payload);
         (message.segment, message.source.unwrap())
     };
-    dgram::send(
-        client.as_fd(),
-        &data,
-        &[Outgoing { first: 0, buffers: 1, segment: 1000 }],
-        &Envelope::default(),
-        true,
-    )
-    .unwrap();
+    send_joined(&client, &payload, 1000, None);
     engine.turn();
     let (segment, from) = joined(&server);
     assert_eq!(segment, 1000);
     server.connect(from).unwrap();
-    dgram::send(
-        server.as_fd(),
-        &data,
-        &[Outgoing { first: 0, buffers: 1, segment: 1200 }],
-        &Envelope::default(),
-        true,
-    )
-    .unwrap();
+    send_joined(&server, &payload, 1200, None);
     engine.turn();
     assert_eq!(joined(&client).0, 1200);
 

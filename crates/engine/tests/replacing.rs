@@ -436,6 +436,12 @@ fn a_service_comes_while_a_plan_is_applied() {
 #[test]
 fn sockets_that_were_to_be_closed_are_taken_over() {
     let Some(_alone) = network() else { return };
+    // All of them are closed in one turn where the thread in the namespace has something to tell.
+    assert!((0..20).any(|_| some_are_taken_over()));
+}
+
+/// False if none was left to be taken over.
+fn some_are_taken_over() -> bool {
     let mut worker = between();
     worker.prepare_to_follow().unwrap();
     let mut now = Instant::from_millis(1000);
@@ -450,8 +456,9 @@ fn sockets_that_were_to_be_closed_are_taken_over() {
     now = now + Duration::from_secs(2);
     worker.turn(now).unwrap();
     let left = open(&mut worker);
-    assert!((1..100).contains(&left), "{left} are left");
+    assert!(left < 100, "none is closed");
     change(&mut worker, &[Change::Delete(auto), Change::Add(fixed)]);
     after(&mut worker, &mut now, 2000);
     assert_eq!(open(&mut worker), 100);
+    left > 0
 }

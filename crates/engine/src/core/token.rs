@@ -23,8 +23,8 @@ pub enum Token {
     Second(Handle),
     /// A listening socket, by its number.
     Listener(u32),
-    /// The socket that a UDP port of the guest has on the host, by its number.
-    Mapping(u32),
+    /// The socket that a UDP port of the guest has on the host.
+    Mapping(Handle),
     /// A socket of a multicast group, by its number.
     Group(u32),
     /// The thread in the guest's namespace has done something.
@@ -44,7 +44,7 @@ impl Token {
             Self::Second(handle) => (2, handle.index, handle.generation),
             Self::Listener(number) => (3, 0, number),
             Self::Inside => (5, 0, 0),
-            Self::Mapping(number) => (6, 0, number),
+            Self::Mapping(handle) => (6, handle.index, handle.generation),
             Self::Group(number) => (7, 0, number),
             Self::External(number) => (4, 0, number),
         };
@@ -67,7 +67,7 @@ impl Token {
             2 => Self::Second(handle),
             3 => Self::Listener(low),
             5 => Self::Inside,
-            6 => Self::Mapping(low),
+            6 => Self::Mapping(handle),
             7 => Self::Group(low),
             _ => Self::External(low),
         }
@@ -83,7 +83,7 @@ mod tests {
         let links = [Token::Link(0), Token::Link(1), Token::Link(u32::MAX)];
         let others =
             [Token::Listener(7), Token::Listener(u32::MAX), Token::Inside, Token::External(u32::MAX)];
-        let others = others.into_iter().chain([Token::Mapping(0), Token::Mapping(u32::MAX), Token::Group(3)]);
+        let others = others.into_iter().chain([Token::Group(3)]);
         for token in links.into_iter().chain(others) {
             assert_eq!(Token::decode(token.encode()), token);
         }
@@ -93,7 +93,7 @@ mod tests {
             let around = (0..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]);
             for generation in around.chain([u32::MAX - 1, u32::MAX]) {
                 let handle = Handle { index, generation };
-                for token in [Token::Flow(handle), Token::Second(handle)] {
+                for token in [Token::Flow(handle), Token::Second(handle), Token::Mapping(handle)] {
                     assert_eq!(Token::decode(token.encode()), token);
                 }
             }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
 use std::{io, iter};
 
 use passt_proto::addr::{Addr, Endpoint};
@@ -10,7 +9,6 @@ use passt_proto::classify::Datagram;
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Guest;
 use passt_proto::wire::offload::Offload;
-use passt_sys::alloc;
 use passt_sys::dgram::{self, Received};
 use rustix::event::epoll::EventFlags;
 
@@ -19,11 +17,13 @@ use crate::core::readiness::has_taken;
 use crate::core::{Payload, Station};
 use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
+use crate::forward::{Context, Ports};
 use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
-use crate::protocols::udp::{self, Shared, UdpFlow, Which};
+use crate::protocols::udp::mapping::Mapping;
+use crate::protocols::udp::{self, Shared, Udp, UdpFlow, Which};
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
@@ -110,8 +110,7 @@ impl<L: Link> Engine<L> {
 
     /// A flow for a datagram of the guest that belongs to none.
     fn open_udp(&mut self, key: Key, datagram: &Datagram) -> Result<Handle, DropReason> {
-        // A port of the guest's takes memory, of which a sealed process gets no more.
-        if self.flows.is_full() || !alloc::has_room() {
+        if self.flows.is_full() {
             return Err(DropReason::TableFull);
         }
         let apart = self.with_other_addresses(&key).next().is_some();
@@ -130,57 +129,67 @@ impl<L: Link> Engine<L> {
     /// Adds a flow to the table and its socket to the loop.
     fn insert_udp(&mut self, key: Key, flow: UdpFlow) -> Result<Handle, DropReason> {
         let due = self.common.udp.first_timeout(self.ctx.core.now);
-        let mapping = flow.mapping();
-        let inserted = self.insert(key, Flow::Udp(flow), due);
-        match inserted.map(|handle| self.flows.get(handle)) {
-            Ok(Some((key, Flow::Udp(flow)))) => self.common.udp.begun(key.guest.addr, flow),
-            _ => self.common.udp.unused(mapping),
+        if self.flows.is_full() || !self.common.udp.begun(key.guest.addr, &flow) {
+            self.common.udp.unused(&flow);
+            return Err(DropReason::TableFull);
         }
-        inserted
+        self.insert(key, Flow::Udp(flow), due)
     }
 
     /// The socket that a port of the guest has on the host has something to tell.
-    pub(crate) fn mapping_event(&mut self, number: u32, events: EventFlags) {
-        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(Which::Mapping(number), None);
+    pub(crate) fn mapping_event(&mut self, mapping: Handle, events: EventFlags) {
+        let socket = Which::Mapping(mapping);
+        let mut taken = events.contains(EventFlags::ERR) && self.shared_errors(socket, None);
         if events.contains(EventFlags::IN) {
-            let received = self.receive_mapped(number);
+            let received = self.receive_mapped(mapping);
             taken |= has_taken(&received, events);
         }
-        if self.common.udp.mappings.get(number).is_some_and(|mapping| mapping.futile.note(taken)) {
+        if self.common.udp.mappings.get(mapping).is_some_and(|mapping| mapping.futile.note(taken)) {
             self.ctx.core.dropped(DropReason::Socket);
-            self.end_datagrams(|flow| flow.mapping() == Some(number));
+            self.end_datagrams(|flow| flow.mapping() == Some(mapping));
         }
     }
 
     /// Passes on what arrived at a mapping. What stays is reported by the kernel again.
-    fn receive_mapped(&mut self, number: u32) -> io::Result<()> {
-        let Some(mapping) = self.common.udp.mappings.get(number) else { return Ok(()) };
-        let (fd, mut joined) = (Arc::clone(&mapping.fd), mapping.joined);
+    fn receive_mapped(&mut self, mapping: Handle) -> io::Result<()> {
         for _ in 0..BURST {
-            joined = joined && self.receive_joined(number, fd.as_fd())?;
+            let Some(known) = self.common.udp.mappings.get(mapping) else { return Ok(()) };
+            if !known.joined {
+                break;
+            }
+            let joined = self.receive_joined(mapping)?;
+            self.note_joined(mapping, joined);
         }
-        if !joined {
-            let count = self.ctx.core.inbox.receive(fd.as_fd())?;
-            let inbox = &self.ctx.core.inbox;
-            joined = (0..count).any(|index| inbox.size(index).is_some_and(|(_, segment)| segment != 0));
-            self.received(Which::Mapping(number), count);
-        }
-        if let Some(mapping) = self.common.udp.mappings.get_mut(number) {
+        let Some(known) = self.common.udp.mappings.get(mapping).filter(|mapping| !mapping.joined) else {
+            return Ok(());
+        };
+        let Some(fd) = known.fd() else { return Ok(()) };
+        let count = self.ctx.core.inbox.receive(fd)?;
+        let inbox = &self.ctx.core.inbox;
+        let joined = (0..count).any(|index| inbox.size(index).is_some_and(|(_, segment)| segment != 0));
+        self.received(Which::Mapping(mapping), count);
+        self.note_joined(mapping, joined);
+        Ok(())
+    }
+
+    fn note_joined(&mut self, mapping: Handle, joined: bool) {
+        if let Some(mapping) = self.common.udp.mappings.get_mut(mapping) {
             mapping.joined = joined;
         }
-        Ok(())
     }
 
     /// Passes on a message of joined datagrams. False if the next one is of another kind, or nobody
     /// is there for it.
-    fn receive_joined(&mut self, number: u32, fd: BorrowedFd<'_>) -> io::Result<bool> {
-        let ahead = dgram::peek(fd)?;
-        let Ok(handle) = self.comes_to(Which::Mapping(number), ahead.source, ahead.destination) else {
+    fn receive_joined(&mut self, mapping: Handle) -> io::Result<bool> {
+        let fd = self.common.udp.mappings.get(mapping).and_then(Mapping::fd);
+        let Some(ahead) = fd.map(dgram::peek).transpose()? else { return Ok(false) };
+        let Ok(handle) = self.comes_to(Which::Mapping(mapping), ahead.source, ahead.destination) else {
             return Ok(false);
         };
-        let Self { ctx, flows, .. } = self;
-        match flows.get_mut(handle) {
-            Some((key, Flow::Udp(flow))) if key.via == Via::Link => {
+        let Self { ctx, flows, common, .. } = self;
+        let fd = common.udp.mappings.get(mapping).and_then(Mapping::fd);
+        match (flows.get_mut(handle), fd) {
+            (Some((key, Flow::Udp(flow))), Some(fd)) if key.via == Via::Link => {
                 flow.received_joined(ctx, (handle, key), fd, &ahead)
             }
             _ => Ok(false),
@@ -237,57 +246,55 @@ impl<L: Link> Engine<L> {
     ) -> Result<Handle, DropReason> {
         let source = source.ok_or(DropReason::Socket)?;
         let (port, listener) = match socket {
-            Which::Mapping(number) => {
-                let mapping = self.common.udp.mappings.get(number).ok_or(DropReason::NoFlow)?;
-                if let Some(handle) = mapping.latest.filter(|&handle| self.is_with(handle, source.into())) {
+            Which::Mapping(mapping) => {
+                let known = self.common.udp.mappings.get(mapping).ok_or(DropReason::NoFlow)?;
+                if let Some(handle) = known.latest.filter(|&handle| self.is_with(handle, source.into())) {
                     return Ok(handle);
                 }
-                if let Some(found) = self.mapped(number, source) {
-                    return found;
-                }
-                let mapping = self.common.udp.mappings.get(number).ok_or(DropReason::NoFlow)?;
-                let listeners = &self.ctx.ports.listeners;
-                (mapping.port(), listeners.at_port(mapping.port(), source.ip().into()))
+                let port = known.port();
+                (port, self.ctx.ports.listeners.at_port(port, source.ip().into()))
             }
             Which::Listener(number) => (self.ctx.ports.listeners.host_port(number), Some(number)),
         };
-        let beside = self.common.udp.mappings.permitting(port, source.ip().into());
-        if let Some(found) = beside.and_then(|number| self.mapped(number, source)) {
-            return found;
+        let own = self.common.udp.mappings.permitting(port, source.ip().into());
+        if let Some((mapping, own)) = own {
+            return self.mapped(mapping, own, source);
         }
         self.inbound(listener.ok_or(DropReason::NoFlow)?, source, destination)
     }
 
-    /// The flow of what `source` sent to the mapping `number`, a new one if need be; `None` if it
-    /// may not answer there.
-    fn mapped(&mut self, number: u32, source: SocketAddr) -> Option<Result<Handle, DropReason>> {
-        let remote = Endpoint::from(source);
-        let own = self.common.udp.mappings.permitted(number, remote.addr)?;
-        let found = match self.known(Which::Mapping(number), remote) {
+    /// The flow of what `source` sent to a mapping, which the guest at `own` hears; a new one if
+    /// need be.
+    fn mapped(&mut self, mapping: Handle, own: Endpoint, source: SocketAddr) -> Result<Handle, DropReason> {
+        let found = match self.known_to(own, source.into()) {
             Some(handle) => Ok(handle),
-            None => self.answer_from_elsewhere(number, own, source),
+            None => self.answer_from_elsewhere(mapping, own, source),
         };
-        if let Some(mapping) = self.common.udp.mappings.get_mut(number) {
+        if let Some(mapping) = self.common.udp.mappings.get_mut(mapping) {
             mapping.latest = found.ok();
         }
-        Some(found)
+        found
+    }
+
+    /// The flow of the guest at `own`, or at another of its addresses, with a peer.
+    fn known_to(&self, own: Endpoint, remote: Endpoint) -> Option<Handle> {
+        let guest = &self.ctx.core.guest;
+        let addresses = iter::once(own.addr).chain(guest.other_addresses(own.addr));
+        let mut keys = addresses.filter_map(|addr| seen_from(guest, Endpoint { addr, ..own }, remote));
+        keys.find_map(|key| self.flows.find(&key).filter(|&handle| self.is_with(handle, remote)))
     }
 
     /// The flow with a peer through a socket that is not connected, if there is one.
     fn known(&self, socket: Which, remote: Endpoint) -> Option<Handle> {
-        let guest = &self.ctx.core.guest;
-        let find = |key| self.flows.find(&key).filter(|&handle| self.is_with(handle, remote));
         match socket {
             Which::Listener(number) => {
                 let listener = self.ctx.ports.listeners.get(number)?;
-                let (key, across) = listener.route(guest, remote, remote.addr).ok()?;
-                if across.is_none() { find(key) } else { None }
+                let (key, across) = listener.route(&self.ctx.core.guest, remote, remote.addr).ok()?;
+                let handle = self.flows.find(&key).filter(|_| across.is_none())?;
+                self.is_with(handle, remote).then_some(handle)
             }
-            Which::Mapping(number) => {
-                let own = self.common.udp.mappings.permitted(number, remote.addr)?;
-                let addresses = iter::once(own.addr).chain(guest.other_addresses(own.addr));
-                let keys = addresses.filter_map(|addr| seen_from(guest, Endpoint { addr, ..own }, remote));
-                { keys }.find_map(find)
+            Which::Mapping(mapping) => {
+                self.known_to(self.common.udp.mappings.permitted(mapping, remote.addr)?, remote)
             }
         }
     }
@@ -301,24 +308,21 @@ impl<L: Link> Engine<L> {
     /// sent to.
     fn answer_from_elsewhere(
         &mut self,
-        number: u32,
+        mapping: Handle,
         own: Endpoint,
         source: SocketAddr,
     ) -> Result<Handle, DropReason> {
-        if !alloc::has_room() {
-            return Err(DropReason::TableFull);
-        }
         let key = seen_from(&self.ctx.core.guest, own, source.into()).ok_or(DropReason::Unmapped)?;
         if self.flows.find(&key).is_some() {
             // Two hosts that look the same to the guest cannot both be served.
             return Err(DropReason::Unmapped);
         }
-        self.make_room(Some(InboundClass::Udp), number)?;
+        self.make_room(Some(InboundClass::Udp), mapping.index)?;
         let station = Station::of(&self.ctx.core.guest.learnt, key.guest.addr);
-        let shared = Shared::new(Which::Mapping(number), source, None);
+        let shared = Shared::new(Which::Mapping(mapping), source, None);
         let flow = UdpFlow::through(shared, source.into(), station, self.ctx.core.now);
         let handle = self.insert_udp(key, flow)?;
-        self.ctx.ports.inbound.begun(handle.index, InboundClass::Udp, number, self.ctx.core.now);
+        self.ctx.ports.inbound.begun(handle.index, InboundClass::Udp, mapping.index, self.ctx.core.now);
         Ok(handle)
     }
 
@@ -427,15 +431,12 @@ impl<L: Link> Engine<L> {
     /// there were any. Of what the kernel itself refused it does not tell the port in IPv4: that was
     /// for `refused`.
     pub(super) fn shared_errors(&mut self, socket: Which, refused: Option<Endpoint>) -> bool {
-        let fd = match socket {
-            Which::Listener(number) => self.ctx.ports.listeners.get(number).map(|listener| &listener.fd),
-            Which::Mapping(number) => self.common.udp.mappings.get(number).map(|mapping| &mapping.fd),
-        };
-        let Some(fd) = fd.map(Arc::clone) else { return true };
         let quote = Quote::new(&mut self.ctx.core);
         let mut taken = false;
         for _ in 0..BURST {
-            let Some((failure, payload)) = quote.receive(&mut self.ctx.core, fd.as_fd()) else { break };
+            let Context { core, ports } = &mut self.ctx;
+            let Some(fd) = socket_fd(ports, &self.common.udp, socket) else { break };
+            let Some((failure, payload)) = quote.receive(core, fd) else { break };
             taken = true;
             let peer = failure.destination.map(Endpoint::from);
             let peer = refused.filter(|refused| peer.is_some_and(|peer| is_about(peer, *refused))).or(peer);
@@ -445,7 +446,16 @@ impl<L: Link> Engine<L> {
             }
         }
         quote.give_back(&mut self.ctx.core);
-        taken || socket_error(&fd).is_some()
+        let fd = socket_fd(&self.ctx.ports, &self.common.udp, socket);
+        taken || fd.is_none_or(|fd| socket_error(fd).is_some())
+    }
+}
+
+/// A socket that is not connected, unless it was closed.
+fn socket_fd<'a>(ports: &'a Ports, udp: &'a Udp, socket: Which) -> Option<BorrowedFd<'a>> {
+    match socket {
+        Which::Listener(number) => Some(ports.listeners.get(number)?.fd.as_fd()),
+        Which::Mapping(mapping) => udp.mappings.get(mapping)?.fd(),
     }
 }
 

@@ -53,17 +53,17 @@ impl Listing {
         }
     }
 
-    /// Adds the services there are now, but for sockets whose inode is one of `ours`.
+    /// Adds the services there are now, but for sockets that are `ours`.
     pub(super) fn read(
         &mut self,
         interest: Interest,
         inbox: &mut Inbox,
-        ours: impl Fn(u64) -> bool,
+        ours: impl Fn(&Service, u64) -> bool,
         services: &mut Vec<Service>,
     ) -> io::Result<()> {
         let mut found = |service: Service, inode: u64| {
             // There is memory for so many.
-            if service.port != 0 && !ours(inode) && services.len() < services.capacity() {
+            if service.port != 0 && !ours(&service, inode) && services.len() < services.capacity() {
                 services.push(service);
             }
         };
@@ -370,7 +370,7 @@ mod tests {
         for source in &mut sources {
             for _ in 0..2 {
                 let mut services = Vec::with_capacity(1000);
-                source.read(BOTH, &mut inbox, |_| false, &mut services).unwrap();
+                source.read(BOTH, &mut inbox, |_, _| false, &mut services).unwrap();
                 let told = |protocol, at: SocketAddr| {
                     services.iter().any(|s| {
                         (s.protocol, s.addr, s.port) == (protocol, at.ip().into(), at.port())
@@ -399,7 +399,7 @@ mod tests {
         let mut source = Listing::open().unwrap();
         let mut services = Vec::with_capacity(1000);
         let own = inode(&ours);
-        source.read(BOTH, &mut Inbox::new(), |inode| inode == own, &mut services).unwrap();
+        source.read(BOTH, &mut Inbox::new(), |_, inode| inode == own, &mut services).unwrap();
         let at_port: Vec<Addr> = services.iter().filter(|s| s.port == port).map(|s| s.addr).collect();
         assert_eq!(at_port, [Ipv4Addr::new(127, 0, 0, 7).into()], "descriptor {}", theirs.as_raw_fd());
     }

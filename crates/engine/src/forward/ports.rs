@@ -62,7 +62,7 @@ pub struct Ports {
 
 impl Ports {
     /// None yet, for a table of so many flows.
-    pub(crate) fn new(max_flows: usize) -> Self {
+    pub(crate) fn new(max_flows: usize, ours: Ours) -> Self {
         let pressure = Pressure::new();
         Self {
             listeners: Listeners::default(),
@@ -71,15 +71,13 @@ impl Ports {
             pressure,
             lacking: false,
             supply: None,
-            ours: Ours::default(),
+            ours,
         }
     }
 
-    /// Notes sockets here from now on.
-    pub(crate) fn follow(&mut self, ours: Ours) {
-        if self.supply.is_some() {
-            ours.may_follow();
-        }
+    /// Notes sockets here from now on; none was noted before.
+    pub(crate) fn note_in(&mut self, ours: Ours) {
+        ours.take_over(&self.ours);
         self.ours = ours;
     }
 
@@ -122,7 +120,6 @@ impl<L: Link> Context<L> {
     pub(crate) fn enter(&mut self, supply: Option<Supply>) -> io::Result<()> {
         if let Some(supply) = &supply {
             self.core.watch(supply, Token::Inside, EventFlags::IN | EventFlags::ET)?;
-            self.ports.ours.may_follow();
         }
         self.ports.supply = supply;
         Ok(())

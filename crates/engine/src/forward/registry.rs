@@ -5,38 +5,60 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use passt_sys::dgram;
+use passt_sys::{alloc, dgram};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::listener::Listener;
 use super::table::{Entry, Place, RuleId};
 
-/// Sockets of ours that are bound to a port and not connected, in use or not yet. The kernel tells by
-/// inodes what listens, and none of ours is a service to be followed. Those of ports that the guest
-/// sends from make room for a listening socket at the same port. Locked for moments, where such
-/// sockets are opened and closed, and once a second where services are looked at.
+/// Sockets of ours that are bound to a port and not connected, in use or not yet. None of ours is a
+/// service to be followed: listening ones are known by their inodes, as the kernel tells these, and
+/// those of ports that the guest sends from by their ports. The latter make room for a listening
+/// socket at the same port. Locked for moments, where such sockets are opened and closed, and once a
+/// second where services are looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ours(Arc<Mutex<Noted>>);
 
 #[derive(Debug, Default)]
 struct Noted {
     inodes: HashSet<u64>,
-    /// Whether somebody may ask what listens.
-    may_follow: bool,
-    /// Those that share, by their ports on the host.
-    sharing: BTreeMap<u16, Vec<Sharing>>,
+    senders: Senders,
+}
+
+/// Sockets of ports that the guest sends from. They come and go with traffic, which allocates
+/// nothing: places are reserved, and memory of closed ones is used again.
+#[derive(Debug, Default)]
+struct Senders {
+    places: Vec<Option<Sharing>>,
+    free: Vec<u32>,
+    spare: Vec<Arc<SenderSocket>>,
+    /// How many have each port of the host, in IPv4 and IPv6.
+    ports: [Vec<u8>; 2],
 }
 
 #[derive(Clone, Debug)]
 struct Sharing {
-    socket: Weak<Socket>,
+    socket: Arc<SenderSocket>,
+    port: u16,
     v6: bool,
 }
 
-/// A socket that is noted, such as a listening one, which rules can have one after the other.
+/// Memory of a socket, which has one while it is in use.
+#[derive(Debug, Default)]
+struct SenderSocket(Option<OwnedFd>);
+
+/// The socket of a port that the guest sends from.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    socket: Option<Arc<SenderSocket>>,
+    place: u32,
+    ours: Ours,
+}
+
+/// A listening socket itself, which rules can have one after the other.
 #[derive(Debug)]
 pub(crate) struct Socket {
     // Closed before it is forgotten: fields go in this order.
@@ -47,43 +69,41 @@ pub(crate) struct Socket {
 /// That a socket is noted.
 #[derive(Debug)]
 struct Note {
-    inode: Option<u64>,
-    /// The port that it shares.
-    port: Option<u16>,
+    inode: u64,
     ours: Ours,
 }
 
 impl Ours {
+    /// Reserves memory for so many ports that the guest sends from.
+    pub(crate) fn reserve(&self, senders: usize) -> io::Result<()> {
+        self.all().senders = Senders::new(senders)?;
+        Ok(())
+    }
+
+    /// Takes over what was reserved for `others`, of which there is none yet.
+    pub(super) fn take_over(&self, others: &Self) {
+        let senders = std::mem::take(&mut others.all().senders);
+        self.all().senders = senders;
+    }
+
     /// Notes a socket, before it listens.
     pub(super) fn note(&self, fd: OwnedFd) -> io::Result<Socket> {
-        let inode = self.note_inode(&fd)?;
-        Ok(Socket { fd, _note: Note { inode: Some(inode), port: None, ours: self.clone() } })
-    }
-
-    fn note_inode(&self, fd: &OwnedFd) -> io::Result<u64> {
-        let inode = rustix::fs::fstat(fd)?.st_ino;
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
         self.all().inodes.insert(inode);
-        Ok(inode)
+        Ok(Socket { fd, _note: Note { inode, ours: self.clone() } })
     }
 
-    /// From now on somebody may ask what listens, where there is a namespace.
-    pub(super) fn may_follow(&self) {
-        self.all().may_follow = true;
+    /// Notes a socket, of IPv6 or IPv4, that is bound to this port of the host and shares it. An
+    /// error (`ENOBUFS`) where there are too many.
+    pub(crate) fn note_sender(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Sender> {
+        let (place, socket) = self.all().senders.add(fd, port, v6).ok_or(Errno::NOBUFS)?;
+        Ok(Sender { socket: Some(socket), place, ours: self.clone() })
     }
 
-    /// Notes a socket, of IPv6 or IPv4, that is bound to this port of the host, and shares it.
-    pub(crate) fn note_sharing(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Arc<Socket>> {
-        let may_follow = self.all().may_follow;
-        let inode = if may_follow { Some(self.note_inode(&fd)?) } else { None };
-        let socket = Arc::new(Socket { fd, _note: Note { inode, port: Some(port), ours: self.clone() } });
-        let sharing = Sharing { socket: Arc::downgrade(&socket), v6 };
-        self.all().sharing.entry(port).or_default().push(sharing);
-        Ok(socket)
-    }
-
-    /// Whether the socket with this inode is one of these.
-    pub(super) fn is_ours(&self, inode: u64) -> bool {
-        self.all().inodes.contains(&inode)
+    /// Whether the socket with this inode is one of these, or one of the host's at this port of UDP.
+    pub(super) fn is_ours(&self, inode: u64, udp: Option<(u16, bool)>) -> bool {
+        let all = self.all();
+        all.inodes.contains(&inode) || udp.is_some_and(|(port, v6)| all.senders.has(port, v6))
     }
 
     /// Binds `socket` to `at`, together with those of ours that share this port. Others can't have
@@ -94,20 +114,20 @@ impl Ours {
             Err(error @ Errno::ADDRINUSE) => error,
             bound => return Ok(bound?),
         };
-        let sharing = self.all().sharing.get(&at.port()).cloned().unwrap_or_default();
-        let sharing: Vec<_> =
-            sharing.iter().filter_map(|other| Some((other.socket.upgrade()?, other.v6))).collect();
-        if sharing.is_empty() {
+        let sharing = self.all().senders.at(at.port());
+        let all = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
+        if all().next().is_none() {
             return Err(taken.into());
         }
-        let all = || sharing.iter().map(|(other, _)| &**other).chain([socket]);
-        let agree = |agree| all().try_for_each(|one| sockopt::set_socket_reuseport(one, agree));
+        let agree = |agree| {
+            all().chain([socket.as_fd()]).try_for_each(|one| sockopt::set_socket_reuseport(one, agree))
+        };
         let bound = agree(true).and_then(|()| rustix::net::bind(socket, at));
         agree(false)?;
         bound?;
         // What comes to the others is passed on by where it was sent to.
-        for (other, v6) in &sharing {
-            dgram::want_destination(other.as_fd(), *v6)?;
+        for Sharing { socket, v6, .. } in &sharing {
+            socket.0.as_ref().map_or(Ok(()), |fd| dgram::want_destination(fd.as_fd(), *v6))?;
         }
         Ok(())
     }
@@ -117,20 +137,91 @@ impl Ours {
     }
 }
 
+impl Senders {
+    /// Those that are there from the start.
+    const SPARE: usize = 64;
+
+    fn new(most: usize) -> io::Result<Self> {
+        let ports = || alloc::zeroed(usize::from(u16::MAX) + 1);
+        let mut spare: Vec<Arc<SenderSocket>> = alloc::reserved(most)?;
+        spare.extend((0..Self::SPARE.min(most)).map(|_| Arc::default()));
+        Ok(Self {
+            places: alloc::reserved(most)?,
+            free: alloc::reserved(most)?,
+            spare,
+            ports: [ports()?, ports()?],
+        })
+    }
+
+    fn add(&mut self, fd: OwnedFd, port: u16, v6: bool) -> Option<(u32, Arc<SenderSocket>)> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None if self.places.len() < self.places.capacity() => {
+                self.places.push(None);
+                u32::try_from(self.places.len() - 1).ok()?
+            }
+            None => return None,
+        };
+        // More at once than ever before: memory that stays.
+        let more = || alloc::has_room().then(Arc::default);
+        let socket = self.spare.pop().or_else(more).and_then(|mut socket| {
+            Arc::get_mut(&mut socket)?.0 = Some(fd);
+            Some(socket)
+        });
+        let Some(socket) = socket else {
+            self.free.push(place);
+            return None;
+        };
+        *self.places.get_mut(place as usize)? = Some(Sharing { socket: Arc::clone(&socket), port, v6 });
+        let count = self.ports[usize::from(v6)].get_mut(usize::from(port))?;
+        *count = count.saturating_add(1);
+        Some((place, socket))
+    }
+
+    fn remove(&mut self, place: u32, mut socket: Arc<SenderSocket>) {
+        let Some(sharing) = self.places.get_mut(place as usize).and_then(Option::take) else { return };
+        self.free.push(place);
+        if let Some(count) = self.ports[usize::from(sharing.v6)].get_mut(usize::from(sharing.port)) {
+            *count = count.saturating_sub(1);
+        }
+        drop(sharing);
+        // Somebody may just be sharing its port: it is closed when that is done.
+        if let Some(memory) = Arc::get_mut(&mut socket) {
+            memory.0 = None;
+            self.spare.push(socket);
+        }
+    }
+
+    fn has(&self, port: u16, v6: bool) -> bool {
+        self.ports[usize::from(v6)].get(usize::from(port)).is_some_and(|&count| count > 0)
+    }
+
+    fn at(&self, port: u16) -> Vec<Sharing> {
+        if !(self.has(port, false) || self.has(port, true)) {
+            return Vec::new();
+        }
+        self.places.iter().flatten().filter(|sharing| sharing.port == port).cloned().collect()
+    }
+}
+
+impl Sender {
+    /// The socket; there is one as long as this is.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref()?.0.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            self.ours.all().senders.remove(self.place, socket);
+        }
+    }
+}
+
 impl Drop for Note {
     fn drop(&mut self) {
-        let mut all = self.ours.all();
-        if let Some(inode) = self.inode {
-            all.inodes.remove(&inode);
-        }
-        if let Some(port) = self.port
-            && let Some(sharing) = all.sharing.get_mut(&port)
-        {
-            sharing.retain(|other| other.socket.strong_count() > 0);
-            if sharing.is_empty() {
-                all.sharing.remove(&port);
-            }
-        }
+        self.ours.all().inodes.remove(&self.inode);
     }
 }
 

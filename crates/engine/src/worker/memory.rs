@@ -15,7 +15,7 @@ use super::EngineOptions;
 use crate::core::{Core, Pools};
 use crate::dispatch::{Common, Engine, Flow, Fragments, REPLY_ROOM};
 use crate::flow::Table;
-use crate::forward::{Context, Ports};
+use crate::forward::{Context, Ours, Ports};
 use crate::link::Link;
 use crate::protocols::echo::Echo;
 use crate::protocols::groups::Groups;
@@ -23,32 +23,36 @@ use crate::protocols::splice::Splice;
 use crate::protocols::tcp::Tcp;
 use crate::protocols::tcp::slack::{self, Slack};
 use crate::protocols::udp::Udp;
+use crate::protocols::udp::mapping::Mappings;
 
 /// Left to what comes later, three times over: buffers of all protocols, stacks of threads, what
 /// the C library allocates.
 const MARGIN: usize = 24 * 1024 * 1024;
 /// Blocks of slack at least: what two connections are promised.
 const SMALLEST_POOL: u16 = 32;
+/// Ports that the guest sends datagrams from, at most: as many as the host has.
+const PORTS: usize = 1 << 16;
 /// Flows for which it is worthwhile to run.
 const MIN_FLOWS: usize = 256;
 
-/// What is reserved: the table, what the core needs of each flow, and slack.
-type Reserved = (Table<Flow>, Pools, Slack);
+/// What is reserved: the table, what the core needs of each flow, slack, and what ports that the guest
+/// sends from take.
+type Reserved = (Table<Flow>, Pools, Slack, (Mappings, Ours));
 
 /// An engine with memory for as many flows as there may be, or as there is memory for.
 pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Box<Engine<L>>> {
-    let (flows, pools, slack) = reserve(options, now)?;
+    let (flows, pools, slack, (mappings, ours)) = reserve(options, now)?;
     let EngineOptions { services, guest, outbound, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
     let common = Common {
         tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
         splice: Splice::new(),
-        udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0)),
+        udp: Udp::new(u32::try_from(b & 0xffff_ffff).unwrap_or(0), mappings),
         echo: Echo::new(u32::try_from(b >> 32).unwrap_or(0)),
         groups: Groups::new(guest, *secrets, now),
     };
     let core = Core::new(link, services, guest, outbound, now, pools)?;
-    let ctx = Context { core, ports: Ports::new(*max_flows) };
+    let ctx = Context { core, ports: Ports::new(*max_flows, ours) };
     let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
     Ok(Box::new(Engine { ctx, flows, common, fragments, protocols: *protocols, reply }))
 }
@@ -81,7 +85,11 @@ fn reserve_for(flows: usize, blocks: u16, options: &EngineOptions, now: Instant)
     alloc::reserve_arena()?;
     let margin: Vec<u8> = alloc::reserved(MARGIN)?;
     let [a, b, ..] = options.secrets;
-    let reserved = (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Slack::new(blocks)?);
+    let ours = Ours::default();
+    ours.reserve(flows.min(PORTS))?;
+    let mappings = Mappings::new(flows.min(PORTS), flows, (a, b))?;
+    let reserved =
+        (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Slack::new(blocks)?, (mappings, ours));
     drop(margin);
     Ok(reserved)
 }

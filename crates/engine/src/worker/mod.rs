@@ -61,14 +61,14 @@ impl<L: Link> Worker<L> {
         engine.ctx.core.watch_link()?;
         let random = options.secrets.iter().fold(0, |all, secret| all ^ secret.rotate_left(17));
         let process = Process::new(&options.services, random, now);
-        engine.ctx.ports.follow(process.forward.ours());
+        engine.ctx.ports.note_in(process.forward.ours());
         Ok(Self { engine, process })
     }
 
     /// Forwards ports by these rules from now on, in the place of others. Their sockets come with
     /// [`Worker::listen`].
     pub fn forward(&mut self, forward: Forward) {
-        self.engine.ctx.ports.follow(forward.ours());
+        self.engine.ctx.ports.note_in(forward.ours());
         self.process.forward = forward;
     }
 
@@ -203,7 +203,7 @@ impl<L: Link> Worker<L> {
                     external.progressed(&mut Control { engine, process });
                 }
                 Token::Listener(number) => engine.listener_event(number, flags),
-                Token::Mapping(number) => engine.mapping_event(number, flags),
+                Token::Mapping(mapping) => engine.mapping_event(mapping, flags),
                 Token::Group(number) => engine.group_event(number, flags),
             }
         }

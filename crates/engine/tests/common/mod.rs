@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -17,7 +17,10 @@ use passt_engine::worker::EngineOptions;
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::Configured;
 use passt_proto::responder;
+use passt_sys::dgram::{self, Envelope, Outgoing};
+use passt_sys::iovec::Gather;
 use passt_sys::netlink::{NetlinkSocket, messages};
+use rustix::net::{AddressFamily, SocketType, ipproto};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// Link-layer address of the engine.
@@ -111,6 +114,27 @@ pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
     loopback_up()
+}
+
+/// Opens a ping socket; where that is not allowed, in a network of the thread's own.
+pub(crate) fn may_ping() -> io::Result<()> {
+    let socket = || rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP));
+    if socket().is_ok() {
+        return Ok(());
+    }
+    own_network()?;
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?;
+    Ok(socket().map(drop)?)
+}
+
+/// Sends datagrams of so many bytes as one message, which the kernel cuts, or keeps joined for a
+/// receiver that takes that.
+pub(crate) fn send_joined(from: &UdpSocket, payload: &[u8], segment: u16, to: Option<SocketAddr>) {
+    let mut data = Gather::new();
+    data.push(payload);
+    let message = [Outgoing { first: 0, buffers: 1, segment }];
+    let envelope = Envelope { to, ..Envelope::default() };
+    dgram::send(from.as_fd(), &data, &message, &envelope, true).unwrap();
 }
 
 /// Asks rtnetlink(7) to switch on the loopback interface.

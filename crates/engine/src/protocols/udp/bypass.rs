@@ -22,7 +22,8 @@ use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
-use super::{Shared, Sockets, Udp, UdpFlow, Ways};
+use super::way::{Shared, Sockets, Ways};
+use super::{Udp, UdpFlow};
 use crate::core::{Core, Station};
 use crate::flow::Side;
 use crate::flow::account::Direction;

@@ -2,8 +2,9 @@
 
 use passt_proto::addr::{Addr, Endpoint};
 
+use super::UdpFlow;
 use super::mapping::Mappings;
-use super::{Shared, Sockets, UdpFlow, Which};
+use super::way::{Shared, Sockets, Which};
 use crate::forward::Listeners;
 use crate::protocols::facts::{self, Facts, State};
 
@@ -33,7 +34,7 @@ impl Shared {
     fn local(&self, listeners: &Listeners, mappings: &Mappings) -> Option<Endpoint> {
         let bound = match self.socket {
             Which::Listener(number) => facts::local(&listeners.get(number)?.fd)?,
-            Which::Mapping(number) => facts::local(&mappings.get(number)?.fd)?,
+            Which::Mapping(mapping) => facts::local(mappings.get(mapping)?.fd()?)?,
         };
         Some(Endpoint { addr: self.from.map_or(bound.addr, Addr::from), ..bound })
     }

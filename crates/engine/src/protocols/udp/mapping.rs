@@ -9,48 +9,44 @@
 //! Left out: flows whose peer the guest knows by a name that does not lead back to it. They have a
 //! connected socket each.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsFd as _;
-use std::sync::Arc;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
-use passt_sys::{dgram, groups};
+use passt_sys::{alloc, dgram, groups};
+use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::super::facts;
 use super::super::socket::{any, socket};
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, DontFragment, Token};
-use crate::flow::{Handle, Key};
-use crate::forward::{Ours, Socket};
+use crate::flow::{Handle, Key, Protocol, Table, Via};
+use crate::forward::{Ours, Sender};
 use crate::link::Link;
 
-/// The sockets of all ports.
-#[derive(Debug, Default)]
+/// The sockets of all ports. Memory is reserved at the start.
 pub(crate) struct Mappings {
-    open: BTreeMap<u32, Mapping>,
-    by_origin: BTreeMap<Origin, u32>,
-    /// By their ports on the host.
-    by_port: BTreeSet<(u16, u32)>,
-    /// Whom the guest sent to, by mapping.
-    permits: BTreeMap<(u32, Addr), Permit>,
-    /// The number of the next one: what is left of a closed one reaches no other.
-    next: u32,
+    open: Table<Mapping>,
+    /// Whom the guest sent to.
+    permits: Table<Permit>,
+    /// By the host's port: slots plus one, of the usual one and the one on loopback, in IPv4 and IPv6.
+    by_port: [Vec<u32>; 4],
 }
 
 /// The socket of a port.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    pub(crate) fd: Arc<Socket>,
+    sender: Sender,
     origin: Origin,
     /// Its port on the host.
     port: u16,
-    flows: usize,
+    flows: u32,
     /// Those of them that go to many hosts.
-    to_groups: usize,
+    to_groups: u32,
     /// The guest's address in the last flow that began.
     guest: Addr,
     /// The host's address that what goes to many hosts comes from.
@@ -66,7 +62,7 @@ pub(crate) struct Mapping {
 }
 
 /// What a socket stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Origin {
     /// The guest's port.
     port: u16,
@@ -91,121 +87,155 @@ pub(super) struct Remote {
 /// Flows to an address.
 #[derive(Clone, Copy, Debug)]
 struct Permit {
-    flows: usize,
+    flows: u32,
     /// The guest's address in the last of them that began.
     guest: Addr,
 }
 
 impl Mappings {
-    /// The mapping with this number, unless it was closed.
-    pub(crate) fn get(&self, number: u32) -> Option<&Mapping> {
-        self.open.get(&number)
+    /// Reserves memory for so many ports, and so many hosts that these send to.
+    pub(crate) fn new(ports: usize, hosts: usize, secret: (u64, u64)) -> io::Result<Self> {
+        let by_port = || alloc::zeroed(usize::from(u16::MAX) + 1);
+        Ok(Self {
+            open: Table::new(ports, secret)?,
+            permits: Table::new(hosts, secret)?,
+            by_port: [by_port()?, by_port()?, by_port()?, by_port()?],
+        })
     }
 
-    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut Mapping> {
-        self.open.get_mut(&number)
+    /// The mapping with this name, unless it was closed.
+    pub(crate) fn get(&self, mapping: Handle) -> Option<&Mapping> {
+        self.open.get(mapping).map(|(_, mapping)| mapping)
+    }
+
+    pub(crate) fn get_mut(&mut self, mapping: Handle) -> Option<&mut Mapping> {
+        self.open.get_mut(mapping).map(|(_, mapping)| mapping)
     }
 
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.open.values()
+        self.open.iter().map(|(.., mapping)| mapping)
     }
 
     /// The one of the flow `key`, which is `side` on the host, if there is one.
-    pub(super) fn find<L: Link>(&self, core: &Core<L>, key: &Key, side: &HostSide) -> Option<u32> {
-        self.by_origin.get(&Origin::of(core, key, side)).copied()
+    pub(super) fn find<L: Link>(&self, core: &Core<L>, key: &Key, side: &HostSide) -> Option<Handle> {
+        self.open.find(&Origin::of(core, key, side).key(None))
     }
 
-    /// Adds one that was opened; its number.
-    pub(super) fn insert<L: Link>(&mut self, core: &Core<L>, mapping: Mapping) -> io::Result<u32> {
-        let number = self.next;
-        if core.caps.udp_segmentation {
-            mapping.join();
+    /// Adds one that was opened; its name. An error (`ENOBUFS`) where there are too many.
+    pub(super) fn insert<L: Link>(&mut self, core: &Core<L>, mapping: Mapping) -> io::Result<Handle> {
+        let (origin, port) = (mapping.origin, mapping.port);
+        let handle = self.open.insert(origin.key(None), mapping).map_err(|_| Errno::NOBUFS)?;
+        if let Some(place) = self.by_port[origin.index()].get_mut(usize::from(port)) {
+            *place = handle.index + 1;
         }
-        core.watch(&mapping.fd, Token::Mapping(number), DATAGRAMS)?;
-        self.next = number.wrapping_add(1);
-        self.by_origin.insert(mapping.origin, number);
-        self.by_port.insert((mapping.port, number));
-        self.open.insert(number, mapping);
-        Ok(number)
+        let watched = self.get(handle).and_then(|mapping| Some((mapping.fd()?, mapping)));
+        let watched = watched.map_or(Ok(()), |(fd, mapping)| {
+            if core.caps.udp_segmentation {
+                mapping.join();
+            }
+            core.watch(fd, Token::Mapping(handle), DATAGRAMS)
+        });
+        if let Err(error) = watched {
+            self.close_unused(handle);
+            return Err(error);
+        }
+        Ok(handle)
     }
 
     /// Prepares for a flow to many hosts: what goes to groups leaves by the interface that is the
     /// guest's network on the host, and its address is known when it comes back.
-    pub(super) fn prepare_for_many<L>(&mut self, core: &Core<L>, number: u32, side: &HostSide) {
+    pub(super) fn prepare_for_many<L>(&mut self, core: &Core<L>, mapping: Handle, side: &HostSide) {
         let remote = side.remote.addr;
-        let own = own_address(core, side);
-        if let Some(mapping) = self.open.get_mut(&number) {
-            mapping.own = own;
-        }
-        if let Some(interface) = core.guest.family(remote).groups
-            && remote.ip().is_multicast()
-            && let Some(mapping) = self.open.get(&number)
+        let Some(mapping) = self.get_mut(mapping) else { return };
+        mapping.own = own_address(core, side);
+        if let Some(interface) = core.guest.family(remote).groups.filter(|_| remote.ip().is_multicast())
+            && let Some(fd) = mapping.fd()
         {
             // One that is gone is not the one to leave by.
-            let _ = groups::leave_by(mapping.fd.as_fd(), !remote.is_v4(), interface);
+            let _ = groups::leave_by(fd, !remote.is_v4(), interface);
         }
     }
 
-    /// A flow to `remote` begins that uses a mapping.
-    pub(super) fn join(&mut self, number: u32, guest: Addr, remote: Remote) {
-        let Some(mapping) = self.open.get_mut(&number) else { return };
-        mapping.flows += 1;
-        mapping.guest = guest;
-        if remote.is_many {
-            mapping.to_groups += 1;
-        } else {
-            let permit = self.permits.entry((number, remote.addr)).or_insert(Permit { flows: 0, guest });
-            *permit = Permit { flows: permit.flows + 1, guest };
+    /// A flow to `remote` begins that uses a mapping. False where there is no memory for that.
+    pub(super) fn join(&mut self, mapping: Handle, guest: Addr, remote: Remote) -> bool {
+        let Self { open, permits, .. } = self;
+        let Some((_, mapping)) = open.get_mut(mapping) else { return false };
+        if !remote.is_many && !permit(permits, &mapping.origin.key(Some(remote.addr)), guest) {
+            return false;
         }
+        mapping.flows += 1;
+        mapping.to_groups += u32::from(remote.is_many);
+        mapping.guest = guest;
+        true
     }
 
     /// A flow to `remote` has ended that used a mapping; the last one closes it.
-    pub(super) fn leave(&mut self, number: u32, remote: Remote) {
-        let Some(mapping) = self.open.get_mut(&number) else { return };
-        mapping.flows = mapping.flows.saturating_sub(1);
-        if remote.is_many {
-            mapping.to_groups = mapping.to_groups.saturating_sub(1);
-        } else if let Some(permit) = self.permits.get_mut(&(number, remote.addr)) {
+    pub(super) fn leave(&mut self, mapping: Handle, remote: Remote) {
+        let Self { open, permits, .. } = self;
+        let Some((_, of)) = open.get_mut(mapping) else { return };
+        of.flows = of.flows.saturating_sub(1);
+        of.to_groups = of.to_groups.saturating_sub(u32::from(remote.is_many));
+        if !remote.is_many
+            && let Some(handle) = permits.find(&of.origin.key(Some(remote.addr)))
+            && let Some((_, permit)) = permits.get_mut(handle)
+        {
             permit.flows = permit.flows.saturating_sub(1);
             if permit.flows == 0 {
-                self.permits.remove(&(number, remote.addr));
+                permits.remove(handle);
             }
         }
-        self.close_unused(number);
+        self.close_unused(mapping);
     }
 
     /// Closes a mapping that no flow uses.
-    pub(super) fn close_unused(&mut self, number: u32) {
-        let Some(mapping) = self.open.get(&number).filter(|mapping| mapping.flows == 0) else { return };
-        self.by_origin.remove(&mapping.origin);
-        self.by_port.remove(&(mapping.port, number));
-        self.open.remove(&number);
+    pub(super) fn close_unused(&mut self, mapping: Handle) {
+        let unused = self.get(mapping).filter(|mapping| mapping.flows == 0);
+        let Some((origin, port)) = unused.map(|mapping| (mapping.origin, mapping.port)) else { return };
+        if let Some(place) = self.by_port[origin.index()].get_mut(usize::from(port)) {
+            *place = 0;
+        }
+        self.open.remove(mapping);
+    }
+
+    /// The mappings at this port of the host for peers of the family of `like`.
+    fn at_port(&self, port: u16, like: Addr) -> impl Iterator<Item = Handle> {
+        let first = if like.is_v4() { 0 } else { 2 };
+        let places = self.by_port[first..first + 2].iter();
+        places.filter_map(move |places| self.open.at(places.get(usize::from(port))?.checked_sub(1)?))
     }
 
     /// Whether what goes to many hosts from this port and address of the host comes from one of
     /// these; of an address that is `known` to be the host's the port says it.
     pub(crate) fn sends_from(&self, source: Endpoint, known: bool) -> bool {
-        let is_it = |mapping: &Mapping| {
-            mapping.origin.v4 == source.addr.is_v4() && (known || mapping.own == Some(source.addr))
-        };
-        let mut at_port = self.by_port.range((source.port, 0)..=(source.port, u32::MAX));
-        at_port.any(|(_, number)| self.open.get(number).is_some_and(is_it))
+        let is_it = |mapping: &Mapping| known || mapping.own == Some(source.addr);
+        self.at_port(source.port, source.addr).any(|handle| self.get(handle).is_some_and(is_it))
     }
 
-    /// The mapping at this port of the host that hears `peer`, if one does.
-    pub(crate) fn permitting(&self, port: u16, peer: Addr) -> Option<u32> {
-        let at_port = self.by_port.range((port, 0)..=(port, u32::MAX)).map(|&(_, number)| number);
-        { at_port }.find(|&number| self.permitted(number, peer).is_some())
+    /// The mapping at this port of the host that hears `peer`, if one does, and the guest's endpoint
+    /// that does.
+    pub(crate) fn permitting(&self, port: u16, peer: Addr) -> Option<(Handle, Endpoint)> {
+        self.at_port(port, peer).find_map(|mapping| Some((mapping, self.permitted(mapping, peer)?)))
     }
 
     /// The guest's endpoint that hears what `peer` sends to a mapping, if any does.
-    pub(crate) fn permitted(&self, number: u32, peer: Addr) -> Option<Endpoint> {
-        let mapping = self.open.get(&number).filter(|mapping| mapping.origin.v4 == peer.is_v4())?;
-        let permit = self.permits.get(&(number, peer)).map(|permit| permit.guest);
+    pub(crate) fn permitted(&self, mapping: Handle, peer: Addr) -> Option<Endpoint> {
+        let mapping = self.get(mapping).filter(|mapping| mapping.origin.v4 == peer.is_v4())?;
+        let permit = self.permits.find(&mapping.origin.key(Some(peer)));
+        let permit = permit.and_then(|handle| self.permits.get(handle)).map(|(_, permit)| permit.guest);
         let guest = permit.or((mapping.to_groups > 0).then_some(mapping.guest))?;
         Some(Endpoint::new(guest, mapping.origin.port))
     }
+}
+
+/// Notes one flow more of the guest at `guest` to the host that `key` names. False where there is no
+/// memory for that.
+fn permit(permits: &mut Table<Permit>, key: &Key, guest: Addr) -> bool {
+    if let Some((_, permit)) = permits.find(key).and_then(|handle| permits.get_mut(handle)) {
+        *permit = Permit { flows: permit.flows + 1, guest };
+        return true;
+    }
+    permits.insert(*key, Permit { flows: 1, guest }).is_ok()
 }
 
 impl Mapping {
@@ -229,7 +259,7 @@ impl Mapping {
         let port = if keeps_port { Some(key.guest.port) } else { facts::local(&fd).map(|at| at.port) };
         let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self {
-            fd: ours.note_sharing(fd, port, !origin.v4)?,
+            sender: ours.note_sender(fd, port, !origin.v4)?,
             origin,
             port,
             flows: 0,
@@ -248,14 +278,34 @@ impl Mapping {
         self.port
     }
 
+    /// The socket; there is one as long as the mapping is open.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sender.fd()
+    }
+
     /// Has the kernel join datagrams from the host.
     pub(crate) fn join(&self) {
-        // Linux before 5.0 does not know how to.
-        let _ = dgram::want_joined(self.fd.as_fd());
+        if let Some(fd) = self.fd() {
+            // Linux before 5.0 does not know how to.
+            let _ = dgram::want_joined(fd);
+        }
     }
 }
 
 impl Origin {
+    /// The name of a socket in a table, or with a `peer` that of whom it sends to.
+    fn key(&self, peer: Option<Addr>) -> Key {
+        let guest = Endpoint::new(self.guest.unwrap_or(Addr::UNSPECIFIED), self.port);
+        let nobody = if self.v4 { Ipv4Addr::UNSPECIFIED.into() } else { Addr::UNSPECIFIED };
+        let remote = Endpoint::new(peer.unwrap_or(nobody), u16::from(self.local));
+        Key { via: Via::Link, protocol: Protocol::Udp, guest, remote }
+    }
+
+    /// Which of the indexes by port it is in.
+    fn index(&self) -> usize {
+        2 * usize::from(!self.v4) + usize::from(self.local)
+    }
+
     fn of<L>(core: &Core<L>, key: &Key, side: &HostSide) -> Self {
         let v4 = side.remote.addr.is_v4();
         let is_bound = core.outbound[usize::from(!v4)].is_some()

@@ -1,0 +1,254 @@
+//! What the datagrams of a flow travel through: sockets that others use as well, those that listen
+//! and those of the guest's ports, or one of its own.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use passt_proto::addr::{Addr, Endpoint};
+use passt_proto::classify::Datagram;
+use passt_proto::drop::DropReason;
+use passt_proto::rules::HostSide;
+use passt_sys::dgram::{self, Envelope};
+use rustix::io::Errno;
+
+use super::mapping::{Mapping, Mappings, Remote};
+use super::send::Sender;
+use super::{Udp, UdpFlow, errors};
+use crate::core::icmp::unreachable;
+use crate::core::{Core, Payload, Station};
+use crate::flow::{Handle, Key};
+use crate::forward::{Context, Listeners, Ports, Watched};
+use crate::link::Link;
+use crate::protocols::socket::datagram_socket;
+use crate::protocols::{marks, path_from_guest};
+
+/// What the datagrams of a flow travel through.
+pub(super) enum Sockets {
+    /// One of its own, connected to the remote.
+    Own(OwnedFd),
+    /// One that others use as well.
+    Shared(Shared),
+    /// On the bypass: one of its own on the server's side, and the one that listens for clients.
+    Both(OwnedFd, Shared),
+}
+
+/// A socket that is not connected, from which datagrams go `to` a peer, and come `from` an address
+/// of the host.
+pub(crate) struct Shared {
+    pub(super) socket: Which,
+    to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+}
+
+/// A socket that is not connected, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// A listening one.
+    Listener(u32),
+    /// The one of a port of the guest.
+    Mapping(Handle),
+}
+
+/// All sockets that are not connected.
+#[derive(Clone, Copy)]
+pub(super) struct Ways<'a> {
+    pub(super) listeners: &'a Listeners,
+    pub(super) mappings: &'a Mappings,
+}
+
+/// A flow for a datagram of the guest that belongs to none. It is `apart` where another one has the
+/// same remote and the same port, but another address of the guest's: what comes back could not be
+/// told from that one's.
+pub(crate) fn open<L: Link>(
+    Context { core, ports }: &mut Context<L>,
+    udp: &mut Udp,
+    key: &Key,
+    datagram: &Datagram,
+    apart: bool,
+) -> Result<UdpFlow, DropReason> {
+    let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
+    let is_to_many = is_many(core, side.remote.addr);
+    let station = Station::of(&core.guest.learnt, key.guest.addr);
+    match way_out(core, ports, &mut udp.mappings, (key, &side), apart) {
+        Ok(sockets) => {
+            let flow = UdpFlow::new(sockets, side.remote, station, core.now);
+            Ok(UdpFlow { is_to_many, ..flow })
+        }
+        Err(error) => {
+            if let Some(error) = Errno::from_io_error(&error).and_then(unreachable) {
+                let path = path_from_guest(core, key, &station).marked(datagram.marks);
+                let quoted = errors::quote(key, &path, datagram.payload.len());
+                let header = error.header(key.guest.addr.is_v4());
+                core.icmp_error(key.remote.addr, header, &quoted, &Payload::NONE);
+            }
+            Err(DropReason::Socket)
+        }
+    }
+}
+
+/// Whether what is sent there is for any number of hosts, each of which may answer.
+fn is_many<L>(core: &Core<L>, remote: Addr) -> bool {
+    remote.is_group() || core.services.v4.as_ref().is_some_and(|v4| v4.is_broadcast(remote))
+}
+
+/// What the datagrams of a flow that the guest begins travel through: what others of its port do, if
+/// the flow is not `apart` from these.
+fn way_out<L: Link>(
+    core: &Core<L>,
+    ports: &Ports,
+    mappings: &mut Mappings,
+    (key, side): (&Key, &HostSide),
+    apart: bool,
+) -> io::Result<Sockets> {
+    if apart || !leads_back(core, key, side) {
+        // From whatever port: the guest's own is for others.
+        return Ok(Sockets::Own(datagram_socket(core, None, side, 0)?.0));
+    }
+    let to = side.socket_addr(side.remote);
+    let known = mappings.find(core, key, side);
+    if known.is_none()
+        && let Some((number, listener)) = answering(core, ports, key, side)
+    {
+        let from = side.bind.map(Addr::ip);
+        return Ok(Sockets::Shared(Shared::new(Which::Listener(number), listener.form(to), from)));
+    }
+    let opened = || mappings.insert(core, Mapping::open(core, &ports.ours, key, side)?);
+    let mapping = known.map_or_else(opened, Ok)?;
+    if is_many(core, side.remote.addr) {
+        mappings.prepare_for_many(core, mapping, side);
+    }
+    Ok(Sockets::Shared(Shared::new(Which::Mapping(mapping), to, None)))
+}
+
+/// The listening socket that leads to the port which the guest sends from, if what comes back there
+/// is the flow's. It is known by who it is from: it may be somebody else to the guest, or go past
+/// the link.
+fn answering<'a, L>(
+    core: &Core<L>,
+    ports: &'a Ports,
+    key: &Key,
+    side: &HostSide,
+) -> Option<(u32, &'a Watched)> {
+    let comes_back = |(_, listener): &(u32, &Watched)| {
+        let back = listener.route(&core.guest, side.remote, key.guest.addr);
+        back.is_ok_and(|(back, across)| across.is_none() && back.remote == key.remote)
+    };
+    ports.listeners.answering(key.guest.port, side.remote.addr).filter(comes_back)
+}
+
+/// Whether the guest knows whoever answers from `side` as the one that it sent to. A group does not
+/// answer.
+fn leads_back<L>(core: &Core<L>, key: &Key, side: &HostSide) -> bool {
+    let guest = key.guest.addr;
+    let back = core.guest.to_guest(key.protocol, side.remote, guest, Some(guest));
+    side.remote.addr.is_group() || back.is_ok_and(|back| back.remote == key.remote)
+}
+
+impl UdpFlow {
+    /// Whom it goes to, as [`Mappings`] have to know it.
+    pub(super) fn to(&self) -> Remote {
+        Remote { addr: self.remote.addr, is_many: self.is_to_many }
+    }
+
+    /// The mapping that it uses, if it does.
+    pub(crate) fn mapping(&self) -> Option<Handle> {
+        match self.sockets {
+            Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. }) => Some(mapping),
+            _ => None,
+        }
+    }
+
+    /// Whether what came in through `shared` is part of the flow, and not of another host that
+    /// looks the same to the guest: that is `remote`, or somebody past the link. With the port that
+    /// `shared` is bound to.
+    pub(crate) fn takes(
+        &mut self,
+        mappings: &Mappings,
+        (shared, port): (Shared, u16),
+        remote: Endpoint,
+        across: bool,
+    ) -> bool {
+        let takes = self.remote == remote || across;
+        if takes {
+            self.reopened(mappings, shared, port);
+        }
+        takes
+    }
+
+    /// Whether it travels through a listening socket that was closed.
+    pub(crate) fn is_cut_off(&self, listeners: &Listeners) -> bool {
+        self.listener().is_some_and(|number| listeners.get(number).is_none())
+    }
+
+    /// Its own socket, if it has one.
+    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
+        match &self.sockets {
+            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
+            Sockets::Shared(_) => None,
+        }
+    }
+
+    /// Has the kernel join datagrams from the host.
+    pub(crate) fn join(&self) {
+        if let Some(fd) = self.fd() {
+            // Linux before 5.0 does not know how to.
+            let _ = dgram::want_joined(fd.as_fd());
+        }
+    }
+
+    /// Something came in through a listening socket, perhaps one that was opened in the place of
+    /// the former, at this port.
+    fn reopened(&mut self, mappings: &Mappings, listener: Shared, port: u16) {
+        match &mut self.sockets {
+            Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. })
+            | Sockets::Both(_, shared) => *shared = listener,
+            Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
+                if mappings.get(*mapping).is_some_and(|mapping| mapping.port() == port) => {}
+            // The peer is answered from there, until it is heard through the other socket again.
+            // That one stays, as anybody could forge the peer's address.
+            _ => self.last_heard = Some(listener),
+        }
+    }
+
+    /// The remote was heard through the flow's own socket.
+    pub(crate) fn heard_remote(&mut self) {
+        self.last_heard = None;
+    }
+
+    /// The way to the remote, unless the socket is closed.
+    pub(super) fn way<'a>(&'a self, ways: Ways<'a>) -> Option<Sender<'a>> {
+        let envelope = marks::envelope(self.marks, self.remote.addr);
+        let v4 = self.remote.addr.is_v4();
+        let own = || match &self.sockets {
+            Sockets::Own(fd) | Sockets::Both(fd, _) => {
+                Some(Sender { fd: fd.as_fd(), envelope, v4, shared: None })
+            }
+            Sockets::Shared(shared) => shared.way(ways, envelope),
+        };
+        self.last_heard.as_ref().and_then(|shared| shared.way(ways, envelope)).or_else(own)
+    }
+}
+
+impl Shared {
+    /// Through this socket, `to` a peer and `from` an address, unless the kernel is to choose it.
+    pub(crate) fn new(socket: Which, to: SocketAddr, from: Option<IpAddr>) -> Self {
+        Self { socket, to, from }
+    }
+
+    pub(super) fn way<'a>(&self, ways: Ways<'a>, envelope: Envelope) -> Option<Sender<'a>> {
+        let (fd, told) = match self.socket {
+            Which::Listener(number) => {
+                let listener = ways.listeners.get(number)?;
+                (listener.fd.as_fd(), &listener.dont_fragment)
+            }
+            Which::Mapping(mapping) => {
+                let mapping = ways.mappings.get(mapping)?;
+                (mapping.fd()?, &mapping.dont_fragment)
+            }
+        };
+        let envelope = Envelope { to: Some(self.to), from: self.from, ..envelope };
+        let v4 = self.to.ip().to_canonical().is_ipv4();
+        Some(Sender { fd, envelope, v4, shared: Some((self.socket, told)) })
+    }
+}
