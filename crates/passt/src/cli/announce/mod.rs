@@ -161,7 +161,11 @@ fn set_option(
         protocol: protocol.name(),
         option: code.shown(),
         value: value.to_owned(),
-        expected: code.kind.expected(),
+        expected: if value.starts_with("hex:") {
+            "pairs of hexadecimal digits, of that length"
+        } else {
+            code.kind.expected()
+        },
     })?;
     to.insert(code.number, body);
     Ok(())

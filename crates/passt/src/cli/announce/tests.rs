@@ -177,12 +177,12 @@ fn refused() {
         (
             "--dhcp-opt",
             "43=hex:0",
-            "Invalid value of DHCP option vendor-specific (43): hex:0 is not hexadecimal digits or text",
+            "Invalid value of DHCP option vendor-specific (43): hex:0 is not pairs of hexadecimal digits, of that length",
         ),
         (
             "--dhcp-opt",
             "43=hex:",
-            "Invalid value of DHCP option vendor-specific (43): hex: is not hexadecimal digits or text",
+            "Invalid value of DHCP option vendor-specific (43): hex: is not pairs of hexadecimal digits, of that length",
         ),
         ("--dhcpv6-opt", "1=", "DHCPv6 option client-id (1) can't be set: it is part of the exchange itself"),
         ("--dhcpv6-opt", "oro=", "DHCPv6 option oro (6) can't be set: clients send it"),

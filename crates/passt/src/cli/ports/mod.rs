@@ -192,6 +192,9 @@ impl PortSpec {
     fn misfit(&self, context: PortContext) -> Option<String> {
         match self.listen.addr {
             Some(addr) if !context.families.has(addr) => Some(is_off(addr)),
+            Some(IpAddr::V6(addr)) if addr.is_unicast_link_local() && self.listen.interface.is_none() => {
+                Some(format!("{addr} needs an interface, as in {addr}%eth0/"))
+            }
             _ => self.items.iter().filter_map(Item::target).find_map(|to| self.misfit_of(to, context)),
         }
     }

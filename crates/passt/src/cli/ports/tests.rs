@@ -131,6 +131,7 @@ fn addresses_that_do_not_go_together() {
         ("[::]/80:10.0.0.2", both, ":: can't forward to 10.0.0.2, of the other family"),
         ("0.0.0.0/80:224.0.0.1", both, "224.0.0.1 is not the address of a host"),
         ("0.0.0.0/80:0.0.0.0", both, "0.0.0.0 is not the address of a host"),
+        ("fe80::1/80", both, "fe80::1 needs an interface, as in fe80::1%eth0/"),
         ("::1/8080", v4_only, "::1 is of IPv6, which --ipv4-only switches off"),
         ("8080:fd00::2", v4_only, "fd00::2 is of IPv6, which --ipv4-only switches off"),
         ("80:10.0.0.2", outbound, "10.0.0.2 needs -4, or clients of the other family could not be served"),
