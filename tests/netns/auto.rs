@@ -398,3 +398,21 @@ fn nothing_waits_for_the_namespaces_thread() {
     }
     guest.assert_alive();
 }
+
+/// A service that spoke before it was seen has its port on the host for what it sends. Others reach
+/// it there nevertheless, and it still hears whom it spoke to.
+#[test]
+fn a_service_that_spoke_first() {
+    let Some((guest, net)) = start("-t none -T none -U none") else { return };
+    let _far = [udp_server(&net.peer, &at(FAR4, 6002))];
+    for port in [6001, 6003] {
+        let early = guest.start_peer(&format!("udp-scatter {FAR4} 1 6002 {port}"));
+        noticed("the port of what it sent", || bound(&net.host, "udp", port)[0]);
+        drop(early);
+        let _service = udp_server(&guest, &format!("0.0.0.0:{port}"));
+        let answered = || net.peer.peer(&format!("udp-ask {} who", at(HOST4, port)));
+        // One that nobody answers is waited for longer than a service takes to be noticed.
+        let seen = || answered().trim().starts_with(GATEWAY4).then_some(());
+        eventually_within(NOTICED * 5, "an answer", seen);
+    }
+}

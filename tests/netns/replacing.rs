@@ -288,7 +288,8 @@ exec tail -f .cache/libvirt/qemu/log/guest.log
 fn libvirtd(starters: &Starters<'_>, path: &str) -> Process {
     let daemon = starters.start_sh(&format!("exec env PATH={path} libvirtd"));
     eventually("libvirtd", || {
-        let asked = starters.start_sh("virsh -q -c qemu:///session list").finish();
+        // The client would start a daemon of its own, with another path.
+        let asked = starters.start_sh("LIBVIRT_AUTOSTART=0 virsh -q -c qemu:///session list").finish();
         asked.status.success().then_some(())
     });
     daemon

@@ -1,7 +1,7 @@
 //! UDP from the guest: every size, errors, source ports.
 
 use passt_tests::transfer::at;
-use passt_tests::{FAR4, FAR6, HOST4, HOST6, Net, Place as _, User};
+use passt_tests::{FAR4, FAR6, GATEWAY4, HOST4, HOST6, Net, Place as _, User};
 
 /// Datagrams of 1 byte up to what fits a frame are echoed whole.
 #[test]
@@ -39,6 +39,24 @@ fn the_source_port_is_kept() {
         let seen = guest.peer(&format!("udp-ask {} who", at(address, 6001)));
         assert_eq!(seen.trim(), at(host, 41_000));
     }
+}
+
+/// One port of the guest is one socket, however many it sends to, and has the same number for all.
+#[test]
+fn ten_thousand_destinations() {
+    let Some(net) = Net::new() else { return };
+    // All of these are the peer's.
+    net.peer.ip("route add local 10.9.0.0/16 dev lo");
+    net.host.ip(&format!("route add 10.9.0.0/16 via {GATEWAY4}"));
+    let mut all = net.peer.start_peer("udp-gather 0.0.0.0:6001 10000");
+    all.wait_for("LISTENING");
+    let guest = net.pasta(User::Normal).with("--config-net").start();
+    let before = guest.descriptors();
+    let _scatter = guest.start_peer("udp-scatter 10.9.0.1 10000 6001 41000");
+    let seen = all.succeed();
+    assert_eq!(seen.lines().last(), Some(at(HOST4, 41_000).as_str()));
+    let now = guest.descriptors();
+    assert!(now <= before + 1, "{before} descriptors before, now {now}");
 }
 
 fn udp_server(net: &Net, address: &str) -> passt_tests::Process {

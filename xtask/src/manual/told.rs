@@ -27,11 +27,9 @@ relays send. Leases are set by *--dhcp-lease* and *--dhcpv6-lease*; they are ren
 client asks, with the same address.
 
 *--dhcp-boot* fills in the next server, its name and the file of a DHCP message, and options 66 and
-67. A TFTP server has to answer from the port that it is asked at (*--tftp-single-port* of
-*dnsmasq*(8)), since what comes from another one is no answer to the guest's datagram. For IPv6
-there is the option *bootfile-url*. *--ntp* sets option 42 of DHCP, or 31 and 56 of DHCPv6.
-*--domain* sets option 15. *--captive-portal* sets option 114 of DHCP, 103 of DHCPv6, and that of
-router advertisements (RFC 8910).
+67. For IPv6 there is the option *bootfile-url*. *--ntp* sets option 42 of DHCP, or 31 and 56 of
+DHCPv6. *--domain* sets option 15. *--captive-portal* sets option 114 of DHCP, 103 of DHCPv6, and
+that of router advertisements (RFC 8910).
 
 *--ra-preference* and *--ra-route* are those of RFC 4191, *--ra-pref64* that of RFC 8781. Guests may
 ignore routes: Linux takes them up to the length of *accept_ra_rt_info_max_plen*. Advertisements

@@ -22,6 +22,7 @@ use crate::link::Link;
 use crate::protocols::Verdict;
 use crate::protocols::quote::Quote;
 use crate::protocols::socket::socket_error;
+use crate::protocols::udp::bypass::Across;
 use crate::protocols::udp::mapping::Mapping;
 use crate::protocols::udp::{self, Shared, Udp, UdpFlow, Which};
 
@@ -134,6 +135,15 @@ impl<L: Link> Engine<L> {
             return Err(DropReason::TableFull);
         }
         self.insert(key, Flow::Udp(flow), due)
+    }
+
+    /// Has a flow that goes on by another key be found by that, or ends it.
+    pub(super) fn udp_moved(&mut self) {
+        if let Some((handle, key)) = self.common.udp.take_moved()
+            && !self.flows.rename(handle, key)
+        {
+            self.remove(handle);
+        }
     }
 
     /// The socket that a port of the guest has on the host has something to tell.
@@ -395,13 +405,13 @@ impl<L: Link> Engine<L> {
         port: u16,
     ) -> Result<UdpFlow, DropReason> {
         let ports = &mut self.ctx.ports;
-        let (fd, kept) = udp::bypass::open(ports, from, server, port)?;
+        let (across, kept) = Across::open(ports, from, shared, (server.addr, port))?;
         if kept
             && !self.displace_for(self.ctx.ports.inbound.oldest_across().map_or(Room::Full, Room::InsteadOf))
         {
             return Err(DropReason::Socket);
         }
-        Ok(UdpFlow::across(fd, shared, server, self.ctx.core.now))
+        Ok(UdpFlow::across(across, server, self.ctx.core.now))
     }
 
     /// Makes room in the table for a flow from outside; without `class`, for one of the guest's

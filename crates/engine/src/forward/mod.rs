@@ -45,7 +45,7 @@ pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
-pub(crate) use self::registry::{Ours, Sender};
+pub(crate) use self::registry::{Ours, PortNote, Sender};
 use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
@@ -412,10 +412,9 @@ impl Detection {
             scratch.clear();
             let interest = forward.rules.interest(side);
             let udp = |service: &Service| {
-                let is_hosts = side == Side::Host && service.protocol == Protocol::Udp;
-                is_hosts.then_some((service.port, !service.addr.is_v4()))
+                (service.protocol == Protocol::Udp).then_some((service.port, !service.addr.is_v4()))
             };
-            let ours = |service: &Service, inode| forward.sockets.ours.is_ours(inode, udp(service));
+            let ours = |service: &Service, inode| forward.sockets.ours.is_ours(inode, side, udp(service));
             match source.read(interest, inbox, ours, scratch) {
                 Ok(()) if scratch != known => {
                     std::mem::swap(known, scratch);

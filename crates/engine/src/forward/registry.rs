@@ -13,12 +13,13 @@ use rustix::net::sockopt;
 
 use super::listener::Listener;
 use super::table::{Entry, Place, RuleId};
+use crate::flow::Side;
 
 /// Sockets of ours that are bound to a port and not connected, in use or not yet. None of ours is a
 /// service to be followed: listening ones are known by their inodes, as the kernel tells these, and
-/// those of ports that the guest sends from by their ports. The latter make room for a listening
-/// socket at the same port. Locked for moments, where such sockets are opened and closed, and once a
-/// second where services are looked at.
+/// those of datagrams that only some peer may answer by their ports. Those of ports that the guest
+/// sends from make room for a listening socket at the same port. Locked for moments, where such
+/// sockets are opened and closed, and once a second where services are looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ours(Arc<Mutex<Noted>>);
 
@@ -26,6 +27,27 @@ pub(crate) struct Ours(Arc<Mutex<Noted>>);
 struct Noted {
     inodes: HashSet<u64>,
     senders: Senders,
+    /// On the host and in the namespace.
+    bound: [Bound; 2],
+}
+
+/// How many sockets have each port, in IPv4 and IPv6.
+#[derive(Debug, Default)]
+struct Bound([Vec<u8>; 2]);
+
+/// A port of UDP that a socket of ours is bound to.
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    side: Side,
+    v6: bool,
+    number: u16,
+}
+
+/// That a port is noted.
+#[derive(Debug)]
+pub(crate) struct PortNote {
+    port: Port,
+    ours: Ours,
 }
 
 /// Sockets of ports that the guest sends from. They come and go with traffic, which allocates
@@ -35,8 +57,6 @@ struct Senders {
     places: Vec<Option<Sharing>>,
     free: Vec<u32>,
     spare: Vec<Arc<SenderSocket>>,
-    /// How many have each port of the host, in IPv4 and IPv6.
-    ports: [Vec<u8>; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +75,7 @@ struct SenderSocket(Option<OwnedFd>);
 pub(crate) struct Sender {
     socket: Option<Arc<SenderSocket>>,
     place: u32,
-    ours: Ours,
+    note: PortNote,
 }
 
 /// A listening socket itself, which rules can have one after the other.
@@ -76,14 +96,17 @@ struct Note {
 impl Ours {
     /// Reserves memory for so many ports that the guest sends from.
     pub(crate) fn reserve(&self, senders: usize) -> io::Result<()> {
-        self.all().senders = Senders::new(senders)?;
+        let (senders, bound) = (Senders::new(senders)?, [Bound::new()?, Bound::new()?]);
+        let mut all = self.all();
+        (all.senders, all.bound) = (senders, bound);
         Ok(())
     }
 
     /// Takes over what was reserved for `others`, of which there is none yet.
     pub(super) fn take_over(&self, others: &Self) {
-        let senders = std::mem::take(&mut others.all().senders);
-        self.all().senders = senders;
+        let Noted { senders, bound, .. } = std::mem::take(&mut *others.all());
+        let mut all = self.all();
+        (all.senders, all.bound) = (senders, bound);
     }
 
     /// Notes a socket, before it listens.
@@ -97,13 +120,23 @@ impl Ours {
     /// error (`ENOBUFS`) where there are too many.
     pub(crate) fn note_sender(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Sender> {
         let (place, socket) = self.all().senders.add(fd, port, v6).ok_or(Errno::NOBUFS)?;
-        Ok(Sender { socket: Some(socket), place, ours: self.clone() })
+        Ok(Sender { socket: Some(socket), place, note: self.note_port(Side::Host, port, v6) })
     }
 
-    /// Whether the socket with this inode is one of these, or one of the host's at this port of UDP.
-    pub(super) fn is_ours(&self, inode: u64, udp: Option<(u16, bool)>) -> bool {
+    /// Notes a port of UDP, of IPv6 or IPv4, which a socket is bound to that is not connected and
+    /// serves nobody.
+    pub(crate) fn note_port(&self, side: Side, number: u16, v6: bool) -> PortNote {
+        let port = Port { side, v6, number };
+        self.all().change(port, |count| count.saturating_add(1));
+        PortNote { port, ours: self.clone() }
+    }
+
+    /// Whether the socket with this inode is one of these, which is bound to this port of UDP on
+    /// one side, or not one of datagrams.
+    pub(super) fn is_ours(&self, inode: u64, side: Side, udp: Option<(u16, bool)>) -> bool {
         let all = self.all();
-        all.inodes.contains(&inode) || udp.is_some_and(|(port, v6)| all.senders.has(port, v6))
+        let is_noted = |(number, v6)| all.has(Port { side, v6, number });
+        all.inodes.contains(&inode) || udp.is_some_and(is_noted)
     }
 
     /// Binds `socket` to `at`, together with those of ours that share this port. Others can't have
@@ -114,7 +147,7 @@ impl Ours {
             Err(error @ Errno::ADDRINUSE) => error,
             bound => return Ok(bound?),
         };
-        let sharing = self.all().senders.at(at.port());
+        let sharing = self.all().sharing(at.port());
         let all = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
         if all().next().is_none() {
             return Err(taken.into());
@@ -137,20 +170,41 @@ impl Ours {
     }
 }
 
+impl Noted {
+    fn change(&mut self, port: Port, how: impl FnOnce(u8) -> u8) {
+        let Bound(counts) = &mut self.bound[port.side as usize];
+        if let Some(count) = counts[usize::from(port.v6)].get_mut(usize::from(port.number)) {
+            *count = how(*count);
+        }
+    }
+
+    fn has(&self, port: Port) -> bool {
+        let Bound(counts) = &self.bound[port.side as usize];
+        counts[usize::from(port.v6)].get(usize::from(port.number)).is_some_and(|&count| count > 0)
+    }
+
+    /// What the guest sends from at a port of the host.
+    fn sharing(&self, number: u16) -> Vec<Sharing> {
+        let has = |v6| self.has(Port { side: Side::Host, v6, number });
+        if has(false) || has(true) { self.senders.at(number) } else { Vec::new() }
+    }
+}
+
+impl Bound {
+    fn new() -> io::Result<Self> {
+        let ports = || alloc::zeroed(usize::from(u16::MAX) + 1);
+        Ok(Self([ports()?, ports()?]))
+    }
+}
+
 impl Senders {
     /// Those that are there from the start.
     const SPARE: usize = 64;
 
     fn new(most: usize) -> io::Result<Self> {
-        let ports = || alloc::zeroed(usize::from(u16::MAX) + 1);
         let mut spare: Vec<Arc<SenderSocket>> = alloc::reserved(most)?;
         spare.extend((0..Self::SPARE.min(most)).map(|_| Arc::default()));
-        Ok(Self {
-            places: alloc::reserved(most)?,
-            free: alloc::reserved(most)?,
-            spare,
-            ports: [ports()?, ports()?],
-        })
+        Ok(Self { places: alloc::reserved(most)?, free: alloc::reserved(most)?, spare })
     }
 
     fn add(&mut self, fd: OwnedFd, port: u16, v6: bool) -> Option<(u32, Arc<SenderSocket>)> {
@@ -173,18 +227,12 @@ impl Senders {
             return None;
         };
         *self.places.get_mut(place as usize)? = Some(Sharing { socket: Arc::clone(&socket), port, v6 });
-        let count = self.ports[usize::from(v6)].get_mut(usize::from(port))?;
-        *count = count.saturating_add(1);
         Some((place, socket))
     }
 
     fn remove(&mut self, place: u32, mut socket: Arc<SenderSocket>) {
-        let Some(sharing) = self.places.get_mut(place as usize).and_then(Option::take) else { return };
+        let Some(_) = self.places.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
-        if let Some(count) = self.ports[usize::from(sharing.v6)].get_mut(usize::from(sharing.port)) {
-            *count = count.saturating_sub(1);
-        }
-        drop(sharing);
         // Somebody may just be sharing its port: it is closed when that is done.
         if let Some(memory) = Arc::get_mut(&mut socket) {
             memory.0 = None;
@@ -192,14 +240,7 @@ impl Senders {
         }
     }
 
-    fn has(&self, port: u16, v6: bool) -> bool {
-        self.ports[usize::from(v6)].get(usize::from(port)).is_some_and(|&count| count > 0)
-    }
-
     fn at(&self, port: u16) -> Vec<Sharing> {
-        if !(self.has(port, false) || self.has(port, true)) {
-            return Vec::new();
-        }
         self.places.iter().flatten().filter(|sharing| sharing.port == port).cloned().collect()
     }
 }
@@ -214,8 +255,14 @@ impl Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
-            self.ours.all().senders.remove(self.place, socket);
+            self.note.ours.all().senders.remove(self.place, socket);
         }
+    }
+}
+
+impl Drop for PortNote {
+    fn drop(&mut self) {
+        self.ours.all().change(self.port, |count| count.saturating_sub(1));
     }
 }
 

@@ -61,23 +61,29 @@ pub(crate) fn any(like: Addr) -> Addr {
 /// Connects a datagram socket to `to`, bound to `from`, or another port if that is taken; returns
 /// whether it is not. It reports errors of the network, and gets datagrams `joined` if that is
 /// asked for.
-pub(super) fn connect(fd: &OwnedFd, mut from: SocketAddr, to: SocketAddr, joined: bool) -> io::Result<bool> {
+pub(super) fn connect(fd: &OwnedFd, from: SocketAddr, to: SocketAddr, joined: bool) -> io::Result<bool> {
+    let kept = prepare(fd, from, joined)?;
+    rustix::net::connect(fd, &to)?;
+    Ok(kept)
+}
+
+/// [`connect`] without a peer.
+pub(super) fn prepare(fd: &OwnedFd, mut from: SocketAddr, joined: bool) -> io::Result<bool> {
     let kept = rustix::net::bind(fd, &from).is_ok();
-    if !kept && !from.ip().is_unspecified() {
+    if !kept {
         from.set_port(0);
         rustix::net::bind(fd, &from)?;
     }
-    if to.is_ipv4() {
+    if from.is_ipv4() {
         sockopt::set_socket_broadcast(fd, true)?;
     }
-    dgram::want_failures(fd.as_fd(), to.is_ipv6())?;
-    dgram::want_marks(fd.as_fd(), to.is_ipv6())?;
+    dgram::want_failures(fd.as_fd(), from.is_ipv6())?;
+    dgram::want_marks(fd.as_fd(), from.is_ipv6())?;
     dgram::want_room(fd.as_fd())?;
     if joined {
         // Linux before 5.0 does not know how to.
         let _ = dgram::want_joined(fd.as_fd());
     }
-    rustix::net::connect(fd, &to)?;
     Ok(kept)
 }
 

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use super::Envelope;
 
 /// A socket address in the kernel's layout.
-#[derive(Clone, Copy)]
 #[repr(align(4))]
 pub(super) struct SocketName {
     pub(super) bytes: [u8; size_of::<libc::sockaddr_in6>()],
@@ -68,7 +67,6 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
 }
 
 /// Room for the control messages of one datagram, aligned as the kernel wants them.
-#[derive(Clone, Copy)]
 #[repr(align(8))]
 pub(super) struct CmsgBuffer {
     pub(super) bytes: [u8; 160],

@@ -10,6 +10,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use arrayvec::ArrayVec;
+
 use self::control::{CmsgBuffer, SocketName, parse_name};
 use crate::iovec::{Gather, Scatter};
 use crate::result;
@@ -144,37 +146,58 @@ pub fn send(
     v4: bool,
 ) -> io::Result<usize> {
     let name = envelope.to.map(SocketName::from);
-    let mut controls = [CmsgBuffer::EMPTY; BATCH];
-    let mut headers = [EMPTY; BATCH];
+    let v6_name = name.as_ref().is_some_and(SocketName::is_v6);
     let count = messages.len().min(BATCH);
     #[cfg(feature = "inject")]
     let count = injected(fd, count, messages.first().is_some_and(|first| first.segment != 0))?;
-    for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
-        let own = data.as_slice().get(message.first..message.first.saturating_add(message.buffers));
-        let own = own.ok_or(io::ErrorKind::InvalidInput)?;
-        if message.segment != 0 {
-            control.push(libc::SOL_UDP, UDP_SEGMENT, &message.segment.to_ne_bytes());
-        }
-        if let Some(from) = envelope.from {
-            control.push_source(from, name.as_ref().is_some_and(SocketName::is_v6));
-        }
-        control.push_marks(envelope, v4);
-        let header = &mut header.msg_hdr;
-        header.msg_iov = own.as_ptr().cast_mut();
-        header.msg_iovlen = own.len() as _;
-        if let Some(name) = &name {
-            header.msg_name = name.bytes.as_ptr().cast_mut().cast();
-            header.msg_namelen = name.len;
-        }
-        if control.len > 0 {
-            header.msg_control = control.bytes.as_mut_ptr().cast();
-            header.msg_controllen = control.len as _;
+    // Neighbours that are cut alike share their control messages: the kernel only reads them.
+    let runs = || messages[..count].chunk_by(|a, b| a.segment == b.segment);
+    let controls: Controls = runs().map(|run| control(envelope, run, v6_name, v4)).collect();
+    let mut headers = ArrayVec::<_, BATCH>::new();
+    for (run, control) in runs().zip(&controls) {
+        for message in run {
+            let own = data.as_slice().get(message.first..message.first.saturating_add(message.buffers));
+            headers.push(outgoing_header(own.ok_or(io::ErrorKind::InvalidInput)?, name.as_ref(), control));
         }
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the first `count` headers are valid and point to `name`, `controls` and vectors
-    // of `data`, all alive; the kernel only writes `msg_len` of each header.
-    result(unsafe { libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), count as _, flags as _) as isize })
+    // SAFETY: the headers are valid and point to `name`, `controls` and vectors of `data`, all
+    // alive; the kernel only writes `msg_len` of each header.
+    result(unsafe {
+        libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), headers.len() as _, flags as _) as isize
+    })
+}
+
+type Controls = ArrayVec<CmsgBuffer, BATCH>;
+
+/// What the kernel is told besides the receiver of messages that are cut alike.
+fn control(envelope: &Envelope, run: &[Outgoing], v6_name: bool, v4: bool) -> CmsgBuffer {
+    let mut control = CmsgBuffer::EMPTY;
+    if let Some(first) = run.first().filter(|first| first.segment != 0) {
+        control.push(libc::SOL_UDP, UDP_SEGMENT, &first.segment.to_ne_bytes());
+    }
+    if let Some(from) = envelope.from {
+        control.push_source(from, v6_name);
+    }
+    control.push_marks(envelope, v4);
+    control
+}
+
+/// A header to send with; what it points to must outlive its use and is only read.
+fn outgoing_header(vecs: &[libc::iovec], name: Option<&SocketName>, control: &CmsgBuffer) -> libc::mmsghdr {
+    let mut header = EMPTY;
+    let to = &mut header.msg_hdr;
+    to.msg_iov = vecs.as_ptr().cast_mut();
+    to.msg_iovlen = vecs.len() as _;
+    if let Some(name) = name {
+        to.msg_name = name.bytes.as_ptr().cast_mut().cast();
+        to.msg_namelen = name.len;
+    }
+    if control.len > 0 {
+        to.msg_control = control.bytes.as_ptr().cast_mut().cast();
+        to.msg_controllen = control.len as _;
+    }
+    header
 }
 
 /// How many messages the kernel is given, as a script of tests has it.
@@ -204,50 +227,69 @@ pub(crate) fn name_bytes(addr: SocketAddr) -> ([u8; size_of::<libc::sockaddr_in6
 
 /// Receives one message into `into` without waiting.
 pub fn receive(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<Received> {
-    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
-    let mut message = header(&mut name, &mut control, into.as_slice());
-    // SAFETY: `message` points to `name`, `control` and vectors that `into` keeps alive, of
+    let mut beside = Beside::EMPTY;
+    let mut message = header(&mut beside, into.as_slice());
+    // SAFETY: `message` points to `beside` and vectors that `into` keeps alive, of
     // memory that it borrows mutably or that nothing in this process refers to.
     let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })?;
-    (name.len, control.len) = (message.msg_namelen, control_len(&message));
-    Ok(Received::new(len, &name, &control))
+    Ok(beside.received(&message, len))
 }
 
 /// What [`receive`] would return next; the message stays in the queue.
 pub fn peek(fd: BorrowedFd<'_>) -> io::Result<Received> {
-    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
-    let mut message = header(&mut name, &mut control, &[]);
+    let mut beside = Beside::EMPTY;
+    let mut message = header(&mut beside, &[]);
     // With MSG_TRUNC the length is that of the message, not of the room for it.
     let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK | libc::MSG_TRUNC;
     // SAFETY: as in `receive`, without vectors.
     let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
-    (name.len, control.len) = (message.msg_namelen, control_len(&message));
-    Ok(Received::new(len, &name, &control))
+    Ok(beside.received(&message, len))
 }
 
 /// Takes the oldest entry of the error queue, and the start of the datagram that it is about.
 pub fn receive_failure(fd: BorrowedFd<'_>, payload: &mut [u8]) -> io::Result<Failure> {
-    let (mut name, mut control) = (SocketName::EMPTY, CmsgBuffer::EMPTY);
+    let mut beside = Beside::EMPTY;
     let mut into = Scatter::new();
     into.push(payload);
-    let mut message = header(&mut name, &mut control, into.as_slice());
+    let mut message = header(&mut beside, into.as_slice());
     let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
     // SAFETY: as in `receive`; `payload` is borrowed mutably.
     let len = result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
-    (name.len, control.len) = (message.msg_namelen, control_len(&message));
-    Failure::new(len, &name, &control).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    (beside.name.len, beside.control.len) = (message.msg_namelen, control_len(&message));
+    Failure::new(len, &beside.name, &beside.control)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Memory of our own to receive batches into. Only what is used of it is ever touched.
 pub struct Inbox {
     arena: Vec<u8>,
+    /// What comes beside the payloads. It is not cleared between batches: the kernel tells how much
+    /// of it it wrote.
+    beside: Vec<Beside>,
     received: [Option<Received>; BATCH],
+}
+
+/// Where the kernel writes a message's sender and control messages.
+struct Beside {
+    name: SocketName,
+    control: CmsgBuffer,
+}
+
+impl Beside {
+    const EMPTY: Self = Self { name: SocketName::EMPTY, control: CmsgBuffer::EMPTY };
+
+    /// Takes over how much the kernel wrote, which is in the header that pointed here.
+    fn received(&mut self, header: &libc::msghdr, len: usize) -> Received {
+        (self.name.len, self.control.len) = (header.msg_namelen, control_len(header));
+        Received::new(len, &self.name, &self.control)
+    }
 }
 
 impl Inbox {
     /// Reserves the memory.
     pub fn new() -> Self {
-        Self { arena: vec![0; BATCH * MAX_LEN], received: [None; BATCH] }
+        let beside = std::iter::repeat_with(|| Beside::EMPTY).take(BATCH).collect();
+        Self { arena: vec![0; BATCH * MAX_LEN], beside, received: [None; BATCH] }
     }
 
     /// Receives up to [`BATCH`] messages without waiting; returns how many, at least one.
@@ -257,32 +299,29 @@ impl Inbox {
 
     /// [`Inbox::receive`], but for no more than `most` messages.
     pub fn receive_some(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
-        let mut names = [SocketName::EMPTY; BATCH];
-        let mut controls = [CmsgBuffer::EMPTY; BATCH];
-        let mut vecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        let mut headers = [EMPTY; BATCH];
-        let rooms = self.arena.chunks_exact_mut(MAX_LEN).zip(&mut vecs);
-        let meta = names.iter_mut().zip(&mut controls).zip(&mut headers);
-        for ((room, vec), ((name, control), to)) in rooms.zip(meta) {
-            *vec = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-            to.msg_hdr = header(name, control, std::slice::from_ref(vec));
+        let rooms = self.arena.chunks_exact_mut(MAX_LEN).take(most);
+        let vecs: ArrayVec<_, BATCH> = rooms
+            .map(|room| libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() })
+            .collect();
+        let mut headers = ArrayVec::<_, BATCH>::new();
+        for (beside, vec) in self.beside.iter_mut().zip(&vecs) {
+            let msg_hdr = header(beside, std::slice::from_ref(vec));
+            headers.push(libc::mmsghdr { msg_hdr, msg_len: 0 });
         }
-        // SAFETY: all headers point to `names`, `controls`, `vecs` and separate parts of the
-        // arena, which is borrowed mutably; no time-out is given.
+        // SAFETY: all headers point to parts of `beside`, to `vecs` and through these to separate
+        // parts of the arena, both borrowed mutably; no time-out is given.
         let count = result(unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 headers.as_mut_ptr(),
-                most.min(BATCH) as _,
+                headers.len() as _,
                 libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             ) as isize
         })?;
-        for (i, header) in headers.iter().take(count).enumerate() {
-            names[i].len = header.msg_hdr.msg_namelen;
-            controls[i].len = control_len(&header.msg_hdr);
-            let len = header.msg_len as usize;
-            self.received[i] = Some(Received::new(len, &names[i], &controls[i]));
+        let messages = headers.iter().zip(&mut self.beside).zip(&mut self.received);
+        for ((header, beside), received) in messages.take(count) {
+            *received = Some(beside.received(&header.msg_hdr, header.msg_len as usize));
         }
         Ok(count)
     }
@@ -379,7 +418,8 @@ fn control_len(header: &libc::msghdr) -> usize {
 }
 
 /// A header to receive with; what it points to must outlive its use.
-fn header(name: &mut SocketName, control: &mut CmsgBuffer, vecs: &[libc::iovec]) -> libc::msghdr {
+fn header(beside: &mut Beside, vecs: &[libc::iovec]) -> libc::msghdr {
+    let Beside { name, control } = beside;
     let mut header = EMPTY.msg_hdr;
     header.msg_name = name.bytes.as_mut_ptr().cast();
     header.msg_namelen = name.bytes.len() as _;

@@ -77,6 +77,10 @@ fn main() -> Result<()> {
         ["udp-sweep", to, largest] => say(&udp::sweep(to, largest.parse()?)?),
         ["udp-many", to, count] => udp::many(to, count.parse()?),
         ["udp-spray", to, count] => udp::spray(to, count.parse()?),
+        ["udp-scatter", first, count, port, from] => {
+            udp::scatter(first, count.parse()?, port.parse()?, from.parse()?)
+        }
+        ["udp-gather", address, count] => say(&udp::gather(address, count.parse()?)?),
         ["udp-ask", to, text] => say(&udp::ask(to, text)?),
         ["group", at, interface] => groups::listen(at, interface),
         ["group-say", to, interface, from, ttl, text] => {

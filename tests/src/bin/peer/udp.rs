@@ -1,6 +1,8 @@
 //! A UDP server that echoes, and clients.
 
-use std::net::UdpSocket;
+use std::collections::HashSet;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -88,6 +90,31 @@ pub(crate) fn spray(to: &str, count: usize) -> Result<()> {
         std::thread::sleep(Duration::from_micros(200));
     }
     Ok(())
+}
+
+/// Sends a datagram from one port to each of `count` addresses, and stays until its input ends.
+pub(crate) fn scatter(first: &str, count: u32, port: u16, from: u16) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from))?;
+    let first = u32::from(first.parse::<Ipv4Addr>()?);
+    for number in 0..count {
+        socket.send_to(&number.to_be_bytes(), (Ipv4Addr::from(first + number), port))?;
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(std::io::stdin().read_to_end(&mut Vec::new()).map(drop)?)
+}
+
+/// Receives datagrams of [`scatter`] until all have come; returns whom they came from.
+pub(crate) fn gather(address: &str, count: usize) -> Result<String> {
+    let socket = UdpSocket::bind(address)?;
+    say("LISTENING")?;
+    let (mut numbers, mut sources) = (HashSet::new(), HashSet::new());
+    while numbers.len() < count {
+        let mut number = [0; 4];
+        let (_, source) = socket.recv_from(&mut number)?;
+        numbers.insert(number);
+        sources.insert(source.to_string());
+    }
+    Ok(sources.into_iter().collect::<Vec<_>>().join(" "))
 }
 
 /// Exchanges a byte each way again and again; returns how often, and in how

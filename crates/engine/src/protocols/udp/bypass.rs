@@ -1,62 +1,204 @@
 //! Datagrams that bypass the link: what comes from the loopback interface of either side goes
 //! from socket to socket, never in frames.
 //!
-//! Clients talk to a listening socket. For each there is a flow with a socket on the other side,
-//! connected to the server, that has the client's port where it is free; so answers
-//! find the client for whom they are, and it sees the address that it sent to as their source.
-//! Batches stay batches, and what the kernel joined stays joined.
+//! Clients talk to a listening socket. For each there is a flow with a socket on the other side that
+//! has the client's port where it is free; so answers find the client for whom they are, and it sees
+//! the address that it sent to as their source. Batches stay batches, and what the kernel joined
+//! stays joined.
+//!
+//! The socket is connected to the server when that has answered. A server may also go on from a
+//! port of its own for each client (RFC 1350, section 4). Then the flow has a socket on the client's
+//! side as well, with a port that stands for the server's: the client goes on with that one, and
+//! what it sends to the listening socket is another flow.
 //!
 //! Left out: errors. A client on loopback would hear of a closed port at once, but nothing makes
 //! a listening socket say so to a single client. They are counted, and the flow
 //! goes on, since a server may come.
 
+use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use arrayvec::ArrayVec;
-use passt_proto::addr::Endpoint;
+use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
 use passt_sys::dgram::{BATCH, Envelope};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
 use super::way::{Shared, Sockets, Ways};
-use super::{Udp, UdpFlow};
-use crate::core::{Core, Station};
-use crate::flow::Side;
+use super::{Udp, UdpFlow, errors};
+use crate::core::readiness::{DATAGRAMS, has_taken};
+use crate::core::{Core, Station, Token};
 use crate::flow::account::Direction;
-use crate::forward::{Context, Ports};
+use crate::flow::{Handle, Key, Side, Via};
+use crate::forward::{Context, PortNote, Ports};
 use crate::link::Link;
-use crate::protocols::Verdict;
-use crate::protocols::socket::{any, connect};
+use crate::protocols::socket::{any, connect, prepare};
+use crate::protocols::{Verdict, facts};
 
-/// A socket for what came in on side `from`, on the other side and connected to `server`, if
-/// possible from `port`; and whether its descriptor is one of those that are kept from whoever is
-/// outside.
-pub(crate) fn open(
-    ports: &mut Ports,
-    from: Side,
-    server: Endpoint,
-    port: u16,
-) -> Result<(OwnedFd, bool), DropReason> {
-    let made = ports.socket_across(from, SocketType::DGRAM, server.addr);
-    let local = Endpoint::new(any(server.addr), port);
-    let fd = made.map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::NETUNREACH) => DropReason::Unmapped,
-        _ => DropReason::Socket,
-    })?;
-    // Clients in the namespace are the guest's own.
-    let kept = from == Side::Host && ports.pressure.keeps(&fd);
-    connect(&fd, local.socket_addr(), server.socket_addr(), true).map_err(|_| DropReason::Socket)?;
-    Ok((fd, kept))
+/// The sockets of a flow.
+pub(crate) struct Across {
+    server: OwnedFd,
+    /// Its port is no service, until the socket is connected.
+    unconnected: Option<PortNote>,
+    client: Client,
+}
+
+/// What the client talks to.
+enum Client {
+    /// The socket that listens for all of them.
+    Listening(Shared),
+    /// One of its own, connected to it.
+    Own(OwnedFd),
+}
+
+impl Across {
+    /// For what came in on side `from` through `client`, on the other side, where the server is at
+    /// `target`; if possible from `port`. And whether its descriptor is one of those that are kept
+    /// from whoever is outside.
+    pub(crate) fn open(
+        ports: &mut Ports,
+        from: Side,
+        client: Shared,
+        (target, port): (Addr, u16),
+    ) -> Result<(Self, bool), DropReason> {
+        let made = ports.socket_across(from, SocketType::DGRAM, target);
+        let server = made.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::NETUNREACH) => DropReason::Unmapped,
+            _ => DropReason::Socket,
+        })?;
+        // Clients in the namespace are the guest's own.
+        let kept = from == Side::Host && ports.pressure.keeps(&server);
+        let local = Endpoint::new(any(target), port);
+        let has_port = prepare(&server, local.socket_addr(), true).map_err(|_| DropReason::Socket)?;
+        let port = if has_port { Some(port) } else { facts::local(&server).map(|at| at.port) };
+        let port = port.ok_or(DropReason::Socket)?;
+        let unconnected = Some(ports.ours.note_port(from.other(), port, !target.is_v4()));
+        Ok((Self { server, unconnected, client: Client::Listening(client) }, kept))
+    }
+
+    /// The one on the server's side.
+    pub(super) fn server(&self) -> &OwnedFd {
+        &self.server
+    }
+
+    /// The one that listens for clients, if this one has none of its own.
+    pub(super) fn listener(&self) -> Option<&Shared> {
+        match &self.client {
+            Client::Listening(shared) => Some(shared),
+            Client::Own(_) => None,
+        }
+    }
+
+    /// The client was heard through another listening socket.
+    pub(super) fn reopened(&mut self, listener: Shared) {
+        if let Client::Listening(shared) = &mut self.client {
+            *shared = listener;
+        }
+    }
+
+    /// The way to the server at `remote`.
+    pub(super) fn to_server(&self, remote: Endpoint) -> Sender<'_> {
+        let to = self.unconnected.is_some().then(|| remote.socket_addr());
+        let envelope = Envelope { to, ..Envelope::default() };
+        Sender { fd: self.server.as_fd(), envelope, v4: remote.addr.is_v4(), shared: None }
+    }
+
+    /// The way to the client.
+    fn to_client<'a>(&'a self, ways: Ways<'a>, client: Endpoint) -> Option<Sender<'a>> {
+        let envelope = Envelope::default();
+        match &self.client {
+            Client::Listening(shared) => shared.way(ways, envelope),
+            Client::Own(fd) => {
+                Some(Sender { fd: fd.as_fd(), envelope, v4: client.addr.is_v4(), shared: None })
+            }
+        }
+    }
+
+    /// The server has answered from `remote`: nobody else may from now on.
+    fn connect(&mut self, remote: Endpoint) {
+        if self.unconnected.is_some() && rustix::net::connect(&self.server, &remote.socket_addr()).is_ok() {
+            self.unconnected = None;
+        }
+    }
+}
+
+/// A socket on side `side`, connected to the `client` there, with an address that it knows the
+/// server by, and with `port` if possible; its port.
+fn client_socket(ports: &mut Ports, side: Side, client: &Shared, port: u16) -> io::Result<(OwnedFd, u16)> {
+    let to = Endpoint::from(client.to);
+    let from = client.from.map_or_else(|| any(to.addr), Addr::from);
+    let fd = ports.socket_across(side.other(), SocketType::DGRAM, to.addr)?;
+    if side == Side::Host && ports.pressure.keeps(&fd) {
+        return Err(Errno::MFILE.into());
+    }
+    let kept = connect(&fd, Endpoint::new(from, port).socket_addr(), to.socket_addr(), true)?;
+    let port = if kept { port } else { facts::local(&fd).ok_or(Errno::INVAL)?.port };
+    Ok((fd, port))
 }
 
 impl UdpFlow {
-    /// What came in through a listening socket, for a server that `fd` is connected to.
-    pub(crate) fn across(fd: OwnedFd, shared: Shared, server: Endpoint, now: Instant) -> Self {
-        Self::new(Sockets::Both(fd, shared), server, Station::EVERY, now)
+    /// What came in through a listening socket, for a server.
+    pub(crate) fn across(across: Across, server: Endpoint, now: Instant) -> Self {
+        Self::new(Sockets::Across(across), server, Station::EVERY, now)
+    }
+
+    /// Has a flow go on with `source` as its server, if that is another port of the same one, which
+    /// has not answered yet. False if it is a stranger.
+    pub(super) fn moves_to<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        (handle, key): (Handle, &Key),
+        source: Endpoint,
+    ) -> bool {
+        let (Sockets::Across(across), Via::Bypass(side)) = (&mut self.sockets, key.via) else { return false };
+        let Client::Listening(client) = &across.client else { return false };
+        if across.unconnected.is_none() || source.addr != self.remote.addr {
+            return false;
+        }
+        let Ok((fd, port)) = client_socket(&mut ctx.ports, side, client, source.port) else { return false };
+        if ctx.core.watch(&fd, Token::Second(handle), DATAGRAMS).is_err() {
+            return false;
+        }
+        across.client = Client::Own(fd);
+        self.remote = source;
+        udp.moved = Some((handle, Key { guest: Endpoint { port, ..key.guest }, ..*key }));
+        true
+    }
+
+    /// The socket on the client's side has something to tell.
+    pub(crate) fn client_event<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        handle: Handle,
+        key: &Key,
+        events: EventFlags,
+    ) -> Verdict {
+        let Sockets::Across(Across { client: Client::Own(fd), .. }) = &self.sockets else {
+            return Verdict::Keep;
+        };
+        let path = self.path_from_guest(&ctx.core, key);
+        let mut taken = events.contains(EventFlags::ERR) && errors::own(&mut ctx.core, key, &path, fd);
+        if events.contains(EventFlags::IN) {
+            let received = ctx.core.inbox.receive(fd.as_fd());
+            taken |= has_taken(&received, events);
+            if let Ok(count) = received
+                && self.received(ctx, udp, handle, key, 0..count) == Verdict::Remove
+            {
+                return Verdict::Remove;
+            }
+        }
+        if self.futile.note(taken) {
+            ctx.core.dropped(DropReason::Socket);
+            return Verdict::Remove;
+        }
+        Verdict::Keep
     }
 
     /// Passes on what is in the inbox at `messages`, from the client.
@@ -79,12 +221,14 @@ impl UdpFlow {
         &mut self,
         ctx: &mut Context<L>,
         udp: &Udp,
+        key: &Key,
         messages: Range<usize>,
     ) -> Verdict {
         self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
-        let Sockets::Both(_, client) = &self.sockets else { return Verdict::Remove };
+        let Sockets::Across(across) = &mut self.sockets else { return Verdict::Remove };
+        across.connect(self.remote);
         let ways = Ways { listeners: &ctx.ports.listeners, mappings: &udp.mappings };
-        let way = client.way(ways, Envelope::default());
+        let way = across.to_client(ways, key.remote);
         let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
         count(ctx, lost, messages)
     }

@@ -12,8 +12,8 @@ impl UdpFlow {
     /// What it tells of itself.
     pub(crate) fn facts(&self, listeners: &Listeners, mappings: &Mappings) -> Facts {
         let local = match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => facts::local(fd),
             Sockets::Shared(shared) => shared.local(listeners, mappings),
+            own => own.own().and_then(facts::local),
         };
         let state = State::of_datagrams(self.seen.map(u64::from));
         Facts { state, account: self.account, retransmitted: 0, local, remote: Some(self.remote) }
@@ -21,10 +21,14 @@ impl UdpFlow {
 
     /// The number of the listening socket that it travels through, if it does.
     pub(crate) fn listener(&self) -> Option<u32> {
-        match &self.sockets {
-            Sockets::Shared(Shared { socket: Which::Listener(number), .. })
-            | Sockets::Both(_, Shared { socket: Which::Listener(number), .. }) => Some(*number),
-            _ => None,
+        let shared = match &self.sockets {
+            Sockets::Shared(shared) => Some(shared),
+            Sockets::Across(across) => across.listener(),
+            Sockets::Own(_) => None,
+        };
+        match shared?.socket {
+            Which::Listener(number) => Some(number),
+            Which::Mapping(_) => None,
         }
     }
 }

@@ -10,12 +10,11 @@ use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::udp;
-use passt_sys::dgram::{self, BATCH, Inbox, Received};
+use passt_sys::dgram::{self, BATCH, Received};
 use passt_sys::iovec::Scatter;
 use rustix::event::epoll::EventFlags;
 
 use super::send::{self, Tally};
-use super::way::Sockets;
 use super::{BURST, Udp, UdpFlow, used};
 use crate::core::readiness::has_taken;
 use crate::core::{Core, Station};
@@ -38,7 +37,7 @@ impl UdpFlow {
         let mut taken = events.contains(EventFlags::ERR) && self.failures(&mut ctx.core, key);
         if events.contains(EventFlags::IN) {
             let (before, heard) = (self.seen, self.account.of(Direction::In));
-            let received = self.receive(ctx, udp, key);
+            let received = self.receive(ctx, udp, (handle, key));
             self.note(&mut ctx.ports, handle, key, before);
             taken |= has_taken(&received, events);
             // The call may have failed after it had passed on some.
@@ -57,8 +56,13 @@ impl UdpFlow {
     }
 
     /// Passes on what arrived. What stays is reported by the kernel again.
-    fn receive<L: Link>(&mut self, ctx: &mut Context<L>, udp: &mut Udp, key: &Key) -> io::Result<Verdict> {
-        let (Sockets::Own(fd) | Sockets::Both(fd, _)) = &self.sockets else { return Ok(Verdict::Keep) };
+    fn receive<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        udp: &mut Udp,
+        (handle, key): (Handle, &Key),
+    ) -> io::Result<Verdict> {
+        let Some(fd) = self.sockets.own() else { return Ok(Verdict::Keep) };
         for _ in 0..BURST {
             if !self.joined {
                 break;
@@ -74,19 +78,18 @@ impl UdpFlow {
             return Ok(Verdict::Keep);
         }
         let count = ctx.core.inbox.receive(fd.as_fd())?;
-        // Before the socket was connected, others could send to it.
-        let ours = |inbox: &Inbox, i| {
-            inbox.message(i).is_some_and(|(m, _)| m.source.map(Endpoint::from) == Some(self.remote))
-        };
-        let is_ours: ArrayVec<bool, BATCH> = (0..count).map(|i| ours(&ctx.core.inbox, i)).collect();
+        let source = |index| ctx.core.inbox.message(index).and_then(|(m, _)| m.source.map(Endpoint::from));
+        let sources: ArrayVec<Option<Endpoint>, BATCH> = (0..count).map(source).collect();
         let mut next = 0;
-        for run in is_ours.chunk_by(bool::eq) {
+        for run in sources.chunk_by(Option::eq) {
             let messages = next..next + run.len();
             next = messages.end;
-            if run.first() != Some(&true) {
+            let Some(source) = run.first().copied().flatten() else { continue };
+            // Before the socket was connected, others could send to it.
+            if source != self.remote && !self.moves_to(ctx, udp, (handle, key), source) {
                 ctx.core.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.core.inbox, messages));
             } else if key.via != Via::Link {
-                if self.answer(ctx, udp, messages) == Verdict::Remove {
+                if self.answer(ctx, udp, key, messages) == Verdict::Remove {
                     return Ok(Verdict::Remove);
                 }
             } else {

@@ -12,6 +12,7 @@ use passt_proto::rules::HostSide;
 use passt_sys::dgram::{self, Envelope};
 use rustix::io::Errno;
 
+use super::bypass::Across;
 use super::mapping::{Mapping, Mappings, Remote};
 use super::send::Sender;
 use super::{Udp, UdpFlow, errors};
@@ -29,15 +30,15 @@ pub(super) enum Sockets {
     Own(OwnedFd),
     /// One that others use as well.
     Shared(Shared),
-    /// On the bypass: one of its own on the server's side, and the one that listens for clients.
-    Both(OwnedFd, Shared),
+    /// On the bypass: one of its own on the server's side, and another one on the client's.
+    Across(Across),
 }
 
 /// A socket that is not connected, from which datagrams go `to` a peer, and come `from` an address
 /// of the host.
 pub(crate) struct Shared {
     pub(super) socket: Which,
-    to: SocketAddr,
+    pub(super) to: SocketAddr,
     pub(super) from: Option<IpAddr>,
 }
 
@@ -183,10 +184,7 @@ impl UdpFlow {
 
     /// Its own socket, if it has one.
     pub(crate) fn fd(&self) -> Option<&OwnedFd> {
-        match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => Some(fd),
-            Sockets::Shared(_) => None,
-        }
+        self.sockets.own()
     }
 
     /// Has the kernel join datagrams from the host.
@@ -201,8 +199,8 @@ impl UdpFlow {
     /// the former, at this port.
     fn reopened(&mut self, mappings: &Mappings, listener: Shared, port: u16) {
         match &mut self.sockets {
-            Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. })
-            | Sockets::Both(_, shared) => *shared = listener,
+            Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. }) => *shared = listener,
+            Sockets::Across(across) => across.reopened(listener),
             Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
                 if mappings.get(*mapping).is_some_and(|mapping| mapping.port() == port) => {}
             // The peer is answered from there, until it is heard through the other socket again.
@@ -221,12 +219,22 @@ impl UdpFlow {
         let envelope = marks::envelope(self.marks, self.remote.addr);
         let v4 = self.remote.addr.is_v4();
         let own = || match &self.sockets {
-            Sockets::Own(fd) | Sockets::Both(fd, _) => {
-                Some(Sender { fd: fd.as_fd(), envelope, v4, shared: None })
-            }
+            Sockets::Own(fd) => Some(Sender { fd: fd.as_fd(), envelope, v4, shared: None }),
+            Sockets::Across(across) => Some(across.to_server(self.remote)),
             Sockets::Shared(shared) => shared.way(ways, envelope),
         };
         self.last_heard.as_ref().and_then(|shared| shared.way(ways, envelope)).or_else(own)
+    }
+}
+
+impl Sockets {
+    /// The flow's own towards its remote, if it has one.
+    pub(super) fn own(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Own(fd) => Some(fd),
+            Self::Across(across) => Some(across.server()),
+            Self::Shared(_) => None,
+        }
     }
 }
 
