@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use passt_tests::transfer::{at, exchange};
 use passt_tests::{
-    FAR4, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually_within, have, skip,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually_within, have,
+    skip,
 };
 
 /// A service is seen once a second, and one more is for a busy machine.
@@ -414,5 +415,22 @@ fn a_service_that_spoke_first() {
         // One that nobody answers is waited for longer than a service takes to be noticed.
         let seen = || answered().trim().starts_with(GATEWAY4).then_some(());
         eventually_within(NOTICED * 5, "an answer", seen);
+    }
+}
+
+/// What one guest sends from is no service to the next one: its ports stay free there.
+#[test]
+fn another_guest_that_only_sends() {
+    let Some((one, net)) = start("") else { return };
+    let other = net.pasta(User::Normal).with("--config-net").start();
+    for (port, far) in [(6001, FAR4), (6002, FAR6)] {
+        let _sends = one.start_peer(&format!("udp-scatter {far} 1 9 {port}"));
+        noticed("the port of what it sent", || bound(&net.host, "udp", port) != [false; 2]);
+    }
+    let _service = udp_server(&net.host, "0.0.0.0:6003");
+    // When that is seen, all that was there before has been.
+    noticed("a service", || bound(&other, "udp", 6003)[0]);
+    for port in [6001, 6002] {
+        assert_eq!(bound(&other, "udp", port), [false; 2], "{}", listening(&other));
     }
 }

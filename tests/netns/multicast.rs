@@ -1,9 +1,12 @@
 //! Multicast and broadcast, from the guest and to it, through the host.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use passt_tests::transfer::at;
 use passt_tests::{
-    GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually, eventually_within, skip,
+    Avahi, FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, HOST4, HOST6, Net, Place, Process, User, eventually,
+    eventually_within,
 };
 
 const SSDP: &str = "239.255.255.250:1900";
@@ -138,6 +141,22 @@ fn questions_from_the_network_are_answered() {
     }
 }
 
+/// As SSDP does: whoever is in the group answers the guest's question from an address of its own.
+#[test]
+fn questions_of_the_guest_are_answered() {
+    let Some(net) = Net::new() else { return };
+    let guest = started(&net, "");
+    for (at, far) in [(SSDP, GATEWAY4), ("[ff05::c]:1900", GATEWAY6)] {
+        let _member = member(&net.peer, at);
+        let answer = say(&guest, at, 0, 4, "anybody?");
+        let source: SocketAddr =
+            answer.strip_prefix("here from ").expect(&answer).parse().expect("an address");
+        assert_eq!(source.port(), 1900);
+        // IPv6 chooses by scope: that may be the link-local one.
+        assert!(source.is_ipv6() || source.ip().to_string() == far, "{answer}");
+    }
+}
+
 /// Groups without a protocol that we know: the guest's own sends tell the port, and forwarded ports
 /// are heard without.
 #[test]
@@ -171,7 +190,8 @@ fn broadcasts_to_a_forwarded_port() {
             let text = format!("to{to}");
             say(&net.peer, &format!("{to}:6100"), 0, 64, &text);
             let line = inside.wait_for(&format!("{text} from"));
-            assert!(line.contains(&format!("from {GATEWAY4} to {seen} ")), "{options}: {line}");
+            assert!(line.contains(&format!("from {GATEWAY4} port ")), "{options}: {line}");
+            assert!(line.contains(&format!(" to {seen} ")), "{options}: {line}");
         }
         // Its own does not come back.
         say(&guest, "255.255.255.255:6100", 0, 64, "own");
@@ -201,9 +221,68 @@ fn multicast_can_be_off() {
     }
 }
 
-/// Two guests find each other's service by avahi.
+/// What the guest sends to many, from a port that it also sends to a single host from, leaves from
+/// that port, and arrives once. It does not come back, but others' does: whether the port is
+/// forwarded, or was known before the group.
+#[test]
+fn to_many_from_a_port_in_use() {
+    let Some(net) = Net::new() else { return };
+    for options in ["", "-u 6100", "-u auto"] {
+        let guest = started(&net, options);
+        for to in [OTHER, "[ff05::1:2]:6100", "192.0.2.255:6100", "255.255.255.255:6100"] {
+            let (v6, is_group) = (to.contains(':') && to.starts_with('['), !to.contains("255"));
+            let all = if v6 { "[::]:6100" } else { "0.0.0.0:6100" };
+            let here = if is_group { to } else { all };
+            let mut outside = member(&net.peer, here);
+            let single = at(if v6 { FAR6 } else { FAR4 }, 6100);
+            let mut listens = member(&net.peer, all);
+            say(&guest, &single, 6100, 1, "single");
+            assert!(listens.wait_for("single from").contains(" port 6100 "), "{options} {to}");
+            let mut inside = member(&guest, here);
+            if is_group {
+                await_host(&net, group_of(to), true);
+            }
+            for text in ["one", "two"] {
+                say(&guest, to, 6100, 3, text);
+                assert!(outside.wait_for(&format!("{text} from")).contains(" port 6100 "), "{options} {to}");
+                say(&net.peer, to, 0, 3, &format!("others-{text}"));
+                let line = inside.wait_for(&format!("others-{text} from"));
+                assert!(line.contains(&format!(" to {} ", group_of(to))), "{options} {to}: {line}");
+            }
+            for member in [inside, outside] {
+                say(&net.peer, to, 0, 3, "last");
+                let heard = heard_until(member, "last");
+                let count = |text: &str| heard.iter().filter(|line| line.starts_with(text)).count();
+                let all = ["one", "two", "others-one", "others-two"].map(count);
+                assert_eq!(all, [1; 4], "{options} {to}: {heard:?}");
+            }
+        }
+    }
+}
+
+/// A program that joins a group and sends there at once is heard, and hears: its report may come
+/// later than what it sends.
+#[test]
+fn joining_and_sending_at_once() {
+    let Some(net) = Net::new() else { return };
+    let guest = started(&net, "");
+    say(&guest, OTHER, 6100, 3, "early");
+    let mut inside = member(&guest, OTHER);
+    await_host(&net, group_of(OTHER), true);
+    say(&net.peer, OTHER, 0, 3, "hello");
+    inside.wait_for("hello from");
+}
+
+/// Two guests find each other's service.
 #[test]
 fn services_are_found() {
-    let Some(_net) = Net::new() else { return };
-    skip("no test of avahi yet: it needs a D-Bus of each guest's own");
+    let Some(net) = Net::new() else { return };
+    let Some(avahi) = Avahi::new(&net) else { return };
+    // Each with addresses of its own: avahi takes that of another host for a conflict of names.
+    let guests = [("alpha", "192.0.2.77", "2001:db8::77"), ("beta", "192.0.2.78", "2001:db8::78")]
+        .map(|(name, v4, v6)| (name, v4, started(&net, &format!("-a {v4} -a {v6}"))));
+    let mut daemons = guests.each_ref().map(|(name, _, guest)| avahi.start(guest, name));
+    for (daemon, (name, address, _)) in daemons.iter_mut().zip(guests.iter().rev()) {
+        daemon.wait_for(&format!("=;eth0;IPv4;{name};Web Site;local;{name}.local;{address};8080;"));
+    }
 }

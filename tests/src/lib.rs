@@ -12,6 +12,7 @@
 //! deadline, and a process is ready when it says so.
 #![expect(clippy::missing_panics_doc, reason = "a test helper panics where the test has failed")]
 
+mod avahi;
 pub mod client;
 pub mod dhcp;
 pub mod frame;
@@ -25,6 +26,7 @@ pub mod stream;
 pub mod transfer;
 mod vm;
 
+pub use avahi::Avahi;
 pub use guest::{Guest, Launch, User};
 pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};

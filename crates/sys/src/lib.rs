@@ -26,6 +26,7 @@ pub mod process;
 #[cfg(feature = "provoke")]
 pub mod provoke;
 pub mod seccomp;
+pub mod sender;
 pub mod shared;
 pub mod signal;
 pub mod socket;

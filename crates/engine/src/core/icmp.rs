@@ -56,6 +56,12 @@ impl<L: Link> Core<L> {
         quoted: &Quoted,
         payload: &Payload,
     ) {
+        // RFC 1122, section 3.2.2, and RFC 4443, section 2.4, which has one exception.
+        let too_big = icmp::Error::TooBig { mtu: 0 }.header(false).kind;
+        let is_exception = !quoted.path.dst.is_v4() && header.kind == too_big;
+        if self.is_many(quoted.path.dst) && !is_exception {
+            return;
+        }
         let path = self.path(from, quoted.path.src, quoted.path.src_mac);
         let (mut headers, mut frame) = ([0; MAX_HEADERS], [0; MAX_HEADERS + ERROR_ROOM]);
         // Headers go in front of the payload once it is known how much of that there is.

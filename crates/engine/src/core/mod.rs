@@ -132,6 +132,13 @@ impl Pools {
     }
 }
 
+impl<L> Core<L> {
+    /// Whether what is sent there is for any number of hosts, each of which may answer.
+    pub(crate) fn is_many(&self, addr: Addr) -> bool {
+        addr.is_group() || self.services.v4.as_ref().is_some_and(|v4| v4.is_broadcast(addr))
+    }
+}
+
 impl<L: Link> Core<L> {
     pub(crate) fn new(
         link: L,

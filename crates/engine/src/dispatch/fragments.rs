@@ -174,11 +174,10 @@ impl<L: Link> Engine<L> {
 }
 
 /// Tells the guest that fragments of its packet were missing for too long, on behalf of whom it was
-/// for: if the first was there (RFC 792; RFC 8200, section 4.5), and not about groups (RFC 1122,
-/// section 3.2.2).
+/// for: if the first was there (RFC 792; RFC 8200, section 4.5).
 fn tell<L: Link>(core: &mut Core<L>, Removed { packet, station, first, .. }: &Removed, block: u16) {
     let Some(&transport) = core.pool.bytes(block).first_chunk() else { return };
-    if *first < transport.len() || packet.src.is_unspecified() || packet.dst.is_group() {
+    if *first < transport.len() || packet.src.is_unspecified() {
         return;
     }
     let ours = core.services.our_mac;

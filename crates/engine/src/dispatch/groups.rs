@@ -7,7 +7,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::AsFd as _;
 
 use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::classify::Datagram;
@@ -22,10 +21,11 @@ use rustix::event::epoll::EventFlags;
 use super::Engine;
 use crate::core::Payload;
 use crate::core::readiness::has_taken;
-use crate::flow::Side;
+use crate::flow::{Handle, Side};
 use crate::link::Link;
 use crate::protocols::groups::{Recent, at};
 use crate::protocols::socket::socket_error;
+use crate::protocols::udp::Which;
 use crate::protocols::{marks, udp};
 
 impl<L: Link> Engine<L> {
@@ -54,6 +54,7 @@ impl<L: Link> Engine<L> {
         let core = &self.ctx.core;
         let family = core.guest.family(dst.addr);
         let Some(socket) = self.common.groups.socket(number) else { return Ok(false) };
+        let Some(fd) = socket.fd() else { return Ok(false) };
         let to = match socket.asker(dst, now) {
             Some(asker) => asker,
             None => at(dst.addr, dst.port, family.groups.unwrap_or(0)),
@@ -65,21 +66,23 @@ impl<L: Link> Engine<L> {
         let message = Outgoing { first: 0, buffers: data.len(), segment: 0 };
         let from = family.outbound.map(Addr::ip);
         let envelope = Envelope { to: Some(to), from, ..marks::envelope(marks, dst.addr) };
-        let sent = dgram::send(socket.fd.as_fd(), &data, &[message], &envelope, dst.addr.is_v4());
+        let sent = dgram::send(fd, &data, &[message], &envelope, dst.addr.is_v4());
         sent.map(|_| true).map_err(|_| DropReason::Socket)
     }
 
-    /// Keeps in mind what is sent to a group, to know it when it comes back.
+    /// Keeps in mind what is sent to a group, to know it when it comes back: it does if the guest
+    /// hears itself there.
     fn note_sent(&mut self, number: usize, to: Endpoint, payload: &Payload) -> Result<(), DropReason> {
         let now = self.ctx.core.now;
-        if !self.common.groups.recent.has_room(now) {
+        let groups = &mut self.common.groups;
+        if groups.own_address(to.addr).is_some_and(|own| !groups.wants(to.addr, own)) {
+            return Ok(());
+        }
+        if !groups.recent.has_room(now) {
             // What comes back is there already.
             self.group_event(u32::try_from(number).unwrap_or(u32::MAX), EventFlags::IN);
         }
         let recent = &mut self.common.groups.recent;
-        if !recent.has_room(now) {
-            return Err(DropReason::GroupLimit);
-        }
         let start = self.ctx.core.start(payload, Recent::START).ok_or(DropReason::Truncated)?;
         recent.note(recent.digest(to, start, payload.len()), now);
         Ok(())
@@ -89,9 +92,10 @@ impl<L: Link> Engine<L> {
     pub(crate) fn group_event(&mut self, number: u32, events: EventFlags) {
         let number = usize::try_from(number).unwrap_or(usize::MAX);
         let Some(socket) = self.common.groups.socket(number) else { return };
-        let mut taken = events.contains(EventFlags::ERR) && socket_error(&socket.fd).is_some();
+        let Some(fd) = socket.fd() else { return };
+        let mut taken = events.contains(EventFlags::ERR) && socket_error(fd).is_some();
         let to = Endpoint::new(socket.group, socket.port);
-        let received = self.ctx.core.inbox.receive(socket.fd.as_fd());
+        let received = self.ctx.core.inbox.receive(fd);
         taken |= has_taken(&received, events);
         if socket.futile.note(taken) {
             self.ctx.core.dropped(DropReason::Socket);
@@ -116,25 +120,40 @@ impl<L: Link> Engine<L> {
         }
     }
 
-    /// Passes on what is in the inbox at `messages` if it came through a listening socket to a
-    /// group or to all of a network; whether it did. What bypasses the link has flows.
-    pub(super) fn came_to_many(&mut self, number: u32, first: &Received, messages: Range<usize>) -> bool {
-        let broadcast = first.broadcast.map(Addr::from);
-        let group = first.destination.map(Addr::from).filter(|to| to.is_group());
-        let Some(to) = broadcast.or(group) else { return false };
-        let Some(listener) = self.ctx.ports.listeners.get(number) else { return false };
-        let Some(source) = first.source.filter(|_| listener.side == Side::Host && listener.target.is_none())
-        else {
-            return false;
+    /// Passes on what is in the inbox at `messages` if it came to a group or to all of a network;
+    /// whether it did. What bypasses the link has flows.
+    pub(super) fn came_to_many(&mut self, socket: Which, first: &Received, messages: Range<usize>) -> bool {
+        let (Some(to), Some(source)) = (sent_to_many(first), first.source) else { return false };
+        let port = match socket {
+            Which::Listener(number) => {
+                let listener = self.ctx.ports.listeners.get(number);
+                let listener = listener.filter(|l| l.side == Side::Host && l.target.is_none());
+                let past_link = || self.ctx.core.guest.past_link(source.ip().into(), to, None);
+                let Some(listener) = listener.filter(|_| past_link().is_none()) else { return false };
+                Ok(listener.target_port)
+            }
+            Which::Mapping(mapping) => self.port_for_many(mapping, source.ip().into()),
         };
-        if self.ctx.core.guest.past_link(source.ip().into(), to, None).is_some() {
-            return false;
-        }
-        let to = Endpoint::new(to, listener.target_port);
-        if let Err(reason) = self.share(source, to, first, messages.clone()) {
-            self.not_shared(reason, messages);
+        for message in messages {
+            let alone = message..message + 1;
+            let shared =
+                port.and_then(|port| self.share(source, Endpoint::new(to, port), first, alone.clone()));
+            if let Err(reason) = shared {
+                self.not_shared(reason, alone);
+            }
         }
         true
+    }
+
+    /// The guest's port that is to hear what `source` sends to all of a network, which came to a
+    /// mapping. A listening socket at the same port has it as well.
+    fn port_for_many(&self, mapping: Handle, source: Addr) -> Result<u16, DropReason> {
+        let mappings = &self.common.udp.mappings;
+        let known = mappings.get(mapping).ok_or(DropReason::NoFlow)?;
+        if self.ctx.ports.listeners.at_port(known.port(), source).is_some() {
+            return Err(DropReason::GroupEcho);
+        }
+        mappings.permitted(mapping, source).map(|own| own.port).ok_or(DropReason::NoFlow)
     }
 
     fn not_shared(&mut self, reason: DropReason, messages: Range<usize>) {
@@ -190,8 +209,14 @@ impl<L: Link> Engine<L> {
         let is_hosts = [own, family.outbound].contains(&Some(source.addr))
             || own.is_none() && family.assigned.contains(&source.addr);
         self.common.udp.mappings.sends_from(source, is_hosts)
-            || is_hosts && self.ctx.ports.listeners.at_port(source.port, source.addr).is_some()
+            || is_hosts && self.ctx.ports.listeners.sends_from(source)
     }
+}
+
+/// The group, or all of a network, that a message was sent to, if that is known and it was.
+pub(super) fn sent_to_many(message: &Received) -> Option<Addr> {
+    let group = message.destination.map(Addr::from).filter(|to| to.is_group());
+    message.broadcast.map(Addr::from).or(group)
 }
 
 fn is_broadcast(services: &responder::Config, addr: Addr) -> bool {

@@ -12,7 +12,7 @@ use passt_proto::wire::offload::Offload;
 use passt_sys::dgram::{self, Received};
 use rustix::event::epoll::EventFlags;
 
-use super::{Engine, Flow};
+use super::{Engine, Flow, groups};
 use crate::core::readiness::has_taken;
 use crate::core::{Payload, Station};
 use crate::flow::inbound::{InboundClass, Room};
@@ -37,7 +37,8 @@ impl<L: Link> Engine<L> {
         payload: Payload,
         offload: &Offload,
     ) -> Result<(), DropReason> {
-        if self.common.groups.has_any() && self.by_group_socket(datagram, &payload, offload)? {
+        let may_be_for_group = self.common.groups.has_any() || datagram.dst.addr.is_group();
+        if may_be_for_group && self.by_group_socket(datagram, &payload, offload)? {
             return Ok(());
         }
         let key = Key { via: Via::Link, protocol: Protocol::Udp, guest: datagram.src, remote: datagram.dst };
@@ -53,6 +54,9 @@ impl<L: Link> Engine<L> {
         let before = match self.flows.get_mut(handle) {
             Some((_, Flow::Udp(flow))) => {
                 flow.heard(&self.ctx.core.guest);
+                if flow.is_unasked() {
+                    self.common.udp.spoke(key.guest.addr, flow);
+                }
                 Some(flow.marks())
             }
             _ => None,
@@ -193,6 +197,9 @@ impl<L: Link> Engine<L> {
     fn receive_joined(&mut self, mapping: Handle) -> io::Result<bool> {
         let fd = self.common.udp.mappings.get(mapping).and_then(Mapping::fd);
         let Some(ahead) = fd.map(dgram::peek).transpose()? else { return Ok(false) };
+        if groups::sent_to_many(&ahead).is_some() {
+            return Ok(false);
+        }
         let Ok(handle) = self.comes_to(Which::Mapping(mapping), ahead.source, ahead.destination) else {
             return Ok(false);
         };
@@ -213,14 +220,12 @@ impl<L: Link> Engine<L> {
         while let Some((first, _)) = self.ctx.core.inbox.message(next)
             && next < count
         {
-            let alike = |m: &Received| (m.source, m.destination, m.ttl, m.traffic_class);
+            let alike = |m: &Received| (m.source, m.destination, m.broadcast, m.ttl, m.traffic_class);
             let is_like_first =
                 |&i: &usize| self.ctx.core.inbox.message(i).is_some_and(|(m, _)| alike(&m) == alike(&first));
             let messages = next..next + (next..count).take_while(is_like_first).count();
             next = messages.end;
-            if let Which::Listener(number) = socket
-                && self.came_to_many(number, &first, messages.clone())
-            {
+            if self.came_to_many(socket, &first, messages.clone()) {
                 continue;
             }
             match self.comes_to(socket, first.source, first.destination) {
@@ -330,7 +335,9 @@ impl<L: Link> Engine<L> {
         self.make_room(Some(InboundClass::Udp), mapping.index)?;
         let station = Station::of(&self.ctx.core.guest.learnt, key.guest.addr);
         let shared = Shared::new(Which::Mapping(mapping), source, None);
-        let flow = UdpFlow::through(shared, source.into(), station, self.ctx.core.now);
+        let is_known = self.common.udp.mappings.knows(mapping, source.ip().into());
+        let begin = if is_known { UdpFlow::through } else { UdpFlow::unasked };
+        let flow = begin(shared, source.into(), station, self.ctx.core.now);
         let handle = self.insert_udp(key, flow)?;
         self.ctx.ports.inbound.begun(handle.index, InboundClass::Udp, mapping.index, self.ctx.core.now);
         Ok(handle)

@@ -16,6 +16,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, Nl
 use passt_proto::addr::Addr;
 use passt_sys::dgram::Inbox;
 use passt_sys::netlink::{NetlinkSocket, messages};
+use passt_sys::sender;
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -179,7 +180,7 @@ impl DumpRequest {
 }
 
 impl DumpAnswer {
-    /// The service and its inode.
+    /// The service and its inode, but of a socket that serves nobody.
     fn read(protocol: Protocol, body: &[u8]) -> Option<(Service, u64)> {
         let (answer, attributes) = Self::read_from_prefix(body).ok()?;
         let [a, b, c, d, ..] = answer.addr;
@@ -189,8 +190,14 @@ impl DumpAnswer {
             _ => return None,
         };
         let state = if protocol == Protocol::Tcp { LISTENING } else { CLOSED };
-        let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
-        let only = attributes.any(|a| a.kind() == V6_ONLY && a.value() == [1]);
+        let has = |kind, is: fn(&[u8]) -> bool| {
+            let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
+            attributes.any(|a| a.kind() == kind && is(a.value()))
+        };
+        if protocol == Protocol::Udp && has(sender::ATTRIBUTE, sender::is_marked) {
+            return None;
+        }
+        let only = has(V6_ONLY, |value| value == [1]);
         let both = !only && addr == Ipv6Addr::UNSPECIFIED.into();
         let service = Service { protocol, addr, port: answer.port.get(), both };
         (answer.state == state).then_some((service, answer.inode.into()))

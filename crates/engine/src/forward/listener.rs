@@ -320,6 +320,9 @@ fn bound(
         sockopt::set_socket_reuseaddr(&fd, true)?;
         sockopt::set_socket_keepalive(&fd, true)?;
     } else {
+        if !v6 || both {
+            sockopt::set_socket_broadcast(&fd, true)?;
+        }
         dgram::want_failures(fd.as_fd(), v6)?;
         dgram::want_marks(fd.as_fd(), v6)?;
         dgram::want_room(fd.as_fd())?;

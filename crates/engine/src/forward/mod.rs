@@ -45,7 +45,7 @@ pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
-pub(crate) use self::registry::{Ours, PortNote, Sender};
+pub(crate) use self::registry::{Ours, PortNote, Purpose, Sender};
 use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use passt_sys::socket::{self, Kind};
 use passt_sys::{alloc, dgram};
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::listener::Listener;
 use super::table::{Entry, Place, RuleId};
@@ -57,6 +58,8 @@ struct Senders {
     places: Vec<Option<Sharing>>,
     free: Vec<u32>,
     spare: Vec<Arc<SenderSocket>>,
+    /// How many are of groups.
+    groups: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -64,18 +67,30 @@ struct Sharing {
     socket: Arc<SenderSocket>,
     port: u16,
     v6: bool,
+    purpose: Purpose,
+}
+
+/// What a socket is for that shares its port with others of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// What the guest sends from a port.
+    Sending,
+    /// A port of a group, whose address it is bound to.
+    Group,
 }
 
 /// Memory of a socket, which has one while it is in use.
 #[derive(Debug, Default)]
 struct SenderSocket(Option<OwnedFd>);
 
-/// The socket of a port that the guest sends from.
+/// A socket that shares its port.
 #[derive(Debug)]
 pub(crate) struct Sender {
     socket: Option<Arc<SenderSocket>>,
     place: u32,
-    note: PortNote,
+    ours: Ours,
+    /// Where it is bound to all of the host's addresses.
+    _note: Option<PortNote>,
 }
 
 /// A listening socket itself, which rules can have one after the other.
@@ -118,9 +133,16 @@ impl Ours {
 
     /// Notes a socket, of IPv6 or IPv4, that is bound to this port of the host and shares it. An
     /// error (`ENOBUFS`) where there are too many.
-    pub(crate) fn note_sender(&self, fd: OwnedFd, port: u16, v6: bool) -> io::Result<Sender> {
-        let (place, socket) = self.all().senders.add(fd, port, v6).ok_or(Errno::NOBUFS)?;
-        Ok(Sender { socket: Some(socket), place, note: self.note_port(Side::Host, port, v6) })
+    pub(crate) fn note_sender(
+        &self,
+        fd: OwnedFd,
+        port: u16,
+        v6: bool,
+        purpose: Purpose,
+    ) -> io::Result<Sender> {
+        let note = (purpose == Purpose::Sending).then(|| self.note_port(Side::Host, port, v6));
+        let (place, socket) = self.all().senders.add(fd, port, v6, purpose).ok_or(Errno::NOBUFS)?;
+        Ok(Sender { socket: Some(socket), place, ours: self.clone(), _note: note })
     }
 
     /// Notes a port of UDP, of IPv6 or IPv4, which a socket is bound to that is not connected and
@@ -139,25 +161,9 @@ impl Ours {
         all.inodes.contains(&inode) || udp.is_some_and(is_noted)
     }
 
-    /// Binds `socket` to `at`, together with those of ours that share this port. Others can't have
-    /// it: the kernel lets sockets of one user have the same port while all of them agree
-    /// (`SO_REUSEPORT` of socket(7)), and ours do so for this moment alone.
+    /// Binds a listening socket to `at`, together with those of ports that the guest sends from.
     pub(super) fn bind(&self, socket: &Socket, at: &SocketAddr) -> io::Result<()> {
-        let taken = match rustix::net::bind(socket, at) {
-            Err(error @ Errno::ADDRINUSE) => error,
-            bound => return Ok(bound?),
-        };
-        let sharing = self.all().sharing(at.port());
-        let all = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
-        if all().next().is_none() {
-            return Err(taken.into());
-        }
-        let agree = |agree| {
-            all().chain([socket.as_fd()]).try_for_each(|one| sockopt::set_socket_reuseport(one, agree))
-        };
-        let bound = agree(true).and_then(|()| rustix::net::bind(socket, at));
-        agree(false)?;
-        bound?;
+        let sharing = self.bind_with(Purpose::Sending, socket.as_fd(), at)?;
         // What comes to the others is passed on by where it was sent to.
         for Sharing { socket, v6, .. } in &sharing {
             socket.0.as_ref().map_or(Ok(()), |fd| dgram::want_destination(fd.as_fd(), *v6))?;
@@ -165,9 +171,61 @@ impl Ours {
         Ok(())
     }
 
+    /// Binds the socket of a port that the guest sends from, together with those of groups: these
+    /// have addresses of their own. Nobody else has the port then, though these share it with
+    /// others on this host.
+    pub(crate) fn bind_sender(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
+        self.bind_with(Purpose::Group, socket, at).map(drop)
+    }
+
+    /// Binds the socket of a group's port, together with that of the port if the guest sends from
+    /// it.
+    pub(crate) fn bind_group(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
+        self.bind_with(Purpose::Sending, socket, at).map(drop)
+    }
+
+    /// Binds `socket` to `at`, together with those of ours that share this port for a purpose, which
+    /// are returned if there was need to. Others can't have it: the kernel lets sockets of one user
+    /// have the same port while all of them agree (`SO_REUSEPORT` of socket(7)), and ours do so for
+    /// this moment alone.
+    fn bind_with(
+        &self,
+        purpose: Purpose,
+        socket: BorrowedFd<'_>,
+        at: &SocketAddr,
+    ) -> io::Result<Vec<Sharing>> {
+        let taken = match rustix::net::bind(socket, at) {
+            Err(error @ Errno::ADDRINUSE) => error,
+            bound => return Ok(bound.map(|()| Vec::new())?),
+        };
+        let sharing = self.all().sharing(at.port(), purpose);
+        let all = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
+        if all().next().is_none() || purpose == Purpose::Group && !is_free(at) {
+            return Err(taken.into());
+        }
+        let agree =
+            |agree| all().chain([socket]).try_for_each(|one| sockopt::set_socket_reuseport(one, agree));
+        let bound = agree(true).and_then(|()| rustix::net::bind(socket, at));
+        agree(false)?;
+        bound?;
+        Ok(sharing)
+    }
+
     fn all(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nobody has the port at one of the host's own addresses.
+fn is_free(at: &SocketAddr) -> bool {
+    let (family, ip) = match at {
+        SocketAddr::V4(_) => (AddressFamily::INET, IpAddr::from(Ipv4Addr::LOCALHOST)),
+        SocketAddr::V6(_) => (AddressFamily::INET6, IpAddr::from(Ipv6Addr::LOCALHOST)),
+    };
+    let kind = Kind { kind: SocketType::DGRAM, family };
+    let bound =
+        socket::open(kind, None).and_then(|fd| Ok(rustix::net::bind(&fd, &SocketAddr::new(ip, at.port()))?));
+    bound.is_ok()
 }
 
 impl Noted {
@@ -183,10 +241,14 @@ impl Noted {
         counts[usize::from(port.v6)].get(usize::from(port.number)).is_some_and(|&count| count > 0)
     }
 
-    /// What the guest sends from at a port of the host.
-    fn sharing(&self, number: u16) -> Vec<Sharing> {
+    /// What there is for a purpose at a port of the host.
+    fn sharing(&self, number: u16, purpose: Purpose) -> Vec<Sharing> {
         let has = |v6| self.has(Port { side: Side::Host, v6, number });
-        if has(false) || has(true) { self.senders.at(number) } else { Vec::new() }
+        match purpose {
+            Purpose::Sending if !has(false) && !has(true) => Vec::new(),
+            Purpose::Group if self.senders.groups == 0 => Vec::new(),
+            _ => self.senders.at(number, purpose),
+        }
     }
 }
 
@@ -204,10 +266,16 @@ impl Senders {
     fn new(most: usize) -> io::Result<Self> {
         let mut spare: Vec<Arc<SenderSocket>> = alloc::reserved(most)?;
         spare.extend((0..Self::SPARE.min(most)).map(|_| Arc::default()));
-        Ok(Self { places: alloc::reserved(most)?, free: alloc::reserved(most)?, spare })
+        Ok(Self { places: alloc::reserved(most)?, free: alloc::reserved(most)?, spare, groups: 0 })
     }
 
-    fn add(&mut self, fd: OwnedFd, port: u16, v6: bool) -> Option<(u32, Arc<SenderSocket>)> {
+    fn add(
+        &mut self,
+        fd: OwnedFd,
+        port: u16,
+        v6: bool,
+        purpose: Purpose,
+    ) -> Option<(u32, Arc<SenderSocket>)> {
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.places.len() < self.places.capacity() => {
@@ -226,13 +294,17 @@ impl Senders {
             self.free.push(place);
             return None;
         };
-        *self.places.get_mut(place as usize)? = Some(Sharing { socket: Arc::clone(&socket), port, v6 });
+        self.groups += usize::from(purpose == Purpose::Group);
+        let sharing = Sharing { socket: Arc::clone(&socket), port, v6, purpose };
+        *self.places.get_mut(place as usize)? = Some(sharing);
         Some((place, socket))
     }
 
     fn remove(&mut self, place: u32, mut socket: Arc<SenderSocket>) {
-        let Some(_) = self.places.get_mut(place as usize).and_then(Option::take) else { return };
+        let Some(sharing) = self.places.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
+        self.groups -= usize::from(sharing.purpose == Purpose::Group);
+        drop(sharing);
         // Somebody may just be sharing its port: it is closed when that is done.
         if let Some(memory) = Arc::get_mut(&mut socket) {
             memory.0 = None;
@@ -240,8 +312,9 @@ impl Senders {
         }
     }
 
-    fn at(&self, port: u16) -> Vec<Sharing> {
-        self.places.iter().flatten().filter(|sharing| sharing.port == port).cloned().collect()
+    fn at(&self, port: u16, purpose: Purpose) -> Vec<Sharing> {
+        let is_it = |sharing: &&Sharing| sharing.port == port && sharing.purpose == purpose;
+        self.places.iter().flatten().filter(is_it).cloned().collect()
     }
 }
 
@@ -255,7 +328,7 @@ impl Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
-            self.note.ours.all().senders.remove(self.place, socket);
+            self.ours.all().senders.remove(self.place, socket);
         }
     }
 }

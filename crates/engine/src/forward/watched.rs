@@ -138,6 +138,12 @@ impl Listeners {
         { all }.find(|(_, l)| l.takes_family(source)).map(|(number, _)| number)
     }
 
+    /// Whether a UDP socket on the host may send from there.
+    pub(crate) fn sends_from(&self, source: Endpoint) -> bool {
+        let mut all = self.at(&self.by_port, Side::Host, Protocol::Udp, source.port);
+        all.any(|(_, l)| l.takes(source.addr))
+    }
+
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
     /// the guest sends from there looks, to the outside, as if it came from the forwarded port.
     pub(crate) fn answering(&self, port: u16, remote: Addr) -> Option<(u32, &Watched)> {

@@ -3,7 +3,7 @@
 use passt_engine::link::stream;
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, groups, msg, namespace, netlink, socket, tun};
+use passt_sys::{dgram, groups, msg, namespace, netlink, sender, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
@@ -13,6 +13,7 @@ use crate::{log, outlet, pcap};
 /// The engine's and the log's, whatever the link is.
 const COMMON: &[&[Call]] = &[
     dgram::CALLS,
+    sender::CALLS,
     protocols::CALLS,
     protocols::echo::CALLS,
     protocols::tcp::CALLS,

@@ -34,8 +34,8 @@ pub(crate) fn listen(at: &str, interface: &str) -> Result<()> {
         let source = received.source.context("a source")?;
         let to = received.broadcast.map(IpAddr::from).or(received.destination).context("a destination")?;
         let text = String::from_utf8_lossy(&buffer[..received.len]).into_owned();
-        let shown = source.ip().to_canonical();
-        say(&format!("{text} from {shown} to {to} ttl {}", received.ttl.unwrap_or(0)))?;
+        let (shown, port) = (source.ip().to_canonical(), source.port());
+        say(&format!("{text} from {shown} port {port} to {to} ttl {}", received.ttl.unwrap_or(0)))?;
         if text.contains("anybody") {
             let socket = UdpSocket::from(fd.try_clone()?);
             socket.send_to(b"here", source)?;

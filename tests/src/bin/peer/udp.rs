@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -94,10 +94,16 @@ pub(crate) fn spray(to: &str, count: usize) -> Result<()> {
 
 /// Sends a datagram from one port to each of `count` addresses, and stays until its input ends.
 pub(crate) fn scatter(first: &str, count: u32, port: u16, from: u16) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from))?;
-    let first = u32::from(first.parse::<Ipv4Addr>()?);
+    let first: IpAddr = first.parse()?;
+    let any: IpAddr =
+        if first.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, from))?;
     for number in 0..count {
-        socket.send_to(&number.to_be_bytes(), (Ipv4Addr::from(first + number), port))?;
+        let to = match first {
+            IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + number).into(),
+            IpAddr::V6(first) => IpAddr::from(Ipv6Addr::from_bits(first.to_bits() + u128::from(number))),
+        };
+        socket.send_to(&number.to_be_bytes(), (to, port))?;
         std::thread::sleep(Duration::from_micros(100));
     }
     Ok(std::io::stdin().read_to_end(&mut Vec::new()).map(drop)?)

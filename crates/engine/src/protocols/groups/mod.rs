@@ -32,7 +32,7 @@ use crate::forward::Context;
 use crate::link::{HEAD_LEN, Link};
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_REUSEADDR])];
+pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_REUSEADDR, option::SO_REUSEPORT])];
 
 /// Sockets at most, of both kinds each, and the part of all descriptors that both have.
 const MOST: usize = 64;
@@ -41,6 +41,8 @@ const SHARE: usize = 8;
 const PORTS: usize = 8;
 /// Ports from here on are given out by the guest's kernel: nobody is expected to send to one.
 const EPHEMERAL: u16 = 32_768;
+/// What was sent to groups before they were joined is kept in mind of so many.
+const EARLY: usize = 8;
 /// When a port that others have for themselves is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -53,6 +55,8 @@ pub struct Groups {
     sockets: Box<[Option<GroupSocket>]>,
     /// What was sent to groups a moment ago.
     pub(crate) recent: Recent,
+    /// What was sent to groups that the guest has not reported yet: from which port, whereto, when.
+    early: ArrayVec<(u16, Endpoint, Instant), EARLY>,
     /// When one of the memberships has something to do.
     due: Option<Instant>,
 }
@@ -64,6 +68,7 @@ impl Groups {
             members: Vec::with_capacity(MOST),
             sockets: (0..MOST).map(|_| None).collect(),
             recent: Recent::new(secrets),
+            early: ArrayVec::new(),
             due: None,
         };
         groups.greet(guest, now);
@@ -204,6 +209,7 @@ impl Groups {
             }
             log::debug!("Group {group}: joined");
             self.members.push(member);
+            self.note_early(group, ctx.core.now);
         }
         let Some(member) = self.members.iter_mut().find(|member| member.group == group) else {
             return Ok(());
@@ -241,8 +247,10 @@ impl Groups {
             }
             let free = self.sockets.iter().position(Option::is_none).ok_or(DropReason::GroupLimit)?;
             self.has_room(ctx, self.sockets.iter().flatten().count())?;
-            match GroupSocket::open(&ctx.core, at, interface, free) {
-                Ok(socket) if ctx.ports.pressure.keeps(&socket.fd) => return Err(DropReason::GroupLimit),
+            match GroupSocket::open(&ctx.core, &ctx.ports.ours, at, (interface, free)) {
+                Ok(socket) if socket.fd().is_none_or(|fd| ctx.ports.pressure.keeps(fd)) => {
+                    return Err(DropReason::GroupLimit);
+                }
                 Ok(socket) => {
                     socket.set_filter(filter, interface);
                     self.sockets[free] = Some(socket);
@@ -269,18 +277,36 @@ impl Groups {
     /// The guest sends a datagram from `port` to a group. That others send there, too, is to be
     /// expected.
     pub(crate) fn sends<L: Link>(&mut self, ctx: &mut Context<L>, port: u16, to: Endpoint) {
-        let Some(member) = self.members.iter_mut().find(|member| member.group == to.addr) else { return };
-        let mut is_new = false;
-        for port in [Some(to.port), Some(port).filter(|&port| port < EPHEMERAL)].into_iter().flatten() {
-            let is_known = member.ports.contains(&port) || groups::well_known(to.addr).contains(&port);
-            is_new |= !is_known && member.ports.try_push(port).is_ok();
-        }
-        if is_new {
+        let Some(member) = self.members.iter_mut().find(|member| member.group == to.addr) else {
+            return self.sends_early(port, to, ctx.core.now);
+        };
+        if member.note_ports(port, to.port) {
             member.again = None;
             if let Err(reason) = self.follow_group(ctx, to.addr) {
                 ctx.core.dropped(reason);
             }
         }
+    }
+
+    /// The guest sends to a group that it has not reported: whoever joins a group and sends at once
+    /// may do so before the report.
+    fn sends_early(&mut self, port: u16, to: Endpoint, now: Instant) {
+        self.early.retain(|(_, known, _)| *known != to);
+        if self.early.is_full() {
+            self.early.remove(0);
+        }
+        self.early.push((port, to, now));
+    }
+
+    /// Takes over what was sent to a group before it was joined.
+    fn note_early(&mut self, group: Addr, now: Instant) {
+        let Some(member) = self.members.iter_mut().find(|member| member.group == group) else { return };
+        for &(port, to, sent) in &self.early {
+            if to.addr == group && now.since(sent) < RETRY {
+                member.note_ports(port, to.port);
+            }
+        }
+        self.early.retain(|(_, to, _)| to.addr != group);
     }
 
     /// The number of the socket for a port of a group.

@@ -54,9 +54,13 @@ impl Recent {
         !self.sent.is_full()
     }
 
-    /// A datagram is sent now.
+    /// A datagram is sent now. Where there are too many, the oldest is forgotten: that it has not
+    /// come back yet is unlikely.
     pub(crate) fn note(&mut self, digest: Digest, now: Instant) {
-        let _ = self.sent.try_push((digest, now + KEPT));
+        if self.sent.is_full() {
+            self.sent.remove(0);
+        }
+        self.sent.push((digest, now + KEPT));
     }
 
     /// Whether this is one that was sent a moment ago; it comes back once.

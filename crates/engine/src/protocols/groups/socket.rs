@@ -6,14 +6,15 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use passt_proto::addr::{Addr, Endpoint};
-use passt_proto::groups::{Filter, MAX_SOURCES};
+use passt_proto::groups::{Filter, MAX_SOURCES, well_known};
 use passt_proto::time::{Duration, Instant};
 use passt_sys::{dgram, groups};
 use rustix::net::{SocketType, sockopt};
 
-use super::PORTS;
+use super::{EPHEMERAL, PORTS};
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, Token};
+use crate::forward::{Ours, Purpose, Sender};
 use crate::link::Link;
 use crate::protocols::socket::socket;
 
@@ -41,7 +42,7 @@ pub(super) struct Member {
 
 /// A socket for a port of a group.
 pub(crate) struct GroupSocket {
-    pub(crate) fd: OwnedFd,
+    sender: Sender,
     pub(crate) group: Addr,
     pub(crate) port: u16,
     askers: ArrayVec<Asker, ASKERS>,
@@ -70,6 +71,16 @@ impl Member {
         Ok(Self { group, fd, own, filter, ports: ArrayVec::new(), again: None })
     }
 
+    /// The guest sends from a port to another one of the group; whether either is new.
+    pub(super) fn note_ports(&mut self, from: u16, to: u16) -> bool {
+        let mut is_new = false;
+        for port in [Some(to), Some(from).filter(|&port| port < EPHEMERAL)].into_iter().flatten() {
+            let is_known = self.ports.contains(&port) || well_known(self.group).contains(&port);
+            is_new |= !is_known && self.ports.try_push(port).is_ok();
+        }
+        is_new
+    }
+
     pub(super) fn set_filter(&mut self, filter: Filter, interface: u32) {
         set_filter(self.fd.as_fd(), self.group, &filter, interface);
         self.filter = filter;
@@ -80,9 +91,9 @@ impl GroupSocket {
     /// One that the loop knows by its number.
     pub(super) fn open<L: Link>(
         core: &Core<L>,
+        ours: &Ours,
         here: Endpoint,
-        interface: u32,
-        number: usize,
+        (interface, number): (u32, usize),
     ) -> io::Result<Self> {
         let Endpoint { addr: group, port } = here;
         let v6 = !group.is_v4();
@@ -93,14 +104,22 @@ impl GroupSocket {
         dgram::want_marks(fd.as_fd(), v6)?;
         dgram::want_room(fd.as_fd())?;
         groups::leave_by(fd.as_fd(), v6, interface)?;
-        rustix::net::bind(&fd, &at(group, port, interface))?;
+        ours.bind_group(fd.as_fd(), &at(group, port, interface))?;
         groups::join(fd.as_fd(), group.ip(), interface)?;
         core.watch(&fd, Token::Group(u32::try_from(number).unwrap_or(u32::MAX)), DATAGRAMS)?;
-        Ok(Self { fd, group, port, askers: ArrayVec::new(), futile: Futile::default() })
+        let sender = ours.note_sender(fd, port, v6, Purpose::Group)?;
+        Ok(Self { sender, group, port, askers: ArrayVec::new(), futile: Futile::default() })
+    }
+
+    /// The socket; there is one as long as this is.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sender.fd()
     }
 
     pub(super) fn set_filter(&self, filter: &Filter, interface: u32) {
-        set_filter(self.fd.as_fd(), self.group, filter, interface);
+        if let Some(fd) = self.fd() {
+            set_filter(fd, self.group, filter, interface);
+        }
     }
 
     /// Somebody was heard; whoever was heard longest ago is forgotten where there are too many.

@@ -24,6 +24,7 @@ use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
 use passt_sys::dgram::{BATCH, Envelope};
+use passt_sys::sender;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
@@ -75,6 +76,7 @@ impl Across {
         let kept = from == Side::Host && ports.pressure.keeps(&server);
         let local = Endpoint::new(any(target), port);
         let has_port = prepare(&server, local.socket_addr(), true).map_err(|_| DropReason::Socket)?;
+        sender::mark(server.as_fd(), !target.is_v4()).map_err(|_| DropReason::Socket)?;
         let port = if has_port { Some(port) } else { facts::local(&server).map(|at| at.port) };
         let port = port.ok_or(DropReason::Socket)?;
         let unconnected = Some(ports.ours.note_port(from.other(), port, !target.is_v4()));

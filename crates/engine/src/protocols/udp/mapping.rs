@@ -16,7 +16,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
-use passt_sys::{alloc, dgram, groups};
+use passt_sys::{alloc, dgram, groups, sender};
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
@@ -25,7 +25,7 @@ use super::super::socket::{any, socket};
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key, Protocol, Table, Via};
-use crate::forward::{Ours, Sender};
+use crate::forward::{Ours, Purpose, Sender};
 use crate::link::Link;
 
 /// The sockets of all ports. Memory is reserved at the start.
@@ -80,8 +80,18 @@ struct Origin {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Remote {
     pub(super) addr: Addr,
-    /// A group, or all hosts of a network.
-    pub(super) is_many: bool,
+    pub(super) permits: Permits,
+}
+
+/// Whom the guest's port hears because of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permits {
+    /// The host that it goes to.
+    Host,
+    /// Anybody: it goes to a group, or to all hosts of a network.
+    Anybody,
+    /// Nobody: its peer came by itself.
+    Nobody,
 }
 
 /// Flows to an address.
@@ -143,31 +153,38 @@ impl Mappings {
         Ok(handle)
     }
 
-    /// Prepares for a flow to many hosts: what goes to groups leaves by the interface that is the
-    /// guest's network on the host, and its address is known when it comes back.
+    /// Prepares for a flow to many hosts; our address there is known when it comes back.
     pub(super) fn prepare_for_many<L>(&mut self, core: &Core<L>, mapping: Handle, side: &HostSide) {
-        let remote = side.remote.addr;
         let Some(mapping) = self.get_mut(mapping) else { return };
         mapping.own = own_address(core, side);
-        if let Some(interface) = core.guest.family(remote).groups.filter(|_| remote.ip().is_multicast())
-            && let Some(fd) = mapping.fd()
-        {
-            // One that is gone is not the one to leave by.
-            let _ = groups::leave_by(fd, !remote.is_v4(), interface);
+        if let Some(fd) = mapping.fd() {
+            leave_by(core, fd, side.remote.addr);
         }
     }
 
     /// A flow to `remote` begins that uses a mapping. False where there is no memory for that.
     pub(super) fn join(&mut self, mapping: Handle, guest: Addr, remote: Remote) -> bool {
-        let Self { open, permits, .. } = self;
-        let Some((_, mapping)) = open.get_mut(mapping) else { return false };
-        if !remote.is_many && !permit(permits, &mapping.origin.key(Some(remote.addr)), guest) {
+        if !self.permit(mapping, guest, remote) {
             return false;
         }
+        let Some(mapping) = self.get_mut(mapping) else { return false };
         mapping.flows += 1;
-        mapping.to_groups += u32::from(remote.is_many);
         mapping.guest = guest;
         true
+    }
+
+    /// Has a mapping hear whom a flow permits. False where there is no memory for that.
+    pub(super) fn permit(&mut self, mapping: Handle, guest: Addr, remote: Remote) -> bool {
+        let Self { open, permits, .. } = self;
+        let Some((_, mapping)) = open.get_mut(mapping) else { return false };
+        match remote.permits {
+            Permits::Host => permit(permits, &mapping.origin.key(Some(remote.addr)), guest),
+            Permits::Anybody => {
+                mapping.to_groups += 1;
+                true
+            }
+            Permits::Nobody => true,
+        }
     }
 
     /// A flow to `remote` has ended that used a mapping; the last one closes it.
@@ -175,8 +192,8 @@ impl Mappings {
         let Self { open, permits, .. } = self;
         let Some((_, of)) = open.get_mut(mapping) else { return };
         of.flows = of.flows.saturating_sub(1);
-        of.to_groups = of.to_groups.saturating_sub(u32::from(remote.is_many));
-        if !remote.is_many
+        of.to_groups = of.to_groups.saturating_sub(u32::from(remote.permits == Permits::Anybody));
+        if remote.permits == Permits::Host
             && let Some(handle) = permits.find(&of.origin.key(Some(remote.addr)))
             && let Some((_, permit)) = permits.get_mut(handle)
         {
@@ -220,11 +237,21 @@ impl Mappings {
 
     /// The guest's endpoint that hears what `peer` sends to a mapping, if any does.
     pub(crate) fn permitted(&self, mapping: Handle, peer: Addr) -> Option<Endpoint> {
-        let mapping = self.get(mapping).filter(|mapping| mapping.origin.v4 == peer.is_v4())?;
-        let permit = self.permits.find(&mapping.origin.key(Some(peer)));
-        let permit = permit.and_then(|handle| self.permits.get(handle)).map(|(_, permit)| permit.guest);
-        let guest = permit.or((mapping.to_groups > 0).then_some(mapping.guest))?;
-        Some(Endpoint::new(guest, mapping.origin.port))
+        let known = self.get(mapping)?;
+        let permit = self.permit_of(known, peer).map(|permit| permit.guest);
+        let anybody = known.to_groups > 0 && known.origin.v4 == peer.is_v4();
+        let guest = permit.or(anybody.then_some(known.guest))?;
+        Some(Endpoint::new(guest, known.origin.port))
+    }
+
+    /// Whether the guest sent to `peer` through a mapping.
+    pub(crate) fn knows(&self, mapping: Handle, peer: Addr) -> bool {
+        self.get(mapping).is_some_and(|mapping| self.permit_of(mapping, peer).is_some())
+    }
+
+    fn permit_of(&self, mapping: &Mapping, peer: Addr) -> Option<&Permit> {
+        let handle = self.permits.find(&mapping.origin.key(Some(peer)))?;
+        self.permits.get(handle).map(|(_, permit)| permit)
     }
 }
 
@@ -246,20 +273,23 @@ impl Mapping {
         let bind = side.bind.filter(|addr| !addr.is_loopback() || origin.local);
         let from =
             |port| side.socket_addr(Endpoint::new(bind.unwrap_or_else(|| any(side.remote.addr)), port));
-        let keeps_port = rustix::net::bind(&fd, &from(key.guest.port)).is_ok();
+        let keeps_port = ours.bind_sender(fd.as_fd(), &from(key.guest.port)).is_ok();
         if !keeps_port {
             rustix::net::bind(&fd, &from(0))?;
         }
         if origin.v4 {
             sockopt::set_socket_broadcast(&fd, true)?;
+            // What goes to all hosts of a network comes back.
+            dgram::want_destination(fd.as_fd(), false)?;
         }
+        sender::mark(fd.as_fd(), !origin.v4)?;
         dgram::want_failures(fd.as_fd(), !origin.v4)?;
         dgram::want_marks(fd.as_fd(), !origin.v4)?;
         dgram::want_room(fd.as_fd())?;
         let port = if keeps_port { Some(key.guest.port) } else { facts::local(&fd).map(|at| at.port) };
         let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self {
-            sender: ours.note_sender(fd, port, !origin.v4)?,
+            sender: ours.note_sender(fd, port, !origin.v4, Purpose::Sending)?,
             origin,
             port,
             flows: 0,
@@ -327,6 +357,15 @@ fn own_address<L>(core: &Core<L>, side: &HostSide) -> Option<Addr> {
     }
     rustix::net::connect(&fd, &side.socket_addr(side.remote)).ok()?;
     facts::local(&fd).map(|at| at.addr)
+}
+
+/// Has what a socket sends to a group leave by the interface that is the guest's network on the
+/// host.
+pub(super) fn leave_by<L>(core: &Core<L>, fd: BorrowedFd<'_>, group: Addr) {
+    if let Some(interface) = core.guest.family(group).groups.filter(|_| group.ip().is_multicast()) {
+        // One that is gone is not the one to leave by.
+        let _ = groups::leave_by(fd, !group.is_v4(), interface);
+    }
 }
 
 /// Whether this is an address that the guest was assigned, or its link-local one.

@@ -27,7 +27,7 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::io::Errno;
 
-use self::mapping::Mappings;
+use self::mapping::{Mappings, Permits, Remote};
 pub(crate) use self::send::datagrams;
 use self::send::{Cuts, Item, MAX_CUTS, Position, Tally};
 pub(crate) use self::way::{Shared, Which, open};
@@ -41,7 +41,7 @@ use crate::forward::{Context, Ports};
 use crate::link::Link;
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_BROADCAST])];
+pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::SO_BROADCAST])];
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
@@ -82,8 +82,8 @@ pub struct UdpFlow {
     last_heard: Option<Shared>,
     /// Peer of the guest on the host's side; on the bypass the server.
     remote: Endpoint,
-    /// The remote is a group, or all hosts of a network.
-    is_to_many: bool,
+    /// Whom the guest's port hears because of it, if it has a mapping.
+    permits: Permits,
     marks: Marks,
     /// What its own socket was told of these.
     told: DontFragment,
@@ -172,6 +172,17 @@ impl Udp {
         flow.mapping().is_none_or(|mapping| self.mappings.join(mapping, guest, flow.to()))
     }
 
+    /// The guest sends through a flow that has a mapping, and whose peer came by itself: the guest's
+    /// port hears it from now on.
+    pub(crate) fn spoke(&mut self, guest: Addr, flow: &mut UdpFlow) {
+        let heard = Remote { permits: Permits::Host, ..flow.to() };
+        if let Some(mapping) = flow.mapping()
+            && self.mappings.permit(mapping, guest, heard)
+        {
+            flow.permits = Permits::Host;
+        }
+    }
+
     /// Takes back what a flow had that has ended.
     pub(crate) fn ended(&mut self, flow: &UdpFlow) {
         if let Some(mapping) = flow.mapping() {
@@ -203,7 +214,7 @@ impl UdpFlow {
             sockets,
             last_heard: None,
             remote,
-            is_to_many: false,
+            permits: Permits::Host,
             marks: Marks::USUAL,
             told: DontFragment::default(),
             is_inbound: false,
@@ -215,6 +226,16 @@ impl UdpFlow {
             futile: Futile::default(),
             station,
         }
+    }
+
+    /// What came through a mapping from `remote`, which nobody sent to.
+    pub(crate) fn unasked(shared: Shared, remote: Endpoint, station: Station, now: Instant) -> Self {
+        Self { permits: Permits::Nobody, ..Self::through(shared, remote, station, now) }
+    }
+
+    /// Whether the guest has yet to send to a peer that came by itself.
+    pub(crate) fn is_unasked(&self) -> bool {
+        self.permits == Permits::Nobody
     }
 
     /// Peer on the host's side.
@@ -299,8 +320,12 @@ impl UdpFlow {
     }
 
     /// Notes use by the guest, on the bypass the client, or by its peer: datagrams, and their
-    /// bytes.
+    /// bytes. A peer that came by itself does not keep the flow alive (RFC 4787, section 4.3).
     fn used(&mut self, way: Direction, tally: Tally, now: Instant) {
+        if self.is_unasked() {
+            let mut last = self.last;
+            return used((&mut last, &mut self.seen, &mut self.account), way, tally, now);
+        }
         used((&mut self.last, &mut self.seen, &mut self.account), way, tally, now);
     }
 

@@ -13,7 +13,7 @@ use passt_sys::dgram::{self, Envelope};
 use rustix::io::Errno;
 
 use super::bypass::Across;
-use super::mapping::{Mapping, Mappings, Remote};
+use super::mapping::{self, Mapping, Mappings, Permits, Remote};
 use super::send::Sender;
 use super::{Udp, UdpFlow, errors};
 use crate::core::icmp::unreachable;
@@ -69,12 +69,12 @@ pub(crate) fn open<L: Link>(
     apart: bool,
 ) -> Result<UdpFlow, DropReason> {
     let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
-    let is_to_many = is_many(core, side.remote.addr);
+    let permits = if core.is_many(side.remote.addr) { Permits::Anybody } else { Permits::Host };
     let station = Station::of(&core.guest.learnt, key.guest.addr);
     match way_out(core, ports, &mut udp.mappings, (key, &side), apart) {
         Ok(sockets) => {
             let flow = UdpFlow::new(sockets, side.remote, station, core.now);
-            Ok(UdpFlow { is_to_many, ..flow })
+            Ok(UdpFlow { permits, ..flow })
         }
         Err(error) => {
             if let Some(error) = Errno::from_io_error(&error).and_then(unreachable) {
@@ -88,11 +88,6 @@ pub(crate) fn open<L: Link>(
     }
 }
 
-/// Whether what is sent there is for any number of hosts, each of which may answer.
-fn is_many<L>(core: &Core<L>, remote: Addr) -> bool {
-    remote.is_group() || core.services.v4.as_ref().is_some_and(|v4| v4.is_broadcast(remote))
-}
-
 /// What the datagrams of a flow that the guest begins travel through: what others of its port do, if
 /// the flow is not `apart` from these.
 fn way_out<L: Link>(
@@ -102,21 +97,23 @@ fn way_out<L: Link>(
     (key, side): (&Key, &HostSide),
     apart: bool,
 ) -> io::Result<Sockets> {
-    if apart || !leads_back(core, key, side) {
+    let is_to_many = core.is_many(side.remote.addr);
+    if apart && !is_to_many || !leads_back(core, key, side) {
         // From whatever port: the guest's own is for others.
         return Ok(Sockets::Own(datagram_socket(core, None, side, 0)?.0));
     }
     let to = side.socket_addr(side.remote);
-    let known = mappings.find(core, key, side);
-    if known.is_none()
-        && let Some((number, listener)) = answering(core, ports, key, side)
-    {
+    if let Some((number, listener)) = answering(core, ports, key, side) {
+        if is_to_many {
+            mapping::leave_by(core, listener.fd.as_fd(), side.remote.addr);
+        }
         let from = side.bind.map(Addr::ip);
         return Ok(Sockets::Shared(Shared::new(Which::Listener(number), listener.form(to), from)));
     }
+    let known = mappings.find(core, key, side);
     let opened = || mappings.insert(core, Mapping::open(core, &ports.ours, key, side)?);
     let mapping = known.map_or_else(opened, Ok)?;
-    if is_many(core, side.remote.addr) {
+    if is_to_many {
         mappings.prepare_for_many(core, mapping, side);
     }
     Ok(Sockets::Shared(Shared::new(Which::Mapping(mapping), to, None)))
@@ -124,7 +121,7 @@ fn way_out<L: Link>(
 
 /// The listening socket that leads to the port which the guest sends from, if what comes back there
 /// is the flow's. It is known by who it is from: it may be somebody else to the guest, or go past
-/// the link.
+/// the link. Nothing comes back from many: whoever answers has a flow of its own.
 fn answering<'a, L>(
     core: &Core<L>,
     ports: &'a Ports,
@@ -132,6 +129,9 @@ fn answering<'a, L>(
     side: &HostSide,
 ) -> Option<(u32, &'a Watched)> {
     let comes_back = |(_, listener): &(u32, &Watched)| {
+        if core.is_many(side.remote.addr) {
+            return listener.target.is_none();
+        }
         let back = listener.route(&core.guest, side.remote, key.guest.addr);
         back.is_ok_and(|(back, across)| across.is_none() && back.remote == key.remote)
     };
@@ -149,7 +149,7 @@ fn leads_back<L>(core: &Core<L>, key: &Key, side: &HostSide) -> bool {
 impl UdpFlow {
     /// Whom it goes to, as [`Mappings`] have to know it.
     pub(super) fn to(&self) -> Remote {
-        Remote { addr: self.remote.addr, is_many: self.is_to_many }
+        Remote { addr: self.remote.addr, permits: self.permits }
     }
 
     /// The mapping that it uses, if it does.
