@@ -12,12 +12,14 @@ use arrayvec::ArrayVec;
 
 use self::group::Group;
 pub use self::group::{Filter, MAX_SOURCES, Sources};
+use self::known::{RESERVED, has_own_place};
 pub use self::known::{is_kept, well_known};
 use crate::addr::Addr;
 use crate::time::{Duration, Instant};
 use crate::wire::membership::{Query, Report, Version};
 
-/// Groups of a family that are kept.
+/// Groups of a family that are kept. The last places are for those of well-known protocols alone,
+/// so that a station which joins many groups leaves room for multicast DNS of the others.
 pub const MAX_GROUPS: usize = 64;
 
 /// How often what may get lost is sent (RFC 3376, section 8.1).
@@ -91,8 +93,11 @@ impl Membership {
                 group.heard_elder(version, now);
             }
             over += group.record(record.change, &sources, now);
+            if !group.has_members() {
+                // Left without having been joined: the place is for the next one.
+                self.groups.retain(|group| group.has_members());
+            }
         }
-        self.groups.retain(|group| group.has_members());
         if !self.groups.is_empty() {
             // Not sooner than the guest was told to answer.
             self.general.get_or_insert(now + QUERY);
@@ -104,6 +109,10 @@ impl Membership {
     fn find_or_add(&mut self, addr: Addr) -> Option<&mut Group> {
         let known = self.groups.iter().position(|group| group.addr == addr);
         if known.is_none() {
+            if !has_own_place(addr) {
+                let others = self.groups.iter().filter(|group| !has_own_place(group.addr)).count();
+                (others < MAX_GROUPS - RESERVED).then_some(())?;
+            }
             self.groups.try_push(Group::new(addr)).ok()?;
         }
         let last = self.groups.len().checked_sub(1)?;

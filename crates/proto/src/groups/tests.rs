@@ -4,7 +4,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::membership::tests::{igmp_v3, report};
+use crate::wire::membership::tests::{igmp_v3, mld_v2, report};
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
@@ -231,8 +231,9 @@ fn there_are_bounds() {
         .chunks(5)
         .map(|records| members.report(report(&igmp_v3(records)).expect("a report"), at(0)))
         .sum();
-    assert_eq!(members.groups().count(), MAX_GROUPS);
-    assert_eq!(over, 200 * (40 - MAX_SOURCES) + 200 - MAX_GROUPS);
+    let room = MAX_GROUPS - RESERVED;
+    assert_eq!(members.groups().count(), room);
+    assert_eq!(over, 200 * (40 - MAX_SOURCES) + 200 - room);
     assert!(
         members.filter(groups[0]) == Some(Filter::Include(named[..MAX_SOURCES].iter().copied().collect()))
     );
@@ -242,6 +243,57 @@ fn there_are_bounds() {
         let over = members.report(report(&igmp_v3(&[(IS_EX, addr(group), &[])])).expect("a report"), at(0));
         assert_eq!((over, members.groups().count()), (0, 0), "{group}");
     }
+}
+
+/// All groups of a family that have a place of their own.
+fn with_own_place(v4: bool) -> Vec<Addr> {
+    let v4_groups =
+        (0..=0xff_ffff_u32).filter(|low| [0, 1, 0xff].contains(&(low >> 8 & 0xff))).flat_map(|low| {
+            [224, 239].map(|first| Addr::from(core::net::Ipv4Addr::from_bits(first << 24 | low)))
+        });
+    let v6_groups = (0xff00..=0xffff).flat_map(|first| {
+        let low = (0..0x400).map(|id| (0, id)).chain((0..0x10).map(|id| (1, id)));
+        low.map(move |(high, id)| core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, high, id).into())
+    });
+    let all: Vec<Addr> = if v4 { v4_groups.collect() } else { v6_groups.collect() };
+    all.into_iter().filter(|&group| is_kept(group) && has_own_place(group)).collect()
+}
+
+fn join(members: &mut Membership, groups: &[Addr]) -> usize {
+    let records: Vec<(u8, Addr, &[Addr])> = groups.iter().map(|&group| (IS_EX, group, &[][..])).collect();
+    let is_v4 = groups.first().is_none_or(|group| group.is_v4());
+    let message = if is_v4 { igmp_v3(&records) } else { mld_v2(&records) };
+    members.report(report(&message).expect("a report"), at(0))
+}
+
+/// Whatever one station joins, and be it all variants of a well-known group.
+#[test]
+fn well_known_groups_have_places() {
+    let mut flood: Vec<Addr> = (0..64).map(|last| core::net::Ipv4Addr::new(239, 0, 0, last).into()).collect();
+    let v6 = |first, last| Addr::from(core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last));
+    flood.extend((0..64).map(|last| v6(0xff02, 0x1000 + last)));
+    flood.extend((0xff02..=0xfffe).map(|first| v6(first, 0xfb)));
+    for is_v4 in [true, false] {
+        let own = with_own_place(is_v4);
+        assert!(own.len() <= RESERVED && own.len() > 10, "{own:?}");
+        let mut members = Membership::default();
+        let flood: Vec<Addr> = flood.iter().copied().filter(|group| group.is_v4() == is_v4).collect();
+        assert!(join(&mut members, &flood) > 0);
+        assert_eq!(join(&mut members, &own), 0);
+        assert!(own.iter().all(|&group| members.wants(group, source(1))));
+    }
+}
+
+/// Records about groups that nobody is in take no place from those behind them.
+#[test]
+fn groups_that_are_left_take_no_place() {
+    let groups: Vec<Addr> = (0..65).map(|last| core::net::Ipv4Addr::new(239, 0, 0, last).into()).collect();
+    let kind = |n| if n < 64 { TO_IN } else { TO_EX };
+    let records: Vec<(u8, Addr, &[Addr])> =
+        groups.iter().enumerate().map(|(n, &group)| (kind(n), group, &[][..])).collect();
+    let mut members = Membership::default();
+    assert_eq!(members.report(report(&igmp_v3(&records)).expect("a report"), at(0)), 0);
+    assert!(members.groups().eq([groups[64]]));
 }
 
 #[test]
@@ -267,6 +319,22 @@ fn kinds_of_groups() {
 }
 
 proptest! {
+    /// Whatever was joined before, in whatever order.
+    #[test]
+    fn well_known_groups_find_places(groups in prop::collection::vec((0xff02u16..=0xfffe, prop::sample::select(&[0xfb, 0xc, 0x101, 0x1234][..]), any::<u8>()), 0..200)) {
+        let groups = groups.into_iter();
+        let groups: Vec<Addr> = groups.map(|(first, last, n)| core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last + u16::from(n & 0xf)).into()).collect();
+        let mut members = Membership::default();
+        for groups in groups.chunks(7) {
+            join(&mut members, groups);
+        }
+        prop_assert!(members.groups().count() <= MAX_GROUPS);
+        for group in ["ff02::fb", "ff02::1:3", "ff02::c", "ff05::c"] {
+            prop_assert_eq!(join(&mut members, &[addr(group)]), 0);
+            prop_assert!(members.wants(addr(group), source(1)));
+        }
+    }
+
     /// Whatever is said and asked: bounds hold, time passes, and all ends where nobody says
     /// anything.
     #[test]
