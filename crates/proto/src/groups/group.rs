@@ -72,6 +72,14 @@ impl Group {
         *(if version == Version::One { one } else { two }) = now + MEMBERSHIP;
     }
 
+    /// Has all end at `until` that nobody renews.
+    pub(super) fn end_by(&mut self, until: Instant) {
+        let ends = self.sources.iter_mut().filter_map(|source| source.until.as_mut());
+        for end in ends.chain(&mut self.exclude).chain(&mut self.elders) {
+            *end = until.min(*end);
+        }
+    }
+
     /// The version that all members understand.
     fn version(&self, now: Instant) -> Version {
         match self.elders {

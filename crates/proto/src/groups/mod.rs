@@ -30,6 +30,9 @@ const QUERY: Duration = Duration::from_secs(125);
 const RESPONSE: Duration = Duration::from_secs(10);
 /// Between the first two (section 8.6): a quarter.
 const STARTUP: Duration = Duration::from_secs(QUERY.as_secs() / 4);
+/// How long members may take to say that they are there, once they are asked as at the start.
+const STARTING: Duration =
+    Duration::from_secs((ROBUSTNESS as u64 - 1) * STARTUP.as_secs() + RESPONSE.as_secs());
 /// How long a membership lasts of which nothing is heard (section 8.4).
 const MEMBERSHIP: Duration = Duration::from_secs(ROBUSTNESS as u64 * QUERY.as_secs() + RESPONSE.as_secs());
 /// How long an answer may take whether there are other members, and between two such questions
@@ -70,9 +73,13 @@ impl Question {
 }
 
 impl Membership {
-    /// Has the guest asked soon, as at the start.
+    /// Has the guest asked soon, as at the start. It may be another one: what it doesn't report in
+    /// answer to the questions ends, rather than last as long as it would have for the former one.
     pub fn greet(&mut self, now: Instant) {
         (self.general, self.startup) = (Some(now), ROBUSTNESS);
+        for group in &mut self.groups {
+            group.end_by(now + STARTING);
+        }
     }
 
     /// Takes note of a report. How much was too much: records and sources that found no place.

@@ -177,6 +177,31 @@ fn the_last_member_leaves() {
     }
 }
 
+/// Another guest isn't in the groups of the one before, nor speaks its version.
+#[test]
+fn a_new_guest_is_asked() {
+    for is_there in [false, true] {
+        let mut members = Membership::default();
+        elder(&mut members, 0x12, at(0));
+        say(&mut members, IS_EX, &[], at(0));
+        let other = igmp_v3(&[(IS_IN, addr("239.4.5.6"), &[source(1)])]);
+        members.report(report(&other).expect("a report"), at(0));
+        members.greet(at(10));
+        assert_eq!(questions(&mut members, at(10)), [Question::General]);
+        if is_there {
+            say(&mut members, IS_EX, &[], at(20));
+            members.report(report(&other).expect("a report"), at(20));
+        }
+        assert_eq!(questions(&mut members, at(41)), [Question::General]);
+        assert!(!members.expire(at(50)) && members.groups().count() == 2, "it may answer still");
+        assert_eq!(members.expire(at(51)), !is_there);
+        assert_eq!(members.groups().count(), if is_there { 2 } else { 0 });
+        // Elder versions don't leave.
+        say(&mut members, TO_IN, &[], at(51));
+        assert_eq!(questions(&mut members, at(51)).len(), usize::from(is_there));
+    }
+}
+
 /// RFC 3376, section 7.3.2.
 #[test]
 fn older_versions() {
