@@ -1,5 +1,9 @@
 //! Options for what guests are told by DHCP, DHCPv6 and router advertisements beyond their network.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 use super::super::Error;
 use super::super::announce::{BootFile, lease, router, seconds, uri};
 use super::super::option::{Arg, Family, Opt, value};
@@ -12,12 +16,12 @@ pub(super) const ANNOUNCE: &[Opt] = &[
         "Send DHCP option CODE, a number or name, rather than what\nfollows from the network; may be repeated, empty for none",
         |d, arg| {
             let (code, value) = code_and_value(arg, "--dhcp-opt, not CODE=VALUE")?;
-            Ok(d.announce.set_dhcp(code, value)?)
+            Ok(d.announce.set_dhcp(&code, value)?)
         },
     ).of(Family::V4),
     value("--dhcpv6-opt CODE=VALUE", "Send DHCPv6 option CODE, likewise", |d, arg| {
         let (code, value) = code_and_value(arg, "--dhcpv6-opt, not CODE=VALUE")?;
-        Ok(d.announce.set_dhcpv6(code, value)?)
+        Ok(d.announce.set_dhcpv6(&code, value)?)
     }).of(Family::V6),
     value(
         "--dhcp-lease TIME[,T1[,T2]]",
@@ -81,8 +85,10 @@ pub(super) const ANNOUNCE: &[Opt] = &[
     ).of(Family::V6),
 ];
 
-/// `CODE=VALUE`.
-fn code_and_value<'a>(arg: &Arg<'a>, what: &'static str) -> Result<(&'a str, &'a str), Error> {
-    let pair = arg.value.to_str().and_then(|text| text.split_once('='));
-    pair.ok_or_else(|| arg.invalid(what))
+/// `CODE=VALUE`, of which the value may be any bytes for now; a code that is no text is none.
+fn code_and_value<'a>(arg: &Arg<'a>, what: &'static str) -> Result<(Cow<'a, str>, &'a OsStr), Error> {
+    let bytes = arg.value.as_bytes();
+    let at = bytes.iter().position(|&b| b == b'=').ok_or_else(|| arg.invalid(what))?;
+    let (code, value) = (bytes.get(..at), bytes.get(at + 1..));
+    Ok((String::from_utf8_lossy(code.unwrap_or_default()), OsStr::from_bytes(value.unwrap_or_default())))
 }
