@@ -46,7 +46,7 @@ pub(super) const RESERVED: usize = 16;
 /// Whether there is always a place for a group: those of [well-known](well_known) protocols, in
 /// IPv6 permanent ones (RFC 4291, section 2.7) of the link and the site, as protocols use them. All
 /// scopes and flags would be more groups than there are places, and one station could take them.
-pub(super) fn has_own_place(group: Addr) -> bool {
+pub fn has_own_place(group: Addr) -> bool {
     let is_near = group.is_v4() || matches!(Ipv6Addr::from(group.octets()).segments(), [0xff02 | 0xff05, ..]);
     is_near && !well_known(group).is_empty()
 }

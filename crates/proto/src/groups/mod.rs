@@ -12,8 +12,8 @@ use arrayvec::ArrayVec;
 
 use self::group::Group;
 pub use self::group::{Filter, MAX_SOURCES, Sources};
-use self::known::{RESERVED, has_own_place};
-pub use self::known::{is_kept, well_known};
+use self::known::RESERVED;
+pub use self::known::{has_own_place, is_kept, well_known};
 use crate::addr::Addr;
 use crate::time::{Duration, Instant};
 use crate::wire::membership::{Query, Report, Version};
