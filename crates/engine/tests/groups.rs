@@ -183,3 +183,40 @@ fn floods_of_reports() {
     host.send_to(b"hello", (GROUP, SSDP)).unwrap();
     assert_eq!(datagrams(&mut guest), 1);
 }
+
+/// However many groups and ports of them the guest has, multicast DNS is heard.
+#[test]
+fn floods_leave_room_for_well_known_groups() {
+    let Some((mut guest, host)) = started() else { return };
+    let groups: Vec<Ipv4Addr> = (0..100).map(|last| Ipv4Addr::new(239, 0, 0, last)).collect();
+    let records: Vec<(u8, Ipv4Addr, &[Ipv4Addr])> =
+        groups.iter().map(|&group| (TO_EX, group, &[][..])).collect();
+    report(&mut guest, &records);
+    let mdns = Ipv4Addr::new(224, 0, 0, 251);
+    let send = |guest: &mut Guest, group: Ipv4Addr, port: u16| {
+        let mut header = [0; MAX_HEADERS];
+        let path = Path { dst: group.into(), ..Guest::path(true) };
+        let (len, offload) = path.emit_udp(&mut header, (40_000, port), 5, 0).unwrap();
+        let bytes = [&header[..len], b"hello"].concat();
+        guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
+        guest.turn();
+    };
+    for group in groups {
+        for port in 1000..1008 {
+            send(&mut guest, group, port);
+        }
+    }
+    assert!(drops(&guest, DropReason::GroupLimit) > 0);
+    report(&mut guest, &[(TO_EX, mdns, &[])]);
+    datagrams(&mut guest);
+    host.send_to(b"hello", (mdns, 5353)).unwrap();
+    assert_eq!(datagrams(&mut guest), 1);
+    // Other ports of such a group are no well-known ones.
+    for port in 1000..1008 {
+        send(&mut guest, mdns, port);
+    }
+    report(&mut guest, &[(TO_EX, GROUP, &[])]);
+    datagrams(&mut guest);
+    host.send_to(b"hello", (GROUP, SSDP)).unwrap();
+    assert_eq!(datagrams(&mut guest), 1);
+}

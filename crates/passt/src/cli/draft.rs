@@ -1,6 +1,6 @@
 //! A configuration while its options are being read, and what follows from all of them together.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use passt_engine::forward::rule::Families;
@@ -12,6 +12,7 @@ use super::config::{
     Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice, Target,
     Userns, Verbosity,
 };
+use super::option::{Family, Opt};
 use super::ports::{PortContext, Ports};
 use super::values;
 use super::{Error, Program};
@@ -24,6 +25,8 @@ const MIN_MTU_V6: u16 = 1280;
 /// the rest waits for [`Draft::finish`].
 pub(super) struct Draft {
     program: Program,
+    /// Options that were given for one family, and whether that is IPv4.
+    of_one_family: Vec<(&'static Opt, bool)>,
     pub(super) config: Config,
     pub(super) passt: PasstOptions,
     pub(super) pasta: PastaOptions,
@@ -55,6 +58,7 @@ impl Draft {
         };
         Self {
             program,
+            of_one_family: Vec::new(),
             config: default_config(program, Mode::Passt(passt.clone())),
             passt,
             pasta: PastaOptions { netns_quit: true, pid_namespace: true, ..PastaOptions::default() },
@@ -79,6 +83,14 @@ impl Draft {
     /// Keeps a line for the log.
     pub(super) fn warn(&mut self, text: impl Into<String>) {
         self.config.warnings.push(text.into());
+    }
+
+    /// Notes for which family an option is given; `none` takes back what it was given before.
+    pub(super) fn note_family(&mut self, option: &'static Opt, value: &OsStr) {
+        if option.family == Family::OfAddress && value == "none" {
+            self.of_one_family.retain(|(other, _)| other.long() != option.long());
+        }
+        self.of_one_family.extend(option.family.is_v4(value).map(|v4| (option, v4)));
     }
 
     /// Warns of an option that is there for compatibility alone.
@@ -125,22 +137,17 @@ impl Draft {
     }
 
     fn warn_of_family_that_is_off(&mut self) {
-        let Config { families, guest, host, dns, mapping, .. } = &self.config;
-        let (v4, v6) = (families.v4(), families.v6());
-        let is_vain = |given: PerFamily<bool>| given.v4 && !v4 || given.v6 && !v6;
-        let options = [
-            ("--address", given(&guest.addr)),
-            ("--gateway", given(&guest.gateway)),
-            ("--outbound", given(&host.outbound)),
-            ("--outbound-if4/6", given(&host.outbound_interface)),
-            ("--dns-forward", given(&dns.forward)),
-            ("--map-host-loopback", given(&mapping.host_loopback)),
-            ("--map-guest-addr", given(&mapping.guest_addr)),
-        ];
-        let vain: Vec<_> = options.into_iter().filter(|(_, given)| is_vain(*given)).collect();
-        let family = if v4 { "IPv6" } else { "IPv4" };
-        for (option, _) in vain {
-            self.warn(format!("{family} is off: {option} of that family has no effect"));
+        let families = self.config.families;
+        let is_vain = |v4: bool| if v4 { !families.v4() } else { !families.v6() };
+        let mut told: Vec<&str> = Vec::new();
+        for (option, v4) in std::mem::take(&mut self.of_one_family) {
+            if !is_vain(v4) || told.contains(&option.long()) {
+                continue;
+            }
+            told.push(option.long());
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            let which = if option.family == Family::OfAddress { " of that family" } else { "" };
+            self.warn(format!("{family} is off: --{}{which} has no effect", option.long()));
         }
     }
 
@@ -277,11 +284,6 @@ impl Draft {
         dns.search = Source::None;
         dns.forward = PerFamily::default();
     }
-}
-
-/// For which families a value was given.
-fn given<T, U>(values: &PerFamily<Option<T>, Option<U>>) -> PerFamily<bool> {
-    PerFamily { v4: values.v4.is_some(), v6: values.v6.is_some() }
 }
 
 impl<T> Source<T> {

@@ -95,6 +95,9 @@ fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
         if let Some(mode) = option.scope.refuses(program) {
             return Err(Error::Scope { shown, mode });
         }
+        if let Some(value) = &value {
+            draft.note_family(option, value);
+        }
         match option.action {
             Action::Flag(set) => set(&mut draft),
             Action::Value(set) => {

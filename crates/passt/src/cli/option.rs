@@ -15,6 +15,8 @@ pub(super) struct Opt {
     pub(super) scope: Scope,
     /// What it does, and whether it takes an argument.
     pub(super) action: Action,
+    /// Families that it means something for.
+    pub(super) family: Family,
     /// Description for the help, in lines.
     pub(super) help: &'static str,
 }
@@ -49,6 +51,32 @@ impl Scope {
             Self::VhostUser => "vhost-user",
             Self::Pasta | Self::PastaForAll => "pasta",
         })
+    }
+}
+
+/// Families that an option means something for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Any,
+    V4,
+    V6,
+    /// That of the address which is its argument, with or without a length.
+    OfAddress,
+}
+
+impl Family {
+    /// Of an option with this argument, whether it is for IPv4 alone, or for IPv6; `None` if for
+    /// both, or neither.
+    pub(super) fn is_v4(self, value: &OsStr) -> Option<bool> {
+        match self {
+            Self::Any => None,
+            Self::V4 => Some(true),
+            Self::V6 => Some(false),
+            Self::OfAddress => {
+                let addr = value.to_str()?.split('/').next()?;
+                values::addr(addr).map(|addr| addr.is_ipv4())
+            }
+        }
     }
 }
 
@@ -119,7 +147,7 @@ impl<'a> Arg<'a> {
 
 /// An option without argument.
 pub(super) const fn flag(names: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Flag(set), help }
+    Opt { names, scope: Scope::Both, action: Action::Flag(set), family: Family::Any, help }
 }
 
 /// An option with an argument.
@@ -128,12 +156,12 @@ pub(super) const fn value(
     help: &'static str,
     set: fn(&mut Draft, &Arg<'_>) -> Result<(), Error>,
 ) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Value(set), help }
+    Opt { names, scope: Scope::Both, action: Action::Value(set), family: Family::Any, help }
 }
 
 /// An option that ends the program with a text.
 pub(super) const fn print(names: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Print(text), help }
+    Opt { names, scope: Scope::Both, action: Action::Print(text), family: Family::Any, help }
 }
 
 /// Gives options to some modes alone, apart from those that are limited already.
@@ -152,6 +180,12 @@ impl Opt {
     /// Gives it to some modes alone.
     pub(super) const fn only(mut self, scope: Scope) -> Self {
         self.scope = scope;
+        self
+    }
+
+    /// Has it mean something for some families alone.
+    pub(super) const fn of(mut self, family: Family) -> Self {
+        self.family = family;
         self
     }
 

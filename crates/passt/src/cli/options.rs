@@ -13,7 +13,7 @@ use super::Error;
 use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
 use super::draft::Draft;
 use super::help;
-use super::option::{Arg, Opt, Scope, all_only, flag, print, value};
+use super::option::{Arg, Family, Opt, Scope, all_only, flag, print, value};
 use super::values;
 
 /// Longest path of a UNIX socket, without the byte that ends it.
@@ -220,17 +220,20 @@ const GUEST: &[Opt] = &[
             }
             Ok(())
         },
-    ),
+    )
+    .of(Family::OfAddress),
     value(
         "-n, --netmask MASK",
         "IPv4 mask to assign, dotted or as number of bits\ndefault: that of the host's interface",
         |d, arg| set(&mut d.netmask, arg.parse("netmask", values::netmask)),
-    ),
+    )
+    .of(Family::V4),
     value(
         "-g, --gateway ADDR",
         "Default gateway, once for IPv4 and once for IPv6\ndefault: that of the host",
         |d, arg| set_addr(&mut d.config.guest.gateway, arg.parse("gateway address", values::remote)),
-    ),
+    )
+    .of(Family::OfAddress),
     value(
         "-M, --mac-addr MAC",
         "MAC address that stands for gateway and host\ndefault: 9a:55:9a:55:9a:55",
@@ -252,13 +255,13 @@ const HOST: &[Opt] = &[
     ),
     value("-o, --outbound ADDR", "Source of outgoing connections, one for IPv4, one for IPv6", |d, arg| {
         set_addr(&mut d.config.host.outbound, arg.parse("outbound address", values::unicast))
-    }),
+    }).of(Family::OfAddress),
     value("--outbound-if4 NAME", "Interface that outgoing IPv4 connections are bound to", |d, arg| {
         set(&mut d.config.host.outbound_interface.v4, arg.interface())
-    }),
+    }).of(Family::V4),
     value("--outbound-if6 NAME", "Interface that outgoing IPv6 connections are bound to", |d, arg| {
         set(&mut d.config.host.outbound_interface.v6, arg.interface())
-    }),
+    }).of(Family::V6),
     value(
         "--map-host-loopback ADDR",
         "Address that stands for the host's loopback, for each of\nIPv4 and IPv6, or none\ndefault: the gateway's",
@@ -267,7 +270,7 @@ const HOST: &[Opt] = &[
             map.gateway &= !arg.is("none");
             set_addr_or_none(&mut map.host_loopback, arg, "address to map to the host's loopback")
         },
-    ),
+    ).of(Family::OfAddress),
     flag("--no-map-gw", "The gateway's address doesn't stand for the host", |d| {
         d.config.mapping.gateway = false;
     }),
@@ -278,7 +281,7 @@ const HOST: &[Opt] = &[
             let map = &mut d.config.mapping.guest_addr;
             set_addr_or_none(map, arg, "address to map to the guest's address")
         },
-    ),
+    ).of(Family::OfAddress),
 ];
 
 const NAMES: &[Opt] = &[
@@ -286,12 +289,15 @@ const NAMES: &[Opt] = &[
         "-D, --dns ADDR",
         "Name server to announce, may be repeated; or none\ndefault: those of resolv.conf",
         name_server,
-    ),
+    )
+    .of(Family::OfAddress),
     value(
         "--dns-forward ADDR",
         "Address at which the guest reaches the host's resolver,\nonce for IPv4 and once for IPv6",
         |d, arg| set_addr(&mut d.config.dns.forward, arg.parse("DNS forwarding address", values::remote)),
-    ),
+    )
+    .of(Family::OfAddress),
+    // For both families: the resolver may be of the one that is off.
     value(
         "--dns-host ADDR",
         "That resolver, once for IPv4 and once for IPv6\ndefault: the first of resolv.conf",

@@ -13,6 +13,8 @@ use proptest::prelude::*;
 use super::options::GROUPS;
 use super::*;
 
+mod families;
+
 /// Words with single blanks between them.
 fn outcome(line: &str) -> Outcome {
     parse(line.split(' ').map(OsString::from).collect())
@@ -305,7 +307,7 @@ fn warnings() {
                 "IPv6 is off: --dns-forward of that family has no effect",
             ],
         ),
-        ("pasta -6 --outbound-if4 eth0", &["IPv4 is off: --outbound-if4/6 of that family has no effect"]),
+        ("pasta -6 --outbound-if4 eth0", &["IPv4 is off: --outbound-if4 has no effect"]),
         ("pasta -6 -a 2001:db8::1", &[]),
         (
             "pasta -D 10.0.0.1 -D 10.0.0.2 -D 10.0.0.3 -D fd00::1 -D 10.0.0.4",

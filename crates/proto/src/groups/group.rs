@@ -32,11 +32,14 @@ pub(super) struct Group {
     sources: ArrayVec<Source, MAX_SOURCES>,
     /// Until when there are members that speak `IGMPv1`, and `IGMPv2` or `MLDv1`.
     elders: [Instant; 2],
-    /// Questions about the whole group that are left, and when the next one is due.
+    /// Questions about the whole group that are left.
     asks: u8,
+    /// When the next question is due, about the whole group or some [sources](Source::asks).
     asks_due: Option<Instant>,
-    /// When the next one about [sources](Source::asks) is due.
-    sources_due: Option<Instant>,
+    /// No question before, since the last one was a moment ago: what reports call for in between is
+    /// asked then, all at once (RFC 3376, section 6.6.3). So reports can't make more messages than
+    /// there are.
+    quiet_until: Instant,
 }
 
 /// A source that some member named.
@@ -58,7 +61,7 @@ impl Group {
             elders: [Instant::ZERO; 2],
             asks: 0,
             asks_due: None,
-            sources_due: None,
+            quiet_until: Instant::ZERO,
         }
     }
 
@@ -70,6 +73,14 @@ impl Group {
     pub(super) fn heard_elder(&mut self, version: Version, now: Instant) {
         let [one, two] = &mut self.elders;
         *(if version == Version::One { one } else { two }) = now + MEMBERSHIP;
+    }
+
+    /// Has all end at `until` that nobody renews.
+    pub(super) fn end_by(&mut self, until: Instant) {
+        let ends = self.sources.iter_mut().filter_map(|source| source.until.as_mut());
+        for end in ends.chain(&mut self.exclude).chain(&mut self.elders) {
+            *end = until.min(*end);
+        }
     }
 
     /// The version that all members understand.
@@ -125,8 +136,8 @@ impl Group {
             Change::ToInclude => {
                 self.ask_about(now, |source| !named.contains(&source.addr));
                 let over = self.set(named, member);
-                self.exclude = Some(until.min(now + LEAVING));
-                (self.asks, self.asks_due) = (ROBUSTNESS, Some(now));
+                self.exclude = Some(until.min(self.ask_soon(now) + LEAVING));
+                self.asks = ROBUSTNESS;
                 over
             }
             Change::Block => {
@@ -172,12 +183,22 @@ impl Group {
 
     /// Has members asked about sources that are wanted: who answers still wants them.
     fn ask_about(&mut self, now: Instant, which: impl Fn(&Source) -> bool) {
+        if !self.sources.iter().any(|source| source.until.is_some() && which(source)) {
+            return;
+        }
+        let end = self.ask_soon(now) + LEAVING;
         for source in self.sources.iter_mut().filter(|source| which(source)) {
             if let Some(until) = source.until {
-                (source.until, source.asks) = (Some(until.min(now + LEAVING)), ROBUSTNESS);
-                self.sources_due = Some(now);
+                (source.until, source.asks) = (Some(until.min(end)), ROBUSTNESS);
             }
         }
+    }
+
+    /// Has a question be due as soon as there may be one; when.
+    fn ask_soon(&mut self, now: Instant) -> Instant {
+        let soon = now.max(self.quiet_until);
+        self.asks_due.get_or_insert(soon);
+        soon
     }
 
     /// Ends what is over; whether anything was.
@@ -188,7 +209,7 @@ impl Group {
             (source.until, source.asks, has_changed) = (None, 0, true);
         }
         if is_over(self.exclude) {
-            (self.exclude, self.asks, self.asks_due, has_changed) = (None, 0, None, true);
+            (self.exclude, self.asks, has_changed) = (None, 0, true);
         }
         if self.exclude.is_none() {
             self.sources.retain(|source| source.until.is_some());
@@ -199,28 +220,28 @@ impl Group {
     /// When something is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let sources = self.sources.iter().filter_map(|source| source.until);
-        sources.chain([self.exclude, self.asks_due, self.sources_due].into_iter().flatten()).min()
+        sources.chain(self.exclude).chain(self.asks_due).min()
     }
 
-    /// A question that is due.
+    /// A question that is due. One about the whole group has members tell all sources, too.
     pub(super) fn question(&mut self, now: Instant) -> Option<Question> {
-        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.asks_due) {
-            self.asks = self.asks.saturating_sub(1);
-            self.asks_due = (self.asks > 0).then(|| now + LAST_MEMBER);
-            return Some(Question::Group(self.addr, Sources::new()));
-        }
-        if !is_due(self.sources_due) {
-            return None;
-        }
+        self.asks_due.take_if(|due| *due <= now)?;
+        let is_whole = self.asks > 0;
+        self.asks = self.asks.saturating_sub(1);
         let mut named = Sources::new();
         for source in self.sources.iter_mut().filter(|source| source.asks > 0) {
             source.asks -= 1;
             named.push(source.addr);
         }
-        let has_more = self.sources.iter().any(|source| source.asks > 0);
-        self.sources_due = has_more.then(|| now + LAST_MEMBER);
-        (!named.is_empty()).then_some(Question::Group(self.addr, named))
+        if is_whole {
+            named.clear();
+        } else if named.is_empty() {
+            return None;
+        }
+        self.quiet_until = now + LAST_MEMBER;
+        let has_more = self.asks > 0 || self.sources.iter().any(|source| source.asks > 0);
+        self.asks_due = has_more.then_some(self.quiet_until);
+        Some(Question::Group(self.addr, named))
     }
 
     /// Whose datagrams are wanted.

@@ -40,6 +40,17 @@ fn well_known_v6(group: Ipv6Addr) -> &'static [u16] {
     }
 }
 
+/// Groups of a family that [have a place of their own](has_own_place), at most.
+pub(super) const RESERVED: usize = 16;
+
+/// Whether there is always a place for a group: those of [well-known](well_known) protocols, in
+/// IPv6 permanent ones (RFC 4291, section 2.7) of the link and the site, as protocols use them. All
+/// scopes and flags would be more groups than there are places, and one station could take them.
+pub fn has_own_place(group: Addr) -> bool {
+    let is_near = group.is_v4() || matches!(Ipv6Addr::from(group.octets()).segments(), [0xff02 | 0xff05, ..]);
+    is_near && !well_known(group).is_empty()
+}
+
 /// Whether membership of a group is kept: of all that leave the guest's own stack, but for those
 /// that everybody is in (RFC 3376, section 6; RFC 3810, section 6) or that serve to resolve
 /// addresses, which stay on the link (RFC 4291, section 2.7.1).

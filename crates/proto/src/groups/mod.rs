@@ -12,12 +12,14 @@ use arrayvec::ArrayVec;
 
 use self::group::Group;
 pub use self::group::{Filter, MAX_SOURCES, Sources};
-pub use self::known::{is_kept, well_known};
+use self::known::RESERVED;
+pub use self::known::{has_own_place, is_kept, well_known};
 use crate::addr::Addr;
 use crate::time::{Duration, Instant};
 use crate::wire::membership::{Query, Report, Version};
 
-/// Groups of a family that are kept.
+/// Groups of a family that are kept. The last places are for those of well-known protocols alone,
+/// so that a station which joins many groups leaves room for multicast DNS of the others.
 pub const MAX_GROUPS: usize = 64;
 
 /// How often what may get lost is sent (RFC 3376, section 8.1).
@@ -28,6 +30,9 @@ const QUERY: Duration = Duration::from_secs(125);
 const RESPONSE: Duration = Duration::from_secs(10);
 /// Between the first two (section 8.6): a quarter.
 const STARTUP: Duration = Duration::from_secs(QUERY.as_secs() / 4);
+/// How long members may take to say that they are there, once they are asked as at the start.
+const STARTING: Duration =
+    Duration::from_secs((ROBUSTNESS as u64 - 1) * STARTUP.as_secs() + RESPONSE.as_secs());
 /// How long a membership lasts of which nothing is heard (section 8.4).
 const MEMBERSHIP: Duration = Duration::from_secs(ROBUSTNESS as u64 * QUERY.as_secs() + RESPONSE.as_secs());
 /// How long an answer may take whether there are other members, and between two such questions
@@ -68,9 +73,13 @@ impl Question {
 }
 
 impl Membership {
-    /// Has the guest asked soon, as at the start.
+    /// Has the guest asked soon, as at the start. It may be another one: what it doesn't report in
+    /// answer to the questions ends, rather than last as long as it would have for the former one.
     pub fn greet(&mut self, now: Instant) {
         (self.general, self.startup) = (Some(now), ROBUSTNESS);
+        for group in &mut self.groups {
+            group.end_by(now + STARTING);
+        }
     }
 
     /// Takes note of a report. How much was too much: records and sources that found no place.
@@ -91,8 +100,11 @@ impl Membership {
                 group.heard_elder(version, now);
             }
             over += group.record(record.change, &sources, now);
+            if !group.has_members() {
+                // Left without having been joined: the place is for the next one.
+                self.groups.retain(|group| group.has_members());
+            }
         }
-        self.groups.retain(|group| group.has_members());
         if !self.groups.is_empty() {
             // Not sooner than the guest was told to answer.
             self.general.get_or_insert(now + QUERY);
@@ -104,6 +116,10 @@ impl Membership {
     fn find_or_add(&mut self, addr: Addr) -> Option<&mut Group> {
         let known = self.groups.iter().position(|group| group.addr == addr);
         if known.is_none() {
+            if !has_own_place(addr) {
+                let others = self.groups.iter().filter(|group| !has_own_place(group.addr)).count();
+                (others < MAX_GROUPS - RESERVED).then_some(())?;
+            }
             self.groups.try_push(Group::new(addr)).ok()?;
         }
         let last = self.groups.len().checked_sub(1)?;

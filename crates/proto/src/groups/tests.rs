@@ -4,7 +4,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::membership::tests::{igmp_v3, report};
+use crate::wire::membership::tests::{igmp_v3, mld_v2, report};
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("an address").into()
@@ -123,9 +123,9 @@ fn tables_of_rfc_3376() {
         for round in 0..2 {
             let mut expected = Vec::new();
             if group {
+                // Members answer with all sources: no other question at the same time.
                 expected.push(Question::Group(addr(G), Sources::new()));
-            }
-            if !asked.is_empty() {
+            } else if !asked.is_empty() {
                 expected.push(Question::Group(addr(G), sources(asked)));
             }
             let mut found = questions(&mut members, at(1 + round));
@@ -175,6 +175,55 @@ fn the_last_member_leaves() {
         members.expire(at(12));
         assert_eq!(members.wants(addr(G), source(1)), stays);
     }
+}
+
+/// Another guest isn't in the groups of the one before, nor speaks its version.
+#[test]
+fn a_new_guest_is_asked() {
+    for is_there in [false, true] {
+        let mut members = Membership::default();
+        elder(&mut members, 0x12, at(0));
+        say(&mut members, IS_EX, &[], at(0));
+        let other = igmp_v3(&[(IS_IN, addr("239.4.5.6"), &[source(1)])]);
+        members.report(report(&other).expect("a report"), at(0));
+        members.greet(at(10));
+        assert_eq!(questions(&mut members, at(10)), [Question::General]);
+        if is_there {
+            say(&mut members, IS_EX, &[], at(20));
+            members.report(report(&other).expect("a report"), at(20));
+        }
+        assert_eq!(questions(&mut members, at(41)), [Question::General]);
+        assert!(!members.expire(at(50)) && members.groups().count() == 2, "it may answer still");
+        assert_eq!(members.expire(at(51)), !is_there);
+        assert_eq!(members.groups().count(), if is_there { 2 } else { 0 });
+        // Elder versions don't leave.
+        say(&mut members, TO_IN, &[], at(51));
+        assert_eq!(questions(&mut members, at(51)).len(), usize::from(is_there));
+    }
+}
+
+/// Reports that call for a question, as many as a station can send.
+#[test]
+fn reports_make_no_storm_of_questions() {
+    let mut members = Membership::default();
+    let mut asked = Vec::new();
+    for step in 0..3000 {
+        let now = Instant::from_millis(step);
+        say(&mut members, TO_EX, &[], now);
+        say(&mut members, ALLOW, &[1, 2], now);
+        say(&mut members, if step % 2 == 0 { TO_IN } else { BLOCK }, &[1], now);
+        asked.extend(questions(&mut members, now).into_iter().map(|question| (step, question)));
+    }
+    assert_eq!(asked.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 1000, 2000]);
+    // What came in between, of sources and the group, is asked in time to be answered.
+    say(&mut members, TO_IN, &[], at(3));
+    assert_eq!(questions(&mut members, at(3)), [Question::Group(addr(G), Sources::new())]);
+    say(&mut members, TO_EX, &[], Instant::from_millis(3500));
+    say(&mut members, TO_IN, &[], Instant::from_millis(3500));
+    assert_eq!(questions(&mut members, at(4)).len(), 1);
+    assert_eq!(questions(&mut members, at(5)).len(), 1);
+    assert!(!members.expire(Instant::from_millis(5999)) && members.groups().count() == 1);
+    assert!(members.expire(at(6)) && members.groups().count() == 0);
 }
 
 /// RFC 3376, section 7.3.2.
@@ -231,8 +280,9 @@ fn there_are_bounds() {
         .chunks(5)
         .map(|records| members.report(report(&igmp_v3(records)).expect("a report"), at(0)))
         .sum();
-    assert_eq!(members.groups().count(), MAX_GROUPS);
-    assert_eq!(over, 200 * (40 - MAX_SOURCES) + 200 - MAX_GROUPS);
+    let room = MAX_GROUPS - RESERVED;
+    assert_eq!(members.groups().count(), room);
+    assert_eq!(over, 200 * (40 - MAX_SOURCES) + 200 - room);
     assert!(
         members.filter(groups[0]) == Some(Filter::Include(named[..MAX_SOURCES].iter().copied().collect()))
     );
@@ -242,6 +292,57 @@ fn there_are_bounds() {
         let over = members.report(report(&igmp_v3(&[(IS_EX, addr(group), &[])])).expect("a report"), at(0));
         assert_eq!((over, members.groups().count()), (0, 0), "{group}");
     }
+}
+
+/// All groups of a family that have a place of their own.
+fn with_own_place(v4: bool) -> Vec<Addr> {
+    let v4_groups =
+        (0..=0xff_ffff_u32).filter(|low| [0, 1, 0xff].contains(&(low >> 8 & 0xff))).flat_map(|low| {
+            [224, 239].map(|first| Addr::from(core::net::Ipv4Addr::from_bits(first << 24 | low)))
+        });
+    let v6_groups = (0xff00..=0xffff).flat_map(|first| {
+        let low = (0..0x400).map(|id| (0, id)).chain((0..0x10).map(|id| (1, id)));
+        low.map(move |(high, id)| core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, high, id).into())
+    });
+    let all: Vec<Addr> = if v4 { v4_groups.collect() } else { v6_groups.collect() };
+    all.into_iter().filter(|&group| is_kept(group) && has_own_place(group)).collect()
+}
+
+fn join(members: &mut Membership, groups: &[Addr]) -> usize {
+    let records: Vec<(u8, Addr, &[Addr])> = groups.iter().map(|&group| (IS_EX, group, &[][..])).collect();
+    let is_v4 = groups.first().is_none_or(|group| group.is_v4());
+    let message = if is_v4 { igmp_v3(&records) } else { mld_v2(&records) };
+    members.report(report(&message).expect("a report"), at(0))
+}
+
+/// Whatever one station joins, and be it all variants of a well-known group.
+#[test]
+fn well_known_groups_have_places() {
+    let mut flood: Vec<Addr> = (0..64).map(|last| core::net::Ipv4Addr::new(239, 0, 0, last).into()).collect();
+    let v6 = |first, last| Addr::from(core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last));
+    flood.extend((0..64).map(|last| v6(0xff02, 0x1000 + last)));
+    flood.extend((0xff02..=0xfffe).map(|first| v6(first, 0xfb)));
+    for is_v4 in [true, false] {
+        let own = with_own_place(is_v4);
+        assert!(own.len() <= RESERVED && own.len() > 10, "{own:?}");
+        let mut members = Membership::default();
+        let flood: Vec<Addr> = flood.iter().copied().filter(|group| group.is_v4() == is_v4).collect();
+        assert!(join(&mut members, &flood) > 0);
+        assert_eq!(join(&mut members, &own), 0);
+        assert!(own.iter().all(|&group| members.wants(group, source(1))));
+    }
+}
+
+/// Records about groups that nobody is in take no place from those behind them.
+#[test]
+fn groups_that_are_left_take_no_place() {
+    let groups: Vec<Addr> = (0..65).map(|last| core::net::Ipv4Addr::new(239, 0, 0, last).into()).collect();
+    let kind = |n| if n < 64 { TO_IN } else { TO_EX };
+    let records: Vec<(u8, Addr, &[Addr])> =
+        groups.iter().enumerate().map(|(n, &group)| (kind(n), group, &[][..])).collect();
+    let mut members = Membership::default();
+    assert_eq!(members.report(report(&igmp_v3(&records)).expect("a report"), at(0)), 0);
+    assert!(members.groups().eq([groups[64]]));
 }
 
 #[test]
@@ -267,6 +368,46 @@ fn kinds_of_groups() {
 }
 
 proptest! {
+    /// Whatever was joined before, in whatever order.
+    #[test]
+    fn well_known_groups_find_places(groups in prop::collection::vec((0xff02u16..=0xfffe, prop::sample::select(&[0xfb, 0xc, 0x101, 0x1234][..]), any::<u8>()), 0..200)) {
+        let groups = groups.into_iter();
+        let groups: Vec<Addr> = groups.map(|(first, last, n)| core::net::Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last + u16::from(n & 0xf)).into()).collect();
+        let mut members = Membership::default();
+        for groups in groups.chunks(7) {
+            join(&mut members, groups);
+        }
+        prop_assert!(members.groups().count() <= MAX_GROUPS);
+        for group in ["ff02::fb", "ff02::1:3", "ff02::c", "ff05::c"] {
+            prop_assert_eq!(join(&mut members, &[addr(group)]), 0);
+            prop_assert!(members.wants(addr(group), source(1)));
+        }
+    }
+
+    /// Whatever is reported, members of a group are asked at most once in a second.
+    #[test]
+    fn questions_are_few(steps in prop::collection::vec((1u8..7, 0u8..3, prop::collection::vec(0u8..4, 0..3), 0u64..300), 0..200)) {
+        let mut members = Membership::default();
+        let mut last: [Option<Instant>; 3] = [None; 3];
+        let mut now = Instant::ZERO;
+        for (kind, group, named, wait) in steps {
+            let end = now + Duration::from_millis(wait);
+            while now <= end {
+                members.expire(now);
+                for question in questions(&mut members, now) {
+                    let Question::Group(group, _) = question else { continue };
+                    let [.., number] = group.octets();
+                    let before = last[usize::from(number)].replace(now);
+                    prop_assert!(before.is_none_or(|before| now.since(before) >= LAST_MEMBER), "{group} at {now:?}");
+                }
+                now = members.due().unwrap_or(end).min(end).max(now + Duration::from_millis(1));
+            }
+            let named: Vec<Addr> = named.into_iter().map(source).collect();
+            let message = igmp_v3(&[(kind, core::net::Ipv4Addr::new(239, 0, 0, group).into(), &named)]);
+            members.report(report(&message).expect("a report"), now);
+        }
+    }
+
     /// Whatever is said and asked: bounds hold, time passes, and all ends where nobody says
     /// anything.
     #[test]
@@ -282,7 +423,7 @@ proptest! {
             members.report(report(&message).expect("a report"), at(now));
             members.expire(at(now));
             let asked = questions(&mut members, at(now));
-            prop_assert!(asked.len() <= 1 + 2 * MAX_GROUPS);
+            prop_assert!(asked.len() <= 1 + MAX_GROUPS);
             prop_assert!(members.due().is_none_or(|due| due > at(now)), "nothing is left for now");
             for question in asked {
                 let mut out = [0; 1514];

@@ -35,8 +35,12 @@ use crate::link::{HEAD_LEN, Link};
 pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_REUSEADDR, option::SO_REUSEPORT])];
 
 /// Sockets at most, of both kinds each, and the part of all descriptors that both have.
-const MOST: usize = 64;
+const MOST: usize = 80;
 const SHARE: usize = 8;
+/// How many of each kind are for groups that [have a place of their own](groups::has_own_place),
+/// and their well-known ports, whatever else the guest joins and sends to: both families have fewer.
+/// The same goes for half of the descriptors.
+const KEPT: usize = 40;
 /// Ports of one group that the guest sends to, at most.
 const PORTS: usize = 8;
 /// Ports from here on are given out by the guest's kernel: nobody is expected to send to one.
@@ -199,7 +203,7 @@ impl Groups {
         let filter = self.membership(group.is_v4()).filter(group).ok_or(DropReason::GroupUnwanted)?;
         let interface = ctx.core.guest.family(group).groups.ok_or(DropReason::Disabled)?;
         if !self.members.iter().any(|member| member.group == group) {
-            self.has_room(ctx, self.members.len())?;
+            self.has_room(ctx, self.members.len(), groups::has_own_place(group))?;
             let member = Member::open(&ctx.core, group, interface).map_err(|error| {
                 log::debug!("Group {group}: not joined: {error}");
                 DropReason::GroupLimit
@@ -238,15 +242,17 @@ impl Groups {
         if member.again.is_some_and(|again| again > now) {
             return Ok(());
         }
+        let well_known = groups::well_known(group);
         let mut wanted = member.ports.clone();
-        wanted.retain(|port| !groups::well_known(group).contains(port));
-        for &port in wanted.iter().chain(groups::well_known(group)) {
+        wanted.retain(|port| !well_known.contains(port));
+        for &port in well_known.iter().chain(&wanted) {
             let at = Endpoint::new(group, port);
             if self.number_of(at).is_some() {
                 continue;
             }
             let free = self.sockets.iter().position(Option::is_none).ok_or(DropReason::GroupLimit)?;
-            self.has_room(ctx, self.sockets.iter().flatten().count())?;
+            let is_own = groups::has_own_place(group) && well_known.contains(&port);
+            self.has_room(ctx, self.sockets.iter().flatten().count(), is_own)?;
             match GroupSocket::open(&ctx.core, &ctx.ports.ours, at, (interface, free)) {
                 Ok(socket) if socket.fd().is_none_or(|fd| ctx.ports.pressure.keeps(fd)) => {
                     return Err(DropReason::GroupLimit);
@@ -267,10 +273,12 @@ impl Groups {
         Ok(())
     }
 
-    /// Whether there may be more than `count` sockets of a kind.
-    fn has_room<L>(&self, ctx: &Context<L>, count: usize) -> Result<(), DropReason> {
+    /// Whether there may be more than `count` sockets of a kind, for something that has a place of
+    /// its own or not.
+    fn has_room<L>(&self, ctx: &Context<L>, count: usize, is_own: bool) -> Result<(), DropReason> {
         let all = self.members.len() + self.sockets.iter().flatten().count();
-        let fits = count < MOST && all < ctx.ports.pressure.descriptors() / SHARE;
+        let (most, share) = if is_own { (MOST, SHARE) } else { (MOST - KEPT, 2 * SHARE) };
+        let fits = count < most && all < ctx.ports.pressure.descriptors() / share;
         fits.then_some(()).ok_or(DropReason::GroupLimit)
     }
 

@@ -11,6 +11,7 @@ mod tests;
 mod value;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayString;
@@ -75,12 +76,12 @@ pub(super) struct Announce {
 
 impl Announce {
     /// Sets an option of DHCP, by number or name, from text.
-    pub(super) fn set_dhcp(&mut self, option: &str, value: &str) -> Result<(), AnnounceError> {
+    pub(super) fn set_dhcp(&mut self, option: &str, value: &OsStr) -> Result<(), AnnounceError> {
         set_option(&mut self.dhcp, Protocol::Dhcp, option, value)
     }
 
     /// Sets an option of DHCPv6 likewise.
-    pub(super) fn set_dhcpv6(&mut self, option: &str, value: &str) -> Result<(), AnnounceError> {
+    pub(super) fn set_dhcpv6(&mut self, option: &str, value: &OsStr) -> Result<(), AnnounceError> {
         set_option(&mut self.dhcpv6, Protocol::Dhcpv6, option, value)
     }
 
@@ -129,10 +130,12 @@ impl Announce {
         for (options, code, kind, v6) in options {
             let servers = self.ntp.iter().filter(|addr| addr.is_ipv6() == v6);
             let servers = servers.map(ToString::to_string).collect::<Vec<_>>().join(",");
-            if let Some(body) = kind.encode(&servers) {
+            if let Ok(body) = kind.encode(&servers) {
                 options.entry(code).or_insert(body);
             }
-            if let Some(body) = Kind::Addresses6.encode(&servers).filter(|_| v6) {
+            if let Ok(body) = Kind::Addresses6.encode(&servers)
+                && v6
+            {
                 options.entry(31).or_insert(body);
             }
         }
@@ -153,19 +156,19 @@ fn set_option(
     to: &mut BTreeMap<u16, Vec<u8>>,
     protocol: Protocol,
     option: &str,
-    value: &str,
+    value: &OsStr,
 ) -> Result<(), AnnounceError> {
     let code = protocol.find(option)?;
-    let body = if value.is_empty() { Some(Vec::new()) } else { code.kind.encode(value) };
-    let body = body.ok_or_else(|| AnnounceError::Value {
+    let body = match value.to_str() {
+        Some("") => Ok(Vec::new()),
+        Some(text) => code.kind.encode(text),
+        None => Err("UTF-8, hex: takes any bytes"),
+    };
+    let body = body.map_err(|expected| AnnounceError::Value {
         protocol: protocol.name(),
         option: code.shown(),
-        value: value.to_owned(),
-        expected: if value.starts_with("hex:") {
-            "pairs of hexadecimal digits, of that length"
-        } else {
-            code.kind.expected()
-        },
+        value: value.to_string_lossy().into_owned(),
+        expected,
     })?;
     to.insert(code.number, body);
     Ok(())

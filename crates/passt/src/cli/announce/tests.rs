@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 
 use passt_proto::responder::custom::{Pref64, Route};
 use passt_proto::wire::ndp::{Pref64Len, Preference};
@@ -81,7 +82,8 @@ fn values_of_dhcp() {
         ("43=hex:01:02:0A", 43, &[1, 2, 10]),
         ("router=hex:c0000201", 3, &[192, 0, 2, 1]),
         ("domain-name=0x6c616e", 15, b"lan"),
-        ("domain-name=0x", 15, b"0x"),
+        ("224=0xfile", 224, b"0xfile"),
+        ("224=0x01:ff", 224, &[1, 255]),
         ("bootfile-name=0xfile", 67, b"0xfile"),
         // A number without a name.
         ("224=some text", 224, b"some text"),
@@ -174,16 +176,6 @@ fn refused() {
             "119=a..b",
             "Invalid value of DHCP option domain-search (119): a..b is not domain names",
         ),
-        (
-            "--dhcp-opt",
-            "43=hex:0",
-            "Invalid value of DHCP option vendor-specific (43): hex:0 is not pairs of hexadecimal digits, of that length",
-        ),
-        (
-            "--dhcp-opt",
-            "43=hex:",
-            "Invalid value of DHCP option vendor-specific (43): hex: is not pairs of hexadecimal digits, of that length",
-        ),
         ("--dhcpv6-opt", "1=", "DHCPv6 option client-id (1) can't be set: it is part of the exchange itself"),
         ("--dhcpv6-opt", "oro=", "DHCPv6 option oro (6) can't be set: clients send it"),
         ("--dhcpv6-opt", "router=", "Unknown DHCPv6 option: router"),
@@ -214,6 +206,50 @@ fn refused() {
     ];
     for (option, value, expected) in table {
         assert_eq!(fail(&[option, value]), format!("{expected}\n"));
+    }
+}
+
+#[test]
+fn digits_that_are_no_pairs() {
+    for (option, value, shown) in [
+        ("--dhcp-opt", "43=hex:0", "DHCP option vendor-specific (43)"),
+        ("--dhcp-opt", "43=hex:", "DHCP option vendor-specific (43)"),
+        ("--dhcp-opt", "200=0xabc", "DHCP option 200"),
+        ("--dhcp-opt", "200=0x", "DHCP option 200"),
+        ("--dhcp-opt", "15=0x1:23", "DHCP option domain-name (15)"),
+        ("--dhcp-opt", "router=0xc000020", "DHCP option router (3)"),
+        ("--dhcpv6-opt", "65000=0xabc", "DHCPv6 option 65000"),
+    ] {
+        let (_, digits) = value.split_once('=').expect("a value");
+        let expected = "is not pairs of hexadecimal digits, of that length";
+        assert_eq!(fail(&[option, value]), format!("Invalid value of {shown}: {digits} {expected}\n"));
+    }
+}
+
+/// What is no text of UTF-8 is called so, wherever it is.
+#[test]
+fn values_that_are_no_text() {
+    for (option, start, expected) in [
+        (
+            "--dhcp-opt",
+            &b"15=lan"[..],
+            "Invalid value of DHCP option domain-name (15): lan\u{fffd}= is not UTF-8, hex: takes any bytes",
+        ),
+        (
+            "--dhcpv6-opt",
+            b"65000=",
+            "Invalid value of DHCPv6 option 65000: \u{fffd}= is not UTF-8, hex: takes any bytes",
+        ),
+        (
+            "--dhcp-opt",
+            b"53=",
+            "DHCP option dhcp-msg-type (53) can't be set: it is part of the exchange itself",
+        ),
+        ("--dhcp-opt", b"15", "Unknown DHCP option: 15\u{fffd}"),
+    ] {
+        let argument = OsString::from_vec([start, b"\xff="].concat());
+        let found = parse(vec!["passt".into(), option.into(), argument]);
+        assert_eq!(found, Outcome::Fail(format!("{expected}\n")));
     }
 }
 

@@ -7,6 +7,9 @@ use passt_proto::wire::writer::Writer;
 
 use super::super::values;
 
+/// What bytes in hexadecimal are.
+const PAIRS: &str = "pairs of hexadecimal digits, of that length";
+
 /// Type of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -66,20 +69,24 @@ impl Kind {
         }
     }
 
-    /// The bytes of a value, `None` if it is none of this type. Whatever the type, bytes can be
-    /// given in hexadecimal, as long as there are as many as the type has.
-    pub(super) fn encode(self, text: &str) -> Option<Vec<u8>> {
-        let bytes = match text.strip_prefix("hex:") {
-            Some(digits) => hex(digits)?,
-            None => self.bare_hex(text).or_else(|| self.encode_text(text))?,
+    /// The bytes of a value, or what it is not. Whatever the type, bytes can be given in
+    /// hexadecimal, as long as there are as many as the type has.
+    pub(super) fn encode(self, text: &str) -> Result<Vec<u8>, &'static str> {
+        let prefixed = text.strip_prefix("hex:");
+        let bytes = match prefixed.or_else(|| self.bare_hex(text)) {
+            Some(digits) => hex(digits).ok_or(PAIRS)?,
+            None => self.encode_text(text).ok_or(self.expected())?,
         };
-        self.fits(bytes.len()).then_some(bytes)
+        let expected = if prefixed.is_some() { PAIRS } else { self.expected() };
+        if self.fits(bytes.len()) { Ok(bytes) } else { Err(expected) }
     }
 
-    /// Bytes after `0x`, which for a number is nothing special.
-    fn bare_hex(self, text: &str) -> Option<Vec<u8>> {
-        let number = matches!(self, Self::U8 | Self::U16 | Self::U16s | Self::U32 | Self::I32);
-        text.strip_prefix("0x").filter(|_| !number).and_then(hex)
+    /// The digits after `0x`, which for a number is nothing special. Where text is possible, too,
+    /// and it has other characters, it is text.
+    fn bare_hex(self, text: &str) -> Option<&str> {
+        let is_number = matches!(self, Self::U8 | Self::U16 | Self::U16s | Self::U32 | Self::I32);
+        let digits = text.strip_prefix("0x").filter(|_| !is_number)?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit() || b == b':').then_some(digits)
     }
 
     fn encode_text(self, text: &str) -> Option<Vec<u8>> {

@@ -12,23 +12,36 @@ fn address(text: &str) -> Addr {
 
 /// A report of `IGMPv3` with these records.
 pub(crate) fn igmp_v3(records: &[(u8, Addr, &[Addr])]) -> Vec<u8> {
-    let count = u16::try_from(records.len()).expect("few").to_be_bytes();
-    let mut message = std::vec![IGMP_V3_REPORT, 0, 0, 0, 0, 0, count[0], count[1]];
-    for (kind, group, sources) in records {
+    let message = with_records(IGMP_V3_REPORT, records, |addr| addr.v4().expect("IPv4").octets());
+    with_sum(&message, address("192.0.2.2"), address("224.0.0.22"))
+}
+
+/// One of `MLDv2`.
+pub(crate) fn mld_v2(records: &[(u8, Addr, &[Addr])]) -> Vec<u8> {
+    let message = with_records(MLD_V2_REPORT, records, Addr::octets);
+    with_sum(&message, address("fe80::2"), address("ff02::16"))
+}
+
+fn with_records<const N: usize>(
+    kind: u8,
+    records: &[(u8, Addr, &[Addr])],
+    octets: fn(Addr) -> [u8; N],
+) -> Vec<u8> {
+    let [high, low] = u16::try_from(records.len()).expect("few").to_be_bytes();
+    let mut message = std::vec![kind, 0, 0, 0, 0, 0, high, low];
+    for &(kind, group, sources) in records {
         let [high, low] = u16::try_from(sources.len()).expect("few").to_be_bytes();
-        message.extend([*kind, 0, high, low]);
-        for addr in [group].into_iter().chain(*sources) {
-            message.extend(addr.v4().expect("IPv4").octets());
-        }
+        message.extend([kind, 0, high, low]);
+        message.extend([group].iter().chain(sources).flat_map(|&addr| octets(addr)));
     }
-    let sum = Sum::new().bytes(&message).finish();
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
     message
 }
 
-/// A message of IGMP as a station sends it.
+/// A message of IGMP or MLD as a station sends it.
 pub(crate) fn report(message: &[u8]) -> Result<Report<'_>, DropReason> {
-    Report::parse(message, address("192.0.2.2"), address("224.0.0.22"), 1)
+    let is_v6 = message.first().is_some_and(|&kind| kind >= MLD_V1_REPORT);
+    let (src, dst) = if is_v6 { ("fe80::2", "ff02::16") } else { ("192.0.2.2", "224.0.0.22") };
+    Report::parse(message, address(src), address(dst), 1)
 }
 
 fn with_sum(message: &[u8], src: Addr, dst: Addr) -> Vec<u8> {
