@@ -1,10 +1,11 @@
 //! Who is measured, and how each gives a guest its network.
 
-use std::path::{Path as File, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Machine, Net, Ns, Place, Process, User, eventually, find_program,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Launch, Machine, Net, Newest, Ns, Place, Process, User,
+    eventually, find_program,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,43 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) role: Role,
     /// The program; None if the kernel does it alone.
-    pub(crate) program: Option<PathBuf>,
+    pub(crate) program: Option<Program>,
+}
+
+/// A build of pasta and passt, or another translator.
+#[derive(Clone)]
+pub(crate) enum Program {
+    /// By its path, that of pasta; passt lies beside it.
+    File(PathBuf),
+    /// Of a package that is not installed.
+    Newest(Newest),
+}
+
+impl Program {
+    /// The command line of pasta, or of another translator, as far as the options.
+    pub(crate) fn line(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Newest(newest) => format!("{} {}", newest.loader("pasta"), newest.program().display()),
+        }
+    }
+
+    /// Whether it has a build for virtual machines.
+    fn has_passt(&self) -> bool {
+        match self {
+            Self::File(path) => path.with_file_name("passt").is_file(),
+            Self::Newest(_) => true,
+        }
+    }
+
+    /// Has `launch` start it as `pasta` or `passt`.
+    fn launch<'n>(&self, launch: Launch<'n>, name: &str) -> Launch<'n> {
+        match self {
+            Self::File(path) if name == "pasta" => launch.program(path),
+            Self::File(path) => launch.program(&path.with_file_name(name)),
+            Self::Newest(newest) => launch.through(&newest.loader(name)).program(&newest.program()),
+        }
+    }
 }
 
 /// What its figures stand for in the comparison.
@@ -24,8 +61,10 @@ pub(crate) struct Contender {
 pub(crate) enum Role {
     /// This program.
     Ours,
-    /// A build of the C program, or any with its command line.
+    /// The newest C program, or any build with its command line.
     C,
+    /// The C program that this machine's distribution has.
+    Installed,
     /// Another translator.
     Slirp,
     /// The least that a program between two sockets can do.
@@ -43,13 +82,18 @@ impl Role {
     }
 }
 
-/// Ours, those named, those found, and the kernel alone.
+/// Ours, the newest C program, those named, those found, and the kernel alone.
 pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
     let new = |name: &str, role, program| Contender { name: name.to_owned(), role, program };
-    let mut all = vec![new("ours", Role::Ours, Some(net.dir().join("pasta")))];
-    all.extend(find_program("pasta").map(|path| new("C", Role::C, Some(path))));
+    let found = |program| find_program(program).map(Program::File);
+    let mut all = vec![new("ours", Role::Ours, Some(Program::File(net.dir().join("pasta"))))];
+    match Newest::install(net.dir()) {
+        Ok(newest) => all.push(new("C", Role::C, Some(Program::Newest(newest)))),
+        Err(error) => eprintln!("Without the newest C program: {error:#}"),
+    }
     all.extend(named.iter().map(|peer| new(&peer.name, Role::C, peer.program.clone())));
-    all.extend(find_program("slirp4netns").map(|path| new("slirp4netns", Role::Slirp, Some(path))));
+    all.extend(found("pasta").map(|program| new("C installed", Role::Installed, Some(program))));
+    all.extend(found("slirp4netns").map(|program| new("slirp4netns", Role::Slirp, Some(program))));
     let without_program = [("bare proxy", Role::Bare), ("veth", Role::Veth), ("loopback", Role::Loopback)];
     all.extend(without_program.map(|(name, role)| new(name, role, None)));
     all
@@ -61,14 +105,16 @@ impl Contender {
         let (name, path) = text.split_once('=').context("--peer takes NAME=PATH")?;
         let path = std::path::absolute(path)?;
         path.metadata().with_context(|| text.to_owned())?;
-        Ok(Self { name: name.to_owned(), role: Role::C, program: Some(path) })
+        Ok(Self { name: name.to_owned(), role: Role::C, program: Some(Program::File(path)) })
     }
 
     /// Whether it can do this at all, with the setting that is made here.
     pub(crate) fn takes_part(&self, scenario: &Scenario) -> bool {
         let section = scenario.section();
         match self.role {
-            Role::Ours | Role::C => section != Section::Stream || self.passt().is_file(),
+            Role::Ours | Role::C | Role::Installed => {
+                section != Section::Stream || self.program.as_ref().is_some_and(Program::has_passt)
+            }
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
@@ -79,11 +125,6 @@ impl Contender {
         }
     }
 
-    /// Its program for virtual machines, which lies beside the other.
-    fn passt(&self) -> PathBuf {
-        self.program.as_deref().unwrap_or(File::new("")).with_file_name("passt")
-    }
-
     /// Connects a new guest and waits until its network is there. A server on
     /// a loopback interface will have this port.
     pub(crate) fn connect(&self, net: &Net, scenario: &Scenario, port: u16) -> Inside {
@@ -91,8 +132,8 @@ impl Contender {
             (None, Role::Loopback) => Inside::Host,
             (None, Role::Bare) => Inside::bare(net, scenario, port),
             (None, _) => Inside::veth(net, scenario),
-            (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
-            (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
+            (Some(program), Role::Slirp) => Inside::slirp(net, &program.line(), scenario.mtu),
+            (Some(program), _) if scenario.path == Path::Machine => Inside::passt(net, program, scenario.mtu),
             (Some(program), _) => {
                 let ports = match scenario.path {
                     Path::LoopbackOut => format!("-t none -T {port}"),
@@ -104,7 +145,7 @@ impl Contender {
                     _ => format!("{ports} -u none -U none"),
                 };
                 let options = format!("--config-net --mtu {} {ports}", scenario.mtu);
-                Inside::Pasta(net.pasta(User::Normal).program(program).with(&options).start())
+                Inside::Pasta(program.launch(net.pasta(User::Normal), "pasta").with(&options).start())
             }
         }
     }
@@ -136,22 +177,17 @@ const GUEST4: &str = "10.0.2.100";
 const GUEST6: &str = "fd00::100";
 
 impl Inside {
-    fn passt(net: &Net, program: &File, mtu: u32) -> Self {
-        let socket = net.dir().join("socket");
-        drop(std::fs::remove_file(&socket));
-        let options = format!("--foreground --socket {} --mtu {mtu} -t none -u none", socket.display());
-        let launch = net.passt(User::Normal).program(program).with(&options);
-        let passt = Process::start(&mut launch.command(""));
-        eventually("passt's socket", || socket.exists().then_some(()));
-        let machine = Machine::start(net, &socket, mtu);
+    fn passt(net: &Net, program: &Program, mtu: u32) -> Self {
+        let options = format!("--mtu {mtu} -t none -u none");
+        let passt = program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket");
+        let machine = Machine::start(net, &net.dir().join("socket"), mtu);
         machine.configure();
         Self::Passt(passt, machine)
     }
 
-    fn slirp(net: &Net, program: &File, mtu: u32) -> Self {
+    fn slirp(net: &Net, program: &str, mtu: u32) -> Self {
         let guest = net.empty_guest();
         let path = format!("/run/netns/{}", guest.name());
-        let program = program.display();
         let line = format!("{program} --configure --mtu={mtu} --netns-type=path {path} tap0");
         let slirp = net.host.start(&line);
         eventually("slirp4netns configures the guest", || {

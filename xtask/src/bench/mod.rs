@@ -31,8 +31,8 @@ pub(crate) const USAGE: &str = "\
 bench [SCENARIO…] [--peer NAME=PATH…] [--only NAME…] [--rounds N] [--seconds N] [--out DIR]
          compare with other programs and the kernel alone. SCENARIO is a part of a
          name, as tcp-out-1500 or rr; --peer adds a build of pasta, which every user
-         can execute, to the pasta and slirp4netns on PATH; --only leaves out all others;
-         5 rounds of 2 seconds;
+         can execute, to the newest C program of Debian, and pasta and slirp4netns on
+         PATH; --only leaves out all others; 5 rounds of 2 seconds;
          results of all go to docs/bench, of some to target/bench, or to DIR, where
          they join those of the same programs on the same machine";
 
