@@ -5,11 +5,15 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Launch, Machine, Net, Newest, Ns, Place, Process, User,
-    eventually, find_program,
+    eventually, find_program, uml,
 };
 use serde::{Deserialize, Serialize};
 
 use super::scenario::{Family, Kind, Path, Scenario, Section};
+use super::translator::family;
+
+/// Has passt share a virtual machine's memory.
+const VHOST_USER: &str = "--vhost-user";
 
 /// One of those compared.
 pub(crate) struct Contender {
@@ -17,6 +21,8 @@ pub(crate) struct Contender {
     pub(crate) role: Role,
     /// The program; None if the kernel does it alone.
     pub(crate) program: Option<Program>,
+    /// Whether its passt can share a virtual machine's memory.
+    has_vhost_user: bool,
 }
 
 /// A build of pasta and passt, or another translator.
@@ -84,7 +90,7 @@ impl Role {
 
 /// Ours, the newest C program, those named, those found, and the kernel alone.
 pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
-    let new = |name: &str, role, program| Contender { name: name.to_owned(), role, program };
+    let new = Contender::new;
     let found = |program| find_program(program).map(Program::File);
     let mut all = vec![new("ours", Role::Ours, Some(Program::File(net.dir().join("pasta"))))];
     match Newest::install(net.dir()) {
@@ -100,25 +106,43 @@ pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
 }
 
 impl Contender {
+    fn new(name: &str, role: Role, program: Option<Program>) -> Self {
+        Self { name: name.to_owned(), role, program, has_vhost_user: false }
+    }
+
+    /// Starts its passt with vhost-user to see whether it has that; says so if it has not.
+    pub(crate) fn try_vhost_user(&mut self, net: &Net) {
+        let Some(program) = self.program.as_ref().filter(|program| program.has_passt()) else { return };
+        match program.launch(net.passt(User::Normal), "passt").with(VHOST_USER).try_listen("socket") {
+            Ok(_passt) => self.has_vhost_user = true,
+            Err(said) => {
+                let reason = said.lines().next().unwrap_or_default();
+                eprintln!("{} is left out where a machine's memory is shared: {reason}", self.name);
+            }
+        }
+    }
+
     /// A build of pasta, given as `NAME=PATH`.
     pub(crate) fn named(text: &str) -> Result<Self> {
         let (name, path) = text.split_once('=').context("--peer takes NAME=PATH")?;
         let path = std::path::absolute(path)?;
         path.metadata().with_context(|| text.to_owned())?;
-        Ok(Self { name: name.to_owned(), role: Role::C, program: Some(Program::File(path)) })
+        Ok(Self::new(name, Role::C, Some(Program::File(path))))
     }
 
     /// Whether it can do this at all, with the setting that is made here.
     pub(crate) fn takes_part(&self, scenario: &Scenario) -> bool {
         let section = scenario.section();
         match self.role {
-            Role::Ours | Role::C | Role::Installed => {
-                section != Section::Stream || self.program.as_ref().is_some_and(Program::has_passt)
-            }
+            Role::Ours | Role::C | Role::Installed => match section {
+                Section::Stream => self.program.as_ref().is_some_and(Program::has_passt),
+                Section::VhostUser => self.has_vhost_user,
+                _ => true,
+            },
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
-                Section::Bypass | Section::Stream => false,
+                Section::Bypass | Section::Stream | Section::VhostUser => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
             Role::Bare | Role::Loopback => section == Section::Bypass,
@@ -134,11 +158,16 @@ impl Contender {
             (None, _) => Inside::veth(net, scenario),
             (Some(program), Role::Slirp) => Inside::slirp(net, &program.line(), scenario.mtu),
             (Some(program), _) if scenario.path == Path::Machine => Inside::passt(net, program, scenario.mtu),
+            (Some(program), _) if scenario.path == Path::SharedMemory => {
+                Inside::vhost_user(net, program, scenario.mtu)
+            }
             (Some(program), _) => {
                 let ports = match scenario.path {
                     Path::LoopbackOut => format!("-t none -T {port}"),
                     Path::LoopbackIn => format!("-t {port} -T none"),
-                    Path::Far | Path::Local | Path::Machine => "-t none -T none".to_owned(),
+                    Path::Far | Path::Local | Path::Machine | Path::SharedMemory => {
+                        "-t none -T none".to_owned()
+                    }
                 };
                 let ports = match scenario.kind {
                     Kind::IdleDetecting => String::new(),
@@ -157,6 +186,8 @@ pub(crate) enum Inside {
     Pasta(Guest),
     /// The program serves a stand-in for a virtual machine.
     Passt(Process, Machine),
+    /// The program serves a virtual machine by vhost-user.
+    VhostUser(Process, uml::Guest),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
     /// The program only passes on what it reads.
@@ -183,6 +214,14 @@ impl Inside {
         let machine = Machine::start(net, &net.dir().join("socket"), mtu);
         machine.configure();
         Self::Passt(passt, machine)
+    }
+
+    fn vhost_user(net: &Net, program: &Program, mtu: u32) -> Self {
+        let options = format!("{VHOST_USER} --mtu {mtu} -t none -u none");
+        let passt = program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket");
+        let guest = uml::boot(net, "guest", "socket").expect("user-mode Linux");
+        guest.configure();
+        Self::VhostUser(passt, guest)
     }
 
     fn slirp(net: &Net, program: &str, mtu: u32) -> Self {
@@ -228,6 +267,7 @@ impl Inside {
         match self {
             Self::Pasta(guest) => guest,
             Self::Passt(_, machine) => machine,
+            Self::VhostUser(_, guest) => guest,
             Self::Slirp(_, guest) | Self::Bare(_, guest) | Self::Veth(guest) => guest,
             Self::Host => &net.host,
         }
@@ -239,7 +279,7 @@ impl Inside {
             (_, Path::LoopbackOut | Path::LoopbackIn) => ["127.0.0.1", "::1"],
             (Self::Veth(_), _) | (Self::Slirp(..), Path::Local) => [NEAR_END4, NEAR_END6],
             (_, Path::Local) => [GATEWAY4, GATEWAY6],
-            (_, Path::Far | Path::Machine) => [FAR4, FAR6],
+            (_, Path::Far | Path::Machine | Path::SharedMemory) => [FAR4, FAR6],
         };
         if family == Family::V4 { v4 } else { v6 }
     }
@@ -248,14 +288,21 @@ impl Inside {
     pub(crate) fn translator(&self) -> Option<u32> {
         match self {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
-            Self::Passt(program, _) | Self::Slirp(program, _) | Self::Bare(program, _) => Some(program.pid()),
+            Self::Passt(program, _)
+            | Self::VhostUser(program, _)
+            | Self::Slirp(program, _)
+            | Self::Bare(program, _) => Some(program.pid()),
             Self::Veth(_) | Self::Host => None,
         }
     }
 
-    /// The process that is the guest's network device.
-    pub(crate) fn device(&self) -> Option<u32> {
-        if let Self::Passt(_, machine) = self { Some(machine.device.pid()) } else { None }
+    /// The processes that are the guest's network device, or the whole guest.
+    pub(crate) fn devices(&self) -> Vec<u32> {
+        match self {
+            Self::Passt(_, machine) => vec![machine.device.pid()],
+            Self::VhostUser(_, guest) => family(guest.machine.pid()),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use passt_tests::Net;
 use contender::Contender;
 use measure::Turn;
 use report::{Cell, Outcome, Report, Row};
-use scenario::Scenario;
+use scenario::{Scenario, Section};
 
 /// What the command line takes after `bench`.
 pub(crate) const USAGE: &str = "\
@@ -61,10 +61,16 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
         bail!("nobody here is called {unknown}");
     }
     contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
+    if options.scenarios.iter().any(|scenario| scenario.section() == Section::VhostUser) {
+        for contender in &mut contenders {
+            contender.try_vhost_user(&net);
+        }
+    }
     let mut report = Report::new(root, &contenders);
     for scenario in &options.scenarios {
         report.rows.push(run(&net, scenario, &contenders, &options));
     }
+    report.rows.retain(|row| !row.cells.is_empty());
     println!("{}", report.table());
     let complete = report.rows.iter().all(Row::ours_complete);
     report.merge(&options.out);

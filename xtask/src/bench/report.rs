@@ -373,6 +373,9 @@ and the most in parentheses.
   *segmented*: by `UDP_SEGMENT`, *50k*: 50 000 a second, where the loss is what matters.
 - *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
   between its device and the socket of *passt*, without an emulator's cost.
+- *vhost* is from and to a virtual machine whose memory *passt* shares: user-mode Linux, a kernel that
+  is a process, with one CPU, which speaks vhost-user itself and costs no emulation. The device is
+  configured by DHCP. For *vhost-rr* and *vhost-crr* the whole machine is on the CPU of the others.
 - *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
   namespace that was there has its network and the process started has ended. *idle-detecting* has ports looked for,
   which all others have not. Memory is read after 2
