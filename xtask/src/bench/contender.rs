@@ -112,6 +112,9 @@ impl Contender {
 
     /// Starts its passt with vhost-user to see whether it has that; says so if it has not.
     pub(crate) fn try_vhost_user(&mut self, net: &Net) {
+        if matches!(self.role, Role::Slirp) {
+            return;
+        }
         let Some(program) = self.program.as_ref().filter(|program| program.has_passt()) else { return };
         match program.launch(net.passt(User::Normal), "passt").with(VHOST_USER).try_listen("socket") {
             Ok(_passt) => self.has_vhost_user = true,

@@ -216,7 +216,9 @@ impl Report {
     /// An empty report on this machine.
     pub(crate) fn new(root: &Path, contenders: &[Contender]) -> Self {
         let mut setting = machine();
-        let commit = first_line(Command::new("git").current_dir(root).args(["rev-parse", "--short", "HEAD"]));
+        // The last one that changed the program: figures stay comparable when others follow.
+        let log = ["log", "-1", "--format=%h", "--", "crates", "Cargo.lock"];
+        let commit = first_line(Command::new("git").current_dir(root).args(log));
         for contender in contenders {
             let version = match (&contender.program, contender.role) {
                 (_, Role::Ours) => commit.clone().unwrap_or_else(|| "unknown".to_owned()),
