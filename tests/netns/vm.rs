@@ -1,4 +1,5 @@
-//! passt's guests: virtual machines in qemu, with a kernel and programs of their own.
+//! passt's guests: virtual machines in qemu, with a kernel and programs of their own; for
+//! vhost-user, user-mode Linux.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,8 +7,8 @@ use std::time::Duration;
 use passt_tests::dhcp::wait_for_address;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place as _, Process, User, Vm, eventually,
-    find_program, have, program_path, stream,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Launch, Net, Newest, Ns, Place as _, Process, User, Vm,
+    eventually, find_program, have, program_path, skip, stream, uml,
 };
 
 /// The machine's own qemu.
@@ -280,5 +281,50 @@ fn two_guests() {
     for gateway in [GATEWAY4, GATEWAY6] {
         exchange(&first, &at(gateway, 5002));
         exchange(&second, &at(gateway, 5001));
+    }
+}
+
+#[test]
+fn vhost_user() {
+    let Some(net) = Net::new() else { return };
+    serves_vhost_user(&net, net.passt(User::Normal));
+}
+
+/// The same with the newest C program, which shows that the guest is one that it serves.
+#[test]
+fn vhost_user_of_the_c_program() {
+    let Some(net) = Net::new() else { return };
+    match Newest::install(net.dir()) {
+        Ok(newest) => {
+            let launch = net.passt(User::Normal).through(&newest.loader("passt"));
+            serves_vhost_user(&net, launch.program(&newest.program()));
+        }
+        Err(error) => skip(&format!("no C program: {error:#}")),
+    }
+}
+
+/// A guest that speaks vhost-user by itself configures its device, moves data both ways by both
+/// families with large frames and small ones, has many connections, and serves a port.
+fn serves_vhost_user(net: &Net, launch: Launch<'_>) {
+    let _servers = far_servers(net);
+    let _passt = match launch.with("--vhost-user -t 5001").try_listen("socket") {
+        Ok(passt) => passt,
+        Err(said) => return skip(&format!("no vhost-user: {}", said.lines().next().unwrap_or_default())),
+    };
+    let Some(guest) = uml::boot(net, "guest", "socket") else { return };
+    let lease = guest.configure();
+    assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
+    wait_for_address(&guest, "scope global");
+    for mtu in [65_520, 1500] {
+        guest.run(&format!("ip link set eth0 mtu {mtu}"));
+        for address in [FAR4, FAR6] {
+            upload(&guest, &at(address, 5001), 256 * MIB);
+            download(&guest, &at(address, 5001), 256 * MIB);
+        }
+    }
+    assert_eq!(guest.peer(&format!("many {} 500", at(FAR4, 5001))).trim(), "500");
+    let _server = guest.serve("[::]:5001");
+    for address in ["127.0.0.1", "::1"] {
+        exchange(&net.host, &at(address, 5001));
     }
 }

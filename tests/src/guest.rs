@@ -98,12 +98,27 @@ impl<'n> Launch<'n> {
     /// Starts the program in the foreground as passt, and waits until it
     /// listens at a socket of this name in the test's directory.
     pub fn listen(&self, socket: &str) -> Process {
+        self.try_listen(socket).unwrap_or_else(|reason| panic!("passt ended: {reason}"))
+    }
+
+    /// [`Self::listen`], for options that the program may not have: if it ends instead, the error
+    /// is what it wrote.
+    pub fn try_listen(&self, socket: &str) -> Result<Process, String> {
         let path = self.net.dir().join(socket);
-        drop(std::fs::remove_file(&path));
+        // The C program makes the second one beside it for vhost-user, and ends if it is there.
+        for ending in ["", ".repair"] {
+            drop(std::fs::remove_file(format!("{}{ending}", path.display())));
+        }
         let mut passt =
             Process::start(&mut self.command(&format!("--foreground --socket {}", path.display())));
-        passt.wait_for("UNIX domain socket bound at");
-        passt
+        let ended = eventually("passt listens or ends", || {
+            let ended = passt.try_wait().is_some();
+            (ended || passt.stderr().contains("UNIX domain socket bound at")).then_some(ended)
+        });
+        if !ended {
+            return Ok(passt);
+        }
+        Err(passt.finish().stderr)
     }
 
     /// Starts the program in the foreground for an existing namespace that

@@ -63,6 +63,11 @@ pub trait Place {
         1
     }
 
+    /// The number of the last CPU that programs here see.
+    fn last_cpu(&self) -> usize {
+        std::thread::available_parallelism().map_or(0, |count| usize::from(count) - 1)
+    }
+
     /// Sets a kernel parameter of this namespace, `key=value`.
     fn sysctl(&self, setting: &str) {
         Process::start(self.command("sysctl").args(["-qw", setting])).succeed();

@@ -1,6 +1,7 @@
 //! Files out of Debian packages that are not installed: downloaded and unpacked
 //! once, and kept in the user's cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,6 +95,11 @@ pub(crate) fn unpack(work: &Path, packages: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The words before a program that start it by its own loader, with libraries from one directory.
+pub(crate) fn by_loader(loader: &Path, libraries: &Path) -> [OsString; 3] {
+    [loader.into(), "--library-path".into(), libraries.into()]
 }
 
 /// Runs a program in a directory to its success and returns its output.

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
-use crate::packages::{cached, take_from_suite};
+use crate::packages::{by_loader, cached, take_from_suite};
 use crate::{Net, Place as _, have, skip};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -85,8 +85,10 @@ fn packaged() -> &'static Result<Qemu> {
         let part = |name: &str| parts.join(name).into_os_string();
         let mut modules = OsString::from("QEMU_MODULE_DIR=");
         modules.push(part("lib/qemu"));
-        let mut words = vec![modules, part("lib/ld-linux-x86-64.so.2"), "--library-path".into()];
-        words.extend([part("lib"), part(PROGRAM)]);
+        let libraries = parts.join("lib");
+        let mut words = vec![modules];
+        words.extend(by_loader(&libraries.join("ld-linux-x86-64.so.2"), &libraries));
+        words.push(part(PROGRAM));
         words.extend(["-L".into(), part("qemu"), "-L".into(), part("seabios")]);
         Ok(Qemu(words))
     })

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process of a test's user-mode Linux: a host with a network of both families.
+# The first process of a test's user-mode Linux, as far as it is the same for all.
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -10,14 +10,4 @@ for module in /modules/*; do
 done
 chmod 666 /dev/net/tun
 chmod 1777 /tmp
-echo 'nobody:x:65534:65534::/:/bin/false' >/etc/passwd
-echo 'nameserver 192.0.2.53' >/etc/resolv.conf
 ip link set lo up
-ip link add eth0 type veth peer name eth1
-echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
-ip addr add 192.0.2.2/24 dev eth0
-ip addr add 2001:db8::2/64 dev eth0
-ip link set eth0 up
-ip link set eth1 up
-ip route add default via 192.0.2.1
-ip route add default via 2001:db8::1

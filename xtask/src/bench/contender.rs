@@ -1,21 +1,64 @@
 //! Who is measured, and how each gives a guest its network.
 
-use std::path::{Path as File, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Machine, Net, Ns, Place, Process, User, eventually, find_program,
+    FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Launch, Machine, Net, Newest, Ns, Place, Process, User,
+    eventually, find_program, uml,
 };
 use serde::{Deserialize, Serialize};
 
 use super::scenario::{Family, Kind, Path, Scenario, Section};
+use super::translator::family;
+
+/// Has passt share a virtual machine's memory.
+const VHOST_USER: &str = "--vhost-user";
 
 /// One of those compared.
 pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) role: Role,
     /// The program; None if the kernel does it alone.
-    pub(crate) program: Option<PathBuf>,
+    pub(crate) program: Option<Program>,
+    /// Whether its passt can share a virtual machine's memory.
+    has_vhost_user: bool,
+}
+
+/// A build of pasta and passt, or another translator.
+#[derive(Clone)]
+pub(crate) enum Program {
+    /// By its path, that of pasta; passt lies beside it.
+    File(PathBuf),
+    /// Of a package that is not installed.
+    Newest(Newest),
+}
+
+impl Program {
+    /// The command line of pasta, or of another translator, as far as the options.
+    pub(crate) fn line(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Newest(newest) => format!("{} {}", newest.loader("pasta"), newest.program().display()),
+        }
+    }
+
+    /// Whether it has a build for virtual machines.
+    fn has_passt(&self) -> bool {
+        match self {
+            Self::File(path) => path.with_file_name("passt").is_file(),
+            Self::Newest(_) => true,
+        }
+    }
+
+    /// Has `launch` start it as `pasta` or `passt`.
+    fn launch<'n>(&self, launch: Launch<'n>, name: &str) -> Launch<'n> {
+        match self {
+            Self::File(path) if name == "pasta" => launch.program(path),
+            Self::File(path) => launch.program(&path.with_file_name(name)),
+            Self::Newest(newest) => launch.through(&newest.loader(name)).program(&newest.program()),
+        }
+    }
 }
 
 /// What its figures stand for in the comparison.
@@ -24,8 +67,10 @@ pub(crate) struct Contender {
 pub(crate) enum Role {
     /// This program.
     Ours,
-    /// A build of the C program, or any with its command line.
+    /// The newest C program, or any build with its command line.
     C,
+    /// The C program that this machine's distribution has.
+    Installed,
     /// Another translator.
     Slirp,
     /// The least that a program between two sockets can do.
@@ -43,45 +88,68 @@ impl Role {
     }
 }
 
-/// Ours, those named, those found, and the kernel alone.
+/// Ours, the newest C program, those named, those found, and the kernel alone.
 pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
-    let new = |name: &str, role, program| Contender { name: name.to_owned(), role, program };
-    let mut all = vec![new("ours", Role::Ours, Some(net.dir().join("pasta")))];
-    all.extend(find_program("pasta").map(|path| new("C", Role::C, Some(path))));
+    let new = Contender::new;
+    let found = |program| find_program(program).map(Program::File);
+    let mut all = vec![new("ours", Role::Ours, Some(Program::File(net.dir().join("pasta"))))];
+    match Newest::install(net.dir()) {
+        Ok(newest) => all.push(new("C", Role::C, Some(Program::Newest(newest)))),
+        Err(error) => eprintln!("Without the newest C program: {error:#}"),
+    }
     all.extend(named.iter().map(|peer| new(&peer.name, Role::C, peer.program.clone())));
-    all.extend(find_program("slirp4netns").map(|path| new("slirp4netns", Role::Slirp, Some(path))));
+    all.extend(found("pasta").map(|program| new("C installed", Role::Installed, Some(program))));
+    all.extend(found("slirp4netns").map(|program| new("slirp4netns", Role::Slirp, Some(program))));
     let without_program = [("bare proxy", Role::Bare), ("veth", Role::Veth), ("loopback", Role::Loopback)];
     all.extend(without_program.map(|(name, role)| new(name, role, None)));
     all
 }
 
 impl Contender {
+    fn new(name: &str, role: Role, program: Option<Program>) -> Self {
+        Self { name: name.to_owned(), role, program, has_vhost_user: false }
+    }
+
+    /// Starts its passt with vhost-user to see whether it has that; says so if it has not.
+    pub(crate) fn try_vhost_user(&mut self, net: &Net) {
+        if matches!(self.role, Role::Slirp) {
+            return;
+        }
+        let Some(program) = self.program.as_ref().filter(|program| program.has_passt()) else { return };
+        match program.launch(net.passt(User::Normal), "passt").with(VHOST_USER).try_listen("socket") {
+            Ok(_passt) => self.has_vhost_user = true,
+            Err(said) => {
+                let reason = said.lines().next().unwrap_or_default();
+                eprintln!("{} is left out where a machine's memory is shared: {reason}", self.name);
+            }
+        }
+    }
+
     /// A build of pasta, given as `NAME=PATH`.
     pub(crate) fn named(text: &str) -> Result<Self> {
         let (name, path) = text.split_once('=').context("--peer takes NAME=PATH")?;
         let path = std::path::absolute(path)?;
         path.metadata().with_context(|| text.to_owned())?;
-        Ok(Self { name: name.to_owned(), role: Role::C, program: Some(path) })
+        Ok(Self::new(name, Role::C, Some(Program::File(path))))
     }
 
     /// Whether it can do this at all, with the setting that is made here.
     pub(crate) fn takes_part(&self, scenario: &Scenario) -> bool {
         let section = scenario.section();
         match self.role {
-            Role::Ours | Role::C => section != Section::Stream || self.passt().is_file(),
+            Role::Ours | Role::C | Role::Installed => match section {
+                Section::Stream => self.program.as_ref().is_some_and(Program::has_passt),
+                Section::VhostUser => self.has_vhost_user,
+                _ => true,
+            },
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
-                Section::Bypass | Section::Stream => false,
+                Section::Bypass | Section::Stream | Section::VhostUser => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
             Role::Bare | Role::Loopback => section == Section::Bypass,
         }
-    }
-
-    /// Its program for virtual machines, which lies beside the other.
-    fn passt(&self) -> PathBuf {
-        self.program.as_deref().unwrap_or(File::new("")).with_file_name("passt")
     }
 
     /// Connects a new guest and waits until its network is there. A server on
@@ -91,20 +159,25 @@ impl Contender {
             (None, Role::Loopback) => Inside::Host,
             (None, Role::Bare) => Inside::bare(net, scenario, port),
             (None, _) => Inside::veth(net, scenario),
-            (Some(program), Role::Slirp) => Inside::slirp(net, program, scenario.mtu),
-            (Some(_), _) if scenario.path == Path::Machine => Inside::passt(net, &self.passt(), scenario.mtu),
+            (Some(program), Role::Slirp) => Inside::slirp(net, &program.line(), scenario.mtu),
+            (Some(program), _) if scenario.path == Path::Machine => Inside::passt(net, program, scenario.mtu),
+            (Some(program), _) if scenario.path == Path::SharedMemory => {
+                Inside::vhost_user(net, program, scenario.mtu)
+            }
             (Some(program), _) => {
                 let ports = match scenario.path {
                     Path::LoopbackOut => format!("-t none -T {port}"),
                     Path::LoopbackIn => format!("-t {port} -T none"),
-                    Path::Far | Path::Local | Path::Machine => "-t none -T none".to_owned(),
+                    Path::Far | Path::Local | Path::Machine | Path::SharedMemory => {
+                        "-t none -T none".to_owned()
+                    }
                 };
                 let ports = match scenario.kind {
                     Kind::IdleDetecting => String::new(),
                     _ => format!("{ports} -u none -U none"),
                 };
                 let options = format!("--config-net --mtu {} {ports}", scenario.mtu);
-                Inside::Pasta(net.pasta(User::Normal).program(program).with(&options).start())
+                Inside::Pasta(program.launch(net.pasta(User::Normal), "pasta").with(&options).start())
             }
         }
     }
@@ -116,6 +189,8 @@ pub(crate) enum Inside {
     Pasta(Guest),
     /// The program serves a stand-in for a virtual machine.
     Passt(Process, Machine),
+    /// The program serves a virtual machine by vhost-user.
+    VhostUser(Process, uml::Guest),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
     /// The program only passes on what it reads.
@@ -136,22 +211,25 @@ const GUEST4: &str = "10.0.2.100";
 const GUEST6: &str = "fd00::100";
 
 impl Inside {
-    fn passt(net: &Net, program: &File, mtu: u32) -> Self {
-        let socket = net.dir().join("socket");
-        drop(std::fs::remove_file(&socket));
-        let options = format!("--foreground --socket {} --mtu {mtu} -t none -u none", socket.display());
-        let launch = net.passt(User::Normal).program(program).with(&options);
-        let passt = Process::start(&mut launch.command(""));
-        eventually("passt's socket", || socket.exists().then_some(()));
-        let machine = Machine::start(net, &socket, mtu);
+    fn passt(net: &Net, program: &Program, mtu: u32) -> Self {
+        let options = format!("--mtu {mtu} -t none -u none");
+        let passt = program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket");
+        let machine = Machine::start(net, &net.dir().join("socket"), mtu);
         machine.configure();
         Self::Passt(passt, machine)
     }
 
-    fn slirp(net: &Net, program: &File, mtu: u32) -> Self {
+    fn vhost_user(net: &Net, program: &Program, mtu: u32) -> Self {
+        let options = format!("{VHOST_USER} --mtu {mtu} -t none -u none");
+        let passt = program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket");
+        let guest = uml::boot(net, "guest", "socket").expect("user-mode Linux");
+        guest.configure();
+        Self::VhostUser(passt, guest)
+    }
+
+    fn slirp(net: &Net, program: &str, mtu: u32) -> Self {
         let guest = net.empty_guest();
         let path = format!("/run/netns/{}", guest.name());
-        let program = program.display();
         let line = format!("{program} --configure --mtu={mtu} --netns-type=path {path} tap0");
         let slirp = net.host.start(&line);
         eventually("slirp4netns configures the guest", || {
@@ -192,6 +270,7 @@ impl Inside {
         match self {
             Self::Pasta(guest) => guest,
             Self::Passt(_, machine) => machine,
+            Self::VhostUser(_, guest) => guest,
             Self::Slirp(_, guest) | Self::Bare(_, guest) | Self::Veth(guest) => guest,
             Self::Host => &net.host,
         }
@@ -203,7 +282,7 @@ impl Inside {
             (_, Path::LoopbackOut | Path::LoopbackIn) => ["127.0.0.1", "::1"],
             (Self::Veth(_), _) | (Self::Slirp(..), Path::Local) => [NEAR_END4, NEAR_END6],
             (_, Path::Local) => [GATEWAY4, GATEWAY6],
-            (_, Path::Far | Path::Machine) => [FAR4, FAR6],
+            (_, Path::Far | Path::Machine | Path::SharedMemory) => [FAR4, FAR6],
         };
         if family == Family::V4 { v4 } else { v6 }
     }
@@ -212,14 +291,21 @@ impl Inside {
     pub(crate) fn translator(&self) -> Option<u32> {
         match self {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
-            Self::Passt(program, _) | Self::Slirp(program, _) | Self::Bare(program, _) => Some(program.pid()),
+            Self::Passt(program, _)
+            | Self::VhostUser(program, _)
+            | Self::Slirp(program, _)
+            | Self::Bare(program, _) => Some(program.pid()),
             Self::Veth(_) | Self::Host => None,
         }
     }
 
-    /// The process that is the guest's network device.
-    pub(crate) fn device(&self) -> Option<u32> {
-        if let Self::Passt(_, machine) = self { Some(machine.device.pid()) } else { None }
+    /// The processes that are the guest's network device, or the whole guest.
+    pub(crate) fn devices(&self) -> Vec<u32> {
+        match self {
+            Self::Passt(_, machine) => vec![machine.device.pid()],
+            Self::VhostUser(_, guest) => family(guest.machine.pid()),
+            _ => Vec::new(),
+        }
     }
 }
 

@@ -2,14 +2,13 @@
 //! connections it holds.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
 use passt_tests::{Finished, Net, User, eventually};
 
-use super::contender::Contender;
+use super::contender::{Contender, Program};
 use super::measure::{Ends, Turn, new_port};
 use super::report::Sample;
 use super::scenario::Kind;
@@ -24,14 +23,14 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Milliseconds to run `true` in a namespace of its own.
 pub(crate) fn start_command(turn: &Turn<'_>) -> Result<Sample, String> {
-    let program = program(turn.contender)?.display();
+    let program = program(turn.contender)?;
     timed(turn.net, User::Normal, &format!("time {STARTS} {program} {OPTIONS} -- true"))
 }
 
 /// Milliseconds until a namespace that is there has a network, and the process
 /// that was started has ended.
 pub(crate) fn start_background(turn: &Turn<'_>) -> Result<Sample, String> {
-    let (net, program, file) = (turn.net, program(turn.contender)?.display(), turn.net.dir().join("pid"));
+    let (net, program, file) = (turn.net, program(turn.contender)?, turn.net.dir().join("pid"));
     let mut sum = 0.0;
     for _ in 0..STARTS {
         let guest = net.empty_guest();
@@ -48,8 +47,8 @@ pub(crate) fn start_background(turn: &Turn<'_>) -> Result<Sample, String> {
     Ok(Sample::of(sum / f64::from(STARTS)))
 }
 
-fn program(contender: &Contender) -> Result<&Path, String> {
-    contender.program.as_deref().ok_or_else(|| "no program".to_owned())
+fn program(contender: &Contender) -> Result<String, String> {
+    contender.program.as_ref().map(Program::line).ok_or_else(|| "no program".to_owned())
 }
 
 /// The transfer helper's timing of a program, on the host.

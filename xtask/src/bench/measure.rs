@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::contender::{Contender, Inside};
 use super::cost;
 use super::report::{Outcome, Sample};
-use super::scenario::{Family, Kind, Load, Path, Scenario, Section};
+use super::scenario::{Family, Kind, Load, Path, Scenario};
 use super::translator::{Translator, machine_cpu_seconds};
 
 /// Beyond its proper time, how long a run may take to begin and end, in seconds.
@@ -59,7 +59,7 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let translator = Translator::of(&inside);
     if scenario.kind.is_rr() {
         let translators = translator.iter().flat_map(Translator::processes).copied();
-        translators.chain(inside.device()).for_each(pin);
+        translators.chain(inside.devices()).for_each(pin);
     }
     let crowd = ends.crowd(scenario.held)?;
     // Several streams share their time with one. The second to go may find warmer memory: they take
@@ -85,7 +85,7 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     drop(crowd);
 
     let unit = if scenario.kind.is_bulk() { 1e3 } else { 1e6 };
-    let is_tcp = scenario.section() != Section::Udp;
+    let is_tcp = !scenario.kind.is_udp();
     Ok(Sample {
         value: moved.rate,
         cpu: used.map(|used| used / moved.amount),
@@ -124,7 +124,7 @@ impl<'a> Ends<'a> {
     pub(crate) fn new(net: &'a Net, inside: &'a Inside, scenario: &Scenario, port: u16) -> Self {
         let guest = inside.guest(net);
         let (client, server): (&dyn Place, &dyn Place) = match scenario.path {
-            Path::Far | Path::Machine => (guest, &net.peer),
+            Path::Far | Path::Machine | Path::SharedMemory => (guest, &net.peer),
             Path::Local | Path::LoopbackOut => (guest, &net.host),
             Path::LoopbackIn => (&net.host, guest),
         };
@@ -136,7 +136,7 @@ impl<'a> Ends<'a> {
         let to = inside.server_address(scenario.path, scenario.family);
         let any = match scenario.family {
             // A reply has its socket's address if that is bound.
-            _ if scenario.section() == Section::Udp => to,
+            _ if scenario.kind.is_udp() => to,
             Family::V4 => "0.0.0.0",
             Family::V6 => "::",
         };
@@ -177,13 +177,12 @@ impl<'a> Ends<'a> {
     /// The transfer helper's requests and responses, its two ends on one CPU:
     /// on two, what is measured is how the scheduler places them.
     fn transactions(&self, serve: &str, ask: &str, seconds: u32) -> Result<Moved, String> {
-        let (cpu, peer) = (last_cpu(), self.client.peer_path());
-        let at_server = at(self.any, self.port);
-        let mut server: Process =
-            self.server.start(&format!("taskset -c {cpu} {} {serve} {at_server}", peer.display()));
+        let (at_server, server) = (at(self.any, self.port), self.server.peer_path());
+        let pinned = format!("taskset -c {} {}", self.server.last_cpu(), server.display());
+        let mut server: Process = self.server.start(&format!("{pinned} {serve} {at_server}"));
         server.wait_for("LISTENING");
         let mut client = within(self.client, seconds, "taskset");
-        client.args(["-c", &cpu]).arg(peer);
+        client.args(["-c", &self.client.last_cpu().to_string()]).arg(self.client.peer_path());
         client.args([ask, &at(self.to, self.port), &seconds.to_string()]);
         let (count, elapsed) = numbers(&String::from_utf8_lossy(&finish(&mut client)?.stdout));
         if count == 0.0 {
@@ -268,11 +267,8 @@ fn numbers(text: &str) -> (f64, f64) {
 /// Has a process run on the CPU for transactions.
 fn pin(pid: u32) {
     let mut pin = Command::new("taskset");
-    drop(pin.args(["-a", "-p", "-c", &last_cpu(), &pid.to_string()]).output());
-}
-
-fn last_cpu() -> String {
-    (std::thread::available_parallelism().map_or(1, usize::from) - 1).to_string()
+    let cpu = std::thread::available_parallelism().map_or(0, |count| usize::from(count) - 1);
+    drop(pin.args(["-a", "-p", "-c", &cpu.to_string(), &pid.to_string()]).output());
 }
 
 type Counters = HashMap<String, f64>;

@@ -24,15 +24,15 @@ use passt_tests::Net;
 use contender::Contender;
 use measure::Turn;
 use report::{Cell, Outcome, Report, Row};
-use scenario::Scenario;
+use scenario::{Scenario, Section};
 
 /// What the command line takes after `bench`.
 pub(crate) const USAGE: &str = "\
 bench [SCENARIO…] [--peer NAME=PATH…] [--only NAME…] [--rounds N] [--seconds N] [--out DIR]
          compare with other programs and the kernel alone. SCENARIO is a part of a
          name, as tcp-out-1500 or rr; --peer adds a build of pasta, which every user
-         can execute, to the pasta and slirp4netns on PATH; --only leaves out all others;
-         5 rounds of 2 seconds;
+         can execute, to the newest C program of Debian, and pasta and slirp4netns on
+         PATH; --only leaves out all others; 5 rounds of 2 seconds;
          results of all go to docs/bench, of some to target/bench, or to DIR, where
          they join those of the same programs on the same machine";
 
@@ -61,10 +61,16 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
         bail!("nobody here is called {unknown}");
     }
     contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
+    if options.scenarios.iter().any(|scenario| scenario.section() == Section::VhostUser) {
+        for contender in &mut contenders {
+            contender.try_vhost_user(&net);
+        }
+    }
     let mut report = Report::new(root, &contenders);
     for scenario in &options.scenarios {
         report.rows.push(run(&net, scenario, &contenders, &options));
     }
+    report.rows.retain(|row| !row.cells.is_empty());
     println!("{}", report.table());
     let complete = report.rows.iter().all(Row::ours_complete);
     report.merge(&options.out);

@@ -81,6 +81,7 @@ fn colour(role: Role) -> &'static str {
     match role {
         Role::Ours => "#0072b2",
         Role::C => "#e69f00",
+        Role::Installed => "#f0e442",
         Role::Slirp => "#cc79a7",
         Role::Bare => "#009e73",
         Role::Veth | Role::Loopback => "#bbbbbb",

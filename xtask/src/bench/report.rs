@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::contender::{Contender, Role};
+use super::contender::{Contender, Program, Role};
 use super::plot;
 use super::scenario;
 
@@ -216,11 +216,14 @@ impl Report {
     /// An empty report on this machine.
     pub(crate) fn new(root: &Path, contenders: &[Contender]) -> Self {
         let mut setting = machine();
-        let commit = first_line(Command::new("git").current_dir(root).args(["rev-parse", "--short", "HEAD"]));
+        // The last one that changed the program: figures stay comparable when others follow.
+        let log = ["log", "-1", "--format=%h", "--", "crates", "Cargo.lock"];
+        let commit = first_line(Command::new("git").current_dir(root).args(log));
         for contender in contenders {
             let version = match (&contender.program, contender.role) {
                 (_, Role::Ours) => commit.clone().unwrap_or_else(|| "unknown".to_owned()),
-                (Some(program), _) => version(program),
+                (Some(Program::File(path)), _) => version(path),
+                (Some(Program::Newest(newest)), _) => newest.version().to_owned(),
                 (None, _) => continue,
             };
             setting.insert(contender.name.clone(), version);
@@ -313,9 +316,11 @@ fn unique<'a>(all: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 fn grid(rows: &[&Row]) -> Vec<Vec<String>> {
     let names = names(rows);
     let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let heading = [owned(&["Scenario", "Unit"]), owned(&names), owned(&["× C", "× kernel"])].concat();
+    let ratios = owned(&["× C", "× C installed", "× kernel"]);
+    let heading = [owned(&["Scenario", "Unit"]), owned(&names), ratios].concat();
     let row = |row: &&Row| {
-        let ratios = [row.ratio(|role| role == Role::C), row.ratio(Role::is_kernel)];
+        let of = |wanted: Role| row.ratio(|role| role == wanted);
+        let ratios = [of(Role::C), of(Role::Installed), row.ratio(Role::is_kernel)];
         let ratios = ratios.map(|ratio| ratio.map_or_else(|| "–".to_owned(), short)).to_vec();
         [owned(&[&row.scenario, &row.unit]), row.words(&names, Cell::text), ratios].concat()
     };
@@ -349,11 +354,14 @@ Written by `cargo xtask bench`, as root: run it to repeat them here, or with a p
 name to repeat some. Every figure in `results.json` is one round; below are medians, and the least
 and the most in parentheses.
 
-- *ours* is this program, *C* the `pasta` on PATH, *veth* the kernel alone: a veth between the
-  guest and the server's namespace; *loopback* the same within the host. *bare proxy* reads here and writes there, or
-  splices where data is plenty, without filter or checks: what a program between two sockets can reach. All have the same
-  namespaces, and rounds interleave. The ratios are medians over the rounds of this program against
-  the best C build, and against the kernel alone; for time and memory less than 1 is better.
+- *ours* is this program. *C* is the newest C program: Debian's package of its unstable suite, with
+  its own C library and the build for this processor. *C installed* is the one that this machine's
+  distribution has. *veth* is the kernel alone: a veth between the guest and the server's namespace;
+  *loopback* the same within the host. *bare proxy* reads here and writes there, or splices where
+  data is plenty, without filter or checks: what a program between two sockets can reach. All have
+  the same namespaces, and rounds interleave. The ratios are medians over the rounds of this program
+  against the C program, the one that is installed, and the kernel alone; for time and memory less
+  than 1 is better.
 - A scenario is named by traffic, the guest's MTU, the server's place (*far*: in a namespace behind
   the host's veth; *local*: on the host itself) and the congestion control of every namespace;
   *v6*: by IPv6, else IPv4; *8*: streams at once, else one; *held-N*: while N idle connections are
@@ -367,6 +375,9 @@ and the most in parentheses.
   *segmented*: by `UDP_SEGMENT`, *50k*: 50 000 a second, where the loss is what matters.
 - *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
   between its device and the socket of *passt*, without an emulator's cost.
+- *vhost* is from and to a virtual machine whose memory *passt* shares: user-mode Linux, a kernel that
+  is a process, with one CPU, which speaks vhost-user itself and costs no emulation. The device is
+  configured by DHCP. For *vhost-rr* and *vhost-crr* the whole machine is on the CPU of the others.
 - *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
   namespace that was there has its network and the process started has ended. *idle-detecting* has ports looked for,
   which all others have not. Memory is read after 2

@@ -67,8 +67,10 @@ pub(crate) enum Path {
     LoopbackOut,
     /// From the host's loopback to a server on the guest's.
     LoopbackIn,
-    /// As [`Self::Far`], from a virtual machine.
+    /// As [`Self::Far`], from a virtual machine at a socket that frames go through.
     Machine,
+    /// As [`Self::Far`], from a virtual machine whose memory the translator shares.
+    SharedMemory,
 }
 
 /// The addresses that are used.
@@ -96,6 +98,7 @@ pub(crate) enum Section {
     Bypass,
     Udp,
     Stream,
+    VhostUser,
     Cost,
 }
 
@@ -129,10 +132,15 @@ impl Kind {
         matches!(self, Self::TcpRr | Self::TcpCrr | Self::UdpRr)
     }
 
+    /// Whether it is datagrams.
+    pub(crate) fn is_udp(self) -> bool {
+        matches!(self, Self::UdpOut | Self::UdpIn | Self::UdpRr)
+    }
+
     fn section(self) -> Section {
         match self {
             Self::TcpOut | Self::TcpIn | Self::TcpRr | Self::TcpCrr => Section::Tcp,
-            Self::UdpOut | Self::UdpIn | Self::UdpRr => Section::Udp,
+            _ if self.is_udp() => Section::Udp,
             _ => Section::Cost,
         }
     }
@@ -165,6 +173,7 @@ impl Section {
             Self::Bypass => "Loopback traffic, which bypasses the tap device",
             Self::Udp => "UDP through the tap device",
             Self::Stream => "TCP of a virtual machine, at passt's socket",
+            Self::VhostUser => "A virtual machine in user-mode Linux, by vhost-user",
             Self::Cost => "Start, idleness, and connections that are only held",
         }
     }
@@ -188,6 +197,7 @@ impl Scenario {
         match self.path {
             Path::LoopbackOut | Path::LoopbackIn => Section::Bypass,
             Path::Machine => Section::Stream,
+            Path::SharedMemory => Section::VhostUser,
             Path::Far | Path::Local => self.kind.section(),
         }
     }
@@ -215,6 +225,7 @@ impl Scenario {
             Section::Bypass if self.kind.is_bulk() => "bypass".to_owned(),
             Section::Bypass => kind.replace("tcp", "bypass"),
             Section::Stream => kind.replace("tcp", "stream"),
+            Section::VhostUser => format!("vhost-{}", kind.trim_start_matches("tcp-")),
             Section::Tcp if self.held > 0 => format!("{kind}-held"),
             _ => kind.to_owned(),
         }
@@ -240,12 +251,12 @@ impl fmt::Display for Scenario {
                 Path::Local => "local",
                 Path::LoopbackOut => "out",
                 Path::LoopbackIn => "in",
-                Path::Machine => "machine",
+                Path::Machine | Path::SharedMemory => "machine",
             },
         );
         match section {
             Section::Bypass => write!(f, "{}-{path}", self.group())?,
-            Section::Stream => write!(f, "{}-{}", self.group(), self.mtu)?,
+            Section::Stream | Section::VhostUser => write!(f, "{}-{}", self.group(), self.mtu)?,
             Section::Cost => f.write_str(self.kind.name())?,
             Section::Tcp | Section::Udp => write!(f, "{}-{}-{path}", self.kind.name(), self.mtu)?,
         }
@@ -324,6 +335,16 @@ pub(crate) fn all() -> Vec<Scenario> {
         let mtus: &[u32] = if kind.is_bulk() { &[65_520, 1500] } else { &[65_520] };
         grid.extend(mtus.iter().map(|&mtu| Scenario { kind, path: Path::Machine, mtu, ..USUAL }));
     }
+    let shared = Scenario { path: Path::SharedMemory, ..USUAL };
+    for kind in [Kind::TcpOut, Kind::TcpIn] {
+        grid.extend([65_520, 1500].map(|mtu| Scenario { kind, mtu, ..shared }));
+    }
+    grid.extend([Kind::TcpRr, Kind::TcpCrr].map(|kind| Scenario { kind, ..shared }));
+    for kind in [Kind::UdpOut, Kind::UdpIn] {
+        let loads = [Load::Single, Load::Segmented];
+        grid.extend(loads.map(|load| Scenario { kind, load, mtu: 1500, ..shared }));
+    }
+    grid.push(Scenario { kind: Kind::UdpRr, mtu: 1500, ..shared });
     let starts = [Kind::StartCommand, Kind::StartBackground];
     let idle = [Kind::IdleRss, Kind::IdlePss, Kind::IdleWakeups, Kind::IdleDetecting];
     let costs = starts.into_iter().chain(idle);
@@ -355,6 +376,8 @@ mod tests {
             names("stream"),
             ["stream-out-65520", "stream-out-1500", "stream-in-65520", "stream-in-1500", "stream-rr-65520"]
         );
+        assert_eq!(names("vhost-rr"), ["vhost-rr-65520", "vhost-udp-rr-1500"]);
+        assert_eq!(names("vhost-udp-in"), ["vhost-udp-in-1500", "vhost-udp-in-1500-segmented"]);
         assert_eq!(names("udp-in-50k"), ["udp-in-1500-far-50k"]);
         assert_eq!(names("10000"), ["tcp-rr-65520-far-cubic-held-10000", "flows-10000"]);
         assert_eq!(select(&[]).unwrap(), all());

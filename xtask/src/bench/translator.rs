@@ -18,14 +18,7 @@ impl Translator {
     /// keeps the namespace. None if the kernel translates.
     pub(crate) fn of(inside: &Inside) -> Option<Self> {
         let started = inside.translator()?;
-        let mut tree = vec![started];
-        let all = numbers_in("/proc");
-        let mut known = 0;
-        while known < tree.len() {
-            let parent = tree[known];
-            tree.extend(all.iter().filter(|pid| stat(**pid).is_some_and(|stat| stat.parent == parent)));
-            known += 1;
-        }
+        let mut tree = family(started);
         let is_keeper =
             |pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "peer\n");
         tree.retain(|&pid| pid == started || !is_keeper(pid));
@@ -74,6 +67,18 @@ impl Translator {
         let calls = total.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
         (calls.unwrap_or(0.0), done)
     }
+}
+
+/// A process and all that it started, and what these did.
+pub(crate) fn family(started: u32) -> Vec<u32> {
+    let (all, mut tree) = (numbers_in("/proc"), vec![started]);
+    let mut known = 0;
+    while known < tree.len() {
+        let parent = tree[known];
+        tree.extend(all.iter().filter(|pid| stat(**pid).is_some_and(|stat| stat.parent == parent)));
+        known += 1;
+    }
+    tree
 }
 
 /// CPU seconds that the machine spent on anything so far, interrupts and the kernel's own work

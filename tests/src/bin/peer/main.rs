@@ -12,6 +12,7 @@ mod machine;
 mod mangle;
 mod rr;
 mod seen;
+mod serial;
 mod stall;
 mod tcp;
 mod udp;
@@ -92,6 +93,9 @@ fn main() -> Result<()> {
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),
+        ["serial", dir, count, program, arguments @ ..] => {
+            std::process::exit(serial::run(Path::new(dir), count.parse()?, program, arguments)?)
+        }
         ["in-vm", dir, words @ ..] => std::process::exit(vm::in_vm(Path::new(dir), words)?),
         other => bail!("unknown command: {other:?}"),
     }

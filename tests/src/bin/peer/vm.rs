@@ -5,12 +5,14 @@
 //! input. The answer is lines `ID out TEXT`, `ID err TEXT`, and at last
 //! `ID exit STATUS`. Who leaves or asks for something else has the command killed.
 //!
-//! A port tells of connections apart from its data: that one asker left may be
-//! seen among the bytes of the next one. So nothing but lines divides the
-//! data, and a port has to stay without an asker before it counts as left.
+//! A virtio port tells of connections apart from its data: that one asker left
+//! may be seen among the bytes of the next one. So nothing but lines divides
+//! the data, and a port has to stay without an asker before it counts as left.
+//! A serial line tells of none: whoever serves it says `left`.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -21,7 +23,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use crate::say;
 
@@ -34,11 +38,22 @@ const LEFT: u32 = 10;
 pub(crate) fn agent(ports: &[&str]) -> Result<()> {
     let mut threads = Vec::new();
     for path in ports {
-        let port = File::options().read(true).write(true).open(path).with_context(|| (*path).to_owned())?;
+        let port = open_port(path).with_context(|| (*path).to_owned())?;
         threads.push(std::thread::spawn(move || Agent { port: Arc::new(port), running: None }.serve()));
     }
     say("AGENT")?;
     threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+}
+
+/// A virtio port, or a serial line, which then passes on all bytes as they are.
+fn open_port(path: &str) -> Result<File> {
+    let flags = OFlags::NOCTTY.bits().cast_signed();
+    let port = File::options().read(true).write(true).custom_flags(flags).open(path)?;
+    if let Ok(mut mode) = tcgetattr(&port) {
+        mode.make_raw();
+        tcsetattr(&port, OptionalActions::Now, &mode)?;
+    }
+    Ok(port)
 }
 
 /// What serves one port.
@@ -102,6 +117,7 @@ impl Agent {
                     running.stdin = None;
                 }
             }
+            (Some("left"), None) => self.running = None,
             (Some(""), None) => (),
             _ => eprintln!("unknown request: {line:?}"),
         }
