@@ -13,7 +13,9 @@ use passt_engine::forward::{Change, Changes, Entry, Forward};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
-use passt_engine::link::{Caps, Link};
+use passt_engine::link::vhost_user::mock::{self, Machine as Monitor};
+use passt_engine::link::vhost_user::{self, Features, ProtocolFeatures, VhostUserLink};
+use passt_engine::link::{Caps, ClientLink as _, Link};
 use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
@@ -178,6 +180,81 @@ impl<const OFFLOADS: u8> End for Ring<OFFLOADS> {
         if OFFLOADS == SWITCHED && self.batches.is_multiple_of(3) {
             self.switch();
         }
+        frames
+    }
+}
+
+/// A machine monitor that shares its guest's memory: with everything that can be agreed on, with
+/// nothing of it, or with frames of any length in one buffer.
+pub(crate) struct SharedMemory<const KIND: u8> {
+    machine: Monitor,
+    /// Frames that the queue did not take.
+    outgoing: VecDeque<Packet>,
+    sent: usize,
+    /// It gives no buffers back to the engine.
+    pub(crate) holds: bool,
+}
+
+/// Everything.
+pub(crate) const FULL: u8 = 0;
+/// Nothing.
+pub(crate) const BARE: u8 = 1;
+/// Super-frames without `VIRTIO_NET_F_MRG_RXBUF`.
+pub(crate) const LARGE: u8 = 2;
+
+impl<const KIND: u8> SharedMemory<KIND> {
+    fn shape() -> mock::Shape {
+        let least = Features::VERSION_1 | Features::PROTOCOL_FEATURES;
+        let large = Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::EVENT_IDX;
+        let (features, receive, buffer) = match KIND {
+            FULL => (VhostUserLink::FEATURES, 512, 1000),
+            BARE => (least, 128, 66_000),
+            _ => (least | large | Features::CSUM | Features::INDIRECT_DESC, 64, 66_000),
+        };
+        mock::Shape { features, protocol: ProtocolFeatures::REPLY_ACK, transmit: 2048, receive, buffer }
+    }
+
+    fn push(&mut self) {
+        while let Some(frame) = self.outgoing.front() {
+            let cuts: &[usize] =
+                [&[] as &[usize], &[12], &[12, 14, 20, 20], &[3, 20, 1, 0, 400]][self.sent % 4];
+            if !self.machine.send(frame, cuts) {
+                break;
+            }
+            self.sent += 1;
+            self.outgoing.pop_front();
+        }
+    }
+}
+
+impl<const KIND: u8> End for SharedMemory<KIND> {
+    type Link = VhostUserLink;
+
+    fn pair() -> (Self, VhostUserLink) {
+        let (mut machine, socket) = Monitor::pair(Self::shape()).expect("a machine");
+        let mut link = VhostUserLink::new(vhost_user::Config::default());
+        link.connect(socket);
+        link.renew_fds();
+        machine.start();
+        link.receive(0).expect("a front end");
+        assert!(machine.answer().is_some(), "it has asked for features");
+        machine.post();
+        (Self { machine, outgoing: VecDeque::new(), sent: 0, holds: false }, link)
+    }
+
+    fn send(&mut self, _: &mut VhostUserLink, frame: Packet) {
+        self.outgoing.push_back(frame);
+        self.push();
+    }
+
+    fn receive(&mut self, _: &mut VhostUserLink) -> Vec<Packet> {
+        let frames = self.machine.take();
+        let bare = frames.iter().find(|frame| frame.offload != Offload::default());
+        assert!(KIND != BARE || bare.is_none(), "{bare:?}");
+        if !self.holds {
+            self.machine.post();
+        }
+        self.push();
         frames
     }
 }

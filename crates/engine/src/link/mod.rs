@@ -15,11 +15,13 @@ pub mod none;
 pub mod ring;
 pub mod stream;
 pub mod tap;
+pub mod vhost_user;
+mod virtio;
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
@@ -155,6 +157,19 @@ pub trait Link {
     fn is_congested(&self) -> bool {
         false
     }
+}
+
+/// A link to a client that comes to a socket, one after the other.
+pub trait ClientLink: Link {
+    /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
+    /// client is left. [`Worker::greet`] is to be called then.
+    ///
+    /// [`Worker::greet`]: crate::worker::Worker::greet
+    fn connect(&mut self, client: OwnedFd);
+
+    /// Whether there is a client. There is none any more once [`Link::receive`] returned an
+    /// error: `UnexpectedEof` if it left, `InvalidData` if what it sent makes no sense.
+    fn is_connected(&self) -> bool;
 }
 
 /// Most payload bytes of one frame for the guest: with the shortest headers of TCP
