@@ -33,8 +33,8 @@ pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use starters::Starters;
-pub use vm::Vm;
 pub use vm::uml;
+pub use vm::{Qemu, Vm};
 
 use std::path::{Path, PathBuf};
 
