@@ -19,6 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let shape = Shape {
         features: VhostUserLink::FEATURES,
         protocol: ProtocolFeatures::REPLY_ACK,
+        pairs: 2,
         transmit: 16,
         receive: 16,
         buffer: 1600,

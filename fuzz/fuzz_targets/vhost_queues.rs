@@ -18,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let shape = Shape {
         features: chosen | Features::VERSION_1 | Features::PROTOCOL_FEATURES,
         protocol: ProtocolFeatures::REPLY_ACK,
+        pairs: 2,
         transmit: 16,
         receive: 16,
         buffer: 1600,

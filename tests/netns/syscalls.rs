@@ -251,7 +251,7 @@ fn passt_by_vhost_user() {
     let options = format!("--vhost-user --one-off -t 5001 -u 6001 {OUTBOUND} {}", log.records(&net));
     let passt = net.passt(User::Normal).with(&options).listen("socket");
     let trace = Trace::attach(&net, passt.pid());
-    let device = format!("vhost-user,path={}", net.dir().join("socket").display());
+    let device = format!("vhost-user/1,path={}", net.dir().join("socket").display());
     let Some(qemu) = Vm::qemu_since("an emulated machine with vhost-user", (9, 2)) else { return };
     let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
     vm.run("ip link set eth0 up");

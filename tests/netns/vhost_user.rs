@@ -4,7 +4,8 @@
 //! a device with MSI-X, whatever the back end; so it is a newer one.
 
 use passt_tests::dhcp::wait_for_address;
-use passt_tests::transfer::{MIB, at, download, exchange, upload};
+use passt_tests::stream;
+use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
 };
@@ -16,7 +17,12 @@ fn qemu() -> Option<Qemu> {
 
 /// qemu's side of a socket in the test's directory that passt listens at. It connects again.
 fn netdev(net: &Net) -> String {
-    format!("vhost-user,path={},reconnect-ms=100", net.dir().join("socket").display())
+    with_queues(net, 1)
+}
+
+/// The same with so many pairs of queues.
+fn with_queues(net: &Net, queues: u32) -> String {
+    format!("vhost-user/{queues},path={},reconnect-ms=100", net.dir().join("socket").display())
 }
 
 /// A passt that speaks vhost-user.
@@ -88,7 +94,8 @@ fn transfers_without_offloads() {
     let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
     let _servers = far_servers(&net);
     let passt = passt(&net, "");
-    let off = "csum=off,guest_csum=off,mrg_rxbuf=off,indirect_desc=off,event_idx=off";
+    let off = "csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,host_tso4=off,host_tso6=off,\
+               mrg_rxbuf=off,indirect_desc=off,event_idx=off";
     let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev(&net), off) else { return };
     configure(&vm);
     let features = features(&vm);
@@ -101,6 +108,32 @@ fn transfers_without_offloads() {
         download(&vm, &at(address, 5001), 32 * MIB);
     }
     drop(passt);
+}
+
+/// The guest uses a pair of queues for each of its processors, and says so.
+#[test]
+fn several_queues() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let _passt = passt(&net, "-t 5001");
+    for queues in [2, 8] {
+        let netdev = with_queues(&net, queues);
+        let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev, "mq=on") else { return };
+        configure(&vm);
+        assert_eq!(vm.sh("ls -d /sys/class/net/eth0/queues/rx-*").lines().count(), 2);
+        let transfers = [FAR4, FAR6].map(|address| {
+            (0..2)
+                .map(|_| vm.start_peer(&format!("down {} {} 1", at(address, 5001), 8 * MIB)))
+                .collect::<Vec<_>>()
+        });
+        for transfer in transfers.into_iter().flatten() {
+            let summary = transfer.succeed_within(deadline(&vm, 64 * MIB));
+            assert_eq!(summary.trim(), stream::expected(8 * MIB, 1));
+        }
+        upload(&vm, &at(FAR4, 5001), 64 * MIB);
+        let _server = vm.serve("[::]:5001");
+        exchange(&net.host, "127.0.0.1:5001");
+    }
 }
 
 #[test]
@@ -187,7 +220,6 @@ fn one_off() {
 /// A machine that stands still finds its transfers unharmed.
 #[test]
 fn paused_in_mid_transfer() {
-    use passt_tests::{stream, transfer::deadline};
     const LENGTH: u64 = 64 * MIB;
     let Some(net) = Net::new() else { return };
     let _servers = far_servers(&net);

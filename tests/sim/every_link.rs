@@ -14,7 +14,8 @@ use smoltcp::wire::IpCidr;
 use crate::engine::{MIB, Pair, World, addresses, bad};
 use crate::link::Node;
 use crate::rig::{
-    BARE, Backlogged, End, FULL, GUEST4, HOST4, LARGE, Machine, Memory, OFF, ON, Ring, SWITCHED, SharedMemory,
+    BARE, Backlogged, End, FULL, GUEST4, HOST4, LARGE, MANY, Machine, Memory, OFF, ON, Ring, SWITCHED,
+    SharedMemory,
 };
 use crate::{ms, secs, seeds};
 
@@ -41,6 +42,7 @@ macro_rules! on_all {
         on!(ring_that_switches, super::Ring<{ super::SWITCHED }>: $($name)*);
         on!(vhost_user, super::SharedMemory<{ super::FULL }>: $($name)*);
         on!(vhost_user_without_features, super::SharedMemory<{ super::BARE }>: $($name)*);
+        on!(vhost_user_by_pairs, super::SharedMemory<{ super::MANY }>: $($name)*);
         on!(vhost_user_with_large_buffers, super::SharedMemory<{ super::LARGE }>: $($name)*);
     };
 }

@@ -201,29 +201,69 @@ pub(crate) const FULL: u8 = 0;
 pub(crate) const BARE: u8 = 1;
 /// Super-frames without `VIRTIO_NET_F_MRG_RXBUF`.
 pub(crate) const LARGE: u8 = 2;
+/// Everything, and several pairs of queues.
+pub(crate) const MANY: u8 = 3;
+/// So many.
+const PAIRS: usize = 4;
 
 impl<const KIND: u8> SharedMemory<KIND> {
     fn shape() -> mock::Shape {
         let least = Features::VERSION_1 | Features::PROTOCOL_FEATURES;
         let large = Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::EVENT_IDX;
         let (features, receive, buffer) = match KIND {
-            FULL => (VhostUserLink::FEATURES, 512, 1000),
+            FULL | MANY => (VhostUserLink::FEATURES, 512, 1000),
             BARE => (least, 128, 66_000),
             _ => (least | large | Features::CSUM | Features::INDIRECT_DESC, 64, 66_000),
         };
-        mock::Shape { features, protocol: ProtocolFeatures::REPLY_ACK, transmit: 2048, receive, buffer }
+        let pairs = if KIND == MANY { PAIRS } else { 1 };
+        mock::Shape {
+            features,
+            protocol: ProtocolFeatures::REPLY_ACK,
+            pairs,
+            transmit: 2048,
+            receive,
+            buffer,
+        }
+    }
+
+    /// The pair of queues that a connection goes by, as its port on the guest's side says; the
+    /// first for other frames.
+    fn pair_of(frame: &[u8], is_from_guest: bool) -> Option<usize> {
+        let transport = match frame.get(12..14)? {
+            [8, 0] if frame.get(23) == Some(&6) => 34,
+            [0x86, 0xdd] if frame.get(20) == Some(&6) => 54,
+            _ => return None,
+        };
+        let port = if is_from_guest { transport } else { transport + 2 };
+        let port = frame.get(port..port + 2)?;
+        Some(if KIND == MANY { usize::from(port[1]) % PAIRS } else { 0 })
     }
 
     fn push(&mut self) {
         while let Some(frame) = self.outgoing.front() {
             let cuts: &[usize] =
                 [&[] as &[usize], &[12], &[12, 14, 20, 20], &[3, 20, 1, 0, 400]][self.sent % 4];
-            if !self.machine.send(frame, cuts) {
+            let pair = Self::pair_of(&frame.bytes, true).unwrap_or(0);
+            if !self.machine.send_by(pair, frame, cuts) {
                 break;
             }
             self.sent += 1;
             self.outgoing.pop_front();
         }
+    }
+
+    /// What the engine has sent: each connection's by the pair that the guest uses for it.
+    fn take(&mut self) -> Vec<Packet> {
+        let mut all = Vec::new();
+        for pair in 0..Self::shape().pairs {
+            let frames = self.machine.take_from(pair);
+            let stray = frames
+                .iter()
+                .find(|frame| Self::pair_of(&frame.bytes, false).is_some_and(|expected| expected != pair));
+            assert!(stray.is_none(), "by {pair}: {stray:?}");
+            all.extend(frames);
+        }
+        all
     }
 }
 
@@ -248,7 +288,7 @@ impl<const KIND: u8> End for SharedMemory<KIND> {
     }
 
     fn receive(&mut self, _: &mut VhostUserLink) -> Vec<Packet> {
-        let frames = self.machine.take();
+        let frames = self.take();
         let bare = frames.iter().find(|frame| frame.offload != Offload::default());
         assert!(KIND != BARE || bare.is_none(), "{bare:?}");
         if !self.holds {

@@ -5,7 +5,7 @@ use passt_engine::link::Link as _;
 use passt_proto::drop::DropReason;
 
 use crate::engine::{MIB, World};
-use crate::rig::{BARE, End, FULL, LARGE, OFF, ON, Ring, SWITCHED, SharedMemory};
+use crate::rig::{BARE, End, FULL, LARGE, MANY, OFF, ON, Ring, SWITCHED, SharedMemory};
 use crate::{ms, secs};
 
 /// A guest that can keep its buffers.
@@ -73,6 +73,11 @@ fn a_virtual_machine_without_buffers() {
 #[test]
 fn a_virtual_machine_without_buffers_and_features() {
     a_guest_without_buffers::<SharedMemory<BARE>>();
+}
+
+#[test]
+fn a_virtual_machine_without_buffers_in_any_pair() {
+    a_guest_without_buffers::<SharedMemory<MANY>>();
 }
 
 #[test]

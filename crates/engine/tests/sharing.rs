@@ -32,7 +32,7 @@ const ARP: [u8; 42] = [
 fn shape(features: Features) -> Shape {
     let least = Features::VERSION_1 | Features::PROTOCOL_FEATURES | Features::MRG_RXBUF;
     let protocol = ProtocolFeatures::REPLY_ACK;
-    Shape { features: least | features, protocol, transmit: 16, receive: 16, buffer: 500 }
+    Shape { features: least | features, protocol, pairs: 1, transmit: 16, receive: 16, buffer: 500 }
 }
 
 fn worker(socket: OwnedFd) -> Worker<VhostUserLink> {

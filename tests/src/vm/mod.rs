@@ -35,8 +35,8 @@ pub struct Vm {
 
 impl Vm {
     /// Boots a machine in the host's namespace, with one network interface:
-    /// `netdev` is what follows qemu's `-netdev`, without an identifier; behind `vhost-user`, what
-    /// follows `-chardev socket`.
+    /// `netdev` is what follows qemu's `-netdev`, without an identifier; behind `vhost-user/`, a
+    /// number of pairs of queues and what follows `-chardev socket`.
     /// Machines of one test differ in `name`. None if the test had to be skipped.
     pub fn boot(net: &Net, name: &str, netdev: &str) -> Option<Self> {
         Self::boot_with(net, name, netdev, "", &[])
@@ -95,12 +95,12 @@ impl Vm {
             command.args("-object memory-backend-memfd,id=memory,size=512M,share=on".split(' '));
             command.args("-machine memory-backend=memory".split(' '));
         }
-        let netdev = match netdev.strip_prefix("vhost-user,") {
-            Some(socket) => {
+        let netdev = match netdev.strip_prefix("vhost-user/").and_then(|rest| rest.split_once(',')) {
+            Some((queues, socket)) => {
                 command.args(["-chardev", &format!("socket,id=net,{socket}")]);
-                "vhost-user,chardev=net"
+                format!("vhost-user,chardev=net,queues={queues}")
             }
-            None => netdev,
+            None => netdev.to_owned(),
         };
         if !netdev.is_empty() {
             let comma = if properties.is_empty() { "" } else { "," };

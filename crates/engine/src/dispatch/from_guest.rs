@@ -52,6 +52,9 @@ impl<L: Link> Engine<L> {
 
     fn frame(&mut self, index: usize, reply: &mut [u8]) -> Result<(), DropReason> {
         let core = &mut self.ctx.core;
+        let queue = core.link.queue(index);
+        core.guest.queue = queue;
+        core.link.steer(queue);
         let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
         core.counters.received(frame.len);
         if let Some(capture) = &core.capture {

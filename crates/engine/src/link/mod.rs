@@ -157,6 +157,24 @@ pub trait Link {
     fn is_congested(&self) -> bool {
         false
     }
+
+    /// Number of the queue that frame `index` of the last batch came by.
+    fn queue(&self, _index: usize) -> u8 {
+        0
+    }
+
+    /// Has frames go by this queue from now on. Room, and whether there is any, is that of this
+    /// queue. A flow's frames go by the one that its last frame came by (virtio 1.2, section
+    /// 5.1.6.5.6): the guest's kernel deals with it on one processor then.
+    fn steer(&mut self, _queue: u8) {}
+
+    /// Whether nobody could go on who waits because the link was congested, whichever queue it was.
+    fn is_blocked(&self) -> bool {
+        self.is_congested()
+    }
+
+    /// All who waited were called.
+    fn resumed(&mut self) {}
 }
 
 /// A link to a client that comes to a socket, one after the other.

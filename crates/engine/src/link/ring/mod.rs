@@ -167,4 +167,20 @@ impl Link for RingLink {
     fn is_congested(&self) -> bool {
         self.device.is_congested()
     }
+
+    fn queue(&self, index: usize) -> u8 {
+        u8::try_from(self.device.queue(index)).unwrap_or(0)
+    }
+
+    fn steer(&mut self, queue: u8) {
+        self.device.steer(queue.into());
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.device.is_blocked()
+    }
+
+    fn resumed(&mut self) {
+        self.device.resumed();
+    }
 }

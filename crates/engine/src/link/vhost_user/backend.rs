@@ -63,7 +63,8 @@ impl Backend {
             features: Features::empty(),
             protocol: ProtocolFeatures::empty(),
             status: 0,
-            vrings: vec![Vring::default(); PAIR * pairs],
+            // As many as there are to the one who takes the number of queues for that of pairs.
+            vrings: vec![Vring::default(); PAIR * PAIR * pairs],
         }
     }
 
@@ -137,8 +138,8 @@ impl Backend {
         let number = match message {
             Message::GetFeatures => self.offered().bits(),
             Message::GetProtocolFeatures => self.offered_protocol().bits(),
-            // Of pairs, as QEMU has it: others take it for that of queues, but ask for two anyway.
-            Message::GetQueueNum => device.pairs.len() as u64,
+            // To QEMU a number of pairs, to others one of queues.
+            Message::GetQueueNum => (PAIR * device.pairs.len()) as u64,
             Message::GetMaxMemSlots => MAX_REGIONS as u64,
             Message::GetStatus => self.status,
             // Migration is not possible yet.
@@ -203,20 +204,28 @@ impl Backend {
             }
             Message::SetVringEnable(state) => {
                 self.vring(state.index)?;
-                queue(device, state.index)?.enabled = state.num != 0;
+                if let Some(queue) = queue(device, state.index) {
+                    queue.enabled = state.num != 0;
+                }
                 Ok(())
             }
             Message::SetVringKick(vring) => self.set_kick(device, vring, descriptors),
             Message::SetVringCall(vring) => {
+                self.vring(vring.index)?;
                 let call = event(vring, descriptors)?;
-                let queue = queue(device, vring.index)?;
-                queue.call = call;
-                // What was to be told before may have been lost.
-                queue.interrupt();
+                if let Some(queue) = queue(device, vring.index) {
+                    queue.call = call;
+                    // What was to be told before may have been lost.
+                    queue.interrupt();
+                }
                 Ok(())
             }
             Message::SetVringErr(vring) => {
-                queue(device, vring.index)?.error = event(vring, descriptors)?;
+                self.vring(vring.index)?;
+                let error = event(vring, descriptors)?;
+                if let Some(queue) = queue(device, vring.index) {
+                    queue.error = error;
+                }
                 Ok(())
             }
             // The guest announces itself, whoever asks it to.
@@ -270,7 +279,9 @@ impl Backend {
         // One that is looked at all the time would keep the loop busy.
         let kick = event(vring, descriptors)?.ok_or(Refusal("a queue that nobody kicks"))?;
         state.started = true;
-        queue(device, vring.index)?.kick = Some(Arc::new(kick));
+        if let Some(queue) = queue(device, vring.index) {
+            queue.kick = Some(Arc::new(kick));
+        }
         Ok(())
     }
 
@@ -361,10 +372,9 @@ fn event(vring: VringDescriptor, descriptors: Descriptors) -> Result<Option<Even
     Event::adopt(first).map(Some).map_err(|_| Refusal("no eventfd"))
 }
 
-fn queue(device: &mut Device, index: u32) -> Result<&mut Virtqueue, Refusal> {
-    let index = usize::try_from(index).ok();
-    let found = index.and_then(|index| queue_in(device, index));
-    found.map(|(_, queue)| queue).ok_or(Refusal("no such queue"))
+/// A queue, if there is one: front ends may set up more than they use.
+fn queue(device: &mut Device, index: u32) -> Option<&mut Virtqueue> {
+    queue_in(device, usize::try_from(index).ok()?).map(|(_, queue)| queue)
 }
 
 /// A queue by its number, and the memory that it is in.

@@ -28,6 +28,8 @@ bitflags! {
         const MRG_RXBUF = 1 << 15;
         /// The driver can be asked to announce the guest; front ends do so.
         const GUEST_ANNOUNCE = 1 << 21;
+        /// Several pairs of queues.
+        const MQ = 1 << 22;
         /// Descriptors in tables of their own.
         const INDIRECT_DESC = 1 << 28;
         /// Notifications are asked for by indices.
@@ -53,6 +55,8 @@ bitflags! {
     /// What front end and back end agree on (vhost-user, "Protocol features").
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ProtocolFeatures: u64 {
+        /// Several queues.
+        const MQ = 1;
         /// Announcing the guest after a migration.
         const RARP = 1 << 2;
         /// Answers to messages that have none.
@@ -82,6 +86,7 @@ impl Features {
         .union(Self::HOST_TSO6)
         .union(Self::MRG_RXBUF)
         .union(Self::GUEST_ANNOUNCE)
+        .union(Self::MQ)
         .union(Self::INDIRECT_DESC)
         .union(Self::EVENT_IDX)
         .union(Self::PROTOCOL_FEATURES)
@@ -114,7 +119,8 @@ impl Features {
 
 impl ProtocolFeatures {
     /// All that the back end can do, but for those that some front ends don't want to see.
-    pub(super) const OFFERED: Self = Self::RARP
+    pub(super) const OFFERED: Self = Self::MQ
+        .union(Self::RARP)
         .union(Self::REPLY_ACK)
         .union(Self::RESET_DEVICE)
         .union(Self::CONFIGURE_MEM_SLOTS)

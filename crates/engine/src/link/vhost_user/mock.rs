@@ -23,9 +23,9 @@ use crate::link::virtio::driver::{ARENA, Receive, Terms, Transmit};
 pub const GUEST: u64 = 0x4000_0000;
 /// The front end's addresses of its two halves.
 pub const USER: [u64; 2] = [0x7f12_0000_0000, 0x7f55_0000_0000];
-/// Numbers of the queues: frames for the guest, frames from it.
+/// Number of the first pair's queue of frames for the guest; those of the next pair follow.
 pub const RECEIVE: u32 = 0;
-/// The other one.
+/// Number of the first pair's queue of frames from it.
 pub const TRANSMIT: u32 = 1;
 
 const VERSION: u32 = 1;
@@ -38,6 +38,8 @@ pub struct Shape {
     pub features: Features,
     /// Features of the protocol that the front end knows.
     pub protocol: ProtocolFeatures,
+    /// Pairs of queues.
+    pub pairs: usize,
     /// Descriptors of the queue of frames from the guest.
     pub transmit: u16,
     /// Buffers that the guest can post for frames.
@@ -52,24 +54,35 @@ pub struct Machine {
     socket: UnixStream,
     memory: OwnedFd,
     region: Region,
-    kicks: [Event; 2],
-    calls: [Event; 2],
-    errors: [Event; 2],
-    transmit: Transmit,
-    receive: Receive,
+    pairs: Vec<Pair>,
+    /// By number of the queue.
+    kicks: Vec<Event>,
+    calls: Vec<Event>,
+    errors: Vec<Event>,
     /// Kicks so far.
     kicked: u64,
+}
+
+/// A pair of queues.
+struct Pair {
+    transmit: Transmit,
+    receive: Receive,
 }
 
 impl Machine {
     /// A machine, and the back end's end of its socket.
     pub fn pair(shape: Shape) -> io::Result<(Self, OwnedFd)> {
-        let transmit = Layout::at(0, shape.transmit);
-        let receive = Layout::at(transmit.end(), shape.receive);
-        let arena = receive.end();
-        let buffers = arena + ARENA;
+        let mut layouts: Vec<[Layout; 2]> = Vec::new();
+        let mut end = 0;
+        for _ in 0..shape.pairs {
+            let transmit = Layout::at(end, shape.transmit);
+            let receive = Layout::at(transmit.end(), shape.receive);
+            end = receive.end();
+            layouts.push([transmit, receive]);
+        }
+        let buffers = usize::from(layouts[0][1].size) * shape.buffer;
         // Queues are in the first half.
-        let size = (buffers + usize::from(receive.size) * shape.buffer).next_multiple_of(2 * 4096);
+        let size = (end + shape.pairs * (ARENA + buffers)).next_multiple_of(2 * 4096);
         let memory = shared::memory(size)?;
         let region = Region::map(memory.as_fd(), 0, size)?;
         let terms = Terms {
@@ -79,15 +92,23 @@ impl Machine {
         };
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
-        let events = || Ok::<_, io::Error>([Event::new()?, Event::new()?]);
+        let events = || (0..2 * shape.pairs).map(|_| Event::new()).collect::<io::Result<Vec<_>>>();
+        let pair = |[transmit, receive]: [Layout; 2]| {
+            let arena = end;
+            end += ARENA + buffers;
+            Pair {
+                transmit: Transmit::new(transmit, terms, arena),
+                receive: Receive::new(&region, receive, terms, (arena + ARENA, shape.buffer)),
+            }
+        };
+        let pairs = layouts.into_iter().map(pair).collect();
         let machine = Self {
             shape,
             socket,
             kicks: events()?,
             calls: events()?,
             errors: events()?,
-            transmit: Transmit::new(transmit, terms, arena),
-            receive: Receive::new(&region, receive, terms, (buffers, shape.buffer)),
+            pairs,
             memory,
             region,
             kicked: 0,
@@ -107,12 +128,12 @@ impl Machine {
 
     /// Where the queue of frames from the guest is.
     pub fn transmit(&self) -> Layout {
-        self.transmit.layout()
+        self.pairs[0].transmit.layout()
     }
 
     /// Where the queue of frames for the guest is.
     pub fn receive(&self) -> Layout {
-        self.receive.layout()
+        self.pairs[0].receive.layout()
     }
 
     /// Kicks so far.
@@ -158,9 +179,14 @@ impl Machine {
         self.greet();
         self.features();
         self.table();
-        for index in [RECEIVE, TRANSMIT] {
+        for index in self.queues() {
             self.queue(index, 0);
         }
+    }
+
+    /// Numbers of all queues.
+    fn queues(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.kicks.len()).expect("queues")
     }
 
     /// What is said before the guest's driver is there.
@@ -169,7 +195,7 @@ impl Machine {
         self.numbers(15, false, &[]);
         self.numbers(16, false, &[self.shape.protocol.bits()]);
         self.numbers(3, false, &[]);
-        for index in [RECEIVE, TRANSMIT] {
+        for index in self.queues() {
             self.event(13, index);
             self.event(14, index);
             if self.shape.features.contains(Features::PROTOCOL_FEATURES) {
@@ -197,7 +223,8 @@ impl Machine {
 
     /// A queue that begins at entry `base`.
     pub fn queue(&self, index: u32, base: u16) {
-        let layout = if index == RECEIVE { self.receive.layout() } else { self.transmit.layout() };
+        let Pair { transmit, receive } = &self.pairs[number(index) / 2];
+        let layout = if index.is_multiple_of(2) { receive.layout() } else { transmit.layout() };
         let pair = |number: u16| u64::from(index) | u64::from(number) << 32;
         let user = |at: usize| USER[0] + at as u64;
         self.numbers(8, false, &[pair(layout.size)]);
@@ -215,38 +242,44 @@ impl Machine {
             13 => &self.calls,
             _ => &self.errors,
         };
-        let event = &events[usize::try_from(index).expect("a queue")];
+        let event = &events[number(index)];
         self.request(request, false, &words(&[index.into()]), &[event.as_fd()]);
     }
 
     /// Whether the device said that a queue is broken, since that was asked last.
     pub fn is_broken(&self, index: u32) -> bool {
-        self.errors[usize::try_from(index).expect("a queue")].clear()
+        self.errors[number(index)].clear()
     }
 
     /// Whether the guest was interrupted for a queue, since that was asked last.
     pub fn is_interrupted(&self, index: u32) -> bool {
-        self.calls[usize::try_from(index).expect("a queue")].clear()
+        self.calls[number(index)].clear()
     }
 
     /// What is readable once the guest is interrupted for a queue.
     pub fn call(&self, index: u32) -> BorrowedFd<'_> {
-        self.calls[usize::try_from(index).expect("a queue")].as_fd()
+        self.calls[number(index)].as_fd()
     }
 
     /// Tells the device that there is something new, whether it wants that or not.
     pub fn kick(&mut self, index: u32) {
-        self.kicks[usize::try_from(index).expect("a queue")].signal();
+        self.kicks[number(index)].signal();
         self.kicked += 1;
     }
 
     /// Sends a frame in buffers whose first are as long as `cuts` says, metadata included, and kicks
     /// if the device wants that. False if there is no room.
     pub fn send(&mut self, packet: &Packet, cuts: &[usize]) -> bool {
-        let before = self.transmit.available();
-        let sent = self.transmit.send(&self.region, packet, cuts);
-        if self.transmit.wants_kick(&self.region, before) {
-            self.kick(TRANSMIT);
+        self.send_by(0, packet, cuts)
+    }
+
+    /// The same by the queue of a pair.
+    pub fn send_by(&mut self, pair: usize, packet: &Packet, cuts: &[usize]) -> bool {
+        let transmit = &mut self.pairs[pair].transmit;
+        let before = transmit.available();
+        let sent = transmit.send(&self.region, packet, cuts);
+        if transmit.wants_kick(&self.region, before) {
+            self.kick(2 * u32::try_from(pair).expect("a pair") + TRANSMIT);
         }
         sent
     }
@@ -258,21 +291,33 @@ impl Machine {
 
     /// Gives the device some of them, at most `count`.
     pub fn post_some(&mut self, count: usize) {
-        let before = self.receive.available();
-        self.receive.post(&self.region, count);
-        if self.receive.wants_kick(&self.region, before) {
-            self.kick(RECEIVE);
+        (0..self.pairs.len()).for_each(|pair| self.post_by(pair, count));
+    }
+
+    /// The same in the queue of a pair.
+    pub fn post_by(&mut self, pair: usize, count: usize) {
+        let receive = &mut self.pairs[pair].receive;
+        let before = receive.available();
+        receive.post(&self.region, count);
+        if receive.wants_kick(&self.region, before) {
+            self.kick(2 * u32::try_from(pair).expect("a pair") + RECEIVE);
         }
     }
 
     /// What the device has sent since. The buffers are to be [posted](Self::post) again.
     pub fn take(&mut self) -> Vec<Packet> {
-        std::iter::from_fn(|| self.receive.take(&self.region)).collect()
+        (0..self.pairs.len()).flat_map(|pair| self.take_from(pair)).collect()
+    }
+
+    /// The same by the queue of a pair.
+    pub fn take_from(&mut self, pair: usize) -> Vec<Packet> {
+        let Self { pairs, region, .. } = self;
+        std::iter::from_fn(|| pairs[pair].receive.take(region)).collect()
     }
 
     /// Closes the socket, and keeps the descriptors that the back end has too: kicks, which are
     /// readable if the back end has not cleared them.
-    pub fn leave(self) -> [Event; 2] {
+    pub fn leave(self) -> Vec<Event> {
         self.kicks
     }
 
@@ -280,6 +325,11 @@ impl Machine {
     pub fn hang_up(self) -> UnixStream {
         self.socket
     }
+}
+
+/// A queue's number as an index.
+fn number(index: u32) -> usize {
+    usize::try_from(index).expect("a queue")
 }
 
 /// Numbers of 64 bits in a message.

@@ -13,7 +13,7 @@
 //! connection ([`passt_sys::shared::survive_faults`]), as soon as the loop comes by.
 //!
 //! Left out: migration (a log of what is written, the device's state), which is refused so that a
-//! front end goes on without it; packed rings; several pairs of queues.
+//! front end goes on without it; packed rings.
 
 mod backend;
 mod config;
@@ -46,7 +46,7 @@ use super::{Caps, ClientLink, Frame, Link};
 pub const CALLS: &[Call] = &[Call::any(Sysno::shutdown)];
 
 /// Pairs of queues.
-const PAIRS: usize = 1;
+const PAIRS: usize = 8;
 /// Messages that are dealt with before frames get their turn.
 const MESSAGES: usize = 64;
 /// Number of the socket among the descriptors.
@@ -249,5 +249,21 @@ impl Link for VhostUserLink {
 
     fn is_congested(&self) -> bool {
         self.device.is_congested()
+    }
+
+    fn queue(&self, index: usize) -> u8 {
+        u8::try_from(self.device.queue(index)).unwrap_or(0)
+    }
+
+    fn steer(&mut self, queue: u8) {
+        self.device.steer(queue.into());
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.device.is_blocked()
+    }
+
+    fn resumed(&mut self) {
+        self.device.resumed();
     }
 }

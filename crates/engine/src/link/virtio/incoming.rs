@@ -59,6 +59,11 @@ impl Incoming {
         self.frames.len() == BATCH_FRAMES || self.bytes >= BATCH_BYTES
     }
 
+    /// Number of the queue that frame `index` came by.
+    pub(super) fn queue(&self, index: usize) -> usize {
+        self.frames.get(index).map_or(0, |frame| frame.queue)
+    }
+
     /// Gives the last batch back to the guest.
     pub(super) fn end_batch<'a>(&mut self, memory: &Memory, queues: impl Iterator<Item = &'a mut Virtqueue>) {
         if self.frames.is_empty() {

@@ -45,6 +45,10 @@ pub(super) struct Device {
     /// What the guest takes as it is.
     pub(super) caps: Caps,
     pub(super) pairs: Vec<Pair>,
+    /// The pair that frames for the guest go by.
+    current: usize,
+    /// The pair that was looked at first the last time.
+    next: usize,
     incoming: Incoming,
     lent: Lent,
     /// A frame that is cut: headers, payload from [`MAX_HEADERS`] on.
@@ -78,6 +82,8 @@ impl Device {
             memory: Memory::new(),
             caps: PLAIN,
             pairs: (0..pairs).map(pair).collect(),
+            current: 0,
+            next: 0,
             incoming: Incoming::new(),
             lent: Lent::default(),
             sending: vec![0; MAX_HEADERS + MAX_PAYLOAD + MIN_FRAME],
@@ -95,9 +101,13 @@ impl Device {
     /// transmit queue `kicked` may be there to be seen, or all may.
     pub(super) fn receive(&mut self, kicked: Kicked) -> usize {
         self.pause();
-        let Self { memory, pairs, incoming, .. } = self;
+        let Self { memory, pairs, next, incoming, .. } = self;
         let mut malformed = 0;
-        for (number, pair) in pairs.iter_mut().enumerate() {
+        // By turns: one that fills the batch leaves nothing to the others.
+        let count = pairs.len().max(1);
+        *next = (*next + 1) % count;
+        for number in (0..count).map(|number| (number + *next) % count) {
+            let Some(pair) = pairs.get_mut(number) else { break };
             take(incoming, memory, (number, &mut pair.transmit), kicked.transmit(number));
             if kicked.receive(number) {
                 pair.receive.queue.clear_kick();
@@ -122,7 +132,7 @@ impl Device {
 
     pub(super) fn lendable(&mut self, header: usize, segment: usize) -> usize {
         let (memory, caps) = (&self.memory, self.caps);
-        let Some(Pair { receive, .. }) = self.pairs.first_mut() else { return 0 };
+        let Some(Pair { receive, .. }) = self.pairs.get_mut(self.current) else { return 0 };
         if !receive.is_open() {
             return 0;
         }
@@ -167,8 +177,8 @@ impl Device {
         segment: usize,
         into: &mut Scatter<'a>,
     ) -> Option<()> {
-        let Self { memory, caps, pairs, lent, sending, .. } = self;
-        let receive = &mut pairs.first_mut()?.receive;
+        let Self { memory, caps, pairs, current, lent, sending, .. } = self;
+        let receive = &mut pairs.get_mut(*current)?.receive;
         receive.is_open().then_some(())?;
         receive.fetch(memory);
         let segment = if segment == 0 { payload } else { segment.min(payload) };
@@ -193,7 +203,7 @@ impl Device {
         match self.lent {
             Lent::Nowhere => {}
             Lent::Posted { header, .. } => {
-                let Some(Pair { receive, .. }) = self.pairs.first() else { return };
+                let Some(Pair { receive, .. }) = self.pairs.get(self.current) else { return };
                 let mut places = receive.places(MERGEABLE_LEN + header, payload);
                 let _ = places.all(|place| self.memory.gather(place, into));
             }
@@ -212,8 +222,8 @@ impl Device {
         payload: usize,
     ) -> Result<(), DropReason> {
         let lent = std::mem::take(&mut self.lent);
-        let Self { memory, caps, pairs, sending, .. } = self;
-        let receive = &mut pairs.first_mut().ok_or(DropReason::LinkWrite)?.receive;
+        let Self { memory, caps, pairs, current, sending, .. } = self;
+        let receive = &mut pairs.get_mut(*current).ok_or(DropReason::LinkWrite)?.receive;
         receive.fetch(memory);
         let is_taken = takes(*caps, offload);
         match lent {
@@ -241,7 +251,8 @@ impl Device {
 
     pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
         self.lent = Lent::Nowhere;
-        let Some(Pair { receive, .. }) = self.pairs.first_mut() else { return Err(DropReason::LinkWrite) };
+        let pair = self.pairs.get_mut(self.current);
+        let Some(Pair { receive, .. }) = pair else { return Err(DropReason::LinkWrite) };
         receive.fetch(&self.memory);
         receive.send(&self.memory, &Offload::default(), frame, frame.len())
     }
@@ -258,8 +269,35 @@ impl Device {
 
     /// Whether payload for the guest has to wait: there is no room for it, or no queue.
     pub(super) fn is_congested(&self) -> bool {
-        let receive = self.pairs.first().map(|pair| &pair.receive);
+        let receive = self.pairs.get(self.current).map(|pair| &pair.receive);
         receive.is_none_or(|receive| !receive.is_open() || receive.is_exhausted(&self.memory))
+    }
+
+    /// Number of the pair that frame `index` came by.
+    pub(super) fn queue(&self, index: usize) -> usize {
+        self.incoming.queue(index)
+    }
+
+    /// Has frames for the guest go by another pair, or by the first if that is not in use.
+    pub(super) fn steer(&mut self, pair: usize) {
+        if self.current != pair {
+            self.lent = Lent::Nowhere;
+        }
+        let is_open = self.pairs.get(pair).is_some_and(|pair| pair.receive.is_open());
+        self.current = if is_open { pair } else { 0 };
+    }
+
+    /// Whether all that ran out of room have none still, or there is no queue.
+    pub(super) fn is_blocked(&self) -> bool {
+        let mut open = self.pairs.iter().map(|pair| &pair.receive).filter(|receive| receive.is_open());
+        let has_news = open.clone().any(|receive| receive.has_news(&self.memory));
+        let mut lack = open.clone().filter(|receive| receive.is_exhausted(&self.memory));
+        open.next().is_none() || (!has_news && lack.next().is_some())
+    }
+
+    /// All who waited have been called.
+    pub(super) fn resumed(&mut self) {
+        self.pairs.iter_mut().for_each(|pair| pair.receive.resumed());
     }
 }
 
@@ -297,7 +335,9 @@ fn take(
         let taken = incoming.take(memory, number, queue);
         if incoming.is_full() {
             // Nobody kicks for what is there already.
-            queue.kick();
+            if queue.available(memory) != queue.taken() {
+                queue.kick();
+            }
             return;
         }
         if asked && !taken {

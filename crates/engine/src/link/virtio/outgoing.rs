@@ -29,6 +29,8 @@ pub(in crate::link) struct Outgoing {
     malformed: usize,
     /// The index of the available ring up to which there was no room.
     exhausted: Option<u16>,
+    /// There is room again, of which not all know who waited for it.
+    refilled: bool,
 }
 
 /// A part of a chain.
@@ -47,6 +49,7 @@ impl Outgoing {
             parts: Vec::with_capacity(MOST_PARTS),
             malformed: 0,
             exhausted: None,
+            refilled: false,
         }
     }
 
@@ -64,7 +67,7 @@ impl Outgoing {
     pub(in crate::link) fn stop(&mut self) -> Option<u16> {
         let unused = self.posted.iter().filter(|buffer| buffer.is_last).count();
         self.posted.clear();
-        self.exhausted = None;
+        (self.exhausted, self.refilled) = (None, false);
         // No more were taken than a ring has.
         let unused = u16::try_from(unused).unwrap_or(u16::MAX);
         self.queue.stop().map(|taken| taken.wrapping_sub(unused))
@@ -241,7 +244,19 @@ impl Outgoing {
     pub(super) fn relieve(&mut self, memory: &Memory) {
         if self.exhausted.take().is_some() {
             self.queue.want_kicks(memory, false);
+            self.refilled = true;
         }
+    }
+
+    /// All who waited have been called.
+    pub(super) fn resumed(&mut self) {
+        self.refilled = false;
+    }
+
+    /// Whether there may be room for those who waited.
+    pub(super) fn has_news(&self, memory: &Memory) -> bool {
+        let posted = |index: u16| index != self.queue.available(memory);
+        self.refilled || self.exhausted.is_some_and(posted)
     }
 
     /// Whether there was no room, and the guest has posted nothing since.

@@ -40,7 +40,7 @@ fn questions_are_answered_whatever_is_wanted() {
     let protocol = ProtocolFeatures::OFFERED | ProtocolFeatures::NET_MTU;
     for need_reply in [false, true] {
         for (request, expected) in
-            [(1, features.bits()), (15, protocol.bits()), (17, 1), (36, 32), (40, 0), (42, 0x101), (43, 1)]
+            [(1, features.bits()), (15, protocol.bits()), (17, 16), (36, 32), (40, 0), (42, 0x101), (43, 1)]
         {
             machine.request(request, need_reply, &[], &[]);
             listen(&mut link);
@@ -93,14 +93,18 @@ fn orders_are_answered_if_that_was_agreed() {
         (0, vec![], false),
         (1000, vec![], false),
         // Queues that there are not.
-        (8, vec![2 | 256 << 32], false),
-        (9, vec![2, 0, 0, 0, 0], false),
-        (10, vec![2], false),
-        (18, vec![2 | 1 << 32], false),
+        (8, vec![32 | 256 << 32], false),
+        (9, vec![32, 0, 0, 0, 0], false),
+        (10, vec![32], false),
+        (18, vec![32 | 1 << 32], false),
         (18, vec![u64::from(u32::MAX)], false),
-        (12, vec![2 | 1 << 8], false),
-        (13, vec![2 | 1 << 8], false),
+        (12, vec![32 | 1 << 8], false),
+        (13, vec![32 | 1 << 8], false),
         (14, vec![0xff | 1 << 8], false),
+        // Queues that a front end may set up, and never use.
+        (8, vec![31 | 256 << 32], true),
+        (18, vec![31 | 1 << 32], true),
+        (13, vec![31 | 1 << 8], true),
         // Sizes.
         (8, vec![0], false),
         (8, vec![3 << 32], false),
@@ -150,7 +154,7 @@ fn configuration_is_for_those_that_need_it() {
     let (machine, mut link) = silent(everything());
     let range = |offset: u32, size: u32| [offset, size, 0].map(u32::to_ne_bytes).concat();
     for (offset, size, expected) in
-        [(6, 6, &[1, 0, 1, 0, 220, 5][..]), (250, 6, &[0; 6]), (250, 7, &[]), (u32::MAX, 2, &[])]
+        [(6, 6, &[1, 0, 8, 0, 220, 5][..]), (250, 6, &[0; 6]), (250, 7, &[]), (u32::MAX, 2, &[])]
     {
         machine.request(24, false, &range(offset, size), &[]);
         listen(&mut link);

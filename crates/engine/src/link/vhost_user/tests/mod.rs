@@ -13,6 +13,7 @@ fn everything() -> Shape {
     Shape {
         features: Features::OFFERED,
         protocol: ProtocolFeatures::OFFERED,
+        pairs: 1,
         transmit: 128,
         receive: 64,
         buffer: 1000,
