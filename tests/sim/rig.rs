@@ -229,6 +229,7 @@ impl<const KIND: u8> SharedMemory<KIND> {
     /// The pair of queues that a connection goes by, as its port on the guest's side says; the
     /// first for other frames.
     fn pair_of(frame: &[u8], is_from_guest: bool) -> Option<usize> {
+        const SYN_OR_RST: u8 = 2 | 4;
         let transport = match frame.get(12..14)? {
             [8, 0] if frame.get(23) == Some(&6) => 34,
             [0x86, 0xdd] if frame.get(20) == Some(&6) => 54,
@@ -236,6 +237,10 @@ impl<const KIND: u8> SharedMemory<KIND> {
         };
         let port = if is_from_guest { transport } else { transport + 2 };
         let port = frame.get(port..port + 2)?;
+        // A connection that the host begins goes by the first until the guest has said something.
+        if !is_from_guest && frame.get(transport + 13)? & SYN_OR_RST != 0 {
+            return None;
+        }
         Some(if KIND == MANY { usize::from(port[1]) % PAIRS } else { 0 })
     }
 
