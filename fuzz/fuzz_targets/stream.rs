@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
 use libfuzzer_sys::fuzz_target;
-use passt_engine::link::Link as _;
+use passt_engine::link::{ClientLink as _, Link as _};
 use passt_engine::link::stream::StreamLink;
 use passt_proto::wire::stream::{PREFIX, frame_len};
 use passt_sys::iovec::Gather;

@@ -544,7 +544,7 @@ fn what_fails_before_it_is_ready_says_why() {
     let cases = [
         ("-t 5001 --one-off", "5001"),
         ("extra", "Extra non-option argument: extra"),
-        ("--vhost-user", "Not supported yet: --vhost-user"),
+        ("--conf-path x", "Not supported yet: --conf-path"),
         ("-T 53", "-T is for pasta mode only"),
         ("-t auto", "auto"),
         ("--pid /no/such/directory/pid", "/no/such/directory/pid"),

@@ -10,12 +10,14 @@ use passt::isolate::filter;
 use passt::life::{command, peers, watch};
 use passt_sys::seccomp::{Call, Choice};
 use passt_sys::socket::option;
+use passt_tests::dhcp::wait_for_address;
 use passt_tests::transfer::{MIB, at, download, exchange, upload};
-use passt_tests::{FAR4, FAR6, GATEWAY4, Machine, Net, Place, Process, User, eventually, have};
+use passt_tests::{FAR4, FAR6, GATEWAY4, Machine, Net, Place, Process, User, Vm, eventually, have};
 use rustix::process::Pid;
 
 /// The most for each mode, with everything that adds calls.
 const MOST_PASST: usize = 23;
+const MOST_PASST_SHARING: usize = 29;
 const MOST_PASTA: usize = 34;
 
 /// Names of system calls.
@@ -235,6 +237,42 @@ fn passt() {
     assert!(background.difference(&foreground).eq(["dup3"]), "{background:?}");
     assert!(background.len() <= MOST_PASST, "{background:?}");
     assert_documented(&format!(" {} for passt in the background ", background.len()));
+}
+
+/// Who shares a machine's memory needs more, to map it and to tell it of frames.
+#[test]
+fn passt_by_vhost_user() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["strace", "ping"]) {
+        return;
+    }
+    net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
+    let log = Log::new();
+    let options = format!("--vhost-user --one-off -t 5001 -u 6001 {OUTBOUND} {}", log.records(&net));
+    let passt = net.passt(User::Normal).with(&options).listen("socket");
+    let trace = Trace::attach(&net, passt.pid());
+    let device = format!("vhost-user/1,path={}", net.dir().join("socket").display());
+    let Some(qemu) = Vm::qemu_since("an emulated machine with vhost-user", (9, 2)) else { return };
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
+    vm.run("ip link set eth0 up");
+    vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
+    wait_for_address(&vm, "scope global");
+    use_network(&vm, &net);
+    let _server = vm.serve("[::]:5001");
+    let mut udp = vm.start_peer("udp-serve [::]:6001");
+    udp.wait_for("LISTENING");
+    exchange(&net.host, "127.0.0.1:5001");
+    net.host.peer("udp-ask 127.0.0.1:6001 hello");
+    // One too many.
+    drop(std::os::unix::net::UnixStream::connect(net.dir().join("socket")));
+    drop(vm);
+    passt.finish();
+    let mut made = trace.calls();
+    // Only a monitor that makes its memory shorter has it made.
+    made.insert(("rt_sigreturn".to_owned(), Vec::new()));
+    compare(&made, &declared(&format!("passt {options}"), &[]), MOST_PASST_SHARING);
+    let background = names(&declared("passt --vhost-user --log-file log", &peers::calls(0)));
+    assert_documented(&format!(" {} with `--vhost-user` ", background.len()));
 }
 
 /// Interfaces for what leaves the host, which are options of sockets.

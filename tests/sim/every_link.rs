@@ -13,7 +13,10 @@ use smoltcp::wire::IpCidr;
 
 use crate::engine::{MIB, Pair, World, addresses, bad};
 use crate::link::Node;
-use crate::rig::{Backlogged, End, GUEST4, HOST4, Machine, Memory, OFF, ON, Ring, SWITCHED};
+use crate::rig::{
+    BARE, Backlogged, End, FULL, GUEST4, HOST4, LARGE, MANY, Machine, Memory, OFF, ON, Ring, SWITCHED,
+    SharedMemory,
+};
 use crate::{ms, secs, seeds};
 
 /// All tests of this module over the link of an [`End`].
@@ -37,6 +40,10 @@ macro_rules! on_all {
         on!(ring, super::Ring<{ super::OFF }>: $($name)*);
         on!(ring_with_offloads, super::Ring<{ super::ON }>: $($name)*);
         on!(ring_that_switches, super::Ring<{ super::SWITCHED }>: $($name)*);
+        on!(vhost_user, super::SharedMemory<{ super::FULL }>: $($name)*);
+        on!(vhost_user_without_features, super::SharedMemory<{ super::BARE }>: $($name)*);
+        on!(vhost_user_by_pairs, super::SharedMemory<{ super::MANY }>: $($name)*);
+        on!(vhost_user_with_large_buffers, super::SharedMemory<{ super::LARGE }>: $($name)*);
     };
 }
 

@@ -13,7 +13,9 @@ use passt_engine::forward::{Change, Changes, Entry, Forward};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
 use passt_engine::link::stream::StreamLink;
-use passt_engine::link::{Caps, Link};
+use passt_engine::link::vhost_user::mock::{self, Machine as Monitor};
+use passt_engine::link::vhost_user::{self, Features, ProtocolFeatures, VhostUserLink};
+use passt_engine::link::{Caps, ClientLink as _, Link};
 use passt_engine::worker::{EngineOptions, Worker};
 use passt_proto::addr::{Addr, Mac};
 use passt_proto::guest::{Configured, FamilyConfig};
@@ -178,6 +180,126 @@ impl<const OFFLOADS: u8> End for Ring<OFFLOADS> {
         if OFFLOADS == SWITCHED && self.batches.is_multiple_of(3) {
             self.switch();
         }
+        frames
+    }
+}
+
+/// A machine monitor that shares its guest's memory: with everything that can be agreed on, with
+/// nothing of it, or with frames of any length in one buffer.
+pub(crate) struct SharedMemory<const KIND: u8> {
+    machine: Monitor,
+    /// Frames that the queue did not take.
+    outgoing: VecDeque<Packet>,
+    sent: usize,
+    /// It gives no buffers back to the engine.
+    pub(crate) holds: bool,
+}
+
+/// Everything.
+pub(crate) const FULL: u8 = 0;
+/// Nothing.
+pub(crate) const BARE: u8 = 1;
+/// Super-frames without `VIRTIO_NET_F_MRG_RXBUF`.
+pub(crate) const LARGE: u8 = 2;
+/// Everything, and several pairs of queues.
+pub(crate) const MANY: u8 = 3;
+/// So many.
+const PAIRS: usize = 4;
+
+impl<const KIND: u8> SharedMemory<KIND> {
+    fn shape() -> mock::Shape {
+        let least = Features::VERSION_1 | Features::PROTOCOL_FEATURES;
+        let large = Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::EVENT_IDX;
+        let (features, receive, buffer) = match KIND {
+            FULL | MANY => (VhostUserLink::FEATURES, 512, 1000),
+            BARE => (least, 128, 66_000),
+            _ => (least | large | Features::CSUM | Features::INDIRECT_DESC, 64, 66_000),
+        };
+        let pairs = if KIND == MANY { PAIRS } else { 1 };
+        mock::Shape {
+            features,
+            protocol: ProtocolFeatures::REPLY_ACK,
+            pairs,
+            transmit: 2048,
+            receive,
+            buffer,
+        }
+    }
+
+    /// The pair of queues that a connection goes by, as its port on the guest's side says; the
+    /// first for other frames.
+    fn pair_of(frame: &[u8], is_from_guest: bool) -> Option<usize> {
+        const SYN_OR_RST: u8 = 2 | 4;
+        let transport = match frame.get(12..14)? {
+            [8, 0] if frame.get(23) == Some(&6) => 34,
+            [0x86, 0xdd] if frame.get(20) == Some(&6) => 54,
+            _ => return None,
+        };
+        let port = if is_from_guest { transport } else { transport + 2 };
+        let port = frame.get(port..port + 2)?;
+        // A connection that the host begins goes by the first until the guest has said something.
+        if !is_from_guest && frame.get(transport + 13)? & SYN_OR_RST != 0 {
+            return None;
+        }
+        Some(if KIND == MANY { usize::from(port[1]) % PAIRS } else { 0 })
+    }
+
+    fn push(&mut self) {
+        while let Some(frame) = self.outgoing.front() {
+            let cuts: &[usize] =
+                [&[] as &[usize], &[12], &[12, 14, 20, 20], &[3, 20, 1, 0, 400]][self.sent % 4];
+            let pair = Self::pair_of(&frame.bytes, true).unwrap_or(0);
+            if !self.machine.send_by(pair, frame, cuts) {
+                break;
+            }
+            self.sent += 1;
+            self.outgoing.pop_front();
+        }
+    }
+
+    /// What the engine has sent: each connection's by the pair that the guest uses for it.
+    fn take(&mut self) -> Vec<Packet> {
+        let mut all = Vec::new();
+        for pair in 0..Self::shape().pairs {
+            let frames = self.machine.take_from(pair);
+            let stray = frames
+                .iter()
+                .find(|frame| Self::pair_of(&frame.bytes, false).is_some_and(|expected| expected != pair));
+            assert!(stray.is_none(), "by {pair}: {stray:?}");
+            all.extend(frames);
+        }
+        all
+    }
+}
+
+impl<const KIND: u8> End for SharedMemory<KIND> {
+    type Link = VhostUserLink;
+
+    fn pair() -> (Self, VhostUserLink) {
+        let (mut machine, socket) = Monitor::pair(Self::shape()).expect("a machine");
+        let mut link = VhostUserLink::new(vhost_user::Config::default());
+        link.connect(socket);
+        link.renew_fds();
+        machine.start();
+        link.receive(0).expect("a front end");
+        assert!(machine.answer().is_some(), "it has asked for features");
+        machine.post();
+        (Self { machine, outgoing: VecDeque::new(), sent: 0, holds: false }, link)
+    }
+
+    fn send(&mut self, _: &mut VhostUserLink, frame: Packet) {
+        self.outgoing.push_back(frame);
+        self.push();
+    }
+
+    fn receive(&mut self, _: &mut VhostUserLink) -> Vec<Packet> {
+        let frames = self.take();
+        let bare = frames.iter().find(|frame| frame.offload != Offload::default());
+        assert!(KIND != BARE || bare.is_none(), "{bare:?}");
+        if !self.holds {
+            self.machine.post();
+        }
+        self.push();
         frames
     }
 }

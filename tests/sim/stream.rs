@@ -80,8 +80,8 @@ mod scripted {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use passt_engine::link::Link as _;
     use passt_engine::link::stream::StreamLink;
+    use passt_engine::link::{ClientLink as _, Link as _};
     use passt_sys::inject::{self, Fate, Faults};
     use rustix::io::Errno;
 

@@ -35,8 +35,8 @@ pub use newest::Newest;
 pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use starters::Starters;
-pub use vm::Vm;
 pub use vm::uml;
+pub use vm::{Qemu, Vm};
 
 use std::path::{Path, PathBuf};
 

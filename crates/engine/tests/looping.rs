@@ -12,6 +12,7 @@ use std::time::Duration;
 use passt_engine::clock;
 use passt_engine::control::Control;
 use passt_engine::core::Token;
+use passt_engine::link::ClientLink as _;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
 use passt_engine::link::stream::StreamLink;

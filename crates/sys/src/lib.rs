@@ -13,6 +13,7 @@
 pub mod alloc;
 pub mod clock;
 pub mod dgram;
+pub mod event;
 pub mod fd;
 pub mod groups;
 #[cfg(feature = "inject")]

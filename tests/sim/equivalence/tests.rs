@@ -4,7 +4,10 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Report, Tape, datagrams, world};
-use crate::rig::{Backlogged, End, Machine, Memory, OFF, ON, Offloading, Ring, SWITCHED};
+use crate::rig::{
+    BARE, Backlogged, End, FULL, LARGE, MANY, Machine, Memory, OFF, ON, Offloading, Ring, SWITCHED,
+    SharedMemory,
+};
 
 /// Operations of one run.
 const OPERATIONS: u64 = 400;
@@ -87,6 +90,26 @@ fn streams_of_a_ring_that_switches() {
 }
 
 #[test]
+fn streams_of_a_virtual_machine() {
+    streams::<SharedMemory<FULL>>(8000, 20);
+}
+
+#[test]
+fn streams_of_a_virtual_machine_without_features() {
+    streams::<SharedMemory<BARE>>(9000, 20);
+}
+
+#[test]
+fn streams_of_a_virtual_machine_with_large_buffers() {
+    streams::<SharedMemory<LARGE>>(10_000, 20);
+}
+
+#[test]
+fn streams_of_a_virtual_machine_by_pairs() {
+    streams::<SharedMemory<MANY>>(11_000, 20);
+}
+
+#[test]
 fn datagrams_in_memory() {
     exchanges::<Memory>(1000, 50);
 }
@@ -109,6 +132,16 @@ fn datagrams_of_a_ring() {
 #[test]
 fn datagrams_of_a_ring_with_offloads() {
     exchanges::<Ring<ON>>(5000, 20);
+}
+
+#[test]
+fn datagrams_of_a_virtual_machine() {
+    exchanges::<SharedMemory<FULL>>(7000, 20);
+}
+
+#[test]
+fn datagrams_of_a_virtual_machine_without_features() {
+    exchanges::<SharedMemory<BARE>>(8000, 20);
 }
 
 #[test]

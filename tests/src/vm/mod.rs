@@ -20,7 +20,7 @@ use std::process::Command;
 
 use crate::{DEADLINE, Net, Place, Process, eventually_within, skip};
 use image::Image;
-pub(crate) use qemu::Qemu;
+pub use qemu::Qemu;
 
 /// Commands that can run at a time.
 const PORTS: usize = 6;
@@ -35,7 +35,8 @@ pub struct Vm {
 
 impl Vm {
     /// Boots a machine in the host's namespace, with one network interface:
-    /// `netdev` is what follows qemu's `-netdev`, without an identifier.
+    /// `netdev` is what follows qemu's `-netdev`, without an identifier; behind `vhost-user/`, a
+    /// number of pairs of queues and what follows `-chardev socket`.
     /// Machines of one test differ in `name`. None if the test had to be skipped.
     pub fn boot(net: &Net, name: &str, netdev: &str) -> Option<Self> {
         Self::boot_with(net, name, netdev, "", &[])
@@ -50,20 +51,25 @@ impl Vm {
         append: &str,
         files: &[(&str, PathBuf)],
     ) -> Option<Self> {
-        Self::start(net, &Qemu::installed()?, name, netdev, append, files)
+        Self::start(net, &Qemu::installed()?, name, (netdev, ""), append, files)
+    }
+
+    /// [`Vm::boot_in`] with more properties of the network device.
+    pub fn boot_device(net: &Net, qemu: &Qemu, name: &str, netdev: &str, properties: &str) -> Option<Self> {
+        Self::start(net, qemu, name, (netdev, properties), "", &[])
     }
 
     /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device
     /// to that.
     pub fn boot_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
-        Self::start(net, qemu, name, netdev, "", &[])
+        Self::start(net, qemu, name, (netdev, ""), "", &[])
     }
 
     fn start(
         net: &Net,
         qemu: &Qemu,
         name: &str,
-        netdev: &str,
+        (netdev, properties): (&str, &str),
         append: &str,
         files: &[(&str, PathBuf)],
     ) -> Option<Self> {
@@ -84,9 +90,23 @@ impl Vm {
         // opened another in between, qemu may end at once.
         let monitor = !netdev.starts_with("passt,");
         add_machine(&mut command, &dir, &image.kernel(), append, monitor);
+        if netdev.contains("vhost-user") {
+            // Whoever is at the other end has the machine's memory, too.
+            command.args("-object memory-backend-memfd,id=memory,size=512M,share=on".split(' '));
+            command.args("-machine memory-backend=memory".split(' '));
+        }
+        let netdev = match netdev.strip_prefix("vhost-user/").and_then(|rest| rest.split_once(',')) {
+            Some((queues, socket)) => {
+                command.args(["-chardev", &format!("socket,id=net,{socket}")]);
+                format!("vhost-user,chardev=net,queues={queues}")
+            }
+            None => netdev.to_owned(),
+        };
         if !netdev.is_empty() {
-            let device = "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56";
-            command.args(["-netdev", &format!("{netdev},id=n0"), "-device", device]);
+            let comma = if properties.is_empty() { "" } else { "," };
+            let device =
+                format!("virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56{comma}{properties}");
+            command.args(["-netdev", &format!("{netdev},id=n0"), "-device", &device]);
         }
         let mut qemu = Process::start(&mut command);
         // Beside other work it boots several times slower than alone.

@@ -28,6 +28,8 @@ pub struct Known {
     latest: (Mac, Addr),
     /// Station of the last frame.
     speaker: Mac,
+    /// Queue of the link that the last frame came by.
+    pub(crate) queue: u8,
     /// A frame came from a station of which none came before, or which has an address now that
     /// another had: an address may have moved there, or may not.
     stranger: bool,
@@ -50,7 +52,16 @@ impl Known {
         let version = published.version.load(Ordering::Acquire);
         let guest = published.guest.load_full();
         let spare = Arc::default();
-        Self { published, guest, spare, version, latest: NOBODY, speaker: NOBODY.0, stranger: false }
+        Self {
+            published,
+            guest,
+            spare,
+            version,
+            latest: NOBODY,
+            speaker: NOBODY.0,
+            queue: 0,
+            stranger: false,
+        }
     }
 
     /// The same guest for another worker.
@@ -143,27 +154,34 @@ impl Known {
 }
 
 /// The station of the guest that a flow's frames go to: that of its own last frame, unless its
-/// address was claimed by another one since.
+/// address was claimed by another one since. They go by the queue that this came by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Station {
     mac: Mac,
     /// As [`Learnt::moves`] counted then.
     moves: u32,
+    queue: u8,
 }
 
 impl Station {
     /// None in particular.
-    pub(crate) const EVERY: Self = Self { mac: Mac::BROADCAST, moves: 0 };
+    pub(crate) const EVERY: Self = Self { mac: Mac::BROADCAST, moves: 0, queue: 0 };
 
     /// That of a flow which begins with the guest at `addr`.
     pub(crate) fn of(learnt: &Learnt, addr: Addr) -> Self {
-        Self { mac: learnt.station_of(addr).unwrap_or(Mac::BROADCAST), moves: learnt.moves() }
+        let mac = learnt.station_of(addr).unwrap_or(Mac::BROADCAST);
+        Self { mac, moves: learnt.moves(), queue: 0 }
     }
 
     /// The last frame is one of the flow's.
     #[inline]
     pub(crate) fn heard(&mut self, known: &Known) {
-        *self = Self { mac: known.speaker, moves: known.learnt.moves() };
+        *self = Self { mac: known.speaker, moves: known.learnt.moves(), queue: known.queue };
+    }
+
+    /// The link's queue that frames go by.
+    pub(crate) fn queue(&self) -> u8 {
+        self.queue
     }
 
     /// Where frames for the guest at `addr` go: to everybody while nobody was heard.

@@ -34,8 +34,10 @@ impl<L: Link> Engine<L> {
     /// Takes a batch of frames from the link, whose descriptor `ready` is readable. An error means
     /// that the link is gone.
     pub(crate) fn receive(&mut self, ready: u32) -> io::Result<()> {
-        let frames = self.ctx.core.link.receive(ready)?;
+        let received = self.ctx.core.link.receive(ready);
+        // Also of a client that has gone: what it passed on is open elsewhere, and would be told of.
         self.follow_link()?;
+        let frames = received?;
         let mut reply = std::mem::take(&mut self.reply);
         for index in 0..frames {
             if let Err(reason) = self.frame(index, &mut reply) {
@@ -50,6 +52,9 @@ impl<L: Link> Engine<L> {
 
     fn frame(&mut self, index: usize, reply: &mut [u8]) -> Result<(), DropReason> {
         let core = &mut self.ctx.core;
+        let queue = core.link.queue(index);
+        core.guest.queue = queue;
+        core.link.steer(queue);
         let frame = core.link.frame(index).ok_or(DropReason::Offload)?;
         core.counters.received(frame.len);
         if let Some(capture) = &core.capture {

@@ -115,7 +115,8 @@ impl<L: Link> Engine<L> {
             // Before the host's peer sees anything of it.
             return Err(DropReason::TableFull);
         }
-        let (flow, error) = self.common.tcp.connect(&mut self.ctx.core, &key, syn, marks)?;
+        let (mut flow, error) = self.common.tcp.connect(&mut self.ctx.core, &key, syn, marks)?;
+        flow.heard(&self.ctx.core.guest);
         let handle = self.insert_tcp(key, flow)?;
         if let Some(error) = error {
             self.with_flow(handle, |ctx, common, handle, key, flow| match flow {

@@ -15,11 +15,13 @@ pub mod none;
 pub mod ring;
 pub mod stream;
 pub mod tap;
+pub mod vhost_user;
+mod virtio;
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
@@ -155,6 +157,37 @@ pub trait Link {
     fn is_congested(&self) -> bool {
         false
     }
+
+    /// Number of the queue that frame `index` of the last batch came by.
+    fn queue(&self, _index: usize) -> u8 {
+        0
+    }
+
+    /// Has frames go by this queue from now on. Room, and whether there is any, is that of this
+    /// queue. A flow's frames go by the one that its last frame came by (virtio 1.2, section
+    /// 5.1.6.5.6): the guest's kernel deals with it on one processor then.
+    fn steer(&mut self, _queue: u8) {}
+
+    /// Whether nobody could go on who waits because the link was congested, whichever queue it was.
+    fn is_blocked(&self) -> bool {
+        self.is_congested()
+    }
+
+    /// All who waited were called.
+    fn resumed(&mut self) {}
+}
+
+/// A link to a client that comes to a socket, one after the other.
+pub trait ClientLink: Link {
+    /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
+    /// client is left. [`Worker::greet`] is to be called then.
+    ///
+    /// [`Worker::greet`]: crate::worker::Worker::greet
+    fn connect(&mut self, client: OwnedFd);
+
+    /// Whether there is a client. There is none any more once [`Link::receive`] returned an
+    /// error: `UnexpectedEof` if it left, `InvalidData` if what it sent makes no sense.
+    fn is_connected(&self) -> bool;
 }
 
 /// Most payload bytes of one frame for the guest: with the shortest headers of TCP

@@ -181,6 +181,7 @@ impl EchoFlow {
         }
         header.id = key.guest.port.into();
         self.account.carried(Direction::In, 1, message.len(), core.now);
+        core.link.steer(self.station.queue());
         let path = path_to_guest(core, key, &self.station).marked(marks::received(&received));
         let body = message.get(icmp::LEN..).unwrap_or_default();
         let (sum, len) = (Sum::new().bytes(body), body.len());

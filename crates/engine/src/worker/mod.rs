@@ -151,7 +151,7 @@ impl<L: Link> Worker<L> {
     /// When [`Worker::turn`] has something to do, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Instant> {
         let Engine { ctx: Context { core, ports }, common, fragments, .. } = &*self.engine;
-        let resumes = !core.waiting.is_empty() && !core.link.is_congested();
+        let resumes = !core.waiting.is_empty() && !core.link.is_blocked();
         if resumes || !core.ready.is_empty() || common.tcp.has_late() {
             return Some(core.now);
         }
@@ -263,11 +263,12 @@ fn flush<L: Link>(engine: &mut Engine<L>) -> io::Result<()> {
         return Ok(());
     }
     for _ in 0..engine.ctx.core.waiting.len() {
-        if engine.ctx.core.link.is_congested() {
+        if engine.ctx.core.link.is_blocked() {
             break;
         }
         let Some(slot) = engine.ctx.core.waiting.pop() else { break };
         engine.resume(slot);
     }
+    engine.ctx.core.link.resumed();
     engine.ctx.core.flush_link()
 }

@@ -12,9 +12,11 @@ use passt_engine::clock;
 use passt_engine::control::Control;
 use passt_engine::core::Token;
 use passt_engine::forward::Context;
-use passt_engine::link::Link;
+use passt_engine::link::ClientLink;
 use passt_engine::link::stream::StreamLink;
+use passt_engine::link::vhost_user::{self, VhostUserLink};
 use passt_engine::worker::{Exit, Worker};
+use passt_sys::shared;
 use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
@@ -34,6 +36,23 @@ const LISTENER: u32 = 0;
 /// Runs until the virtual machine or a signal ends the process; the exit status. `client` is the
 /// connection that was inherited, if one was.
 pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>) -> anyhow::Result<u8> {
+    if !passt.vhost_user {
+        return run_on(StreamLink::new(), config, passt, client);
+    }
+    // Who shares memory with us may take it away.
+    shared::survive_faults().context("Couldn't set up signals")?;
+    // What is told there is not less than Ethernet's least (virtio 1.2, section 5.1.4.1).
+    let mtu = config.mtu.filter(|mtu| *mtu >= 68);
+    run_on(VhostUserLink::new(vhost_user::Config { mtu }), config, passt, client)
+}
+
+/// The same with a link that has no client yet.
+fn run_on<L: ClientLink>(
+    mut link: L,
+    config: &Config,
+    passt: &PasstOptions,
+    client: Option<OwnedFd>,
+) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
     // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
@@ -53,7 +72,6 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
         identity.assume(isolate::KEPT)?;
     }
     isolate::user()?;
-    let mut link = StreamLink::new();
     if let Some(client) = client {
         link.connect(client);
     }
@@ -97,7 +115,7 @@ struct Door {
 impl Door {
     /// Lets in who is there, unless the link was `taken` when the loop began. Where that fails it
     /// is tried again after a pause: who comes stays there, and would keep the loop busy.
-    fn admit(&mut self, ctx: &mut Context<StreamLink>, taken: bool) -> Option<OwnedFd> {
+    fn admit<L: ClientLink>(&mut self, ctx: &mut Context<L>, taken: bool) -> Option<OwnedFd> {
         // One that left is seen off before the next is let in.
         if taken && ctx.core.link.fd(0).is_none_or(socket::has_left) {
             self.watch(ctx);
@@ -116,7 +134,7 @@ impl Door {
         }
     }
 
-    fn watch(&mut self, ctx: &mut Context<StreamLink>) {
+    fn watch<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
         if !self.watched {
             self.watched = ctx.core.watch(&self.listener, Token::External(LISTENER), EventFlags::IN).is_ok();
         }
@@ -125,15 +143,15 @@ impl Door {
         }
     }
 
-    fn look_again(&mut self, ctx: &mut Context<StreamLink>) {
+    fn look_again<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
         self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
         ctx.core.postpone(LISTENER);
     }
 }
 
 /// Serves one client after the other, or only one; the exit status.
-fn serve(
-    worker: &mut Worker<StreamLink>,
+fn serve<L: ClientLink>(
+    worker: &mut Worker<L>,
     mut door: Option<&mut Door>,
     (mut stats, mut neighbours): (Option<&mut Stats>, Option<&mut Neighbours>),
     one_off: bool,
@@ -144,7 +162,7 @@ fn serve(
         }
         let mut client = None;
         let taken = worker.context().core.link.is_connected();
-        let ready = |_, control: &mut Control<'_, StreamLink>| {
+        let ready = |_, control: &mut Control<'_, L>| {
             client = door.as_mut().and_then(|door| door.admit(&mut control.engine.ctx, taken));
             client.is_some()
         };

@@ -72,13 +72,7 @@ pub struct Config {
 impl Config {
     /// What was asked for and isn't built yet: one line for the user, `None` if all of it is.
     pub fn unsupported(&self) -> Option<String> {
-        let vhost_user = match &self.mode {
-            Mode::Passt(passt) => passt.vhost_user.then_some("--vhost-user"),
-            Mode::Pasta(_) => None,
-        };
-        let control = self.control_socket.as_ref().map(|_| "--conf-path");
-        let parts: Vec<&str> = vhost_user.into_iter().chain(control).collect();
-        (!parts.is_empty()).then(|| format!("Not supported yet: {}", parts.join("; ")))
+        self.control_socket.as_ref().map(|_| "Not supported yet: --conf-path".to_owned())
     }
 
     /// The options of pasta, `None` if this is passt.

@@ -559,7 +559,7 @@ fn what_is_not_built_yet() {
         ("pasta -c /x 1", Some("Not supported yet: --conf-path")),
         ("passt -c /x", Some("Not supported yet: --conf-path")),
         ("passt -1 -s /x -t all -u 53", None),
-        ("passt --vhost-user", Some("Not supported yet: --vhost-user")),
+        ("passt --vhost-user", None),
     ] {
         assert_eq!(run(line).unsupported().as_deref(), text, "{line}");
     }

@@ -1,9 +1,9 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
-use passt_engine::link::stream;
+use passt_engine::link::{stream, vhost_user};
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, groups, msg, namespace, netlink, sender, socket, tun};
+use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
@@ -36,11 +36,15 @@ const GROUPS: &[&[Call]] = &[groups::CALLS, protocols::groups::CALLS];
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
+/// Clients that share memory with us.
+const VHOST_USER: &[&[Call]] = &[client::CALLS, event::CALLS, shared::CALLS, vhost_user::CALLS];
+
 /// The system calls of a process with this configuration, some more than once; `own` are those that
 /// name what it has open.
 pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
-    let mode = match config.mode {
+    let mode = match &config.mode {
         Mode::Pasta(_) => PASTA,
+        Mode::Passt(passt) if passt.vhost_user => VHOST_USER,
         Mode::Passt(_) => PASST,
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
@@ -75,7 +79,7 @@ mod tests {
     /// What is declared is named as every architecture names it: `AArch64` lacks older calls.
     #[test]
     fn calls_of_another_architecture() {
-        for line in ["pasta --log-file log", "passt --log-file log"] {
+        for line in ["pasta --log-file log", "passt --log-file log", "passt --vhost-user"] {
             let Outcome::Run(config) = parse(line.split(' ').map(OsString::from).collect()) else {
                 panic!("{line}")
             };

@@ -38,7 +38,7 @@ use passt_sys::socket::option;
 use rustix::net::sockopt;
 
 use self::queue::SendQueue;
-use super::{Caps, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
+use super::{Caps, ClientLink, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
 
 /// System calls made here once the process runs, but for messages.
 pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_SNDBUF])];
@@ -103,23 +103,6 @@ impl StreamLink {
         }
     }
 
-    /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
-    /// client is left. [`Worker::greet`] is to be called then.
-    ///
-    /// [`Worker::greet`]: crate::worker::Worker::greet
-    pub fn connect(&mut self, client: OwnedFd) {
-        self.leave();
-        // A smaller buffer means more wake-ups, no more than that.
-        let _ = sockopt::set_socket_send_buffer_size(&client, SEND_BUFFER);
-        self.client = Some(client);
-    }
-
-    /// Whether there is a client. There is none any more once [`Link::receive`] returned an
-    /// error: `UnexpectedEof` if it left, `InvalidData` if it sent an impossible length.
-    pub fn is_connected(&self) -> bool {
-        self.client.is_some()
-    }
-
     /// Forgets the client with all that came from it or was for it.
     fn leave(&mut self) {
         self.client = None;
@@ -166,6 +149,19 @@ impl StreamLink {
 impl Default for StreamLink {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl ClientLink for StreamLink {
+    fn connect(&mut self, client: OwnedFd) {
+        self.leave();
+        // A smaller buffer means more wake-ups, no more than that.
+        let _ = sockopt::set_socket_send_buffer_size(&client, SEND_BUFFER);
+        self.client = Some(client);
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.is_some()
     }
 }
 

@@ -18,6 +18,7 @@ impl TcpFlow {
     /// Does what the connection wants done now.
     pub(crate) fn pull<L: Link>(&mut self, ctx: &mut Context<L>, tcp: &mut Tcp, handle: Handle) -> Verdict {
         self.follow_station(&ctx.core.guest.learnt);
+        ctx.core.link.steer(self.station.queue());
         self.conn.set_room(tcp.room());
         let mut burst = BURST;
         let mut room = true;

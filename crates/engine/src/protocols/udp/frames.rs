@@ -103,6 +103,7 @@ impl UdpFlow {
         messages: Range<usize>,
     ) {
         let Some((first, _)) = core.inbox.message(messages.start) else { return };
+        core.link.steer(self.station.queue());
         let path = path_to_guest(core, key, &self.station).marked(marks::received(&first));
         udp.send_frames(core, &path, (key.remote.port, key.guest.port), messages);
     }

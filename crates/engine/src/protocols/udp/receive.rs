@@ -163,6 +163,7 @@ fn receive_joined<L: Link>(
     fd: BorrowedFd<'_>,
     ahead: &Received,
 ) -> io::Result<Option<Tally>> {
+    core.link.steer(station.queue());
     let path = path_to_guest(core, key, station).marked(marks::received(ahead));
     let mut header = [0; MAX_HEADERS];
     let fits = path.header_len() + udp::LEN + usize::from(ahead.segment);

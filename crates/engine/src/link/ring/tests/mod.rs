@@ -2,13 +2,14 @@ mod properties;
 
 use passt_proto::addr::Mac;
 use passt_proto::wire::build::Path;
-use passt_proto::wire::offload::Gso;
+use passt_proto::wire::offload::{Gso, MERGEABLE_LEN};
 use passt_proto::wire::stream::MAX_FRAME;
 
-use super::queue::{MAX_CHAIN, NEXT, WRITE};
 use super::*;
-use crate::link::HEAD_LEN;
 use crate::link::channel::Packet;
+use crate::link::virtio::MAX_PARTS;
+use crate::link::virtio::queue::{NEXT, WRITE};
+use crate::link::{HEAD_LEN, MAX_HEADERS, MAX_PAYLOAD};
 
 const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
 const NONE: Caps =
@@ -117,9 +118,9 @@ fn a_batch_has_an_end() {
 }
 
 fn is_readable(link: &RingLink) -> bool {
-    let value = rustix::io::read(&link.kick, &mut [0; 8]).is_ok();
+    let value = link.kick.clear();
     if value {
-        kick(&link.kick);
+        link.kick.signal();
     }
     value
 }
@@ -327,18 +328,33 @@ fn bad(guest: &Guest, size: u16, good: u16) -> Vec<(u64, u32, u16, u16)> {
     ]
 }
 
+/// They cost it the queue: what comes behind is not looked at, and nothing is given back.
 #[test]
 fn chains_from_the_guest_that_make_no_sense() {
-    let kinds = bad(&pair(4, 1000, ALL).0, TRANSMIT, 0);
-    // Too short for metadata, too long for a frame.
-    let more =
-        [(0, 11, 0, 0), (0, 0, 0, 0), (0, u32::try_from(MERGEABLE_LEN + MAX_FRAME + 1).unwrap(), 0, 0)];
-    for (start, len, flags, next) in kinds.into_iter().chain(more) {
+    for (start, len, flags, next) in bad(&pair(4, 1000, ALL).0, TRANSMIT, 0) {
         let (mut guest, mut link) = pair(4, 1000, ALL);
         assert!(guest.send(&packet(100), &[]) && guest.send(&packet(60), &[]));
         describe(&guest, guest.transmit(), start, len, flags, next);
-        assert_eq!(link.receive(KICK).unwrap(), 2);
+        assert_eq!(link.receive(KICK).unwrap(), 1, "it is counted");
         assert!(link.frame(0).is_none(), "{len} at {start}, {flags:x}, {next}");
+        assert!(!link.payload(0, 0..1, &mut Gather::new()));
+        assert_eq!(link.receive(KICK).unwrap(), 0, "once");
+        assert_eq!(guest.region().load(guest.transmit().used_index()), Some(0));
+        // The other queue goes on.
+        guest.post();
+        assert_eq!(link.send(&[1; 60]), Ok(()));
+    }
+}
+
+#[test]
+fn lengths_that_no_frame_has() {
+    let longest = u32::try_from(MERGEABLE_LEN + MAX_FRAME + 1).unwrap();
+    for len in [0, 11, longest] {
+        let (mut guest, mut link) = pair(4, 1000, ALL);
+        assert!(guest.send(&packet(100), &[]) && guest.send(&packet(60), &[]));
+        describe(&guest, guest.transmit(), 0, len, 0, 0);
+        assert_eq!(link.receive(KICK).unwrap(), 2);
+        assert!(link.frame(0).is_none(), "{len}");
         assert!(!link.payload(0, 0..1, &mut Gather::new()));
         assert_eq!(link.frame(1).unwrap().len, 60, "the next is as good as ever");
         // It gets both back.
@@ -377,7 +393,7 @@ fn heads_and_indices_that_make_no_sense() {
         assert_eq!((link.receive(KICK).unwrap(), link.frame(0).is_none()), (1, true));
         assert_eq!(link.receive(KICK).unwrap(), 0);
         assert!(guest.region().store(guest.receive().available_index(), index));
-        assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkBusy));
+        assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkWrite));
         assert_eq!((link.receive(KICK).unwrap(), link.frame(0).is_none()), (1, true), "it is counted");
         assert_eq!(link.receive(KICK).unwrap(), 0);
     }
@@ -389,10 +405,14 @@ fn buffers_for_frames_that_make_no_sense() {
         let (mut guest, mut link) = pair(64, 1000, ALL);
         describe(&guest, guest.receive(), start, len, flags, next);
         guest.post_some(1);
-        assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkBusy), "{len} at {start}, {flags:x}, {next}");
+        assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkWrite), "{len} at {start}, {flags:x}, {next}");
         assert_eq!((link.receive(KICK).unwrap(), link.frame(0).is_none()), (1, true));
         guest.post_some(1);
-        assert_eq!(link.send(&[1; 60]), Ok(()), "the next is as good as ever");
+        assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkWrite), "it is not used any more");
+        assert!(link.is_congested() && link.lendable(54, 1000) == 0);
+        // The other queue goes on.
+        assert!(guest.send(&packet(60), &[]));
+        assert_eq!((link.receive(KICK).unwrap(), link.frame(0).unwrap().len), (1, 60));
     }
 }
 
@@ -400,7 +420,7 @@ fn buffers_for_frames_that_make_no_sense() {
 #[test]
 fn the_longest_chain() {
     let (mut guest, mut link) = Guest::pair(Shape { transmit: 256, receive: 4, buffer: 1000 }, ALL).unwrap();
-    assert!(guest.send(&packet(5000), &[1; MAX_CHAIN - 1]));
+    assert!(guest.send(&packet(5000), &[1; MAX_PARTS - 1]));
     assert_eq!(link.receive(KICK).unwrap(), 1);
     assert!(bytes(&link, 0, 0..5000) == pattern(5000));
     // A list that is nearly full takes all of it, or nothing.

@@ -6,9 +6,14 @@
 //! once, checked there, and not read again. Numbers by which both sides keep in step are read and
 //! written whole ([`Region::load`], [`Region::store`]).
 //!
-//! Left out: a file that shrinks under its mapping. Where it has ended the kernel refuses system
-//! calls with `EFAULT`, but an access of this process ends it (`SIGBUS`). Only a file sealed
-//! against that is safe, as that of [`memory`] is.
+//! A file may shrink under its mapping. Where it has ended the kernel refuses system calls with
+//! `EFAULT`, but an access of this process is a fault (`SIGBUS`). The file of [`memory()`] is sealed
+//! against that; what others map for us need not be, and some that front ends use can't be
+//! (hugetlbfs before Linux 4.16, files in a directory). So faults in a [`Memory`] are survived
+//! ([`survive_faults`]): its region becomes private memory of zeros, and says that it is lost.
+
+mod fault;
+mod table;
 
 use std::io;
 use std::ops::Range;
@@ -19,7 +24,22 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+pub use self::fault::survive_faults;
+pub use self::table::{MAX_REGIONS, Memory, Place};
 use crate::iovec::{self, Gather, Scatter};
+use crate::seccomp::{Call, Choice, Sysno};
+
+/// System calls made here once the process runs: memory is mapped to be read and written, as a
+/// part of a file, or in its place once that is lost.
+pub const CALLS: &[Call] = &[
+    Call::any(Sysno::fstat),
+    Call::only(Sysno::mmap, &[fault::MAPPING, MAPPING]),
+    Call::any(Sysno::munmap),
+    Call::any(Sysno::rt_sigreturn),
+];
+
+/// Arguments of mmap(2): a part of a file.
+const MAPPING: Choice = &[(2, (libc::PROT_READ | libc::PROT_WRITE) as i64), (3, libc::MAP_SHARED as i64)];
 
 /// A file in memory of `len` bytes, all zero, whose length nobody can change.
 pub fn memory(len: usize) -> io::Result<OwnedFd> {
@@ -43,24 +63,34 @@ pub fn memory(len: usize) -> io::Result<OwnedFd> {
 /// ```
 #[derive(Debug)]
 pub struct Region {
-    base: NonNull<u8>,
+    /// The mapping, from the start of the file.
+    mapping: NonNull<u8>,
+    mapped: usize,
+    /// What is used of it.
+    offset: usize,
     size: usize,
 }
 
 impl Region {
-    /// Maps the `size` bytes of `file` that begin at `offset`, a multiple of the page size.
-    /// `InvalidInput` if the file is shorter.
+    /// Maps `file` up to the `size` bytes that begin at `offset`, which are the region. From its
+    /// start: an offset need not be a multiple of the file's pages, which may be huge.
+    /// `InvalidInput` if the file is shorter, or the region empty.
     pub fn map(file: BorrowedFd<'_>, offset: u64, size: usize) -> io::Result<Self> {
-        let len = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
-        if offset.checked_add(size as u64).is_none_or(|end| end > len) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let status = rustix::fs::fstat(file)?;
+        let len = u64::try_from(status.st_size).unwrap_or(0);
+        let end = offset.checked_add(size as u64).filter(|end| *end <= len && size > 0);
+        let end = usize::try_from(end.ok_or_else(invalid)?).map_err(|_| invalid())?;
+        // Huge pages are mapped, and unmapped, as a whole (mmap(2)).
+        let page = usize::try_from(status.st_blksize).ok().filter(|page| page.is_power_of_two());
+        let mapped = end.checked_next_multiple_of(page.unwrap_or(1)).ok_or_else(invalid)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let anywhere = std::ptr::null_mut();
         // SAFETY: where the kernel finds room for a new mapping there is nothing of this process.
-        let base = unsafe { rustix::mm::mmap(anywhere, size, access, MapFlags::SHARED, file, offset)? };
-        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, size })
+        let mapping = unsafe { rustix::mm::mmap(anywhere, mapped, access, MapFlags::SHARED, file, 0)? };
+        let mapping = NonNull::new(mapping.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // Less than `end`.
+        Ok(Self { mapping, mapped, offset: end - size, size })
     }
 
     /// Bytes mapped.
@@ -132,15 +162,20 @@ impl Region {
         if range.start > range.end || range.end > self.size {
             return None;
         }
-        // SAFETY: it is not past the end of the mapping.
-        Some(unsafe { self.base.as_ptr().add(range.start) })
+        // SAFETY: it is not past the end of the region, which is not past that of the mapping.
+        Some(unsafe { self.mapping.as_ptr().add(self.offset + range.start) })
+    }
+
+    /// Address and length of the mapping.
+    fn mapping(&self) -> (usize, usize) {
+        (self.mapping.as_ptr() as usize, self.mapped)
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: it was mapped so, and nothing that borrowed it is left.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size) };
+        let _ = unsafe { rustix::mm::munmap(self.mapping.as_ptr().cast(), self.mapped) };
     }
 }
 
@@ -171,9 +206,16 @@ mod tests {
     fn what_is_mapped_exists() {
         let file = memory(SIZE).expect("memory");
         let map = |offset, size| Region::map(file.as_fd(), offset, size);
-        assert_eq!(map(4096, SIZE - 4096).expect("mapped").size(), SIZE - 4096);
+        for offset in [1, 4096, SIZE - 1] {
+            let region = map(offset as u64, SIZE - offset).expect("mapped");
+            assert_eq!(region.size(), SIZE - offset);
+            assert!(region.copy_in(0, &[7]));
+            let mut byte = [0];
+            assert!(map(0, SIZE).expect("mapped").copy_out(offset, &mut byte));
+            assert_eq!(byte, [7], "at {offset}");
+        }
         for (offset, size) in
-            [(0, SIZE + 1), (4096, SIZE), (u64::MAX - 4095, SIZE), (0, usize::MAX), (1, 4096), (0, 0)]
+            [(0, SIZE + 1), (4096, SIZE), (u64::MAX - 4095, SIZE), (0, usize::MAX), (SIZE as u64, 1), (0, 0)]
         {
             assert_eq!(map(offset, size).expect_err("too long").kind(), io::ErrorKind::InvalidInput);
         }

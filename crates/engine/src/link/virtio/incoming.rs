@@ -1,23 +1,26 @@
-//! Frames from the guest: chains of its transmit queue.
+//! Frames from the guest: chains of its transmit queues.
 
 use std::ops::Range;
 
 use passt_proto::wire::offload::{MERGEABLE_LEN, Offload};
 use passt_proto::wire::stream::MAX_FRAME;
 use passt_sys::iovec::{self, Gather};
-use passt_sys::shared::Region;
+use passt_sys::shared::Memory;
 
-use super::queue::{Access, Layout, Virtqueue, places};
+use super::queue::{Access, Virtqueue, places};
 use crate::link::{Frame, HEAD_LEN};
 
 /// Bytes of frames that are taken at most before they are dealt with, as for the tap link.
 const BATCH_BYTES: usize = 384 * 1024;
 /// Frames taken at most before they are dealt with.
 const BATCH_FRAMES: usize = 1024;
+/// Buffers of all frames that there is memory for from the start.
+const BATCH_PARTS: usize = 8192;
+/// Buffers of one frame, so that it fits a list.
+pub(in crate::link) const MAX_PARTS: usize = 256;
 
 /// The last batch.
 pub(super) struct Incoming {
-    queue: Virtqueue,
     frames: Vec<Received>,
     /// Buffers of all frames.
     parts: Vec<Range<usize>>,
@@ -28,7 +31,9 @@ pub(super) struct Incoming {
 
 /// A chain of the guest, lent until the batch ends.
 struct Received {
-    /// Its first descriptor; `None` where the ring itself is broken.
+    /// Number of the queue.
+    queue: usize,
+    /// Its first descriptor; `None` where the queue itself is broken.
     chain: Option<u16>,
     /// Its buffers, among those of all.
     parts: Range<usize>,
@@ -37,11 +42,10 @@ struct Received {
 }
 
 impl Incoming {
-    pub(super) fn new(layout: Layout) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            queue: Virtqueue::new(layout),
             frames: Vec::with_capacity(BATCH_FRAMES),
-            parts: Vec::new(),
+            parts: Vec::with_capacity(BATCH_PARTS),
             heads: vec![0; BATCH_FRAMES * HEAD_LEN],
             bytes: 0,
         }
@@ -55,55 +59,78 @@ impl Incoming {
         self.frames.len() == BATCH_FRAMES || self.bytes >= BATCH_BYTES
     }
 
+    /// Number of the queue that frame `index` came by.
+    pub(super) fn queue(&self, index: usize) -> usize {
+        self.frames.get(index).map_or(0, |frame| frame.queue)
+    }
+
     /// Gives the last batch back to the guest.
-    pub(super) fn end_batch(&mut self, region: &Region) {
+    pub(super) fn end_batch<'a>(&mut self, memory: &Memory, queues: impl Iterator<Item = &'a mut Virtqueue>) {
         if self.frames.is_empty() {
             return;
         }
-        for chain in self.frames.iter().filter_map(|frame| frame.chain) {
-            self.queue.give_back(region, chain, 0);
+        for (number, queue) in queues.enumerate() {
+            let mut given = false;
+            for frame in self.frames.iter().filter(|frame| frame.queue == number) {
+                if let Some(chain) = frame.chain {
+                    queue.give_back(memory, chain, 0);
+                    given = true;
+                }
+            }
+            if given {
+                queue.publish(memory);
+            }
         }
-        self.queue.publish(region);
         self.frames.clear();
         self.parts.clear();
         self.bytes = 0;
     }
 
-    /// Takes what is available, as far as it fits the batch; whether it was anything.
-    pub(super) fn take(&mut self, region: &Region) -> bool {
+    /// Takes what is available in queue `number`, as far as it fits the batch; whether it was
+    /// anything.
+    pub(super) fn take(&mut self, memory: &Memory, number: usize, queue: &mut Virtqueue) -> bool {
         let before = self.frames.len();
         while !self.is_full() {
-            let chain = match self.queue.take(region) {
+            let (chain, parts) = match queue.take(memory) {
                 Ok(None) => break,
-                Ok(Some(head)) => Some(head),
-                Err(_) => None,
+                Ok(Some(head)) => self.parts_of(memory, queue, head),
+                Err(_) => (None, 0..0),
             };
-            let frame = self.look_at(region, chain);
-            self.frames.push(frame);
+            if chain.is_none() {
+                queue.fail();
+            }
+            // What can't be sent is thrown away ("Ring states").
+            if chain.is_some() && !queue.enabled {
+                self.frames.push(Received { queue: number, chain, parts, content: None });
+                continue;
+            }
+            let content = self.content(memory, parts.clone());
+            self.bytes += content.map_or(0, |(len, _)| len);
+            self.frames.push(Received { queue: number, chain, parts, content });
         }
         self.frames.len() > before
     }
 
-    /// Copies what is to be looked at of a chain.
-    fn look_at(&mut self, region: &Region, chain: Option<u16>) -> Received {
+    /// A chain with its buffers; none where it makes no sense.
+    fn parts_of(&mut self, memory: &Memory, queue: &Virtqueue, head: u16) -> (Option<u16>, Range<usize>) {
         let first = self.parts.len();
-        let buffers = chain.and_then(|head| self.queue.chain(region, head, Access::Read));
-        self.parts.extend(buffers.unwrap_or_default());
-        let parts = first..self.parts.len();
-        // One without buffers has no metadata.
-        let content = self.content(region, parts.clone());
-        self.bytes += content.map_or(0, |(len, _)| len);
-        Received { chain, parts, content }
+        if queue.chain(memory, head, Access::Read, &mut self.parts).is_err() {
+            self.parts.truncate(first);
+            return (None, 0..0);
+        }
+        (Some(head), first..self.parts.len())
     }
 
-    fn content(&mut self, region: &Region, parts: Range<usize>) -> Option<(usize, Offload)> {
-        let parts = self.parts.get(parts)?;
+    /// Copies what is to be looked at of a chain.
+    fn content(&mut self, memory: &Memory, parts: Range<usize>) -> Option<(usize, Offload)> {
+        let parts = self.parts.get(parts).filter(|parts| parts.len() <= MAX_PARTS)?;
         let total: usize = parts.iter().map(Range::len).sum();
+        // One without buffers has no metadata.
         let len = total.checked_sub(MERGEABLE_LEN).filter(|len| *len <= MAX_FRAME)?;
         let mut metadata = [0; MERGEABLE_LEN];
         let start = self.frames.len() * HEAD_LEN;
         let head = self.heads.get_mut(start..start + len.min(HEAD_LEN))?;
-        (copy_out(region, parts, 0, &mut metadata) && copy_out(region, parts, MERGEABLE_LEN, head))
+        (copy_out(memory, parts, 0, &mut metadata) && copy_out(memory, parts, MERGEABLE_LEN, head))
             .then_some(())?;
         Some((len, Offload::from_bytes(&metadata).ok()?))
     }
@@ -121,7 +148,7 @@ impl Incoming {
     /// Of the head what was looked at, of the rest what is there by now.
     pub(super) fn payload<'a>(
         &'a self,
-        region: &'a Region,
+        memory: &'a Memory,
         index: usize,
         range: Range<usize>,
         into: &mut Gather<'a>,
@@ -133,20 +160,22 @@ impl Incoming {
         let skip = MERGEABLE_LEN + range.start + looked_at.len();
         let parts = self.parts.get(frame.parts.clone())?;
         let rest = || places(parts, skip, range.len() - looked_at.len());
-        if into.len() + usize::from(!looked_at.is_empty()) + rest().count() > iovec::MAX {
+        // All or nothing, though a buffer may lie in several regions.
+        let pieces: Option<usize> = rest().map(|place| memory.pieces(place)).sum();
+        if into.len() + usize::from(!looked_at.is_empty()) + pieces? > iovec::MAX {
             return None;
         }
         let fits = looked_at.is_empty() || into.push(looked_at);
-        (fits && rest().all(|place| region.gather(place, into))).then_some(())
+        (fits && rest().all(|place| memory.gather(place, into))).then_some(())
     }
 }
 
 /// Fills `out` with what lies behind the first `skip` bytes of some buffers.
-fn copy_out(region: &Region, parts: &[Range<usize>], skip: usize, out: &mut [u8]) -> bool {
+fn copy_out(memory: &Memory, parts: &[Range<usize>], skip: usize, out: &mut [u8]) -> bool {
     let mut done = 0;
     for place in places(parts, skip, out.len()) {
         let end = done + place.len();
-        if !out.get_mut(done..end).is_some_and(|out| region.copy_out(place.start, out)) {
+        if !out.get_mut(done..end).is_some_and(|out| memory.copy_out(place.start, out)) {
             return false;
         }
         done = end;

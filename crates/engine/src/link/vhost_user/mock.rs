@@ -1,0 +1,338 @@
+//! A front end and the driver of its guest in one, for tests and fuzzing: it speaks the protocol on
+//! a socket, and has queues in memory that it shares.
+//!
+//! It relies on the back end, and panics where that breaks a rule. What a hostile one does is sent
+//! by [`Machine::request`], and what a hostile guest does is written to its
+//! [region](Machine::region).
+#![expect(clippy::missing_panics_doc, reason = "for tests alone")]
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use passt_sys::event::Event;
+use passt_sys::msg;
+use passt_sys::shared::{self, Region};
+
+use super::{Features, ProtocolFeatures};
+use crate::link::channel::Packet;
+use crate::link::virtio::Layout;
+use crate::link::virtio::driver::{ARENA, Receive, Terms, Transmit};
+
+/// The guest's address of its memory.
+pub const GUEST: u64 = 0x4000_0000;
+/// The front end's addresses of its two halves.
+pub const USER: [u64; 2] = [0x7f12_0000_0000, 0x7f55_0000_0000];
+/// Number of the first pair's queue of frames for the guest; those of the next pair follow.
+pub const RECEIVE: u32 = 0;
+/// Number of the first pair's queue of frames from it.
+pub const TRANSMIT: u32 = 1;
+
+const VERSION: u32 = 1;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// What the guest has, and what it takes of what is offered.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Features of the device that the driver knows.
+    pub features: Features,
+    /// Features of the protocol that the front end knows.
+    pub protocol: ProtocolFeatures,
+    /// Pairs of queues.
+    pub pairs: usize,
+    /// Descriptors of the queue of frames from the guest.
+    pub transmit: u16,
+    /// Buffers that the guest can post for frames.
+    pub receive: u16,
+    /// Bytes of each of these.
+    pub buffer: usize,
+}
+
+/// A virtual machine.
+pub struct Machine {
+    shape: Shape,
+    socket: UnixStream,
+    memory: OwnedFd,
+    region: Region,
+    pairs: Vec<Pair>,
+    /// By number of the queue.
+    kicks: Vec<Event>,
+    calls: Vec<Event>,
+    errors: Vec<Event>,
+    /// Kicks so far.
+    kicked: u64,
+}
+
+/// A pair of queues.
+struct Pair {
+    transmit: Transmit,
+    receive: Receive,
+}
+
+impl Machine {
+    /// A machine, and the back end's end of its socket.
+    pub fn pair(shape: Shape) -> io::Result<(Self, OwnedFd)> {
+        let mut layouts: Vec<[Layout; 2]> = Vec::new();
+        let mut end = 0;
+        for _ in 0..shape.pairs {
+            let transmit = Layout::at(end, shape.transmit);
+            let receive = Layout::at(transmit.end(), shape.receive);
+            end = receive.end();
+            layouts.push([transmit, receive]);
+        }
+        let buffers = usize::from(layouts[0][1].size) * shape.buffer;
+        // Queues are in the first half.
+        let size = (end + shape.pairs * (ARENA + buffers)).next_multiple_of(2 * 4096);
+        let memory = shared::memory(size)?;
+        let region = Region::map(memory.as_fd(), 0, size)?;
+        let terms = Terms {
+            base: usize::try_from(GUEST).unwrap_or(0),
+            indirect: shape.features.contains(Features::INDIRECT_DESC),
+            event_index: shape.features.contains(Features::EVENT_IDX),
+        };
+        let (socket, theirs) = UnixStream::pair()?;
+        socket.set_nonblocking(true)?;
+        let events = || (0..2 * shape.pairs).map(|_| Event::new()).collect::<io::Result<Vec<_>>>();
+        let pair = |[transmit, receive]: [Layout; 2]| {
+            let arena = end;
+            end += ARENA + buffers;
+            Pair {
+                transmit: Transmit::new(transmit, terms, arena),
+                receive: Receive::new(&region, receive, terms, (arena + ARENA, shape.buffer)),
+            }
+        };
+        let pairs = layouts.into_iter().map(pair).collect();
+        let machine = Self {
+            shape,
+            socket,
+            kicks: events()?,
+            calls: events()?,
+            errors: events()?,
+            pairs,
+            memory,
+            region,
+            kicked: 0,
+        };
+        Ok((machine, theirs.into()))
+    }
+
+    /// The memory that is shared with the back end.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Its file.
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
+    /// Where the queue of frames from the guest is.
+    pub fn transmit(&self) -> Layout {
+        self.pairs[0].transmit.layout()
+    }
+
+    /// Where the queue of frames for the guest is.
+    pub fn receive(&self) -> Layout {
+        self.pairs[0].receive.layout()
+    }
+
+    /// Kicks so far.
+    pub fn kicked(&self) -> u64 {
+        self.kicked
+    }
+
+    /// Sends a message.
+    pub fn request(&self, request: u32, need_reply: bool, payload: &[u8], files: &[BorrowedFd<'_>]) {
+        let flags = if need_reply { VERSION | NEED_REPLY } else { VERSION };
+        let size = u32::try_from(payload.len()).expect("a message");
+        let header = [request, flags, size].map(u32::to_ne_bytes);
+        let bytes = [header.as_flattened(), payload].concat();
+        // It fails where the back end has left.
+        let _ = msg::send_with(self.socket.as_fd(), &bytes, files);
+    }
+
+    /// Sends a message of numbers of 64 bits.
+    pub fn numbers(&self, request: u32, need_reply: bool, numbers: &[u64]) {
+        self.request(request, need_reply, &words(numbers), &[]);
+    }
+
+    /// The next answer: what it is to, and its content. `None` if there is none.
+    pub fn answer(&self) -> Option<(u32, Vec<u8>)> {
+        let mut header = [0; 12];
+        (&self.socket).read_exact(&mut header).ok()?;
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        assert_eq!(word(4), 5, "flags of an answer");
+        let mut content = vec![0; usize::try_from(word(8)).expect("a length")];
+        (&self.socket).read_exact(&mut content).expect("all of an answer");
+        Some((word(0), content))
+    }
+
+    /// The same if it is a number.
+    pub fn number(&self) -> Option<(u32, u64)> {
+        let (request, content) = self.answer()?;
+        Some((request, u64::from_ne_bytes(content.first_chunk().copied()?)))
+    }
+
+    /// Sets up the device, as QEMU does.
+    pub fn start(&self) {
+        self.greet();
+        self.features();
+        self.table();
+        for index in self.queues() {
+            self.queue(index, 0);
+        }
+    }
+
+    /// Numbers of all queues.
+    fn queues(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.kicks.len()).expect("queues")
+    }
+
+    /// What is said before the guest's driver is there.
+    pub fn greet(&self) {
+        self.numbers(1, false, &[]);
+        self.numbers(15, false, &[]);
+        self.numbers(16, false, &[self.shape.protocol.bits()]);
+        self.numbers(3, false, &[]);
+        for index in self.queues() {
+            self.event(13, index);
+            self.event(14, index);
+            if self.shape.features.contains(Features::PROTOCOL_FEATURES) {
+                self.numbers(18, false, &[u64::from(index) | 1 << 32]);
+            }
+        }
+    }
+
+    /// Features that the driver takes.
+    pub fn features(&self) {
+        self.numbers(2, false, &[self.shape.features.bits()]);
+    }
+
+    /// The guest's memory, in two regions.
+    pub fn table(&self) {
+        let files = [self.memory.as_fd(); 2];
+        self.request(5, false, &[words(&[2]), words(self.regions().as_flattened())].concat(), &files);
+    }
+
+    /// The regions as messages have them.
+    pub fn regions(&self) -> [[u64; 4]; 2] {
+        let half = self.region.size() as u64 / 2;
+        [[GUEST, half, USER[0], 0], [GUEST + half, half, USER[1], half]]
+    }
+
+    /// A queue that begins at entry `base`.
+    pub fn queue(&self, index: u32, base: u16) {
+        let Pair { transmit, receive } = &self.pairs[number(index) / 2];
+        let layout = if index.is_multiple_of(2) { receive.layout() } else { transmit.layout() };
+        let pair = |number: u16| u64::from(index) | u64::from(number) << 32;
+        let user = |at: usize| USER[0] + at as u64;
+        self.numbers(8, false, &[pair(layout.size)]);
+        self.numbers(10, false, &[pair(base)]);
+        let addresses = [user(layout.descriptors), user(layout.used), user(layout.available), 0];
+        self.numbers(9, false, &[&[u64::from(index)], addresses.as_slice()].concat());
+        self.event(12, index);
+        self.event(13, index);
+    }
+
+    /// Sends the descriptor of a queue that a message is about.
+    pub fn event(&self, request: u32, index: u32) {
+        let events = match request {
+            12 => &self.kicks,
+            13 => &self.calls,
+            _ => &self.errors,
+        };
+        let event = &events[number(index)];
+        self.request(request, false, &words(&[index.into()]), &[event.as_fd()]);
+    }
+
+    /// Whether the device said that a queue is broken, since that was asked last.
+    pub fn is_broken(&self, index: u32) -> bool {
+        self.errors[number(index)].clear()
+    }
+
+    /// Whether the guest was interrupted for a queue, since that was asked last.
+    pub fn is_interrupted(&self, index: u32) -> bool {
+        self.calls[number(index)].clear()
+    }
+
+    /// What is readable once the guest is interrupted for a queue.
+    pub fn call(&self, index: u32) -> BorrowedFd<'_> {
+        self.calls[number(index)].as_fd()
+    }
+
+    /// Tells the device that there is something new, whether it wants that or not.
+    pub fn kick(&mut self, index: u32) {
+        self.kicks[number(index)].signal();
+        self.kicked += 1;
+    }
+
+    /// Sends a frame in buffers whose first are as long as `cuts` says, metadata included, and kicks
+    /// if the device wants that. False if there is no room.
+    pub fn send(&mut self, packet: &Packet, cuts: &[usize]) -> bool {
+        self.send_by(0, packet, cuts)
+    }
+
+    /// The same by the queue of a pair.
+    pub fn send_by(&mut self, pair: usize, packet: &Packet, cuts: &[usize]) -> bool {
+        let transmit = &mut self.pairs[pair].transmit;
+        let before = transmit.available();
+        let sent = transmit.send(&self.region, packet, cuts);
+        if transmit.wants_kick(&self.region, before) {
+            self.kick(2 * u32::try_from(pair).expect("a pair") + TRANSMIT);
+        }
+        sent
+    }
+
+    /// Gives the device all buffers for frames that it does not have, and kicks if it wants that.
+    pub fn post(&mut self) {
+        self.post_some(usize::MAX);
+    }
+
+    /// Gives the device some of them, at most `count`.
+    pub fn post_some(&mut self, count: usize) {
+        (0..self.pairs.len()).for_each(|pair| self.post_by(pair, count));
+    }
+
+    /// The same in the queue of a pair.
+    pub fn post_by(&mut self, pair: usize, count: usize) {
+        let receive = &mut self.pairs[pair].receive;
+        let before = receive.available();
+        receive.post(&self.region, count);
+        if receive.wants_kick(&self.region, before) {
+            self.kick(2 * u32::try_from(pair).expect("a pair") + RECEIVE);
+        }
+    }
+
+    /// What the device has sent since. The buffers are to be [posted](Self::post) again.
+    pub fn take(&mut self) -> Vec<Packet> {
+        (0..self.pairs.len()).flat_map(|pair| self.take_from(pair)).collect()
+    }
+
+    /// The same by the queue of a pair.
+    pub fn take_from(&mut self, pair: usize) -> Vec<Packet> {
+        let Self { pairs, region, .. } = self;
+        std::iter::from_fn(|| pairs[pair].receive.take(region)).collect()
+    }
+
+    /// Closes the socket, and keeps the descriptors that the back end has too: kicks, which are
+    /// readable if the back end has not cleared them.
+    pub fn leave(self) -> Vec<Event> {
+        self.kicks
+    }
+
+    /// The front end's socket, which the machine has no more.
+    pub fn hang_up(self) -> UnixStream {
+        self.socket
+    }
+}
+
+/// A queue's number as an index.
+fn number(index: u32) -> usize {
+    usize::try_from(index).expect("a queue")
+}
+
+/// Numbers of 64 bits in a message.
+pub fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}

@@ -1,0 +1,269 @@
+//! The vhost-user link: a virtual machine whose memory this process has mapped, set up by a *front
+//! end*, the machine monitor, over a UNIX socket (QEMU, docs/interop/vhost-user.rst).
+//!
+//! Frames travel as for every device of that kind (`link::virtio`): payload is received
+//! in the guest's memory and sent from there. The front end is trusted no more than the guest. What
+//! it says is checked before anything is changed (`backend`), and it is not waited for
+//! (`front`).
+//!
+//! Descriptors are the socket and the kicks of queues in use, which come and go. A front end that
+//! leaves takes its memory with it; flows stay, and the next one finds them.
+//!
+//! A front end that makes a memory file shorter has this process fault. That costs it the
+//! connection ([`passt_sys::shared::survive_faults`]), as soon as the loop comes by.
+//!
+//! Left out: migration (a log of what is written, the device's state), which is refused so that a
+//! front end goes on without it; packed rings.
+
+mod backend;
+mod config;
+mod features;
+mod front;
+mod message;
+pub mod mock;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use passt_proto::drop::DropReason;
+use passt_proto::wire::offload::Offload;
+use passt_sys::event::Event;
+use passt_sys::iovec::{Gather, Scatter};
+use passt_sys::seccomp::{Call, Sysno};
+
+use self::backend::Backend;
+pub use self::config::Config;
+pub use self::features::{Features, ProtocolFeatures};
+use self::front::Front;
+use super::virtio::{Device, Kicked};
+use super::{Caps, ClientLink, Frame, Link};
+
+/// System calls made here once the process runs, beside those for messages, memory and events.
+pub const CALLS: &[Call] = &[Call::any(Sysno::shutdown)];
+
+/// Pairs of queues.
+const PAIRS: usize = 8;
+/// Messages that are dealt with before frames get their turn.
+const MESSAGES: usize = 64;
+/// Number of the socket among the descriptors.
+const CONTROL: u32 = 0;
+
+/// A front end, and the device that it has set up, as a link.
+pub struct VhostUserLink {
+    front: Option<Front>,
+    backend: Backend,
+    device: Device,
+    /// Descriptors that are watched. They are open for as long as that.
+    watched: Vec<Watched>,
+    /// Others are to be watched.
+    changed: bool,
+}
+
+/// A descriptor that is watched.
+enum Watched {
+    Socket(Arc<OwnedFd>),
+    Kick(Kicked, Arc<Event>),
+}
+
+impl VhostUserLink {
+    /// Features that are offered by any device.
+    pub const FEATURES: Features = Features::OFFERED;
+
+    /// A link without a front end.
+    pub fn new(config: Config) -> Self {
+        Self {
+            front: None,
+            backend: Backend::new(config, PAIRS),
+            device: Device::new(PAIRS),
+            watched: Vec::with_capacity(1 + 2 * PAIRS),
+            changed: false,
+        }
+    }
+
+    /// Interrupts of the guest so far.
+    pub fn interrupts(&self) -> u64 {
+        let pair = |pair: &super::virtio::Pair| pair.transmit.interrupts() + pair.receive.queue.interrupts();
+        self.device.pairs.iter().map(pair).sum()
+    }
+
+    /// Forgets the front end.
+    fn leave(&mut self) {
+        self.device.pause();
+        self.backend.leave(&mut self.device);
+        self.front = None;
+        self.changed = true;
+    }
+
+    /// Does what the front end says, as far as it has said it.
+    fn obey(&mut self) -> io::Result<()> {
+        for _ in 0..MESSAGES {
+            let Some(front) = &mut self.front else { return Ok(()) };
+            let Some((header, payload, descriptors)) = front.next()? else { return Ok(()) };
+            self.device.pause();
+            let reply = self.backend.handle(&mut self.device, header, payload, descriptors);
+            if let Some(reply) = reply {
+                front.reply(&reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kicks of all queues that have one.
+    fn kicks(&self) -> impl Iterator<Item = (Kicked, &Arc<Event>)> {
+        self.device.pairs.iter().enumerate().flat_map(|(number, pair)| {
+            let receive = pair.receive.queue.kick.as_ref().map(|kick| (Kicked::Receive(number), kick));
+            let transmit = pair.transmit.kick.as_ref().map(|kick| (Kicked::Transmit(number), kick));
+            [receive, transmit].into_iter().flatten()
+        })
+    }
+
+    /// Whether the kicks that are watched are those of the queues.
+    fn watches_all(&self) -> bool {
+        let watched = self.watched.iter().filter_map(|watched| match watched {
+            Watched::Socket(_) => None,
+            Watched::Kick(which, kick) => Some((*which, Arc::as_ptr(kick))),
+        });
+        watched.eq(self.kicks().map(|(which, kick)| (which, Arc::as_ptr(kick))))
+    }
+
+    /// A front end whose memory is gone has to go.
+    fn check_memory(&self) -> io::Result<()> {
+        if self.device.memory.is_lost() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its memory has become shorter"));
+        }
+        Ok(())
+    }
+
+    fn kicked(&self, ready: u32) -> Kicked {
+        let watched = usize::try_from(ready).ok().and_then(|ready| self.watched.get(ready));
+        match watched {
+            Some(Watched::Kick(which, _)) => *which,
+            _ => Kicked::None,
+        }
+    }
+}
+
+impl ClientLink for VhostUserLink {
+    fn connect(&mut self, client: OwnedFd) {
+        self.leave();
+        self.front = Some(Front::new(client));
+        // Where nothing is watched nobody has to be told, as before the loop begins.
+        if self.watched.is_empty() {
+            self.renew_fds();
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.front.is_some()
+    }
+}
+
+impl Link for VhostUserLink {
+    fn caps(&self) -> Caps {
+        self.device.caps
+    }
+
+    fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {
+        Some(match self.watched.get(usize::try_from(number).ok()?)? {
+            Watched::Socket(socket) => socket.as_fd(),
+            Watched::Kick(_, kick) => kick.as_fd(),
+        })
+    }
+
+    fn has_new_fds(&self) -> bool {
+        self.changed
+    }
+
+    fn renew_fds(&mut self) {
+        self.changed = false;
+        let mut watched = std::mem::take(&mut self.watched);
+        watched.clear();
+        watched.extend(self.front.iter().map(|front| Watched::Socket(Arc::clone(front.socket()))));
+        watched.extend(self.kicks().map(|(which, kick)| Watched::Kick(which, Arc::clone(kick))));
+        self.watched = watched;
+    }
+
+    fn receive(&mut self, ready: u32) -> io::Result<usize> {
+        let obeyed = if ready == CONTROL { self.obey() } else { Ok(()) };
+        self.changed |= !self.watches_all();
+        let kicked = self.kicked(ready);
+        let count = self.device.receive(kicked);
+        let outcome = obeyed.and_then(|()| self.check_memory());
+        if outcome.is_err() {
+            self.leave();
+        }
+        outcome.map(|()| count)
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.device.is_backlogged()
+    }
+
+    fn frame(&self, index: usize) -> Option<Frame<'_>> {
+        self.device.frame(index)
+    }
+
+    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool {
+        self.device.payload(index, range, into)
+    }
+
+    fn lendable(&mut self, header: usize, segment: usize) -> usize {
+        self.device.lendable(header, segment)
+    }
+
+    fn reserve<'a>(
+        &'a mut self,
+        header: usize,
+        payload: usize,
+        segment: usize,
+        into: &mut Scatter<'a>,
+    ) -> bool {
+        self.device.reserve(header, payload, segment, into)
+    }
+
+    fn reserved<'a>(&'a self, payload: usize, into: &mut Gather<'a>) {
+        self.device.reserved(payload, into);
+    }
+
+    fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason> {
+        self.device.commit(header, offload, payload)
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+        self.device.send(frame)
+    }
+
+    fn flush(&mut self) -> Option<u32> {
+        self.device.flush();
+        if let Some(front) = &self.front
+            && self.device.memory.is_lost()
+        {
+            front.shut();
+        }
+        None
+    }
+
+    fn is_congested(&self) -> bool {
+        self.device.is_congested()
+    }
+
+    fn queue(&self, index: usize) -> u8 {
+        u8::try_from(self.device.queue(index)).unwrap_or(0)
+    }
+
+    fn steer(&mut self, queue: u8) {
+        self.device.steer(queue.into());
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.device.is_blocked()
+    }
+
+    fn resumed(&mut self) {
+        self.device.resumed();
+    }
+}

@@ -1,0 +1,527 @@
+//! Queues by the features that were agreed on, and what a guest may write there.
+
+use passt_proto::addr::Mac;
+use passt_proto::wire::build::Path;
+use passt_proto::wire::offload::Gso;
+use passt_proto::wire::tcp::Segment;
+use passt_sys::shared::Region;
+use proptest::prelude::*;
+
+use super::*;
+use crate::link::virtio::Layout;
+use crate::link::{HEAD_LEN, MAX_HEADERS};
+
+/// `VIRTQ_DESC_F_*`.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+fn path() -> Path {
+    let addr = |a: [u8; 4]| std::net::IpAddr::from(a).into();
+    Path {
+        src_mac: Mac([2; 6]),
+        dst_mac: Mac([4; 6]),
+        src: addr([192, 0, 2, 1]),
+        dst: addr([192, 0, 2, 2]),
+        ttl: 64,
+        traffic_class: 0,
+    }
+}
+
+/// A TCP super-frame: header, metadata, payload.
+fn super_frame(payload: usize, mss: u16) -> (Vec<u8>, Offload, Vec<u8>) {
+    let mut header = [0; MAX_HEADERS];
+    let segment = Segment::default();
+    let (len, offload) = path().emit_tcp(&mut header, &segment, payload, mss).unwrap();
+    (header[..len].to_vec(), offload, pattern(payload))
+}
+
+/// The same of datagrams.
+fn joined(payload: usize, size: u16) -> (Vec<u8>, Offload, Vec<u8>) {
+    let mut header = [0; MAX_HEADERS];
+    let (len, offload) = path().emit_udp(&mut header, (1, 2), payload, size).unwrap();
+    (header[..len].to_vec(), offload, pattern(payload))
+}
+
+/// Sends payload in room that was reserved.
+fn send(link: &mut VhostUserLink, payload: usize, mss: u16) -> Result<(), DropReason> {
+    let (header, offload, bytes) = super_frame(payload, mss);
+    let mut room = Scatter::new();
+    if !link.reserve(header.len(), payload, mss.into(), &mut room) {
+        return Err(DropReason::LinkBusy);
+    }
+    assert_eq!((room.total(), room.copy_in(0, &bytes)), (payload, payload));
+    link.commit(&header, &offload, payload)
+}
+
+fn content(link: &VhostUserLink, index: usize) -> Vec<u8> {
+    let len = link.frame(index).unwrap().len;
+    let mut data = Gather::new();
+    assert!(link.payload(index, 0..len, &mut data));
+    let mut out = vec![0; len];
+    assert_eq!(data.copy_out(0, &mut out), len);
+    out
+}
+
+/// Each feature of queues on and off: frames arrive both ways, many times around the ring.
+#[test]
+fn frames_with_each_feature() {
+    let all = [Features::MRG_RXBUF, Features::INDIRECT_DESC, Features::EVENT_IDX, Features::IN_ORDER];
+    let cuts: [&[usize]; 5] = [&[], &[12], &[1; 40], &[0, 0, 3, 0], &[12, 14, 20, 20, 300]];
+    for bits in 0..1 << all.len() {
+        let chosen = (0..all.len()).filter(|bit| bits & 1 << bit != 0).map(|bit| all[bit]);
+        let features = chosen.fold(Features::empty(), Features::union);
+        let (mut machine, mut link) = started(Shape { buffer: 2000, ..with(features) });
+        machine.post();
+        for round in 0..300 {
+            let len = 60 + round % 1400;
+            assert!(machine.send(&packet(len), cuts[round % cuts.len()]), "{features:?} {round}");
+            let ready = kick(&link, TRANSMIT);
+            assert_eq!(link.receive(ready).unwrap(), 1, "{features:?}");
+            assert!(content(&link, 0) == pattern(len));
+            assert_eq!(link.send(&pattern(len)), Ok(()));
+            link.flush();
+            assert!(machine.take() == [packet(len)], "{features:?}");
+            machine.post();
+        }
+    }
+}
+
+/// What a guest does not take is cut and completed.
+#[test]
+fn super_frames_with_each_feature() {
+    let tso = Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::GUEST_TSO6;
+    for (features, buffer, frames, needs_csum) in [
+        (Features::empty(), 1600, 9, false),
+        (Features::MRG_RXBUF, 500, 9, false),
+        (Features::GUEST_CSUM | Features::MRG_RXBUF, 500, 9, false),
+        (Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::MRG_RXBUF, 500, 9, false),
+        (Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::MRG_RXBUF, 500, 9, false),
+        (tso | Features::MRG_RXBUF, 500, 1, true),
+        (tso, 70_000, 1, true),
+    ] {
+        let (mut machine, mut link) = started(Shape { buffer, ..with(features) });
+        machine.post();
+        for _ in 0..20 {
+            let (header, offload, payload) = super_frame(9000, 1000);
+            assert_eq!(send(&mut link, 9000, 1000), Ok(()), "{features:?}");
+            let taken = machine.take();
+            assert_eq!(taken.len(), frames, "{features:?}");
+            assert!(taken.iter().all(|frame| frame.offload.needs_csum == needs_csum));
+            let whole: Vec<u8> =
+                taken.iter().flat_map(|frame| frame.bytes[header.len()..].to_vec()).collect();
+            assert!(whole == payload);
+            assert!(frames > 1 || taken[0].offload == offload);
+            machine.post();
+        }
+    }
+}
+
+/// A guest that takes begun checksums gets frames that need no cutting as they are.
+#[test]
+fn checksums_alone() {
+    let (mut machine, mut link) = started(with(Features::GUEST_CSUM | Features::MRG_RXBUF));
+    machine.post();
+    assert_eq!(send(&mut link, 900, 1000), Ok(()));
+    assert!(machine.take()[0].offload.needs_csum);
+}
+
+/// Joined datagrams for a guest that takes TCP super-frames only.
+#[test]
+fn datagrams_that_are_still_joined() {
+    let tso = Features::GUEST_CSUM | Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::MRG_RXBUF;
+    let (mut machine, mut link) = started(with(tso));
+    machine.post();
+    let (header, offload, bytes) = joined(4500, 1000);
+    let mut room = Scatter::new();
+    assert!(link.reserve(header.len(), 4500, 1000, &mut room));
+    room.copy_in(0, &bytes);
+    assert_eq!((offload.gso, link.commit(&header, &offload, 4500)), (Gso::Udp, Ok(())));
+    let taken = machine.take();
+    assert_eq!(taken.len(), 5);
+    let whole: Vec<u8> = taken.iter().flat_map(|frame| frame.bytes[header.len()..].to_vec()).collect();
+    assert!(whole == bytes);
+}
+
+/// Without `VIRTIO_NET_F_MRG_RXBUF` a frame has one chain, or none.
+#[test]
+fn frames_that_fit_no_buffer() {
+    let (mut machine, mut link) = started(Shape { buffer: 700, ..with(Features::empty()) });
+    machine.post();
+    assert_eq!(link.send(&pattern(688)), Ok(()));
+    assert_eq!(link.send(&pattern(689)), Err(DropReason::LinkBusy));
+    let room = link.lendable(54, 1000);
+    assert_eq!(room, 700 - 12 - 54);
+    assert_eq!(send(&mut link, room, 1000), Ok(()));
+    let lens: Vec<_> = machine.take().iter().map(|frame| frame.bytes.len()).collect();
+    assert_eq!(lens, [688, 688]);
+}
+
+#[test]
+fn interrupts_are_sent_when_they_are_wanted() {
+    for features in [Features::EVENT_IDX, Features::empty()] {
+        let (mut machine, mut link) = started(with(features | Features::MRG_RXBUF));
+        machine.post();
+        link.receive(CONTROL).unwrap();
+        machine.is_interrupted(RECEIVE);
+        let mut deliver = |machine: &mut Machine, frames: usize| {
+            let before = link.interrupts();
+            (0..frames).for_each(|_| assert_eq!(link.send(&pattern(60)), Ok(())));
+            link.flush();
+            link.flush();
+            assert_eq!(machine.is_interrupted(RECEIVE), link.interrupts() > before);
+            link.interrupts() - before
+        };
+        assert_eq!(deliver(&mut machine, 3), 1, "one for all");
+        machine.take();
+        assert_eq!(deliver(&mut machine, 1), 1);
+        assert_eq!(deliver(&mut machine, 0), 0, "nothing new");
+        if features.is_empty() {
+            assert!(machine.region().store(machine.receive().available, 1));
+        }
+        // It has not looked since.
+        assert_eq!(deliver(&mut machine, 1), 0, "{features:?}");
+        machine.take();
+        if features.is_empty() {
+            assert!(machine.region().store(machine.receive().available, 0));
+        }
+        assert_eq!(deliver(&mut machine, 1), 1);
+    }
+}
+
+/// The guest gets its buffers back, and is told.
+#[test]
+fn frames_of_the_guest_are_given_back() {
+    let (mut machine, mut link) = started(everything());
+    machine.is_interrupted(TRANSMIT);
+    assert!(machine.send(&packet(60), &[]));
+    let ready = kick(&link, TRANSMIT);
+    assert_eq!(link.receive(ready).unwrap(), 1);
+    link.flush();
+    assert!(machine.is_interrupted(TRANSMIT));
+    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1));
+    assert!(link.frame(0).is_none());
+}
+
+/// The guest kicks once for what is found anyway, and each time after that was asked for.
+#[test]
+fn kicks_are_asked_for_when_they_are_needed() {
+    for features in [Features::EVENT_IDX, Features::empty()] {
+        let (mut machine, mut link) = started(with(features | Features::MRG_RXBUF));
+        let ready = kick(&link, TRANSMIT);
+        for _ in 0..10 {
+            let before = machine.kicked();
+            (0..20).for_each(|_| assert!(machine.send(&packet(60), &[])));
+            let expected = if features.is_empty() { 20 } else { 1 };
+            assert_eq!(machine.kicked() - before, expected, "{features:?}");
+            assert_eq!(link.receive(ready).unwrap(), 20);
+            link.flush();
+        }
+        // Buffers are looked for when they are needed: the first time somebody has to say so.
+        machine.post_some(1);
+        link.receive(CONTROL).unwrap();
+        assert_eq!(link.lendable(54, 1000), 0, "what is kept for others");
+        assert!(link.is_congested());
+        let before = machine.kicked();
+        machine.post();
+        assert_eq!(machine.kicked() - before, 1, "{features:?}");
+        assert!(!link.is_congested() && link.lendable(54, 1000) > 0);
+        let before = machine.kicked();
+        (0..10).for_each(|_| assert_eq!(link.send(&pattern(60)), Ok(())));
+        machine.take();
+        machine.post();
+        assert_eq!(machine.kicked() - before, 0, "there is room: {features:?}");
+    }
+}
+
+/// What no batch had room for is found without another kick.
+#[test]
+fn a_batch_that_is_full() {
+    let (mut machine, mut link) = started(Shape { transmit: 4096, ..everything() });
+    let frames = (0..4000).take_while(|_| machine.send(&packet(60), &[])).count();
+    let ready = kick(&link, TRANSMIT);
+    let readable = |link: &VhostUserLink| {
+        let mut fds =
+            [rustix::event::PollFd::from_borrowed_fd(link.fd(ready).unwrap(), rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    };
+    let mut got = 0;
+    while readable(&link) {
+        got += link.receive(ready).unwrap();
+        link.flush();
+    }
+    assert_eq!(got, frames);
+}
+
+/// Overwrites descriptor 0 of a queue.
+fn describe(region: &Region, at: usize, (start, len, flags, next): (u64, u32, u16, u16)) {
+    assert!(region.copy_in(at, &start.to_le_bytes()) && region.copy_in(at + 8, &len.to_le_bytes()));
+    assert!(region.copy_in(at + 12, [flags.to_le_bytes(), next.to_le_bytes()].as_flattened()));
+}
+
+/// What a queue is spoilt with.
+type Spoil = Box<dyn Fn(&Region, Layout)>;
+
+/// All that makes no sense in a queue whose first chain is to be taken, and whose buffers are
+/// `good`.
+fn spoilt(size: u64, good: u16) -> Vec<(&'static str, Spoil)> {
+    let first = |what: (u64, u32, u16, u16)| -> Spoil {
+        Box::new(move |region: &Region, layout: Layout| describe(region, layout.descriptor(0), what))
+    };
+    // A table in the middle of memory.
+    let at = GUEST + size / 4;
+    let table = move |len: u32, entries: Vec<(u64, u32, u16, u16)>| -> Spoil {
+        Box::new(move |region: &Region, layout: Layout| {
+            let start = usize::try_from(size / 4).unwrap();
+            for (number, entry) in entries.iter().enumerate() {
+                describe(region, start + 16 * number, *entry);
+            }
+            describe(region, layout.descriptor(0), (at, len, INDIRECT, 0));
+        })
+    };
+    let index = |index: u16| -> Spoil {
+        Box::new(move |region: &Region, layout: Layout| {
+            assert!(region.store(layout.available_index(), index));
+        })
+    };
+    let head = |head: u16| -> Spoil {
+        Box::new(move |region: &Region, layout: Layout| {
+            assert!(region.store(layout.available_entry(0), head));
+        })
+    };
+    vec![
+        ("an index too far", index(2000)),
+        ("an index that went back", index(u16::MAX)),
+        ("a head that there is not", head(1024)),
+        ("another", head(u16::MAX)),
+        ("behind memory", first((GUEST + size, 1, good, 0))),
+        ("over its end", first((GUEST + size - 10, 11, good, 0))),
+        ("before it", first((GUEST - 1, 2, good, 0))),
+        ("a range that wraps", first((u64::MAX - 5, 100, good, 0))),
+        ("as much as can be", first((GUEST, u32::MAX, good, 0))),
+        ("the wrong direction", first((GUEST, 100, good ^ WRITE, 0))),
+        ("a chain of itself", first((GUEST, 100, good | NEXT, 0))),
+        ("a chain of itself without buffers", first((GUEST, 0, good | NEXT, 0))),
+        ("a successor that there is not", first((GUEST, 100, good | NEXT, 1024))),
+        ("a table with a successor", first((at, 32, INDIRECT | NEXT, 1))),
+        ("an empty table", first((at, 0, INDIRECT, 0))),
+        ("a table that is cut", first((at, 24, INDIRECT, 0))),
+        ("a table behind memory", first((GUEST + size - 16, 32, INDIRECT, 0))),
+        ("a table in a table", table(32, vec![(GUEST, 10, good | NEXT, 1), (at, 16, INDIRECT, 0)])),
+        ("a table that goes round", table(32, vec![(GUEST, 10, good | NEXT, 1), (GUEST, 1, good | NEXT, 0)])),
+        ("a table that goes on", table(16, vec![(GUEST, 10, good | NEXT, 1)])),
+    ]
+}
+
+fn big(features: Features) -> Shape {
+    Shape { transmit: 1024, receive: 1024, ..with(features) }
+}
+
+/// Each costs the guest this queue until it is set up again; the front end is told, once; the other
+/// queue goes on.
+#[test]
+fn queues_that_make_no_sense() {
+    let features = Features::INDIRECT_DESC | Features::MRG_RXBUF;
+    let size = Machine::pair(big(features)).unwrap().0.region().size() as u64;
+    for (what, spoil) in spoilt(size, 0) {
+        let (mut machine, mut link) =
+            started(Shape { features: with(Features::MRG_RXBUF).features, ..big(features) });
+        drop(machine);
+        let (fresh, socket) = Machine::pair(big(features)).unwrap();
+        machine = fresh;
+        link.connect(socket);
+        link.renew_fds();
+        machine.start();
+        listen(&mut link);
+        machine.post();
+        assert!(machine.send(&packet(60), &[]) && !machine.is_broken(TRANSMIT));
+        spoil(machine.region(), machine.transmit());
+        assert_eq!(listen(&mut link), 1, "{what}: it is counted");
+        assert!(link.frame(0).is_none() && machine.is_broken(TRANSMIT), "{what}");
+        assert!(!machine.is_broken(RECEIVE));
+        assert_eq!((listen(&mut link), machine.is_broken(TRANSMIT)), (0, false), "{what}: once");
+        assert_eq!(link.send(&pattern(60)), Ok(()), "{what}");
+    }
+    for (what, spoil) in spoilt(size, WRITE) {
+        let (mut machine, mut link) = started(big(features));
+        machine.post_some(1);
+        spoil(machine.region(), machine.receive());
+        assert_eq!(link.send(&pattern(60)), Err(DropReason::LinkWrite), "{what}");
+        assert!(machine.is_broken(RECEIVE) && !machine.is_broken(TRANSMIT), "{what}");
+        assert!(link.is_congested() && link.lendable(54, 1000) == 0);
+        assert!(machine.send(&packet(60), &[]));
+        assert_eq!(listen(&mut link), 2, "{what}: a frame, and what was spoilt");
+        assert_eq!((listen(&mut link), machine.is_broken(RECEIVE)), (0, false), "{what}: once");
+    }
+}
+
+/// Tables are for those who agreed on them.
+#[test]
+fn tables_that_nobody_agreed_on() {
+    let (mut machine, mut link) = started(with(Features::MRG_RXBUF));
+    assert!(machine.send(&packet(60), &[]));
+    describe(machine.region(), machine.transmit().descriptor(0), (GUEST, 16, INDIRECT, 0));
+    assert_eq!((listen(&mut link), machine.is_broken(TRANSMIT)), (1, true));
+}
+
+/// A table may follow descriptors of the queue's own (virtio 1.2, section 2.7.5.3.2).
+#[test]
+fn a_table_at_the_end_of_a_chain() {
+    let (machine, mut link) = started(big(Features::INDIRECT_DESC));
+    let (region, layout) = (machine.region(), machine.transmit());
+    let data = GUEST + 0x1_0000;
+    assert!(region.copy_in(0x1_0000, &[[0; 12].as_slice(), &pattern(100)].concat()));
+    describe(region, layout.descriptor(7), (data, 12, NEXT, 9));
+    describe(region, layout.descriptor(9), (data + 0x1000, 32, INDIRECT, 0));
+    describe(region, 0x1_1000, (data + 12, 60, NEXT, 1));
+    describe(region, 0x1_1010, (data + 72, 40, 0, 0));
+    assert!(region.store(layout.available_entry(0), 7) && region.store(layout.available_index(), 1));
+    assert_eq!(listen(&mut link), 1);
+    assert!(content(&link, 0) == pattern(100));
+}
+
+/// What was taken and not used is there after a restart, and a broken queue works again.
+#[test]
+fn queues_are_stopped_and_started() {
+    let (mut machine, mut link) = started(everything());
+    machine.post();
+    for round in 0..5_u16 {
+        for _ in 0..3 {
+            assert_eq!(link.send(&pattern(60)), Ok(()));
+        }
+        assert_eq!(machine.take().len(), 3);
+        assert!(machine.send(&packet(60), &[]));
+        assert_eq!(listen(&mut link), 1);
+        if round == 3 {
+            assert!(machine.region().store(machine.transmit().available_index(), 30_000));
+            listen(&mut link);
+            assert!(machine.is_broken(TRANSMIT));
+            assert!(machine.region().store(machine.transmit().available_index(), round + 1));
+        }
+        let used = 3 * (round + 1);
+        for (index, expected) in [(RECEIVE, used), (TRANSMIT, round + 1)] {
+            machine.numbers(11, false, &[index.into()]);
+            listen(&mut link);
+            let state = u64::from(index) | u64::from(expected) << 32;
+            assert_eq!(machine.number(), Some((11, state)), "round {round}");
+            machine.numbers(11, false, &[index.into()]);
+            listen(&mut link);
+            assert_eq!(machine.number(), Some((11, state)), "asked again");
+        }
+        assert_eq!(link.send(&pattern(60)), Err(DropReason::LinkWrite), "a queue that is stopped");
+        machine.queue(RECEIVE, used);
+        machine.queue(TRANSMIT, round + 1);
+        listen(&mut link);
+    }
+}
+
+/// What the front end says counts, not what is in memory.
+#[test]
+fn a_queue_that_begins_in_the_middle() {
+    let (mut machine, mut link) = silent(everything());
+    machine.post();
+    for _ in 0..4 {
+        assert!(machine.send(&packet(60), &[]));
+    }
+    machine.greet();
+    machine.features();
+    machine.table();
+    machine.queue(RECEIVE, 0);
+    machine.queue(TRANSMIT, 3);
+    assert_eq!(listen(&mut link), 1);
+}
+
+#[test]
+fn a_queue_that_is_not_enabled() {
+    let (mut machine, mut link) = started(everything());
+    machine.post();
+    let enable =
+        |machine: &Machine, index: u32, on: u64| machine.numbers(18, false, &[u64::from(index) | on << 32]);
+    enable(&machine, RECEIVE, 0);
+    enable(&machine, TRANSMIT, 0);
+    listen(&mut link);
+    assert_eq!(link.send(&pattern(60)), Err(DropReason::LinkWrite));
+    assert!(machine.send(&packet(60), &[]));
+    listen(&mut link);
+    assert!(link.frame(0).is_none(), "it is thrown away");
+    link.flush();
+    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1), "and given back");
+    enable(&machine, RECEIVE, 1);
+    enable(&machine, TRANSMIT, 1);
+    assert!(machine.send(&packet(60), &[]));
+    listen(&mut link);
+    assert_eq!((link.frame(0).map(|frame| frame.len), link.send(&pattern(60))), (Some(60), Ok(())));
+}
+
+/// The table is replaced while queues are in use, and buffers are taken.
+#[test]
+fn memory_that_is_replaced_under_queues() {
+    let (mut machine, mut link) = started(everything());
+    machine.post();
+    for _ in 0..30 {
+        assert!(link.reserve(54, 5000, 1460, &mut Scatter::new()));
+        machine.table();
+        assert_eq!(listen(&mut link), 0);
+        assert_eq!(link.commit(&[0; 54], &Offload::default(), 5000), Err(DropReason::Offload), "lent before");
+        assert_eq!(link.send(&pattern(600)), Ok(()));
+        assert!(machine.take() == [packet(600)]);
+        machine.post();
+    }
+    // A table without the queues: they wait.
+    let file = machine.memory().try_clone_to_owned().unwrap();
+    let [_, second] = machine.regions();
+    machine.request(5, false, &words(&[&[1], second.as_slice()].concat()), &[file.as_fd()]);
+    listen(&mut link);
+    assert_eq!(link.send(&pattern(600)), Err(DropReason::LinkWrite));
+    machine.table();
+    listen(&mut link);
+    assert_eq!(link.send(&pattern(600)), Ok(()));
+}
+
+#[test]
+fn headers_that_change_after_they_were_looked_at() {
+    let (mut machine, mut link) = started(everything());
+    assert!(machine.send(&packet(5000), &[12, 14, 100]));
+    assert_eq!(listen(&mut link), 1);
+    let junk = vec![0xff; machine.region().size()];
+    assert!(machine.region().copy_in(0, &junk));
+    let frame = link.frame(0).unwrap();
+    assert_eq!((frame.len, frame.offload), (5000, Offload::default()));
+    let payload = content(&link, 0);
+    assert!(payload[..HEAD_LEN] == pattern(5000)[..HEAD_LEN], "as it was looked at");
+    assert!(payload[HEAD_LEN..] == junk[..5000 - HEAD_LEN], "as it is");
+    assert_eq!(listen(&mut link), 2, "both queues are broken");
+    assert!(machine.is_broken(RECEIVE) && machine.is_broken(TRANSMIT));
+}
+
+proptest! {
+    /// Whatever is written to the queues.
+    #[test]
+    fn nothing_that_a_guest_writes_does_harm(
+        writes in prop::collection::vec((0usize..4096, prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(2), Just(4), Just(0x40), any::<u8>()], 1..32), 0usize..70_000), 1..60),
+        bits in any::<u64>(),
+    ) {
+        let features = Features::from_bits_retain(bits) & Features::OFFERED;
+        let shape = Shape { transmit: 16, receive: 16, buffer: 1600, ..with(features) };
+        let (mut machine, mut link) = started(shape);
+        for (at, bytes, len) in writes {
+            machine.post();
+            assert!(machine.region().copy_in(at, &bytes));
+            for index in [RECEIVE, TRANSMIT] {
+                machine.kick(index);
+                let count = link.receive(kick(&link, index)).unwrap();
+                for frame in 0..count {
+                    if link.frame(frame).is_some() {
+                        content(&link, frame);
+                    }
+                }
+            }
+            let _ = link.send(&pattern(len % 2000));
+            let room = link.lendable(42, 1000).min(len);
+            if room > 0 {
+                let _ = send(&mut link, room, 1000);
+            }
+            link.flush();
+        }
+    }
+}

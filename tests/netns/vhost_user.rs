@@ -1,0 +1,256 @@
+//! passt's guests by vhost-user: virtual machines in qemu, whose memory passt has.
+//!
+//! Emulated machines of qemu 7.2 end with a fault of their own once the guest's driver starts such
+//! a device with MSI-X, whatever the back end; so it is a newer one.
+
+use passt_tests::dhcp::wait_for_address;
+use passt_tests::stream;
+use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
+use passt_tests::{
+    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
+};
+
+/// A qemu that such machines run in.
+fn qemu() -> Option<Qemu> {
+    Vm::qemu_since("an emulated machine with vhost-user", (9, 2))
+}
+
+/// qemu's side of a socket in the test's directory that passt listens at. It connects again.
+fn netdev(net: &Net) -> String {
+    with_queues(net, 1)
+}
+
+/// The same with so many pairs of queues.
+fn with_queues(net: &Net, queues: u32) -> String {
+    format!("vhost-user/{queues},path={},reconnect-ms=100", net.dir().join("socket").display())
+}
+
+/// A passt that speaks vhost-user.
+fn passt(net: &Net, options: &str) -> Process {
+    net.passt(User::Normal).with(&format!("--vhost-user {options}")).listen("socket")
+}
+
+/// A machine that has its addresses, and the passt that gave it them.
+fn start(net: &Net, options: &str) -> Option<(Vm, Process)> {
+    let passt = passt(net, options);
+    let vm = Vm::boot_in(net, &qemu()?, "guest", &netdev(net))?;
+    configure(&vm);
+    Some((vm, passt))
+}
+
+/// Has a machine get an address of each family; returns what DHCP gave.
+fn configure(vm: &Vm) -> String {
+    vm.run("ip link set eth0 up");
+    let lease = vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
+    wait_for_address(vm, "scope global");
+    vm.run(&format!("ping -c 1 -W 3 {GATEWAY6}"));
+    lease.lines().find(|line| line.starts_with("LEASE")).expect("a lease").trim().to_owned()
+}
+
+/// The transfer server behind the gateway, in both families.
+fn far_servers(net: &Net) -> [Process; 2] {
+    [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)))
+}
+
+/// Features of the device as the guest's driver has them: a bit for each.
+fn features(vm: &Vm) -> String {
+    vm.sh("cat /sys/bus/virtio/drivers/virtio_net/virtio*/features").trim().to_owned()
+}
+
+#[test]
+fn transfers_by_ipv4() {
+    transfers(FAR4, 1500);
+}
+
+#[test]
+fn transfers_by_ipv6() {
+    transfers(FAR6, 65_520);
+}
+
+fn transfers(address: &str, mtu: u32) {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    vm.run(&format!("ip link set eth0 mtu {mtu}"));
+    upload(&vm, &at(address, 5001), 256 * MIB);
+    download(&vm, &at(address, 5001), 256 * MIB);
+}
+
+/// What is offered arrives at the guest's driver, as far as this qemu passes it on.
+#[test]
+fn features_arrive() {
+    let Some(net) = Net::new() else { return };
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    let features = features(&vm);
+    // CSUM, GUEST_CSUM, TSO each way, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, VERSION_1.
+    for bit in [0, 1, 7, 8, 11, 12, 15, 28, 29, 32] {
+        assert_eq!(features.as_bytes().get(bit), Some(&b'1'), "{bit} of {features}");
+    }
+}
+
+/// With each offload off.
+#[test]
+fn transfers_without_offloads() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let passt = passt(&net, "");
+    let off = "csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,host_tso4=off,host_tso6=off,\
+               mrg_rxbuf=off,indirect_desc=off,event_idx=off";
+    let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev(&net), off) else { return };
+    configure(&vm);
+    let features = features(&vm);
+    for bit in [0, 1, 7, 8, 11, 12, 15, 28, 29] {
+        assert_eq!(features.as_bytes().get(bit), Some(&b'0'), "{bit} of {features}");
+    }
+    vm.run("ip link set eth0 mtu 1500");
+    for address in [FAR4, FAR6] {
+        upload(&vm, &at(address, 5001), 32 * MIB);
+        download(&vm, &at(address, 5001), 32 * MIB);
+    }
+    drop(passt);
+}
+
+/// The guest uses a pair of queues for each of its processors, and says so.
+#[test]
+fn several_queues() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let _passt = passt(&net, "-t 5001");
+    for queues in [2, 8] {
+        let netdev = with_queues(&net, queues);
+        let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev, "mq=on") else { return };
+        configure(&vm);
+        assert_eq!(vm.sh("ls -d /sys/class/net/eth0/queues/rx-*").lines().count(), 2);
+        let transfers = [FAR4, FAR6].map(|address| {
+            (0..2)
+                .map(|_| vm.start_peer(&format!("down {} {} 1", at(address, 5001), 8 * MIB)))
+                .collect::<Vec<_>>()
+        });
+        for transfer in transfers.into_iter().flatten() {
+            let summary = transfer.succeed_within(deadline(&vm, 64 * MIB));
+            assert_eq!(summary.trim(), stream::expected(8 * MIB, 1));
+        }
+        upload(&vm, &at(FAR4, 5001), 64 * MIB);
+        let _server = vm.serve("[::]:5001");
+        exchange(&net.host, "127.0.0.1:5001");
+    }
+}
+
+#[test]
+fn serves_a_port() {
+    let Some(net) = Net::new() else { return };
+    let Some((vm, _passt)) = start(&net, "-t 5001 -u 6001") else { return };
+    let _server = vm.serve("[::]:5001");
+    let mut udp_server = vm.start_peer("udp-serve [::]:6001");
+    udp_server.wait_for("LISTENING");
+    for address in ["127.0.0.1", "::1"] {
+        exchange(&net.host, &at(address, 5001));
+        assert_eq!(net.host.peer(&format!("udp-ask {} hello", at(address, 6001))).trim(), "hello");
+    }
+}
+
+#[test]
+fn five_hundred_connections_at_once() {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    for address in [FAR4, FAR6] {
+        assert_eq!(vm.peer(&format!("many {} 500", at(address, 5001))).trim(), "500");
+    }
+}
+
+/// Another machine comes to the same passt.
+#[test]
+fn qemu_restarts() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let mut passt = passt(&net, "");
+    for _ in 0..2 {
+        let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &netdev(&net)) else { return };
+        let lease = configure(&vm);
+        assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
+        for address in [FAR4, FAR6] {
+            exchange(&vm, &at(address, 5001));
+        }
+        assert!(passt.try_wait().is_none(), "passt ended");
+    }
+}
+
+/// As a reboot has it: the device is reset, and set up by another driver.
+#[test]
+fn the_driver_comes_again() {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    for _ in 0..3 {
+        vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
+        eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
+        configure(&vm);
+        for address in [FAR4, FAR6] {
+            exchange(&vm, &at(address, 5001));
+        }
+    }
+}
+
+/// qemu connects again to a passt that was started again; nothing inside has to know.
+#[test]
+fn passt_restarts() {
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, first)) = start(&net, "") else { return };
+    drop(first);
+    let _second = passt(&net, "");
+    eventually("the link", || vm.sh("cat /sys/class/net/eth0/carrier").trim().eq("1").then_some(()));
+    for address in [FAR4, FAR6] {
+        exchange(&vm, &at(address, 5001));
+        upload(&vm, &at(address, 5001), 16 * MIB);
+        download(&vm, &at(address, 5001), 16 * MIB);
+    }
+}
+
+/// A passt for one machine ends with it.
+#[test]
+fn one_off() {
+    let Some(net) = Net::new() else { return };
+    let Some((vm, passt)) = start(&net, "--one-off") else { return };
+    drop(vm);
+    assert!(passt.finish().status.success());
+}
+
+/// A machine that stands still finds its transfers unharmed.
+#[test]
+fn paused_in_mid_transfer() {
+    const LENGTH: u64 = 64 * MIB;
+    let Some(net) = Net::new() else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "") else { return };
+    let transfers = [
+        vm.start_peer(&format!("up {} {LENGTH} 1", at(FAR4, 5001))),
+        vm.start_peer(&format!("down {} {LENGTH} 1", at(FAR6, 5001))),
+    ];
+    eventually("4 MiB", || {
+        let bytes = net.host.run("cat /sys/class/net/eth0/statistics/rx_bytes");
+        bytes.trim().parse().is_ok_and(|bytes: u64| bytes > 4 * MIB).then_some(())
+    });
+    vm.monitor("stop");
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    vm.monitor("cont");
+    for transfer in transfers {
+        let summary = transfer.succeed_within(deadline(&vm, LENGTH));
+        assert_eq!(summary.trim(), stream::expected(LENGTH, 1));
+    }
+}
+
+/// qemu starts passt for itself.
+#[test]
+fn passt_started_by_qemu() {
+    let Some(net) = Net::new() else { return };
+    let Some(qemu) = Vm::qemu_since("-netdev passt", (10, 1)) else { return };
+    let _servers = far_servers(&net);
+    let device = format!("passt,vhost-user=on,path={}", net.dir().join("passt").display());
+    let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
+    configure(&vm);
+    for address in [FAR4, FAR6] {
+        exchange(&vm, &at(address, 5001));
+    }
+}
