@@ -18,8 +18,8 @@ use super::translator::{Translator, machine_cpu_seconds};
 const PATIENCE: u32 = 6;
 /// Seconds for which system calls are counted, apart from what is timed.
 const TRACED: u32 = 1;
-/// `timeout`'s exit code for a command that it ended.
-const TIMED_OUT: i32 = 124;
+/// `timeout`'s exit code for a command that it ended; busybox has that of the signal.
+const TIMED_OUT: [i32; 2] = [124, 128 + 15];
 
 /// One contender's turn.
 pub(crate) struct Turn<'a> {
@@ -248,7 +248,7 @@ fn finish(command: &mut Command) -> Result<Output, String> {
     let output = command.output().map_err(|error| error.to_string())?;
     match output.status.code() {
         Some(0) => Ok(output),
-        Some(TIMED_OUT) => Err("stalled".to_owned()),
+        Some(code) if TIMED_OUT.contains(&code) => Err("stalled".to_owned()),
         _ => {
             let result: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
             let stderr = String::from_utf8_lossy(&output.stderr);

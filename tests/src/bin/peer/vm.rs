@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -158,7 +158,9 @@ fn wait_for(mut child: Child, port: &Arc<File>, id: &str, ended: &AtomicBool) {
     for relay in relays {
         relay.join().expect("no panic");
     }
-    let status = child.wait().expect("own child").code().unwrap_or(255);
+    let status = child.wait().expect("own child");
+    // A signal's number as a shell tells it.
+    let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     ended.store(true, Ordering::Release);
     answer(port, &format!("{id} exit {status}"));
 }
