@@ -3,12 +3,21 @@
 //! Emulated machines of qemu 7.2 end with a fault of their own once the guest's driver starts such
 //! a device with MSI-X, whatever the back end; so it is a newer one.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+
+use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
+use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
 use passt_tests::dhcp::wait_for_address;
+use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
 };
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// A qemu that such machines run in.
 fn qemu() -> Option<Qemu> {
@@ -238,6 +247,43 @@ fn paused_in_mid_transfer() {
     for transfer in transfers {
         let summary = transfer.succeed_within(deadline(&vm, LENGTH));
         assert_eq!(summary.trim(), stream::expected(LENGTH, 1));
+    }
+}
+
+/// A monitor that makes its memory shorter is seen off, and the next one is served.
+#[test]
+fn memory_that_becomes_shorter() {
+    let Some(net) = Net::new() else { return };
+    let mut passt = passt(&net, "");
+    let shape = Shape {
+        features: VhostUserLink::FEATURES,
+        protocol: ProtocolFeatures::REPLY_ACK,
+        pairs: 1,
+        transmit: 256,
+        receive: 256,
+        buffer: 1600,
+    };
+    for _ in 0..3 {
+        let connect = || UnixStream::connect(net.dir().join("socket")).ok();
+        let mut machine = Machine::new(shape, eventually("passt", connect)).expect("memory");
+        machine.start();
+        eventually("answers", || machine.answer().map(drop));
+        machine.post();
+        let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
+        assert!(machine.send(&frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request).into(), &[]));
+        eventually("an answer", || (!machine.take().is_empty()).then_some(()));
+        let file = memfd_create("memory", MemfdFlags::CLOEXEC).expect("a file");
+        let regions = machine.regions();
+        let mut content = vec![0; machine.region().size()];
+        assert!(machine.region().copy_out(0, &mut content));
+        File::from(file.try_clone().expect("another")).write_all(&content).expect("written");
+        let table = words(&[&[2], regions.as_flattened()].concat());
+        machine.request(5, true, &table, &[file.as_fd(); 2]);
+        eventually("another table", || machine.number().filter(|answer| *answer == (5, 0)).map(drop));
+        ftruncate(&file, 0).expect("a length");
+        machine.kick(TRANSMIT);
+        passt.wait_for("Client connection closed");
+        assert!(passt.try_wait().is_none(), "passt ended");
     }
 }
 

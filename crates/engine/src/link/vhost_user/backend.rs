@@ -167,8 +167,11 @@ impl Backend {
                 let wanted = ProtocolFeatures::from_bits_retain(bits);
                 // It may have become the owner meanwhile.
                 let offered = self.offered_protocol() | ProtocolFeatures::CONFIG;
+                if !offered.contains(wanted) {
+                    return Err(Refusal("features that were not offered"));
+                }
                 self.protocol = wanted;
-                offered.contains(wanted).then_some(()).ok_or(Refusal("features that were not offered"))
+                Ok(())
             }
             Message::SetOwner => {
                 self.owned = true;

@@ -72,6 +72,12 @@ struct Pair {
 impl Machine {
     /// A machine, and the back end's end of its socket.
     pub fn pair(shape: Shape) -> io::Result<(Self, OwnedFd)> {
+        let (socket, theirs) = UnixStream::pair()?;
+        Ok((Self::new(shape, socket)?, theirs.into()))
+    }
+
+    /// A machine that is connected to a back end.
+    pub fn new(shape: Shape, socket: UnixStream) -> io::Result<Self> {
         let mut layouts: Vec<[Layout; 2]> = Vec::new();
         let mut end = 0;
         for _ in 0..shape.pairs {
@@ -90,7 +96,6 @@ impl Machine {
             indirect: shape.features.contains(Features::INDIRECT_DESC),
             event_index: shape.features.contains(Features::EVENT_IDX),
         };
-        let (socket, theirs) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
         let events = || (0..2 * shape.pairs).map(|_| Event::new()).collect::<io::Result<Vec<_>>>();
         let pair = |[transmit, receive]: [Layout; 2]| {
@@ -102,7 +107,7 @@ impl Machine {
             }
         };
         let pairs = layouts.into_iter().map(pair).collect();
-        let machine = Self {
+        Ok(Self {
             shape,
             socket,
             kicks: events()?,
@@ -112,8 +117,7 @@ impl Machine {
             memory,
             region,
             kicked: 0,
-        };
-        Ok((machine, theirs.into()))
+        })
     }
 
     /// The memory that is shared with the back end.

@@ -92,6 +92,9 @@ impl VhostUserLink {
 
     /// Forgets the front end.
     fn leave(&mut self) {
+        if self.front.is_some() {
+            log::debug!("The guest was interrupted {} times so far", self.interrupts());
+        }
         self.device.pause();
         self.backend.leave(&mut self.device);
         self.front = None;

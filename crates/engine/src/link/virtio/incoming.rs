@@ -7,6 +7,7 @@ use passt_proto::wire::stream::MAX_FRAME;
 use passt_sys::iovec::{self, Gather};
 use passt_sys::shared::Memory;
 
+use super::Pair;
 use super::queue::{Access, Virtqueue, places};
 use crate::link::{Frame, HEAD_LEN};
 
@@ -65,21 +66,19 @@ impl Incoming {
     }
 
     /// Gives the last batch back to the guest.
-    pub(super) fn end_batch<'a>(&mut self, memory: &Memory, queues: impl Iterator<Item = &'a mut Virtqueue>) {
+    pub(super) fn end_batch(&mut self, memory: &Memory, pairs: &mut [Pair]) {
         if self.frames.is_empty() {
             return;
         }
-        for (number, queue) in queues.enumerate() {
-            let mut given = false;
-            for frame in self.frames.iter().filter(|frame| frame.queue == number) {
-                if let Some(chain) = frame.chain {
-                    queue.give_back(memory, chain, 0);
-                    given = true;
-                }
+        for frame in &self.frames {
+            if let Some(chain) = frame.chain
+                && let Some(pair) = pairs.get_mut(frame.queue)
+            {
+                pair.transmit.give_back(memory, chain, 0);
             }
-            if given {
-                queue.publish(memory);
-            }
+        }
+        for pair in pairs {
+            pair.transmit.publish(memory);
         }
         self.frames.clear();
         self.parts.clear();

@@ -94,7 +94,7 @@ impl Device {
     /// changed.
     pub(super) fn pause(&mut self) {
         self.lent = Lent::Nowhere;
-        self.incoming.end_batch(&self.memory, self.pairs.iter_mut().map(|pair| &mut pair.transmit));
+        self.incoming.end_batch(&self.memory, &mut self.pairs);
     }
 
     /// Takes a batch, and note of buffers; how many frames, and what makes no sense. The kick of
