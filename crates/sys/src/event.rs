@@ -33,8 +33,17 @@ impl Event {
     /// One that another process has made. `InvalidInput` if it is a file, a pipe or a socket: what
     /// has no type, among what a process can open, is of the kernel's own making.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        const TYPE: u32 = libc::S_IFMT;
-        if rustix::fs::fstat(&fd)?.st_mode & TYPE != 0 {
+        Self::of_type(fd, &[0])
+    }
+
+    /// The same to be signalled alone, which may be a pipe or a socket as well: user-mode Linux gets
+    /// no signal of an eventfd, and has one of these in its place.
+    pub fn adopt_to_signal(fd: OwnedFd) -> io::Result<Self> {
+        Self::of_type(fd, &[0, libc::S_IFIFO, libc::S_IFSOCK])
+    }
+
+    fn of_type(fd: OwnedFd, types: &[u32]) -> io::Result<Self> {
+        if !types.contains(&(rustix::fs::fstat(&fd)?.st_mode & libc::S_IFMT)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
@@ -86,6 +95,21 @@ mod tests {
         rustix::io::write(&event.0, &(u64::MAX - 1).to_ne_bytes()).expect("filled");
         event.signal();
         assert!(event.clear());
+    }
+
+    /// One that nobody reads, or that is full, is no reason to wait.
+    #[test]
+    fn pipes_and_sockets() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        for (reader, writer) in [rustix::pipe::pipe().expect("a pipe"), (a.into(), b.into())] {
+            let event = Event::adopt_to_signal(writer).expect("a pipe or a socket");
+            (0..20_000).for_each(|_| event.signal());
+            let mut bytes = [0; 8];
+            assert_eq!(rustix::io::read(&reader, &mut bytes), Ok(8));
+            assert_eq!(bytes, 1u64.to_ne_bytes());
+            drop(reader);
+            event.signal();
+        }
     }
 
     #[test]

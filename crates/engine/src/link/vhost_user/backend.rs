@@ -35,12 +35,24 @@ struct Refusal(&'static str);
 /// A device as the front end sees it.
 pub(super) struct Backend {
     config: Config,
-    /// The front end said that it is the owner, before it asked for features of the protocol.
-    owned: bool,
+    /// Who the front end is, as far as can be told.
+    manner: Manner,
     features: Features,
     protocol: ProtocolFeatures,
     status: u64,
     vrings: Vec<Vring>,
+}
+
+/// How a front end begins, which tells what kind it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// It has said nothing so far.
+    Silent,
+    /// As QEMU: it asks first. It has a configuration of its own, and the control queue.
+    Asks,
+    /// As user-mode Linux, crosvm or cloud-hypervisor: it claims the device first. The guest's
+    /// driver sees what the back end offers and nothing else.
+    Claims,
 }
 
 /// What was said about a queue.
@@ -59,7 +71,7 @@ impl Backend {
     pub(super) fn new(config: Config, pairs: usize) -> Self {
         Self {
             config,
-            owned: false,
+            manner: Manner::Silent,
             features: Features::empty(),
             protocol: ProtocolFeatures::empty(),
             status: 0,
@@ -71,7 +83,7 @@ impl Backend {
     /// Forgets a front end, and leaves a device without queues and memory.
     pub(super) fn leave(&mut self, device: &mut Device) {
         self.reset(device);
-        (self.owned, self.protocol) = (false, ProtocolFeatures::empty());
+        (self.manner, self.protocol) = (Manner::Silent, ProtocolFeatures::empty());
         for queue in queues(device) {
             (queue.call, queue.error) = (None, None);
         }
@@ -92,16 +104,20 @@ impl Backend {
 
     fn offered(&self) -> Features {
         let mtu = if self.config.mtu.is_some() { Features::MTU } else { Features::empty() };
-        Features::OFFERED | mtu
+        // A driver refuses a device that has these, and no control queue.
+        let controlled = Features::MQ | Features::GUEST_ANNOUNCE;
+        let without = if self.manner == Manner::Claims { controlled } else { Features::empty() };
+        (Features::OFFERED | mtu).difference(without)
     }
 
     /// Some front ends get configuration from the back end alone, others complain if one has any.
-    /// The former claim the device before anything else.
     fn offered_protocol(&self) -> ProtocolFeatures {
         let mtu =
             if self.config.mtu.is_some() { ProtocolFeatures::NET_MTU } else { ProtocolFeatures::empty() };
-        let config = if self.owned { ProtocolFeatures::CONFIG } else { ProtocolFeatures::empty() };
-        ProtocolFeatures::OFFERED | mtu | config
+        let claims = self.manner == Manner::Claims;
+        let config = if claims { ProtocolFeatures::CONFIG } else { ProtocolFeatures::empty() };
+        let without = if claims { ProtocolFeatures::MQ } else { ProtocolFeatures::empty() };
+        (ProtocolFeatures::OFFERED | mtu | config).difference(without)
     }
 
     /// Does what a message says; the answer, if there is one. The device gives nothing to the guest
@@ -116,7 +132,12 @@ impl Backend {
         let request = header.request;
         let outcome = match Message::parse(request, payload) {
             Ok(message) => match self.question(device, request, &message) {
-                Some(reply) => return Some(reply),
+                Some(reply) => {
+                    if self.manner == Manner::Silent {
+                        self.manner = Manner::Asks;
+                    }
+                    return Some(reply);
+                }
                 None => self.order(device, message, descriptors),
             },
             Err(error) => {
@@ -165,16 +186,16 @@ impl Backend {
             Message::SetFeatures(bits) => self.set_features(device, Features::from_bits_retain(bits)),
             Message::SetProtocolFeatures(bits) => {
                 let wanted = ProtocolFeatures::from_bits_retain(bits);
-                // It may have become the owner meanwhile.
-                let offered = self.offered_protocol() | ProtocolFeatures::CONFIG;
-                if !offered.contains(wanted) {
+                if !self.offered_protocol().contains(wanted) {
                     return Err(Refusal("features that were not offered"));
                 }
                 self.protocol = wanted;
                 Ok(())
             }
             Message::SetOwner => {
-                self.owned = true;
+                if self.manner == Manner::Silent {
+                    self.manner = Manner::Claims;
+                }
                 Ok(())
             }
             // "It is no longer used", and other back ends do this.
@@ -215,7 +236,7 @@ impl Backend {
             Message::SetVringKick(vring) => self.set_kick(device, vring, descriptors),
             Message::SetVringCall(vring) => {
                 self.vring(vring.index)?;
-                let call = event(vring, descriptors)?;
+                let call = event(vring, descriptors, Event::adopt_to_signal)?;
                 if let Some(queue) = queue(device, vring.index) {
                     queue.call = call;
                     // What was to be told before may have been lost.
@@ -225,7 +246,7 @@ impl Backend {
             }
             Message::SetVringErr(vring) => {
                 self.vring(vring.index)?;
-                let error = event(vring, descriptors)?;
+                let error = event(vring, descriptors, Event::adopt_to_signal)?;
                 if let Some(queue) = queue(device, vring.index) {
                     queue.error = error;
                 }
@@ -280,7 +301,7 @@ impl Backend {
     ) -> Result<(), Refusal> {
         let state = self.vring(vring.index)?;
         // One that is looked at all the time would keep the loop busy.
-        let kick = event(vring, descriptors)?.ok_or(Refusal("a queue that nobody kicks"))?;
+        let kick = event(vring, descriptors, Event::adopt)?.ok_or(Refusal("a queue that nobody kicks"))?;
         state.started = true;
         if let Some(queue) = queue(device, vring.index) {
             queue.kick = Some(Arc::new(kick));
@@ -367,12 +388,16 @@ fn set_memory(device: &mut Device, places: &[Place], files: &[OwnedFd]) -> Resul
 }
 
 /// The descriptor of a message that is to have one, or says that it has none.
-fn event(vring: VringDescriptor, descriptors: Descriptors) -> Result<Option<Event>, Refusal> {
+fn event(
+    vring: VringDescriptor,
+    descriptors: Descriptors,
+    adopt: fn(OwnedFd) -> std::io::Result<Event>,
+) -> Result<Option<Event>, Refusal> {
     if !vring.is_there {
         return Ok(None);
     }
     let first = descriptors.into_iter().next().ok_or(Refusal("no descriptor"))?;
-    Event::adopt(first).map(Some).map_err(|_| Refusal("no eventfd"))
+    adopt(first).map(Some).map_err(|_| Refusal("no eventfd"))
 }
 
 /// A queue, if there is one: front ends may set up more than they use.

@@ -334,7 +334,8 @@ fn take(
     loop {
         let taken = incoming.take(memory, number, queue);
         if incoming.is_full() {
-            // Nobody kicks for what is there already.
+            // Nobody kicks for what is there already; of what comes later this is to be told.
+            queue.want_kicks(memory, true);
             if queue.available(memory) != queue.taken() {
                 queue.kick();
             }

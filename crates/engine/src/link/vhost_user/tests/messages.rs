@@ -29,6 +29,7 @@ fn tell(machine: &Machine, link: &mut VhostUserLink, request: u32, numbers: &[u6
 
 fn agreed() -> (Machine, VhostUserLink) {
     let (machine, mut link) = silent(everything());
+    assert!(ask(&machine, &mut link, 1, &[], &[]).is_some());
     assert!(ask(&machine, &mut link, 16, &words(&[ProtocolFeatures::REPLY_ACK.bits()]), &[]).is_some());
     (machine, link)
 }
@@ -141,13 +142,13 @@ fn orders_are_answered_if_that_was_agreed() {
 /// Some front ends complain where the back end has configuration, others depend on it.
 #[test]
 fn configuration_is_for_those_that_need_it() {
-    for (orders, expected) in [(&[3, 15][..], true), (&[15], false)] {
+    for (orders, expected) in [(&[3, 15][..], true), (&[15], false), (&[1, 3, 15], false)] {
         let (machine, mut link) = silent(everything());
         for &request in orders {
             machine.numbers(request, false, &[]);
         }
         listen(&mut link);
-        let (_, offered) = machine.number().unwrap();
+        let (_, offered) = std::iter::from_fn(|| machine.number()).last().unwrap();
         let has_config = ProtocolFeatures::from_bits_retain(offered).contains(ProtocolFeatures::CONFIG);
         assert_eq!(has_config, expected);
     }
@@ -161,6 +162,23 @@ fn configuration_is_for_those_that_need_it() {
         let (_, content) = machine.answer().unwrap();
         let len = u32::try_from(expected.len()).unwrap();
         assert_eq!(content, [range(offset, len).as_slice(), expected].concat(), "{size} at {offset}");
+    }
+}
+
+/// A driver refuses a device that has several queues, or announces its guest, and has no control
+/// queue: that is the front end's, and some have none.
+#[test]
+fn what_needs_a_control_queue_is_for_those_that_have_one() {
+    let controlled = Features::MQ | Features::GUEST_ANNOUNCE;
+    for (orders, expected) in [(&[3, 1][..], Features::empty()), (&[1], controlled), (&[1, 3, 1], controlled)]
+    {
+        let (machine, mut link) = silent(everything());
+        for &request in orders {
+            machine.numbers(request, false, &[]);
+        }
+        listen(&mut link);
+        let (_, offered) = std::iter::from_fn(|| machine.number()).last().unwrap();
+        assert_eq!(Features::from_bits_retain(offered) & controlled, expected, "{orders:?}");
     }
 }
 

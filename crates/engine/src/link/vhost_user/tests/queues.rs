@@ -253,6 +253,24 @@ fn a_batch_that_is_full() {
     assert_eq!(got, frames);
 }
 
+/// A batch that is full to the brim leaves nothing, and what comes next is told.
+#[test]
+fn a_batch_that_is_just_full() {
+    for (features, frames, len) in
+        [(Features::EVENT_IDX, 1024, 60), (Features::empty(), 1024, 60), (Features::EVENT_IDX, 7, 60_000)]
+    {
+        let (mut machine, mut link) = started(Shape { transmit: 4096, ..with(features) });
+        let ready = kick(&link, TRANSMIT);
+        for _ in 0..3 {
+            let before = machine.kicked();
+            (0..frames).for_each(|_| assert!(machine.send(&packet(len), &[])));
+            assert!(machine.kicked() > before, "{features:?}");
+            assert_eq!(link.receive(ready).unwrap(), frames);
+            link.flush();
+        }
+    }
+}
+
 /// Overwrites descriptor 0 of a queue.
 fn describe(region: &Region, at: usize, (start, len, flags, next): (u64, u32, u16, u16)) {
     assert!(region.copy_in(at, &start.to_le_bytes()) && region.copy_in(at + 8, &len.to_le_bytes()));
