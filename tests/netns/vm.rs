@@ -315,6 +315,9 @@ fn serves_vhost_user(net: &Net, launch: Launch<'_>) {
     let lease = guest.configure();
     assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
     wait_for_address(&guest, "scope global");
+    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6009)));
+    udp.wait_for("LISTENING");
+    assert_eq!(guest.peer(&format!("udp-ask {} hello", at(FAR4, 6009))).trim(), "hello");
     for mtu in [65_520, 1500] {
         guest.run(&format!("ip link set eth0 mtu {mtu}"));
         for address in [FAR4, FAR6] {
