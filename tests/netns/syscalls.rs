@@ -286,13 +286,14 @@ const SOMETIMES: [&str; 2] = ["clock_gettime", "ioctl"];
 /// congestion control for one that paces, `F_GETPIPE_SZ` for a user that has many pipes,
 /// `SO_REUSEPORT` for a rule that comes to a port which the guest sends from, a time to live for
 /// connections that have another than usual (`icmp_errors` has some).
-const OTHER_MACHINES: [Choice; 6] = [
+const OTHER_MACHINES: [Choice; 7] = [
     option::SO_PEEK_OFF,
     option::TCP_CONGESTION,
     &[(1, 1032)],
     option::SO_REUSEPORT,
     option::IP_TTL,
     option::IPV6_UNICAST_HOPS,
+    option::UDP_GRO,
 ];
 
 fn compare(made: &Made, declared: &[Call], most: usize) {

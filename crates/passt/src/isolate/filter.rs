@@ -27,8 +27,15 @@ const COMMON: &[&[Call]] = &[
 ];
 
 /// What a network namespace needs: a tap device, the bypass, and what listens.
-const PASTA: &[&[Call]] =
-    &[dgram::WISHES, forward::CALLS, protocols::splice::CALLS, namespace::CALLS, netlink::CALLS, tun::CALLS];
+const PASTA: &[&[Call]] = &[
+    dgram::DESTINATIONS,
+    dgram::JOINED,
+    forward::CALLS,
+    protocols::splice::CALLS,
+    namespace::CALLS,
+    netlink::CALLS,
+    tun::CALLS,
+];
 
 /// Multicast groups, whose sockets come and go.
 const GROUPS: &[&[Call]] = &[groups::CALLS, protocols::groups::CALLS];
@@ -37,7 +44,8 @@ const GROUPS: &[&[Call]] = &[groups::CALLS, protocols::groups::CALLS];
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
 /// Clients that share memory with us.
-const VHOST_USER: &[&[Call]] = &[client::CALLS, event::CALLS, shared::CALLS, vhost_user::CALLS];
+const VHOST_USER: &[&[Call]] =
+    &[client::CALLS, dgram::JOINED, event::CALLS, shared::CALLS, vhost_user::CALLS];
 
 /// The system calls of a process with this configuration, some more than once; `own` are those that
 /// name what it has open.

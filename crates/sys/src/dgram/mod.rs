@@ -39,10 +39,12 @@ pub const CALLS: &[Call] = &[
     ),
 ];
 
-/// What [`want_destination`] and [`want_joined`] make, for those who call them once the process
-/// runs.
-pub const WISHES: &[Call] =
-    &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::IPV6_RECVPKTINFO, option::UDP_GRO])];
+/// What [`want_destination`] makes, for those who call it once the process runs.
+pub const DESTINATIONS: &[Call] =
+    &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::IPV6_RECVPKTINFO])];
+
+/// The same of [`want_joined`].
+pub const JOINED: &[Call] = &[Call::only(Sysno::setsockopt, &[option::UDP_GRO])];
 
 /// Most messages of one call.
 pub const BATCH: usize = 32;

@@ -77,9 +77,7 @@ bitflags! {
 }
 
 impl Features {
-    /// All that the device can do, but for an MTU, which not every one has. Buffers are used in
-    /// order and datagrams may be joined, but neither is offered: datagrams of user-mode Linux,
-    /// which takes both, did not arrive.
+    /// All that the device can do, but for an MTU, which not every one has.
     pub(super) const OFFERED: Self = Self::CSUM
         .union(Self::GUEST_CSUM)
         .union(Self::GUEST_TSO4)
@@ -92,7 +90,11 @@ impl Features {
         .union(Self::INDIRECT_DESC)
         .union(Self::EVENT_IDX)
         .union(Self::PROTOCOL_FEATURES)
-        .union(Self::VERSION_1);
+        .union(Self::VERSION_1)
+        .union(Self::IN_ORDER)
+        .union(Self::GUEST_USO4)
+        .union(Self::GUEST_USO6)
+        .union(Self::HOST_USO);
 
     /// What the guest takes as it is.
     pub(super) fn caps(self) -> Caps {

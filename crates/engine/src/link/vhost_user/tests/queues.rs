@@ -66,7 +66,7 @@ fn content(link: &VhostUserLink, index: usize) -> Vec<u8> {
 /// Each feature of queues on and off: frames arrive both ways, many times around the ring.
 #[test]
 fn frames_with_each_feature() {
-    let all = [Features::MRG_RXBUF, Features::INDIRECT_DESC, Features::EVENT_IDX];
+    let all = [Features::MRG_RXBUF, Features::INDIRECT_DESC, Features::EVENT_IDX, Features::IN_ORDER];
     let cuts: [&[usize]; 5] = [&[], &[12], &[1; 40], &[0, 0, 3, 0], &[12, 14, 20, 20, 300]];
     for bits in 0..1 << all.len() {
         let chosen = (0..all.len()).filter(|bit| bits & 1 << bit != 0).map(|bit| all[bit]);
