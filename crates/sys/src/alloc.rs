@@ -82,9 +82,11 @@ fn trying<T>(allocate: impl FnOnce() -> T) -> T {
 /// Passes memory on, or ends the process if there is none: in one line rather than by a signal.
 fn or_end(memory: *mut u8) -> *mut u8 {
     if memory.is_null() && !TRYING.get() {
-        const TEXT: &[u8] = b"Not enough memory to start\n";
+        const TEXT: &[u8] = b"Not enough memory\n";
+        let text = libc::iovec { iov_base: TEXT.as_ptr().cast_mut().cast(), iov_len: TEXT.len() };
+        // The one call for writing that a sealed process has.
         // SAFETY: reads so many bytes of a constant.
-        unsafe { libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len()) };
+        unsafe { libc::writev(libc::STDERR_FILENO, &raw const text, 1) };
         crate::process::exit_now(1);
     }
     memory

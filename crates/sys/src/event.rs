@@ -1,14 +1,15 @@
 //! Descriptors by which one process tells another that there is something to do: eventfd(2).
 //!
-//! Both have the same open file, with its flags. So none of ours may be read or written before it
-//! is known to return at once, and whoever has it too can have it wait again: a front end that
-//! does so, and fills it, stops the process that serves it alone.
+//! Both have the same open file, with its flags. Reading says itself that it does not wait
+//! (`RWF_NOWAIT` of preadv2(2)). Writing can't: whoever has the file too can have it wait again. A
+//! front end that does so, and fills it, stops the process that serves it alone.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::msg;
 use crate::seccomp::{Call, Sysno};
@@ -17,7 +18,7 @@ use crate::seccomp::{Call, Sysno};
 pub const CALLS: &[Call] = &[
     Call::only(Sysno::fcntl, &[&[(1, libc::F_SETFL as i64)]]),
     Call::any(Sysno::fstat),
-    Call::any(Sysno::read),
+    Call::any(Sysno::preadv2),
 ];
 
 /// An eventfd.
@@ -30,10 +31,16 @@ impl Event {
         Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// One that another process has made. `InvalidInput` if it is a file, a pipe or a socket: what
-    /// has no type, among what a process can open, is of the kernel's own making.
+    /// One that another process has made. `InvalidInput` if it is something else: a file of another
+    /// type, or one of the kernel's own making that is not read as this is.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        Self::of_type(fd, &[0])
+        let event = Self::of_type(fd, &[0])?;
+        match event.take() {
+            Ok(()) => event.signal(),
+            Err(Errno::AGAIN) => {}
+            Err(_) => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        Ok(event)
     }
 
     /// The same to be signalled alone, which may be a pipe or a socket as well: user-mode Linux gets
@@ -62,7 +69,14 @@ impl Event {
 
     /// Has it be readable no more; whether it was.
     pub fn clear(&self) -> bool {
-        rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+        self.take().is_ok()
+    }
+
+    fn take(&self) -> Result<(), Errno> {
+        let mut number = [0; 8];
+        // There is no position to read from.
+        let into = &mut [IoSliceMut::new(&mut number)];
+        rustix::io::preadv2(&self.0, into, u64::MAX, ReadWriteFlags::NOWAIT).map(drop)
     }
 }
 
@@ -112,12 +126,27 @@ mod tests {
         }
     }
 
+    /// Reading does not wait, whatever others do.
+    #[test]
+    fn nobody_has_it_wait() {
+        let ours = Event::new().expect("an eventfd");
+        let theirs = ours.try_clone().expect("another");
+        let event = Event::adopt(theirs).expect("an eventfd");
+        rustix::fs::fcntl_setfl(&ours.0, OFlags::empty()).expect("flags");
+        assert!(!event.clear());
+        ours.signal();
+        let again = Event::adopt(ours.try_clone().expect("another")).expect("an eventfd");
+        assert!(again.clear() && !event.clear(), "a signal is not lost");
+    }
+
     #[test]
     fn other_files() {
         let file = crate::shared::memory(4096).expect("memory");
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         let (a, b) = std::os::unix::net::UnixStream::pair().expect("sockets");
-        for fd in [file, reader, writer, a.into(), b.into(), crate::fd::null().expect("a device")] {
+        let polls = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("a set");
+        let device = crate::fd::null().expect("a device");
+        for fd in [file, reader, writer, a.into(), b.into(), device, polls] {
             assert_eq!(Event::adopt(fd).expect_err("no eventfd").kind(), io::ErrorKind::InvalidInput);
         }
     }

@@ -21,7 +21,7 @@ use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, settle};
-use crate::cli::{Config, PasstOptions};
+use crate::cli::{Config, MAX_MTU, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
@@ -43,7 +43,8 @@ pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>
     shared::survive_faults().context("Couldn't set up signals")?;
     // What is told there is not less than Ethernet's least (virtio 1.2, section 5.1.4.1).
     let mtu = config.mtu.filter(|mtu| *mtu >= 68);
-    run_on(VhostUserLink::new(vhost_user::Config { mtu }), config, passt, client)
+    let is_chosen = config.mtu != Some(MAX_MTU);
+    run_on(VhostUserLink::new(vhost_user::Config { mtu, is_chosen }), config, passt, client)
 }
 
 /// The same with a link that has no client yet.

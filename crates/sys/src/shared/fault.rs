@@ -14,7 +14,8 @@ use crate::seccomp::Choice;
 /// Mappings at most: those of a table, those that replace it, and as many again.
 const SLOTS: usize = 128;
 
-const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+/// However large the mapping, hardly any of it is ever touched.
+const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
 const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Arguments of mmap(2): memory in the place of a mapping.

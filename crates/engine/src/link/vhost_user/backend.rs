@@ -103,17 +103,22 @@ impl Backend {
     }
 
     fn offered(&self) -> Features {
-        let mtu = if self.config.mtu.is_some() { Features::MTU } else { Features::empty() };
+        let mtu = if self.tells_mtu() { Features::MTU } else { Features::empty() };
         // A driver refuses a device that has these, and no control queue.
         let controlled = Features::MQ | Features::GUEST_ANNOUNCE;
         let without = if self.manner == Manner::Claims { controlled } else { Features::empty() };
         (Features::OFFERED | mtu).difference(without)
     }
 
+    /// Whether the device says what its MTU is. A front end with an MTU of its own goes without the
+    /// network where a back end has a larger one, but does not ask one that says nothing.
+    fn tells_mtu(&self) -> bool {
+        self.config.mtu.is_some() && (self.config.is_chosen || self.manner == Manner::Claims)
+    }
+
     /// Some front ends get configuration from the back end alone, others complain if one has any.
     fn offered_protocol(&self) -> ProtocolFeatures {
-        let mtu =
-            if self.config.mtu.is_some() { ProtocolFeatures::NET_MTU } else { ProtocolFeatures::empty() };
+        let mtu = if self.tells_mtu() { ProtocolFeatures::NET_MTU } else { ProtocolFeatures::empty() };
         let claims = self.manner == Manner::Claims;
         let config = if claims { ProtocolFeatures::CONFIG } else { ProtocolFeatures::empty() };
         let without = if claims { ProtocolFeatures::MQ } else { ProtocolFeatures::empty() };
@@ -141,13 +146,13 @@ impl Backend {
                 None => self.order(device, message, descriptors),
             },
             Err(error) => {
-                log::debug!("Front end: request {request}: {error}");
+                log::warn!("Front end: request {request}: {error}");
                 Err(Refusal("malformed"))
             }
         };
         self.settle(device);
         if let Err(refusal) = outcome {
-            log::debug!("Front end: request {request} refused: {refusal}");
+            log::warn!("Front end: request {request} refused: {refusal}");
         }
         let wanted = header.need_reply && self.protocol.contains(ProtocolFeatures::REPLY_ACK);
         let number = outcome.map_or(FAILED, |()| 0);

@@ -5,6 +5,8 @@
 pub struct Config {
     /// The largest packet that the guest is to send, if it is told one: 68 to 65 535 bytes.
     pub mtu: Option<u16>,
+    /// The user has chosen it.
+    pub is_chosen: bool,
 }
 
 impl Config {
@@ -30,7 +32,7 @@ mod tests {
 
     #[test]
     fn fields() {
-        let space: [u8; 16] = Config { mtu: Some(0x1234) }.space(1);
+        let space: [u8; 16] = Config { mtu: Some(0x1234), is_chosen: true }.space(1);
         assert_eq!(space, [0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0x34, 0x12, 0, 0, 0, 0]);
     }
 }

@@ -15,7 +15,8 @@ use crate::link::{Frame, HEAD_LEN};
 const BATCH_BYTES: usize = 384 * 1024;
 /// Frames taken at most before they are dealt with.
 const BATCH_FRAMES: usize = 1024;
-/// Buffers of all frames that there is memory for from the start.
+/// Buffers of all frames taken at most: there is memory for so many from the start, and a sealed
+/// process gets no more.
 const BATCH_PARTS: usize = 8192;
 /// Buffers of one frame, so that it fits a list.
 pub(in crate::link) const MAX_PARTS: usize = 256;
@@ -56,8 +57,14 @@ impl Incoming {
         self.frames.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.frames.capacity() + self.parts.capacity()
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.frames.len() == BATCH_FRAMES || self.bytes >= BATCH_BYTES
+        let has_room = self.parts.len() + MAX_PARTS <= BATCH_PARTS;
+        self.frames.len() == BATCH_FRAMES || self.bytes >= BATCH_BYTES || !has_room
     }
 
     /// Number of the queue that frame `index` came by.
@@ -110,19 +117,20 @@ impl Incoming {
         self.frames.len() > before
     }
 
-    /// A chain with its buffers; none where it makes no sense.
+    /// A chain with its buffers, or with none where no frame has so many; nothing where it makes no
+    /// sense.
     fn parts_of(&mut self, memory: &Memory, queue: &Virtqueue, head: u16) -> (Option<u16>, Range<usize>) {
         let first = self.parts.len();
-        if queue.chain(memory, head, Access::Read, &mut self.parts).is_err() {
+        let chain = queue.chain(memory, head, Access::Read, &mut self.parts, MAX_PARTS);
+        if !matches!(chain, Ok(true)) {
             self.parts.truncate(first);
-            return (None, 0..0);
         }
-        (Some(head), first..self.parts.len())
+        (chain.ok().map(|_| head), first..self.parts.len())
     }
 
     /// Copies what is to be looked at of a chain.
     fn content(&mut self, memory: &Memory, parts: Range<usize>) -> Option<(usize, Offload)> {
-        let parts = self.parts.get(parts).filter(|parts| parts.len() <= MAX_PARTS)?;
+        let parts = self.parts.get(parts)?;
         let total: usize = parts.iter().map(Range::len).sum();
         // One without buffers has no metadata.
         let len = total.checked_sub(MERGEABLE_LEN).filter(|len| *len <= MAX_FRAME)?;

@@ -295,6 +295,12 @@ impl Device {
         open.next().is_none() || (!has_news && lack.next().is_some())
     }
 
+    /// Places that there is memory for, all lists together.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.incoming.capacity() + self.pairs.iter().map(|pair| pair.receive.capacity()).sum::<usize>()
+    }
+
     /// All who waited have been called.
     pub(super) fn resumed(&mut self) {
         self.pairs.iter_mut().for_each(|pair| pair.receive.resumed());

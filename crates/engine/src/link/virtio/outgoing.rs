@@ -12,8 +12,9 @@ use super::queue::{Access, Virtqueue, places};
 
 /// Buffers looked at for one frame: no more fit a list with what else there may be.
 const MOST_PARTS: usize = 256;
-/// Buffers that there is memory for from the start, as many as most queues have.
-const POSTED: usize = 1024;
+/// Buffers that are known at most, more than most queues have: there is memory for so many from the
+/// start, and a sealed process gets no more.
+const POSTED: usize = 4096;
 /// The part of all buffers that is left to frames without payload, acknowledgements foremost.
 const SPARE: usize = 16;
 
@@ -73,6 +74,11 @@ impl Outgoing {
         self.queue.stop().map(|taken| taken.wrapping_sub(unused))
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.posted.capacity() + self.parts.capacity()
+    }
+
     /// Descriptors of the queue.
     fn size(&self) -> usize {
         self.queue.layout().map_or(0, |layout| layout.size.into())
@@ -87,7 +93,7 @@ impl Outgoing {
     pub(super) fn fetch(&mut self, memory: &Memory) {
         // A guest may post faster than this looks, and the same chain again and again.
         for _ in 0..self.size() {
-            if self.posted.len() >= usize::from(u16::MAX) {
+            if !self.has_room() {
                 break;
             }
             match self.queue.take(memory) {
@@ -106,7 +112,8 @@ impl Outgoing {
     /// Takes note of a chain; false if it makes no sense.
     fn post(&mut self, memory: &Memory, head: u16) -> bool {
         self.parts.clear();
-        if self.queue.chain(memory, head, Access::Write, &mut self.parts).is_err() {
+        // What lies behind the buffers that a frame can have is not used.
+        if self.queue.chain(memory, head, Access::Write, &mut self.parts, MOST_PARTS).is_err() {
             return false;
         }
         // One without room is given back in its turn.
@@ -119,9 +126,14 @@ impl Outgoing {
         true
     }
 
+    /// Whether another chain can be taken note of.
+    fn has_room(&self) -> bool {
+        self.posted.len() + MOST_PARTS <= POSTED
+    }
+
     /// Whether the guest can't post more before it gets something.
     pub(super) fn is_complete(&self) -> bool {
-        self.posted.len() >= self.size()
+        self.posted.len() >= self.size() || !self.has_room()
     }
 
     /// How many frames of `len` bytes with their metadata there is room for, up to `wanted`, that

@@ -252,16 +252,19 @@ impl Virtqueue {
         index.map_or(self.taken, u16::from_le)
     }
 
-    /// Appends the buffers of the chain that begins at `head`, those of no length aside. Some may
-    /// have been appended of one that makes no sense: they are not all in memory, or not to be used
-    /// so, or the chain has no end.
+    /// Appends the buffers of the chain that begins at `head`, those of no length aside, up to `most`
+    /// of them; whether these are all. Some may have been appended of one that makes no sense: they
+    /// are not all in memory, or not to be used so, or the chain has no end.
     pub(super) fn chain(
         &self,
         memory: &Memory,
         head: u16,
         access: Access,
         parts: &mut Vec<Range<usize>>,
-    ) -> Result<(), Broken> {
+        most: usize,
+    ) -> Result<bool, Broken> {
+        let most = parts.len() + most;
+        let mut fits = true;
         let layout = self.working().ok_or(Broken)?;
         let (mut table, mut len) = (layout.descriptors, usize::from(layout.size));
         let (mut number, mut nested) = (head, false);
@@ -287,10 +290,13 @@ impl Virtqueue {
                 if !memory.has(range.clone()) {
                     return Err(Broken);
                 }
-                parts.push(range);
+                fits &= parts.len() < most;
+                if fits {
+                    parts.push(range);
+                }
             }
             if flags & NEXT == 0 {
-                return Ok(());
+                return Ok(fits);
             }
             number = next;
         }

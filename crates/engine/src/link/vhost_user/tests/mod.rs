@@ -27,7 +27,7 @@ fn with(features: Features) -> Shape {
 /// A machine, and a link that has heard nothing of it yet.
 fn silent(shape: Shape) -> (Machine, VhostUserLink) {
     let (machine, socket) = Machine::pair(shape).unwrap();
-    let mut link = VhostUserLink::new(Config { mtu: Some(1500) });
+    let mut link = VhostUserLink::new(Config { mtu: Some(1500), is_chosen: true });
     link.connect(socket);
     (machine, link)
 }

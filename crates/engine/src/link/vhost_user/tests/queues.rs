@@ -398,6 +398,34 @@ fn a_table_at_the_end_of_a_chain() {
     assert!(content(&link, 0) == pattern(100));
 }
 
+/// Chains of all descriptors, offered again and again, take no more memory than there was: a sealed
+/// process gets none.
+#[test]
+fn chains_of_all_descriptors() {
+    let shape = Shape { transmit: 1024, receive: 1024, ..with(Features::MRG_RXBUF) };
+    let (machine, mut link) = started(shape);
+    let (region, before) = (machine.region(), link.device.capacity());
+    for (layout, access) in [(machine.transmit(), 0), (machine.receive(), WRITE)] {
+        for number in 0..layout.size {
+            let next = if number + 1 < layout.size { NEXT } else { 0 };
+            let buffer = (GUEST + 0x1_0000, 4, access | next, number + 1);
+            describe(region, layout.descriptor(number), buffer);
+            assert!(region.store(layout.available_entry(number), 0_u16));
+        }
+        assert!(region.store(layout.available_index(), layout.size));
+    }
+    let mut taken = 0;
+    for round in 2..20_u16 {
+        taken += listen(&mut link);
+        link.flush();
+        assert!(region.store(machine.transmit().available_index(), 1024_u16.wrapping_mul(round)));
+    }
+    assert_eq!(taken, 18 * 1024);
+    assert!(!machine.is_broken(TRANSMIT) && !machine.is_broken(RECEIVE));
+    assert_eq!(link.device.capacity(), before);
+    assert_eq!(link.send(&pattern(60)), Ok(()), "the first buffers of a chain are enough");
+}
+
 /// What was taken and not used is there after a restart, and a broken queue works again.
 #[test]
 fn queues_are_stopped_and_started() {
