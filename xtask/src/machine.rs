@@ -30,6 +30,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
     ("slirp4netns", "slirp4netns"),
+    ("socat", "socat"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
     ("strace", "strace"),
@@ -39,6 +40,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),
     ("valgrind", "valgrind"),
+    ("wg", "wireguard-tools"),
+    ("wireguard-go", "wireguard-go"),
     ("wrk", "wrk"),
     ("xz", "xz-utils"),
 ];
