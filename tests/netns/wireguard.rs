@@ -25,7 +25,7 @@ struct Station {
 impl Station {
     fn new(place: &dyn Place) -> Self {
         let private = place.run("wg genkey").trim().to_owned();
-        let mut derive = Process::start(&mut place.command("wg").arg("pubkey"));
+        let mut derive = Process::start(place.command("wg").arg("pubkey"));
         derive.write(&format!("{private}\n"));
         derive.close_stdin();
         Self { public: derive.succeed().trim().to_owned(), private }
@@ -40,13 +40,12 @@ fn start(
     (station, port, number): (&Station, u16, u8),
     peers: &[(&Station, u8, Option<String>)],
 ) -> Process {
-    let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {port}\n", station.private);
-    for (peer, number, endpoint) in peers {
-        text += &format!("[Peer]\nPublicKey = {}\nAllowedIPs = 10.8.0.{number}/32\n", peer.public);
-        if let Some(endpoint) = endpoint {
-            text += &format!("Endpoint = {endpoint}\n");
-        }
-    }
+    let own = format!("[Interface]\nPrivateKey = {}\nListenPort = {port}\n", station.private);
+    let others = peers.iter().map(|(peer, number, endpoint)| {
+        let endpoint = endpoint.as_ref().map(|at| format!("Endpoint = {at}\n")).unwrap_or_default();
+        format!("[Peer]\nPublicKey = {}\nAllowedIPs = 10.8.0.{number}/32\n{endpoint}", peer.public)
+    });
+    let text: String = [own].into_iter().chain(others).collect();
     let file = net.dir().join(format!("station{number}.conf"));
     fs::write(&file, text).expect("a configuration");
     let mut command = place.command("unshare");
