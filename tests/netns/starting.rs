@@ -376,7 +376,7 @@ fn what_was_there_before_stays() {
 }
 
 /// Most of what an idle instance may have committed, in KiB; nearly all of it is of the C library.
-const COMMITTED: u64 = 8 * 1024;
+const COMMITTED: u64 = 4 * 1024;
 
 /// Memory that the kernel counts as committed to a process, in KiB: of the mappings with flag `ac`.
 fn committed(pid: u32) -> u64 {

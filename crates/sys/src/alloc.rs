@@ -27,7 +27,7 @@ const ARENA: usize = 32 * 1024 * 1024;
 /// What no request may begin to use: more than any takes until it looks again.
 const KEPT: usize = 8 * 1024 * 1024;
 /// Bytes from which on an allocation is a mapping of its own.
-const LARGE: usize = 1024 * 1024;
+const LARGE: usize = 128 * 1024;
 /// Alignment that every mapping has.
 const PAGE: usize = 4096;
 
