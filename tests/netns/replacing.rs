@@ -175,7 +175,7 @@ fn assert_in_use(starters: &Starters<'_>, program: &str) {
 }
 
 fn wait_for_end(starters: &Starters<'_>, name: &str) {
-    eventually("its end", || in_use(starters, name).is_none().then_some(()));
+    eventually("its end", || (!starters.runs(name)).then_some(()));
 }
 
 #[test]

@@ -108,6 +108,11 @@ impl<'n> Starters<'n> {
         (!found.is_empty()).then_some(found)
     }
 
+    /// Whether there is a process of this name.
+    pub fn runs(&self, name: &str) -> bool {
+        !self.sh_as_root(&format!("pgrep -x {name}.* || true")).trim().is_empty()
+    }
+
     /// qemu by way of lines in the shell here, which get its arguments.
     pub fn qemu_through(&self, lines: &str) -> Qemu {
         let mut command = self.command("sh");
