@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         buffer: 1600,
     };
     let (mut machine, socket) = Machine::pair(shape).expect("a machine");
-    let mut link = VhostUserLink::new(Config { mtu: Some(1500) });
+    let mut link = VhostUserLink::new(Config { mtu: Some(1500), is_chosen: true });
     link.connect(socket);
     link.renew_fds();
     let event = Event::new().expect("an eventfd");
