@@ -92,14 +92,13 @@ impl<L: Link> Engine<L> {
             Flow::Udp(flow) => flow.event(ctx, &mut common.udp, handle, key, events),
             Flow::Echo(flow) => flow.event(&mut ctx.core, &mut common.echo, key, events),
         });
-        self.udp_moved();
     }
 
     /// The second socket of a flow that bypasses the link has something to tell.
     pub(crate) fn second_event(&mut self, handle: Handle, events: EventFlags) {
         self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
             Flow::Splice(flow) => flow.event(ctx, &mut common.splice, handle, key, Peer::Target, events),
-            Flow::Udp(flow) => flow.client_event(ctx, &mut common.udp, handle, key, events),
+            Flow::Udp(flow) => flow.second_event(ctx, handle, key, events),
             Flow::Tcp(_) | Flow::Echo(_) => Verdict::Keep,
         });
     }

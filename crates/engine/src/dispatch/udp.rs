@@ -141,15 +141,6 @@ impl<L: Link> Engine<L> {
         self.insert(key, Flow::Udp(flow), due)
     }
 
-    /// Has a flow that goes on by another key be found by that, or ends it.
-    pub(super) fn udp_moved(&mut self) {
-        if let Some((handle, key)) = self.common.udp.take_moved()
-            && !self.flows.rename(handle, key)
-        {
-            self.remove(handle);
-        }
-    }
-
     /// The socket that a port of the guest has on the host has something to tell.
     pub(crate) fn mapping_event(&mut self, mapping: Handle, events: EventFlags) {
         let socket = Which::Mapping(mapping);

@@ -8,8 +8,8 @@
 //!
 //! The socket is connected to the server when that has answered. A server may also go on from a
 //! port of its own for each client (RFC 1350, section 4). Then the flow has a socket on the client's
-//! side as well, with a port that stands for the server's: the client goes on with that one, and
-//! what it sends to the listening socket is another flow.
+//! side as well, with a port that stands for that one of the server. The port that was asked may
+//! answer nevertheless: the other may be somebody else's on the same host.
 //!
 //! Left out: errors. A client on loopback would hear of a closed port at once, but nothing makes
 //! a listening socket say so to a single client. They are counted, and the flow
@@ -46,15 +46,17 @@ pub(crate) struct Across {
     server: OwnedFd,
     /// Its port is no service, until the socket is connected.
     unconnected: Option<PortNote>,
-    client: Client,
+    /// The one that listens for clients.
+    listening: Shared,
+    second: Option<Second>,
 }
 
-/// What the client talks to.
-enum Client {
-    /// The socket that listens for all of them.
-    Listening(Shared),
-    /// One of its own, connected to it.
-    Own(OwnedFd),
+/// What stands for another port of the server.
+struct Second {
+    /// The port.
+    server: Endpoint,
+    /// Connected to the client.
+    fd: OwnedFd,
 }
 
 impl Across {
@@ -80,7 +82,7 @@ impl Across {
         let port = if has_port { Some(port) } else { facts::local(&server).map(|at| at.port) };
         let port = port.ok_or(DropReason::Socket)?;
         let unconnected = Some(ports.ours.note_port(from.other(), port, !target.is_v4()));
-        Ok((Self { server, unconnected, client: Client::Listening(client) }, kept))
+        Ok((Self { server, unconnected, listening: client, second: None }, kept))
     }
 
     /// The one on the server's side.
@@ -88,19 +90,14 @@ impl Across {
         &self.server
     }
 
-    /// The one that listens for clients, if this one has none of its own.
-    pub(super) fn listener(&self) -> Option<&Shared> {
-        match &self.client {
-            Client::Listening(shared) => Some(shared),
-            Client::Own(_) => None,
-        }
+    /// The one that listens for clients.
+    pub(super) fn listening(&self) -> &Shared {
+        &self.listening
     }
 
     /// The client was heard through another listening socket.
     pub(super) fn reopened(&mut self, listener: Shared) {
-        if let Client::Listening(shared) = &mut self.client {
-            *shared = listener;
-        }
+        self.listening = listener;
     }
 
     /// The way to the server at `remote`.
@@ -110,37 +107,41 @@ impl Across {
         Sender { fd: self.server.as_fd(), envelope, v4: remote.addr.is_v4(), shared: None }
     }
 
-    /// The way to the client.
-    fn to_client<'a>(&'a self, ways: Ways<'a>, client: Endpoint) -> Option<Sender<'a>> {
+    /// The way to the client, who is to see what the server sent from `source`.
+    fn to_client<'a>(&'a self, ways: Ways<'a>, source: Endpoint) -> Option<Sender<'a>> {
         let envelope = Envelope::default();
-        match &self.client {
-            Client::Listening(shared) => shared.way(ways, envelope),
-            Client::Own(fd) => {
-                Some(Sender { fd: fd.as_fd(), envelope, v4: client.addr.is_v4(), shared: None })
+        match &self.second {
+            Some(second) if second.server == source => {
+                let v4 = Endpoint::from(self.listening.to).addr.is_v4();
+                Some(Sender { fd: second.fd.as_fd(), envelope, v4, shared: None })
             }
+            _ => self.listening.way(ways, envelope),
         }
     }
 
-    /// The server has answered from `remote`: nobody else may from now on.
-    fn connect(&mut self, remote: Endpoint) {
-        if self.unconnected.is_some() && rustix::net::connect(&self.server, &remote.socket_addr()).is_ok() {
+    /// The server has answered from `remote`, where it was asked: nobody else may from now on, if it
+    /// has no other port.
+    fn answered(&mut self, remote: Endpoint) {
+        if self.second.is_none()
+            && self.unconnected.is_some()
+            && rustix::net::connect(&self.server, &remote.socket_addr()).is_ok()
+        {
             self.unconnected = None;
         }
     }
 }
 
 /// A socket on side `side`, connected to the `client` there, with an address that it knows the
-/// server by, and with `port` if possible; its port.
-fn client_socket(ports: &mut Ports, side: Side, client: &Shared, port: u16) -> io::Result<(OwnedFd, u16)> {
+/// server by, and with `port` if possible.
+fn client_socket(ports: &mut Ports, side: Side, client: &Shared, port: u16) -> io::Result<OwnedFd> {
     let to = Endpoint::from(client.to);
     let from = client.from.map_or_else(|| any(to.addr), Addr::from);
     let fd = ports.socket_across(side.other(), SocketType::DGRAM, to.addr)?;
     if side == Side::Host && ports.pressure.keeps(&fd) {
         return Err(Errno::MFILE.into());
     }
-    let kept = connect(&fd, Endpoint::new(from, port).socket_addr(), to.socket_addr(), true)?;
-    let port = if kept { port } else { facts::local(&fd).ok_or(Errno::INVAL)?.port };
-    Ok((fd, port))
+    connect(&fd, Endpoint::new(from, port).socket_addr(), to.socket_addr(), true)?;
+    Ok(fd)
 }
 
 impl UdpFlow {
@@ -149,51 +150,48 @@ impl UdpFlow {
         Self::new(Sockets::Across(across), server, Station::EVERY, now)
     }
 
-    /// Has a flow go on with `source` as its server, if that is another port of the same one, which
-    /// has not answered yet. False if it is a stranger.
-    pub(super) fn moves_to<L: Link>(
+    /// Whether `source` is the server, or another port of it that this one goes on from.
+    pub(super) fn is_server<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
-        udp: &mut Udp,
         (handle, key): (Handle, &Key),
         source: Endpoint,
     ) -> bool {
+        if source == self.remote {
+            return true;
+        }
         let (Sockets::Across(across), Via::Bypass(side)) = (&mut self.sockets, key.via) else { return false };
-        let Client::Listening(client) = &across.client else { return false };
+        if let Some(second) = &across.second {
+            return second.server == source;
+        }
         if across.unconnected.is_none() || source.addr != self.remote.addr {
             return false;
         }
-        let Ok((fd, port)) = client_socket(&mut ctx.ports, side, client, source.port) else { return false };
-        if ctx.core.watch(&fd, Token::Second(handle), DATAGRAMS).is_err() {
-            return false;
-        }
-        across.client = Client::Own(fd);
-        self.remote = source;
-        udp.moved = Some((handle, Key { guest: Endpoint { port, ..key.guest }, ..*key }));
-        true
+        let made = client_socket(&mut ctx.ports, side, &across.listening, source.port);
+        let watched = made.and_then(|fd| ctx.core.watch(&fd, Token::Second(handle), DATAGRAMS).map(|()| fd));
+        across.second = watched.ok().map(|fd| Second { server: source, fd });
+        across.second.is_some()
     }
 
-    /// The socket on the client's side has something to tell.
-    pub(crate) fn client_event<L: Link>(
+    /// The second socket on the client's side has something to tell.
+    pub(crate) fn second_event<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
-        udp: &mut Udp,
         handle: Handle,
         key: &Key,
         events: EventFlags,
     ) -> Verdict {
-        let Sockets::Across(Across { client: Client::Own(fd), .. }) = &self.sockets else {
+        let Sockets::Across(Across { second: Some(second), .. }) = &self.sockets else {
             return Verdict::Keep;
         };
         let path = self.path_from_guest(&ctx.core, key);
-        let mut taken = events.contains(EventFlags::ERR) && errors::own(&mut ctx.core, key, &path, fd);
+        let mut taken =
+            events.contains(EventFlags::ERR) && errors::own(&mut ctx.core, key, &path, &second.fd);
         if events.contains(EventFlags::IN) {
-            let received = ctx.core.inbox.receive(fd.as_fd());
+            let received = ctx.core.inbox.receive(second.fd.as_fd());
             taken |= has_taken(&received, events);
-            if let Ok(count) = received
-                && self.received(ctx, udp, handle, key, 0..count) == Verdict::Remove
-            {
-                return Verdict::Remove;
+            if let Ok(count) = received {
+                self.serve_second(ctx, handle, key, count);
             }
         }
         if self.futile.note(taken) {
@@ -201,6 +199,29 @@ impl UdpFlow {
             return Verdict::Remove;
         }
         Verdict::Keep
+    }
+
+    /// Passes on what the client sent to the server's other port, which is in the inbox.
+    fn serve_second<L: Link>(&mut self, ctx: &mut Context<L>, handle: Handle, key: &Key, count: usize) {
+        let before = self.seen;
+        for index in 0..count {
+            let source = ctx.core.inbox.message(index).and_then(|(m, _)| m.source.map(Endpoint::from));
+            // Before the socket was connected, others could send to it.
+            if source != Some(key.remote) {
+                ctx.core.dropped_all(DropReason::NoFlow, datagrams(&ctx.core.inbox, index..index + 1));
+                continue;
+            }
+            self.used(Direction::Out, tally(&ctx.core.inbox, index..index + 1), ctx.core.now);
+            let mut cuts = self.cuts;
+            if let Sockets::Across(across) = &self.sockets
+                && let Some(second) = &across.second
+            {
+                let lost = relay(&across.to_server(second.server), &ctx.core, index..index + 1, &mut cuts);
+                ctx.core.dropped_all(DropReason::Socket, lost);
+            }
+            self.cuts = cuts;
+        }
+        self.note(&mut ctx.ports, handle, key, before);
     }
 
     /// Passes on what is in the inbox at `messages`, from the client.
@@ -218,19 +239,21 @@ impl UdpFlow {
         count(ctx, lost, messages)
     }
 
-    /// Passes on what is in the inbox at `messages`, from the server.
+    /// Passes on what is in the inbox at `messages`, from the server at `source`.
     pub(super) fn answer<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
         udp: &Udp,
-        key: &Key,
+        source: Endpoint,
         messages: Range<usize>,
     ) -> Verdict {
         self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let Sockets::Across(across) = &mut self.sockets else { return Verdict::Remove };
-        across.connect(self.remote);
+        if source == self.remote {
+            across.answered(source);
+        }
         let ways = Ways { listeners: &ctx.ports.listeners, mappings: &udp.mappings };
-        let way = across.to_client(ways, key.remote);
+        let way = across.to_client(ways, source);
         let lost = way.map(|way| relay(&way, &ctx.core, messages.clone(), &mut self.cuts));
         count(ctx, lost, messages)
     }

@@ -23,7 +23,7 @@ impl UdpFlow {
     pub(crate) fn listener(&self) -> Option<u32> {
         let shared = match &self.sockets {
             Sockets::Shared(shared) => Some(shared),
-            Sockets::Across(across) => across.listener(),
+            Sockets::Across(across) => Some(across.listening()),
             Sockets::Own(_) => None,
         };
         match shared?.socket {

@@ -59,8 +59,6 @@ pub struct Udp {
     timeouts: Timeouts,
     /// A datagram was too big for the kernel: through which socket, and for whom.
     refused: Cell<Option<(Which, Endpoint)>>,
-    /// A flow goes on by another key.
-    moved: Option<(Handle, Key)>,
     /// The sockets of the guest's ports.
     pub(crate) mappings: Mappings,
 }
@@ -111,7 +109,6 @@ impl Udp {
                 stream: setting("udp_timeout_stream", 120),
             },
             refused: Cell::new(None),
-            moved: None,
             mappings,
         }
     }
@@ -160,11 +157,6 @@ impl Udp {
     /// this was asked last.
     pub(crate) fn take_refused(&self) -> Option<(Which, Endpoint)> {
         self.refused.take()
-    }
-
-    /// The flow that goes on by another key, since this was asked last.
-    pub(crate) fn take_moved(&mut self) -> Option<(Handle, Key)> {
-        self.moved.take()
     }
 
     /// Notes that a flow began. False where there is no memory for that.

@@ -86,10 +86,10 @@ impl UdpFlow {
             next = messages.end;
             let Some(source) = run.first().copied().flatten() else { continue };
             // Before the socket was connected, others could send to it.
-            if source != self.remote && !self.moves_to(ctx, udp, (handle, key), source) {
+            if !self.is_server(ctx, (handle, key), source) {
                 ctx.core.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.core.inbox, messages));
             } else if key.via != Via::Link {
-                if self.answer(ctx, udp, key, messages) == Verdict::Remove {
+                if self.answer(ctx, udp, source, messages) == Verdict::Remove {
                     return Ok(Verdict::Remove);
                 }
             } else {
