@@ -106,3 +106,35 @@ fn waiting_is_no_service() {
         assert_eq!(count(), at_first + 2 * opened, "{}", client.run("ss -lun"));
     }
 }
+
+/// Somebody else on the server's side who sends first, from another port of the same address, takes
+/// nothing from the client: the server that was asked is heard when it answers.
+#[test]
+fn nobody_diverts_an_answer() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["bash", "socat", "ss"]) {
+        return;
+    }
+    let options = format!("--config-net -t none -u {IN} -T none -U {OUT} --host-lo-to-ns-lo");
+    let guest = net.pasta(User::Normal).with(&options).start();
+    let ways: [(&dyn Place, &dyn Place, u16); 2] = [(&net.host, &guest, IN), (&guest, &net.host, OUT)];
+    for (client, server, port) in ways {
+        let go = net.dir().join(format!("go{port}"));
+        let answer = format!("until [ -e {} ]; do sleep 0.05; done; cat", go.display());
+        let serve = format!("UDP4-RECVFROM:{port},fork");
+        let _slow = Process::start(server.command("socat").args([&serve, &format!("SYSTEM:{answer}")]));
+        let ports = || -> Vec<String> {
+            let list = server.run("ss -Hun4 state all");
+            list.lines().filter_map(|line| Some(line.split_whitespace().nth(3)?.to_owned())).collect()
+        };
+        eventually("the server", || ports().iter().any(|at| at.ends_with(&format!(":{port}"))).then_some(()));
+        let before = ports();
+        let asks = client.start_peer(&format!("udp-ask {} hello", at("127.0.0.1", port)));
+        let waits = eventually("the waiting port", || ports().into_iter().find(|at| !before.contains(at)));
+        let (_, waits) = waits.rsplit_once(':').expect("a port");
+        let disturb = format!("echo other > /dev/udp/127.0.0.1/{waits}");
+        Process::start(server.command("bash").args(["-c", &disturb])).succeed();
+        fs::write(&go, "").expect("a file");
+        assert_eq!(asks.succeed().trim(), "hello");
+    }
+}
