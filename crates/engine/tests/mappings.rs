@@ -129,6 +129,31 @@ fn strangers_of_each_port() {
     assert_eq!(guest.one().payload(), b"!");
 }
 
+/// What was sent to a group opens the guest's port to everybody, for as long as that flow lives: a
+/// stranger who keeps sending does not make it longer, unless the guest answers.
+#[test]
+fn a_stranger_keeps_nothing_open() {
+    for answers in [false, true] {
+        let Some([_, stranger]) = hosts(["10.9.9.1", "10.9.9.2"]) else { return };
+        let mut guest = Guest::new(PLAIN, 1500);
+        let (own, port) = (names(true).0, free_port());
+        send(&mut guest, (own, port), "239.9.9.9:9".parse().unwrap(), b"anybody?");
+        guest.receive();
+        let mut heard = Vec::new();
+        for _ in 0..6 {
+            stranger.send_to(b"hello", ("10.9.9.1", port)).unwrap();
+            heard.push(guest.receive().iter().any(|packet| packet.payload() == b"hello"));
+            if answers {
+                send(&mut guest, (own, port), stranger.local_addr().unwrap(), b"who is it?");
+                stranger.recv(&mut [0; 99]).unwrap();
+            }
+            guest.now = guest.now + passt_proto::time::Duration::from_secs(12);
+            guest.turn();
+        }
+        assert_eq!(heard, [true, true, true, answers, answers, answers]);
+    }
+}
+
 /// Joined datagrams of several peers, with a stranger's between them, arrive each at its flow.
 #[test]
 fn joined_datagrams_of_several_peers() {
