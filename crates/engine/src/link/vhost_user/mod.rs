@@ -25,14 +25,10 @@ pub mod mock;
 mod tests;
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use passt_proto::drop::DropReason;
-use passt_proto::wire::offload::Offload;
 use passt_sys::event::Event;
-use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::seccomp::{Call, Sysno};
 
 use self::backend::Backend;
@@ -40,7 +36,7 @@ pub use self::config::Config;
 pub use self::features::{Features, ProtocolFeatures};
 use self::front::Front;
 use super::virtio::{Device, Kicked};
-use super::{Caps, ClientLink, Frame, Link};
+use super::{Caps, ClientLink, Link};
 
 /// System calls made here once the process runs, beside those for messages, memory and events.
 pub const CALLS: &[Call] = &[Call::any(Sysno::shutdown)];
@@ -202,43 +198,7 @@ impl Link for VhostUserLink {
         outcome.map(|()| count)
     }
 
-    fn is_backlogged(&self) -> bool {
-        self.device.is_backlogged()
-    }
-
-    fn frame(&self, index: usize) -> Option<Frame<'_>> {
-        self.device.frame(index)
-    }
-
-    fn payload<'a>(&'a self, index: usize, range: Range<usize>, into: &mut Gather<'a>) -> bool {
-        self.device.payload(index, range, into)
-    }
-
-    fn lendable(&mut self, header: usize, segment: usize) -> usize {
-        self.device.lendable(header, segment)
-    }
-
-    fn reserve<'a>(
-        &'a mut self,
-        header: usize,
-        payload: usize,
-        segment: usize,
-        into: &mut Scatter<'a>,
-    ) -> bool {
-        self.device.reserve(header, payload, segment, into)
-    }
-
-    fn reserved<'a>(&'a self, payload: usize, into: &mut Gather<'a>) {
-        self.device.reserved(payload, into);
-    }
-
-    fn commit(&mut self, header: &[u8], offload: &Offload, payload: usize) -> Result<(), DropReason> {
-        self.device.commit(header, offload, payload)
-    }
-
-    fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
-        self.device.send(frame)
-    }
+    super::virtio::methods_of_device!();
 
     fn flush(&mut self) -> Option<u32> {
         self.device.flush();
@@ -248,25 +208,5 @@ impl Link for VhostUserLink {
             front.shut();
         }
         None
-    }
-
-    fn is_congested(&self) -> bool {
-        self.device.is_congested()
-    }
-
-    fn queue(&self, index: usize) -> u8 {
-        u8::try_from(self.device.queue(index)).unwrap_or(0)
-    }
-
-    fn steer(&mut self, queue: u8) {
-        self.device.steer(queue.into());
-    }
-
-    fn is_blocked(&self) -> bool {
-        self.device.is_blocked()
-    }
-
-    fn resumed(&mut self) {
-        self.device.resumed();
     }
 }

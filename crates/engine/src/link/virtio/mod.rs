@@ -35,6 +35,80 @@ pub use self::queue::Layout;
 use self::queue::Virtqueue;
 use super::{Caps, Frame, MAX_HEADERS, MAX_PAYLOAD, complete};
 
+/// The methods of a [`Link`](super::Link) that the device in its field `device` has by itself.
+macro_rules! methods_of_device {
+    () => {
+        fn is_backlogged(&self) -> bool {
+            self.device.is_backlogged()
+        }
+
+        fn frame(&self, index: usize) -> Option<$crate::link::Frame<'_>> {
+            self.device.frame(index)
+        }
+
+        fn payload<'a>(
+            &'a self,
+            index: usize,
+            range: std::ops::Range<usize>,
+            into: &mut passt_sys::iovec::Gather<'a>,
+        ) -> bool {
+            self.device.payload(index, range, into)
+        }
+
+        fn lendable(&mut self, header: usize, segment: usize) -> usize {
+            self.device.lendable(header, segment)
+        }
+
+        fn reserve<'a>(
+            &'a mut self,
+            header: usize,
+            payload: usize,
+            segment: usize,
+            into: &mut passt_sys::iovec::Scatter<'a>,
+        ) -> bool {
+            self.device.reserve(header, payload, segment, into)
+        }
+
+        fn reserved<'a>(&'a self, payload: usize, into: &mut passt_sys::iovec::Gather<'a>) {
+            self.device.reserved(payload, into);
+        }
+
+        fn commit(
+            &mut self,
+            header: &[u8],
+            offload: &passt_proto::wire::offload::Offload,
+            payload: usize,
+        ) -> Result<(), passt_proto::drop::DropReason> {
+            self.device.commit(header, offload, payload)
+        }
+
+        fn send(&mut self, frame: &[u8]) -> Result<(), passt_proto::drop::DropReason> {
+            self.device.send(frame)
+        }
+
+        fn is_congested(&self) -> bool {
+            self.device.is_congested()
+        }
+
+        fn queue(&self, index: usize) -> u8 {
+            u8::try_from(self.device.queue(index)).unwrap_or(0)
+        }
+
+        fn steer(&mut self, queue: u8) {
+            self.device.steer(queue.into());
+        }
+
+        fn is_blocked(&self) -> bool {
+            self.device.is_blocked()
+        }
+
+        fn resumed(&mut self) {
+            self.device.resumed();
+        }
+    };
+}
+pub(super) use methods_of_device;
+
 /// What a guest takes that has said nothing yet.
 pub(super) const PLAIN: Caps =
     Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };

@@ -1,9 +1,14 @@
 mod properties;
 
+use std::ops::Range;
+
 use passt_proto::addr::Mac;
+use passt_proto::drop::DropReason;
 use passt_proto::wire::build::Path;
+use passt_proto::wire::offload::Offload;
 use passt_proto::wire::offload::{Gso, MERGEABLE_LEN};
 use passt_proto::wire::stream::MAX_FRAME;
+use passt_sys::iovec::{Gather, Scatter};
 
 use super::*;
 use crate::link::channel::Packet;

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
+use passt_sys::iovec::Scatter;
 use proptest::prelude::*;
 
 use super::*;

@@ -4,6 +4,7 @@ use passt_proto::addr::Mac;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::offload::Gso;
 use passt_proto::wire::tcp::Segment;
+use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::shared::Region;
 use proptest::prelude::*;
 
