@@ -10,13 +10,10 @@ use std::os::unix::net::UnixStream;
 
 use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
 use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
-use passt_tests::dhcp::wait_for_address;
 use passt_tests::frame;
 use passt_tests::stream;
-use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
-use passt_tests::{
-    FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
-};
+use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
+use passt_tests::{FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// A qemu that such machines run in.
@@ -43,22 +40,8 @@ fn passt(net: &Net, options: &str) -> Process {
 fn start(net: &Net, options: &str) -> Option<(Vm, Process)> {
     let passt = passt(net, options);
     let vm = Vm::boot_in(net, &qemu()?, "guest", &netdev(net))?;
-    configure(&vm);
+    vm.configure();
     Some((vm, passt))
-}
-
-/// Has a machine get an address of each family; returns what DHCP gave.
-fn configure(vm: &Vm) -> String {
-    vm.run("ip link set eth0 up");
-    let lease = vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
-    wait_for_address(vm, "scope global");
-    vm.run(&format!("ping -c 1 -W 3 {GATEWAY6}"));
-    lease.lines().find(|line| line.starts_with("LEASE")).expect("a lease").trim().to_owned()
-}
-
-/// The transfer server behind the gateway, in both families.
-fn far_servers(net: &Net) -> [Process; 2] {
-    [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)))
 }
 
 /// Features of the device as the guest's driver has them: a bit for each.
@@ -106,7 +89,7 @@ fn transfers_without_offloads() {
     let off = "csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,host_tso4=off,host_tso6=off,\
                mrg_rxbuf=off,indirect_desc=off,event_idx=off";
     let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev(&net), off) else { return };
-    configure(&vm);
+    vm.configure();
     let features = features(&vm);
     for bit in [0, 1, 7, 8, 11, 12, 15, 28, 29] {
         assert_eq!(features.as_bytes().get(bit), Some(&b'0'), "{bit} of {features}");
@@ -128,7 +111,7 @@ fn several_queues() {
     for queues in [2, 8] {
         let netdev = with_queues(&net, queues);
         let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev, "mq=on") else { return };
-        configure(&vm);
+        vm.configure();
         assert_eq!(vm.sh("ls -d /sys/class/net/eth0/queues/rx-*").lines().count(), 2);
         let transfers = [FAR4, FAR6].map(|address| {
             (0..2)
@@ -176,7 +159,7 @@ fn qemu_restarts() {
     let mut passt = passt(&net, "");
     for _ in 0..2 {
         let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &netdev(&net)) else { return };
-        let lease = configure(&vm);
+        let lease = vm.configure();
         assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
         for address in [FAR4, FAR6] {
             exchange(&vm, &at(address, 5001));
@@ -194,7 +177,7 @@ fn the_driver_comes_again() {
     for _ in 0..3 {
         vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
         eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
-        configure(&vm);
+        vm.configure();
         for address in [FAR4, FAR6] {
             exchange(&vm, &at(address, 5001));
         }
@@ -295,7 +278,7 @@ fn passt_started_by_qemu() {
     let _servers = far_servers(&net);
     let device = format!("passt,vhost-user=on,path={}", net.dir().join("passt").display());
     let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
-    configure(&vm);
+    vm.configure();
     for address in [FAR4, FAR6] {
         exchange(&vm, &at(address, 5001));
     }

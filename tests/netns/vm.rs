@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passt_tests::dhcp::wait_for_address;
-use passt_tests::transfer::{MIB, at, deadline, download, exchange, upload};
+use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Launch, Net, Newest, Ns, Place as _, Process, User, Vm,
     eventually, find_program, have, program_path, skip, stream, uml,
@@ -23,23 +23,8 @@ fn netdev(net: &Net, socket: &str) -> String {
 fn start(net: &Net, options: &str) -> Option<(Vm, Process)> {
     let passt = net.passt(User::Normal).with(options).listen("socket");
     let vm = Vm::boot(net, "guest", &netdev(net, "socket"))?;
-    configure(&vm);
+    vm.configure();
     Some((vm, passt))
-}
-
-/// Has a machine get an address of each family; returns what DHCP gave.
-fn configure(vm: &Vm) -> String {
-    vm.run("ip link set eth0 up");
-    let lease = vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
-    wait_for_address(vm, "scope global");
-    // A guest is known by the addresses that it uses.
-    vm.run(&format!("ping -c 1 -W 3 {GATEWAY6}"));
-    lease.lines().find(|line| line.starts_with("LEASE")).expect("a lease").trim().to_owned()
-}
-
-/// The transfer server behind the gateway, in both families.
-fn far_servers(net: &Net) -> [Process; 2] {
-    [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)))
 }
 
 #[test]
@@ -58,7 +43,7 @@ fn configures_itself_and_resolves() {
     let _passt = net.passt(User::Normal).listen("socket");
     let Some(vm) = Vm::boot(&net, "guest", &netdev(&net, "socket")) else { return };
 
-    assert_eq!(configure(&vm), format!("LEASE {HOST4}/24 {GATEWAY4} {FAR4} 65520"));
+    assert_eq!(vm.configure(), format!("LEASE {HOST4}/24 {GATEWAY4} {FAR4} 65520"));
     let slaac = wait_for_address(&vm, "scope global");
     assert!(slaac.contains("inet6 2001:db8::5054:ff:fe12:3456/64"), "{slaac}");
     let lease = vm.run("dhclient -6 -1 -sf /etc/dhclient -cf /dev/null eth0");
@@ -155,7 +140,7 @@ fn qemu_restarts() {
     let mut leases = Vec::new();
     for _ in 0..2 {
         let Some(vm) = Vm::boot(&net, "guest", &netdev(&net, "socket")) else { return };
-        leases.push(configure(&vm));
+        leases.push(vm.configure());
         for address in [FAR4, FAR6] {
             exchange(&vm, &at(address, 5001));
         }
@@ -173,7 +158,7 @@ fn passt_restarts() {
     let first = net.passt(User::Normal).listen("socket");
     let device = netdev(&net, "socket") + ",reconnect-ms=100";
     let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
-    configure(&vm);
+    vm.configure();
     drop(first);
     let _second = net.passt(User::Normal).listen("socket");
     for address in [FAR4, FAR6] {
@@ -190,7 +175,7 @@ fn passt_started_by_qemu() {
     let passt = net.dir().join("passt");
     let device = format!("passt,path={}", passt.display());
     let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
-    configure(&vm);
+    vm.configure();
     let started = processes(&passt);
     assert_eq!(started.len(), 1);
     for address in [FAR4, FAR6] {
@@ -233,7 +218,7 @@ fn qemu_through_qrap() {
         let words = qrap.iter().map(String::as_str).chain(command.iter().copied());
         let Some(vm) = Vm::boot_in(&net, &Vm::qemu_through(words), "guest", netdev) else { return };
         // qemu's own network for users would give another.
-        let lease = configure(&vm);
+        let lease = vm.configure();
         assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{netdev:?}: {lease}");
         for address in [FAR4, FAR6] {
             exchange(&vm, &at(address, 5001));
@@ -275,8 +260,8 @@ fn two_guests() {
     let _passts = ["5001", "5002"].map(|port| net.passt(User::Normal).with("-t").with(port).listen(port));
     let Some(first) = Vm::boot(&net, "first", &netdev(&net, "5001")) else { return };
     let Some(second) = Vm::boot(&net, "second", &netdev(&net, "5002")) else { return };
-    configure(&first);
-    configure(&second);
+    first.configure();
+    second.configure();
     let _servers = [first.serve("[::]:5001"), second.serve("[::]:5002")];
     for gateway in [GATEWAY4, GATEWAY6] {
         exchange(&first, &at(gateway, 5002));
@@ -307,10 +292,7 @@ fn vhost_user_of_the_c_program() {
 /// families with large frames and small ones, has many connections, and serves a port.
 fn serves_vhost_user(net: &Net, launch: Launch<'_>) {
     let _servers = far_servers(net);
-    let _passt = match launch.with("--vhost-user -t 5001").try_listen("socket") {
-        Ok(passt) => passt,
-        Err(said) => return skip(&format!("no vhost-user: {}", said.lines().next().unwrap_or_default())),
-    };
+    let _passt = launch.with("--vhost-user -t 5001").listen("socket");
     let Some(guest) = uml::boot(net, "guest", "socket") else { return };
     let lease = guest.configure();
     assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Place, stream};
+use crate::{FAR4, FAR6, Net, Place, Process, stream};
 
 /// 2^30.
 pub const GIB: u64 = 1 << 30;
@@ -17,6 +17,11 @@ pub fn deadline(place: &(impl Place + ?Sized), length: u64) -> Duration {
 /// An address and port as `host:port`, with brackets where IPv6 needs them.
 pub fn at(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// The server behind the gateway, in both families.
+pub fn far_servers(net: &Net) -> [Process; 2] {
+    [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)))
 }
 
 /// Sends `length` bytes from `place` to the server at `to`, which must get

@@ -18,7 +18,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{DEADLINE, Net, Place, Process, eventually_within, skip};
+use crate::dhcp::wait_for_address;
+use crate::{DEADLINE, GATEWAY6, Net, Place, Process, eventually_within, skip};
 use image::Image;
 pub use qemu::Qemu;
 
@@ -145,6 +146,16 @@ impl Vm {
             let reply = lines.find(|line| line.contains("\"return\"") || line.contains("\"error\""));
             assert!(reply.as_ref().is_some_and(|line| line.contains("\"return\"")), "{command}: {reply:?}");
         }
+    }
+
+    /// Has the machine get an address of each family; what DHCP gave.
+    pub fn configure(&self) -> String {
+        self.run("ip link set eth0 up");
+        let lease = self.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
+        wait_for_address(self, "scope global");
+        // A guest is known by the addresses that it uses.
+        self.run(&format!("ping -c 1 -W 3 {GATEWAY6}"));
+        lease.lines().find(|line| line.starts_with("LEASE")).expect("a lease").trim().to_owned()
     }
 }
 
