@@ -10,7 +10,6 @@ use passt::isolate::filter;
 use passt::life::{command, peers, watch};
 use passt_sys::seccomp::{Call, Choice};
 use passt_sys::socket::option;
-use passt_tests::dhcp::wait_for_address;
 use passt_tests::transfer::{MIB, at, download, exchange, upload};
 use passt_tests::{FAR4, FAR6, GATEWAY4, Machine, Net, Place, Process, User, Vm, eventually, have};
 use rustix::process::Pid;
@@ -254,9 +253,7 @@ fn passt_by_vhost_user() {
     let device = format!("vhost-user/1,path={}", net.dir().join("socket").display());
     let Some(qemu) = Vm::qemu_since("an emulated machine with vhost-user", (9, 2)) else { return };
     let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &device) else { return };
-    vm.run("ip link set eth0 up");
-    vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
-    wait_for_address(&vm, "scope global");
+    vm.configure();
     use_network(&vm, &net);
     let _server = vm.serve("[::]:5001");
     let mut udp = vm.start_peer("udp-serve [::]:6001");

@@ -94,7 +94,7 @@ impl End for Offloading {
     type Link = Channel;
 
     fn pair() -> (Self, Channel) {
-        (Self, Channel::new(ALL))
+        (Self, Channel::new(Caps::ALL))
     }
 
     fn send(&mut self, link: &mut Channel, frame: Packet) {
@@ -144,7 +144,7 @@ impl<const OFFLOADS: u8> Ring<OFFLOADS> {
     }
 
     fn switch(&mut self) {
-        self.caps = if self.caps == ALL { NONE } else { ALL };
+        self.caps = if self.caps == Caps::ALL { Caps::PLAIN } else { Caps::ALL };
         self.plain = false;
         self.guest.switch(self.caps);
     }
@@ -155,7 +155,7 @@ impl<const OFFLOADS: u8> End for Ring<OFFLOADS> {
 
     fn pair() -> (Self, RingLink) {
         let shape = ring::Shape { transmit: 2048, receive: 512, buffer: 1000 };
-        let caps = if OFFLOADS == OFF { NONE } else { ALL };
+        let caps = if OFFLOADS == OFF { Caps::PLAIN } else { Caps::ALL };
         let (mut guest, link) = ring::Guest::pair(shape, caps).expect("memory");
         guest.post();
         let plain = OFFLOADS == OFF;
@@ -175,7 +175,7 @@ impl<const OFFLOADS: u8> End for Ring<OFFLOADS> {
             self.guest.post();
         }
         self.push();
-        self.plain = self.caps == NONE && link.caps() == NONE;
+        self.plain = self.caps == Caps::PLAIN && link.caps() == Caps::PLAIN;
         self.batches += 1;
         if OFFLOADS == SWITCHED && self.batches.is_multiple_of(3) {
             self.switch();
@@ -303,10 +303,6 @@ impl<const KIND: u8> End for SharedMemory<KIND> {
         frames
     }
 }
-
-const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
-const NONE: Caps =
-    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
 
 /// A machine's end of the socket.
 pub(crate) struct Machine {

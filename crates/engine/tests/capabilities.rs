@@ -186,3 +186,23 @@ fn the_right_edge_of_a_window_never_moves_back() {
     }
     assert!(acked.distance(Seq(1001)) > 200_000);
 }
+
+/// What is longer than a link has room for comes in fragments, whatever the guest's MTU may be.
+#[test]
+fn packets_that_have_no_room() {
+    for v4 in [true, false] {
+        for (limit, frames) in [(None, 1), (Some(1500), 3)] {
+            let mut guest = Guest::new(Caps { packet_limit: limit, ..PLAIN }, 65_520);
+            let (server, port) = server(v4);
+            guest.send(v4, (40_001, port), b"?");
+            let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
+            let payload: Vec<u8> = (0..4000u32).map(|i| i.to_le_bytes()[0]).collect();
+            server.send_to(&payload, from).unwrap();
+            guest.turn();
+            let got: Vec<_> = guest.worker.context().core.link.to_guest.drain(..).collect();
+            let lens: Vec<_> = got.iter().map(|packet| packet.bytes.len() - 14).collect();
+            assert_eq!(lens.len(), frames, "{lens:?}");
+            assert!(lens.iter().all(|len| *len <= limit.unwrap_or(65_520)), "{lens:?}");
+        }
+    }
+}

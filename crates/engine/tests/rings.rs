@@ -20,12 +20,11 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
 const NOW: Instant = Instant::from_millis(1000);
 
 fn pair() -> (Guest, Worker<RingLink>) {
     let shape = Shape { transmit: 64, receive: 64, buffer: 1000 };
-    let (guest, link) = Guest::pair(shape, ALL).unwrap();
+    let (guest, link) = Guest::pair(shape, Caps::ALL).unwrap();
     (guest, Worker::new(link, &options(1500, &Configured::default(), 64), NOW).unwrap())
 }
 
@@ -47,9 +46,9 @@ fn each_descriptor_is_watched() {
     assert_eq!(received(&mut worker), 0, "nobody was told");
     guest.kick();
     assert_eq!(received(&mut worker), 1);
-    let caps = Caps { tcp_segmentation: false, ..ALL };
+    let caps = Caps { tcp_segmentation: false, ..Caps::ALL };
     guest.switch(caps);
-    assert_eq!(worker.context().core.link.caps(), ALL);
+    assert_eq!(worker.context().core.link.caps(), Caps::ALL);
     assert_eq!(received(&mut worker), 1);
     assert_eq!(worker.context().core.link.caps(), caps);
 }
@@ -78,7 +77,7 @@ fn a_descriptor_in_place_of_another() {
 fn frames_that_are_left_when_the_descriptor_changes() {
     for frames in [1000, 4000] {
         let shape = Shape { transmit: 4096, receive: 64, buffer: 1000 };
-        let (mut guest, link) = Guest::pair(shape, ALL).unwrap();
+        let (mut guest, link) = Guest::pair(shape, Caps::ALL).unwrap();
         let mut worker = Worker::new(link, &options(1500, &Configured::default(), 64), NOW).unwrap();
         (0..frames).for_each(|_| send(&mut guest));
         guest.kick();
@@ -105,7 +104,7 @@ fn room_that_comes_while_it_is_looked_for() {
     }
 
     let shape = Shape { transmit: 64, receive: 64, buffer: 2000 };
-    let (guest, mut link) = Guest::pair(shape, ALL).unwrap();
+    let (guest, mut link) = Guest::pair(shape, Caps::ALL).unwrap();
     let layout = guest.receive();
     let posted = AtomicU16::new(0);
     let asked = AtomicU16::new(0);

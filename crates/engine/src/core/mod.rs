@@ -386,6 +386,6 @@ impl<L: Link> Core<L> {
     #[inline]
     pub(crate) fn mtu_to(&self, addr: Addr) -> usize {
         let known = self.paths.mtu(addr, self.now).map_or(usize::MAX, usize::from);
-        known.min(self.mtu())
+        known.min(self.mtu()).min(self.caps.packet_limit.unwrap_or(usize::MAX))
     }
 }

@@ -62,9 +62,7 @@ impl Channel {
 
     /// A link that offloads nothing: every frame is plain.
     pub fn plain() -> Self {
-        let caps =
-            Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
-        Self::new(caps)
+        Self::new(Caps::PLAIN)
     }
 }
 

@@ -43,6 +43,23 @@ pub struct Caps {
     /// Bytes of frames that the guest's device can have under way towards us before it
     /// drops, where segmentation does not keep them few; `None` without such a limit.
     pub queue_limit: Option<usize>,
+    /// Bytes of the largest packet that it is sure to have room for, where that does not follow
+    /// from its MTU.
+    pub packet_limit: Option<usize>,
+}
+
+impl Caps {
+    /// Nothing: each frame is complete, and in one piece.
+    pub const PLAIN: Self = Self {
+        checksum: false,
+        tcp_segmentation: false,
+        udp_segmentation: false,
+        queue_limit: None,
+        packet_limit: None,
+    };
+    /// All that there is, without limits.
+    pub const ALL: Self =
+        Self { checksum: true, tcp_segmentation: true, udp_segmentation: true, ..Self::PLAIN };
 }
 
 impl fmt::Display for Caps {

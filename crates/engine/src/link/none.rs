@@ -16,7 +16,7 @@ pub struct NoLink;
 
 impl Link for NoLink {
     fn caps(&self) -> Caps {
-        Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None }
+        Caps::ALL
     }
 
     fn fd(&self, _: u32) -> Option<BorrowedFd<'_>> {

@@ -74,6 +74,7 @@ impl Link for TapLink {
             tcp_segmentation: header,
             udp_segmentation: header && self.tap.offloads().contains(Offloads::USO4 | Offloads::USO6),
             queue_limit: (!tso).then_some(QUEUE_FRAMES * self.mtu),
+            ..Caps::PLAIN
         }
     }
 

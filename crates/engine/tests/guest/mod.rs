@@ -22,10 +22,8 @@ use passt_proto::wire::tcp::{Flags, Options, Segment};
 
 use crate::common::{ENGINE, addr, options};
 
-pub(crate) const OFFLOAD: Caps =
-    Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
-pub(crate) const PLAIN: Caps =
-    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
+pub(crate) const OFFLOAD: Caps = Caps::ALL;
+pub(crate) const PLAIN: Caps = Caps::PLAIN;
 
 /// The guest's addresses, and what it calls the host's loopback.
 pub(crate) fn names(v4: bool) -> (Addr, Addr) {

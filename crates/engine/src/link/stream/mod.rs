@@ -167,7 +167,7 @@ impl ClientLink for StreamLink {
 
 impl Link for StreamLink {
     fn caps(&self) -> Caps {
-        Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None }
+        Caps::PLAIN
     }
 
     fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {

@@ -17,8 +17,9 @@ use super::front::Descriptors;
 use super::message::{
     ConfigRange, Header, MAX_CONFIG, Message, Reply, VringAddr, VringDescriptor, VringState,
 };
+use crate::link::Caps;
+use crate::link::virtio::Device;
 use crate::link::virtio::queue::{Layout, MAX_SIZE, Virtqueue};
-use crate::link::virtio::{Device, PLAIN};
 
 /// Queues of a pair: frames for the guest, frames from it.
 const PAIR: usize = 2;
@@ -99,7 +100,7 @@ impl Backend {
         for queue in queues(device) {
             queue.enabled = false;
         }
-        (self.features, self.status, device.caps) = (Features::empty(), 0, PLAIN);
+        (self.features, self.status, device.caps) = (Features::empty(), 0, Caps::PLAIN);
     }
 
     fn offered(&self) -> Features {

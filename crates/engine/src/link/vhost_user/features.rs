@@ -5,6 +5,9 @@ use bitflags::bitflags;
 use crate::link::Caps;
 use crate::link::virtio::queue::QueueFeatures;
 
+/// Bytes of the largest packet of Ethernet.
+const ETHERNET_MTU: usize = 1500;
+
 bitflags! {
     /// What device and driver agree on: those of a network device (virtio 1.2, section 5.1.3), those
     /// of every device (section 6), and one of the protocol.
@@ -96,6 +99,15 @@ impl Features {
         .union(Self::GUEST_USO6)
         .union(Self::HOST_USO);
 
+    /// With one of these a driver's buffers, together, have room for more than Ethernet's frames
+    /// (virtio 1.2, section 5.1.6.3.1).
+    const LARGE_BUFFERS: Self = Self::MRG_RXBUF
+        .union(Self::MTU)
+        .union(Self::GUEST_TSO4)
+        .union(Self::GUEST_TSO6)
+        .union(Self::GUEST_USO4)
+        .union(Self::GUEST_USO6);
+
     /// What the guest takes as it is.
     pub(super) fn caps(self) -> Caps {
         let checksum = self.contains(Self::GUEST_CSUM);
@@ -105,6 +117,7 @@ impl Features {
             udp_segmentation: checksum && self.contains(Self::GUEST_USO4 | Self::GUEST_USO6),
             // A queue makes the guest wait, and drops nothing.
             queue_limit: None,
+            packet_limit: (!self.intersects(Self::LARGE_BUFFERS)).then_some(ETHERNET_MTU),
         }
     }
 
@@ -125,4 +138,24 @@ impl ProtocolFeatures {
         .union(Self::RESET_DEVICE)
         .union(Self::CONFIGURE_MEM_SLOTS)
         .union(Self::STATUS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_for_large_packets() {
+        let table = [
+            (Features::VERSION_1, Some(1500)),
+            (Features::CSUM | Features::GUEST_CSUM | Features::HOST_TSO4, Some(1500)),
+            (Features::MRG_RXBUF, None),
+            (Features::MTU, None),
+            (Features::GUEST_CSUM | Features::GUEST_TSO6, None),
+            (Features::GUEST_CSUM | Features::GUEST_USO4, None),
+        ];
+        for (features, limit) in table {
+            assert_eq!(features.caps().packet_limit, limit, "{features:?}");
+        }
+    }
 }

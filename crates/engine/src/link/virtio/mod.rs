@@ -109,10 +109,6 @@ macro_rules! methods_of_device {
 }
 pub(super) use methods_of_device;
 
-/// What a guest takes that has said nothing yet.
-pub(super) const PLAIN: Caps =
-    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
-
 /// The device's end.
 pub(super) struct Device {
     pub(super) memory: Memory,
@@ -154,7 +150,7 @@ impl Device {
         let pair = |_| Pair { transmit: Virtqueue::default(), receive: Outgoing::new() };
         Self {
             memory: Memory::new(),
-            caps: PLAIN,
+            caps: Caps::PLAIN,
             pairs: (0..pairs).map(pair).collect(),
             current: 0,
             next: 0,

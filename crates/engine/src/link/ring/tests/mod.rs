@@ -16,9 +16,6 @@ use crate::link::virtio::MAX_PARTS;
 use crate::link::virtio::queue::{NEXT, WRITE};
 use crate::link::{HEAD_LEN, MAX_HEADERS, MAX_PAYLOAD};
 
-const ALL: Caps = Caps { checksum: true, tcp_segmentation: true, udp_segmentation: true, queue_limit: None };
-const NONE: Caps =
-    Caps { checksum: false, tcp_segmentation: false, udp_segmentation: false, queue_limit: None };
 /// Descriptors of the queue of frames from the guest.
 const TRANSMIT: u16 = 128;
 /// `VIRTQ_DESC_F_INDIRECT`.
@@ -80,7 +77,7 @@ fn send(link: &mut RingLink, payload: usize, filled: usize) -> Option<Result<(),
 
 #[test]
 fn frames_of_the_guest_in_pieces() {
-    let (mut guest, mut link) = pair(4, 1000, ALL);
+    let (mut guest, mut link) = pair(4, 1000, Caps::ALL);
     let cuts: [&[usize]; 6] =
         [&[], &[12], &[1; 40], &[0, 0, 3], &[12, 14, 20, 20, 5000], &[6000, 6000, 0, 6000]];
     // Several times around the ring.
@@ -106,7 +103,8 @@ fn frames_of_the_guest_in_pieces() {
 
 #[test]
 fn a_batch_has_an_end() {
-    let (mut guest, mut link) = Guest::pair(Shape { transmit: 4096, receive: 4, buffer: 1000 }, ALL).unwrap();
+    let (mut guest, mut link) =
+        Guest::pair(Shape { transmit: 4096, receive: 4, buffer: 1000 }, Caps::ALL).unwrap();
     let fill = |guest: &mut Guest, len| (0..5000).take_while(|_| guest.send(&packet(len), &[])).count();
     for (len, most) in [(60, 1024), (60_000, 7)] {
         let mut left = fill(&mut guest, len);
@@ -133,7 +131,7 @@ fn is_readable(link: &RingLink) -> bool {
 #[test]
 fn frames_for_the_guest_in_as_many_buffers_as_they_need() {
     for (buffer, count) in [(64, 64), (200, 20), (1514, 3), (70_000, 1)] {
-        let (mut guest, mut link) = pair(64, buffer, ALL);
+        let (mut guest, mut link) = pair(64, buffer, Caps::ALL);
         guest.post();
         let payload = 3000;
         let (header, offload, bytes) = super_frame(payload);
@@ -155,7 +153,7 @@ fn frames_for_the_guest_in_as_many_buffers_as_they_need() {
 /// A peek finds less than there was room for: what was not used is there for the next frame.
 #[test]
 fn room_that_is_not_used_comes_back() {
-    let (mut guest, mut link) = pair(64, 1000, ALL);
+    let (mut guest, mut link) = pair(64, 1000, Caps::ALL);
     guest.post();
     for _ in 0..50 {
         assert!(link.reserve(42, 50_000, 1000, &mut Scatter::new()));
@@ -174,10 +172,10 @@ fn room_that_is_not_used_comes_back() {
 
 #[test]
 fn a_reservation_is_good_for_one_frame() {
-    let (mut guest, mut link) = pair(64, 1000, ALL);
+    let (mut guest, mut link) = pair(64, 1000, Caps::ALL);
     guest.post();
     let (header, offload, _) = super_frame(3000);
-    for caps in [ALL, NONE] {
+    for caps in [Caps::ALL, Caps::PLAIN] {
         guest.switch(caps);
         link.receive(CONTROL).unwrap();
         assert!(link.reserve(header.len(), 3000, 1000, &mut Scatter::new()));
@@ -185,7 +183,7 @@ fn a_reservation_is_good_for_one_frame() {
         assert_eq!(link.commit(&header, &offload, 3000), Err(DropReason::Offload));
         assert_eq!(link.commit(&header, &offload, 3000), Err(DropReason::Offload));
     }
-    guest.switch(ALL);
+    guest.switch(Caps::ALL);
     link.receive(CONTROL).unwrap();
     for (shorter, more) in [(1, 0), (0, 1)] {
         assert!(link.reserve(header.len(), 3000, 1000, &mut Scatter::new()));
@@ -196,7 +194,7 @@ fn a_reservation_is_good_for_one_frame() {
 
 #[test]
 fn a_guest_that_takes_no_super_frames() {
-    let (mut guest, mut link) = pair(64, 500, NONE);
+    let (mut guest, mut link) = pair(64, 500, Caps::PLAIN);
     guest.post();
     for _ in 0..10 {
         assert_eq!(send(&mut link, 5000, 4500), Some(Ok(())));
@@ -213,9 +211,9 @@ fn a_guest_that_takes_no_super_frames() {
 /// Offloads change when the link has heard of it, and not before.
 #[test]
 fn offloads_are_switched() {
-    let (mut guest, mut link) = pair(64, 500, NONE);
+    let (mut guest, mut link) = pair(64, 500, Caps::PLAIN);
     guest.post();
-    for (caps, frames) in [(ALL, 1), (NONE, 3), (ALL, 1)] {
+    for (caps, frames) in [(Caps::ALL, 1), (Caps::PLAIN, 3), (Caps::ALL, 1)] {
         let before = link.caps();
         guest.switch(caps);
         link.receive(KICK).unwrap();
@@ -233,15 +231,15 @@ fn offloads_are_switched() {
 /// What was lent for something else, and not used, changes nothing about a frame without payload.
 #[test]
 fn an_acknowledgement_is_what_the_guest_takes_now() {
-    let (mut guest, mut link) = pair(64, 500, ALL);
+    let (mut guest, mut link) = pair(64, 500, Caps::ALL);
     guest.post();
     let (header, offload, _) = super_frame(0);
-    for caps in [ALL, NONE, ALL, NONE] {
+    for caps in [Caps::ALL, Caps::PLAIN, Caps::ALL, Caps::PLAIN] {
         assert!(link.reserve(header.len(), 3000, 1000, &mut Scatter::new()));
         guest.switch(caps);
         link.receive(CONTROL).unwrap();
         assert_eq!(link.commit(&header, &offload, 0), Ok(()));
-        assert_eq!(guest.take()[0].offload.needs_csum, caps == ALL);
+        assert_eq!(guest.take()[0].offload.needs_csum, caps == Caps::ALL);
         assert_eq!(link.commit(&header, &offload, 3000), Err(DropReason::Offload));
         guest.post();
     }
@@ -249,7 +247,7 @@ fn an_acknowledgement_is_what_the_guest_takes_now() {
 
 #[test]
 fn without_buffers_the_link_is_congested() {
-    for caps in [ALL, NONE] {
+    for caps in [Caps::ALL, Caps::PLAIN] {
         let (mut guest, mut link) = pair(64, 1000, caps);
         assert!(!link.is_congested(), "nobody asked");
         assert_eq!(link.lendable(54, 1000), 0);
@@ -273,7 +271,9 @@ fn without_buffers_the_link_is_congested() {
 /// A guest with room for less than a segment gets what fits.
 #[test]
 fn rings_that_are_too_small_for_a_segment() {
-    for (caps, buffer) in [(ALL, 100), (NONE, 100), (ALL, 60), (NONE, 30), (ALL, 1)] {
+    for (caps, buffer) in
+        [(Caps::ALL, 100), (Caps::PLAIN, 100), (Caps::ALL, 60), (Caps::PLAIN, 30), (Caps::ALL, 1)]
+    {
         let (mut guest, mut link) = pair(16, buffer, caps);
         guest.post();
         let room = link.lendable(42, 9000);
@@ -288,7 +288,7 @@ fn rings_that_are_too_small_for_a_segment() {
 
 #[test]
 fn headers_that_change_after_they_were_looked_at() {
-    let (mut guest, mut link) = pair(16, 1000, ALL);
+    let (mut guest, mut link) = pair(16, 1000, Caps::ALL);
     assert!(guest.send(&packet(5000), &[12, 14, 100]));
     assert_eq!(link.receive(KICK).unwrap(), 1);
     // Everything: descriptors, rings, data.
@@ -336,8 +336,8 @@ fn bad(guest: &Guest, size: u16, good: u16) -> Vec<(u64, u32, u16, u16)> {
 /// They cost it the queue: what comes behind is not looked at, and nothing is given back.
 #[test]
 fn chains_from_the_guest_that_make_no_sense() {
-    for (start, len, flags, next) in bad(&pair(4, 1000, ALL).0, TRANSMIT, 0) {
-        let (mut guest, mut link) = pair(4, 1000, ALL);
+    for (start, len, flags, next) in bad(&pair(4, 1000, Caps::ALL).0, TRANSMIT, 0) {
+        let (mut guest, mut link) = pair(4, 1000, Caps::ALL);
         assert!(guest.send(&packet(100), &[]) && guest.send(&packet(60), &[]));
         describe(&guest, guest.transmit(), start, len, flags, next);
         assert_eq!(link.receive(KICK).unwrap(), 1, "it is counted");
@@ -355,7 +355,7 @@ fn chains_from_the_guest_that_make_no_sense() {
 fn lengths_that_no_frame_has() {
     let longest = u32::try_from(MERGEABLE_LEN + MAX_FRAME + 1).unwrap();
     for len in [0, 11, longest] {
-        let (mut guest, mut link) = pair(4, 1000, ALL);
+        let (mut guest, mut link) = pair(4, 1000, Caps::ALL);
         assert!(guest.send(&packet(100), &[]) && guest.send(&packet(60), &[]));
         describe(&guest, guest.transmit(), 0, len, 0, 0);
         assert_eq!(link.receive(KICK).unwrap(), 2);
@@ -372,7 +372,7 @@ fn lengths_that_no_frame_has() {
 #[test]
 fn metadata_that_make_no_sense() {
     for (at, byte) in [(1, 2), (1, 0x7f), (1, 1)] {
-        let (mut guest, mut link) = pair(4, 1000, ALL);
+        let (mut guest, mut link) = pair(4, 1000, Caps::ALL);
         assert!(guest.send(&packet(100), &[]));
         let mut descriptor = [0; 8];
         assert!(guest.region().copy_out(guest.transmit().descriptor(0), &mut descriptor));
@@ -386,14 +386,14 @@ fn metadata_that_make_no_sense() {
 #[test]
 fn heads_and_indices_that_make_no_sense() {
     for head in [TRANSMIT, u16::MAX] {
-        let (mut guest, mut link) = pair(4, 1000, ALL);
+        let (mut guest, mut link) = pair(4, 1000, Caps::ALL);
         assert!(
             guest.send(&packet(100), &[]) && guest.region().store(guest.transmit().available_entry(0), head)
         );
         assert_eq!((link.receive(KICK).unwrap(), link.frame(0).is_none()), (1, true));
     }
     for index in [TRANSMIT + 1, 1000, u16::MAX] {
-        let (guest, mut link) = pair(4, 1000, ALL);
+        let (guest, mut link) = pair(4, 1000, Caps::ALL);
         assert!(guest.region().store(guest.transmit().available_index(), index));
         assert_eq!((link.receive(KICK).unwrap(), link.frame(0).is_none()), (1, true));
         assert_eq!(link.receive(KICK).unwrap(), 0);
@@ -406,8 +406,8 @@ fn heads_and_indices_that_make_no_sense() {
 
 #[test]
 fn buffers_for_frames_that_make_no_sense() {
-    for (start, len, flags, next) in bad(&pair(64, 1000, ALL).0, 64, WRITE) {
-        let (mut guest, mut link) = pair(64, 1000, ALL);
+    for (start, len, flags, next) in bad(&pair(64, 1000, Caps::ALL).0, 64, WRITE) {
+        let (mut guest, mut link) = pair(64, 1000, Caps::ALL);
         describe(&guest, guest.receive(), start, len, flags, next);
         guest.post_some(1);
         assert_eq!(link.send(&[1; 60]), Err(DropReason::LinkWrite), "{len} at {start}, {flags:x}, {next}");
@@ -424,7 +424,8 @@ fn buffers_for_frames_that_make_no_sense() {
 /// No chain is so long that its frame would not fit a list.
 #[test]
 fn the_longest_chain() {
-    let (mut guest, mut link) = Guest::pair(Shape { transmit: 256, receive: 4, buffer: 1000 }, ALL).unwrap();
+    let (mut guest, mut link) =
+        Guest::pair(Shape { transmit: 256, receive: 4, buffer: 1000 }, Caps::ALL).unwrap();
     assert!(guest.send(&packet(5000), &[1; MAX_PARTS - 1]));
     assert_eq!(link.receive(KICK).unwrap(), 1);
     assert!(bytes(&link, 0, 0..5000) == pattern(5000));

@@ -50,7 +50,7 @@ fn perform(guest: &mut Guest, link: &mut RingLink, operation: Operation, spoilt:
         Operation::Send(len, cuts) => {
             let _ = !*spoilt && guest.send(&packet(len), &cuts);
         }
-        Operation::Switch(on) => guest.switch(if on { ALL } else { NONE }),
+        Operation::Switch(on) => guest.switch(if on { Caps::ALL } else { Caps::PLAIN }),
         Operation::Receive(ready) => {
             let count = link.receive(ready).unwrap();
             for index in 0..count {
@@ -80,7 +80,7 @@ fn perform(guest: &mut Guest, link: &mut RingLink, operation: Operation, spoilt:
 proptest! {
     #[test]
     fn nothing_that_a_guest_writes_does_harm(operations in operations()) {
-        let (mut guest, mut link) = Guest::pair(Shape { transmit: 16, receive: 16, buffer: 700 }, ALL).unwrap();
+        let (mut guest, mut link) = Guest::pair(Shape { transmit: 16, receive: 16, buffer: 700 }, Caps::ALL).unwrap();
         let mut spoilt = false;
         for operation in operations {
             perform(&mut guest, &mut link, operation, &mut spoilt);
@@ -93,7 +93,7 @@ proptest! {
         frames in prop::collection::vec((0usize..9000, prop::collection::vec(0usize..3000, 0..6)), 1..40),
         buffer in 20usize..3000,
     ) {
-        let (mut guest, mut link) = pair(128, buffer, ALL);
+        let (mut guest, mut link) = pair(128, buffer, Caps::ALL);
         for (len, cuts) in frames {
             prop_assert!(guest.send(&packet(len), &cuts));
             prop_assert_eq!(link.receive(KICK).unwrap(), 1);
