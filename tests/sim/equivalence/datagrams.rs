@@ -8,14 +8,16 @@ use passt_engine::flow::Protocol;
 use passt_engine::link::channel::Packet;
 use passt_engine::link::{HEAD_LEN, Link as _};
 use passt_engine::worker::Worker;
-use passt_proto::classify::{Class, classify};
+use passt_proto::addr::Mac;
+use passt_proto::classify::{self, Class, classify};
 use passt_proto::drop::DropReason;
+use passt_proto::reassembly::{Map, PACKETS, Reassembly, Verdict};
 use passt_proto::responder::Services;
 use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::checksum::Sum;
-use passt_proto::wire::icmp;
 use passt_proto::wire::offload::{Gso, Offload};
+use passt_proto::wire::{icmp, ip};
 use passt_sys::inject::Fate;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -43,6 +45,7 @@ struct World<'t, 'b, E: End> {
     pings: bool,
     peers: Vec<Peer>,
     outbox: Vec<Packet>,
+    fragments: Fragments,
     /// Datagrams under way, by their number.
     sent: HashMap<u64, Sent>,
     next: u64,
@@ -107,6 +110,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
             pings,
             peers,
             outbox: Vec::new(),
+            fragments: Fragments::default(),
             sent: HashMap::new(),
             next: 0,
             received: 0,
@@ -238,17 +242,36 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     }
 
     fn arrived(&mut self, packet: &Packet) {
-        let head = packet.bytes.get(..HEAD_LEN).unwrap_or(&packet.bytes);
-        let class = match classify(head, packet.bytes.len()) {
-            Ok(class) => class,
-            // An error about a ping, or an answer to one.
-            Err(DropReason::IcmpType | DropReason::IcmpInvalid) => return self.echoed(packet),
-            Err(other) => panic!("{other:?}"),
-        };
+        let (bytes, offload) = (&packet.bytes[..], &packet.offload);
+        match classify(bytes.get(..HEAD_LEN).unwrap_or(bytes), bytes.len()) {
+            Err(DropReason::Fragment) => {
+                assert_eq!(*offload, Offload::default(), "nothing can be left to do for a fragment");
+                if let Some((first, body)) = self.fragments.add(self.now, bytes) {
+                    self.packet(classify::reassembled(&first, &body), &body, 0, first.src.is_v4(), offload);
+                }
+            }
+            class => {
+                let v4 = bytes[12..14] == [8, 0];
+                self.packet(class, bytes, if v4 { 14 + 20 } else { 14 + 40 }, v4, offload);
+            }
+        }
+    }
+
+    /// What a packet is, with ranges of `bytes`, whose IP payload starts at `start`.
+    fn packet(
+        &mut self,
+        class: Result<Class, DropReason>,
+        bytes: &[u8],
+        start: usize,
+        v4: bool,
+        offload: &Offload,
+    ) {
         let datagram = match class {
-            Class::Udp(datagram) => datagram,
+            Ok(Class::Udp(datagram)) => datagram,
             // An error is about what was not sent.
-            Class::Arp { .. } | Class::Ndp { .. } | Class::Complaint { .. } => return,
+            Ok(Class::Arp { .. } | Class::Ndp { .. } | Class::Complaint { .. }) => return,
+            // An error about a ping, or an answer to one.
+            Err(DropReason::IcmpType | DropReason::IcmpInvalid) => return self.echoed(v4, bytes, start),
             other => panic!("{other:?}"),
         };
         let (v4, ports) = (datagram.dst.addr.is_v4(), (datagram.dst.port, datagram.src.port));
@@ -257,9 +280,8 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         };
         let peer = self.peers.iter().position(ours).expect("one of ours");
         self.peers[peer].guest_may = true;
-        let payload = &packet.bytes[datagram.payload];
-        let Offload { gso, gso_size, .. } = packet.offload;
-        let size = if gso == Gso::Udp { usize::from(gso_size) } else { payload.len() };
+        let payload = &bytes[datagram.payload];
+        let size = if offload.gso == Gso::Udp { usize::from(offload.gso_size) } else { payload.len() };
         for bytes in payload.chunks(size) {
             self.take(peer, Kind::ToGuest, bytes);
             self.report.down += 1;
@@ -267,22 +289,22 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
     }
 
     /// The answer to a ping, if it is one.
-    fn echoed(&mut self, packet: &Packet) {
-        let v4 = packet.bytes[12..14] == [8, 0];
-        let number = |at| usize::from(u16::from_be_bytes([packet.bytes[at], packet.bytes[at + 1]]));
+    fn echoed(&mut self, v4: bool, bytes: &[u8], start: usize) {
+        let number = |at| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
         // Short frames are padded.
-        let (start, end, reply) = if v4 {
-            (14 + 20, 14 + number(16), icmp::ECHO_REPLY_V4)
-        } else {
-            (14 + 40, 14 + 40 + number(18), icmp::ECHO_REPLY_V6)
+        let end = match start {
+            0 => bytes.len(),
+            _ if v4 => 14 + number(16),
+            _ => start + number(18),
         };
-        if packet.bytes[start] != reply {
+        let reply = if v4 { icmp::ECHO_REPLY_V4 } else { icmp::ECHO_REPLY_V6 };
+        if bytes[start] != reply {
             return;
         }
         let id = number(start + 4);
         let ours = |peer: &Peer| (peer.v4, usize::from(peer.guest)) == (v4, id);
         let peer = self.peers.iter().position(ours).expect("one of ours");
-        self.take(peer, Kind::Ping, &packet.bytes[start + icmp::LEN..end]);
+        self.take(peer, Kind::Ping, &bytes[start + icmp::LEN..end]);
         self.report.down += 1;
     }
 
@@ -310,6 +332,36 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         (self.report.lost, self.report.short) = (lost, self.script.with(|state| state.short));
         passt_sys::inject::install(None);
         self.report
+    }
+}
+
+/// Packets that the guest has fragments of.
+struct Fragments {
+    pending: Reassembly<Vec<Map>>,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        let maps = (0..PACKETS).map(|_| Map::default()).collect();
+        Self { pending: Reassembly::new(maps), bodies: vec![Vec::new(); PACKETS] }
+    }
+}
+
+impl Fragments {
+    /// What the frame completes, and its payload.
+    fn add(&mut self, now: Instant, frame: &[u8]) -> Option<(ip::Packet, Vec<u8>)> {
+        let fragment = classify::fragment(frame, frame.len()).expect("a fragment");
+        let verdict = self.pending.add(now, Mac([0; 6]), &fragment.packet, &fragment.part);
+        let (Verdict::Keep(place) | Verdict::Complete(place)) = verdict else { panic!("{verdict:?}") };
+        let body = &mut self.bodies[place.index];
+        body.resize(body.len().max(fragment.part.range().end), 0);
+        body[fragment.part.range()].copy_from_slice(&frame[fragment.payload()]);
+        if verdict == Verdict::Keep(place) {
+            return None;
+        }
+        let removed = self.pending.remove(place.index).expect("whole");
+        Some((removed.packet, std::mem::take(body)))
     }
 }
 
