@@ -190,9 +190,8 @@ fn joined_datagrams_of_several_peers() {
 /// guest knows and those that come; and nobody else can have the port.
 #[test]
 fn a_rule_comes_to_a_port_that_is_in_use() {
-    for (listen, leads_to) in
-        [(None, None), (None, Some(7)), (Some("10.9.9.1"), None), (Some("10.9.9.1"), Some(7))]
-    {
+    let rules = [(None, None), (None, Some(7)), (Some("10.9.9.1"), None), (Some("10.9.9.1"), Some(7))];
+    for ((listen, leads_to), busy) in rules.into_iter().flat_map(|rule| [(rule, false), (rule, true)]) {
         let Some([host, known, new]) = hosts(["10.9.9.1", "10.9.9.2", "10.9.9.3"]) else { return };
         drop(host);
         let mut guest = Guest::new(PLAIN, 1500);
@@ -200,6 +199,12 @@ fn a_rule_comes_to_a_port_that_is_in_use() {
         let target = leads_to.unwrap_or(port);
         send(&mut guest, (own, port), known.local_addr().unwrap(), b"?");
         assert_eq!(from(&known).port(), port);
+        if busy {
+            // The flow has a socket of its own then.
+            let at = SocketAddr::new(ip("10.9.9.2"), port);
+            (0..300)
+                .for_each(|_| assert!(known.send_to(b"answer", at).is_ok() && guest.one().ports().1 == port));
+        }
         add(&mut guest, rule(listen, port, target));
         assert!(UdpSocket::bind(("10.9.9.1", port)).is_err() && UdpSocket::bind(("0.0.0.0", port)).is_err());
         let at = SocketAddr::new(ip("10.9.9.1"), port);

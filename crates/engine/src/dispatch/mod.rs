@@ -18,6 +18,7 @@ mod tcp;
 mod udp;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd as _;
 
 use passt_proto::drop::DropReason;
 use passt_proto::time::Instant;
@@ -229,7 +230,7 @@ impl<L: Link> Engine<L> {
         let handle = self.flows.insert(key, flow).map_err(|_| DropReason::TableFull)?;
         let fd = match self.flows.get_mut(handle) {
             Some((_, Flow::Udp(flow))) => flow.fd(),
-            Some((_, Flow::Echo(flow))) => Some(flow.fd()),
+            Some((_, Flow::Echo(flow))) => Some(flow.fd().as_fd()),
             _ => None,
         };
         if fd.is_some_and(|fd| self.ctx.core.watch(fd, Token::Flow(handle), DATAGRAMS).is_err()) {

@@ -12,9 +12,9 @@ use passt_proto::wire::offload::Offload;
 use passt_sys::dgram::{self, Received};
 use rustix::event::epoll::EventFlags;
 
-use super::{Engine, Flow, groups};
-use crate::core::readiness::has_taken;
-use crate::core::{Payload, Station};
+use super::{Common, Engine, Flow, groups};
+use crate::core::readiness::{DATAGRAMS, has_taken};
+use crate::core::{Payload, Station, Token};
 use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::forward::{Context, Ports};
@@ -103,7 +103,7 @@ impl<L: Link> Engine<L> {
     pub(super) fn udp_end_batch(&mut self) {
         if let Some(handle) = self.common.udp.take_owner() {
             self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
-                Flow::Udp(flow) => flow.end_batch(ctx, &common.udp, handle, key),
+                Flow::Udp(flow) => flow.end_batch(ctx, &mut common.udp, handle, key),
                 _ => Verdict::Keep,
             });
             self.common.udp.clear();
@@ -164,6 +164,7 @@ impl<L: Link> Engine<L> {
             }
             let joined = self.receive_joined(mapping)?;
             self.note_joined(mapping, joined);
+            self.came(mapping, usize::from(joined));
         }
         let Some(known) = self.common.udp.mappings.get(mapping).filter(|mapping| !mapping.joined) else {
             return Ok(());
@@ -174,7 +175,39 @@ impl<L: Link> Engine<L> {
         let joined = (0..count).any(|index| inbox.size(index).is_some_and(|(_, segment)| segment != 0));
         self.received(Which::Mapping(mapping), count);
         self.note_joined(mapping, joined);
+        self.came(mapping, count);
         Ok(())
+    }
+
+    /// Messages came to a mapping: where these are many, the flow that had them gets a socket of its
+    /// own.
+    fn came(&mut self, mapping: Handle, messages: usize) {
+        let Self { ctx: Context { core, ports }, flows, common: Common { udp, .. }, .. } = self;
+        let Some(handle) = udp.mappings.came(mapping, messages, core.now) else { return };
+        let Some((_, Flow::Udp(flow))) = flows.get_mut(handle) else { return };
+        if !flow.connect(core, &ports.ours, &mut udp.mappings) {
+            return;
+        }
+        // The last descriptors are not for what goes without.
+        let may_stay = |fd: &BorrowedFd<'_>| !ports.pressure.keeps(fd);
+        let watched =
+            flow.fd().filter(may_stay).map(|fd| core.watch(fd, Token::Flow(handle), DATAGRAMS).is_ok());
+        if watched != Some(true) {
+            return flow.disconnect(&mut udp.mappings);
+        }
+        // What the mapping has of the flow's came first. And before the new socket was connected,
+        // others could send to it.
+        for is_new in [false, true] {
+            for _ in 0..BURST {
+                let fd = match self.flows.get(handle) {
+                    Some((_, Flow::Udp(flow))) if is_new => flow.fd(),
+                    Some(_) => self.common.udp.mappings.get(mapping).and_then(Mapping::fd),
+                    None => None,
+                };
+                let Some(Ok(count)) = fd.map(|fd| self.ctx.core.inbox.receive(fd)) else { break };
+                self.received(Which::Mapping(mapping), count);
+            }
+        }
     }
 
     fn note_joined(&mut self, mapping: Handle, joined: bool) {

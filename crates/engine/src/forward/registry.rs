@@ -178,9 +178,9 @@ impl Ours {
         self.bind_with(Purpose::Group, socket, at).map(drop)
     }
 
-    /// Binds the socket of a group's port, together with that of the port if the guest sends from
-    /// it.
-    pub(crate) fn bind_group(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
+    /// Binds the socket of a group's port, or one that is to be connected, together with those of
+    /// the port if the guest sends from it.
+    pub(crate) fn bind_beside(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
         self.bind_with(Purpose::Sending, socket, at).map(drop)
     }
 

@@ -77,14 +77,22 @@ pub(super) fn prepare(fd: &OwnedFd, mut from: SocketAddr, joined: bool) -> io::R
     if from.is_ipv4() {
         sockopt::set_socket_broadcast(fd, true)?;
     }
-    dgram::want_failures(fd.as_fd(), from.is_ipv6())?;
-    dgram::want_marks(fd.as_fd(), from.is_ipv6())?;
-    dgram::want_room(fd.as_fd())?;
+    equip(fd, from.is_ipv6(), joined)?;
+    Ok(kept)
+}
+
+/// Has a datagram socket report errors of the network and marks, and gives it room; it gets
+/// datagrams `joined` if that is asked for.
+pub(super) fn equip(fd: &OwnedFd, v6: bool, joined: bool) -> io::Result<()> {
+    let fd = fd.as_fd();
+    dgram::want_failures(fd, v6)?;
+    dgram::want_marks(fd, v6)?;
+    dgram::want_room(fd)?;
     if joined {
         // Linux before 5.0 does not know how to.
-        let _ = dgram::want_joined(fd.as_fd());
+        let _ = dgram::want_joined(fd);
     }
-    Ok(kept)
+    Ok(())
 }
 
 /// The pending error of a socket, if there is one; the kernel forgets it.

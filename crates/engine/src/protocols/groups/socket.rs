@@ -104,7 +104,7 @@ impl GroupSocket {
         dgram::want_marks(fd.as_fd(), v6)?;
         dgram::want_room(fd.as_fd())?;
         groups::leave_by(fd.as_fd(), v6, interface)?;
-        ours.bind_group(fd.as_fd(), &at(group, port, interface))?;
+        ours.bind_beside(fd.as_fd(), &at(group, port, interface))?;
         groups::join(fd.as_fd(), group.ip(), interface)?;
         core.watch(&fd, Token::Group(u32::try_from(number).unwrap_or(u32::MAX)), DATAGRAMS)?;
         let sender = ours.note_sender(fd, port, v6, Purpose::Group)?;

@@ -186,7 +186,7 @@ impl UdpFlow {
         };
         let path = self.path_from_guest(&ctx.core, key);
         let mut taken =
-            events.contains(EventFlags::ERR) && errors::own(&mut ctx.core, key, &path, &second.fd);
+            events.contains(EventFlags::ERR) && errors::own(&mut ctx.core, key, &path, second.fd.as_fd());
         if events.contains(EventFlags::IN) {
             let received = ctx.core.inbox.receive(second.fd.as_fd());
             taken |= has_taken(&received, events);

@@ -1,7 +1,7 @@
 //! What the host tells of datagrams that did not arrive: the guest hears of its own by ICMP, as
 //! from a router or the destination; the rest is counted.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::build::Path;
@@ -34,11 +34,11 @@ impl UdpFlow {
 
 /// Passes on the errors that a flow's own socket has, or counts them where nobody can be told.
 /// Whether there were any.
-pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, path: &Path, fd: &OwnedFd) -> bool {
+pub(super) fn own<L: Link>(core: &mut Core<L>, key: &Key, path: &Path, fd: BorrowedFd<'_>) -> bool {
     let quote = Quote::new(core);
     let mut taken = false;
     for _ in 0..BURST {
-        let Some((failure, payload)) = quote.receive(core, fd.as_fd()) else { break };
+        let Some((failure, payload)) = quote.receive(core, fd) else { break };
         taken = true;
         match key.via {
             Via::Link => report(core, key, path, &failure, &payload),

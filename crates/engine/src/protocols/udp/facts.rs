@@ -24,7 +24,7 @@ impl UdpFlow {
         let shared = match &self.sockets {
             Sockets::Shared(shared) => Some(shared),
             Sockets::Across(across) => Some(across.listening()),
-            Sockets::Own(_) => None,
+            Sockets::Own(_) | Sockets::Connected(_) => None,
         };
         match shared?.socket {
             Which::Listener(number) => Some(number),

@@ -21,7 +21,8 @@ use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
 use super::super::facts;
-use super::super::socket::{any, socket};
+use super::super::socket::{any, equip, socket};
+use super::lasting::Busy;
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key, Protocol, Table, Via};
@@ -59,6 +60,7 @@ pub(crate) struct Mapping {
     pub(super) dont_fragment: DontFragment,
     /// Events of late that led to nothing.
     pub(crate) futile: Futile,
+    pub(super) busy: Busy,
 }
 
 /// What a socket stands for.
@@ -139,13 +141,8 @@ impl Mappings {
         if let Some(place) = self.by_port[origin.index()].get_mut(usize::from(port)) {
             *place = handle.index + 1;
         }
-        let watched = self.get(handle).and_then(|mapping| Some((mapping.fd()?, mapping)));
-        let watched = watched.map_or(Ok(()), |(fd, mapping)| {
-            if core.caps.udp_segmentation {
-                mapping.join();
-            }
-            core.watch(fd, Token::Mapping(handle), DATAGRAMS)
-        });
+        let watched = self.get(handle).and_then(Mapping::fd);
+        let watched = watched.map_or(Ok(()), |fd| core.watch(fd, Token::Mapping(handle), DATAGRAMS));
         if let Err(error) = watched {
             self.close_unused(handle);
             return Err(error);
@@ -283,9 +280,7 @@ impl Mapping {
             dgram::want_destination(fd.as_fd(), false)?;
         }
         sender::mark(fd.as_fd(), !origin.v4)?;
-        dgram::want_failures(fd.as_fd(), !origin.v4)?;
-        dgram::want_marks(fd.as_fd(), !origin.v4)?;
-        dgram::want_room(fd.as_fd())?;
+        equip(&fd, !origin.v4, core.caps.udp_segmentation)?;
         let port = if keeps_port { Some(key.guest.port) } else { facts::local(&fd).map(|at| at.port) };
         let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self {
@@ -300,6 +295,7 @@ impl Mapping {
             joined: false,
             dont_fragment: DontFragment::default(),
             futile: Futile::default(),
+            busy: Busy::new(core.now),
         })
     }
 

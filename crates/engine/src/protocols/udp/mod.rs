@@ -1,6 +1,7 @@
 //! UDP flows: datagrams of the guest leave from a socket of the host, and answers come back.
 //!
-//! A flow that the guest begins uses the socket that the guest's port has on the host (`mapping`).
+//! A flow that the guest begins uses the socket that the guest's port has on the host (`mapping`),
+//! and where it hears much one beside that, which is connected (`lasting`).
 //! A flow that comes in through a forwarded port uses the listening socket: no moment exists in
 //! which its datagrams could go astray. One that bypasses the link uses a listening socket on one
 //! side and one of its own on the other (`bypass`). There is no state but when a flow was last used.
@@ -10,6 +11,7 @@ mod complaint;
 pub(crate) mod errors;
 mod facts;
 mod frames;
+mod lasting;
 pub(crate) mod mapping;
 mod receive;
 mod send;
@@ -177,6 +179,7 @@ impl Udp {
 
     /// Takes back what a flow had that has ended.
     pub(crate) fn ended(&mut self, flow: &UdpFlow) {
+        self.mappings.disconnected(flow);
         if let Some(mapping) = flow.mapping() {
             self.mappings.leave(mapping, flow.to());
         }
@@ -260,10 +263,13 @@ impl UdpFlow {
     pub(crate) fn end_batch<L: Link>(
         &mut self,
         ctx: &mut Context<L>,
-        udp: &Udp,
+        udp: &mut Udp,
         handle: Handle,
         key: &Key,
     ) -> Verdict {
+        if self.hears_nothing(ctx.core.now) {
+            self.disconnect(&mut udp.mappings);
+        }
         let before = self.seen;
         let verdict = self.send(ctx, udp, key);
         self.note(&mut ctx.ports, handle, key, before);

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
@@ -43,6 +43,7 @@ impl UdpFlow {
             // The call may have failed after it had passed on some.
             if self.account.of(Direction::In) != heard {
                 self.heard_remote();
+                self.heard_connected(ctx.core.now);
             }
             if let Ok(Verdict::Remove) = received {
                 return Verdict::Remove;
@@ -67,8 +68,8 @@ impl UdpFlow {
             if !self.joined {
                 break;
             }
-            let ahead = dgram::peek(fd.as_fd())?;
-            let tally = receive_joined(&mut ctx.core, key, &self.station, fd.as_fd(), &ahead)?;
+            let ahead = dgram::peek(fd)?;
+            let tally = receive_joined(&mut ctx.core, key, &self.station, fd, &ahead)?;
             self.joined = tally.is_some();
             if let Some(tally) = tally {
                 used((&mut self.last, &mut self.seen, &mut self.account), Direction::In, tally, ctx.core.now);
@@ -77,7 +78,7 @@ impl UdpFlow {
         if self.joined {
             return Ok(Verdict::Keep);
         }
-        let count = ctx.core.inbox.receive(fd.as_fd())?;
+        let count = ctx.core.inbox.receive(fd)?;
         let source = |index| ctx.core.inbox.message(index).and_then(|(m, _)| m.source.map(Endpoint::from));
         let sources: ArrayVec<Option<Endpoint>, BATCH> = (0..count).map(source).collect();
         let mut next = 0;

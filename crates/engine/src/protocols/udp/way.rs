@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::classify::Datagram;
@@ -13,6 +13,7 @@ use passt_sys::dgram::{self, Envelope};
 use rustix::io::Errno;
 
 use super::bypass::Across;
+use super::lasting::Connected;
 use super::mapping::{self, Mapping, Mappings, Permits, Remote};
 use super::send::Sender;
 use super::{Udp, UdpFlow, errors};
@@ -30,6 +31,8 @@ pub(super) enum Sockets {
     Own(OwnedFd),
     /// One that others use as well.
     Shared(Shared),
+    /// One of its own, connected to the remote, beside one that others use as well.
+    Connected(Connected),
     /// On the bypass: one of its own on the server's side, and another one on the client's.
     Across(Across),
 }
@@ -155,7 +158,10 @@ impl UdpFlow {
     /// The mapping that it uses, if it does.
     pub(crate) fn mapping(&self) -> Option<Handle> {
         match self.sockets {
-            Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. }) => Some(mapping),
+            Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
+            | Sockets::Connected(Connected {
+                mapping: Shared { socket: Which::Mapping(mapping), .. }, ..
+            }) => Some(mapping),
             _ => None,
         }
     }
@@ -183,7 +189,7 @@ impl UdpFlow {
     }
 
     /// Its own socket, if it has one.
-    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.sockets.own()
     }
 
@@ -191,7 +197,7 @@ impl UdpFlow {
     pub(crate) fn join(&self) {
         if let Some(fd) = self.fd() {
             // Linux before 5.0 does not know how to.
-            let _ = dgram::want_joined(fd.as_fd());
+            let _ = dgram::want_joined(fd);
         }
     }
 
@@ -202,7 +208,9 @@ impl UdpFlow {
             Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. }) => *shared = listener,
             Sockets::Across(across) => across.reopened(listener),
             Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
-                if mappings.get(*mapping).is_some_and(|mapping| mapping.port() == port) => {}
+            | Sockets::Connected(Connected {
+                mapping: Shared { socket: Which::Mapping(mapping), .. }, ..
+            }) if mappings.get(*mapping).is_some_and(|mapping| mapping.port() == port) => {}
             // The peer is answered from there, until it is heard through the other socket again.
             // That one stays, as anybody could forge the peer's address.
             _ => self.last_heard = Some(listener),
@@ -219,7 +227,9 @@ impl UdpFlow {
         let envelope = marks::envelope(self.marks, self.remote.addr);
         let v4 = self.remote.addr.is_v4();
         let own = || match &self.sockets {
-            Sockets::Own(fd) => Some(Sender { fd: fd.as_fd(), envelope, v4, shared: None }),
+            Sockets::Own(_) | Sockets::Connected(_) => {
+                self.sockets.own().map(|fd| Sender { fd, envelope, v4, shared: None })
+            }
             Sockets::Across(across) => Some(across.to_server(self.remote)),
             Sockets::Shared(shared) => shared.way(ways, envelope),
         };
@@ -229,10 +239,11 @@ impl UdpFlow {
 
 impl Sockets {
     /// The flow's own towards its remote, if it has one.
-    pub(super) fn own(&self) -> Option<&OwnedFd> {
+    pub(super) fn own(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Own(fd) => Some(fd),
-            Self::Across(across) => Some(across.server()),
+            Self::Own(fd) => Some(fd.as_fd()),
+            Self::Connected(connected) => connected.fd(),
+            Self::Across(across) => Some(across.server().as_fd()),
             Self::Shared(_) => None,
         }
     }
