@@ -31,6 +31,7 @@ X
 run dbus-daemon --config-file=/run/bus.conf --nofork --nopidfile &
 until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done
 run avahi-daemon --no-drop-root --no-chroot --no-rlimits -f /run/avahi.conf &
-until run avahi-daemon -c; do sleep 0.1; done
+# It can be asked by D-Bus some time after it runs.
+until run avahi-browse -at > /dev/null 2>&1; do sleep 0.1; done
 run avahi-publish -s "$name" _http._tcp 8080 &
 exec "$parts/lib/ld-linux-x86-64.so.2" --library-path "$parts/lib" "$parts/bin/avahi-browse" -pr _http._tcp
