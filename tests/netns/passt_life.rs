@@ -317,6 +317,7 @@ fn the_guests_mac_is_learnt_from_whatever_it_sends() {
         // From no station that there can be.
         client.send(&ethernet([1, 0, 0, 0, 9, number], kind, packet));
         client.send(&ethernet([0; 6], kind, packet));
+        client.wait_until_read();
         let _asking = net.peer.start_peer(&format!("udp-ask {} hello", at(HOST4, 6001)));
         let datagram = client.find("a datagram", |frame| frame.get(42..47) == Some(b"hello"));
         assert_eq!(datagram[..6], mac, "{kind:#x}");

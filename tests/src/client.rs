@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -35,6 +36,13 @@ impl Client {
     pub fn send(&mut self, frame: &[u8]) {
         let len = u32::try_from(frame.len()).expect("a frame").to_be_bytes();
         self.send_raw(&[&len, frame].concat());
+    }
+
+    /// Waits until passt has read all that was sent: what comes to it later comes after that.
+    pub fn wait_until_read(&self) {
+        eventually("frames are read", || {
+            (passt_sys::socket::unacknowledged(self.0.as_fd()).ok()? == 0).then_some(())
+        });
     }
 
     /// The next frame, `None` at the connection's end.
