@@ -172,7 +172,8 @@ fn a_resolver_of_the_other_family_from_a_forwarded_port() {
 
 /// A peer is answered from where it was heard last: from the forwarded port, and from the socket
 /// that the guest's first datagram left by, which stays open, also where the kernel joins what comes.
-/// Anybody can have a datagram come to the port that looks like the peer's.
+/// Anybody can have a datagram come to the port that looks like the peer's. The two are at different
+/// ports, as another program has the forwarded one at another address.
 #[test]
 fn answers_leave_from_where_the_peer_was_heard() {
     for joined in [false, true] {
@@ -180,6 +181,7 @@ fn answers_leave_from_where_the_peer_was_heard() {
         let mut guest = Guest::new(if joined { OFFLOAD } else { PLAIN }, 1500);
         let listener = open(Protocol::Udp, rule(Some("127.0.0.1"), port, port)).unwrap();
         guest.worker.listen(listener).unwrap();
+        let _other = UdpSocket::bind(("127.0.0.2", port)).unwrap();
         let (peer, peer_port) = server(true);
         guest.send(true, (port, peer_port), b"hello");
         let (_, own) = peer.recv_from(&mut [0; 9]).unwrap();

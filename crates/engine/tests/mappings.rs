@@ -186,47 +186,91 @@ fn joined_datagrams_of_several_peers() {
     }
 }
 
-/// A rule comes to a port that the guest sends from already: both are served, the peers that the
-/// guest knows and those that come; and nobody else can have the port.
+/// What a rule and the guest have of one port.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    v4: bool,
+    /// The rule was there first.
+    first: bool,
+    /// The rule is for one address of the host.
+    one_address: bool,
+    /// The rule leads to this port of the guest, or to the same.
+    target: Option<u16>,
+    /// The guest's peer sends much, so that its flow has a socket of its own.
+    busy: bool,
+}
+
+/// A rule and the guest have the same port of the host, whichever came first: both are served, the
+/// peers that the guest knows and those that come to where the rule listens; and nobody else can
+/// have the port.
 #[test]
-fn a_rule_comes_to_a_port_that_is_in_use() {
-    let rules = [(None, None), (None, Some(7)), (Some("10.9.9.1"), None), (Some("10.9.9.1"), Some(7))];
-    for ((listen, leads_to), busy) in rules.into_iter().flat_map(|rule| [(rule, false), (rule, true)]) {
-        let Some([host, known, new]) = hosts(["10.9.9.1", "10.9.9.2", "10.9.9.3"]) else { return };
-        drop(host);
-        let mut guest = Guest::new(PLAIN, 1500);
-        let (own, port) = (names(true).0, 40_000);
-        let target = leads_to.unwrap_or(port);
+fn a_port_for_a_rule_and_the_guest() {
+    for number in 0..32 {
+        let bit = |n: u32| number >> n & 1 == 1;
+        let [v4, first, one_address, busy] = [0, 1, 2, 3].map(bit);
+        shared_port(Shared { v4, first, one_address, busy, target: bit(4).then_some(7) });
+    }
+}
+
+fn shared_port(case: Shared) {
+    let Shared { v4, first, one_address, target, busy } = case;
+    let addresses = if v4 {
+        ["10.9.9.1", "10.9.9.2", "10.9.9.3"]
+    } else {
+        ["2001:db8:9::1", "2001:db8:9::2", "2001:db8:9::3"]
+    };
+    let Some([host, known, new]) = hosts(addresses) else { return };
+    drop(host);
+    let mut guest = Guest::new(PLAIN, 1500);
+    let (own, port) = (names(v4).0, 40_000);
+    let listen = one_address.then_some(addresses[0]);
+    let rule = rule(listen, port, target.unwrap_or(port));
+    let target = target.unwrap_or(port);
+    if first {
+        add(&mut guest, rule.clone());
+    }
+    send(&mut guest, (own, port), known.local_addr().unwrap(), b"?");
+    assert_eq!(from(&known).port(), port, "{case:?}");
+    let [at, elsewhere] = [0, 1].map(|n| SocketAddr::new(ip(addresses[n]), port));
+    if busy {
+        let mut one = || known.send_to(b"answer", elsewhere).is_ok() && guest.one().ports().1 == port;
+        assert!((0..300).all(|_| one()));
+    }
+    if !first {
+        add(&mut guest, rule);
+    }
+    let any = if v4 { "0.0.0.0" } else { "::" };
+    assert!(UdpSocket::bind((addresses[0], port)).is_err() && UdpSocket::bind((any, port)).is_err());
+    for _ in 0..3 {
+        // Through whichever socket the kernel chooses.
+        for to in [at, elsewhere] {
+            known.send_to(b"answer", to).unwrap();
+            let answer = guest.one();
+            assert_eq!((answer.src, answer.ports().1), (addr(addresses[1]), port), "{case:?}");
+        }
+        new.send_to(b"question", at).unwrap();
+        let question = guest.one();
+        let new_port = new.local_addr().unwrap().port();
+        assert_eq!((question.src, question.ports()), (addr(addresses[2]), (new_port, target)), "{case:?}");
+        send(&mut guest, (question.dst, target), new.local_addr().unwrap(), b"answer");
+        assert_eq!(from(&new), at);
         send(&mut guest, (own, port), known.local_addr().unwrap(), b"?");
         assert_eq!(from(&known).port(), port);
-        if busy {
-            // The flow has a socket of its own then.
-            let at = SocketAddr::new(ip("10.9.9.2"), port);
-            (0..300)
-                .for_each(|_| assert!(known.send_to(b"answer", at).is_ok() && guest.one().ports().1 == port));
+        // A stranger, where the rule does not listen.
+        let dropped = guest.worker.drops(DropReason::NoFlow);
+        let stranger = UdpSocket::bind((addresses[0], 0)).unwrap();
+        stranger.send_to(b"question", elsewhere).unwrap();
+        if one_address {
+            assert!(guest.receive().is_empty(), "{case:?}");
+            assert_eq!(guest.worker.drops(DropReason::NoFlow), dropped + 1, "{case:?}");
+        } else {
+            assert_eq!(guest.one().ports().1, target, "{case:?}");
         }
-        add(&mut guest, rule(listen, port, target));
-        assert!(UdpSocket::bind(("10.9.9.1", port)).is_err() && UdpSocket::bind(("0.0.0.0", port)).is_err());
-        let at = SocketAddr::new(ip("10.9.9.1"), port);
-        for _ in 0..3 {
-            // Through whichever socket the kernel chooses.
-            known.send_to(b"answer", at).unwrap();
-            let answer = guest.one();
-            assert_eq!((answer.src, answer.ports().1), (addr("10.9.9.2"), port), "{listen:?} {leads_to:?}");
-            new.send_to(b"question", at).unwrap();
-            let question = guest.one();
-            let new_port = new.local_addr().unwrap().port();
-            assert_eq!((question.src, question.ports()), (addr("10.9.9.3"), (new_port, target)));
-            send(&mut guest, (question.dst, target), new.local_addr().unwrap(), b"answer");
-            assert_eq!(from(&new), at);
-            send(&mut guest, (own, port), known.local_addr().unwrap(), b"?");
-            assert_eq!(from(&known).port(), port);
-        }
-        // The guest's own flow ends first.
-        guest.now = guest.now + Duration::from_secs(20);
-        new.send_to(b"question", at).unwrap();
-        assert_eq!(guest.one().ports().1, target);
     }
+    // The guest's own flow ends first.
+    guest.now = guest.now + Duration::from_secs(20);
+    new.send_to(b"question", at).unwrap();
+    assert_eq!(guest.one().ports().1, target);
 }
 
 /// Adds a rule while flows are there.

@@ -133,6 +133,12 @@ impl Pools {
 }
 
 impl<L> Core<L> {
+    /// The interface that sockets towards `remote` are bound to, if they are.
+    pub(crate) fn outbound_to(&self, remote: Addr) -> Option<&str> {
+        let outbound = self.outbound[usize::from(!remote.is_v4())].as_ref();
+        outbound.filter(|_| !remote.is_loopback()).map(|outbound| outbound.interface.as_str())
+    }
+
     /// Whether what is sent there is for any number of hosts, each of which may answer.
     pub(crate) fn is_many(&self, addr: Addr) -> bool {
         addr.is_group() || self.services.v4.as_ref().is_some_and(|v4| v4.is_broadcast(addr))

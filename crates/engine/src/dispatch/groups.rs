@@ -22,6 +22,7 @@ use super::Engine;
 use crate::core::Payload;
 use crate::core::readiness::has_taken;
 use crate::flow::{Handle, Side};
+use crate::forward::Arrival;
 use crate::link::Link;
 use crate::protocols::groups::{Recent, at};
 use crate::protocols::socket::socket_error;
@@ -132,7 +133,10 @@ impl<L: Link> Engine<L> {
                 let Some(listener) = listener.filter(|_| past_link().is_none()) else { return false };
                 Ok(listener.target_port)
             }
-            Which::Mapping(mapping) => self.port_for_many(mapping, source.ip().into()),
+            Which::Mapping(mapping) => {
+                let at = Arrival { addr: Some(to), interface: first.interface };
+                self.port_for_many(mapping, source.ip().into(), &at)
+            }
         };
         for message in messages {
             let alone = message..message + 1;
@@ -146,11 +150,11 @@ impl<L: Link> Engine<L> {
     }
 
     /// The guest's port that is to hear what `source` sends to all of a network, which came to a
-    /// mapping. A listening socket at the same port has it as well.
-    fn port_for_many(&self, mapping: Handle, source: Addr) -> Result<u16, DropReason> {
+    /// mapping. A listening socket at the same port has it as well, if it has all addresses.
+    fn port_for_many(&self, mapping: Handle, source: Addr, at: &Arrival) -> Result<u16, DropReason> {
         let mappings = &self.common.udp.mappings;
         let known = mappings.get(mapping).ok_or(DropReason::NoFlow)?;
-        if self.ctx.ports.listeners.at_port(known.port(), source).is_some() {
+        if self.ctx.ports.listeners.at_port(known.port(), source, at).is_some() {
             return Err(DropReason::GroupEcho);
         }
         mappings.permitted(mapping, source).map(|own| own.port).ok_or(DropReason::NoFlow)

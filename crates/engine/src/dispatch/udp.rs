@@ -224,7 +224,7 @@ impl<L: Link> Engine<L> {
         if groups::sent_to_many(&ahead).is_some() {
             return Ok(false);
         }
-        let Ok(handle) = self.comes_to(Which::Mapping(mapping), ahead.source, ahead.destination) else {
+        let Ok(handle) = self.comes_to(Which::Mapping(mapping), &ahead) else {
             return Ok(false);
         };
         let Self { ctx, flows, common, .. } = self;
@@ -244,7 +244,8 @@ impl<L: Link> Engine<L> {
         while let Some((first, _)) = self.ctx.core.inbox.message(next)
             && next < count
         {
-            let alike = |m: &Received| (m.source, m.destination, m.broadcast, m.ttl, m.traffic_class);
+            let alike =
+                |m: &Received| (m.source, m.destination, m.broadcast, m.interface, m.ttl, m.traffic_class);
             let is_like_first =
                 |&i: &usize| self.ctx.core.inbox.message(i).is_some_and(|(m, _)| alike(&m) == alike(&first));
             let messages = next..next + (next..count).take_while(is_like_first).count();
@@ -252,7 +253,7 @@ impl<L: Link> Engine<L> {
             if self.came_to_many(socket, &first, messages.clone()) {
                 continue;
             }
-            match self.comes_to(socket, first.source, first.destination) {
+            match self.comes_to(socket, &first) {
                 Ok(handle) => self.with_flow(handle, |ctx, common, handle, key, flow| match flow {
                     Flow::Udp(flow) => {
                         if matches!(socket, Which::Mapping(_)) {
@@ -273,33 +274,32 @@ impl<L: Link> Engine<L> {
         }
     }
 
-    /// The flow of what `source` sent to `destination` through a socket that is not connected, a
-    /// new one if need be. Where a listening socket shares its port with those of ports that the
+    /// The flow of a message that came through a socket that is not connected, a new one if need be.
+    /// Where a listening socket shares its port with those of ports that the
     /// guest sends from, these have their peers, and it has all others, whichever of the sockets
-    /// the kernel gives it to.
-    fn comes_to(
-        &mut self,
-        socket: Which,
-        source: Option<SocketAddr>,
-        destination: Option<IpAddr>,
-    ) -> Result<Handle, DropReason> {
-        let source = source.ok_or(DropReason::Socket)?;
-        let (port, listener) = match socket {
+    /// the kernel gives it to; each only what it is bound to.
+    fn comes_to(&mut self, socket: Which, message: &Received) -> Result<Handle, DropReason> {
+        let source = message.source.ok_or(DropReason::Socket)?;
+        let listeners = &self.ctx.ports.listeners;
+        let (port, listener, at) = match socket {
             Which::Mapping(mapping) => {
                 let known = self.common.udp.mappings.get(mapping).ok_or(DropReason::NoFlow)?;
                 if let Some(handle) = known.latest.filter(|&handle| self.is_with(handle, source.into())) {
                     return Ok(handle);
                 }
-                let port = known.port();
-                (port, self.ctx.ports.listeners.at_port(port, source.ip().into()))
+                let (port, at) = (known.port(), known.arrival(message));
+                (port, listeners.at_port(port, source.ip().into(), &at), at)
             }
-            Which::Listener(number) => (self.ctx.ports.listeners.host_port(number), Some(number)),
+            Which::Listener(number) => {
+                let at = listeners.get(number).ok_or(DropReason::Socket)?.arrival(message);
+                (listeners.host_port(number), Some(number), at)
+            }
         };
-        let own = self.common.udp.mappings.permitting(port, source.ip().into());
+        let own = self.common.udp.mappings.permitting(port, source.ip().into(), &at);
         if let Some((mapping, own)) = own {
             return self.mapped(mapping, own, source);
         }
-        self.inbound(listener.ok_or(DropReason::NoFlow)?, source, destination)
+        self.inbound(listener.ok_or(DropReason::NoFlow)?, source, message.destination)
     }
 
     /// The flow of what `source` sent to a mapping, which the guest at `own` hears; a new one if

@@ -12,9 +12,11 @@ use passt_proto::guest::{Bypass, Guest};
 use passt_sys::socket::Kind;
 use passt_sys::{dgram, groups, socket};
 use rustix::event::epoll::EventFlags;
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
+use super::bounds::{Arrival, Bounds};
 use super::registry::{Ours, Socket};
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place, side_name};
@@ -36,6 +38,8 @@ pub struct Listener {
     pub(crate) addr: Addr,
     /// Bound to `::`, it takes IPv4, too.
     both: bool,
+    /// The index of the interface that it is bound to, or zero.
+    interface: u32,
     /// What goes by loopback reaches it.
     pub(super) by_loopback: bool,
     /// Where it is.
@@ -57,6 +61,7 @@ pub struct Listener {
 struct Bound {
     addr: Addr,
     both: bool,
+    interface: u32,
     by_loopback: bool,
     family: AddressFamily,
 }
@@ -140,10 +145,11 @@ impl Listener {
             Err(e) if both && Errno::from_io_error(&e) == Some(Errno::AFNOSUPPORT) => bind(any_v4, false),
             opened => opened,
         };
-        let ((socket, family), ip, both) = opened?;
+        let ((socket, family, index), ip, both) = opened?;
         let bound = Bound {
             addr: ip.into(),
             both,
+            interface: index,
             by_loopback: interface.is_none_or(|name| name == LOOPBACK),
             family,
         };
@@ -152,11 +158,12 @@ impl Listener {
 
     fn new(fd: Arc<Socket>, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
         let Entry { side, protocol, ref rule } = *entry;
-        let Bound { addr, both, by_loopback, family } = bound;
+        let Bound { addr, both, interface, by_loopback, family } = bound;
         Self {
             fd,
             addr,
             both,
+            interface,
             by_loopback,
             side,
             protocol,
@@ -170,8 +177,9 @@ impl Listener {
 
     /// The same socket for another rule that listens at the same address and port.
     pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> Self {
-        let Self { addr, both, by_loopback, family, families, .. } = *self;
-        Self::new(Arc::clone(&self.fd), Bound { addr, both, by_loopback, family }, place, entry, families)
+        let Self { addr, both, interface, by_loopback, family, families, .. } = *self;
+        let bound = Bound { addr, both, interface, by_loopback, family };
+        Self::new(Arc::clone(&self.fd), bound, place, entry, families)
     }
 
     /// Whether flows through it lead elsewhere than through `other`, which is the same socket:
@@ -180,11 +188,29 @@ impl Listener {
         self.protocol == Protocol::Udp && (self.target_port, self.target) != (other.target_port, other.target)
     }
 
+    /// What it is bound to.
+    pub(super) fn bounds(&self) -> Bounds {
+        let Self { addr, both, interface, .. } = *self;
+        Bounds { addr, both, interface }
+    }
+
     /// Whether it takes what is sent to this address.
     pub(super) fn takes(&self, addr: Addr) -> bool {
-        let any =
-            self.addr.is_unspecified() && (self.addr.is_v4() == addr.is_v4() || self.both && addr.is_v4());
-        any || self.addr == addr
+        self.bounds().takes(addr)
+    }
+
+    /// Whether what it sends leaves by the way that the kernel chooses, or by the `outbound`
+    /// interface if there is one.
+    pub(crate) fn leaves_by(&self, outbound: Option<&str>) -> bool {
+        match outbound {
+            Some(name) => netdevice::name_to_index(&self.fd, name) == Ok(self.interface),
+            None => self.interface == 0,
+        }
+    }
+
+    /// Whether it is a socket of IPv6.
+    pub(super) fn is_v6(&self) -> bool {
+        self.family == AddressFamily::INET6
     }
 
     /// The port that it is bound to.
@@ -192,14 +218,9 @@ impl Listener {
         self.place.port
     }
 
-    /// Whether it takes what comes from addresses of this family.
-    pub(super) fn takes_family(&self, like: Addr) -> bool {
-        self.addr.is_v4() == like.is_v4() || self.both && like.is_v4()
-    }
-
     /// A peer's address in the form that the socket takes.
     pub(crate) fn form(&self, addr: SocketAddr) -> SocketAddr {
-        if self.family == AddressFamily::INET6 { dgram::mapped(addr) } else { addr }
+        if self.is_v6() { dgram::mapped(addr) } else { addr }
     }
 
     /// The address at which a client was accepted as `fd`. Asked for only where the guest may have
@@ -279,6 +300,24 @@ impl Listener {
         across.then_some((kind, self.family))
     }
 
+    /// Datagrams are to come with where they were sent to.
+    pub(crate) fn want_destination(&self) -> io::Result<()> {
+        dgram::want_destination(self.fd.as_fd(), self.is_v6())
+    }
+
+    /// Where a message came to that it has.
+    pub(crate) fn arrival(&self, message: &dgram::Received) -> Arrival {
+        let known = (!self.addr.is_unspecified()).then_some(self.addr);
+        let by = if message.interface == 0 { self.interface } else { message.interface };
+        Arrival { addr: message.destination.map(Addr::from).or(known), interface: by }
+    }
+
+    /// Has it belong to a user and group, by their numbers, whom the process becomes: the kernel lets
+    /// sockets of one user share a port (`SO_REUSEPORT` of socket(7)).
+    pub fn belong_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        Ok(rustix::fs::fchown(&self.fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+    }
+
     /// Has the kernel join datagrams.
     pub(crate) fn join(&self) {
         if self.protocol == Protocol::Udp {
@@ -297,7 +336,7 @@ impl Listener {
     }
 }
 
-/// A socket that listens, and its family.
+/// A socket that listens, its family, and the index of the interface that it is bound to, or zero.
 fn bound(
     ip: IpAddr,
     port: u16,
@@ -305,7 +344,7 @@ fn bound(
     interface: Option<&str>,
     protocol: Protocol,
     how: &How,
-) -> io::Result<(Socket, AddressFamily)> {
+) -> io::Result<(Socket, AddressFamily, u32)> {
     let tcp = protocol == Protocol::Tcp;
     let v6 = ip.is_ipv6();
     let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
@@ -353,7 +392,7 @@ fn bound(
     } else {
         how.ours.bind(&socket, &at)?;
     }
-    Ok((socket, family))
+    Ok((socket, family, index))
 }
 
 #[cfg(test)]
@@ -375,9 +414,18 @@ pub(super) mod tests {
         families: Families,
     ) -> Listener {
         let addr = (!listen.is_empty()).then(|| listen.parse().expect("an address"));
+        open(side, protocol, Listen { addr, interface: None }, families)
+    }
+
+    /// A socket of datagrams of both families on the host.
+    pub(in crate::forward) fn listener_on(listen: Listen) -> Listener {
+        open(Side::Host, Protocol::Udp, listen, Families::Both)
+    }
+
+    fn open(side: Side, protocol: Protocol, listen: Listen, families: Families) -> Listener {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let rule = Rule {
-            listen: Listen { addr, interface: None },
+            listen,
             ports: PortRange::new(free, free).expect("a range"),
             to: free,
             target: None,

@@ -6,6 +6,7 @@
 //! connections and datagrams that come in is the business of [`protocols`](crate::protocols).
 
 mod apply;
+mod bounds;
 pub mod by_port;
 mod detect;
 mod follow;
@@ -36,6 +37,7 @@ use rustix::io::Errno;
 
 pub use self::apply::{Applied, Apply, Changes, Progress};
 pub(crate) use self::apply::{HANDED_OVER, LATER, Room};
+pub(crate) use self::bounds::{Arrival, Bounds};
 use self::detect::Listing;
 use self::follow::Todo;
 pub(crate) use self::listener::Across;

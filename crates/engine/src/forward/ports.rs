@@ -97,6 +97,15 @@ impl Ports {
         }
     }
 
+    /// Has sockets of this type and the family of `like` made in the namespace, as somebody may soon
+    /// need one there.
+    pub(crate) fn order(&mut self, kind: SocketType, like: Addr) {
+        let family = if like.is_v4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        if let Some(supply) = &self.supply {
+            self.stock.available(supply, kind, family);
+        }
+    }
+
     /// A socket of the family of `target`, on the side that what comes in on side `from` goes to;
     /// `ENETUNREACH` if there is no way into the namespace, `EAGAIN` while sockets are made there.
     pub(crate) fn socket_across(

@@ -163,29 +163,34 @@ impl Ours {
 
     /// Binds a listening socket to `at`, together with those of ports that the guest sends from.
     pub(super) fn bind(&self, socket: &Socket, at: &SocketAddr) -> io::Result<()> {
-        let sharing = self.bind_with(Purpose::Sending, socket.as_fd(), at)?;
-        // What comes to the others is passed on by where it was sent to.
+        let sharing = self.bind_with(Purpose::Sending, socket.as_fd(), at, &[])?;
+        // What comes to one of them is passed on by where it was sent to.
         for Sharing { socket, v6, .. } in &sharing {
             socket.0.as_ref().map_or(Ok(()), |fd| dgram::want_destination(fd.as_fd(), *v6))?;
         }
-        Ok(())
+        if sharing.is_empty() { Ok(()) } else { dgram::want_destination(socket.as_fd(), at.is_ipv6()) }
     }
 
-    /// Binds the socket of a port that the guest sends from, together with those of groups: these
-    /// have addresses of their own. Nobody else has the port then, though these share it with
-    /// others on this host.
-    pub(crate) fn bind_sender(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
-        self.bind_with(Purpose::Group, socket, at).map(drop)
+    /// Binds the socket of a port that the guest sends from, together with those that `listen` at
+    /// the port, and those of groups: these have addresses of their own. Nobody else has the port
+    /// then, though these share it with others on this host.
+    pub(crate) fn bind_sender(
+        &self,
+        socket: BorrowedFd<'_>,
+        at: &SocketAddr,
+        listening: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        self.bind_with(Purpose::Group, socket, at, listening).map(drop)
     }
 
     /// Binds the socket of a group's port, or one that is to be connected, together with those of
     /// the port if the guest sends from it.
     pub(crate) fn bind_beside(&self, socket: BorrowedFd<'_>, at: &SocketAddr) -> io::Result<()> {
-        self.bind_with(Purpose::Sending, socket, at).map(drop)
+        self.bind_with(Purpose::Sending, socket, at, &[]).map(drop)
     }
 
-    /// Binds `socket` to `at`, together with those of ours that share this port for a purpose, which
-    /// are returned if there was need to. Others can't have it: the kernel lets sockets of one user
+    /// Binds `socket` to `at`, together with those that listen there, and those of ours that share
+    /// this port for a purpose, which are returned if there was need to. Others can't have it: the kernel lets sockets of one user
     /// have the same port while all of them agree (`SO_REUSEPORT` of socket(7)), and ours do so for
     /// this moment alone.
     fn bind_with(
@@ -193,14 +198,18 @@ impl Ours {
         purpose: Purpose,
         socket: BorrowedFd<'_>,
         at: &SocketAddr,
+        listening: &[BorrowedFd<'_>],
     ) -> io::Result<Vec<Sharing>> {
         let taken = match rustix::net::bind(socket, at) {
             Err(error @ Errno::ADDRINUSE) => error,
             bound => return Ok(bound.map(|()| Vec::new())?),
         };
         let sharing = self.all().sharing(at.port(), purpose);
-        let all = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
-        if all().next().is_none() || purpose == Purpose::Group && !is_free(at) {
+        let senders = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
+        let all = || listening.iter().copied().chain(senders());
+        // Where one listens no other program has the port.
+        let is_others = purpose == Purpose::Group && listening.is_empty() && !is_free(at);
+        if all().next().is_none() || is_others {
             return Err(taken.into());
         }
         let agree =

@@ -10,6 +10,7 @@ use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Bypass;
 use passt_proto::time::Instant;
 
+use super::bounds::Arrival;
 use super::listener::Listener;
 use super::pressure::Opening;
 use crate::core::DontFragment;
@@ -121,7 +122,7 @@ impl Listeners {
         side: Side,
         protocol: Protocol,
         port: u16,
-    ) -> impl Iterator<Item = (u32, &'a Watched)> {
+    ) -> impl Iterator<Item = (u32, &'a Watched)> + Clone {
         let numbers = index.range((side, protocol, port, 0)..=(side, protocol, port, u32::MAX));
         numbers.filter_map(|&(.., number)| Some((number, self.open.get(&number)?)))
     }
@@ -131,11 +132,15 @@ impl Listeners {
         self.get(number).filter(|l| l.side == Side::Host).map_or(0, |l| l.port())
     }
 
-    /// The UDP socket on the host at this port that takes what `source` sends to one of the host's
-    /// addresses.
-    pub(crate) fn at_port(&self, port: u16, source: Addr) -> Option<u32> {
-        let all = self.at(&self.by_port, Side::Host, Protocol::Udp, port);
-        { all }.find(|(_, l)| l.takes_family(source)).map(|(number, _)| number)
+    /// The UDP sockets on the host at this port.
+    pub(crate) fn udp_at(&self, port: u16) -> impl Iterator<Item = &Watched> + Clone {
+        self.at(&self.by_port, Side::Host, Protocol::Udp, port).map(|(_, listener)| listener)
+    }
+
+    /// The UDP socket on the host at this port that is for what `source` sent, which came there.
+    pub(crate) fn at_port(&self, port: u16, source: Addr, at: &Arrival) -> Option<u32> {
+        let mut all = self.at(&self.by_port, Side::Host, Protocol::Udp, port);
+        all.find(|(_, l)| l.bounds().takes_arrival(source, at)).map(|(number, _)| number)
     }
 
     /// Whether a UDP socket on the host may send from there.
@@ -145,10 +150,16 @@ impl Listeners {
     }
 
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
-    /// the guest sends from there looks, to the outside, as if it came from the forwarded port.
-    pub(crate) fn answering(&self, port: u16, remote: Addr) -> Option<(u32, &Watched)> {
+    /// the guest sends from there looks, to the outside, as if it came from the forwarded port. It
+    /// leaves by the `outbound` interface, if that is what it is to leave by.
+    pub(crate) fn answering(
+        &self,
+        port: u16,
+        remote: Addr,
+        outbound: Option<&str>,
+    ) -> Option<(u32, &Watched)> {
         self.at(&self.by_target, Side::Host, Protocol::Udp, port)
-            .find(|(_, l)| l.addr.is_unspecified() && l.takes(remote))
+            .find(|(_, l)| l.addr.is_unspecified() && l.takes(remote) && l.leaves_by(outbound))
     }
 }
 
@@ -162,8 +173,8 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::forward::listener::tests::listener;
-    use crate::forward::rule::Families;
+    use crate::forward::listener::tests::{listener, listener_on};
+    use crate::forward::rule::{Families, Listen};
 
     /// What would come back is known by what the socket there takes, not by its port alone.
     #[test]
@@ -214,12 +225,27 @@ mod tests {
         }
         let answering = |port: u16, remote: &str| {
             let remote = Addr::from(remote.parse::<IpAddr>().expect("an address"));
-            listeners.answering(port, remote).map(|(number, _)| number)
+            listeners.answering(port, remote, None).map(|(number, _)| number)
         };
         assert_eq!(answering(ports[0], "192.0.2.1"), Some(numbers[0]));
         assert_eq!(answering(ports[0], "2001:db8::1"), Some(numbers[0]));
         assert_eq!(answering(ports[1], "192.0.2.1"), None);
         assert_eq!(answering(ports[1], "2001:db8::1"), Some(numbers[1]));
         assert_eq!(answering(ports[2], "192.0.2.1"), None);
+        // What leaves by an interface leaves by a socket that is bound to it, and nothing else does.
+        for (bound, outbound, expected) in
+            [("", None, true), ("", Some("lo"), false), ("lo", None, false), ("lo", Some("lo"), true)]
+        {
+            let interface = (!bound.is_empty()).then(|| bound.to_owned());
+            let listener = listener_on(Listen { addr: None, interface });
+            let port = listener.target_port;
+            let mut listeners = Listeners::default();
+            listeners.insert(1, Arc::new(listener));
+            for remote in ["192.0.2.1", "2001:db8::1"] {
+                let remote = remote.parse::<IpAddr>().expect("an address").into();
+                let found = listeners.answering(port, remote, outbound);
+                assert_eq!(found.is_some(), expected, "{bound:?} {outbound:?}");
+            }
+        }
     }
 }

@@ -35,6 +35,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions};
 use crate::isolate;
 use crate::life::background::{self, Launch, PidFile};
+use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
 use crate::netconf::Rtnl;
@@ -152,6 +153,16 @@ impl Prepared {
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
         })
+    }
+}
+
+/// Has sockets belong to who this process becomes. One that stays another's is of use, too: but not
+/// together with those that are opened later.
+fn hand_over(listeners: &[Listener], Identity { uid, gid }: Identity) {
+    for listener in listeners {
+        if let Err(error) = listener.belong_to(uid, gid) {
+            log::debug!("{listener}: not handed over: {error}");
+        }
     }
 }
 

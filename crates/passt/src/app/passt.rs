@@ -20,7 +20,7 @@ use passt_sys::shared;
 use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
-use super::{Prepared, end, engine_options, settle};
+use super::{Prepared, end, engine_options, hand_over, settle};
 use crate::cli::{Config, MAX_MTU, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
@@ -70,6 +70,7 @@ fn run_on<L: ClientLink>(
         listeners,
     } = Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
+        hand_over(&listeners, identity);
         identity.assume(isolate::KEPT)?;
     }
     isolate::user()?;

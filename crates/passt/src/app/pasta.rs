@@ -16,7 +16,7 @@ use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
-use super::{Prepared, end, engine_options, listen, settle};
+use super::{Prepared, end, engine_options, hand_over, listen, settle};
 use crate::cli::{Config, PastaOptions};
 use crate::isolate;
 use crate::life::leftovers::Leftovers;
@@ -36,7 +36,8 @@ const DEFAULT_MTU: usize = 1500;
 pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
     let mut prepared = Prepared::new(config, Leftovers::default())?;
-    let entered = namespace::enter(config, pasta, inherited)?;
+    let entered =
+        namespace::enter(config, pasta, inherited, |identity| hand_over(&prepared.listeners, identity))?;
     let Some(wanted) = prepared.setup.tap.take() else {
         let mut netlink = inside(&entered.netns, || Ok(Rtnl::open()?))?;
         loopback_up(&mut netlink);

@@ -81,13 +81,21 @@ pub struct Entered {
     pub watch: Watch,
 }
 
-/// Changes identity, enters the user namespace, and finds or makes the network namespace, with the
+/// Changes identity, after what `before` does as who started us, enters the user namespace, and finds or makes the network namespace, with the
 /// command waiting in it to be [released](Watch::release).
 ///
 /// The process must have a single thread. User and group IDs 0 of a new user namespace are
 /// the caller's.
-pub fn enter(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> Result<Entered, Error> {
+pub fn enter(
+    config: &Config,
+    pasta: &PastaOptions,
+    inherited: Inherited,
+    before: impl FnOnce(Identity),
+) -> Result<Entered, Error> {
     let wanted = Identity::wanted(config.run_as.as_ref())?;
+    if let Some(identity) = wanted {
+        before(identity);
+    }
     match pasta.target.netns_path() {
         Some(path) => join(path.as_ref(), pasta, wanted),
         None => create(config, pasta, wanted, inherited),

@@ -66,10 +66,15 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// Room for the control messages of one datagram, aligned as the kernel wants them.
+/// Room for the control messages of one datagram. A socket of both families can get most: 40 and 32
+/// bytes for destinations, 24 each for time to live, traffic class and size of what was joined, and
+/// 60 for an error.
+const ROOM: usize = 256;
+
+/// The control messages of one datagram, aligned as the kernel wants them.
 #[repr(align(8))]
 pub(super) struct CmsgBuffer {
-    pub(super) bytes: [u8; 160],
+    pub(super) bytes: [u8; ROOM],
     pub(super) len: usize,
 }
 
@@ -77,7 +82,7 @@ pub(super) struct CmsgBuffer {
 pub(super) const CMSG_HEADER: usize = size_of::<usize>() + 8;
 
 impl CmsgBuffer {
-    pub(super) const EMPTY: Self = Self { bytes: [0; 160], len: 0 };
+    pub(super) const EMPTY: Self = Self { bytes: [0; ROOM], len: 0 };
 
     /// Appends one message; the few that we send always fit.
     pub(super) fn push(&mut self, level: i32, kind: i32, data: &[u8]) {

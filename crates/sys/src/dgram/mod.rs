@@ -99,6 +99,8 @@ pub struct Received {
     pub destination: Option<IpAddr>,
     /// For a broadcast to a network, the address that it was sent to.
     pub broadcast: Option<Ipv4Addr>,
+    /// The index of the interface that it came by, if asked for by [`want_destination`]; else zero.
+    pub interface: u32,
     /// Time to live or hop limit, if asked for by [`want_marks`].
     pub ttl: Option<u8>,
     /// Traffic class, as in [`Envelope`]; zero if not asked for.
@@ -440,6 +442,7 @@ impl Received {
             source: name.get(),
             destination: None,
             broadcast: None,
+            interface: 0,
             ttl: None,
             traffic_class: 0,
         };
@@ -453,6 +456,7 @@ impl Received {
                     let to = data.first_chunk().map(destination_v4);
                     received.destination = to.map(|(addr, _)| addr);
                     received.broadcast = to.and_then(|(_, broadcast)| broadcast);
+                    received.interface = index(data);
                 }
                 (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                     let ttl = data.first_chunk().map(|&b| i32::from_ne_bytes(b));
@@ -463,6 +467,7 @@ impl Received {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if received.destination.is_none() => {
                     let addr = data.first_chunk::<16>();
                     received.destination = addr.map(|&a| Ipv6Addr::from(a).to_canonical());
+                    received.interface = data.get(16..).map_or(0, index);
                 }
                 // A single byte.
                 (libc::IPPROTO_IP, libc::IP_TOS) => {
@@ -476,6 +481,11 @@ impl Received {
         }
         received
     }
+}
+
+/// The index of an interface that data begins with.
+fn index(data: &[u8]) -> u32 {
+    data.first_chunk().map_or(0, |&bytes| u32::from_ne_bytes(bytes))
 }
 
 /// A byte that the kernel tells as an `int`.

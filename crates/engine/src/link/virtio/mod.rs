@@ -373,7 +373,7 @@ impl Device {
 
     /// All who waited have been called.
     pub(super) fn resumed(&mut self) {
-        self.pairs.iter_mut().for_each(|pair| pair.receive.resumed());
+        self.pairs.iter_mut().for_each(|pair| pair.receive.resumed(&self.memory));
     }
 }
 

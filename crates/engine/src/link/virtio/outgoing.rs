@@ -30,6 +30,8 @@ pub(in crate::link) struct Outgoing {
     malformed: usize,
     /// The index of the available ring up to which there was no room.
     exhausted: Option<u16>,
+    /// Somebody lacked room since all who waited were called.
+    awaited: bool,
     /// There is room again, of which not all know who waited for it.
     refilled: bool,
 }
@@ -50,6 +52,7 @@ impl Outgoing {
             parts: Vec::with_capacity(MOST_PARTS),
             malformed: 0,
             exhausted: None,
+            awaited: false,
             refilled: false,
         }
     }
@@ -245,6 +248,7 @@ impl Outgoing {
 
     /// There was no room for something: the guest is to say when there is more.
     pub(super) fn exhaust(&mut self, memory: &Memory) {
+        self.awaited = true;
         // What was posted since it was looked at counts.
         if self.exhausted != Some(self.queue.taken()) {
             self.exhausted = Some(self.queue.taken());
@@ -260,9 +264,15 @@ impl Outgoing {
         }
     }
 
-    /// All who waited have been called.
-    pub(super) fn resumed(&mut self) {
+    /// All who waited have been called. What was posted is no news any more if nobody looked for it:
+    /// a flow that waited for it may go by another queue by now.
+    pub(super) fn resumed(&mut self, memory: &Memory) {
         self.refilled = false;
+        let is_awaited = std::mem::take(&mut self.awaited);
+        if !is_awaited && self.exhausted.is_some() && !self.is_exhausted(memory) {
+            self.exhausted = None;
+            self.queue.want_kicks(memory, false);
+        }
     }
 
     /// Whether there may be room for those who waited.

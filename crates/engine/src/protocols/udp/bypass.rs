@@ -8,8 +8,9 @@
 //!
 //! The socket is connected to the server when that has answered. A server may also go on from a
 //! port of its own for each client (RFC 1350, section 4). Then the flow has a socket on the client's
-//! side as well, with a port that stands for that one of the server. The port that was asked may
-//! answer nevertheless: the other may be somebody else's on the same host.
+//! side as well, with a port that stands for that one of the server. But it may be somebody else's on
+//! the same host: until the client has sent to it, it keeps nothing alive, another one may take its
+//! place, and it is given up when the port that was asked answers.
 //!
 //! Left out: errors. A client on loopback would hear of a closed port at once, but nothing makes
 //! a listening socket say so to a single client. They are counted, and the flow
@@ -31,7 +32,7 @@ use rustix::net::SocketType;
 
 use super::send::{Cuts, Item, Position, Sender, datagrams, tally};
 use super::way::{Shared, Sockets, Ways};
-use super::{Udp, UdpFlow, errors};
+use super::{Udp, UdpFlow, errors, used};
 use crate::core::readiness::{DATAGRAMS, has_taken};
 use crate::core::{Core, Station, Token};
 use crate::flow::account::Direction;
@@ -57,7 +58,13 @@ struct Second {
     server: Endpoint,
     /// Connected to the client.
     fd: OwnedFd,
+    /// The client has sent there.
+    is_used: bool,
 }
+
+/// The lowest port that programs have of the kernel by default (`ip_local_port_range` of ip(7)).
+/// Lower ones are those of services: the client's side may have use for them itself.
+const EPHEMERAL: u16 = 32_768;
 
 impl Across {
     /// For what came in on side `from` through `client`, on the other side, where the server is at
@@ -77,6 +84,9 @@ impl Across {
         // Clients in the namespace are the guest's own.
         let kept = from == Side::Host && ports.pressure.keeps(&server);
         let local = Endpoint::new(any(target), port);
+        if from == Side::Namespace {
+            ports.order(SocketType::DGRAM, target);
+        }
         let has_port = prepare(&server, local.socket_addr(), true).map_err(|_| DropReason::Socket)?;
         sender::mark(server.as_fd(), !target.is_v4()).map_err(|_| DropReason::Socket)?;
         let port = if has_port { Some(port) } else { facts::local(&server).map(|at| at.port) };
@@ -119,9 +129,15 @@ impl Across {
         }
     }
 
+    /// Whether the client has something to do with the server's port at `source`.
+    fn is_known(&self, source: Endpoint) -> bool {
+        self.second.as_ref().is_none_or(|second| second.server != source || second.is_used)
+    }
+
     /// The server has answered from `remote`, where it was asked: nobody else may from now on, if it
     /// has no other port.
     fn answered(&mut self, remote: Endpoint) {
+        self.second.take_if(|second| !second.is_used);
         if self.second.is_none()
             && self.unconnected.is_some()
             && rustix::net::connect(&self.server, &remote.socket_addr()).is_ok()
@@ -132,14 +148,16 @@ impl Across {
 }
 
 /// A socket on side `side`, connected to the `client` there, with an address that it knows the
-/// server by, and with `port` if possible.
+/// server by, and with `port` if possible and not a service's.
 fn client_socket(ports: &mut Ports, side: Side, client: &Shared, port: u16) -> io::Result<OwnedFd> {
     let to = Endpoint::from(client.to);
     let from = client.from.map_or_else(|| any(to.addr), Addr::from);
     let fd = ports.socket_across(side.other(), SocketType::DGRAM, to.addr)?;
-    if side == Side::Host && ports.pressure.keeps(&fd) {
+    // Whoever answers may be from outside.
+    if ports.pressure.keeps(&fd) {
         return Err(Errno::MFILE.into());
     }
+    let port = if port < EPHEMERAL { 0 } else { port };
     connect(&fd, Endpoint::new(from, port).socket_addr(), to.socket_addr(), true)?;
     Ok(fd)
 }
@@ -161,7 +179,9 @@ impl UdpFlow {
             return true;
         }
         let (Sockets::Across(across), Via::Bypass(side)) = (&mut self.sockets, key.via) else { return false };
-        if let Some(second) = &across.second {
+        if let Some(second) =
+            across.second.as_ref().filter(|second| second.is_used || second.server == source)
+        {
             return second.server == source;
         }
         if across.unconnected.is_none() || source.addr != self.remote.addr {
@@ -169,7 +189,7 @@ impl UdpFlow {
         }
         let made = client_socket(&mut ctx.ports, side, &across.listening, source.port);
         let watched = made.and_then(|fd| ctx.core.watch(&fd, Token::Second(handle), DATAGRAMS).map(|()| fd));
-        across.second = watched.ok().map(|fd| Second { server: source, fd });
+        across.second = watched.ok().map(|fd| Second { server: source, fd, is_used: false });
         across.second.is_some()
     }
 
@@ -213,10 +233,12 @@ impl UdpFlow {
             }
             self.used(Direction::Out, tally(&ctx.core.inbox, index..index + 1), ctx.core.now);
             let mut cuts = self.cuts;
-            if let Sockets::Across(across) = &self.sockets
-                && let Some(second) = &across.second
+            if let Sockets::Across(across) = &mut self.sockets
+                && let Some(second) = &mut across.second
             {
-                let lost = relay(&across.to_server(second.server), &ctx.core, index..index + 1, &mut cuts);
+                second.is_used = true;
+                let server = second.server;
+                let lost = relay(&across.to_server(server), &ctx.core, index..index + 1, &mut cuts);
                 ctx.core.dropped_all(DropReason::Socket, lost);
             }
             self.cuts = cuts;
@@ -247,8 +269,13 @@ impl UdpFlow {
         source: Endpoint,
         messages: Range<usize>,
     ) -> Verdict {
-        self.used(Direction::In, tally(&ctx.core.inbox, messages.clone()), ctx.core.now);
         let Sockets::Across(across) = &mut self.sockets else { return Verdict::Remove };
+        let (is_known, tally) = (across.is_known(source), tally(&ctx.core.inbox, messages.clone()));
+        if is_known {
+            used((&mut self.last, &mut self.seen, &mut self.account), Direction::In, tally, ctx.core.now);
+        } else {
+            self.account.carried(Direction::In, tally.0, tally.1, ctx.core.now);
+        }
         if source == self.remote {
             across.answered(source);
         }

@@ -16,9 +16,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
+use passt_sys::dgram::Received;
 use passt_sys::{alloc, dgram, groups, sender};
 use rustix::io::Errno;
-use rustix::net::{SocketType, sockopt};
+use rustix::net::{SocketType, netdevice, sockopt};
 
 use super::super::facts;
 use super::super::socket::{any, equip, socket};
@@ -26,7 +27,7 @@ use super::lasting::Busy;
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key, Protocol, Table, Via};
-use crate::forward::{Ours, Purpose, Sender};
+use crate::forward::{Arrival, Bounds, Ports, Purpose, Sender};
 use crate::link::Link;
 
 /// The sockets of all ports. Memory is reserved at the start.
@@ -45,6 +46,8 @@ pub(crate) struct Mapping {
     origin: Origin,
     /// Its port on the host.
     port: u16,
+    /// What it is bound to there.
+    bounds: Bounds,
     flows: u32,
     /// Those of them that go to many hosts.
     to_groups: u32,
@@ -226,10 +229,14 @@ impl Mappings {
         self.at_port(source.port, source.addr).any(|handle| self.get(handle).is_some_and(is_it))
     }
 
-    /// The mapping at this port of the host that hears `peer`, if one does, and the guest's endpoint
-    /// that does.
-    pub(crate) fn permitting(&self, port: u16, peer: Addr) -> Option<(Handle, Endpoint)> {
-        self.at_port(port, peer).find_map(|mapping| Some((mapping, self.permitted(mapping, peer)?)))
+    /// The mapping at this port of the host that hears what came there from `peer`, if one does, and
+    /// the guest's endpoint that does.
+    pub(crate) fn permitting(&self, port: u16, peer: Addr, at: &Arrival) -> Option<(Handle, Endpoint)> {
+        let takes = |&mapping: &Handle| {
+            self.get(mapping).is_some_and(|mapping| mapping.bounds.takes_arrival(peer, at))
+        };
+        let mut all = self.at_port(port, peer).filter(takes);
+        all.find_map(|mapping| Some((mapping, self.permitted(mapping, peer)?)))
     }
 
     /// The guest's endpoint that hears what `peer` sends to a mapping, if any does.
@@ -264,13 +271,20 @@ fn permit(permits: &mut Table<Permit>, key: &Key, guest: Addr) -> bool {
 
 impl Mapping {
     /// Opens the one of the flow `key`, which is `side` on the host.
-    pub(super) fn open<L: Link>(core: &Core<L>, ours: &Ours, key: &Key, side: &HostSide) -> io::Result<Self> {
+    pub(super) fn open<L: Link>(
+        core: &Core<L>,
+        ports: &Ports,
+        key: &Key,
+        side: &HostSide,
+    ) -> io::Result<Self> {
         let origin = Origin::of(core, key, side);
         let fd = socket(core, SocketType::DGRAM, None, side.remote.addr, None)?;
         let bind = side.bind.filter(|addr| !addr.is_loopback() || origin.local);
         let from =
             |port| side.socket_addr(Endpoint::new(bind.unwrap_or_else(|| any(side.remote.addr)), port));
-        let keeps_port = ours.bind_sender(fd.as_fd(), &from(key.guest.port)).is_ok();
+        let listening: Vec<_> = ports.listeners.udp_at(key.guest.port).collect();
+        let fds: Vec<_> = listening.iter().map(|listener| listener.fd.as_fd()).collect();
+        let keeps_port = ports.ours.bind_sender(fd.as_fd(), &from(key.guest.port), &fds).is_ok();
         if !keeps_port {
             rustix::net::bind(&fd, &from(0))?;
         }
@@ -279,14 +293,24 @@ impl Mapping {
             // What goes to all hosts of a network comes back.
             dgram::want_destination(fd.as_fd(), false)?;
         }
+        if keeps_port && !listening.is_empty() {
+            // What comes to one of them is passed on by where it was sent to.
+            dgram::want_destination(fd.as_fd(), !origin.v4)?;
+            listening.iter().try_for_each(|listener| listener.want_destination())?;
+        }
         sender::mark(fd.as_fd(), !origin.v4)?;
         equip(&fd, !origin.v4, core.caps.udp_segmentation)?;
         let port = if keeps_port { Some(key.guest.port) } else { facts::local(&fd).map(|at| at.port) };
         let port = port.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let outbound = core.outbound_to(side.remote.addr);
+        let interface = outbound.and_then(|name| netdevice::name_to_index(&fd, name).ok());
+        let addr = bind.unwrap_or_else(|| any(side.remote.addr));
+        let bounds = Bounds { addr, both: false, interface: interface.unwrap_or(0) };
         Ok(Self {
-            sender: ours.note_sender(fd, port, !origin.v4, Purpose::Sending)?,
+            sender: ports.ours.note_sender(fd, port, !origin.v4, Purpose::Sending)?,
             origin,
             port,
+            bounds,
             flows: 0,
             to_groups: 0,
             guest: key.guest.addr,
@@ -302,6 +326,14 @@ impl Mapping {
     /// Its port on the host.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where a message came to that it has.
+    pub(crate) fn arrival(&self, message: &Received) -> Arrival {
+        let Bounds { addr, interface, .. } = self.bounds;
+        let known = (!addr.is_unspecified()).then_some(addr);
+        let by = if message.interface == 0 { interface } else { message.interface };
+        Arrival { addr: message.destination.map(Addr::from).or(known), interface: by }
     }
 
     /// The socket; there is one as long as the mapping is open.

@@ -114,7 +114,7 @@ fn way_out<L: Link>(
         return Ok(Sockets::Shared(Shared::new(Which::Listener(number), listener.form(to), from)));
     }
     let known = mappings.find(core, key, side);
-    let opened = || mappings.insert(core, Mapping::open(core, &ports.ours, key, side)?);
+    let opened = || mappings.insert(core, Mapping::open(core, ports, key, side)?);
     let mapping = known.map_or_else(opened, Ok)?;
     if is_to_many {
         mappings.prepare_for_many(core, mapping, side);
@@ -138,7 +138,8 @@ fn answering<'a, L>(
         let back = listener.route(&core.guest, side.remote, key.guest.addr);
         back.is_ok_and(|(back, across)| across.is_none() && back.remote == key.remote)
     };
-    ports.listeners.answering(key.guest.port, side.remote.addr).filter(comes_back)
+    let outbound = core.outbound_to(side.remote.addr);
+    ports.listeners.answering(key.guest.port, side.remote.addr, outbound).filter(comes_back)
 }
 
 /// Whether the guest knows whoever answers from `side` as the one that it sent to. A group does not

@@ -572,3 +572,37 @@ proptest! {
         }
     }
 }
+
+/// A queue that lacked room, and has it again, says so once, and until those who wait have been
+/// called: they may have gone to another queue, or ended, and nobody looks at this one then.
+#[test]
+fn news_that_nobody_waits_for() {
+    let shape = Shape { pairs: 2, receive: 16, buffer: 2000, ..with(Features::MRG_RXBUF | Features::MQ) };
+    let (mut machine, mut link) = started(shape);
+    let header = super_frame(1000, 1000).0.len();
+    let exhaust = |link: &mut VhostUserLink, pair: u8| {
+        link.steer(pair);
+        while link.lendable(header, 1000) > 0 {
+            send(link, 1000, 1000).unwrap();
+        }
+        link.flush();
+    };
+    machine.post();
+    exhaust(&mut link, 0);
+    link.resumed();
+    assert!(link.is_blocked());
+    // More comes while the last of them is called: that is not missed.
+    exhaust(&mut link, 0);
+    machine.take();
+    machine.post_by(0, usize::MAX);
+    link.resumed();
+    assert!(!link.is_blocked());
+    // All that wait have gone to the other queue.
+    exhaust(&mut link, 1);
+    assert!(!link.is_blocked());
+    link.resumed();
+    assert!(link.is_blocked());
+    machine.take();
+    machine.post_by(1, usize::MAX);
+    assert!(!link.is_blocked());
+}
