@@ -13,7 +13,10 @@ use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
-use passt_tests::{FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually};
+use passt_tests::{
+    DEADLINE, FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
+    eventually_within,
+};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// A qemu that such machines run in.
@@ -231,6 +234,64 @@ fn paused_in_mid_transfer() {
         let summary = transfer.succeed_within(deadline(&vm, LENGTH));
         assert_eq!(summary.trim(), stream::expected(LENGTH, 1));
     }
+}
+
+/// A guest moves to another qemu, and another passt, while it receives: it has all that it got
+/// before, and goes on with new connections, from and to it.
+#[test]
+fn moved_while_it_receives() {
+    /// Connections, and what each brings, that the guest's kernel takes before anybody reads it.
+    const HELD: (u64, u64) = (40, 48_000);
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "--debug") else { return };
+    let _other_passt = net.passt(User::Normal).with("--vhost-user --debug -t 5002:5001").listen("other");
+    let netdev = format!("vhost-user/1,path={},reconnect-ms=100", net.dir().join("other").display());
+    let Some(target) = Vm::wait_in(&net, &qemu, "target", &netdev) else { return };
+    let behind = |line: &str| vm.sh(&format!("setsid {line} </dev/null >/tmp/out 2>&1 &"));
+    let sum = vm.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=24 2>/dev/null; sha256sum /tmp/noise");
+    // So much changes all the time that the guest does not move before it may.
+    behind("sh -c 'until [ -e /tmp/enough ]; do cp /tmp/noise /tmp/copy; done'");
+    vm.migrate_to(&target, 16 * MIB);
+    // All of its memory is at the other end, as it was.
+    let passes = |migration: String| {
+        let number = migration.split("\"dirty-sync-count\": ").nth(1)?.split([',', '}']).next()?;
+        number.parse().is_ok_and(|number: u32| number > 2).then_some(())
+    };
+    eventually_within(DEADLINE * 4, "a pass over all memory", || passes(vm.migration()));
+    // What comes now is written by passt alone.
+    let (count, length) = HELD;
+    vm.sh(&format!(
+        "setsid peer held {} {length} {count} /tmp/go </dev/null >/tmp/held 2>&1 &",
+        at(FAR4, 5001)
+    ));
+    eventually_within(DEADLINE * 2, "data", || vm.sh("cat /tmp/held").contains("HELD").then_some(()));
+    // A transfer that does not survive, and is under way until the end.
+    behind(&format!("peer down {} {} 1", at(FAR6, 5001), 1_u64 << 40));
+    assert!(vm.migration().contains("\"active\""), "{}", vm.migration());
+    vm.sh("touch /tmp/enough");
+    vm.set_migration_rate(1 << 30);
+    eventually_within(DEADLINE * 4, "a guest that moved", || {
+        vm.migration().contains("\"completed\"").then_some(())
+    });
+    drop(vm);
+    eventually("a guest that runs", || target.monitor("query-status").contains("\"running\"").then_some(()));
+    target.sh("touch /tmp/go");
+    let expected: Vec<String> = (1..=count).map(|seed| stream::expected(length, seed)).collect();
+    let expected = format!("HELD\n{}", expected.join("\n"));
+    eventually_within(DEADLINE * 2, "all that was held", || {
+        let said = target.sh("cat /tmp/held");
+        (said.lines().count() > usize::try_from(count).expect("a number")).then_some(())
+    });
+    assert_eq!(target.sh("cat /tmp/held").trim(), expected);
+    assert_eq!(target.sh("sha256sum /tmp/noise"), sum);
+    for address in [FAR4, FAR6] {
+        exchange(&target, &at(address, 5001));
+    }
+    upload(&target, &at(FAR4, 5001), 16 * MIB);
+    download(&target, &at(FAR6, 5001), 16 * MIB);
+    let _server = target.serve("[::]:5001");
+    exchange(&net.host, "127.0.0.1:5002");
 }
 
 /// A monitor that makes its memory shorter is seen off, and the next one is served.
