@@ -4,8 +4,8 @@
 //! a device with MSI-X, whatever the back end; so it is a newer one.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 
 use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
@@ -292,6 +292,80 @@ fn moved_while_it_receives() {
     download(&target, &at(FAR6, 5001), 16 * MIB);
     let _server = target.serve("[::]:5001");
     exchange(&net.host, "127.0.0.1:5002");
+}
+
+/// A guest that was to move, and stays: its device goes on all the time, also where the driver starts
+/// it while pages are noted.
+#[test]
+fn moving_is_given_up() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let _passt = passt(&net, "");
+    let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &with_queues(&net, 2), "mq=on") else { return };
+    vm.configure();
+    let transfers = || {
+        for address in [FAR4, FAR6] {
+            upload(&vm, &at(address, 5001), 8 * MIB);
+            download(&vm, &at(address, 5001), 8 * MIB);
+        }
+    };
+    for starts_again in [false, true] {
+        vm.migrate("exec:cat >/dev/null", MIB);
+        eventually("a guest on the move", || vm.migration().contains("\"active\"").then_some(()));
+        transfers();
+        if starts_again {
+            vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
+            eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
+            vm.configure();
+            transfers();
+        }
+        assert!(vm.migration().contains("\"active\""), "{}", vm.migration());
+        vm.monitor("migrate_cancel");
+        let is_over = || vm.monitor("query-migrate").contains("\"cancelled\"");
+        eventually("a guest that stays", || is_over().then_some(()));
+        transfers();
+    }
+}
+
+/// A monitor that makes the log of pages shorter is seen off, and the next one is served.
+#[test]
+fn a_log_that_becomes_shorter() {
+    let Some(net) = Net::new() else { return };
+    let mut passt = passt(&net, "");
+    let shape = Shape {
+        features: VhostUserLink::FEATURES,
+        protocol: ProtocolFeatures::REPLY_ACK | ProtocolFeatures::LOG_SHMFD,
+        pairs: 1,
+        transmit: 256,
+        receive: 256,
+        buffer: 1600,
+    };
+    for _ in 0..3 {
+        let connect = || UnixStream::connect(net.dir().join("socket")).ok();
+        let mut machine = Machine::new(shape, eventually("passt", connect)).expect("memory");
+        machine.start();
+        eventually("answers", || machine.answer().map(drop));
+        let file = memfd_create("log", MemfdFlags::CLOEXEC).expect("a file");
+        ftruncate(&file, MIB).expect("a length");
+        machine.log_base(file.as_fd(), MIB, 0);
+        machine.log(true);
+        eventually("a log", || machine.number().filter(|answer| *answer == (6, 0)).map(drop));
+        machine.post();
+        let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
+        let request = frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request);
+        assert!(machine.send(&request.clone().into(), &[]));
+        eventually("an answer", || (!machine.take().is_empty()).then_some(()));
+        let mut log = Vec::new();
+        File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .and_then(|mut file| file.read_to_end(&mut log))
+            .expect("the log");
+        assert!(log.iter().any(|byte| *byte != 0), "pages that were written");
+        ftruncate(&file, 0).expect("a length");
+        assert!(machine.send(&request.into(), &[]));
+        machine.kick(TRANSMIT);
+        passt.wait_for("Client connection closed");
+        assert!(passt.try_wait().is_none(), "passt ended");
+    }
 }
 
 /// A monitor that makes its memory shorter is seen off, and the next one is served.

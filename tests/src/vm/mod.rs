@@ -184,10 +184,15 @@ impl Vm {
     /// Begins to move the guest to another machine that waits for one, with at most so many bytes a
     /// second.
     pub fn migrate_to(&self, other: &Self, rate: u64) {
-        let to = format!("{{\"uri\": \"unix:{}\"}}", other.dir.join("guest").display());
-        other.monitor_with("migrate-incoming", &to);
+        let to = format!("unix:{}", other.dir.join("guest").display());
+        other.monitor_with("migrate-incoming", &format!("{{\"uri\": \"{to}\"}}"));
+        self.migrate(&to, rate);
+    }
+
+    /// The same to whatever qemu's monitor calls so.
+    pub fn migrate(&self, to: &str, rate: u64) {
         self.set_migration_rate(rate);
-        self.monitor_with("migrate", &to);
+        self.monitor_with("migrate", &format!("{{\"uri\": \"{to}\"}}"));
     }
 
     /// Has the guest move at another rate.
