@@ -42,6 +42,11 @@ fuzz_target!(|data: &[u8]| {
         if kind & 0x20 != 0 {
             machine.post_some(2);
         }
+        if kind & 0x40 != 0 {
+            // A log in the guest's own memory: what is noted may change its queues.
+            machine.log_base(machine.memory(), machine.region().size() as u64 / 2, (*len).into());
+            machine.log(*len & 1 == 0);
+        }
         let Ok(count) = link.receive(0) else { return };
         if link.has_new_fds() {
             link.renew_fds();

@@ -4,8 +4,8 @@
 //! a device with MSI-X, whatever the back end; so it is a newer one.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::AsFd as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 
 use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
@@ -13,7 +13,10 @@ use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
-use passt_tests::{FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually};
+use passt_tests::{
+    DEADLINE, FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
+    eventually_within,
+};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// A qemu that such machines run in.
@@ -230,6 +233,138 @@ fn paused_in_mid_transfer() {
     for transfer in transfers {
         let summary = transfer.succeed_within(deadline(&vm, LENGTH));
         assert_eq!(summary.trim(), stream::expected(LENGTH, 1));
+    }
+}
+
+/// A guest moves to another qemu, and another passt, while it receives: it has all that it got
+/// before, and goes on with new connections, from and to it.
+#[test]
+fn moved_while_it_receives() {
+    /// Connections, and what each brings, that the guest's kernel takes before anybody reads it.
+    const HELD: (u64, u64) = (40, 48_000);
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let Some((vm, _passt)) = start(&net, "--debug") else { return };
+    let _other_passt = net.passt(User::Normal).with("--vhost-user --debug -t 5002:5001").listen("other");
+    let netdev = format!("vhost-user/1,path={},reconnect-ms=100", net.dir().join("other").display());
+    let Some(target) = Vm::wait_in(&net, &qemu, "target", &netdev) else { return };
+    let behind = |line: &str| vm.sh(&format!("setsid {line} </dev/null >/tmp/out 2>&1 &"));
+    let sum = vm.sh("dd if=/dev/urandom of=/tmp/noise bs=1M count=24 2>/dev/null; sha256sum /tmp/noise");
+    // So much changes all the time that the guest does not move before it may.
+    behind("sh -c 'until [ -e /tmp/enough ]; do cp /tmp/noise /tmp/copy; done'");
+    vm.migrate_to(&target, 16 * MIB);
+    // All of its memory is at the other end, as it was.
+    let passes = |migration: String| {
+        let number = migration.split("\"dirty-sync-count\": ").nth(1)?.split([',', '}']).next()?;
+        number.parse().is_ok_and(|number: u32| number > 2).then_some(())
+    };
+    eventually_within(DEADLINE * 4, "a pass over all memory", || passes(vm.migration()));
+    // What comes now is written by passt alone.
+    let (count, length) = HELD;
+    vm.sh(&format!(
+        "setsid peer held {} {length} {count} /tmp/go </dev/null >/tmp/held 2>&1 &",
+        at(FAR4, 5001)
+    ));
+    eventually_within(DEADLINE * 2, "data", || vm.sh("cat /tmp/held").contains("HELD").then_some(()));
+    // A transfer that does not survive, and is under way until the end.
+    behind(&format!("peer down {} {} 1", at(FAR6, 5001), 1_u64 << 40));
+    assert!(vm.migration().contains("\"active\""), "{}", vm.migration());
+    vm.sh("touch /tmp/enough");
+    vm.set_migration_rate(1 << 30);
+    eventually_within(DEADLINE * 4, "a guest that moved", || {
+        vm.migration().contains("\"completed\"").then_some(())
+    });
+    drop(vm);
+    eventually("a guest that runs", || target.monitor("query-status").contains("\"running\"").then_some(()));
+    target.sh("touch /tmp/go");
+    let expected: Vec<String> = (1..=count).map(|seed| stream::expected(length, seed)).collect();
+    let expected = format!("HELD\n{}", expected.join("\n"));
+    eventually_within(DEADLINE * 2, "all that was held", || {
+        let said = target.sh("cat /tmp/held");
+        (said.lines().count() > usize::try_from(count).expect("a number")).then_some(())
+    });
+    assert_eq!(target.sh("cat /tmp/held").trim(), expected);
+    assert_eq!(target.sh("sha256sum /tmp/noise"), sum);
+    for address in [FAR4, FAR6] {
+        exchange(&target, &at(address, 5001));
+    }
+    upload(&target, &at(FAR4, 5001), 16 * MIB);
+    download(&target, &at(FAR6, 5001), 16 * MIB);
+    let _server = target.serve("[::]:5001");
+    exchange(&net.host, "127.0.0.1:5002");
+}
+
+/// A guest that was to move, and stays: its device goes on all the time, also where the driver starts
+/// it while pages are noted.
+#[test]
+fn moving_is_given_up() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let _servers = far_servers(&net);
+    let _passt = passt(&net, "");
+    let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &with_queues(&net, 2), "mq=on") else { return };
+    vm.configure();
+    let transfers = || {
+        for address in [FAR4, FAR6] {
+            upload(&vm, &at(address, 5001), 8 * MIB);
+            download(&vm, &at(address, 5001), 8 * MIB);
+        }
+    };
+    for starts_again in [false, true] {
+        vm.migrate("exec:cat >/dev/null", MIB);
+        eventually("a guest on the move", || vm.migration().contains("\"active\"").then_some(()));
+        transfers();
+        if starts_again {
+            vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
+            eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
+            vm.configure();
+            transfers();
+        }
+        assert!(vm.migration().contains("\"active\""), "{}", vm.migration());
+        vm.monitor("migrate_cancel");
+        let is_over = || vm.monitor("query-migrate").contains("\"cancelled\"");
+        eventually("a guest that stays", || is_over().then_some(()));
+        transfers();
+    }
+}
+
+/// A monitor that makes the log of pages shorter is seen off, and the next one is served.
+#[test]
+fn a_log_that_becomes_shorter() {
+    let Some(net) = Net::new() else { return };
+    let mut passt = passt(&net, "");
+    let shape = Shape {
+        features: VhostUserLink::FEATURES,
+        protocol: ProtocolFeatures::REPLY_ACK | ProtocolFeatures::LOG_SHMFD,
+        pairs: 1,
+        transmit: 256,
+        receive: 256,
+        buffer: 1600,
+    };
+    for _ in 0..3 {
+        let connect = || UnixStream::connect(net.dir().join("socket")).ok();
+        let mut machine = Machine::new(shape, eventually("passt", connect)).expect("memory");
+        machine.start();
+        eventually("answers", || machine.answer().map(drop));
+        let file = memfd_create("log", MemfdFlags::CLOEXEC).expect("a file");
+        ftruncate(&file, MIB).expect("a length");
+        machine.log_base(file.as_fd(), MIB, 0);
+        machine.log(true);
+        eventually("a log", || machine.number().filter(|answer| *answer == (6, 0)).map(drop));
+        machine.post();
+        let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
+        let request = frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request);
+        assert!(machine.send(&request.clone().into(), &[]));
+        eventually("an answer", || (!machine.take().is_empty()).then_some(()));
+        let mut log = Vec::new();
+        File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .and_then(|mut file| file.read_to_end(&mut log))
+            .expect("the log");
+        assert!(log.iter().any(|byte| *byte != 0), "pages that were written");
+        ftruncate(&file, 0).expect("a length");
+        assert!(machine.send(&request.into(), &[]));
+        machine.kick(TRANSMIT);
+        passt.wait_for("Client connection closed");
+        assert!(passt.try_wait().is_none(), "passt ended");
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::dhcp::wait_for_address;
-use crate::{DEADLINE, GATEWAY6, Net, Place, Process, eventually_within, skip};
+use crate::{DEADLINE, GATEWAY6, Net, Place, Process, eventually, eventually_within, skip};
 use image::Image;
 pub use qemu::Qemu;
 
@@ -60,6 +60,16 @@ impl Vm {
         Self::start(net, qemu, name, (netdev, properties), "", &[])
     }
 
+    /// A machine of the same kind that waits for the guest of another one ([`Vm::migrate_to`]).
+    pub fn wait_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
+        let mut vm = Self::launch(net, qemu, name, (netdev, ""), "", &[], &["-incoming", "defer"])?;
+        eventually("qemu's monitor", || {
+            assert!(vm.qemu.try_wait().is_none(), "qemu ended");
+            vm.dir.join("monitor").exists().then_some(())
+        });
+        Some(vm)
+    }
+
     /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device
     /// to that.
     pub fn boot_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
@@ -70,9 +80,27 @@ impl Vm {
         net: &Net,
         qemu: &Qemu,
         name: &str,
+        device: (&str, &str),
+        append: &str,
+        files: &[(&str, PathBuf)],
+    ) -> Option<Self> {
+        let mut vm = Self::launch(net, qemu, name, device, append, files, &[])?;
+        // Beside other work it boots several times slower than alone.
+        eventually_within(DEADLINE * 3, "a virtual machine's start", || {
+            assert!(vm.qemu.try_wait().is_none(), "qemu ended");
+            vm.qemu.stdout().contains("AGENT").then_some(())
+        });
+        Some(vm)
+    }
+
+    fn launch(
+        net: &Net,
+        qemu: &Qemu,
+        name: &str,
         (netdev, properties): (&str, &str),
         append: &str,
         files: &[(&str, PathBuf)],
+        options: &[&str],
     ) -> Option<Self> {
         let image = match Image::get() {
             Ok(image) => image,
@@ -109,12 +137,7 @@ impl Vm {
                 format!("virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56{comma}{properties}");
             command.args(["-netdev", &format!("{netdev},id=n0"), "-device", &device]);
         }
-        let mut qemu = Process::start(&mut command);
-        // Beside other work it boots several times slower than alone.
-        eventually_within(DEADLINE * 3, "a virtual machine's start", || {
-            assert!(qemu.try_wait().is_none(), "qemu ended");
-            qemu.stdout().contains("AGENT").then_some(())
-        });
+        let qemu = Process::start(command.args(options));
         Some(Self { qemu, dir, peer })
     }
 
@@ -137,15 +160,51 @@ impl Vm {
 
     /// Has qemu's monitor execute a command without arguments, as `stop`,
     /// `cont` or `system_reset`. A machine that starts passt by itself has none.
-    pub fn monitor(&self, command: &str) {
+    pub fn monitor(&self, command: &str) -> String {
+        self.monitor_with(command, "{}")
+    }
+
+    /// The same with arguments, as JSON; the reply, a line of JSON.
+    pub fn monitor_with(&self, command: &str, arguments: &str) -> String {
         let stream = UnixStream::connect(self.dir.join("monitor")).expect("qemu's monitor");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-        for command in ["qmp_capabilities", command] {
-            writeln!(&stream, "{{\"execute\": \"{command}\"}}").expect("qemu lives");
+        let mut execute = |command: &str, arguments: &str| {
+            writeln!(&stream, "{{\"execute\": \"{command}\", \"arguments\": {arguments}}}")
+                .expect("qemu lives");
             let reply = lines.find(|line| line.contains("\"return\"") || line.contains("\"error\""));
-            assert!(reply.as_ref().is_some_and(|line| line.contains("\"return\"")), "{command}: {reply:?}");
-        }
+            let done = reply.as_ref().is_some_and(|line| line.contains("\"return\""));
+            assert!(done, "{command}: {reply:?}");
+            reply.unwrap_or_default()
+        };
+        execute("qmp_capabilities", "{}");
+        execute(command, arguments)
+    }
+
+    /// Begins to move the guest to another machine that waits for one, with at most so many bytes a
+    /// second.
+    pub fn migrate_to(&self, other: &Self, rate: u64) {
+        let to = format!("unix:{}", other.dir.join("guest").display());
+        other.monitor_with("migrate-incoming", &format!("{{\"uri\": \"{to}\"}}"));
+        self.migrate(&to, rate);
+    }
+
+    /// The same to whatever qemu's monitor calls so.
+    pub fn migrate(&self, to: &str, rate: u64) {
+        self.set_migration_rate(rate);
+        self.monitor_with("migrate", &format!("{{\"uri\": \"{to}\"}}"));
+    }
+
+    /// Has the guest move at another rate.
+    pub fn set_migration_rate(&self, rate: u64) {
+        self.monitor_with("migrate-set-parameters", &format!("{{\"max-bandwidth\": {rate}}}"));
+    }
+
+    /// What qemu's monitor says of the guest that moves. Panics if it does not.
+    pub fn migration(&self) -> String {
+        let reply = self.monitor("query-migrate");
+        assert!(!reply.contains("\"failed\"") && !reply.contains("\"cancelled\""), "{reply}");
+        reply
     }
 
     /// Has the machine get an address of each family; what DHCP gave.

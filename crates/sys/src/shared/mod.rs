@@ -11,7 +11,11 @@
 //! against that; what others map for us need not be, and some that front ends use can't be
 //! (hugetlbfs before Linux 4.16, files in a directory). So faults in a [`Memory`] are survived
 //! ([`survive_faults`]): its region becomes private memory of zeros, and says that it is lost.
+//!
+//! While a guest moves to another machine, a [`Memory`] notes the pages that are written in a
+//! [`DirtyLog`]: by itself what this process writes, and what the kernel was to write once it is told.
 
+mod dirty;
 mod fault;
 mod table;
 
@@ -19,13 +23,14 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+pub use self::dirty::{DirtyLog, LOG_PAGE};
 pub use self::fault::survive_faults;
-pub use self::table::{MAX_REGIONS, Memory, Place};
+pub use self::table::{Loss, MAX_REGIONS, Memory, Place};
 use crate::iovec::{self, Gather, Scatter};
 use crate::seccomp::{Call, Choice, Sysno};
 
@@ -155,6 +160,16 @@ impl Region {
         // SAFETY: two bytes are mapped there while `self` is borrowed, at an even address. An
         // atomic number may be changed by others, and those of this process do so by this function.
         start.is_aligned().then(|| unsafe { AtomicU16::from_ptr(start) })
+    }
+
+    /// Sets bits of the byte at `at`, behind all that was written before; false if it is not in the
+    /// region. None of others is lost, who set or clear some at the same time.
+    fn set_bits(&self, at: usize, bits: u8) -> bool {
+        let Some(start) = self.start(at..at.saturating_add(1)) else { return false };
+        // SAFETY: a byte is mapped there while `self` is borrowed. An atomic number may be changed
+        // by others, and those of this process do so by this function.
+        unsafe { AtomicU8::from_ptr(start) }.fetch_or(bits, Ordering::SeqCst);
+        true
     }
 
     /// Where `range` starts, if it is all in the region.

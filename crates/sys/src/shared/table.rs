@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 
-use super::Region;
 use super::fault::Survivor;
+use super::{DirtyLog, Region};
 use crate::iovec::{Gather, Scatter};
 
 /// Regions at most.
@@ -32,6 +32,20 @@ pub struct Place {
 pub struct Memory {
     /// In the order of their addresses in the guest.
     entries: ArrayVec<Entry, MAX_REGIONS>,
+    /// Pages that are written are to be noted.
+    is_logged: bool,
+    log: Option<DirtyLog>,
+}
+
+/// What happened to memory that makes it of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// A file has become shorter under its region.
+    Region,
+    /// The file of the log has.
+    Log,
+    /// The log has no bit for a page that was written.
+    Bit,
 }
 
 #[derive(Debug)]
@@ -54,7 +68,8 @@ impl Memory {
     pub fn of(region: Region) -> Self {
         let (range, size) = (0..region.size(), region.size() as u64);
         let place = Place { guest: 0, size, user: 0, offset: 0 };
-        Self { entries: [Entry { place, range, survivor: None, region }].into_iter().collect() }
+        let entries = [Entry { place, range, survivor: None, region }].into_iter().collect();
+        Self { entries, ..Self::default() }
     }
 
     /// Maps a region of `file`. `InvalidInput` if it isn't there, has no addresses, or those of
@@ -87,9 +102,57 @@ impl Memory {
         self.entries.len()
     }
 
-    /// Whether a file has become shorter under its region, and the guest's memory is no more.
-    pub fn is_lost(&self) -> bool {
-        self.entries.iter().any(|entry| entry.survivor.as_ref().is_some_and(Survivor::is_lost))
+    /// Takes the regions of `other` instead of its own. What is said of the log stays.
+    pub fn replace(&mut self, other: Self) {
+        self.entries = other.entries;
+    }
+
+    /// Notes pages in another log from now on, if they are to be noted.
+    pub fn set_log(&mut self, log: Option<DirtyLog>) {
+        self.log = log;
+    }
+
+    /// Whether pages that are written are to be noted from now on.
+    pub fn log_writes(&mut self, wanted: bool) {
+        self.is_logged = wanted;
+    }
+
+    /// Whether pages that are written are to be noted.
+    pub fn is_logged(&self) -> bool {
+        self.is_logged
+    }
+
+    /// Whether pages are to be noted, and there is nothing to note them in: nothing must be written.
+    pub fn lacks_log(&self) -> bool {
+        self.is_logged && self.log.is_none()
+    }
+
+    /// Notes that the pages of a range, by addresses of the guest, were written. Those of
+    /// [`Memory::copy_in`] and [`Memory::store`] are noted by these, those of a list made by
+    /// [`Memory::scatter`] by whoever has had it filled.
+    #[inline]
+    pub fn mark(&self, range: Range<usize>) {
+        if self.is_logged {
+            self.note(range);
+        }
+    }
+
+    #[cold]
+    fn note(&self, range: Range<usize>) {
+        if let Some(log) = &self.log {
+            log.mark(range);
+        }
+    }
+
+    /// Whether the guest's memory is no more, or pages could not be noted.
+    pub fn loss(&self) -> Option<Loss> {
+        let mut survivors = self.entries.iter().filter_map(|entry| entry.survivor.as_ref());
+        if survivors.any(Survivor::is_lost) {
+            return Some(Loss::Region);
+        }
+        let log = self.log.as_ref()?;
+        let bit = log.is_short().then_some(Loss::Bit);
+        if log.is_lost() { Some(Loss::Log) } else { bit }
     }
 
     /// The guest's address of the `len` bytes that the front end has at `user`, all of them in one
@@ -147,12 +210,15 @@ impl Memory {
     pub fn copy_in(&self, at: usize, bytes: &[u8]) -> bool {
         let mut done = 0;
         let Some(end) = at.checked_add(bytes.len()) else { return false };
-        self.each_part(at..end, |region, part| {
+        let all = self.each_part(at..end, |region, part| {
             let end = done + part.len();
             let copied = bytes.get(done..end).is_some_and(|bytes| region.copy_in(part.start, bytes));
             done = end;
             copied
-        })
+        });
+        // Also of what was copied before the end of what is mapped.
+        self.mark(at..at + done);
+        all
     }
 
     /// The number at `at`, as [`Region::load`].
@@ -164,7 +230,11 @@ impl Memory {
     /// Stores a number at `at`, as [`Region::store`].
     #[must_use]
     pub fn store(&self, at: usize, value: u16) -> bool {
-        self.entry(at).is_some_and(|entry| entry.region.store(at - entry.range.start, value))
+        let stored = self.entry(at).is_some_and(|entry| entry.region.store(at - entry.range.start, value));
+        if stored {
+            self.mark(at..at + size_of::<u16>());
+        }
+        stored
     }
 
     fn entry(&self, at: usize) -> Option<&Entry> {

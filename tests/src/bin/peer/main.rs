@@ -5,6 +5,7 @@ mod bare;
 mod flood;
 mod freeze;
 mod groups;
+mod held;
 mod icmp;
 mod keep;
 mod lacking;
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
         ["up-slow", to, length, seconds] => say(&tcp::up_slow(to, length.parse()?, seconds.parse()?)?),
         ["down", from, length, seed] => say(&tcp::down(from, length.parse()?, seed.parse()?, 0)?),
         ["down-slow", from, length, seconds] => say(&tcp::down(from, length.parse()?, 1, seconds.parse()?)?),
+        ["held", from, length, count, until] => {
+            held::held(from, length.parse()?, count.parse()?, Path::new(until))
+        }
         ["late", to, first, second] => say(&tcp::late(to, first.parse()?, second.parse()?)?),
         ["connect", to] => say(&tcp::connect(to)),
         ["reset", to] => say(&tcp::reset_by_server(to)?),

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use passt_sys::event::Event;
-use passt_sys::shared::{MAX_REGIONS, Memory, Place};
+use passt_sys::shared::{DirtyLog, MAX_REGIONS, Memory, Place};
 
 use super::config::Config;
 use super::features::{Features, ProtocolFeatures};
 use super::front::Descriptors;
 use super::message::{
-    ConfigRange, Header, MAX_CONFIG, Message, Reply, VringAddr, VringDescriptor, VringState,
+    ConfigRange, Header, LogPlace, MAX_CONFIG, Message, Reply, SET_LOG_BASE, VringAddr, VringDescriptor,
+    VringState,
 };
 use crate::link::Caps;
 use crate::link::virtio::Device;
@@ -101,6 +102,9 @@ impl Backend {
             queue.enabled = false;
         }
         (self.features, self.status, device.caps) = (Features::empty(), 0, Caps::PLAIN);
+        // Before the next start the front end brings another log, if it wants one.
+        device.memory.log_writes(false);
+        device.memory.set_log(None);
     }
 
     fn offered(&self) -> Features {
@@ -108,7 +112,7 @@ impl Backend {
         // A driver refuses a device that has these, and no control queue.
         let controlled = Features::MQ | Features::GUEST_ANNOUNCE;
         let without = if self.manner == Manner::Claims { controlled } else { Features::empty() };
-        (Features::OFFERED | mtu).difference(without)
+        (Features::OFFERED | Features::LOG_ALL | mtu).difference(without)
     }
 
     /// Whether the device says what its MTU is. A front end with an MTU of its own goes without the
@@ -155,9 +159,15 @@ impl Backend {
         if let Err(refusal) = outcome {
             log::warn!("Front end: request {request} refused: {refusal}");
         }
-        let wanted = header.need_reply && self.protocol.contains(ProtocolFeatures::REPLY_ACK);
+        let wanted = self.is_answered(header);
         let number = outcome.map_or(FAILED, |()| 0);
         wanted.then(|| Reply::number(request, number))
+    }
+
+    /// Whether there is an answer to an order.
+    fn is_answered(&self, header: Header) -> bool {
+        let always = header.request == SET_LOG_BASE && self.protocol.contains(ProtocolFeatures::LOG_SHMFD);
+        always || header.need_reply && self.protocol.contains(ProtocolFeatures::REPLY_ACK)
     }
 
     /// Messages that are always answered.
@@ -169,7 +179,7 @@ impl Backend {
             Message::GetQueueNum => (PAIR * device.pairs.len()) as u64,
             Message::GetMaxMemSlots => MAX_REGIONS as u64,
             Message::GetStatus => self.status,
-            // Migration is not possible yet.
+            // A device's state was not offered: flows stay where they are.
             Message::SetDeviceStateFd => NO_STATE,
             Message::CheckDeviceState => FAILED,
             Message::GetVringBase(index) => return Some(self.base(device, request, *index)),
@@ -258,8 +268,9 @@ impl Backend {
                 }
                 Ok(())
             }
-            // The guest announces itself, whoever asks it to.
-            Message::SendRarp => Ok(()),
+            // The guest announces itself, whoever asks it to. Nobody is told of writes that are noted:
+            // a front end looks at the log when it likes.
+            Message::SendRarp | Message::SetLogFd => Ok(()),
             Message::NetSetMtu(mtu) => {
                 let ours = self.config.mtu.map(u64::from).ok_or(Refusal("no MTU"))?;
                 // Frames for the guest are as long as what it is told by other means.
@@ -273,7 +284,7 @@ impl Backend {
                 self.status = status;
                 Ok(())
             }
-            Message::SetLogBase | Message::SetLogFd => Err(Refusal("no log of what is written")),
+            Message::SetLogBase(place) => set_log(device, place, &descriptors),
             Message::SetConfig => Err(Refusal("nothing to configure")),
             Message::SetInflightFd => Err(Refusal("nothing is under way")),
             _ => Err(Refusal("unknown")),
@@ -290,6 +301,11 @@ impl Backend {
         }
         self.features = wanted;
         device.caps = wanted.caps();
+        let is_logged = wanted.contains(Features::LOG_ALL);
+        if is_logged != device.memory.is_logged() {
+            log::debug!("Written pages are noted from now on: {is_logged}");
+        }
+        device.memory.log_writes(is_logged);
         for pair in &mut device.pairs {
             pair.receive.mergeable = wanted.contains(Features::MRG_RXBUF);
         }
@@ -320,7 +336,8 @@ impl Backend {
         index.and_then(|index| self.vrings.get_mut(index)).ok_or(Refusal("no such queue"))
     }
 
-    /// Has each queue be where it is by now, and begin if it can.
+    /// Has each queue be where it is by now, and begin if it can. Where pages that are written are to
+    /// be noted, and there is no log, no queue is anywhere: QEMU starts queues before it sends one.
     fn settle(&mut self, device: &mut Device) {
         // Drivers of before virtio 1.0 have another header, and another byte order.
         if !self.features.contains(Features::VERSION_1) {
@@ -328,8 +345,9 @@ impl Backend {
         }
         let features = self.features.queue();
         for (index, vring) in self.vrings.iter().enumerate().filter(|(_, vring)| vring.started) {
-            let layout = vring.layout(&device.memory);
+            let layout = vring.layout(&device.memory).filter(|_| !device.memory.lacks_log());
             let Some((memory, queue)) = queue_in(device, index) else { continue };
+            queue.log_used(vring.used_log());
             match layout {
                 // It goes on once it is somewhere again.
                 layout if queue.is_started() => queue.relocate(layout),
@@ -378,6 +396,19 @@ impl Vring {
             used: part(address.used, Layout::used_len(size), 4)?,
         })
     }
+
+    /// Under which address writes to the used ring are noted. Those that there are not have no bit.
+    fn used_log(&self) -> Option<usize> {
+        Some(usize::try_from(self.address?.log?).unwrap_or(usize::MAX))
+    }
+}
+
+/// Replaces the log of pages that are written, or leaves it as it is.
+fn set_log(device: &mut Device, place: LogPlace, files: &[OwnedFd]) -> Result<(), Refusal> {
+    let [file] = files else { return Err(Refusal("not one descriptor for the log")) };
+    let log = DirtyLog::map(file.as_fd(), place.offset, place.size);
+    device.memory.set_log(Some(log.map_err(|_| Refusal("no such log"))?));
+    Ok(())
 }
 
 /// Replaces the guest's memory, or leaves it as it is.
@@ -389,7 +420,7 @@ fn set_memory(device: &mut Device, places: &[Place], files: &[OwnedFd]) -> Resul
     for (place, file) in places.iter().zip(files) {
         memory.add(file.as_fd(), *place).map_err(|_| Refusal("no such memory"))?;
     }
-    device.memory = memory;
+    device.memory.replace(memory);
     Ok(())
 }
 

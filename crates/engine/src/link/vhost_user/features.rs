@@ -33,6 +33,9 @@ bitflags! {
         const GUEST_ANNOUNCE = 1 << 21;
         /// Several pairs of queues.
         const MQ = 1 << 22;
+        /// Pages that the device writes to are noted: it is to a front end (vhost-user,
+        /// "Migration"), not to a driver.
+        const LOG_ALL = 1 << 26;
         /// Descriptors in tables of their own.
         const INDIRECT_DESC = 1 << 28;
         /// Notifications are asked for by indices.
@@ -60,6 +63,8 @@ bitflags! {
     pub struct ProtocolFeatures: u64 {
         /// Several queues.
         const MQ = 1;
+        /// The log of pages is in a file that front end and back end share.
+        const LOG_SHMFD = 1 << 1;
         /// Announcing the guest after a migration.
         const RARP = 1 << 2;
         /// Answers to messages that have none.
@@ -80,7 +85,7 @@ bitflags! {
 }
 
 impl Features {
-    /// All that the device can do, but for an MTU, which not every one has.
+    /// All that the device can do for a driver, but for an MTU, which not every one has.
     pub(super) const OFFERED: Self = Self::CSUM
         .union(Self::GUEST_CSUM)
         .union(Self::GUEST_TSO4)
@@ -133,6 +138,7 @@ impl Features {
 impl ProtocolFeatures {
     /// All that the back end can do, but for those that some front ends don't want to see.
     pub(super) const OFFERED: Self = Self::MQ
+        .union(Self::LOG_SHMFD)
         .union(Self::RARP)
         .union(Self::REPLY_ACK)
         .union(Self::RESET_DEVICE)

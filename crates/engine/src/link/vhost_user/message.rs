@@ -26,6 +26,12 @@ const NEED_REPLY: u32 = 1 << 3;
 const INDEX_MASK: u64 = 0xff;
 const NO_DESCRIPTOR: u64 = 1 << 8;
 
+/// Of a queue's addresses: writes to the used ring are noted (`VHOST_VRING_F_LOG`).
+const LOG_USED: u32 = 1;
+
+/// The request that brings a log. The front end waits for an answer.
+pub(super) const SET_LOG_BASE: u32 = 6;
+
 /// A message that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
@@ -75,7 +81,7 @@ pub(super) enum Message {
     SetOwner,
     ResetOwner,
     SetMemTable(ArrayVec<Place, MAX_REGIONS>),
-    SetLogBase,
+    SetLogBase(LogPlace),
     SetLogFd,
     SetVringNum(VringState),
     SetVringAddr(VringAddr),
@@ -120,6 +126,15 @@ pub(super) struct VringAddr {
     pub(super) descriptors: u64,
     pub(super) used: u64,
     pub(super) available: u64,
+    /// The guest's address under which writes to the used ring are noted, if they are.
+    pub(super) log: Option<u64>,
+}
+
+/// Where a log of pages is in its file ("Log description").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogPlace {
+    pub(super) size: u64,
+    pub(super) offset: u64,
 }
 
 /// What a descriptor is for.
@@ -148,7 +163,7 @@ impl Message {
             3 => Self::SetOwner,
             4 => Self::ResetOwner,
             5 => Self::SetMemTable(rest.places()?),
-            6 => Self::SetLogBase,
+            SET_LOG_BASE => Self::SetLogBase(LogPlace { size: rest.u64()?, offset: rest.u64()? }),
             7 => Self::SetLogFd,
             8 => Self::SetVringNum(rest.state()?),
             9 => Self::SetVringAddr(rest.address()?),
@@ -255,12 +270,11 @@ impl Reader<'_> {
         Ok(VringState { index: self.u32()?, num: self.u32()? })
     }
 
-    /// The flags, and the address for a log, are of no use without one.
     fn address(&mut self) -> Result<VringAddr, Malformed> {
-        let (index, _flags) = (self.u32()?, self.u32()?);
+        let (index, flags) = (self.u32()?, self.u32()?);
         let (descriptors, used, available) = (self.u64()?, self.u64()?, self.u64()?);
-        let _log = self.u64()?;
-        Ok(VringAddr { index, descriptors, used, available })
+        let log = Some(self.u64()?).filter(|_| flags & LOG_USED != 0);
+        Ok(VringAddr { index, descriptors, used, available, log })
     }
 
     fn descriptor(&mut self) -> Result<VringDescriptor, Malformed> {
@@ -329,20 +343,18 @@ mod tests {
         let single = [words(&[0]), region].concat();
         let there = |index| VringDescriptor { index, is_there: true };
         let range = ConfigRange { offset: 3, size: 5, flags: 1 };
+        let address = |log| VringAddr { index: 3, descriptors: 10, used: 20, available: 30, log };
         let rows: Vec<(u32, Vec<u8>, Message)> = vec![
             (1, vec![], Message::GetFeatures),
             (2, words(&[u64::MAX]), Message::SetFeatures(u64::MAX)),
             (3, vec![], Message::SetOwner),
             (4, vec![], Message::ResetOwner),
             (5, table, Message::SetMemTable([place, place].into_iter().collect())),
-            (6, vec![], Message::SetLogBase),
+            (6, words(&[8, 4096]), Message::SetLogBase(LogPlace { size: 8, offset: 4096 })),
             (7, vec![], Message::SetLogFd),
             (8, pair.clone(), Message::SetVringNum(state)),
-            (
-                9,
-                words(&[1 << 32 | 3, 10, 20, 30, 40]),
-                Message::SetVringAddr(VringAddr { index: 3, descriptors: 10, used: 20, available: 30 }),
-            ),
+            (9, words(&[1 << 32 | 3, 10, 20, 30, 40]), Message::SetVringAddr(address(Some(40)))),
+            (9, words(&[6 << 32 | 3, 10, 20, 30, 40]), Message::SetVringAddr(address(None))),
             (10, pair.clone(), Message::SetVringBase(state)),
             (11, pair.clone(), Message::GetVringBase(3)),
             (12, words(&[3]), Message::SetVringKick(there(3))),

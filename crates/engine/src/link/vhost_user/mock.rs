@@ -227,16 +227,44 @@ impl Machine {
 
     /// A queue that begins at entry `base`.
     pub fn queue(&self, index: u32, base: u16) {
-        let Pair { transmit, receive } = &self.pairs[number(index) / 2];
-        let layout = if index.is_multiple_of(2) { receive.layout() } else { transmit.layout() };
+        let layout = self.layout(index);
         let pair = |number: u16| u64::from(index) | u64::from(number) << 32;
-        let user = |at: usize| USER[0] + at as u64;
         self.numbers(8, false, &[pair(layout.size)]);
         self.numbers(10, false, &[pair(base)]);
-        let addresses = [user(layout.descriptors), user(layout.used), user(layout.available), 0];
-        self.numbers(9, false, &[&[u64::from(index)], addresses.as_slice()].concat());
+        self.address(index, None);
         self.event(12, index);
         self.event(13, index);
+    }
+
+    /// Says where a queue is, and under which address of the guest writes to its used ring are
+    /// noted, if they are.
+    pub fn address(&self, index: u32, log: Option<u64>) {
+        let layout = self.layout(index);
+        let parts = [layout.descriptors, layout.used, layout.available].map(|at| USER[0] + at as u64);
+        let first = u64::from(index) | u64::from(log.is_some()) << 32;
+        self.numbers(9, false, &[&[first], parts.as_slice(), &[log.unwrap_or(0)]].concat());
+    }
+
+    /// Where a queue is.
+    fn layout(&self, index: u32) -> Layout {
+        let Pair { transmit, receive } = &self.pairs[number(index) / 2];
+        if index.is_multiple_of(2) { receive.layout() } else { transmit.layout() }
+    }
+
+    /// Has pages that are written noted in the `size` bytes of a file from `offset` on.
+    pub fn log_base(&self, file: BorrowedFd<'_>, size: u64, offset: u64) {
+        self.request(6, false, &words(&[size, offset]), &[file]);
+    }
+
+    /// Says whether pages that are written are to be noted, as QEMU does: by features of the driver,
+    /// and for the used ring of each queue.
+    pub fn log(&self, wanted: bool) {
+        let logged = if wanted { Features::LOG_ALL } else { Features::empty() };
+        self.numbers(2, false, &[(self.shape.features | logged).bits()]);
+        for index in self.queues() {
+            let used = GUEST + self.layout(index).used as u64;
+            self.address(index, wanted.then_some(used));
+        }
     }
 
     /// Sends the descriptor of a queue that a message is about.

@@ -12,8 +12,12 @@
 //! A front end that makes a memory file shorter has this process fault. That costs it the
 //! connection ([`passt_sys::shared::survive_faults`]), as soon as the loop comes by.
 //!
-//! Left out: migration (a log of what is written, the device's state), which is refused so that a
-//! front end goes on without it; packed rings.
+//! A guest can move to another machine, where another back end serves it: pages that are written
+//! meanwhile are noted in a log that the front end brings, and nothing is written where a log is
+//! wanted and there is none. One that is too short, or becomes so, costs it the connection as well.
+//!
+//! Left out: the device's state (flows do not move with the guest), which is refused so that a front
+//! end goes on without it; packed rings.
 
 mod backend;
 mod config;
@@ -30,6 +34,7 @@ use std::sync::Arc;
 
 use passt_sys::event::Event;
 use passt_sys::seccomp::{Call, Sysno};
+use passt_sys::shared::Loss;
 
 use self::backend::Backend;
 pub use self::config::Config;
@@ -129,12 +134,16 @@ impl VhostUserLink {
         watched.eq(self.kicks().map(|(which, kick)| (which, Arc::as_ptr(kick))))
     }
 
-    /// A front end whose memory is gone has to go.
+    /// A front end whose memory is gone has to go, and so has one whose guest would be moved without
+    /// all of what was written.
     fn check_memory(&self) -> io::Result<()> {
-        if self.device.memory.is_lost() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its memory has become shorter"));
-        }
-        Ok(())
+        let reason = match self.device.memory.loss() {
+            None => return Ok(()),
+            Some(Loss::Region) => "its memory has become shorter",
+            Some(Loss::Log) => "its log of written pages has become shorter",
+            Some(Loss::Bit) => "its log of written pages is too short",
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 
     fn kicked(&self, ready: u32) -> Kicked {
@@ -203,7 +212,7 @@ impl Link for VhostUserLink {
     fn flush(&mut self) -> Option<u32> {
         self.device.flush();
         if let Some(front) = &self.front
-            && self.device.memory.is_lost()
+            && self.device.memory.loss().is_some()
         {
             front.shut();
         }

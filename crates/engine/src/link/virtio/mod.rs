@@ -11,6 +11,9 @@
 //! - Without buffers the link is congested, until the guest has posted more. It is asked to tell
 //!   then, and not otherwise.
 //! - Interrupts are sent at the end of a round of the loop, if the guest wants one.
+//! - Where pages that are written are noted ([`Memory::mark`]), payload that the kernel has put into
+//!   buffers is noted once it is known how much that is, or at most was, and the used ring under the
+//!   address that was said for that as well.
 //!
 //! A chain, an index or a table that makes no sense costs the guest this queue; metadata, or a
 //! length, that no frame has, cost it this frame.
@@ -163,7 +166,7 @@ impl Device {
     /// Gives back what the guest sent, and what was lent: queues, memory and features can be
     /// changed.
     pub(super) fn pause(&mut self) {
-        self.lent = Lent::Nowhere;
+        self.take_back(MAX_PAYLOAD);
         self.incoming.end_batch(&self.memory, &mut self.pairs);
     }
 
@@ -235,7 +238,7 @@ impl Device {
         segment: usize,
         into: &mut Scatter<'a>,
     ) -> bool {
-        self.lent = Lent::Nowhere;
+        self.take_back(MAX_PAYLOAD);
         let payload = payload.min(MAX_PAYLOAD);
         self.lend(header, payload, segment, into).is_some()
     }
@@ -269,6 +272,18 @@ impl Device {
         into.push(sending.get_mut(MAX_HEADERS..MAX_HEADERS + payload)?).then_some(())
     }
 
+    /// Lends no more what was lent, of which the kernel has written the first `filled` bytes at most.
+    fn take_back(&mut self, filled: usize) -> Lent {
+        let lent = std::mem::take(&mut self.lent);
+        if self.memory.is_logged()
+            && let Lent::Posted { header, payload } = lent
+            && let Some(Pair { receive, .. }) = self.pairs.get(self.current)
+        {
+            receive.mark(&self.memory, MERGEABLE_LEN + header, payload.min(filled));
+        }
+        lent
+    }
+
     pub(super) fn reserved<'a>(&'a self, payload: usize, into: &mut Gather<'a>) {
         match self.lent {
             Lent::Nowhere => {}
@@ -291,11 +306,11 @@ impl Device {
         offload: &Offload,
         payload: usize,
     ) -> Result<(), DropReason> {
-        let lent = std::mem::take(&mut self.lent);
-        let Self { memory, caps, pairs, current, sending, .. } = self;
+        let is_taken = takes(self.caps, offload);
+        let lent = self.take_back(if is_taken && payload > 0 { payload } else { MAX_PAYLOAD });
+        let Self { memory, pairs, current, sending, .. } = self;
         let receive = &mut pairs.get_mut(*current).ok_or(DropReason::LinkWrite)?.receive;
         receive.fetch(memory);
-        let is_taken = takes(*caps, offload);
         match lent {
             // It needs no room, and what was lent for something else does not count.
             _ if payload == 0 && is_taken => return receive.send(memory, offload, header, header.len()),
@@ -320,7 +335,7 @@ impl Device {
     }
 
     pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), DropReason> {
-        self.lent = Lent::Nowhere;
+        self.take_back(MAX_PAYLOAD);
         let pair = self.pairs.get_mut(self.current);
         let Some(Pair { receive, .. }) = pair else { return Err(DropReason::LinkWrite) };
         receive.fetch(&self.memory);
@@ -351,7 +366,7 @@ impl Device {
     /// Has frames for the guest go by another pair, or by the first if that is not in use.
     pub(super) fn steer(&mut self, pair: usize) {
         if self.current != pair {
-            self.lent = Lent::Nowhere;
+            self.take_back(MAX_PAYLOAD);
         }
         let is_open = self.pairs.get(pair).is_some_and(|pair| pair.receive.is_open());
         self.current = if is_open { pair } else { 0 };

@@ -246,6 +246,11 @@ impl Outgoing {
         }
     }
 
+    /// Notes that `len` bytes of the next frame, behind its first `skip`, were written by the kernel.
+    pub(super) fn mark(&self, memory: &Memory, skip: usize, len: usize) {
+        self.places(skip, len).for_each(|place| memory.mark(place));
+    }
+
     /// There was no room for something: the guest is to say when there is more.
     pub(super) fn exhaust(&mut self, memory: &Memory) {
         self.awaited = true;

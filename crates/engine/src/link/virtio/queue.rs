@@ -64,6 +64,8 @@ pub(in crate::link) struct Virtqueue {
     started: bool,
     /// Where it is, if it is in memory.
     layout: Option<Layout>,
+    /// Under which address writes to the used ring are noted, beside its own.
+    used_log: Option<usize>,
     features: QueueFeatures,
     broken: bool,
     /// Buffers may be used, and not only given back (vhost-user, "Ring states").
@@ -196,6 +198,24 @@ impl Virtqueue {
         self.layout = layout;
     }
 
+    /// Has writes to the used ring noted as if it were at another address as well, where pages that
+    /// are written are noted. To queues in use it makes no other difference.
+    pub(in crate::link) fn log_used(&mut self, at: Option<usize>) {
+        self.used_log = at;
+    }
+
+    /// Notes that `len` bytes at `at` in the used ring were written, which their own pages know.
+    fn note_used(&self, memory: &Memory, at: usize, len: usize) {
+        if memory.is_logged()
+            && let Some((log, layout)) = self.used_log.zip(self.layout)
+        {
+            let start = log.checked_add(at.saturating_sub(layout.used));
+            let range = start.and_then(|start| Some(start..start.checked_add(len)?));
+            // The last of all addresses has no bit, nor have those that there are not.
+            memory.mark(range.unwrap_or(usize::MAX - 1..usize::MAX));
+        }
+    }
+
     /// Where the queue is.
     pub(in crate::link) fn layout(&self) -> Option<Layout> {
         self.layout
@@ -310,14 +330,23 @@ impl Virtqueue {
         let id = u32::from(head).to_le_bytes();
         let len = u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
         // What the layout says is in memory, or was.
-        let _ = memory.copy_in(layout.used_entry(self.returned), [id, len].as_flattened());
+        let (at, entry) = (layout.used_entry(self.returned), [id, len]);
+        let _ = memory.copy_in(at, entry.as_flattened());
+        self.note_used(memory, at, size_of_val(&entry));
         self.returned = self.returned.wrapping_add(1);
+    }
+
+    /// Stores a number in the used ring.
+    fn store_used(&self, memory: &Memory, at: usize, number: u16) {
+        // What the layout says is in memory, or was.
+        let _ = memory.store(at, number.to_le());
+        self.note_used(memory, at, size_of_val(&number));
     }
 
     /// Shows the driver what was given back.
     pub(super) fn publish(&self, memory: &Memory) {
         if let Some(layout) = self.working() {
-            let _ = memory.store(layout.used_index(), self.returned.to_le());
+            self.store_used(memory, layout.used_index(), self.returned);
         }
     }
 
@@ -363,11 +392,11 @@ impl Virtqueue {
         if self.features.event_index {
             // What lies behind is not announced.
             if wanted {
-                let _ = memory.store(layout.available_event(), self.taken.to_le());
+                self.store_used(memory, layout.available_event(), self.taken);
             }
         } else if self.quiet == wanted {
             let flags = if wanted { 0 } else { SUPPRESSED };
-            let _ = memory.store(layout.used, flags.to_le());
+            self.store_used(memory, layout.used, flags);
         }
         self.quiet = !wanted;
         if wanted {

@@ -7,19 +7,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Answer to one message.
-fn ask(
-    machine: &Machine,
-    link: &mut VhostUserLink,
-    request: u32,
-    payload: &[u8],
-    files: &[BorrowedFd<'_>],
-) -> Option<(u32, u64)> {
-    machine.request(request, true, payload, files);
-    listen(link);
-    machine.number()
-}
-
 /// Whether a message was obeyed.
 fn tell(machine: &Machine, link: &mut VhostUserLink, request: u32, numbers: &[u64]) -> bool {
     let (answered, outcome) = ask(machine, link, request, &words(numbers), &[]).unwrap();
@@ -38,7 +25,7 @@ fn agreed() -> (Machine, VhostUserLink) {
 #[test]
 fn questions_are_answered_whatever_is_wanted() {
     let (machine, mut link) = silent(everything());
-    let features = Features::OFFERED | Features::MTU;
+    let features = Features::OFFERED | Features::MTU | Features::LOG_ALL;
     let protocol = ProtocolFeatures::OFFERED | ProtocolFeatures::NET_MTU;
     for need_reply in [false, true] {
         for (request, expected) in
@@ -74,12 +61,14 @@ fn orders_are_answered_if_that_was_agreed() {
         (4, vec![], true),
         (2, vec![Features::OFFERED.bits()], true),
         (2, vec![Features::OFFERED.bits() | Features::MTU.bits()], true),
-        (2, vec![1 << 26], false),
+        (2, vec![1 << 26], true),
+        (2, vec![1 << 27], false),
         (2, vec![1 << 34], false),
         (2, vec![1 << 63], false),
-        // No log, and nothing of migration.
+        // A log without its file, and who is told of it.
         (6, vec![4096, 0], false),
-        (7, vec![], false),
+        (7, vec![], true),
+        // Nothing that is under way, and no memory that comes later.
         (32, vec![0, 0, 0], false),
         (28, vec![], false),
         (29, vec![], false),
@@ -131,6 +120,7 @@ fn orders_are_answered_if_that_was_agreed() {
         (34, vec![], true),
         // Too short.
         (2, vec![], false),
+        (6, vec![8], false),
         (8, vec![], false),
         (9, vec![0, 0], false),
     ] {

@@ -1,3 +1,4 @@
+mod dirty;
 mod messages;
 mod queues;
 
@@ -64,4 +65,17 @@ fn pattern(len: usize) -> Vec<u8> {
 
 fn packet(len: usize) -> Packet {
     pattern(len).into()
+}
+
+/// Answer to one message.
+fn ask(
+    machine: &Machine,
+    link: &mut VhostUserLink,
+    request: u32,
+    payload: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> Option<(u32, u64)> {
+    machine.request(request, true, payload, files);
+    listen(link);
+    machine.number()
 }
