@@ -271,6 +271,72 @@ fn unused_flows_end() {
     assert!(single >= Duration::from_secs(1) && stream > single, "{single:?} {stream:?}");
 }
 
+/// Who answers from a port that was not asked may be the server, or anybody else on its host: he is
+/// heard, but keeps nothing open, takes no port that the client's side may need, and does not stand
+/// in the way of the next one; nor of the port that was asked.
+#[test]
+fn answers_from_ports_that_were_not_asked() {
+    let _limits = usual_limits();
+    for side in [Side::Host, Side::Namespace] {
+        let mut engine = Engine::new(Bypass::Loopback);
+        let server = socket("127.0.0.1");
+        let port = free_port();
+        engine.forward(side, "127.0.0.1", port, server.local_addr().unwrap().port());
+        let client = socket("127.0.0.1");
+        client.send_to(b"read", ("127.0.0.1", port)).unwrap();
+        engine.turn();
+        let (_, seen) = receive(&server);
+        let service = (1024..32_768).find_map(|port| UdpSocket::bind(("127.0.0.1", port)).ok()).unwrap();
+        let (first, second) = (socket("127.0.0.1"), socket("127.0.0.1"));
+        let mut heard = Vec::new();
+        for who in [&service, &first, &second] {
+            who.send_to(b"block", seen).unwrap();
+            engine.turn();
+            let (block, from) = receive(&client);
+            assert_eq!(block, b"block");
+            assert!(from.port() != port && from.port() >= 32_768, "{from}");
+            heard.push(from);
+        }
+        // The client goes on with the last: it alone is heard then.
+        client.send_to(b"more", heard[2]).unwrap();
+        engine.turn();
+        assert_eq!(receive(&second).0, b"more");
+        first.send_to(b"block", seen).unwrap();
+        second.send_to(b"block", seen).unwrap();
+        engine.turn();
+        assert_eq!(receive(&client), (b"block".to_vec(), heard[2]));
+        assert!(empty(&client));
+
+        // Without the client's answer the flow ends when it would have, whatever comes.
+        let client = socket("127.0.0.1");
+        engine.sleep_until_flows_end();
+        client.send_to(b"read", ("127.0.0.1", port)).unwrap();
+        engine.turn();
+        let (_, seen) = receive(&server);
+        let begun = engine.now;
+        while engine.worker.flow_count() > 0 {
+            assert!(engine.now.since(begun) < Duration::from_secs(100), "{side:?}");
+            first.send_to(b"block", seen).unwrap();
+            engine.now = engine.now + Duration::from_secs(1);
+            engine.turn();
+        }
+
+        // The port that was asked answers after all: others are not heard any more.
+        client.send_to(b"read", ("127.0.0.1", port)).unwrap();
+        engine.turn();
+        let (_, seen) = receive(&server);
+        first.send_to(b"block", seen).unwrap();
+        engine.turn();
+        server.send_to(b"answer", seen).unwrap();
+        engine.turn();
+        while receive(&client).0 != b"answer" {}
+        // The kernel refuses it, or nobody has heard of it.
+        let _ = first.send_to(b"block", seen);
+        engine.turn();
+        assert!(empty(&client), "{side:?}");
+    }
+}
+
 /// Without the listening socket there is no way to the client.
 #[test]
 fn a_flow_ends_with_its_listener() {

@@ -125,3 +125,23 @@ fn control_messages_that_lie_about_their_length() {
         assert_eq!(control.messages().count(), 0, "{len}");
     }
 }
+
+/// An error comes with all that a socket of both families can be told beside it.
+#[test]
+fn an_error_has_room_beside_the_rest() {
+    let socket = UdpSocket::bind("[::]:0").expect("bind");
+    for want in [want_failures, want_destination, want_marks] {
+        want(socket.as_fd(), true).expect("an option");
+    }
+    want_joined(socket.as_fd()).expect("Linux 5.0");
+    for (ip, origin) in [("127.0.0.1", Origin::Icmp), ("::1", Origin::Icmpv6)] {
+        let ip: IpAddr = ip.parse().expect("an address");
+        let nobody = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()).expect("a port");
+        socket.send_to(b"?", mapped(nobody)).expect("sent");
+        let failure = receive_failure(socket.as_fd(), &mut [0; 9]).expect("an error");
+        assert_eq!((failure.origin, failure.offender), (origin, Some(ip)), "{failure:?}");
+        assert_eq!(failure.destination, Some(nobody));
+        // It is also the next call's.
+        let _ = socket.take_error();
+    }
+}
