@@ -131,16 +131,17 @@ const MAKEFILE: &str = "/usr/share/selinux/devel/Makefile";
 /// domain that libvirt's have.
 const ON_THE_RAMDISK: &str = "policy_module(ramdisk, 1.0)
 gen_require(`
-	type kernel_t, root_t, event_device_t, passt_t, svirt_t;
+	type kernel_t, root_t, event_device_t, passt_t, pasta_t, svirt_t;
 	role system_r;
 ')
 passt_domtrans(kernel_t)
-role system_r types { passt_t svirt_t };
+pasta_domtrans(kernel_t)
+role system_r types { passt_t pasta_t svirt_t };
 allow kernel_t svirt_t:process transition;
 dontaudit kernel_t svirt_t:process { noatsecure siginh rlimitinh };
-allow { passt_t svirt_t } root_t:file { read_file_perms exec_file_perms map };
-allow { passt_t svirt_t } root_t:dir list_dir_perms;
-allow { passt_t svirt_t } event_device_t:chr_file rw_chr_file_perms;
+allow { passt_t pasta_t svirt_t } root_t:file { read_file_perms exec_file_perms map };
+allow { passt_t pasta_t svirt_t } root_t:dir list_dir_perms;
+allow { passt_t pasta_t svirt_t } event_device_t:chr_file rw_chr_file_perms;
 allow svirt_t kernel_t:fifo_file rw_fifo_file_perms;
 allow svirt_t kernel_t:fd use;
 ";
@@ -165,11 +166,13 @@ fn make_modules(dir: &Path) -> [PathBuf; 2] {
 const ENFORCE: &str = "#!/bin/sh -e
     mount -t selinuxfs none /sys/fs/selinux
     dd if=/policy/policy of=/sys/fs/selinux/load bs=16M 2>&1
-    for type in passt_exec_t qemu_exec_t; do
+    for type in passt_exec_t pasta_exec_t qemu_exec_t; do
         mkdir -p /programs/$type
         mount -t tmpfs -o context=system_u:object_r:$type:s0 none /programs/$type
     done
     cp /policy/passt /programs/passt_exec_t
+    cp /policy/passt /programs/pasta_exec_t/pasta
+    chmod 666 /dev/net/tun
     cp /bin/peer /programs/qemu_exec_t
     mount -t tmpfs -o mode=1777,rootcontext=system_u:object_r:tmp_t:s0 none /tmp
     mkdir -p /run /dev/shm /dev/hugepages
@@ -194,6 +197,7 @@ fn confined_by_selinux() {
         Ok(policy) => policy,
         Err(error) => return skip(&format!("no policy: {error:#}")),
     };
+    let _server = net.peer.serve(&at(FAR4, 5001));
     let _passt = net.passt(User::Normal).listen("socket");
     let netdev = format!("stream,server=off,addr.type=unix,addr.path={}", net.dir().join("socket").display());
     let enforce = net.dir().join("enforce");
@@ -214,6 +218,9 @@ fn confined_by_selinux() {
     let domain = vm.sh("cat /proc/$(pidof passt | cut -d' ' -f1)/attr/current");
     assert!(domain.contains("system_u:system_r:passt_t:s0"), "{domain}");
     assert!(vm.peer("connect 127.0.0.1:8000").starts_with("connected"));
+    let pasta = "/programs/pasta_exec_t/pasta --config-net --chroot-fallback";
+    let seen = vm.run(&format!("{pasta} /bin/peer who {}", at(FAR4, 5001)));
+    assert!(!seen.trim().is_empty(), "no answer");
     let refused = vm.sh("/programs/passt_exec_t/passt --foreground --socket /etc/socket 2>&1 || true");
     assert!(refused.contains("Permission denied"), "{refused}");
     for (memory, outcome) in [
