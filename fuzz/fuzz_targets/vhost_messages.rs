@@ -3,8 +3,12 @@
 //!
 //! Each message is a byte for its number, one for its descriptors, one for the length of its
 //! payload, and the payload.
+//!
+//! One machine and one link are used again and again, as making them costs more than most inputs.
+//! Inputs of some lengths travel by a socket, those of all others are handed over.
 #![no_main]
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use libfuzzer_sys::fuzz_target;
@@ -15,28 +19,71 @@ use passt_proto::wire::offload::Offload;
 use passt_sys::event::Event;
 use passt_sys::iovec::{Gather, Scatter};
 
+const SHAPE: Shape = Shape {
+    features: VhostUserLink::FEATURES,
+    protocol: ProtocolFeatures::REPLY_ACK,
+    pairs: 2,
+    transmit: 16,
+    receive: 16,
+    buffer: 1600,
+};
+/// How often all that a front end says by itself is said in one input.
+const STARTS: usize = 2;
+/// Inputs whose length is a multiple of this travel by a socket.
+const BY_SOCKET: usize = 16;
+
+struct Bench {
+    machine: Machine,
+    link: VhostUserLink,
+    event: Event,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            machine: Machine::apart(SHAPE).expect("a machine"),
+            link: VhostUserLink::new(Config { mtu: Some(1500), is_chosen: true }),
+            event: Event::new().expect("an eventfd"),
+        }
+    }
+}
+
+thread_local! {
+    static BENCH: RefCell<Bench> = RefCell::new(Bench::new());
+}
+
 fuzz_target!(|data: &[u8]| {
-    let shape = Shape {
-        features: VhostUserLink::FEATURES,
-        protocol: ProtocolFeatures::REPLY_ACK,
-        pairs: 2,
-        transmit: 16,
-        receive: 16,
-        buffer: 1600,
-    };
-    let (mut machine, socket) = Machine::pair(shape).expect("a machine");
-    let mut link = VhostUserLink::new(Config { mtu: Some(1500), is_chosen: true });
-    link.connect(socket);
-    link.renew_fds();
-    let event = Event::new().expect("an eventfd");
-    let mut rest = data;
+    BENCH.with_borrow_mut(|Bench { machine, link, event }| {
+        if data.len() % BY_SOCKET == 0 {
+            let (mut machine, socket) = Machine::pair(SHAPE).expect("a machine");
+            link.connect(socket);
+            link.renew_fds();
+            talk(&mut machine, link, event, data, |_, _| ());
+        } else {
+            machine.renew(SHAPE.features);
+            talk(machine, link, event, data, Machine::deliver);
+        }
+        machine.depart(link);
+        link.renew_fds();
+    });
+});
+
+fn talk(
+    machine: &mut Machine,
+    link: &mut VhostUserLink,
+    event: &Event,
+    data: &[u8],
+    deliver: impl Fn(&Machine, &mut VhostUserLink),
+) {
+    let (mut rest, mut starts) = (data, 0);
     while let [request, kind, len, after @ ..] = rest {
         let (payload, after) = after.split_at(usize::from(*len).min(after.len()));
         rest = after;
         let file = if kind & 1 == 0 { machine.memory() } else { event.as_fd() };
         let files: Vec<BorrowedFd<'_>> = (0..kind >> 1 & 3).map(|_| file).collect();
         machine.request((*request).into(), kind & 8 != 0, payload, &files);
-        if kind & 0x10 != 0 {
+        if kind & 0x10 != 0 && starts < STARTS {
+            starts += 1;
             machine.start();
         }
         if kind & 0x20 != 0 {
@@ -47,6 +94,7 @@ fuzz_target!(|data: &[u8]| {
             machine.log_base(machine.memory(), machine.region().size() as u64 / 2, (*len).into());
             machine.log(*len & 1 == 0);
         }
+        deliver(machine, link);
         let Ok(count) = link.receive(0) else { return };
         if link.has_new_fds() {
             link.renew_fds();
@@ -57,10 +105,10 @@ fuzz_target!(|data: &[u8]| {
                 let _ = link.payload(index, 0..len, &mut Gather::new());
             }
         }
-        send(&mut link, usize::from(*kind) * 7);
+        send(link, usize::from(*kind) * 7);
         while machine.answer().is_some() {}
     }
-});
+}
 
 fn send(link: &mut VhostUserLink, len: usize) {
     let _ = link.send(&[0; 60]);

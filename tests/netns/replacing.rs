@@ -4,7 +4,7 @@
 //! Podman, Buildah, `RootlessKit` and libvirt are those of Debian's present release ([`Starters`]).
 //! What is not done: rootless Docker, which needs a user's service manager and hands its options to
 //! `RootlessKit`; Podman as root, which refuses pasta; `KubeVirt`, whose image is in a registry of
-//! the Internet and which connects by vhost-user. QEMU's own `-netdev passt` is in `vm`.
+//! the Internet. QEMU's own `-netdev passt` is in `vm`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, HOST4, Net, Place as _, Process, Starters, User, Vm, eventually, have};
+use passt_tests::{FAR4, HOST4, MAC, Net, Place as _, Process, Starters, User, Vm, eventually, have};
 
 /// What Debian's package has, and what is installed beside it.
 const THEIRS: &str = "/usr/bin/pasta";
@@ -266,12 +266,11 @@ const CREATE: &str = r#"
 {
     echo "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
     echo "<name>guest</name><memory unit='MiB'>512</memory><vcpu>2</vcpu>"
+    cat memory.xml
     echo "<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>"
     echo "<emulator>/usr/bin/qemu-system-x86_64</emulator>"
     echo "<controller type='usb' model='none'/><memballoon model='none'/>"
-    echo "<interface type='user'><backend type='passt'/><model type='virtio'/>"
-    echo "<mac address='52:54:00:12:34:56'/>"
-    echo "<portForward proto='tcp'><range start='2222' to='5001'/></portForward></interface>"
+    cat net.xml
     echo "</devices><qemu:commandline>"
     for argument; do
         # libvirt wants the first slots for itself.
@@ -295,26 +294,52 @@ fn libvirtd(starters: &Starters<'_>, path: &str) -> Process {
     daemon
 }
 
+/// Has libvirt start a machine with an interface of this type that has passt as its back end, and
+/// the guest configure it.
+fn start_by_libvirt(net: &Net, starters: &Starters<'_>, interface: &str) -> Option<Vm> {
+    // Whoever is at the other end has the machine's memory, too.
+    let memory = if interface == "vhostuser" {
+        "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+    } else {
+        ""
+    };
+    starters.sh(&format!(
+        "echo \"{memory}\" >memory.xml
+         cat >net.xml <<'END'
+         <interface type='{interface}'><backend type='passt'/><model type='virtio'/>
+         <mac address='{MAC}'/>
+         <portForward proto='tcp'><range start='2222' to='5001'/></portForward></interface>
+END"
+    ));
+    // There is no virtlogd.
+    starters.sh("mkdir -p .config/libvirt; echo 'stdio_handler = \"file\"' >.config/libvirt/qemu.conf");
+    let dir = net.dir().join("guest");
+    fs::create_dir(&dir).expect("the machine's directory");
+    chown(&dir, Some(User::NORMAL_ID), None).expect("its owner");
+    let vm = Vm::boot_in(net, &starters.qemu_through(CREATE), "guest", "")?;
+    configure(&vm);
+    Some(vm)
+}
+
+/// Has the guest get its address.
+fn configure(vm: &Vm) {
+    vm.run("ip link set eth0 up");
+    vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
+}
+
 #[test]
 fn libvirt() {
     let Some(net) = Net::new() else { return };
     let Some(starters) = Starters::new(&net, installed()) else { return };
     let [unit, see] = &blocks("libvirt")[..] else { panic!("two blocks") };
     let path = unit.lines().find_map(|line| line.strip_prefix("Environment=PATH=")).expect("a path");
-    // There is no virtlogd.
-    starters.sh("mkdir -p .config/libvirt; echo 'stdio_handler = \"file\"' >.config/libvirt/qemu.conf");
     let _server = net.peer.serve(&at(FAR4, 5001));
-    let dir = net.dir().join("guest");
-    fs::create_dir(&dir).expect("the machine's directory");
-    chown(&dir, Some(User::NORMAL_ID), None).expect("its owner");
 
     let daemon = libvirtd(&starters, path);
-    let Some(vm) = Vm::boot_in(&net, &starters.qemu_through(CREATE), "guest", "") else { return };
+    let Some(vm) = start_by_libvirt(&net, &starters, "user") else { return };
     assert_in_use(&starters, "/usr/local/bin/passt");
     let seen = starters.sh_as_root(see.trim().trim_start_matches("sudo "));
     assert!(seen.trim().ends_with("-> /usr/local/bin/passt"), "{seen}");
-    vm.run("ip link set eth0 up");
-    vm.run("udhcpc -i eth0 -f -q -n -t 5 -T 1 -s /etc/udhcpc");
     exchange(&vm, &at(FAR4, 5001));
     let _inside = vm.serve("[::]:5001");
     exchange(&net.peer, &at(HOST4, 2222));
@@ -327,4 +352,29 @@ fn libvirt() {
     starters.sh("virsh -q -c qemu:///session create guest.xml");
     assert_in_use(&starters, "/usr/bin/passt");
     starters.sh("virsh -q -c qemu:///session destroy guest");
+}
+
+/// The other type of interface that has passt as back end shares the machine's memory with it. It
+/// ends with the machine, and there is another for the next one.
+#[test]
+fn libvirt_shares_memory() {
+    let Some(net) = Net::new() else { return };
+    let Some(starters) = Starters::new(&net, installed()) else { return };
+    let _server = net.peer.serve(&at(FAR4, 5001));
+    let daemon = libvirtd(&starters, "/usr/local/bin:/usr/sbin:/usr/bin");
+    for _ in 0..2 {
+        let Some(vm) = start_by_libvirt(&net, &starters, "vhostuser") else { return };
+        assert_in_use(&starters, "/usr/local/bin/passt");
+        let options = starters.sh_as_root("tr '\\0' ' ' </proc/$(pgrep -n -x passt)/cmdline");
+        assert!(options.contains(" --vhost-user "), "{options}");
+        exchange(&vm, &at(FAR4, 5001));
+        let _inside = vm.serve("[::]:5001");
+        exchange(&net.peer, &at(HOST4, 2222));
+        starters.sh("virsh -q -c qemu:///session destroy guest");
+        wait_for_end(&starters, "passt");
+        drop(vm);
+        fs::remove_dir_all(net.dir().join("guest")).expect("removed");
+    }
+    starters.sh("pkill -x libvirtd");
+    daemon.finish();
 }

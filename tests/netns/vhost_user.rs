@@ -1,7 +1,4 @@
 //! passt's guests by vhost-user: virtual machines in qemu, whose memory passt has.
-//!
-//! Emulated machines of qemu 7.2 end with a fault of their own once the guest's driver starts such
-//! a device with MSI-X, whatever the back end; so it is a newer one.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -13,38 +10,16 @@ use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
+use passt_tests::vhost::{netdev, passt, qemu};
 use passt_tests::{
-    DEADLINE, FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, Qemu, User, Vm, eventually,
-    eventually_within,
+    DEADLINE, Extras, FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, User, Vm, eventually,
+    eventually_within, vhost,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-/// A qemu that such machines run in.
-fn qemu() -> Option<Qemu> {
-    Vm::qemu_since("an emulated machine with vhost-user", (9, 2))
-}
-
-/// qemu's side of a socket in the test's directory that passt listens at. It connects again.
-fn netdev(net: &Net) -> String {
-    with_queues(net, 1)
-}
-
-/// The same with so many pairs of queues.
-fn with_queues(net: &Net, queues: u32) -> String {
-    format!("vhost-user/{queues},path={},reconnect-ms=100", net.dir().join("socket").display())
-}
-
-/// A passt that speaks vhost-user.
-fn passt(net: &Net, options: &str) -> Process {
-    net.passt(User::Normal).with(&format!("--vhost-user {options}")).listen("socket")
-}
-
 /// A machine that has its addresses, and the passt that gave it them.
 fn start(net: &Net, options: &str) -> Option<(Vm, Process)> {
-    let passt = passt(net, options);
-    let vm = Vm::boot_in(net, &qemu()?, "guest", &netdev(net))?;
-    vm.configure();
-    Some((vm, passt))
+    vhost::start(net, options, Extras::default())
 }
 
 /// Features of the device as the guest's driver has them: a bit for each.
@@ -91,7 +66,8 @@ fn transfers_without_offloads() {
     let passt = passt(&net, "");
     let off = "csum=off,guest_csum=off,guest_tso4=off,guest_tso6=off,host_tso4=off,host_tso6=off,\
                mrg_rxbuf=off,indirect_desc=off,event_idx=off";
-    let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev(&net), off) else { return };
+    let off = Extras { device: off, ..Extras::default() };
+    let Some(vm) = Vm::boot_with(&net, &qemu, "guest", &netdev(&net, 1), off) else { return };
     vm.configure();
     let features = features(&vm);
     for bit in [0, 1, 7, 8, 11, 12, 15, 28, 29] {
@@ -112,8 +88,9 @@ fn several_queues() {
     let _servers = far_servers(&net);
     let _passt = passt(&net, "-t 5001");
     for queues in [2, 8] {
-        let netdev = with_queues(&net, queues);
-        let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &netdev, "mq=on") else { return };
+        let several = Extras { device: "mq=on", ..Extras::default() };
+        let netdev = netdev(&net, queues);
+        let Some(vm) = Vm::boot_with(&net, &qemu, "guest", &netdev, several) else { return };
         vm.configure();
         assert_eq!(vm.sh("ls -d /sys/class/net/eth0/queues/rx-*").lines().count(), 2);
         let transfers = [FAR4, FAR6].map(|address| {
@@ -161,7 +138,7 @@ fn qemu_restarts() {
     let _servers = far_servers(&net);
     let mut passt = passt(&net, "");
     for _ in 0..2 {
-        let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &netdev(&net)) else { return };
+        let Some(vm) = Vm::boot_in(&net, &qemu, "guest", &netdev(&net, 1)) else { return };
         let lease = vm.configure();
         assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
         for address in [FAR4, FAR6] {
@@ -301,7 +278,8 @@ fn moving_is_given_up() {
     let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
     let _servers = far_servers(&net);
     let _passt = passt(&net, "");
-    let Some(vm) = Vm::boot_device(&net, &qemu, "guest", &with_queues(&net, 2), "mq=on") else { return };
+    let several = Extras { device: "mq=on", ..Extras::default() };
+    let Some(vm) = Vm::boot_with(&net, &qemu, "guest", &netdev(&net, 2), several) else { return };
     vm.configure();
     let transfers = || {
         for address in [FAR4, FAR6] {

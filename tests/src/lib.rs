@@ -22,8 +22,10 @@ mod net;
 mod newest;
 mod packages;
 mod process;
+pub mod selinux;
 mod starters;
 pub mod stream;
+mod testpmd;
 pub mod transfer;
 mod vm;
 
@@ -35,8 +37,8 @@ pub use newest::Newest;
 pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use starters::Starters;
-pub use vm::uml;
-pub use vm::{Qemu, Vm};
+pub use testpmd::Testpmd;
+pub use vm::{Extras, MAC, Qemu, Vm, uml, vhost};
 
 use std::path::{Path, PathBuf};
 

@@ -29,6 +29,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("redis-benchmark", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("semodule", "policycoreutils"),
     ("slirp4netns", "slirp4netns"),
     ("socat", "socat"),
     ("ssh", "openssh-client"),

@@ -9,12 +9,12 @@
 
 mod cpio;
 mod image;
+mod monitor;
 mod qemu;
 pub mod uml;
+pub mod vhost;
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,6 +25,22 @@ pub use qemu::Qemu;
 
 /// Commands that can run at a time.
 const PORTS: usize = 6;
+
+/// Address of the network device.
+pub const MAC: &str = "52:54:00:12:34:56";
+
+/// What a machine has that not every one has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// Properties of the network device, divided by commas.
+    pub device: &'a str,
+    /// On the kernel's command line.
+    pub append: &'a str,
+    /// Executable files: their paths inside and here.
+    pub files: &'a [(&'a str, PathBuf)],
+    /// qemu's arguments, divided by spaces.
+    pub arguments: &'a str,
+}
 
 /// A running virtual machine. It is killed at the end of the scope.
 pub struct Vm {
@@ -40,29 +56,13 @@ impl Vm {
     /// number of pairs of queues and what follows `-chardev socket`.
     /// Machines of one test differ in `name`. None if the test had to be skipped.
     pub fn boot(net: &Net, name: &str, netdev: &str) -> Option<Self> {
-        Self::boot_with(net, name, netdev, "", &[])
-    }
-
-    /// [`Vm::boot`] with more on the kernel's command line, and more executable files: their paths
-    /// inside and here.
-    pub fn boot_with(
-        net: &Net,
-        name: &str,
-        netdev: &str,
-        append: &str,
-        files: &[(&str, PathBuf)],
-    ) -> Option<Self> {
-        Self::start(net, &Qemu::installed()?, name, (netdev, ""), append, files)
-    }
-
-    /// [`Vm::boot_in`] with more properties of the network device.
-    pub fn boot_device(net: &Net, qemu: &Qemu, name: &str, netdev: &str, properties: &str) -> Option<Self> {
-        Self::start(net, qemu, name, (netdev, properties), "", &[])
+        Self::boot_in(net, &Qemu::installed()?, name, netdev)
     }
 
     /// A machine of the same kind that waits for the guest of another one ([`Vm::migrate_to`]).
     pub fn wait_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
-        let mut vm = Self::launch(net, qemu, name, (netdev, ""), "", &[], &["-incoming", "defer"])?;
+        let extras = Extras { arguments: "-incoming defer", ..Extras::default() };
+        let mut vm = Self::launch(net, qemu, name, netdev, extras)?;
         eventually("qemu's monitor", || {
             assert!(vm.qemu.try_wait().is_none(), "qemu ended");
             vm.dir.join("monitor").exists().then_some(())
@@ -73,18 +73,12 @@ impl Vm {
     /// [`Vm::boot`] in a qemu of one's choice. An empty `netdev` leaves the network and its device
     /// to that.
     pub fn boot_in(net: &Net, qemu: &Qemu, name: &str, netdev: &str) -> Option<Self> {
-        Self::start(net, qemu, name, (netdev, ""), "", &[])
+        Self::boot_with(net, qemu, name, netdev, Extras::default())
     }
 
-    fn start(
-        net: &Net,
-        qemu: &Qemu,
-        name: &str,
-        device: (&str, &str),
-        append: &str,
-        files: &[(&str, PathBuf)],
-    ) -> Option<Self> {
-        let mut vm = Self::launch(net, qemu, name, device, append, files, &[])?;
+    /// [`Vm::boot_in`] with what not every machine has.
+    pub fn boot_with(net: &Net, qemu: &Qemu, name: &str, netdev: &str, extras: Extras<'_>) -> Option<Self> {
+        let mut vm = Self::launch(net, qemu, name, netdev, extras)?;
         // Beside other work it boots several times slower than alone.
         eventually_within(DEADLINE * 3, "a virtual machine's start", || {
             assert!(vm.qemu.try_wait().is_none(), "qemu ended");
@@ -93,15 +87,7 @@ impl Vm {
         Some(vm)
     }
 
-    fn launch(
-        net: &Net,
-        qemu: &Qemu,
-        name: &str,
-        (netdev, properties): (&str, &str),
-        append: &str,
-        files: &[(&str, PathBuf)],
-        options: &[&str],
-    ) -> Option<Self> {
+    fn launch(net: &Net, qemu: &Qemu, name: &str, netdev: &str, extras: Extras<'_>) -> Option<Self> {
         let image = match Image::get() {
             Ok(image) => image,
             Err(error) => {
@@ -111,14 +97,15 @@ impl Vm {
         };
         let (dir, peer) = (net.dir().join(name), net.dir().join("peer"));
         std::fs::create_dir_all(&dir).expect("the machine's directory");
-        image.write_initramfs(&peer, files, &dir.join("initramfs")).expect("initramfs");
+        image.write_initramfs(&peer, extras.files, &dir.join("initramfs")).expect("initramfs");
         let mut command = qemu.command(net);
         // A killed qemu leaves the file with passt's process id.
         command.env("TMPDIR", &dir);
         // qemu 11 closes a descriptor twice when it has started passt. If its monitor's thread
         // opened another in between, qemu may end at once.
         let monitor = !netdev.starts_with("passt,");
-        add_machine(&mut command, &dir, &image.kernel(), append, monitor);
+        add_machine(&mut command, &dir, &image.kernel(), extras.append, monitor);
+        command.args(extras.arguments.split_whitespace());
         if netdev.contains("vhost-user") {
             // Whoever is at the other end has the machine's memory, too.
             command.args("-object memory-backend-memfd,id=memory,size=512M,share=on".split(' '));
@@ -132,12 +119,11 @@ impl Vm {
             None => netdev.to_owned(),
         };
         if !netdev.is_empty() {
-            let comma = if properties.is_empty() { "" } else { "," };
-            let device =
-                format!("virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:12:34:56{comma}{properties}");
+            let comma = if extras.device.is_empty() { "" } else { "," };
+            let device = format!("virtio-net-pci,netdev=n0,romfile=,mac={MAC}{comma}{}", extras.device);
             command.args(["-netdev", &format!("{netdev},id=n0"), "-device", &device]);
         }
-        let qemu = Process::start(command.args(options));
+        let qemu = Process::start(&mut command);
         Some(Self { qemu, dir, peer })
     }
 
@@ -156,55 +142,6 @@ impl Vm {
     /// its output.
     pub fn sh(&self, line: &str) -> String {
         Process::start(self.command("sh").args(["-c", line])).succeed()
-    }
-
-    /// Has qemu's monitor execute a command without arguments, as `stop`,
-    /// `cont` or `system_reset`. A machine that starts passt by itself has none.
-    pub fn monitor(&self, command: &str) -> String {
-        self.monitor_with(command, "{}")
-    }
-
-    /// The same with arguments, as JSON; the reply, a line of JSON.
-    pub fn monitor_with(&self, command: &str, arguments: &str) -> String {
-        let stream = UnixStream::connect(self.dir.join("monitor")).expect("qemu's monitor");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-        let mut execute = |command: &str, arguments: &str| {
-            writeln!(&stream, "{{\"execute\": \"{command}\", \"arguments\": {arguments}}}")
-                .expect("qemu lives");
-            let reply = lines.find(|line| line.contains("\"return\"") || line.contains("\"error\""));
-            let done = reply.as_ref().is_some_and(|line| line.contains("\"return\""));
-            assert!(done, "{command}: {reply:?}");
-            reply.unwrap_or_default()
-        };
-        execute("qmp_capabilities", "{}");
-        execute(command, arguments)
-    }
-
-    /// Begins to move the guest to another machine that waits for one, with at most so many bytes a
-    /// second.
-    pub fn migrate_to(&self, other: &Self, rate: u64) {
-        let to = format!("unix:{}", other.dir.join("guest").display());
-        other.monitor_with("migrate-incoming", &format!("{{\"uri\": \"{to}\"}}"));
-        self.migrate(&to, rate);
-    }
-
-    /// The same to whatever qemu's monitor calls so.
-    pub fn migrate(&self, to: &str, rate: u64) {
-        self.set_migration_rate(rate);
-        self.monitor_with("migrate", &format!("{{\"uri\": \"{to}\"}}"));
-    }
-
-    /// Has the guest move at another rate.
-    pub fn set_migration_rate(&self, rate: u64) {
-        self.monitor_with("migrate-set-parameters", &format!("{{\"max-bandwidth\": {rate}}}"));
-    }
-
-    /// What qemu's monitor says of the guest that moves. Panics if it does not.
-    pub fn migration(&self) -> String {
-        let reply = self.monitor("query-migrate");
-        assert!(!reply.contains("\"failed\"") && !reply.contains("\"cancelled\""), "{reply}");
-        reply
     }
 
     /// Has the machine get an address of each family; what DHCP gave.

@@ -174,7 +174,10 @@ fn serve<L: ClientLink>(
             ready,
         });
         if let Exit::Link(error) = exit {
-            log::debug!("Client: {error}");
+            // Whoever has not left by itself is told why, as far as anybody can read it.
+            let seen_off = error.kind() == std::io::ErrorKind::InvalidData;
+            let level = if seen_off { log::Level::Warn } else { log::Level::Debug };
+            log::log!(level, "Client: {error}");
             if one_off {
                 log::info!("Client connection closed, exiting");
                 return Ok(0);

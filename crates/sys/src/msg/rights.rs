@@ -47,7 +47,7 @@ pub fn receive_with<const N: usize>(
     }
     if surplus {
         descriptors.clear();
-        let text = format!("more than {N} descriptors, or no room for them");
+        let text = format!("more than {N} descriptors, no room for them, or no right to them");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(received.bytes)

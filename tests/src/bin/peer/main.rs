@@ -4,6 +4,7 @@
 mod bare;
 mod flood;
 mod freeze;
+mod front;
 mod groups;
 mod held;
 mod icmp;
@@ -94,6 +95,7 @@ fn main() -> Result<()> {
         ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
         ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),
+        ["front-end", socket, memory] => front::ask(socket, memory),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),

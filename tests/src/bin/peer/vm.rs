@@ -22,8 +22,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use passt_tests::eventually;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
@@ -48,7 +50,13 @@ pub(crate) fn agent(ports: &[&str]) -> Result<()> {
 /// A virtio port, or a serial line, which then passes on all bytes as they are.
 fn open_port(path: &str) -> Result<File> {
     let flags = OFlags::NOCTTY.bits().cast_signed();
-    let port = File::options().read(true).write(true).custom_flags(flags).open(path)?;
+    // A port has a node shortly before it is there.
+    let port = eventually("a port", || {
+        match File::options().read(true).write(true).custom_flags(flags).open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => None,
+            outcome => Some(outcome),
+        }
+    })?;
     if let Ok(mut mode) = tcgetattr(&port) {
         mode.make_raw();
         tcsetattr(&port, OptionalActions::Now, &mode)?;

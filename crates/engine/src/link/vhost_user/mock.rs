@@ -6,6 +6,7 @@
 //! [region](Machine::region).
 #![expect(clippy::missing_panics_doc, reason = "for tests alone")]
 
+use std::cell::RefCell;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,8 @@ use passt_sys::event::Event;
 use passt_sys::msg;
 use passt_sys::shared::{self, Region};
 
-use super::{Features, ProtocolFeatures};
+use super::message::{Header, Reply};
+use super::{Features, ProtocolFeatures, VhostUserLink};
 use crate::link::channel::Packet;
 use crate::link::virtio::Layout;
 use crate::link::virtio::driver::{ARENA, Receive, Terms, Transmit};
@@ -51,7 +53,7 @@ pub struct Shape {
 /// A virtual machine.
 pub struct Machine {
     shape: Shape,
-    socket: UnixStream,
+    line: Line,
     memory: OwnedFd,
     region: Region,
     pairs: Vec<Pair>,
@@ -61,6 +63,20 @@ pub struct Machine {
     errors: Vec<Event>,
     /// Kicks so far.
     kicked: u64,
+}
+
+/// How messages travel.
+enum Line {
+    Socket(UnixStream),
+    /// Not by themselves: they wait for [`Machine::deliver`].
+    Hand(RefCell<Vec<Letter>>),
+}
+
+/// A message that was not delivered so far.
+struct Letter {
+    header: Header,
+    payload: Vec<u8>,
+    files: Vec<OwnedFd>,
 }
 
 /// A pair of queues.
@@ -78,46 +94,58 @@ impl Machine {
 
     /// A machine that is connected to a back end.
     pub fn new(shape: Shape, socket: UnixStream) -> io::Result<Self> {
-        let mut layouts: Vec<[Layout; 2]> = Vec::new();
-        let mut end = 0;
-        for _ in 0..shape.pairs {
-            let transmit = Layout::at(end, shape.transmit);
-            let receive = Layout::at(transmit.end(), shape.receive);
-            end = receive.end();
-            layouts.push([transmit, receive]);
-        }
-        let buffers = usize::from(layouts[0][1].size) * shape.buffer;
-        // Queues are in the first half.
-        let size = (end + shape.pairs * (ARENA + buffers)).next_multiple_of(2 * 4096);
-        let memory = shared::memory(size)?;
-        let region = Region::map(memory.as_fd(), 0, size)?;
-        let terms = Terms {
-            base: usize::try_from(GUEST).unwrap_or(0),
-            indirect: shape.features.contains(Features::INDIRECT_DESC),
-            event_index: shape.features.contains(Features::EVENT_IDX),
-        };
+        Self::with(shape, Self::line(socket)?, None)
+    }
+
+    /// The same with a file of the caller's as memory, as long as it is.
+    pub fn in_file(shape: Shape, socket: UnixStream, file: OwnedFd) -> io::Result<Self> {
+        Self::with(shape, Self::line(socket)?, Some(file))
+    }
+
+    fn line(socket: UnixStream) -> io::Result<Line> {
         socket.set_nonblocking(true)?;
+        Ok(Line::Socket(socket))
+    }
+
+    /// A machine without a socket, for those who have many after each other: its messages are
+    /// [delivered](Self::deliver) by hand.
+    pub fn apart(shape: Shape) -> io::Result<Self> {
+        Self::with(shape, Line::Hand(RefCell::default()), None)
+    }
+
+    fn with(shape: Shape, line: Line, file: Option<OwnedFd>) -> io::Result<Self> {
+        let (_, end) = layouts(shape);
+        let buffers = usize::from(Layout::at(0, shape.receive).size) * shape.buffer;
+        // Queues are in the first half.
+        let least = (end + shape.pairs * (ARENA + buffers)).next_multiple_of(2 * 4096);
+        let memory = file.map_or_else(|| shared::memory(least), Ok)?;
+        let size = usize::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
+        assert!(size >= least, "{size} bytes are not enough");
+        let region = Region::map(memory.as_fd(), 0, size)?;
         let events = || (0..2 * shape.pairs).map(|_| Event::new()).collect::<io::Result<Vec<_>>>();
-        let pair = |[transmit, receive]: [Layout; 2]| {
-            let arena = end;
-            end += ARENA + buffers;
-            Pair {
-                transmit: Transmit::new(transmit, terms, arena),
-                receive: Receive::new(&region, receive, terms, (arena + ARENA, shape.buffer)),
-            }
-        };
-        let pairs = layouts.into_iter().map(pair).collect();
         Ok(Self {
             shape,
-            socket,
+            line,
             kicks: events()?,
             calls: events()?,
             errors: events()?,
-            pairs,
+            pairs: pairs(shape, &region),
             memory,
             region,
             kicked: 0,
         })
+    }
+
+    /// The same machine with a driver that knows these features and has not begun: nothing is in its
+    /// queues. What else is in memory stays.
+    pub fn renew(&mut self, features: Features) {
+        self.shape.features = features;
+        let (_, end) = layouts(self.shape);
+        assert!(self.region.copy_in(0, &vec![0; end]));
+        self.pairs = pairs(self.shape, &self.region);
+        for kick in &self.kicks {
+            kick.clear();
+        }
     }
 
     /// The memory that is shared with the back end.
@@ -149,10 +177,39 @@ impl Machine {
     pub fn request(&self, request: u32, need_reply: bool, payload: &[u8], files: &[BorrowedFd<'_>]) {
         let flags = if need_reply { VERSION | NEED_REPLY } else { VERSION };
         let size = u32::try_from(payload.len()).expect("a message");
-        let header = [request, flags, size].map(u32::to_ne_bytes);
-        let bytes = [header.as_flattened(), payload].concat();
-        // It fails where the back end has left.
-        let _ = msg::send_with(self.socket.as_fd(), &bytes, files);
+        match &self.line {
+            Line::Socket(socket) => {
+                let header = [request, flags, size].map(u32::to_ne_bytes);
+                let bytes = [header.as_flattened(), payload].concat();
+                // It fails where the back end has left.
+                let _ = msg::send_with(socket.as_fd(), &bytes, files);
+            }
+            Line::Hand(letters) => {
+                let header = Header { request, need_reply, size: payload.len() };
+                let files = files.iter().map(|file| file.try_clone_to_owned().expect("a descriptor"));
+                let letter = Letter { header, payload: payload.to_vec(), files: files.collect() };
+                letters.borrow_mut().push(letter);
+            }
+        }
+    }
+
+    /// Has a link without a front end do what was sent by a machine [apart](Self::apart).
+    pub fn deliver(&self, link: &mut VhostUserLink) {
+        let Line::Hand(letters) = &self.line else { panic!("a socket delivers by itself") };
+        for Letter { header, payload, files } in letters.take() {
+            link.device.pause();
+            let files = files.into_iter().collect();
+            let reply = link.backend.handle(&mut link.device, header, &payload, files);
+            if let Some(reply) = reply {
+                check(&reply, header.request);
+            }
+        }
+        link.changed |= !link.watches_all();
+    }
+
+    /// Has the link forget the machine.
+    pub fn depart(&self, link: &mut VhostUserLink) {
+        link.leave();
     }
 
     /// Sends a message of numbers of 64 bits.
@@ -162,13 +219,15 @@ impl Machine {
 
     /// The next answer: what it is to, and its content. `None` if there is none.
     pub fn answer(&self) -> Option<(u32, Vec<u8>)> {
+        let Line::Socket(socket) = &self.line else { return None };
+        let mut socket = socket;
         let mut header = [0; 12];
-        (&self.socket).read_exact(&mut header).ok()?;
+        socket.read_exact(&mut header).ok()?;
         let word =
             |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         assert_eq!(word(4), 5, "flags of an answer");
         let mut content = vec![0; usize::try_from(word(8)).expect("a length")];
-        (&self.socket).read_exact(&mut content).expect("all of an answer");
+        socket.read_exact(&mut content).expect("all of an answer");
         Some((word(0), content))
     }
 
@@ -188,6 +247,17 @@ impl Machine {
         }
     }
 
+    /// Resets the device, and sets its queues up anew.
+    pub fn restart(&self) {
+        self.numbers(34, false, &[]);
+        self.features();
+        for index in self.queues() {
+            self.enable(index);
+            self.place(index, 0);
+            self.event(12, index);
+        }
+    }
+
     /// Numbers of all queues.
     fn queues(&self) -> std::ops::Range<u32> {
         0..u32::try_from(self.kicks.len()).expect("queues")
@@ -202,9 +272,14 @@ impl Machine {
         for index in self.queues() {
             self.event(13, index);
             self.event(14, index);
-            if self.shape.features.contains(Features::PROTOCOL_FEATURES) {
-                self.numbers(18, false, &[u64::from(index) | 1 << 32]);
-            }
+            self.enable(index);
+        }
+    }
+
+    /// Lets a queue be used, where that has to be said.
+    fn enable(&self, index: u32) {
+        if self.shape.features.contains(Features::PROTOCOL_FEATURES) {
+            self.numbers(18, false, &[u64::from(index) | 1 << 32]);
         }
     }
 
@@ -227,13 +302,18 @@ impl Machine {
 
     /// A queue that begins at entry `base`.
     pub fn queue(&self, index: u32, base: u16) {
+        self.place(index, base);
+        self.event(12, index);
+        self.event(13, index);
+    }
+
+    /// Where it is, and how long.
+    fn place(&self, index: u32, base: u16) {
         let layout = self.layout(index);
         let pair = |number: u16| u64::from(index) | u64::from(number) << 32;
         self.numbers(8, false, &[pair(layout.size)]);
         self.numbers(10, false, &[pair(base)]);
         self.address(index, None);
-        self.event(12, index);
-        self.event(13, index);
     }
 
     /// Says where a queue is, and under which address of the guest writes to its used ring are
@@ -355,8 +435,45 @@ impl Machine {
 
     /// The front end's socket, which the machine has no more.
     pub fn hang_up(self) -> UnixStream {
-        self.socket
+        let Line::Socket(socket) = self.line else { panic!("no socket") };
+        socket
     }
+}
+
+/// Where the queues of each pair are, and the end of all.
+fn layouts(shape: Shape) -> (Vec<[Layout; 2]>, usize) {
+    let mut end = 0;
+    let layouts = (0..shape.pairs).map(|_| {
+        let transmit = Layout::at(end, shape.transmit);
+        let receive = Layout::at(transmit.end(), shape.receive);
+        end = receive.end();
+        [transmit, receive]
+    });
+    (layouts.collect(), end)
+}
+
+/// All pairs of queues, of which nothing is in use.
+fn pairs(shape: Shape, region: &Region) -> Vec<Pair> {
+    let terms = Terms {
+        base: usize::try_from(GUEST).unwrap_or(0),
+        indirect: shape.features.contains(Features::INDIRECT_DESC),
+        event_index: shape.features.contains(Features::EVENT_IDX),
+    };
+    let (layouts, mut end) = layouts(shape);
+    let pair = |[transmit, receive]: [Layout; 2]| {
+        let buffers = end + ARENA;
+        let transmit = Transmit::new(transmit, terms, end);
+        end = buffers + usize::from(receive.size) * shape.buffer;
+        Pair { transmit, receive: Receive::new(region, receive, terms, (buffers, shape.buffer)) }
+    };
+    layouts.into_iter().map(pair).collect()
+}
+
+/// An answer is whole, and to what was asked.
+fn check(reply: &Reply, request: u32) {
+    let word = |number| reply.bytes().as_chunks().0.get(number).copied().map(u32::from_ne_bytes);
+    let size = u32::try_from(reply.bytes().len()).ok().and_then(|len| len.checked_sub(12));
+    assert_eq!([word(0), word(1), word(2)], [Some(request), Some(VERSION | 1 << 2), size]);
 }
 
 /// A queue's number as an index.
