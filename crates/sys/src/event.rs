@@ -1,8 +1,9 @@
 //! Descriptors by which one process tells another that there is something to do: eventfd(2).
 //!
 //! Both have the same open file, with its flags. Reading says itself that it does not wait
-//! (`RWF_NOWAIT` of preadv2(2), which an eventfd takes since Linux 5.8). Writing can't: whoever has the file too can have it wait again. A
-//! front end that does so, and fills it, stops the process that serves it alone.
+//! (`RWF_NOWAIT` of preadv2(2), which an eventfd takes since Linux 5.8). Writing can't: whoever has
+//! the file too can have it wait again. A front end that does so, and fills it, stops the process
+//! that serves it alone.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
