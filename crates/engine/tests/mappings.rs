@@ -208,6 +208,10 @@ fn a_port_for_a_rule_and_the_guest() {
     for number in 0..32 {
         let bit = |n: u32| number >> n & 1 == 1;
         let [v4, first, one_address, busy] = [0, 1, 2, 3].map(bit);
+        if first && one_address {
+            // At the others some other program may have the port: the guest has another one.
+            continue;
+        }
         shared_port(Shared { v4, first, one_address, busy, target: bit(4).then_some(7) });
     }
 }

@@ -13,8 +13,8 @@ use passt_sys::dgram::{self, Received};
 use rustix::event::epoll::EventFlags;
 
 use super::{Common, Engine, Flow, groups};
-use crate::core::readiness::{DATAGRAMS, has_taken};
-use crate::core::{Payload, Station, Token};
+use crate::core::readiness::has_taken;
+use crate::core::{Payload, Station};
 use crate::flow::inbound::{InboundClass, Room};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::forward::{Context, Ports};
@@ -185,15 +185,8 @@ impl<L: Link> Engine<L> {
         let Self { ctx: Context { core, ports }, flows, common: Common { udp, .. }, .. } = self;
         let Some(handle) = udp.mappings.came(mapping, messages, core.now) else { return };
         let Some((_, Flow::Udp(flow))) = flows.get_mut(handle) else { return };
-        if !flow.connect(core, &ports.ours, &mut udp.mappings) {
+        if !flow.connect(core, ports, &mut udp.mappings, handle) {
             return;
-        }
-        // The last descriptors are not for what goes without.
-        let may_stay = |fd: &BorrowedFd<'_>| !ports.pressure.keeps(fd);
-        let watched =
-            flow.fd().filter(may_stay).map(|fd| core.watch(fd, Token::Flow(handle), DATAGRAMS).is_ok());
-        if watched != Some(true) {
-            return flow.disconnect(&mut udp.mappings);
         }
         // What the mapping has of the flow's came first. And before the new socket was connected,
         // others could send to it.

@@ -208,6 +208,11 @@ impl Listener {
         }
     }
 
+    /// Whether it has its port at all of the host's addresses, so that no other program has it.
+    pub(crate) fn has_all_addresses(&self) -> bool {
+        self.addr.is_unspecified() && self.interface == 0
+    }
+
     /// Whether it is a socket of IPv6.
     pub(super) fn is_v6(&self) -> bool {
         self.family == AddressFamily::INET6

@@ -171,8 +171,8 @@ impl Ours {
         if sharing.is_empty() { Ok(()) } else { dgram::want_destination(socket.as_fd(), at.is_ipv6()) }
     }
 
-    /// Binds the socket of a port that the guest sends from, together with those that `listen` at
-    /// the port, and those of groups: these have addresses of their own. Nobody else has the port
+    /// Binds the socket of a port that the guest sends from, together with those that listen at the
+    /// port and all addresses, and those of groups: these have theirs. Nobody else has the port
     /// then, though these share it with others on this host.
     pub(crate) fn bind_sender(
         &self,
@@ -207,7 +207,7 @@ impl Ours {
         let sharing = self.all().sharing(at.port(), purpose);
         let senders = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
         let all = || listening.iter().copied().chain(senders());
-        // Where one listens no other program has the port.
+        // What listens at all addresses leaves the port to no other program.
         let is_others = purpose == Purpose::Group && listening.is_empty() && !is_free(at);
         if all().next().is_none() || is_others {
             return Err(taken.into());

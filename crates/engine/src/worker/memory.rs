@@ -86,7 +86,8 @@ fn reserve_for(flows: usize, blocks: u16, options: &EngineOptions, now: Instant)
     let margin: Vec<u8> = alloc::reserved(MARGIN)?;
     let [a, b, ..] = options.secrets;
     let ours = Ours::default();
-    ours.reserve(flows.min(PORTS))?;
+    // For those that flows have beside them as well.
+    ours.reserve(2 * flows.min(PORTS))?;
     let mappings = Mappings::new(flows.min(PORTS), flows, (a, b))?;
     let reserved =
         (Table::new(flows, (a, b))?, Pools::new(flows, now)?, Slack::new(blocks)?, (mappings, ours));

@@ -1,5 +1,6 @@
 //! Frames for the guest: buffers that it posted in a receive queue, as many for each as it takes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -30,8 +31,8 @@ pub(in crate::link) struct Outgoing {
     malformed: usize,
     /// The index of the available ring up to which there was no room.
     exhausted: Option<u16>,
-    /// Somebody lacked room since all who waited were called.
-    awaited: bool,
+    /// Somebody lacked room, or saw that there was none, since all who waited were called.
+    awaited: Cell<bool>,
     /// There is room again, of which not all know who waited for it.
     refilled: bool,
 }
@@ -52,7 +53,7 @@ impl Outgoing {
             parts: Vec::with_capacity(MOST_PARTS),
             malformed: 0,
             exhausted: None,
-            awaited: false,
+            awaited: Cell::new(false),
             refilled: false,
         }
     }
@@ -253,7 +254,7 @@ impl Outgoing {
 
     /// There was no room for something: the guest is to say when there is more.
     pub(super) fn exhaust(&mut self, memory: &Memory) {
-        self.awaited = true;
+        self.awaited.set(true);
         // What was posted since it was looked at counts.
         if self.exhausted != Some(self.queue.taken()) {
             self.exhausted = Some(self.queue.taken());
@@ -273,7 +274,7 @@ impl Outgoing {
     /// a flow that waited for it may go by another queue by now.
     pub(super) fn resumed(&mut self, memory: &Memory) {
         self.refilled = false;
-        let is_awaited = std::mem::take(&mut self.awaited);
+        let is_awaited = self.awaited.take();
         if !is_awaited && self.exhausted.is_some() && !self.is_exhausted(memory) {
             self.exhausted = None;
             self.queue.want_kicks(memory, false);
@@ -288,6 +289,10 @@ impl Outgoing {
 
     /// Whether there was no room, and the guest has posted nothing since.
     pub(super) fn is_exhausted(&self, memory: &Memory) -> bool {
-        self.exhausted.is_some_and(|index| index == self.queue.available(memory))
+        let is_exhausted = self.exhausted.is_some_and(|index| index == self.queue.available(memory));
+        if is_exhausted {
+            self.awaited.set(true);
+        }
+        is_exhausted
     }
 }

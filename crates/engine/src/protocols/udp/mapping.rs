@@ -27,7 +27,7 @@ use super::lasting::Busy;
 use crate::core::readiness::{DATAGRAMS, Futile};
 use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key, Protocol, Table, Via};
-use crate::forward::{Arrival, Bounds, Ports, Purpose, Sender};
+use crate::forward::{Arrival, Bounds, Ports, Purpose, Sender, Watched};
 use crate::link::Link;
 
 /// The sockets of all ports. Memory is reserved at the start.
@@ -282,7 +282,10 @@ impl Mapping {
         let bind = side.bind.filter(|addr| !addr.is_loopback() || origin.local);
         let from =
             |port| side.socket_addr(Endpoint::new(bind.unwrap_or_else(|| any(side.remote.addr)), port));
-        let listening: Vec<_> = ports.listeners.udp_at(key.guest.port).collect();
+        // Beside one for a part of the addresses another program may have the port, and the kernel
+        // would not mind.
+        let has_all = |listener: &&Watched| listener.has_all_addresses();
+        let listening: Vec<_> = ports.listeners.udp_at(key.guest.port).filter(has_all).collect();
         let fds: Vec<_> = listening.iter().map(|listener| listener.fd.as_fd()).collect();
         let keeps_port = ports.ours.bind_sender(fd.as_fd(), &from(key.guest.port), &fds).is_ok();
         if !keeps_port {
