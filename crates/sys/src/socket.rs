@@ -12,6 +12,8 @@ use crate::seccomp::{Call, Choice, Sysno};
 /// System calls made here for TCP once the process runs, but for options.
 pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNSENT)]])];
 
+/// `SIOCGIFINDEX` (`netdevice(7)`): the index of an interface by its name, in the type of the filter.
+pub const INTERFACE_INDEX: i64 = 0x8933;
 /// `SIOCOUTQ` (`tcp(7)`), in the type of the filter.
 const UNSENT: i64 = libc::TIOCOUTQ.cast_signed();
 

@@ -58,7 +58,8 @@ use crate::flow::{Protocol, Side};
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::bind),
     Call::any(Sysno::fstat),
-    Call::only(Sysno::ioctl, &[&[(1, INTERFACE_INDEX)]]),
+    // Interfaces are named by rules, and come and go.
+    Call::only(Sysno::ioctl, &[&[(1, socket::INTERFACE_INDEX)]]),
     Call::any(Sysno::listen),
     // Where `sock_diag` is not to be had.
     Call::any(Sysno::pread64),
@@ -78,9 +79,6 @@ pub const CALLS: &[Call] = &[
     ),
     Call::only(Sysno::socket, socket::SOCKETS),
 ];
-
-/// `SIOCGIFINDEX` (`netdevice(7)`): interfaces are named by rules, and come and go.
-const INTERFACE_INDEX: i64 = 0x8933;
 
 /// How often each side is asked what listens there.
 const INTERVAL: Duration = Duration::from_secs(1);

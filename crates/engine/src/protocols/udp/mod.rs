@@ -26,7 +26,7 @@ use passt_proto::time::{Duration, Instant};
 use passt_proto::wire::ip::Marks;
 use passt_proto::wire::offload::{Gso, Offload};
 use passt_sys::seccomp::{Call, Sysno};
-use passt_sys::socket::option;
+use passt_sys::socket::{INTERFACE_INDEX, option};
 use rustix::io::Errno;
 
 use self::mapping::{Mappings, Permits, Remote};
@@ -43,7 +43,11 @@ use crate::forward::{Context, Ports};
 use crate::link::Link;
 
 /// System calls made here once the process runs.
-pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::SO_BROADCAST])];
+pub const CALLS: &[Call] = &[
+    // Which interface a socket is bound to (`--outbound-if4`).
+    Call::only(Sysno::ioctl, &[&[(1, INTERFACE_INDEX)]]),
+    Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::SO_BROADCAST]),
+];
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
 const BURST: usize = 16;
