@@ -68,8 +68,8 @@ pub(super) fn parse_name(bytes: &[u8]) -> Option<SocketAddr> {
 
 /// Room for the control messages of one datagram. A socket of both families can get most: 40 and 32
 /// bytes for destinations, 24 each for time to live, traffic class and size of what was joined, and
-/// 60 for an error.
-const ROOM: usize = 256;
+/// 60 for an error, which comes without the last. There are lists of these: more bytes cost.
+const ROOM: usize = 184;
 
 /// The control messages of one datagram, aligned as the kernel wants them.
 #[repr(align(8))]

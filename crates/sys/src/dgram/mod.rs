@@ -335,6 +335,11 @@ impl Inbox {
         self.received.get(index)?.as_ref().map(|received| (received.len, received.segment))
     }
 
+    /// The sender of message `index` of the last batch.
+    pub fn source(&self, index: usize) -> Option<SocketAddr> {
+        self.received.get(index)?.as_ref()?.source
+    }
+
     /// Message `index` of the last batch with its payload.
     pub fn message(&self, index: usize) -> Option<(Received, &[u8])> {
         Some(((*self.received.get(index)?)?, self.payload(index)?))

@@ -5,12 +5,11 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use arrayvec::ArrayVec;
 use passt_proto::addr::Endpoint;
 use passt_proto::drop::DropReason;
 use passt_proto::wire::build::MAX_HEADERS;
 use passt_proto::wire::udp;
-use passt_sys::dgram::{self, BATCH, Received};
+use passt_sys::dgram::{self, Received};
 use passt_sys::iovec::Scatter;
 use rustix::event::epoll::EventFlags;
 
@@ -79,13 +78,13 @@ impl UdpFlow {
             return Ok(Verdict::Keep);
         }
         let count = ctx.core.inbox.receive(fd)?;
-        let source = |index| ctx.core.inbox.message(index).and_then(|(m, _)| m.source.map(Endpoint::from));
-        let sources: ArrayVec<Option<Endpoint>, BATCH> = (0..count).map(source).collect();
         let mut next = 0;
-        for run in sources.chunk_by(Option::eq) {
-            let messages = next..next + run.len();
+        while next < count {
+            let source = |index| ctx.core.inbox.source(index);
+            let first = source(next);
+            let messages = next..next + (next..count).take_while(|&index| source(index) == first).count();
             next = messages.end;
-            let Some(source) = run.first().copied().flatten() else { continue };
+            let Some(source) = first.map(Endpoint::from) else { continue };
             // Before the socket was connected, others could send to it.
             if !self.is_server(ctx, (handle, key), source) {
                 ctx.core.dropped_all(DropReason::NoFlow, send::datagrams(&ctx.core.inbox, messages));
