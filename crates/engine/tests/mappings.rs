@@ -18,6 +18,7 @@ use passt_engine::forward::{Change, Entry, Progress};
 use passt_engine::link::channel::Packet;
 use passt_proto::addr::Addr;
 use passt_proto::drop::DropReason;
+use passt_proto::guest::Configured;
 use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_testing::skip;
 
@@ -275,6 +276,47 @@ fn shared_port(case: Shared) {
     guest.now = guest.now + Duration::from_secs(20);
     new.send_to(b"question", at).unwrap();
     assert_eq!(guest.one().ports().1, target);
+}
+
+/// The guest sends from one address of the host (`-o`), and a rule has the same port at another one:
+/// who asks there is answered from there, also where the guest has sent to him, and nobody comes to
+/// the rule by the guest's own address.
+#[test]
+fn one_port_at_two_addresses() {
+    let families =
+        [(true, ["10.9.9.1", "10.9.9.2", "10.9.9.3"]), (false, ["fd00:9::1", "fd00:9::2", "fd00:9::3"])];
+    let targets = [40_000, 7];
+    for ((v4, addresses), target) in families.into_iter().flat_map(|family| targets.map(|to| (family, to))) {
+        let Some([host, known, stranger]) = hosts(addresses) else { return };
+        own_addresses(&[if v4 { "10.9.9.4" } else { "fd00:9::4" }]);
+        drop(host);
+        let (own, port) = (names(v4).0, 40_000);
+        let rules_at = SocketAddr::new(ip(addresses[0]), port);
+        let guests_at = SocketAddr::new(ip(if v4 { "10.9.9.4" } else { "fd00:9::4" }), port);
+        let mut guest = Guest::new(PLAIN, 1500);
+        guest.worker.context().core.guest.change(|guest| {
+            let Configured { v4: of_v4, v6: of_v6, .. } = &mut guest.configured;
+            (if v4 { of_v4 } else { of_v6 }).outbound = Some(guests_at.ip().into());
+        });
+        add(&mut guest, rule(Some(addresses[0]), port, target));
+        let peers_at = known.local_addr().unwrap();
+        send(&mut guest, (own, port), peers_at, b"?");
+        assert_eq!(from(&known), guests_at);
+        for _ in 0..3 {
+            known.send_to(b"answer", guests_at).unwrap();
+            assert_eq!(guest.one().ports(), (peers_at.port(), port));
+            known.send_to(b"question", rules_at).unwrap();
+            assert_eq!(guest.one().ports(), (peers_at.port(), target));
+            send(&mut guest, (own, target), peers_at, b"answer");
+            assert_eq!(from(&known), rules_at, "{target}");
+            let dropped = guest.worker.drops(DropReason::NoFlow);
+            stranger.send_to(b"question", guests_at).unwrap();
+            assert!(guest.receive().is_empty());
+            assert_eq!(guest.worker.drops(DropReason::NoFlow), dropped + 1);
+            stranger.send_to(b"question", rules_at).unwrap();
+            assert_eq!(guest.one().ports().1, target);
+        }
+    }
 }
 
 /// Adds a rule while flows are there.

@@ -268,9 +268,9 @@ impl<L: Link> Engine<L> {
     }
 
     /// The flow of a message that came through a socket that is not connected, a new one if need be.
-    /// Where a listening socket shares its port with those of ports that the
-    /// guest sends from, these have their peers, and it has all others, whichever of the sockets
-    /// the kernel gives it to; each only what it is bound to.
+    /// Where a listening socket shares its port with those of ports that the guest sends from, these
+    /// have their peers, and it has all others, whichever of the sockets the kernel gives it to; each
+    /// only what it is bound to.
     fn comes_to(&mut self, socket: Which, message: &Received) -> Result<Handle, DropReason> {
         let source = message.source.ok_or(DropReason::Socket)?;
         let listeners = &self.ctx.ports.listeners;
@@ -280,11 +280,11 @@ impl<L: Link> Engine<L> {
                 if let Some(handle) = known.latest.filter(|&handle| self.is_with(handle, source.into())) {
                     return Ok(handle);
                 }
-                let (port, at) = (known.port(), known.arrival(message));
+                let (port, at) = (known.port(), known.bounds().arrival(message));
                 (port, listeners.at_port(port, source.ip().into(), &at), at)
             }
             Which::Listener(number) => {
-                let at = listeners.get(number).ok_or(DropReason::Socket)?.arrival(message);
+                let at = listeners.get(number).ok_or(DropReason::Socket)?.bounds.arrival(message);
                 (listeners.host_port(number), Some(number), at)
             }
         };
@@ -371,7 +371,7 @@ impl<L: Link> Engine<L> {
         let (core, ports) = (&self.ctx.core, &self.ctx.ports);
         let listener = ports.listeners.get(number).ok_or(DropReason::Socket)?;
         let (to, port) = (listener.form(source), listener.port());
-        let destination = destination.map_or(listener.addr, Addr::from);
+        let destination = destination.map_or(listener.bounds.addr, Addr::from);
         let (key, server) = listener.route(&core.guest, source.into(), destination)?;
         let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
         let shared = Shared::new(Which::Listener(number), to, from);

@@ -1,6 +1,7 @@
 //! What sockets are bound to: of several that share a port, whose a datagram is.
 
 use passt_proto::addr::Addr;
+use passt_sys::dgram::Received;
 
 /// Address and interface that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,19 @@ impl Bounds {
         self.takes_family(source)
             && (self.addr.is_unspecified() || at.addr == Some(self.addr))
             && (self.interface == 0 || at.interface == self.interface)
+    }
+
+    /// Whether these are all addresses of the family of `like`, so that no other program has the
+    /// port at one of them.
+    pub(crate) fn has_all(&self, like: Addr) -> bool {
+        self.addr.is_unspecified() && self.interface == 0 && self.takes_family(like)
+    }
+
+    /// Where a message came to that a socket with these bounds has.
+    pub(crate) fn arrival(&self, message: &Received) -> Arrival {
+        let known = (!self.addr.is_unspecified()).then_some(self.addr);
+        let interface = if message.interface == 0 { self.interface } else { message.interface };
+        Arrival { addr: message.destination.map(Addr::from).or(known), interface }
     }
 
     fn takes_family(&self, like: Addr) -> bool {

@@ -16,7 +16,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, netdevice, sockopt};
 
-use super::bounds::{Arrival, Bounds};
+use super::bounds::Bounds;
 use super::registry::{Ours, Socket};
 use super::rule::{Families, Listen};
 use super::table::{Entry, Place, side_name};
@@ -34,12 +34,8 @@ const LOOPBACK: &str = "lo";
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) fd: Arc<Socket>,
-    /// The address that it is bound to.
-    pub(crate) addr: Addr,
-    /// Bound to `::`, it takes IPv4, too.
-    both: bool,
-    /// The index of the interface that it is bound to, or zero.
-    interface: u32,
+    /// What it is bound to.
+    pub(crate) bounds: Bounds,
     /// What goes by loopback reaches it.
     pub(super) by_loopback: bool,
     /// Where it is.
@@ -59,9 +55,7 @@ pub struct Listener {
 /// What a socket is bound to.
 #[derive(Clone, Copy)]
 struct Bound {
-    addr: Addr,
-    both: bool,
-    interface: u32,
+    bounds: Bounds,
     by_loopback: bool,
     family: AddressFamily,
 }
@@ -147,9 +141,7 @@ impl Listener {
         };
         let ((socket, family, index), ip, both) = opened?;
         let bound = Bound {
-            addr: ip.into(),
-            both,
-            interface: index,
+            bounds: Bounds { addr: ip.into(), both, interface: index },
             by_loopback: interface.is_none_or(|name| name == LOOPBACK),
             family,
         };
@@ -158,12 +150,10 @@ impl Listener {
 
     fn new(fd: Arc<Socket>, bound: Bound, place: Place, entry: &Entry, families: Families) -> Self {
         let Entry { side, protocol, ref rule } = *entry;
-        let Bound { addr, both, interface, by_loopback, family } = bound;
+        let Bound { bounds, by_loopback, family } = bound;
         Self {
             fd,
-            addr,
-            both,
-            interface,
+            bounds,
             by_loopback,
             side,
             protocol,
@@ -177,8 +167,8 @@ impl Listener {
 
     /// The same socket for another rule that listens at the same address and port.
     pub(super) fn for_rule(&self, place: Place, entry: &Entry) -> Self {
-        let Self { addr, both, interface, by_loopback, family, families, .. } = *self;
-        let bound = Bound { addr, both, interface, by_loopback, family };
+        let Self { bounds, by_loopback, family, families, .. } = *self;
+        let bound = Bound { bounds, by_loopback, family };
         Self::new(Arc::clone(&self.fd), bound, place, entry, families)
     }
 
@@ -188,29 +178,13 @@ impl Listener {
         self.protocol == Protocol::Udp && (self.target_port, self.target) != (other.target_port, other.target)
     }
 
-    /// What it is bound to.
-    pub(super) fn bounds(&self) -> Bounds {
-        let Self { addr, both, interface, .. } = *self;
-        Bounds { addr, both, interface }
-    }
-
-    /// Whether it takes what is sent to this address.
-    pub(super) fn takes(&self, addr: Addr) -> bool {
-        self.bounds().takes(addr)
-    }
-
     /// Whether what it sends leaves by the way that the kernel chooses, or by the `outbound`
     /// interface if there is one.
     pub(crate) fn leaves_by(&self, outbound: Option<&str>) -> bool {
         match outbound {
-            Some(name) => netdevice::name_to_index(&self.fd, name) == Ok(self.interface),
-            None => self.interface == 0,
+            Some(name) => netdevice::name_to_index(&self.fd, name) == Ok(self.bounds.interface),
+            None => self.bounds.interface == 0,
         }
-    }
-
-    /// Whether it has its port at all of the host's addresses, so that no other program has it.
-    pub(crate) fn has_all_addresses(&self) -> bool {
-        self.addr.is_unspecified() && self.interface == 0
     }
 
     /// Whether it is a socket of IPv6.
@@ -232,11 +206,11 @@ impl Listener {
     /// several: in IPv6 it has a link-local one besides.
     pub(crate) fn reached(&self, guest: &Guest, fd: &OwnedFd, client: Addr) -> Addr {
         let has_several = !client.is_v4() || guest.configured.v4.assigned.len() > 1;
-        if !self.addr.is_unspecified() || !has_several {
-            return self.addr;
+        if !self.bounds.addr.is_unspecified() || !has_several {
+            return self.bounds.addr;
         }
         let own = rustix::net::getsockname(fd).ok().and_then(|own| SocketAddr::try_from(own).ok());
-        own.map_or(self.addr, |own| own.ip().into())
+        own.map_or(self.bounds.addr, |own| own.ip().into())
     }
 
     /// The flow of what `source` sends to `destination`, as the guest sees it.
@@ -301,20 +275,13 @@ impl Listener {
             && guest.configured.bypass != Bypass::Off
             && self.by_loopback
             && self.target.is_none()
-            && (self.addr.is_unspecified() || self.addr.is_loopback());
+            && (self.bounds.addr.is_unspecified() || self.bounds.addr.is_loopback());
         across.then_some((kind, self.family))
     }
 
     /// Datagrams are to come with where they were sent to.
     pub(crate) fn want_destination(&self) -> io::Result<()> {
         dgram::want_destination(self.fd.as_fd(), self.is_v6())
-    }
-
-    /// Where a message came to that it has.
-    pub(crate) fn arrival(&self, message: &dgram::Received) -> Arrival {
-        let known = (!self.addr.is_unspecified()).then_some(self.addr);
-        let by = if message.interface == 0 { self.interface } else { message.interface };
-        Arrival { addr: message.destination.map(Addr::from).or(known), interface: by }
     }
 
     /// Has it belong to a user and group, by their numbers, whom the process becomes: the kernel lets

@@ -190,9 +190,9 @@ impl Ours {
     }
 
     /// Binds `socket` to `at`, together with those that listen there, and those of ours that share
-    /// this port for a purpose, which are returned if there was need to. Others can't have it: the kernel lets sockets of one user
-    /// have the same port while all of them agree (`SO_REUSEPORT` of socket(7)), and ours do so for
-    /// this moment alone.
+    /// this port for a purpose, which are returned if there was need to. Others can't have it: the
+    /// kernel lets sockets of one user have the same port while all of them agree (`SO_REUSEPORT` of
+    /// socket(7)), and ours do so for this moment alone.
     fn bind_with(
         &self,
         purpose: Purpose,

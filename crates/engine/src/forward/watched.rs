@@ -112,7 +112,7 @@ impl Listeners {
         bypass == Bypass::Loopback
             && self
                 .at(&self.by_port, from.other(), key.protocol, target.port)
-                .any(|(_, l)| l.by_loopback && l.takes(target.addr))
+                .any(|(_, l)| l.by_loopback && l.bounds.takes(target.addr))
     }
 
     /// The sockets that an index has at a port.
@@ -140,13 +140,13 @@ impl Listeners {
     /// The UDP socket on the host at this port that is for what `source` sent, which came there.
     pub(crate) fn at_port(&self, port: u16, source: Addr, at: &Arrival) -> Option<u32> {
         let mut all = self.at(&self.by_port, Side::Host, Protocol::Udp, port);
-        all.find(|(_, l)| l.bounds().takes_arrival(source, at)).map(|(number, _)| number)
+        all.find(|(_, l)| l.bounds.takes_arrival(source, at)).map(|(number, _)| number)
     }
 
     /// Whether a UDP socket on the host may send from there.
     pub(crate) fn sends_from(&self, source: Endpoint) -> bool {
         let mut all = self.at(&self.by_port, Side::Host, Protocol::Udp, source.port);
-        all.any(|(_, l)| l.takes(source.addr))
+        all.any(|(_, l)| l.bounds.takes(source.addr))
     }
 
     /// The socket that forwards to the guest's UDP `port` and can reach `remote`: what
@@ -159,7 +159,7 @@ impl Listeners {
         outbound: Option<&str>,
     ) -> Option<(u32, &Watched)> {
         self.at(&self.by_target, Side::Host, Protocol::Udp, port)
-            .find(|(_, l)| l.addr.is_unspecified() && l.takes(remote) && l.leaves_by(outbound))
+            .find(|(_, l)| l.bounds.addr.is_unspecified() && l.bounds.takes(remote) && l.leaves_by(outbound))
     }
 }
 

@@ -81,8 +81,9 @@ pub struct Entered {
     pub watch: Watch,
 }
 
-/// Changes identity, after what `before` does as who started us, enters the user namespace, and finds or makes the network namespace, with the
-/// command waiting in it to be [released](Watch::release).
+/// Changes identity, after what `before` does as who started us, enters the user namespace, and
+/// finds or makes the network namespace, with the command waiting in it to be
+/// [released](Watch::release).
 ///
 /// The process must have a single thread. User and group IDs 0 of a new user namespace are
 /// the caller's.

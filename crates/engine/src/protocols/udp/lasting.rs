@@ -40,8 +40,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// A socket of a flow that uses a mapping, connected to its remote.
 pub(super) struct Connected {
     sender: Sender,
-    /// What it stands for.
-    pub(super) mapping: Shared,
+    /// The mapping's.
+    pub(super) beside: Shared,
     heard: Instant,
 }
 
@@ -135,7 +135,7 @@ impl UdpFlow {
         mappings: &mut Mappings,
         handle: Handle,
     ) -> bool {
-        let Sockets::Shared(shared @ Shared { socket: Which::Mapping(mapping), .. }) = &self.sockets else {
+        let Sockets::Shared(beside @ Shared { socket: Which::Mapping(mapping), .. }) = self.sockets else {
             return false;
         };
         // The flow that had the last of many messages may be none that had many, ever.
@@ -143,14 +143,13 @@ impl UdpFlow {
         if !is_busy || self.permits != Permits::Host || self.last_heard.is_some() {
             return false;
         }
-        let Some(beside) = mappings.get_mut(*mapping) else { return false };
-        let Ok(sender) = Connected::open(core, ports, (handle, beside), shared.to) else {
-            beside.busy.not_before = Some(core.now + PAUSE);
+        let Some(mapping) = mappings.get_mut(mapping) else { return false };
+        let Ok(sender) = Connected::open(core, ports, (handle, mapping), beside.to) else {
+            mapping.busy.not_before = Some(core.now + PAUSE);
             return false;
         };
-        beside.busy.connected = beside.busy.connected.saturating_add(1);
-        let mapping = Shared::new(shared.socket, shared.to, shared.from);
-        self.sockets = Sockets::Connected(Connected { sender, mapping, heard: core.now });
+        mapping.busy.connected = mapping.busy.connected.saturating_add(1);
+        self.sockets = Sockets::Connected(Connected { sender, beside, heard: core.now });
         // What the socket joins is known once the first has come.
         self.joined = false;
         self.told = DontFragment::default();
@@ -160,8 +159,8 @@ impl UdpFlow {
     /// Gives back the socket beside the mapping.
     pub(crate) fn disconnect(&mut self, mappings: &mut Mappings) {
         mappings.disconnected(self);
-        if let Sockets::Connected(Connected { mapping, .. }) = &self.sockets {
-            self.sockets = Sockets::Shared(Shared::new(mapping.socket, mapping.to, mapping.from));
+        if let Sockets::Connected(Connected { beside, .. }) = self.sockets {
+            self.sockets = Sockets::Shared(beside);
         }
     }
 

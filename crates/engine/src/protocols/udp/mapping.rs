@@ -16,7 +16,6 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
-use passt_sys::dgram::Received;
 use passt_sys::{alloc, dgram, groups, sender};
 use rustix::io::Errno;
 use rustix::net::{SocketType, netdevice, sockopt};
@@ -284,7 +283,7 @@ impl Mapping {
             |port| side.socket_addr(Endpoint::new(bind.unwrap_or_else(|| any(side.remote.addr)), port));
         // Beside one for a part of the addresses another program may have the port, and the kernel
         // would not mind.
-        let has_all = |listener: &&Watched| listener.has_all_addresses();
+        let has_all = |listener: &&Watched| listener.bounds.has_all(side.remote.addr);
         let listening: Vec<_> = ports.listeners.udp_at(key.guest.port).filter(has_all).collect();
         let fds: Vec<_> = listening.iter().map(|listener| listener.fd.as_fd()).collect();
         let keeps_port = ports.ours.bind_sender(fd.as_fd(), &from(key.guest.port), &fds).is_ok();
@@ -331,12 +330,9 @@ impl Mapping {
         self.port
     }
 
-    /// Where a message came to that it has.
-    pub(crate) fn arrival(&self, message: &Received) -> Arrival {
-        let Bounds { addr, interface, .. } = self.bounds;
-        let known = (!addr.is_unspecified()).then_some(addr);
-        let by = if message.interface == 0 { interface } else { message.interface };
-        Arrival { addr: message.destination.map(Addr::from).or(known), interface: by }
+    /// What it is bound to.
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// The socket; there is one as long as the mapping is open.

@@ -39,6 +39,7 @@ pub(super) enum Sockets {
 
 /// A socket that is not connected, from which datagrams go `to` a peer, and come `from` an address
 /// of the host.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared {
     pub(super) socket: Which,
     pub(super) to: SocketAddr,
@@ -161,7 +162,7 @@ impl UdpFlow {
         match self.sockets {
             Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
             | Sockets::Connected(Connected {
-                mapping: Shared { socket: Which::Mapping(mapping), .. }, ..
+                beside: Shared { socket: Which::Mapping(mapping), .. }, ..
             }) => Some(mapping),
             _ => None,
         }
@@ -205,13 +206,15 @@ impl UdpFlow {
     /// Something came in through a listening socket, perhaps one that was opened in the place of
     /// the former, at this port.
     fn reopened(&mut self, mappings: &Mappings, listener: Shared, port: u16) {
+        let is_same = |mapping: &Mapping| {
+            let takes = |from: IpAddr| mapping.bounds().takes(from.into());
+            mapping.port() == port && listener.from.is_none_or(takes)
+        };
+        let mapping = self.mapping().and_then(|mapping| mappings.get(mapping));
         match &mut self.sockets {
             Sockets::Shared(shared @ Shared { socket: Which::Listener(_), .. }) => *shared = listener,
             Sockets::Across(across) => across.reopened(listener),
-            Sockets::Shared(Shared { socket: Which::Mapping(mapping), .. })
-            | Sockets::Connected(Connected {
-                mapping: Shared { socket: Which::Mapping(mapping), .. }, ..
-            }) if mappings.get(*mapping).is_some_and(|mapping| mapping.port() == port) => {}
+            _ if mapping.is_some_and(is_same) => {}
             // The peer is answered from there, until it is heard through the other socket again.
             // That one stays, as anybody could forge the peer's address.
             _ => self.last_heard = Some(listener),
