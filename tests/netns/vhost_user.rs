@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 
 use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
-use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
+use passt_engine::link::vhost_user::ProtocolFeatures;
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
@@ -305,33 +305,35 @@ fn moving_is_given_up() {
     }
 }
 
+/// A monitor's end of a passt that has set up its device.
+fn machine(net: &Net, protocol: ProtocolFeatures) -> Machine {
+    let connect = || UnixStream::connect(net.dir().join("socket")).ok();
+    let machine = Machine::new(Shape::usual(protocol), eventually("passt", connect)).expect("memory");
+    machine.start();
+    eventually("answers", || machine.answer().map(drop));
+    machine
+}
+
+/// The guest asks for its gateway's hardware address.
+fn ask(machine: &mut Machine) {
+    let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
+    assert!(machine.send(&frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request).into(), &[]));
+}
+
 /// A monitor that makes the log of pages shorter is seen off, and the next one is served.
 #[test]
 fn a_log_that_becomes_shorter() {
     let Some(net) = Net::new() else { return };
     let mut passt = passt(&net, "");
-    let shape = Shape {
-        features: VhostUserLink::FEATURES,
-        protocol: ProtocolFeatures::REPLY_ACK | ProtocolFeatures::LOG_SHMFD,
-        pairs: 1,
-        transmit: 256,
-        receive: 256,
-        buffer: 1600,
-    };
     for _ in 0..3 {
-        let connect = || UnixStream::connect(net.dir().join("socket")).ok();
-        let mut machine = Machine::new(shape, eventually("passt", connect)).expect("memory");
-        machine.start();
-        eventually("answers", || machine.answer().map(drop));
+        let mut machine = machine(&net, ProtocolFeatures::REPLY_ACK | ProtocolFeatures::LOG_SHMFD);
         let file = memfd_create("log", MemfdFlags::CLOEXEC).expect("a file");
         ftruncate(&file, MIB).expect("a length");
         machine.log_base(file.as_fd(), MIB, 0);
         machine.log(true);
         eventually("a log", || machine.number().filter(|answer| *answer == (6, 0)).map(drop));
         machine.post();
-        let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
-        let request = frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request);
-        assert!(machine.send(&request.clone().into(), &[]));
+        ask(&mut machine);
         eventually("an answer", || (!machine.take().is_empty()).then_some(()));
         let mut log = Vec::new();
         File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
@@ -339,7 +341,7 @@ fn a_log_that_becomes_shorter() {
             .expect("the log");
         assert!(log.iter().any(|byte| *byte != 0), "pages that were written");
         ftruncate(&file, 0).expect("a length");
-        assert!(machine.send(&request.into(), &[]));
+        ask(&mut machine);
         machine.kick(TRANSMIT);
         passt.wait_for("Client connection closed");
         assert!(passt.try_wait().is_none(), "passt ended");
@@ -351,22 +353,10 @@ fn a_log_that_becomes_shorter() {
 fn memory_that_becomes_shorter() {
     let Some(net) = Net::new() else { return };
     let mut passt = passt(&net, "");
-    let shape = Shape {
-        features: VhostUserLink::FEATURES,
-        protocol: ProtocolFeatures::REPLY_ACK,
-        pairs: 1,
-        transmit: 256,
-        receive: 256,
-        buffer: 1600,
-    };
     for _ in 0..3 {
-        let connect = || UnixStream::connect(net.dir().join("socket")).ok();
-        let mut machine = Machine::new(shape, eventually("passt", connect)).expect("memory");
-        machine.start();
-        eventually("answers", || machine.answer().map(drop));
+        let mut machine = machine(&net, ProtocolFeatures::REPLY_ACK);
         machine.post();
-        let request = frame::arp([2, 0, 0, 0, 0, 1], HOST4, GATEWAY4);
-        assert!(machine.send(&frame::ethernet([2, 0, 0, 0, 0, 1], 0x806, &request).into(), &[]));
+        ask(&mut machine);
         eventually("an answer", || (!machine.take().is_empty()).then_some(()));
         let file = memfd_create("memory", MemfdFlags::CLOEXEC).expect("a file");
         let regions = machine.regions();

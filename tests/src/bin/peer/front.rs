@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use passt_engine::link::vhost_user::ProtocolFeatures;
 use passt_engine::link::vhost_user::mock::{Machine, Shape, words};
-use passt_engine::link::vhost_user::{ProtocolFeatures, VhostUserLink};
 use passt_tests::{GATEWAY4, HOST4, eventually_within, frame};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{RecvFlags, recv};
@@ -23,14 +23,7 @@ const MEMORY: u64 = 8 << 20;
 /// Asks the back end at `socket` for the gateway's hardware address, by queues in memory that is a
 /// file at a path, `memfd` or, of huge pages, `huge`.
 pub(crate) fn ask(socket: &str, memory: &str) -> Result<()> {
-    let shape = Shape {
-        features: VhostUserLink::FEATURES,
-        protocol: ProtocolFeatures::REPLY_ACK,
-        pairs: 1,
-        transmit: 256,
-        receive: 256,
-        buffer: 1600,
-    };
+    let shape = Shape::usual(ProtocolFeatures::REPLY_ACK);
     let socket = UnixStream::connect(socket).context("the back end")?;
     let end = socket.try_clone()?;
     let mut machine = Machine::in_file(shape, socket, file(memory)?)?;

@@ -50,6 +50,14 @@ pub struct Shape {
     pub buffer: usize,
 }
 
+impl Shape {
+    /// All features of the device, one pair of queues, and buffers for Ethernet's frames.
+    pub fn usual(protocol: ProtocolFeatures) -> Self {
+        let features = Features::OFFERED;
+        Self { features, protocol, pairs: 1, transmit: 256, receive: 256, buffer: 1600 }
+    }
+}
+
 /// A virtual machine.
 pub struct Machine {
     shape: Shape,

@@ -348,12 +348,7 @@ fn what_ends_a_connection() {
         assert_eq!(link.send(&pattern(60)), Err(DropReason::LinkWrite));
         assert!(link.is_congested());
         // The next one finds a device that nobody has used.
-        let (mut machine, socket) = Machine::pair(everything()).unwrap();
-        link.connect(socket);
-        link.renew_fds();
-        machine.start();
-        listen(&mut link);
-        machine.post();
+        let mut machine = next(&mut link);
         assert!(machine.send(&packet(60), &[]));
         assert_eq!((listen(&mut link), link.send(&pattern(60))), (1, Ok(())));
     }

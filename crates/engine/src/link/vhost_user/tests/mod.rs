@@ -1,9 +1,11 @@
+mod chains;
 mod dirty;
 mod messages;
 mod queues;
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
+use passt_sys::iovec::Gather;
 
 use super::mock::{GUEST, Machine, RECEIVE, Shape, TRANSMIT, USER, words};
 use super::*;
@@ -57,6 +59,26 @@ fn kick(link: &VhostUserLink, index: u32) -> u32 {
     let wanted = if index.is_multiple_of(2) { Kicked::Receive(pair) } else { Kicked::Transmit(pair) };
     let is_kick = |watched: &Watched| matches!(watched, Watched::Kick(which, _) if *which == wanted);
     u32::try_from(link.watched.iter().position(is_kick).unwrap()).unwrap()
+}
+
+/// The front end of another machine comes.
+fn next(link: &mut VhostUserLink) -> Machine {
+    let (mut machine, socket) = Machine::pair(everything()).unwrap();
+    link.connect(socket);
+    link.renew_fds();
+    machine.start();
+    listen(link);
+    machine.post();
+    machine
+}
+
+fn content(link: &VhostUserLink, index: usize) -> Vec<u8> {
+    let len = link.frame(index).unwrap().len;
+    let mut data = Gather::new();
+    assert!(link.payload(index, 0..len, &mut data));
+    let mut out = vec![0; len];
+    assert_eq!(data.copy_out(0, &mut out), len);
+    out
 }
 
 fn pattern(len: usize) -> Vec<u8> {
