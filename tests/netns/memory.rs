@@ -36,6 +36,7 @@ fn use_network(guest: &impl Place) {
         guest.peer(&format!("connect {}", at(far, 5010)));
         guest.peer(&format!("udp-ask {} hello", at(far, 6001)));
         guest.peer(&format!("udp-ask {} hello", at(far, 6010)));
+        guest.peer(&format!("udp-rr {} 1", at(far, 6002)));
     }
     guest.run(&format!("ping -c 2 -i 0.2 -W 3 {FAR4}"));
     guest.peer(&format!("crr {} 1", at(FAR4, 5002)));
@@ -45,7 +46,11 @@ fn use_network(guest: &impl Place) {
 fn servers(net: &Net) -> Vec<Process> {
     net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
     let mut started = vec![net.peer.serve("[::]:5001")];
-    for line in ["udp-serve [::]:6001", "rr-serve [::]:5002"] {
+    // Who answers from the address that was asked, and who from another one.
+    let answering = [FAR4, FAR6].map(|far| format!("udp-serve {}", at(far, 6002)));
+    for line in
+        ["udp-serve [::]:6001", "rr-serve [::]:5002"].into_iter().chain(answering.iter().map(|l| &**l))
+    {
         let mut server = net.peer.start_peer(line);
         server.wait_for("LISTENING");
         started.push(server);

@@ -5,8 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
 
-use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
 use passt_engine::link::vhost_user::ProtocolFeatures;
+use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrayvec::ArrayVec;
 use passt_sys::socket::{self, Kind};
 use passt_sys::{alloc, dgram};
 use rustix::io::Errno;
@@ -62,13 +63,16 @@ struct Senders {
     groups: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Sharing {
     socket: Arc<SenderSocket>,
     port: u16,
     v6: bool,
     purpose: Purpose,
 }
+
+/// Sockets that share a port at most: those of the guest's port, with those beside them, or of groups.
+const MOST_SHARING: usize = 256;
 
 /// What a socket is for that shares its port with others of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,12 +167,15 @@ impl Ours {
 
     /// Binds a listening socket to `at`, together with those of ports that the guest sends from.
     pub(super) fn bind(&self, socket: &Socket, at: &SocketAddr) -> io::Result<()> {
-        let sharing = self.bind_with(Purpose::Sending, socket.as_fd(), at, &[])?;
-        // What comes to one of them is passed on by where it was sent to.
-        for Sharing { socket, v6, .. } in &sharing {
-            socket.0.as_ref().map_or(Ok(()), |fd| dgram::want_destination(fd.as_fd(), *v6))?;
+        if !self.bind_with(Purpose::Sending, socket.as_fd(), at, &[])? {
+            return Ok(());
         }
-        if sharing.is_empty() { Ok(()) } else { dgram::want_destination(socket.as_fd(), at.is_ipv6()) }
+        // What comes to one of them is passed on by where it was sent to.
+        let all = self.all();
+        all.senders
+            .at(at.port(), Purpose::Sending)
+            .try_for_each(|(fd, v6)| dgram::want_destination(fd, v6))?;
+        dgram::want_destination(socket.as_fd(), at.is_ipv6())
     }
 
     /// Binds the socket of a port that the guest sends from, together with those that listen at the
@@ -190,34 +197,40 @@ impl Ours {
     }
 
     /// Binds `socket` to `at`, together with those that listen there, and those of ours that share
-    /// this port for a purpose, which are returned if there was need to. Others can't have it: the
-    /// kernel lets sockets of one user have the same port while all of them agree (`SO_REUSEPORT` of
-    /// socket(7)), and ours do so for this moment alone.
+    /// this port for a purpose; whether there was need to. Others can't have it: the kernel lets
+    /// sockets of one user have the same port while all of them agree (`SO_REUSEPORT` of socket(7)),
+    /// and ours do so for this moment alone.
     fn bind_with(
         &self,
         purpose: Purpose,
         socket: BorrowedFd<'_>,
         at: &SocketAddr,
         listening: &[BorrowedFd<'_>],
-    ) -> io::Result<Vec<Sharing>> {
+    ) -> io::Result<bool> {
         let taken = match rustix::net::bind(socket, at) {
             Err(error @ Errno::ADDRINUSE) => error,
-            bound => return Ok(bound.map(|()| Vec::new())?),
+            bound => return Ok(bound.map(|()| false)?),
         };
-        let sharing = self.all().sharing(at.port(), purpose);
-        let senders = || sharing.iter().filter_map(|one| one.socket.0.as_ref()).map(AsFd::as_fd);
-        let all = || listening.iter().copied().chain(senders());
+        let all = self.all();
+        let mut sharing = ArrayVec::<_, MOST_SHARING>::new();
+        sharing.extend(listening.iter().copied());
+        if all.may_share(at.port(), purpose) {
+            let room = sharing.remaining_capacity();
+            sharing.extend(all.senders.at(at.port(), purpose).map(|(fd, _)| fd).take(room));
+        }
         // What listens at all addresses leaves the port to no other program.
         let is_others = purpose == Purpose::Group && listening.is_empty() && !is_free(at);
-        if all().next().is_none() || is_others {
+        if sharing.is_empty() || is_others {
             return Err(taken.into());
         }
-        let agree =
-            |agree| all().chain([socket]).try_for_each(|one| sockopt::set_socket_reuseport(one, agree));
+        let agree = |agree| {
+            let mut all = sharing.iter().chain([&socket]);
+            all.try_for_each(|one| sockopt::set_socket_reuseport(one, agree))
+        };
         let bound = agree(true).and_then(|()| rustix::net::bind(socket, at));
         agree(false)?;
         bound?;
-        Ok(sharing)
+        Ok(true)
     }
 
     fn all(&self) -> MutexGuard<'_, Noted> {
@@ -250,13 +263,12 @@ impl Noted {
         counts[usize::from(port.v6)].get(usize::from(port.number)).is_some_and(|&count| count > 0)
     }
 
-    /// What there is for a purpose at a port of the host.
-    fn sharing(&self, number: u16, purpose: Purpose) -> Vec<Sharing> {
+    /// Whether there may be something for a purpose at a port of the host.
+    fn may_share(&self, number: u16, purpose: Purpose) -> bool {
         let has = |v6| self.has(Port { side: Side::Host, v6, number });
         match purpose {
-            Purpose::Sending if !has(false) && !has(true) => Vec::new(),
-            Purpose::Group if self.senders.groups == 0 => Vec::new(),
-            _ => self.senders.at(number, purpose),
+            Purpose::Sending => has(false) || has(true),
+            Purpose::Group => self.senders.groups > 0,
         }
     }
 }
@@ -314,16 +326,17 @@ impl Senders {
         self.free.push(place);
         self.groups -= usize::from(sharing.purpose == Purpose::Group);
         drop(sharing);
-        // Somebody may just be sharing its port: it is closed when that is done.
         if let Some(memory) = Arc::get_mut(&mut socket) {
             memory.0 = None;
             self.spare.push(socket);
         }
     }
 
-    fn at(&self, port: u16, purpose: Purpose) -> Vec<Sharing> {
-        let is_it = |sharing: &&Sharing| sharing.port == port && sharing.purpose == purpose;
-        self.places.iter().flatten().filter(is_it).cloned().collect()
+    /// Those that share a port for a purpose, and whether they are of IPv6.
+    fn at(&self, port: u16, purpose: Purpose) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> + Clone {
+        let is_it = move |sharing: &&Sharing| sharing.port == port && sharing.purpose == purpose;
+        let all = self.places.iter().flatten().filter(is_it);
+        all.filter_map(|sharing| Some((sharing.socket.0.as_ref()?.as_fd(), sharing.v6)))
     }
 }
 

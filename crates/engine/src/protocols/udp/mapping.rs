@@ -13,6 +13,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use arrayvec::ArrayVec;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::guest::Guest;
 use passt_proto::rules::HostSide;
@@ -28,6 +29,9 @@ use crate::core::{Core, DontFragment, Token};
 use crate::flow::{Handle, Key, Protocol, Table, Via};
 use crate::forward::{Arrival, Bounds, Ports, Purpose, Sender, Watched};
 use crate::link::Link;
+
+/// Sockets that can listen at one port and all addresses of a family.
+const MOST_LISTENING: usize = 2;
 
 /// The sockets of all ports. Memory is reserved at the start.
 pub(crate) struct Mappings {
@@ -284,8 +288,9 @@ impl Mapping {
         // Beside one for a part of the addresses another program may have the port, and the kernel
         // would not mind.
         let has_all = |listener: &&Watched| listener.bounds.has_all(side.remote.addr);
-        let listening: Vec<_> = ports.listeners.udp_at(key.guest.port).filter(has_all).collect();
-        let fds: Vec<_> = listening.iter().map(|listener| listener.fd.as_fd()).collect();
+        let mut listening = ArrayVec::<&Watched, MOST_LISTENING>::new();
+        listening.extend(ports.listeners.udp_at(key.guest.port).filter(has_all).take(MOST_LISTENING));
+        let fds: ArrayVec<_, MOST_LISTENING> = listening.iter().map(|listener| listener.fd.as_fd()).collect();
         let keeps_port = ports.ours.bind_sender(fd.as_fd(), &from(key.guest.port), &fds).is_ok();
         if !keeps_port {
             rustix::net::bind(&fd, &from(0))?;
