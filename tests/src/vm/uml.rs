@@ -165,7 +165,7 @@ fn entered(root: &Path, net: &Net) -> Command {
 /// is its output.
 fn add_kernel(command: &mut Command, memory: u32, initramfs: &str) {
     command.args(["chroot", ".", "/usr/bin/linux.uml", &format!("mem={memory}M")]);
-    command.args([&format!("initrd={initramfs}"), "con=null", "con0=null,fd:1", "quiet"]);
+    command.args([&format!("initrd={initramfs}"), "con=null", "con0=null,fd:1", "seccomp=auto", "quiet"]);
 }
 
 /// Leaves in `work/parts` a root directory for the kernel, and what the ramdisk needs.
