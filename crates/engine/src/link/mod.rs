@@ -192,6 +192,12 @@ pub trait Link {
 
     /// All who waited were called.
     fn resumed(&mut self) {}
+
+    /// Whether [`Link::flush`] left something that the next one does, which is to come soon even
+    /// where nothing else happens.
+    fn has_put_off(&self) -> bool {
+        false
+    }
 }
 
 /// A link to a client that comes to a socket, one after the other.

@@ -36,6 +36,8 @@ pub const CALLS: &[Call] = &[
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 64;
+/// For how long the link may put off what it has to do.
+const PUT_OFF: Duration = Duration::from_millis(1);
 
 /// An engine and what keeps it going, with what all workers have in common, which is done by this
 /// one.
@@ -156,8 +158,9 @@ impl<L: Link> Worker<L> {
             return Some(core.now);
         }
         let postponed = core.postponed_until();
+        let put_off = core.link.has_put_off().then(|| core.now + PUT_OFF);
         let dues = [core.timers.next(), self.process.due(), ports.pressure.due(), fragments.due(), postponed];
-        let dues = dues.into_iter().chain([common.groups.due()]);
+        let dues = dues.into_iter().chain([common.groups.due(), put_off]);
         dues.flatten().min()
     }
 

@@ -10,7 +10,10 @@
 //!   it has to be looked at, cut and copied.
 //! - Without buffers the link is congested, until the guest has posted more. It is asked to tell
 //!   then, and not otherwise.
-//! - Interrupts are sent at the end of a round of the loop, if the guest wants one.
+//! - Interrupts are sent at the end of a round of the loop, if the guest wants one. An interrupt for
+//!   frames to the guest makes Linux's driver look at both queues of the pair. The one for frames
+//!   from it is put off in that case until the next round, or a millisecond, and sent if the driver
+//!   still wants it then.
 //! - Where pages that are written are noted ([`Memory::mark`]), payload that the kernel has put into
 //!   buffers is noted once it is known how much that is, or at most was, and the used ring under the
 //!   address that was said for that as well.
@@ -103,6 +106,10 @@ macro_rules! methods_of_device {
 
         fn is_blocked(&self) -> bool {
             self.device.is_blocked()
+        }
+
+        fn has_put_off(&self) -> bool {
+            self.device.has_put_off()
         }
 
         fn resumed(&mut self) {
@@ -346,10 +353,18 @@ impl Device {
     /// of that and of what was sent to it.
     pub(super) fn flush(&mut self) {
         self.pause();
-        for pair in &mut self.pairs {
-            pair.transmit.tell(&self.memory);
-            pair.receive.queue.tell(&self.memory);
+        for Pair { transmit, receive } in &mut self.pairs {
+            if receive.queue.tell(&self.memory) {
+                transmit.tell_later(&self.memory);
+            } else {
+                transmit.tell(&self.memory);
+            }
         }
+    }
+
+    /// Whether [`Device::flush`] left something to the next one.
+    pub(super) fn has_put_off(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.transmit.has_put_off())
     }
 
     /// Whether payload for the guest has to wait: there is no room for it, or no queue.

@@ -78,6 +78,8 @@ pub(in crate::link) struct Virtqueue {
     told: u16,
     /// It was never told of any.
     fresh: bool,
+    /// Up to where it is to be told later, if it wants to be then.
+    put_off: Option<u16>,
     /// What the driver was let known: it need not kick.
     quiet: bool,
     /// The driver kicks.
@@ -180,15 +182,20 @@ impl Virtqueue {
     ) -> Result<(), Broken> {
         let used = memory.load(layout.used_index()).map(u16::from_le).ok_or(Broken)?;
         (self.started, self.layout, self.features, self.broken) = (true, Some(layout), features, false);
-        (self.taken, self.returned, self.told) = (base, used, used);
+        (self.taken, self.returned, self.told, self.put_off) = (base, used, used, None);
         (self.fresh, self.quiet) = (true, true);
         self.want_kicks(memory, true);
         Ok(())
     }
 
     /// Uses the queue no more. The entry at which it would have gone on, if it was in use: what was
-    /// taken counts.
+    /// taken counts. The driver is told of what it was to be told of later, as it may go on with
+    /// another device that knows nothing of that.
     pub(in crate::link) fn stop(&mut self) -> Option<u16> {
+        if self.put_off.is_some() || self.told != self.returned {
+            (self.told, self.put_off) = (self.returned, None);
+            self.interrupt();
+        }
         (self.layout, self.broken) = (None, false);
         std::mem::take(&mut self.started).then_some(self.taken)
     }
@@ -350,26 +357,55 @@ impl Virtqueue {
         }
     }
 
-    /// Interrupts the driver, if there is something new that it wants to be told of (2.7.7.2).
-    pub(super) fn tell(&mut self, memory: &Memory) {
-        let Some(layout) = self.working() else { return };
-        if self.told == self.returned {
+    /// Interrupts the driver, if there is something new that it wants to be told of (2.7.7.2);
+    /// whether it was.
+    pub(super) fn tell(&mut self, memory: &Memory) -> bool {
+        let wanted = self.is_wanted(memory, self.returned);
+        (self.told, self.put_off) = (self.returned, None);
+        let interrupts = wanted && self.working().is_some();
+        if interrupts {
+            self.fresh = false;
+            self.interrupt();
+        }
+        interrupts
+    }
+
+    /// The same, but what came since the last time may wait for the next, as the driver may see it by
+    /// itself until then. That is at most half of the ring, so that the driver can go on.
+    pub(super) fn tell_later(&mut self, memory: &Memory) {
+        let before = self.put_off.take().unwrap_or(self.told);
+        if self.is_wanted(memory, before) {
+            self.tell(memory);
             return;
         }
+        self.told = before;
+        let pending = self.returned.wrapping_sub(before);
+        let can_wait = self.working().is_some_and(|layout| pending <= layout.size / 2);
+        if can_wait && !self.fresh {
+            self.put_off = (pending > 0).then_some(self.returned);
+        } else {
+            self.tell(memory);
+        }
+    }
+
+    /// Whether something is left for [`Virtqueue::tell`].
+    pub(super) fn has_put_off(&self) -> bool {
+        self.put_off.is_some() && self.working().is_some()
+    }
+
+    /// Whether the driver wants to be told of what is new in the used ring up to `new`.
+    fn is_wanted(&self, memory: &Memory, new: u16) -> bool {
+        let Some(layout) = self.working().filter(|_| self.told != new) else { return false };
         // What was published is seen before what the driver wants is looked at.
         fence(Ordering::SeqCst);
-        let (old, new) = (self.told, self.returned);
-        let wanted = if self.features.event_index {
+        let is_asked = if self.features.event_index {
             let event = memory.load(layout.used_event()).map_or(0, u16::from_le);
-            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(self.told)
         } else {
             let flags = memory.load(layout.available).map_or(0, u16::from_le);
             flags & SUPPRESSED == 0
         };
-        self.told = new;
-        if std::mem::take(&mut self.fresh) || wanted {
-            self.interrupt();
-        }
+        self.fresh || is_asked
     }
 
     /// Interrupts the driver.

@@ -174,6 +174,85 @@ fn interrupts_are_sent_when_they_are_wanted() {
     }
 }
 
+/// Frames of the guest are given back in a round that interrupts for frames to it. A driver that looks
+/// at both queues then needs no second interrupt, and any other has it a round later.
+#[test]
+fn one_interrupt_for_both_queues() {
+    enum Driver {
+        Waits,
+        Looks,
+        Suppresses,
+    }
+    for (features, driver, told) in [
+        (Features::EVENT_IDX, Driver::Waits, true),
+        (Features::EVENT_IDX, Driver::Looks, false),
+        (Features::empty(), Driver::Waits, true),
+        (Features::empty(), Driver::Suppresses, false),
+    ] {
+        let (mut machine, mut link) = started(with(features | Features::MRG_RXBUF));
+        machine.post();
+        let _ = [TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index));
+        let ready = kick(&link, TRANSMIT);
+        let mut exchange = |machine: &mut Machine, frames: usize, answers: usize| {
+            (0..frames).for_each(|_| assert!(machine.send(&packet(60), &[])));
+            assert_eq!(link.receive(ready).unwrap(), frames);
+            (0..answers).for_each(|_| assert_eq!(link.send(&pattern(60)), Ok(())));
+            link.flush();
+            let interrupted = [TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index));
+            machine.take();
+            machine.post();
+            (interrupted, link.has_put_off())
+        };
+        assert_eq!(exchange(&mut machine, 1, 0), ([true, false], false), "the first time in any case");
+        for _ in 0..10 {
+            assert_eq!(exchange(&mut machine, 1, 1), ([false, true], true));
+            match driver {
+                Driver::Waits => {}
+                // What the driver writes once it has seen what there is.
+                Driver::Looks => {
+                    let used = machine.region().load(machine.transmit().used_index()).unwrap();
+                    assert!(machine.region().store(machine.transmit().used_event(), used));
+                }
+                Driver::Suppresses => {
+                    assert!(machine.region().store(machine.transmit().available, 1u16.to_le()));
+                }
+            }
+            assert_eq!(exchange(&mut machine, 0, 0), ([told, false], false), "once more than once");
+            assert_eq!(exchange(&mut machine, 0, 0), ([false, false], false));
+            assert!(machine.region().store(machine.transmit().available, 0));
+        }
+        // Not again in a round that interrupts again: that one has waited.
+        assert_eq!(exchange(&mut machine, 1, 1), ([false, true], true));
+        assert_eq!(exchange(&mut machine, 0, 1), ([true, true], false));
+        // Half of the ring may wait, and no more.
+        assert_eq!(exchange(&mut machine, 64, 1), ([false, true], true));
+        assert_eq!(exchange(&mut machine, 0, 0), ([true, false], false));
+        assert_eq!(exchange(&mut machine, 65, 1), ([true, true], false));
+    }
+}
+
+/// A queue that is stopped owes no interrupt: the next device would not know of it.
+#[test]
+fn what_was_put_off_is_told_before_a_queue_stops() {
+    let (mut machine, mut link) = started(with(Features::EVENT_IDX | Features::MRG_RXBUF));
+    machine.post();
+    machine.is_interrupted(TRANSMIT);
+    let ready = kick(&link, TRANSMIT);
+    for answers in [0, 1] {
+        assert!(machine.send(&packet(60), &[]));
+        assert_eq!(link.receive(ready).unwrap(), 1);
+        (0..answers).for_each(|_| assert_eq!(link.send(&pattern(60)), Ok(())));
+        link.flush();
+        assert_eq!(machine.is_interrupted(TRANSMIT), answers == 0);
+    }
+    for told in [true, false] {
+        machine.numbers(11, false, &[TRANSMIT.into()]);
+        listen(&mut link);
+        assert_eq!(machine.is_interrupted(TRANSMIT), told);
+        assert!(!link.has_put_off());
+    }
+}
+
 /// The guest gets its buffers back, and is told.
 #[test]
 fn frames_of_the_guest_are_given_back() {
