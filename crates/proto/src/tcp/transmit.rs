@@ -244,9 +244,7 @@ impl Transmit {
         let Limits { mss, max_peek, .. } = self.limits;
         let in_flight = self.nxt.distance(self.una);
         let allowed = self.window.min(self.limit).saturating_sub(in_flight).min(max_peek);
-        // Sender's avoidance of silly windows: RFC 9293, section 3.8.6.2.1.
-        let worth = mss.min(self.max_window / 2).max(1);
-        if allowed == 0 || (allowed < worth && in_flight > 0) {
+        if allowed == 0 || (allowed < self.worth() && in_flight > 0) {
             return None;
         }
         self.peeking = (self.nxt, false);
@@ -255,6 +253,16 @@ impl Transmit {
             full => full * mss,
         };
         Some(Next::Data { offset: in_flight, len })
+    }
+
+    /// How much must be allowed to be worth sending while something is under way: a segment (RFC
+    /// 9293, section 3.8.6.2.1), and a fourth of what is under way, as far as one frame carries it.
+    /// Small frames into the last bit of a window cost the guest as much memory as large ones, and it
+    /// drops what its memory does not hold; Linux waits as well (`tcp_tso_win_divisor`).
+    fn worth(&self) -> u32 {
+        let Limits { mss, max_peek, .. } = self.limits;
+        let in_flight = self.nxt.distance(self.una);
+        mss.min(self.max_window / 2).max(max_peek.min(in_flight / 4)).max(1)
     }
 
     /// During recovery, the next stretch that was sent but is missing.

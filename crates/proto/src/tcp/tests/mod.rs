@@ -152,6 +152,17 @@ impl Trace {
         self.conn.transmit(self.now, len, behind)
     }
 
+    /// The host has more than the guest takes, whose window has room for `window` bytes.
+    #[track_caller]
+    fn fills(&mut self, window: u32) {
+        self.event(Event::Readable);
+        for offset in (0..window).step_by(8000) {
+            self.peeks(offset, 8000);
+            self.finds(8000, false, false);
+        }
+        self.quiet();
+    }
+
     /// The host sends `count` full segments, one at a time.
     fn sends(&mut self, count: u32) {
         for n in 0..count {

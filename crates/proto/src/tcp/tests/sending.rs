@@ -85,15 +85,13 @@ fn windows_are_scaled() {
     // RFC 7323, section 2.2: but for that of the SYN.
     let offer = Options { window_scale: Some(2), ..syn().options };
     let mut t = Trace::established_with(&Segment { options: offer, ..syn() }, None);
-    t.sends(40);
-    t.event(Event::Readable);
-    t.quiet();
+    t.fills(40_000);
 }
 
 #[test]
 fn after_a_timeout_the_amount_grows_again() {
     let mut t = Trace::established();
-    t.sends(10);
+    t.sends(8);
     t.after(ms(200));
     let mut acked = 5001;
     for len in [2000, 4000, 8000, 8000] {
@@ -105,10 +103,8 @@ fn after_a_timeout_the_amount_grows_again() {
     }
     // Now there is no limit any more, but for the window.
     t.finds_nothing();
-    t.gets(Segment { window: 60_000, ..seg(ACK, 1001, acked) }, 0);
-    t.sends(60);
-    t.event(Event::Readable);
-    t.quiet();
+    t.gets(Segment { window: 56_000, ..seg(ACK, 1001, acked) }, 0);
+    t.fills(56_000);
 }
 
 /// The host's kernel has lost what it had, against all rules: nothing is made of that.
@@ -335,6 +331,31 @@ fn silly_windows_are_not_filled() {
     t.gets(window(1400, 6001), 0);
     assert_eq!(t.action(), Some(Action::Discard(1000)));
     t.peeks(0, 1000);
+}
+
+#[test]
+fn last_part_of_a_window_waits_for_a_full_frame() {
+    let mut t = Trace::established();
+    t.gets(Segment { window: 40_000, ..seg(ACK, 1001, 5001) }, 0);
+    t.sends(33);
+    t.event(Event::Readable);
+    t.quiet();
+    // 7000 bytes are allowed, 8000 are a frame; what is under way is acknowledged soon.
+    t.gets(Segment { window: 39_000, ..seg(ACK, 1001, 6001) }, 0);
+    assert_eq!(t.action(), Some(Action::Discard(1000)));
+    t.quiet();
+    t.gets(Segment { window: 38_000, ..seg(ACK, 1001, 13_001) }, 0);
+    assert_eq!(t.action(), Some(Action::Discard(7000)));
+    t.peeks(25_000, 8000);
+    t.finds(8000, true, false);
+    // With less under way a fourth of that is enough, and with nothing whatever is allowed.
+    t.gets(Segment { window: 8000, ..seg(ACK, 1001, 33_001) }, 0);
+    t.event(Event::Readable);
+    assert_eq!(t.action(), Some(Action::Discard(20_000)));
+    t.quiet();
+    t.gets(Segment { window: 4000, ..seg(ACK, 1001, 46_001) }, 0);
+    assert_eq!(t.action(), Some(Action::Discard(13_000)));
+    t.peeks(0, 4000);
 }
 
 #[test]
