@@ -287,7 +287,7 @@ impl Open {
             Some(Next::Data { offset, len }) if data => return Some(Action::Peek { offset, len }),
             Some(Next::Fin) => {
                 let seq = self.tx.sent_fin(now);
-                return Some(Action::Emit(self.stamped(ports, seq, Flags::FIN, true)));
+                return Some(Action::Emit(self.stamped(ports, seq, Flags::FIN)));
             }
             Some(Next::Data { .. }) | None => {}
         }
@@ -298,14 +298,15 @@ impl Open {
         } else {
             return None;
         };
-        Some(Action::Emit(self.stamped(ports, seq, Flags::empty(), false)))
+        Some(Action::Emit(self.stamped(ports, seq, Flags::empty())))
     }
 
     pub(super) fn transmit(&mut self, now: Instant, ports: PortPair, len: u32, behind: Behind) -> Segment {
+        self.rx.responds(now);
         let (seq, fin) = self.tx.sent(now, len, behind);
         let push = if behind != Behind::More || fin { Flags::PSH } else { Flags::empty() };
         let fin = if fin { Flags::FIN } else { Flags::empty() };
-        self.stamped(ports, seq, push | fin, true)
+        self.stamped(ports, seq, push | fin)
     }
 
     pub(super) fn drained(&mut self, behind: Behind) {
@@ -371,12 +372,12 @@ impl Open {
     }
 
     pub(super) fn reset_segment(&mut self, ports: PortPair) -> Segment {
-        let (ack, _) = self.rx.stamp(false);
+        let (ack, _) = self.rx.stamp();
         Segment { ack, flags: Flags::RST | Flags::ACK, ..ports.segment(self.tx.position()) }
     }
 
-    fn stamped(&mut self, ports: PortPair, seq: Seq, flags: Flags, with_data: bool) -> Segment {
-        let (ack, window) = self.rx.stamp(with_data);
+    fn stamped(&mut self, ports: PortPair, seq: Seq, flags: Flags) -> Segment {
+        let (ack, window) = self.rx.stamp();
         Segment { ack, window, flags: flags | Flags::ACK, ..ports.segment(seq) }
     }
 }

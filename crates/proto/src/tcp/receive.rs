@@ -65,9 +65,46 @@ pub(super) struct Receive {
     /// The guest's full segment: less is not worth an acknowledgement of its own.
     full: u32,
     ack: Ack,
-    /// Whether requests and responses were seen to alternate.
-    interactive: bool,
+    alternation: Alternation,
     far: Option<Far>,
+}
+
+/// Whether requests of the guest and responses alternate, so that an acknowledgement can wait for
+/// one. Where it waited in vain more responses have to come in time before another one waits: a guest
+/// that holds the rest of its request back until the first part is acknowledged (RFC 896) looks the
+/// same but for that.
+#[derive(Clone, Copy, Debug)]
+struct Alternation {
+    /// When the guest sent data last, until a response to it.
+    heard: Option<Instant>,
+    /// Responses that came in time, since an acknowledgement waited in vain.
+    seen: u32,
+    /// So many are enough.
+    needed: u32,
+}
+
+impl Alternation {
+    const NONE: Self = Self { heard: None, seen: 0, needed: 1 };
+
+    fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+    }
+
+    fn responds(&mut self, now: Instant) {
+        if let Some(heard) = self.heard.take()
+            && now.since(heard) < ACK_DELAY
+        {
+            self.seen = self.seen.saturating_add(1);
+        }
+    }
+
+    fn waited_in_vain(&mut self) {
+        *self = Self { heard: None, seen: 0, needed: self.needed.saturating_mul(4) };
+    }
+
+    fn is_certain(&self) -> bool {
+        self.seen >= self.needed
+    }
 }
 
 /// Acknowledging what the host's peer acknowledged.
@@ -137,7 +174,7 @@ impl Receive {
             scaled,
             full,
             ack: Ack::No,
-            interactive: false,
+            alternation: Alternation::NONE,
             far,
         }
     }
@@ -179,7 +216,8 @@ impl Receive {
 
     fn ask_for_ack(&mut self, now: Instant, prompt: bool) {
         let is_little = || (self.next + self.pending).distance(self.acked) < self.full.saturating_mul(2);
-        let delay = self.interactive && !prompt && is_little();
+        let delay = self.alternation.is_certain() && !prompt && is_little();
+        self.alternation.heard(now);
         match self.ack {
             Ack::No if delay => self.ack = Ack::At(now + ACK_DELAY),
             Ack::At(_) if delay => {}
@@ -261,7 +299,7 @@ impl Receive {
     pub(super) fn timeout(&mut self, now: Instant) -> bool {
         if matches!(self.ack, Ack::At(at) if at <= now) {
             self.ack = Ack::IfNews;
-            self.interactive = false;
+            self.alternation.waited_in_vain();
         }
         let far = self.far.as_mut().filter(|far| far.poll.is_some_and(|at| at <= now));
         far.is_some_and(|far| far.poll.take().is_some())
@@ -288,11 +326,13 @@ impl Receive {
         matches!(self.ack, Ack::Now | Ack::IfNews)
     }
 
-    /// Acknowledgement and window for a segment that is being sent, with data or without.
-    pub(super) fn stamp(&mut self, with_data: bool) -> (Seq, u16) {
-        if with_data && self.ack != Ack::No {
-            self.interactive = true;
-        }
+    /// Data is being sent to the guest.
+    pub(super) fn responds(&mut self, now: Instant) {
+        self.alternation.responds(now);
+    }
+
+    /// Acknowledgement and window for a segment that is being sent.
+    pub(super) fn stamp(&mut self) -> (Seq, u16) {
         self.ack = Ack::No;
         let acked = self.ackable().max(self.acked);
         if acked != self.acked {

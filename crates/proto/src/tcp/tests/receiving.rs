@@ -271,3 +271,53 @@ fn acknowledgements_travel_with_responses() {
     t.acks(1041);
     t.quiet();
 }
+
+/// A response counts if it comes before an acknowledgement would have gone, with it or after it.
+#[test]
+fn responses_that_come_a_little_later_count() {
+    for (wait, waits) in [(9, true), (10, false)] {
+        let mut t = Trace::established();
+        t.gets(seg(ACK, 1001, 5001), 10);
+        t.acks(1011);
+        t.now = t.now + ms(wait);
+        t.sends(1);
+        t.gets(seg(ACK, 1011, 6001), 10);
+        assert_eq!(t.action(), Some(Action::Discard(1000)));
+        if !waits {
+            t.acks(1021);
+        }
+        t.quiet();
+    }
+}
+
+/// A guest that writes its requests in two parts, and sends the second once the first is
+/// acknowledged (RFC 896), waits ever more rarely.
+#[test]
+fn requests_in_two_parts_wait_ever_more_rarely() {
+    let mut t = Trace::established();
+    let (mut seq, mut ack, mut waited) = (1001, 5001, Vec::new());
+    for request in 0..400 {
+        t.gets(seg(ACK, seq, ack), 10);
+        if request > 0 {
+            assert_eq!(t.action(), Some(Action::Discard(1000)));
+        }
+        seq += 10;
+        match t.action() {
+            Some(Action::Emit(segment)) => assert_eq!((segment.flags, segment.ack), (ACK, Seq(seq))),
+            other => {
+                assert_eq!(other, None);
+                waited.push(request);
+                t.after(ms(10));
+                t.acks(seq);
+            }
+        }
+        t.gets(seg(ACK, seq, ack), 10);
+        seq += 10;
+        if let Some(action) = t.action() {
+            assert!(matches!(action, Action::Emit(segment) if segment.ack == Seq(seq)), "{action:?}");
+        }
+        t.sends(1);
+        ack += 1000;
+    }
+    assert_eq!(waited, [1, 5, 21, 85, 341]);
+}
