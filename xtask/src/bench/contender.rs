@@ -139,13 +139,13 @@ impl Contender {
         match self.role {
             Role::Ours | Role::C | Role::Installed => match section {
                 Section::Stream => self.program.as_ref().is_some_and(Program::has_passt),
-                Section::VhostUser => self.has_vhost_user,
+                Section::VhostUser | Section::Driver => self.has_vhost_user,
                 _ => true,
             },
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
-                Section::Bypass | Section::Stream | Section::VhostUser => false,
+                Section::Bypass | Section::Stream | Section::VhostUser | Section::Driver => false,
             },
             Role::Veth => matches!(section, Section::Tcp | Section::Udp) && scenario.held == 0,
             Role::Bare | Role::Loopback => section == Section::Bypass,
@@ -164,11 +164,14 @@ impl Contender {
             (Some(program), _) if scenario.path == Path::SharedMemory => {
                 Inside::vhost_user(net, program, scenario.mtu)
             }
+            (Some(program), _) if scenario.path == Path::Driver => {
+                Inside::Driver(Inside::passt_for_vhost_user(net, program, scenario.mtu))
+            }
             (Some(program), _) => {
                 let ports = match scenario.path {
                     Path::LoopbackOut => format!("-t none -T {port}"),
                     Path::LoopbackIn => format!("-t {port} -T none"),
-                    Path::Far | Path::Local | Path::Machine | Path::SharedMemory => {
+                    Path::Far | Path::Local | Path::Machine | Path::SharedMemory | Path::Driver => {
                         "-t none -T none".to_owned()
                     }
                 };
@@ -191,6 +194,8 @@ pub(crate) enum Inside {
     Passt(Process, Machine),
     /// The program serves a virtual machine by vhost-user.
     VhostUser(Process, uml::Guest),
+    /// The program serves a driver by vhost-user, which comes with the traffic.
+    Driver(Process),
     /// The program runs for a namespace made before.
     Slirp(Process, Ns),
     /// The program only passes on what it reads.
@@ -220,11 +225,15 @@ impl Inside {
     }
 
     fn vhost_user(net: &Net, program: &Program, mtu: u32) -> Self {
-        let options = format!("{VHOST_USER} --mtu {mtu} -t none -u none");
-        let passt = program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket");
+        let passt = Self::passt_for_vhost_user(net, program, mtu);
         let guest = uml::boot(net, "guest", "socket").expect("user-mode Linux");
         guest.configure();
         Self::VhostUser(passt, guest)
+    }
+
+    fn passt_for_vhost_user(net: &Net, program: &Program, mtu: u32) -> Process {
+        let options = format!("{VHOST_USER} --mtu {mtu} -t none -u none");
+        program.launch(net.passt(User::Normal), "passt").with(&options).listen("socket")
     }
 
     fn slirp(net: &Net, program: &str, mtu: u32) -> Self {
@@ -272,7 +281,7 @@ impl Inside {
             Self::Passt(_, machine) => machine,
             Self::VhostUser(_, guest) => guest,
             Self::Slirp(_, guest) | Self::Bare(_, guest) | Self::Veth(guest) => guest,
-            Self::Host => &net.host,
+            Self::Driver(_) | Self::Host => &net.host,
         }
     }
 
@@ -282,7 +291,7 @@ impl Inside {
             (_, Path::LoopbackOut | Path::LoopbackIn) => ["127.0.0.1", "::1"],
             (Self::Veth(_), _) | (Self::Slirp(..), Path::Local) => [NEAR_END4, NEAR_END6],
             (_, Path::Local) => [GATEWAY4, GATEWAY6],
-            (_, Path::Far | Path::Machine | Path::SharedMemory) => [FAR4, FAR6],
+            (_, Path::Far | Path::Machine | Path::SharedMemory | Path::Driver) => [FAR4, FAR6],
         };
         if family == Family::V4 { v4 } else { v6 }
     }
@@ -293,6 +302,7 @@ impl Inside {
             Self::Pasta(guest) => Some(guest.pasta.pid()),
             Self::Passt(program, _)
             | Self::VhostUser(program, _)
+            | Self::Driver(program)
             | Self::Slirp(program, _)
             | Self::Bare(program, _) => Some(program.pid()),
             Self::Veth(_) | Self::Host => None,

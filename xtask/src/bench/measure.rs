@@ -1,6 +1,7 @@
 //! One run of one scenario with one contender: traffic, and what it costs.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -59,6 +60,11 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let translator = Translator::of(&inside);
     if scenario.kind.is_rr() {
         translator.iter().flat_map(Translator::processes).copied().for_each(pin);
+    }
+    if scenario.path == Path::Driver {
+        // So has a driver, and all else the others: where the scheduler places them decides otherwise.
+        let others = all_but_last();
+        translator.iter().flat_map(Translator::processes).for_each(|pid| pin_to(*pid, &others));
     }
     if scenario.kind.is_rr() || scenario.path == Path::SharedMemory {
         // A machine has one CPU. Its kernel and its programs are processes that wait for each other:
@@ -121,6 +127,8 @@ pub(crate) struct Ends<'a> {
     /// Where the server listens.
     any: &'static str,
     port: u16,
+    /// Where passt listens for a driver.
+    socket: PathBuf,
 }
 
 impl<'a> Ends<'a> {
@@ -128,7 +136,7 @@ impl<'a> Ends<'a> {
     pub(crate) fn new(net: &'a Net, inside: &'a Inside, scenario: &Scenario, port: u16) -> Self {
         let guest = inside.guest(net);
         let (client, server): (&dyn Place, &dyn Place) = match scenario.path {
-            Path::Far | Path::Machine | Path::SharedMemory => (guest, &net.peer),
+            Path::Far | Path::Machine | Path::SharedMemory | Path::Driver => (guest, &net.peer),
             Path::Local | Path::LoopbackOut => (guest, &net.host),
             Path::LoopbackIn => (&net.host, guest),
         };
@@ -144,7 +152,7 @@ impl<'a> Ends<'a> {
             Family::V4 => "0.0.0.0",
             Family::V6 => "::",
         };
-        Self { client, server, to, any, port }
+        Self { client, server, to, any, port, socket: net.dir().join("socket") }
     }
 
     fn transfer(&self, scenario: &Scenario, seconds: u32) -> Result<Moved, String> {
@@ -154,6 +162,7 @@ impl<'a> Ends<'a> {
             Kind::UdpRr => self.transactions("udp-serve", "udp-rr", seconds),
             Kind::UdpOut => self.datagrams(false, scenario.load, seconds),
             Kind::UdpIn => self.datagrams(true, scenario.load, seconds),
+            _ if scenario.path == Path::Driver => self.driver(scenario, seconds),
             _ => self.streams(scenario, scenario.streams, seconds),
         }
     }
@@ -176,6 +185,25 @@ impl<'a> Ends<'a> {
             }
             _ => Err(result["error"].as_str().unwrap_or("moved nothing").to_owned()),
         }
+    }
+
+    /// The transfer helper as a driver, which has a CPU of its own as a machine has.
+    fn driver(&self, scenario: &Scenario, seconds: u32) -> Result<Moved, String> {
+        let (at_server, server) = (at(self.any, self.port), self.server.peer_path());
+        let pinned = format!("taskset -c {} {}", all_but_last(), server.display());
+        let mut server: Process = self.server.start(&format!("{pinned} serve {at_server}"));
+        server.wait_for("LISTENING");
+        let mut client = within(self.client, seconds, "taskset");
+        client.env("RUST_BACKTRACE", "0");
+        client.args(["-c", &self.client.last_cpu().to_string()]).arg(self.client.peer_path());
+        let direction = if scenario.kind == Kind::TcpIn { "in" } else { "out" };
+        client.arg("driver").arg(&self.socket).args([direction, &at(self.to, self.port)]);
+        client.args([scenario.mtu.to_string(), seconds.to_string()]);
+        let (bytes, elapsed) = numbers(&String::from_utf8_lossy(&finish(&mut client)?.stdout));
+        if bytes == 0.0 {
+            return Err("moved nothing".to_owned());
+        }
+        Ok(Moved { rate: bytes * 8.0 / elapsed / 1e9, amount: bytes / 1e9, lost: None })
     }
 
     /// The transfer helper's requests and responses, its two ends on one CPU:
@@ -270,9 +298,22 @@ fn numbers(text: &str) -> (f64, f64) {
 
 /// Has a process run on the CPU for transactions.
 fn pin(pid: u32) {
+    pin_to(pid, &last_cpu().to_string());
+}
+
+/// Has a process run on some CPUs, as taskset(1) writes them.
+fn pin_to(pid: u32, cpus: &str) {
     let mut pin = Command::new("taskset");
-    let cpu = std::thread::available_parallelism().map_or(0, |count| usize::from(count) - 1);
-    drop(pin.args(["-a", "-p", "-c", &cpu.to_string(), &pid.to_string()]).output());
+    drop(pin.args(["-a", "-p", "-c", cpus, &pid.to_string()]).output());
+}
+
+fn last_cpu() -> usize {
+    std::thread::available_parallelism().map_or(0, |count| usize::from(count) - 1)
+}
+
+/// All CPUs but the last, if there are others.
+fn all_but_last() -> String {
+    format!("0-{}", last_cpu().saturating_sub(1))
 }
 
 type Counters = HashMap<String, f64>;

@@ -61,7 +61,11 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
         bail!("nobody here is called {unknown}");
     }
     contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
-    if options.scenarios.iter().any(|scenario| scenario.section() == Section::VhostUser) {
+    if options
+        .scenarios
+        .iter()
+        .any(|scenario| matches!(scenario.section(), Section::VhostUser | Section::Driver))
+    {
         for contender in &mut contenders {
             contender.try_vhost_user(&net);
         }

@@ -71,6 +71,8 @@ pub(crate) enum Path {
     Machine,
     /// As [`Self::Far`], from a virtual machine whose memory the translator shares.
     SharedMemory,
+    /// The same from a driver alone, which costs less than a machine.
+    Driver,
 }
 
 /// The addresses that are used.
@@ -99,6 +101,7 @@ pub(crate) enum Section {
     Udp,
     Stream,
     VhostUser,
+    Driver,
     Cost,
 }
 
@@ -174,6 +177,7 @@ impl Section {
             Self::Udp => "UDP through the tap device",
             Self::Stream => "TCP of a virtual machine, at passt's socket",
             Self::VhostUser => "A virtual machine in user-mode Linux, by vhost-user",
+            Self::Driver => "A driver alone, by vhost-user",
             Self::Cost => "Start, idleness, and connections that are only held",
         }
     }
@@ -198,6 +202,7 @@ impl Scenario {
             Path::LoopbackOut | Path::LoopbackIn => Section::Bypass,
             Path::Machine => Section::Stream,
             Path::SharedMemory => Section::VhostUser,
+            Path::Driver => Section::Driver,
             Path::Far | Path::Local => self.kind.section(),
         }
     }
@@ -226,6 +231,7 @@ impl Scenario {
             Section::Bypass => kind.replace("tcp", "bypass"),
             Section::Stream => kind.replace("tcp", "stream"),
             Section::VhostUser => format!("vhost-{}", kind.trim_start_matches("tcp-")),
+            Section::Driver => kind.replace("tcp", "driver"),
             Section::Tcp if self.held > 0 => format!("{kind}-held"),
             _ => kind.to_owned(),
         }
@@ -251,12 +257,14 @@ impl fmt::Display for Scenario {
                 Path::Local => "local",
                 Path::LoopbackOut => "out",
                 Path::LoopbackIn => "in",
-                Path::Machine | Path::SharedMemory => "machine",
+                Path::Machine | Path::SharedMemory | Path::Driver => "machine",
             },
         );
         match section {
             Section::Bypass => write!(f, "{}-{path}", self.group())?,
-            Section::Stream | Section::VhostUser => write!(f, "{}-{}", self.group(), self.mtu)?,
+            Section::Stream | Section::VhostUser | Section::Driver => {
+                write!(f, "{}-{}", self.group(), self.mtu)?;
+            }
             Section::Cost => f.write_str(self.kind.name())?,
             Section::Tcp | Section::Udp => write!(f, "{}-{}-{path}", self.kind.name(), self.mtu)?,
         }
@@ -338,6 +346,9 @@ pub(crate) fn all() -> Vec<Scenario> {
     let shared = Scenario { path: Path::SharedMemory, ..USUAL };
     for kind in [Kind::TcpOut, Kind::TcpIn] {
         grid.extend([65_520, 1500].map(|mtu| Scenario { kind, mtu, ..shared }));
+    }
+    for kind in [Kind::TcpOut, Kind::TcpIn] {
+        grid.extend([65_520, 1500].map(|mtu| Scenario { kind, path: Path::Driver, mtu, ..USUAL }));
     }
     grid.extend([Kind::TcpRr, Kind::TcpCrr].map(|kind| Scenario { kind, ..shared }));
     for kind in [Kind::UdpOut, Kind::UdpIn] {

@@ -2,6 +2,7 @@
 //! they get, a source of hostile frames. Each prints one line with the outcome.
 
 mod bare;
+mod driver;
 mod flood;
 mod freeze;
 mod front;
@@ -96,6 +97,9 @@ fn main() -> Result<()> {
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
         ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),
         ["front-end", socket, memory] => front::ask(socket, memory),
+        ["driver", socket, direction, to, mtu, seconds] => {
+            say(&driver::run(socket, direction, to, mtu.parse()?, seconds.parse()?)?)
+        }
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),

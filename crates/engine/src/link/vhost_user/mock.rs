@@ -395,9 +395,24 @@ impl Machine {
 
     /// The same by the queue of a pair.
     pub fn send_by(&mut self, pair: usize, packet: &Packet, cuts: &[usize]) -> bool {
+        self.kicking(pair, |transmit, region| transmit.send(region, packet, cuts))
+    }
+
+    /// Sends frames with these headers and as many bytes of payload, whatever they are, as long as
+    /// there is room, and kicks once if the device wants that; how many went.
+    pub fn send_any(&mut self, frames: &[(Packet, usize)]) -> usize {
+        self.kicking(0, |transmit, region| {
+            frames
+                .iter()
+                .take_while(|(headers, payload)| transmit.send_any(region, headers, *payload))
+                .count()
+        })
+    }
+
+    fn kicking<T>(&mut self, pair: usize, send: impl FnOnce(&mut Transmit, &Region) -> T) -> T {
         let transmit = &mut self.pairs[pair].transmit;
         let before = transmit.available();
-        let sent = transmit.send(&self.region, packet, cuts);
+        let sent = send(transmit, &self.region);
         if transmit.wants_kick(&self.region, before) {
             self.kick(2 * u32::try_from(pair).expect("a pair") + TRANSMIT);
         }
@@ -433,6 +448,11 @@ impl Machine {
     pub fn take_from(&mut self, pair: usize) -> Vec<Packet> {
         let Self { pairs, region, .. } = self;
         std::iter::from_fn(|| pairs[pair].receive.take(region)).collect()
+    }
+
+    /// The next frame's headers, `most` bytes of it at most, and how long it is.
+    pub fn take_head(&mut self, most: usize) -> Option<(Vec<u8>, usize)> {
+        self.pairs[0].receive.take_head(&self.region, most)
     }
 
     /// Closes the socket, and keeps the descriptors that the back end has too: kicks, which are

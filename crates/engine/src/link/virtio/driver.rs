@@ -91,10 +91,29 @@ impl Transmit {
         } else {
             self.chain(region, start, &parts);
         }
+        self.offer(region, first, start..start + len, count);
+        true
+    }
+
+    /// Makes a frame available to the device that has been described.
+    fn offer(&mut self, region: &Region, first: u16, place: Range<usize>, count: u16) {
         offer(region, self.layout, &mut self.available, &[first]);
-        self.under_way.push_back((start..start + len, count));
-        self.end = start + len;
+        self.end = place.end;
+        self.under_way.push_back((place, count));
         self.free -= count;
+    }
+
+    /// Sends a frame with these headers and `payload` bytes of whatever is in memory there; false if
+    /// there is no room.
+    pub(in crate::link) fn send_any(&mut self, region: &Region, headers: &Packet, payload: usize) -> bool {
+        self.reclaim(region);
+        let head = [&headers.offload.to_mergeable_bytes(0), headers.bytes.as_slice()].concat();
+        let len = head.len() + payload;
+        let Some(start) = self.room(len).filter(|_| self.free > 0) else { return false };
+        assert!(region.copy_in(self.arena + start, &head));
+        let first = self.next % self.layout.size;
+        self.chain(region, start, std::slice::from_ref(&(0..len)));
+        self.offer(region, first, start..start + len, 1);
         true
     }
 
@@ -198,20 +217,32 @@ impl Receive {
 
     /// The next frame, from as many buffers as its metadata say.
     pub(in crate::link) fn take(&mut self, region: &Region) -> Option<Packet> {
-        let mut bytes = self.part(region)?;
+        let (mut bytes, _) = self.part(region, usize::MAX)?;
         let (metadata, _) = bytes.split_first_chunk::<MERGEABLE_LEN>().expect("metadata in the first buffer");
         let offload = Offload::from_bytes(metadata).expect("metadata");
         let buffers = u16::from_le_bytes([metadata[MERGEABLE_LEN - 2], metadata[MERGEABLE_LEN - 1]]);
         assert!(buffers > 0);
         for _ in 1..buffers {
-            bytes.append(&mut self.part(region).expect("all buffers of a frame at once"));
+            let (mut part, _) = self.part(region, usize::MAX).expect("all buffers of a frame at once");
+            bytes.append(&mut part);
         }
         bytes.drain(..MERGEABLE_LEN);
         Some(Packet { bytes, offload })
     }
 
-    /// What the device wrote to the next buffer.
-    fn part(&mut self, region: &Region) -> Option<Vec<u8>> {
+    /// The next frame's headers, `most` bytes of it at most and no more than one buffer has, and how
+    /// long it is.
+    pub(in crate::link) fn take_head(&mut self, region: &Region, most: usize) -> Option<(Vec<u8>, usize)> {
+        let (mut bytes, mut len) = self.part(region, MERGEABLE_LEN + most)?;
+        for _ in 1..u16::from_le_bytes([bytes[MERGEABLE_LEN - 2], bytes[MERGEABLE_LEN - 1]]) {
+            len += self.part(region, 0).expect("all buffers of a frame at once").1;
+        }
+        bytes.drain(..MERGEABLE_LEN);
+        Some((bytes, len - MERGEABLE_LEN))
+    }
+
+    /// What the device wrote to the next buffer, `most` bytes of it at most, and how much that was.
+    fn part(&mut self, region: &Region, most: usize) -> Option<(Vec<u8>, usize)> {
         let used = u16::from_le(region.load(self.layout.used_index())?);
         if used == self.used {
             return None;
@@ -224,10 +255,10 @@ impl Receive {
         let number = u16::try_from(u32::from_le_bytes([a, b, c, d])).expect("a buffer");
         let len = usize::try_from(u32::from_le_bytes(len)).expect("a length");
         assert!(number < self.layout.size && len <= self.buffer, "{len} bytes in buffer {number}");
-        let mut bytes = vec![0; len];
+        let mut bytes = vec![0; len.min(most)];
         assert!(region.copy_out(self.buffers + usize::from(number) * self.buffer, &mut bytes));
         self.free.push(number);
-        Some(bytes)
+        Some((bytes, len))
     }
 }
 
