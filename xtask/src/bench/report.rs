@@ -376,8 +376,12 @@ and the most in parentheses.
 - *stream* is from and to a namespace that stands for a virtual machine: another process moves frames
   between its device and the socket of *passt*, without an emulator's cost.
 - *vhost* is from and to a virtual machine whose memory *passt* shares: user-mode Linux, a kernel that
-  is a process, with one CPU, which speaks vhost-user itself and costs no emulation. The device is
-  configured by DHCP. For *vhost-rr* and *vhost-crr* the whole machine is on the CPU of the others.
+  is a process, which speaks vhost-user itself and costs no emulation. It has one CPU, the last of
+  this machine, and its programs run without tracing (`seccomp=auto`). The device is configured by
+  DHCP. For *vhost-rr* and *vhost-crr* all others are on the same CPU.
+- *driver* is a driver of vhost-user's queues with one TCP connection, on a CPU of its own, which does
+  not look at the data. Its window is 3 MiB, it sends 256 KiB at most ahead of acknowledgements, and
+  takes what the device offers. All others are on the other CPUs.
 - *start-command* is `pasta --config-net true`, from start to end. *start-background* is until a
   namespace that was there has its network and the process started has ended. *idle-detecting* has ports looked for,
   which all others have not. Memory is read after 2
