@@ -211,7 +211,7 @@ fn a_backlog_is_acknowledged_together() {
 #[test]
 fn a_crowd_that_stalls_harms_no_other() {
     let mut world = World::<Memory>::new(0, (65_520, 64), &addresses(), &[]);
-    world.worker.engine().common.tcp.slack = Slack::new(128).expect("memory");
+    world.worker.engine().common.tcp.slack = Slack::new(96).expect("memory");
     let upload = |world: &mut World<_>, v4, to_read| {
         let pair = world.connect(v4, 4 * MIB, 0);
         let Pair { listener, to_read: limit, .. } = &mut world.pairs[pair];

@@ -33,13 +33,23 @@ impl Event {
     }
 
     /// One that another process has made. `InvalidInput` if it is something else: a file of another
-    /// type, or one of the kernel's own making that is not read as this is.
+    /// type, one of the kernel's own making that is not read and written as this is, or an eventfd
+    /// that counts down (`EFD_SEMAPHORE`), which could be filled and then be readable for ever.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let event = Self::of_type(fd, &[0])?;
-        match event.take() {
-            Ok(()) => event.signal(),
-            Err(Errno::AGAIN) => {}
+        let was_signalled = match event.take() {
+            Ok(_) => true,
+            Err(Errno::AGAIN) => false,
             Err(_) => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        // A full one has no room, which is another error.
+        if event.add(2).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match event.take() {
+            Ok(1) => return Err(io::ErrorKind::InvalidInput.into()),
+            Ok(2) if !was_signalled => {}
+            _ => event.signal(),
         }
         Ok(event)
     }
@@ -65,7 +75,11 @@ impl Event {
 
     /// Has it be readable. It has no room only where it is so already.
     pub fn signal(&self) {
-        let _ = msg::write_slice(self.0.as_fd(), &1u64.to_ne_bytes());
+        let _ = self.add(1);
+    }
+
+    fn add(&self, number: u64) -> io::Result<usize> {
+        msg::write_slice(self.0.as_fd(), &number.to_ne_bytes())
     }
 
     /// Has it be readable no more; whether it was.
@@ -73,11 +87,12 @@ impl Event {
         self.take().is_ok()
     }
 
-    fn take(&self) -> Result<(), Errno> {
+    fn take(&self) -> Result<u64, Errno> {
         let mut number = [0; 8];
         // There is no position to read from.
         let into = &mut [IoSliceMut::new(&mut number)];
-        rustix::io::preadv2(&self.0, into, u64::MAX, ReadWriteFlags::NOWAIT).map(drop)
+        rustix::io::preadv2(&self.0, into, u64::MAX, ReadWriteFlags::NOWAIT)?;
+        Ok(u64::from_ne_bytes(number))
     }
 }
 
@@ -110,6 +125,35 @@ mod tests {
         rustix::io::write(&event.0, &(u64::MAX - 1).to_ne_bytes()).expect("filled");
         event.signal();
         assert!(event.clear());
+    }
+
+    /// One that counts down is readable for ever once it is filled, as is a timer.
+    #[test]
+    fn what_would_never_be_quiet() {
+        use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+        let counts_down = EventfdFlags::SEMAPHORE | EventfdFlags::NONBLOCK;
+        let semaphore = |number: u64| {
+            let event = rustix::event::eventfd(0, counts_down).expect("an eventfd");
+            rustix::io::write(&event, &number.to_ne_bytes()).expect("room");
+            event
+        };
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::empty());
+        let (timer, often) = (timer.expect("a timer"), Timespec { tv_sec: 0, tv_nsec: 1 });
+        let often = Itimerspec { it_interval: often, it_value: often };
+        rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &often).expect("set");
+        for fd in [semaphore(0), semaphore(1), semaphore(u64::MAX - 1), timer] {
+            assert!(Event::adopt(fd).is_err());
+        }
+    }
+
+    /// What was signalled before is seen, and what was not is not.
+    #[test]
+    fn adoption_changes_nothing() {
+        for number in [0, 1, 2, u64::MAX - 1] {
+            let event = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
+            rustix::io::write(&event, &number.to_ne_bytes()).expect("room");
+            assert_eq!(Event::adopt(event).expect("an eventfd").clear(), number > 0, "{number}");
+        }
     }
 
     /// One that nobody reads, or that is full, is no reason to wait.

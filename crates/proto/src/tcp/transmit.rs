@@ -258,11 +258,14 @@ impl Transmit {
     /// How much must be allowed to be worth sending while something is under way: a segment (RFC
     /// 9293, section 3.8.6.2.1), and a fourth of what is under way, as far as one frame carries it.
     /// Small frames into the last bit of a window cost the guest as much memory as large ones, and it
-    /// drops what its memory does not hold; Linux waits as well (`tcp_tso_win_divisor`).
+    /// drops what its memory does not hold; Linux waits as well (`tcp_tso_win_divisor`). Once the
+    /// guest repeats itself a segment is enough: each that arrives is another repetition, by which
+    /// the loss is found (RFC 3042).
     fn worth(&self) -> u32 {
         let Limits { mss, max_peek, .. } = self.limits;
         let in_flight = self.nxt.distance(self.una);
-        mss.min(self.max_window / 2).max(max_peek.min(in_flight / 4)).max(1)
+        let frame = if self.duplicates > 0 { 0 } else { max_peek.min(in_flight / 4) };
+        mss.min(self.max_window / 2).max(frame).max(1)
     }
 
     /// During recovery, the next stretch that was sent but is missing.

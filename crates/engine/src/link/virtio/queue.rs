@@ -358,21 +358,27 @@ impl Virtqueue {
     }
 
     /// Interrupts the driver, if there is something new that it wants to be told of (2.7.7.2);
-    /// whether it was.
+    /// whether it was. A queue that is nowhere keeps what it has to tell until it is somewhere again.
     pub(super) fn tell(&mut self, memory: &Memory) -> bool {
+        if !self.is_running() {
+            return false;
+        }
         let wanted = self.is_wanted(memory, self.returned);
         (self.told, self.put_off) = (self.returned, None);
-        let interrupts = wanted && self.working().is_some();
-        if interrupts {
+        if wanted {
             self.fresh = false;
             self.interrupt();
         }
-        interrupts
+        wanted && self.call.is_some()
     }
 
     /// The same, but what came since the last time may wait for the next, as the driver may see it by
-    /// itself until then. That is at most half of the ring, so that the driver can go on.
+    /// itself until then. That is at most half of the ring's entries, as a driver whose descriptors
+    /// are all in use would wait with it.
     pub(super) fn tell_later(&mut self, memory: &Memory) {
+        if !self.is_running() {
+            return;
+        }
         let before = self.put_off.take().unwrap_or(self.told);
         if self.is_wanted(memory, before) {
             self.tell(memory);

@@ -255,7 +255,7 @@ fn acknowledgements_travel_with_responses() {
     t.gets(seg(ACK, 1011, 5011), 10);
     assert_eq!(t.action(), Some(Action::Discard(10)));
     t.quiet();
-    t.after(ms(9));
+    t.after(ms(4));
     t.quiet();
     t.event(Event::Readable);
     t.peeks(0, 8000);
@@ -272,10 +272,10 @@ fn acknowledgements_travel_with_responses() {
     t.quiet();
 }
 
-/// A response counts if it comes before an acknowledgement would have gone, with it or after it.
+/// A response counts if it comes soon, with the acknowledgement or after it.
 #[test]
 fn responses_that_come_a_little_later_count() {
-    for (wait, waits) in [(9, true), (10, false)] {
+    for (wait, waits) in [(4, true), (5, false)] {
         let mut t = Trace::established();
         t.gets(seg(ACK, 1001, 5001), 10);
         t.acks(1011);
@@ -320,4 +320,26 @@ fn requests_in_two_parts_wait_ever_more_rarely() {
         ack += 1000;
     }
     assert_eq!(waited, [1, 5, 21, 85, 341]);
+}
+
+/// Nor do those that come just in time, so that each request would wait for one: the first that was
+/// late is the last that was waited for.
+#[test]
+fn responses_that_are_just_in_time_do_not_count() {
+    let mut t = Trace::established();
+    let (mut seq, mut ack) = (1001, 5001);
+    for request in 0..20 {
+        t.gets(seg(ACK, seq, ack), 10);
+        seq += 10;
+        if request > 0 {
+            assert_eq!(t.action(), Some(Action::Discard(1000)));
+        }
+        if request != 1 {
+            t.acks(seq);
+        }
+        t.quiet();
+        t.after(ms(if request == 0 { 1 } else { 9 }));
+        t.sends(1);
+        ack += 1000;
+    }
 }

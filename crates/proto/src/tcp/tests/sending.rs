@@ -358,6 +358,24 @@ fn last_part_of_a_window_waits_for_a_full_frame() {
     t.peeks(0, 4000);
 }
 
+/// The first of three frames that nearly fill a window is lost: what is left of it goes once the
+/// guest repeats itself, and makes it do so a third time.
+#[test]
+fn last_part_of_a_window_finds_a_loss() {
+    let mut t = Trace::established();
+    let all = Segment { window: 3 * 8000 + 1500, ..seg(ACK, 1001, 5001) };
+    t.gets(all, 0);
+    t.fills(24_000);
+    t.gets(all, 0);
+    t.peeks(24_000, 1000);
+    t.finds(1000, false, false);
+    t.quiet();
+    t.gets(all, 0);
+    t.quiet();
+    t.gets(all, 0);
+    t.peeks(0, 1000);
+}
+
 #[test]
 fn half_of_a_small_window_is_worth_a_segment() {
     let mut t = Trace::connecting(&Segment { window: 1000, ..syn() });

@@ -253,6 +253,50 @@ fn what_was_put_off_is_told_before_a_queue_stops() {
     }
 }
 
+/// A front end takes the memory of the queues away, while the driver has something to be told, or
+/// something was put off, and brings it back.
+#[test]
+fn a_queue_that_was_nowhere_is_told_afterwards() {
+    for (features, is_put_off) in [
+        (Features::EVENT_IDX, false),
+        (Features::EVENT_IDX, true),
+        (Features::empty(), false),
+        (Features::empty(), true),
+    ] {
+        let (mut machine, mut link) = started(with(features | Features::MRG_RXBUF));
+        machine.post();
+        let ready = kick(&link, TRANSMIT);
+        let exchange = |machine: &mut Machine, link: &mut VhostUserLink| {
+            assert!(machine.send(&packet(60), &[]));
+            assert_eq!(link.receive(ready).unwrap(), 1);
+            assert_eq!(link.send(&pattern(60)), Ok(()));
+        };
+        exchange(&mut machine, &mut link);
+        link.flush();
+        link.flush();
+        machine.take();
+        machine.post();
+        let _ = [TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index));
+
+        exchange(&mut machine, &mut link);
+        if is_put_off {
+            link.flush();
+            assert!(machine.is_interrupted(RECEIVE) && link.has_put_off());
+        }
+        let [first, _] = machine.regions();
+        let region = words(&[&[0], first.as_slice()].concat());
+        assert_eq!(ask(&machine, &mut link, 38, &region, &[]), Some((38, 0)));
+        link.flush();
+        assert!(!link.has_put_off());
+        let file = machine.memory().try_clone_to_owned().unwrap();
+        assert_eq!(ask(&machine, &mut link, 37, &region, &[file.as_fd()]), Some((37, 0)));
+        link.flush();
+        link.flush();
+        let told = [RECEIVE, TRANSMIT].map(|index| machine.is_interrupted(index));
+        assert_eq!(told, [!is_put_off, true], "{features:?} put off: {is_put_off}");
+    }
+}
+
 /// The guest gets its buffers back, and is told.
 #[test]
 fn frames_of_the_guest_are_given_back() {
