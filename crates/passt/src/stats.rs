@@ -5,6 +5,7 @@ use std::io;
 
 use arrayvec::ArrayString;
 use passt_engine::forward::Context;
+use passt_engine::link::{Link, Notifications};
 use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
 use passt_sys::fd::PIPE_BUF;
@@ -34,7 +35,7 @@ impl Stats {
     }
 
     /// Writes a line if it is due, unless nobody reads.
-    pub(crate) fn report<L>(&mut self, ctx: &Context<L>, flows: usize) {
+    pub(crate) fn report<L: Link>(&mut self, ctx: &Context<L>, flows: usize) {
         if self.due > ctx.core.now {
             return;
         }
@@ -45,7 +46,7 @@ impl Stats {
 }
 
 /// One line of statistics, `missing` lines after the last.
-fn statistics<L>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PIPE_BUF> {
+fn statistics<L: Link>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PIPE_BUF> {
     let counters = &ctx.core.counters;
     // What doesn't fit is left out.
     let mut line = ArrayString::new();
@@ -63,6 +64,9 @@ fn statistics<L>(ctx: &Context<L>, flows: usize, missing: u64) -> ArrayString<PI
         memory.allocations,
         memory.bytes,
     );
+    if let Some(Notifications { kicks, interrupts }) = ctx.core.link.notifications() {
+        let _ = write!(line, " | kicks {kicks} interrupts {interrupts}");
+    }
     for (reason, count) in counters.all_drops() {
         let _ = write!(line, " | dropped {} {count}", reason.name());
     }

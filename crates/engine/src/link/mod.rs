@@ -193,11 +193,25 @@ pub trait Link {
     /// All who waited were called.
     fn resumed(&mut self) {}
 
+    /// How often either side told the other of frames, where the two share queues.
+    fn notifications(&self) -> Option<Notifications> {
+        None
+    }
+
     /// Whether [`Link::flush`] left something that the next one does, which is to come soon even
     /// where nothing else happens.
     fn has_put_off(&self) -> bool {
         false
     }
+}
+
+/// How often either side of queues told the other of what is new there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notifications {
+    /// Kicks of the guest that were seen: several at once count as one.
+    pub kicks: u64,
+    /// Interrupts of the guest.
+    pub interrupts: u64,
 }
 
 /// A link to a client that comes to a socket, one after the other.

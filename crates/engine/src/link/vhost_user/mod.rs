@@ -41,7 +41,7 @@ pub use self::config::Config;
 pub use self::features::{Features, ProtocolFeatures};
 use self::front::Front;
 use super::virtio::{Device, Kicked};
-use super::{Caps, ClientLink, Link};
+use super::{Caps, ClientLink, Link, Notifications};
 
 /// System calls made here once the process runs, beside those for messages, memory and events.
 pub const CALLS: &[Call] = &[Call::any(Sysno::shutdown)];
@@ -85,16 +85,11 @@ impl VhostUserLink {
         }
     }
 
-    /// Interrupts of the guest so far.
-    pub fn interrupts(&self) -> u64 {
-        let pair = |pair: &super::virtio::Pair| pair.transmit.interrupts() + pair.receive.queue.interrupts();
-        self.device.pairs.iter().map(pair).sum()
-    }
-
     /// Forgets the front end.
     fn leave(&mut self) {
         if self.front.is_some() {
-            log::debug!("The guest was interrupted {} times so far", self.interrupts());
+            let Notifications { kicks, interrupts } = self.device.notifications();
+            log::debug!("The guest kicked {kicks} times so far, and was interrupted {interrupts} times");
         }
         self.device.pause();
         self.backend.leave(&mut self.device);

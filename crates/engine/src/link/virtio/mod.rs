@@ -39,7 +39,7 @@ pub(super) use self::incoming::MAX_PARTS;
 use self::outgoing::Outgoing;
 pub use self::queue::Layout;
 use self::queue::Virtqueue;
-use super::{Caps, Frame, MAX_HEADERS, MAX_PAYLOAD, complete};
+use super::{Caps, Frame, MAX_HEADERS, MAX_PAYLOAD, Notifications, complete};
 
 /// The methods of a [`Link`](super::Link) that the device in its field `device` has by itself.
 macro_rules! methods_of_device {
@@ -110,6 +110,10 @@ macro_rules! methods_of_device {
 
         fn has_put_off(&self) -> bool {
             self.device.has_put_off()
+        }
+
+        fn notifications(&self) -> Option<$crate::link::Notifications> {
+            Some(self.device.notifications())
         }
 
         fn resumed(&mut self) {
@@ -360,6 +364,15 @@ impl Device {
                 transmit.tell(&self.memory);
             }
         }
+    }
+
+    /// Kicks and interrupts of all queues so far.
+    pub(super) fn notifications(&self) -> Notifications {
+        let queues = self.pairs.iter().flat_map(|pair| [&pair.transmit, &pair.receive.queue]);
+        queues.map(Virtqueue::notifications).fold(Notifications::default(), |sum, one| Notifications {
+            kicks: sum.kicks + one.kicks,
+            interrupts: sum.interrupts + one.interrupts,
+        })
     }
 
     /// Whether [`Device::flush`] left something to the next one.

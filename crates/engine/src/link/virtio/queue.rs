@@ -12,6 +12,8 @@ use std::sync::atomic::{Ordering, fence};
 use passt_sys::event::Event;
 use passt_sys::shared::Memory;
 
+use crate::link::Notifications;
+
 /// The chain goes on (`VIRTQ_DESC_F_NEXT`).
 pub(in crate::link) const NEXT: u16 = 1;
 /// The device may write there, and not read (`VIRTQ_DESC_F_WRITE`).
@@ -88,8 +90,8 @@ pub(in crate::link) struct Virtqueue {
     pub(in crate::link) call: Option<Event>,
     /// Whoever set the queue up is told that it is broken.
     pub(in crate::link) error: Option<Event>,
-    /// Interrupts so far.
-    interrupts: u64,
+    /// Kicks that were seen so far, and interrupts.
+    notifications: Notifications,
 }
 
 /// Something of the queue makes no sense.
@@ -418,13 +420,13 @@ impl Virtqueue {
     pub(in crate::link) fn interrupt(&mut self) {
         if let Some(call) = &self.call {
             call.signal();
-            self.interrupts += 1;
+            self.notifications.interrupts += 1;
         }
     }
 
-    /// Interrupts so far.
-    pub(in crate::link) fn interrupts(&self) -> u64 {
-        self.interrupts
+    /// Kicks that were seen so far, and interrupts.
+    pub(in crate::link) fn notifications(&self) -> Notifications {
+        self.notifications
     }
 
     /// Has the driver kick for the next entry, or lets it know that it need not (2.7.10). It may
@@ -447,10 +449,9 @@ impl Virtqueue {
     }
 
     /// A kick is no longer there to be seen; what comes from now on is.
-    pub(super) fn clear_kick(&self) {
-        if let Some(kick) = &self.kick {
-            kick.clear();
-        }
+    pub(super) fn clear_kick(&mut self) {
+        let was_kicked = self.kick.as_ref().is_some_and(|kick| kick.clear());
+        self.notifications.kicks += u64::from(was_kicked);
     }
 
     /// Has the loop look again.
