@@ -1,10 +1,10 @@
-//! A guest that writes nonsense into its interface.
+//! Guests that write nonsense into their interface, and into the queues that they share with passt.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use passt_tests::transfer::at;
-use passt_tests::{FAR4, FAR6, Net, Place as _, User, eventually_within};
+use passt_tests::transfer::{MIB, at, download, far_servers, upload};
+use passt_tests::{FAR4, FAR6, Net, Place as _, User, eventually_within, uml};
 
 /// Seeds that every run repeats; each gives other frames.
 const SEEDS: [u64; 4] = [1, 0x0bad_cafe, 0x5eed_5eed_5eed, 0xfeed_beef_dead_f00d];
@@ -50,4 +50,41 @@ fn mutated_frames_do_no_harm() {
         client.finish().stdout.starts_with("connected").then_some(())
     });
     guest.assert_alive();
+}
+
+/// A driver that writes nonsense into its queues, for as many seconds as `HOSTILE_SECONDS` says: a
+/// machine of another passt and local connections of a namespace notice nothing, and the passt serves
+/// the next driver.
+#[test]
+fn nonsense_in_queues_does_no_harm() {
+    let Some(net) = Net::new() else { return };
+    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let seconds: u64 = variable("HOSTILE_SECONDS").unwrap_or(15);
+    let seed: u64 = variable("HOSTILE_SEED").unwrap_or_else(|| RandomState::new().hash_one("seed"));
+    println!("seed: {seed}; to repeat it: HOSTILE_SEED={seed}");
+    let _servers = far_servers(&net);
+    let passt = |socket: &str| net.passt(User::Normal).with("--vhost-user").listen(socket);
+    let (mut hostile, _other) = (passt("hostile"), passt("other"));
+    let Some(machine) = uml::boot(&net, "guest", "other") else { return };
+    machine.configure();
+    let local = net.pasta(User::Normal).with("--config-net -t none -u none -T 5002 -U none").start();
+    let _local_server = net.host.serve("127.0.0.1:5002");
+    let mut steady = local.start_peer(&format!("steady {}", at("127.0.0.1", 5002)));
+    steady.wait_for("STEADY");
+
+    let socket = net.dir().join("hostile");
+    let mut driver = net.host.start_peer(&format!("spoil {} {seconds} {seed}", socket.display()));
+    let mut transfers = 0;
+    while driver.try_wait().is_none() {
+        upload(&machine, &at(FAR4, 5001), 16 * MIB);
+        download(&machine, &at(FAR4, 5001), 16 * MIB);
+        transfers += 1;
+    }
+    let rounds = driver.succeed_within(Duration::from_secs(10));
+    println!("{} devices spoilt, {transfers} transfers meanwhile", rounds.trim());
+    assert!(transfers > 0 && rounds.trim().parse::<u64>().expect("a number") > 10);
+    steady.succeed();
+    assert!(hostile.try_wait().is_none(), "passt ended: {}", hostile.stdout());
+    let answer = net.host.peer(&format!("front-end {} memfd", socket.display()));
+    assert!(answer.starts_with("ANSWER"), "{answer}");
 }

@@ -10,9 +10,9 @@ use passt_engine::link::vhost_user::mock::{Machine, Shape, TRANSMIT, words};
 use passt_tests::frame;
 use passt_tests::stream;
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
-use passt_tests::vhost::{netdev, passt, qemu};
+use passt_tests::vhost::{netdev, netdev_at, passt, qemu};
 use passt_tests::{
-    DEADLINE, Extras, FAR4, FAR6, GATEWAY4, HOST4, Net, Place as _, Process, User, Vm, eventually,
+    DEADLINE, Extras, FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, User, Vm, eventually,
     eventually_within, vhost,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -132,6 +132,24 @@ fn five_hundred_connections_at_once() {
 }
 
 /// Another machine comes to the same passt.
+/// Each reaches a port of the other by way of the host.
+#[test]
+fn two_guests() {
+    let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };
+    let passt = |port| net.passt(User::Normal).with("--vhost-user -t").with(port).listen(port);
+    let _passts = ["5001", "5002"].map(passt);
+    let boot = |name, port| {
+        let vm = Vm::boot_with(&net, &qemu, name, &netdev_at(&net, 1, port), Extras::default());
+        vm.inspect(|vm| drop(vm.configure()))
+    };
+    let (Some(first), Some(second)) = (boot("first", "5001"), boot("second", "5002")) else { return };
+    let _servers = [first.serve("[::]:5001"), second.serve("[::]:5002")];
+    for gateway in [GATEWAY4, GATEWAY6] {
+        exchange(&first, &at(gateway, 5002));
+        exchange(&second, &at(gateway, 5001));
+    }
+}
+
 #[test]
 fn qemu_restarts() {
     let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };

@@ -14,7 +14,12 @@ pub fn qemu() -> Option<Qemu> {
 /// qemu's side of a socket in the test's directory that passt listens at, with so many pairs of
 /// queues. It connects again.
 pub fn netdev(net: &Net, queues: u32) -> String {
-    format!("vhost-user/{queues},path={},reconnect-ms=100", net.dir().join("socket").display())
+    netdev_at(net, queues, "socket")
+}
+
+/// The same at a socket of this name.
+pub fn netdev_at(net: &Net, queues: u32, socket: &str) -> String {
+    format!("vhost-user/{queues},path={},reconnect-ms=100", net.dir().join(socket).display())
 }
 
 /// A passt that speaks vhost-user.

@@ -100,6 +100,7 @@ fn main() -> Result<()> {
         ["driver", socket, direction, to, mtu, seconds] => {
             say(&driver::run(socket, direction, to, mtu.parse()?, seconds.parse()?)?)
         }
+        ["spoil", socket, seconds, seed] => say(&front::spoil(socket, seconds.parse()?, seed.parse()?)?),
         ["machine", interface, socket] => machine::run(interface, socket),
         ["mangle", interface, count, seed] => say(&mangle::flood(interface, count.parse()?, seed.parse()?)?),
         ["agent", ports @ ..] => vm::agent(ports),

@@ -59,11 +59,11 @@ fn transmitted(interface: &str) -> Result<u64> {
 }
 
 /// Xorshift: what matters is that a seed repeats a run.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Zero would stay zero.
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(if seed == 0 { u64::MAX } else { seed })
     }
 
@@ -74,11 +74,11 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() >> 32).unwrap_or(0) % limit.max(1)
     }
 
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[7]
     }
 }
@@ -107,7 +107,7 @@ fn mutate(valid: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 /// One frame of each kind that has a parser of its own.
-fn valid_frames(mac: [u8; 6]) -> Vec<Vec<u8>> {
+pub(crate) fn valid_frames(mac: [u8; 6]) -> Vec<Vec<u8>> {
     let syn_options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
     let dns = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01";
     let dhcp6 = |kind| {
