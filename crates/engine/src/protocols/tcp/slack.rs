@@ -57,14 +57,17 @@ impl Slack {
         self.lent().0 == 0
     }
 
-    /// What to promise to a connection that should have `room` bytes: less while others have much,
-    /// so that a crowd that stalls leaves something to the rest.
+    /// What to promise to a connection that should have `room` bytes and has nothing here: less while
+    /// others have much, so that a crowd that stalls leaves something to the rest, and no more than
+    /// it [gets](Self::take).
     pub fn promise(&self, room: usize) -> usize {
-        let blocks = self.0.len();
-        match self.0.free_count() * BLOCK {
-            free if free >= (blocks - blocks / 4) * BLOCK => room,
-            free if free >= CROWDED_ROOM => room.min(CROWDED_ROOM),
-            _ => room.min(SMALL_ROOM),
+        let (free, blocks) = (self.0.free_count(), self.0.len());
+        if free >= blocks - blocks / 4 {
+            room
+        } else if free >= kept(blocks) + CROWDED_ROOM / BLOCK {
+            room.min(CROWDED_ROOM)
+        } else {
+            room.min(SMALL_ROOM)
         }
     }
 
@@ -103,7 +106,7 @@ impl Slack {
     fn take(&mut self, span: usize) -> Option<u16> {
         let kept = match span {
             0 => 0,
-            _ if span < CROWDED_ROOM => self.0.len() / 16,
+            _ if span < CROWDED_ROOM => kept(self.0.len()),
             _ => self.0.len() / 4,
         };
         if self.0.free_count() <= kept {
@@ -175,6 +178,11 @@ impl Rest {
     }
 }
 
+/// How many of so many blocks are kept for connections that have none.
+fn kept(blocks: usize) -> usize {
+    blocks / 16
+}
+
 fn count(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
@@ -192,6 +200,22 @@ mod tests {
     /// Blocks that a rest has.
     fn blocks(rest: Option<&Rest>) -> usize {
         rest.map_or(0, |rest| rest.span().div_ceil(BLOCK))
+    }
+
+    /// Whatever others have, a connection that has nothing gets what it was promised.
+    #[test]
+    fn promises_are_kept() {
+        let bytes = vec![1; ROOM];
+        for blocks in [32, 48, 64, 80, 96, 128, BLOCKS] {
+            let mut pool = Slack::new(blocks).unwrap();
+            for lent in 0..blocks {
+                let (promise, mut rest) = (pool.promise(ROOM), None);
+                let added = pool.add(&mut rest, &Gather::of(&bytes[..promise]), 0);
+                assert_eq!(added, promise, "{lent} of {blocks} are lent");
+                pool.give_back(rest);
+                pool.0.take().unwrap();
+            }
+        }
     }
 
     /// Who comes when others have nearly all gets less, and at last nothing.
@@ -220,7 +244,7 @@ mod tests {
     }
 
     /// All of what is asked for while three quarters of the pool are free, then at most 256 KiB,
-    /// and at most 16 KiB once less than that is left.
+    /// and at most 16 KiB once less than that is left beside the last sixteenth.
     #[test]
     fn promises_shrink_while_blocks_are_lent() {
         const KIB: usize = 1024;
@@ -228,7 +252,7 @@ mod tests {
         for lent in 0..=100 {
             let most = match lent {
                 0..=25 => usize::MAX,
-                26..=96 => 256 * KIB,
+                26..=90 => 256 * KIB,
                 _ => 16 * KIB,
             };
             for asked in [0, 1000, 16 * KIB + 1, 100 * KIB, 256 * KIB + 1, ROOM] {
