@@ -11,13 +11,16 @@ const SEEDS: [u64; 4] = [1, 0x0bad_cafe, 0x5eed_5eed_5eed, 0xfeed_beef_dead_f00d
 /// Frames for each seed.
 const FRAMES: u64 = 20_000;
 
-/// The saved seeds and one that no run had before; or the one in the environment, `HOSTILE_SEED`.
-fn seeds() -> Vec<u64> {
-    if let Ok(seed) = std::env::var("HOSTILE_SEED") {
-        return vec![seed.parse().expect("a seed")];
-    }
-    let fresh = RandomState::new().hash_one("seed");
-    SEEDS.into_iter().chain([fresh]).collect()
+/// A number in the environment.
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// A seed that no run had before; or the one in the environment, `HOSTILE_SEED`.
+fn fresh_seed() -> u64 {
+    let seed = variable("HOSTILE_SEED").unwrap_or_else(|| RandomState::new().hash_one("seed"));
+    println!("seed: {seed}; to repeat it: HOSTILE_SEED={seed}");
+    seed
 }
 
 /// 100 000 mutated frames while transfers run: these stay intact, the program
@@ -25,8 +28,7 @@ fn seeds() -> Vec<u64> {
 #[test]
 fn mutated_frames_do_no_harm() {
     let Some(net) = Net::new() else { return };
-    let seeds = seeds();
-    println!("seeds: {seeds:?}; to repeat one: HOSTILE_SEED=N");
+    let seeds = SEEDS.into_iter().chain([fresh_seed()]);
     // Connections that mutated frames open to nowhere end soon.
     net.host.sysctl("net.ipv4.tcp_syn_retries=1");
     let _servers = [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5001)));
@@ -58,16 +60,13 @@ fn mutated_frames_do_no_harm() {
 #[test]
 fn nonsense_in_queues_does_no_harm() {
     let Some(net) = Net::new() else { return };
-    let variable = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
-    let seconds: u64 = variable("HOSTILE_SECONDS").unwrap_or(15);
-    let seed: u64 = variable("HOSTILE_SEED").unwrap_or_else(|| RandomState::new().hash_one("seed"));
-    println!("seed: {seed}; to repeat it: HOSTILE_SEED={seed}");
+    let (seconds, seed) = (variable("HOSTILE_SECONDS").unwrap_or(15), fresh_seed());
     let _servers = far_servers(&net);
     let passt = |socket: &str| net.passt(User::Normal).with("--vhost-user").listen(socket);
     let (mut hostile, _other) = (passt("hostile"), passt("other"));
     let Some(machine) = uml::boot(&net, "guest", "other") else { return };
     machine.configure();
-    let local = net.pasta(User::Normal).with("--config-net -t none -u none -T 5002 -U none").start();
+    let mut local = net.pasta(User::Normal).with("--config-net -t none -u none -T 5002 -U none").start();
     let _local_server = net.host.serve("127.0.0.1:5002");
     let mut steady = local.start_peer(&format!("steady {}", at("127.0.0.1", 5002)));
     steady.wait_for("STEADY");
@@ -84,6 +83,7 @@ fn nonsense_in_queues_does_no_harm() {
     println!("{} devices spoilt, {transfers} transfers meanwhile", rounds.trim());
     assert!(transfers > 0 && rounds.trim().parse::<u64>().expect("a number") > 10);
     steady.succeed();
+    local.assert_alive();
     assert!(hostile.try_wait().is_none(), "passt ended: {}", hostile.stdout());
     let answer = net.host.peer(&format!("front-end {} memfd", socket.display()));
     assert!(answer.starts_with("ANSWER"), "{answer}");

@@ -131,7 +131,6 @@ fn five_hundred_connections_at_once() {
     }
 }
 
-/// Another machine comes to the same passt.
 /// Each reaches a port of the other by way of the host.
 #[test]
 fn two_guests() {
@@ -150,6 +149,7 @@ fn two_guests() {
     }
 }
 
+/// Another machine comes to the same passt.
 #[test]
 fn qemu_restarts() {
     let (Some(net), Some(qemu)) = (Net::new(), qemu()) else { return };

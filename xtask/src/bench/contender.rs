@@ -139,8 +139,7 @@ impl Contender {
         match self.role {
             Role::Ours | Role::C | Role::Installed => match section {
                 Section::Stream => self.program.as_ref().is_some_and(Program::has_passt),
-                Section::VhostUser | Section::Driver => self.has_vhost_user,
-                _ => true,
+                _ => !section.is_vhost_user() || self.has_vhost_user,
             },
             Role::Slirp => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,

@@ -59,17 +59,18 @@ fn traffic(turn: &Turn<'_>) -> Result<Sample, String> {
     let ends = Ends::new(net, &inside, scenario, port);
     let translator = Translator::of(&inside);
     if scenario.kind.is_rr() {
-        translator.iter().flat_map(Translator::processes).copied().for_each(pin);
+        translator.iter().flat_map(Translator::processes).for_each(|pid| pin(*pid, &net.host));
     }
     if scenario.path == Path::Driver {
-        // So has a driver, and all else the others: where the scheduler places them decides otherwise.
-        let others = all_but_last();
+        // A driver has the last CPU, and all else the others: where the scheduler places them decides
+        // otherwise.
+        let others = others(&net.host);
         translator.iter().flat_map(Translator::processes).for_each(|pid| pin_to(*pid, &others));
     }
     if scenario.kind.is_rr() || scenario.path == Path::SharedMemory {
         // A machine has one CPU. Its kernel and its programs are processes that wait for each other:
         // between two CPUs that takes longer than all else.
-        inside.devices().into_iter().for_each(pin);
+        inside.devices().into_iter().for_each(|pid| pin(pid, &net.host));
     }
     let crowd = ends.crowd(scenario.held)?;
     // Several streams share their time with one. The second to go may find warmer memory: they take
@@ -190,7 +191,7 @@ impl<'a> Ends<'a> {
     /// The transfer helper as a driver, which has a CPU of its own as a machine has.
     fn driver(&self, scenario: &Scenario, seconds: u32) -> Result<Moved, String> {
         let (at_server, server) = (at(self.any, self.port), self.server.peer_path());
-        let pinned = format!("taskset -c {} {}", all_but_last(), server.display());
+        let pinned = format!("taskset -c {} {}", others(self.server), server.display());
         let mut server: Process = self.server.start(&format!("{pinned} serve {at_server}"));
         server.wait_for("LISTENING");
         let mut client = within(self.client, seconds, "taskset");
@@ -297,8 +298,8 @@ fn numbers(text: &str) -> (f64, f64) {
 }
 
 /// Has a process run on the CPU for transactions.
-fn pin(pid: u32) {
-    pin_to(pid, &last_cpu().to_string());
+fn pin(pid: u32, place: &dyn Place) {
+    pin_to(pid, &place.last_cpu().to_string());
 }
 
 /// Has a process run on some CPUs, as taskset(1) writes them.
@@ -307,13 +308,9 @@ fn pin_to(pid: u32, cpus: &str) {
     drop(pin.args(["-a", "-p", "-c", cpus, &pid.to_string()]).output());
 }
 
-fn last_cpu() -> usize {
-    std::thread::available_parallelism().map_or(0, |count| usize::from(count) - 1)
-}
-
 /// All CPUs but the last, if there are others.
-fn all_but_last() -> String {
-    format!("0-{}", last_cpu().saturating_sub(1))
+fn others(place: &dyn Place) -> String {
+    format!("0-{}", place.last_cpu().saturating_sub(1))
 }
 
 type Counters = HashMap<String, f64>;

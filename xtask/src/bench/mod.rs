@@ -24,7 +24,7 @@ use passt_tests::Net;
 use contender::Contender;
 use measure::Turn;
 use report::{Cell, Outcome, Report, Row};
-use scenario::{Scenario, Section};
+use scenario::Scenario;
 
 /// What the command line takes after `bench`.
 pub(crate) const USAGE: &str = "\
@@ -61,11 +61,7 @@ pub(crate) fn bench(root: &Path, args: &[String]) -> Result<bool> {
         bail!("nobody here is called {unknown}");
     }
     contenders.retain(|it| options.only.is_empty() || options.only.contains(&it.name));
-    if options
-        .scenarios
-        .iter()
-        .any(|scenario| matches!(scenario.section(), Section::VhostUser | Section::Driver))
-    {
+    if options.scenarios.iter().any(|scenario| scenario.section().is_vhost_user()) {
         for contender in &mut contenders {
             contender.try_vhost_user(&net);
         }

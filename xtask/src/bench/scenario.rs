@@ -169,6 +169,11 @@ impl Load {
 }
 
 impl Section {
+    /// Whether the translator has to speak vhost-user.
+    pub(crate) fn is_vhost_user(self) -> bool {
+        matches!(self, Self::VhostUser | Self::Driver)
+    }
+
     /// What the report calls it.
     pub(crate) fn title(self) -> &'static str {
         match self {

@@ -16,7 +16,7 @@ use passt_proto::addr::{Addr, Mac};
 use passt_proto::seq::Seq;
 use passt_proto::wire::build::Path;
 use passt_proto::wire::tcp::{Flags, Options, Segment};
-use passt_tests::{HOST4, frame};
+use passt_tests::{HOST4, eventually_within, frame};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Ethernet, IPv4 without options.
@@ -36,8 +36,9 @@ const WINDOW: u32 = 3 << 20;
 const UNDER_WAY: u32 = 256 << 10;
 /// Without anything new for so long all is sent again.
 const STALLED: Duration = Duration::from_millis(200);
-/// For how long an answer to the first segment is waited for, so many times.
-const PATIENCE: (u32, Duration) = (25, Duration::from_millis(200));
+/// For how long the back end is waited for, and the server: that is asked each time that all is sent
+/// again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Moves data `in` or `out` for a time by a connection to the server [`serve`](crate::tcp::serve) at
 /// `to`; returns how many bytes, and in how many seconds.
@@ -89,15 +90,7 @@ impl Driver {
         let shape = Shape { buffer: 4096, ..usual };
         let mut machine = Machine::new(shape, UnixStream::connect(socket).context("the back end")?)?;
         machine.numbers(1, false, &[]);
-        let (tries, wait) = PATIENCE;
-        let offered = (0..tries).find_map(|_| {
-            let answer = machine.number();
-            if answer.is_none() {
-                std::thread::sleep(wait);
-            }
-            answer
-        });
-        let (_, offered) = offered.context("an answer of the back end")?;
+        let (_, offered) = eventually_within(PATIENCE, "an answer of the back end", || machine.number());
         let features = shape.features & Features::from_bits_retain(offered);
         machine.renew(features);
         machine.start();
@@ -152,27 +145,35 @@ impl Driver {
         self.machine.send_any(&[(headers, 0)]);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a server answers in real time")]
     fn connect(&mut self) -> Result<()> {
         let options = Options { mss: Some(self.mss), window_scale: Some(SCALE), ..Options::default() };
-        for _ in 0..PATIENCE.0 {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
             self.emit(INITIAL, Flags::SYN, options);
-            self.wait(PATIENCE.1);
-            while let Some((head, _)) = self.machine.take_head(HEADERS) {
-                let Some((segment, _)) = Self::parse(&head) else { continue };
-                ensure!(!segment.flags.contains(Flags::RST), "the connection is refused");
-                if segment.flags.contains(Flags::SYN | Flags::ACK) {
-                    self.scale = segment.options.window_scale.unwrap_or(0);
-                    (self.received, self.acknowledged) = (segment.seq + 1, segment.ack);
-                    self.window = segment.window.into();
-                    self.mss = self.mss.min(segment.options.mss.unwrap_or(self.mss));
-                    self.machine.post();
-                    self.emit(self.next, Flags::ACK, Options::default());
-                    return Ok(());
-                }
-            }
+            self.wait(STALLED);
+            let answer = self.answer()?;
             self.machine.post();
+            let Some(Segment { seq, ack, window, options, .. }) = answer else { continue };
+            self.scale = options.window_scale.unwrap_or(0);
+            (self.received, self.acknowledged, self.window) = (seq + 1, ack, window.into());
+            self.mss = self.mss.min(options.mss.unwrap_or(self.mss));
+            self.emit(self.next, Flags::ACK, Options::default());
+            return Ok(());
         }
         bail!("no answer to the first segment")
+    }
+
+    /// The server's answer to the first segment, if it is there.
+    fn answer(&mut self) -> Result<Option<Segment>> {
+        while let Some((head, _)) = self.machine.take_head(HEADERS) {
+            let Some((segment, _)) = Self::parse(&head) else { continue };
+            ensure!(!segment.flags.contains(Flags::RST), "the connection is refused");
+            if segment.flags.contains(Flags::SYN | Flags::ACK) {
+                return Ok(Some(segment));
+            }
+        }
+        Ok(None)
     }
 
     /// A segment of the connection, and how long its payload is.
