@@ -59,7 +59,7 @@ impl Slack {
 
     /// What to promise to a connection that should have `room` bytes and has nothing here: less while
     /// others have much, so that a crowd that stalls leaves something to the rest, and no more than
-    /// it [gets](Self::take).
+    /// it gets from `take`.
     pub fn promise(&self, room: usize) -> usize {
         let (free, blocks) = (self.0.free_count(), self.0.len());
         if free >= blocks - blocks / 4 {
