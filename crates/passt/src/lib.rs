@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod control;
 mod files;
 pub mod isolate;
 pub mod life;

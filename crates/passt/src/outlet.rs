@@ -26,6 +26,7 @@ use passt_sys::msg;
 use passt_sys::seccomp::{Call, Sysno};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::{FileType, OFlags, fstat};
+use rustix::net::{SocketType, sockopt};
 use rustix::pipe::{fcntl_getpipe_size, fcntl_setpipe_size};
 
 /// System calls made here once the process runs, for records no longer than [`PIPE_BUF`].
@@ -74,6 +75,20 @@ impl Outlet {
             FileType::Socket => FileKind::Socket,
             FileType::CharacterDevice if rustix::termios::isatty(&fd) => FileKind::Terminal,
             _ => FileKind::Plain,
+        };
+        Ok(Self { fd, way, cut: AtomicBool::new(false) })
+    }
+
+    /// For a file that somebody else opened: a regular one, or a socket that keeps messages apart.
+    /// Others may block, or take parts of records.
+    pub(crate) fn given(fd: OwnedFd) -> io::Result<Self> {
+        let way = match kind(fd.as_fd())? {
+            FileType::RegularFile => FileKind::Plain,
+            FileType::Socket if sockopt::socket_type(&fd)? != SocketType::STREAM => FileKind::Socket,
+            _ => {
+                let text = "neither a regular file nor a socket that keeps messages apart";
+                return Err(io::Error::new(ErrorKind::InvalidInput, text));
+            }
         };
         Ok(Self { fd, way, cut: AtomicBool::new(false) })
     }

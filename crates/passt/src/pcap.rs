@@ -11,6 +11,7 @@
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -55,7 +56,16 @@ impl Recording {
     /// Begins a file, which replaces one that exists. `origin` is the time from 1970 to
     /// [`Instant::ZERO`], so that no clock needs to be read for a frame.
     pub fn create(path: &Path, origin: Duration) -> io::Result<Self> {
-        let outlet = Outlet::new(files::create(path)?)?;
+        Self::begin(Outlet::new(files::create(path)?)?, origin)
+    }
+
+    /// The same in a file that somebody else opened, or through a socket that keeps messages apart,
+    /// where each write of this recording is one.
+    pub fn given(file: OwnedFd, origin: Duration) -> io::Result<Self> {
+        Self::begin(Outlet::given(file)?, origin)
+    }
+
+    fn begin(outlet: Outlet, origin: Duration) -> io::Result<Self> {
         let header = file_header();
         let header = Gather::of(header.as_flattened());
         outlet.write(&header)?;

@@ -6,12 +6,12 @@
 
 /// Declares the reasons with their printable names, so that a new one needs one line.
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $reason:ident = $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $reason:ident = $name:literal,)*) => {
         /// A reason to drop something. `reason as usize` indexes an array of [`DropReason::COUNT`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum DropReason {
-            $($(#[$doc])* $reason,)*
+            $($(#[doc = $doc])* $reason,)*
         }
 
         impl DropReason {
@@ -22,6 +22,13 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$reason => $name,)*
+                }
+            }
+
+            /// What it means, in a sentence or two: a blank, then words.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$reason => concat!($($doc),*),)*
                 }
             }
         }

@@ -218,6 +218,15 @@ enum AddrClass {
 }
 
 impl Learnt {
+    /// Stations that frames came from, each once.
+    pub fn stations(&self) -> impl Iterator<Item = Mac> {
+        let all = || self.stations.iter().map(|known| known.mac);
+        let first = move |&(at, mac): &(usize, Mac)| all().take(at).all(|other| other != mac);
+        let known = self.stations.iter().map(|known| known.mac).enumerate().filter(first).map(|(_, mac)| mac);
+        let last = self.station.filter(|last| self.stations.iter().all(|known| known.mac != *last));
+        known.chain(last)
+    }
+
     /// The address of the family of `like` that the guest used last, other than link-local in IPv6.
     pub fn used(&self, like: Addr) -> Option<Addr> {
         if like.is_v4() { self.v4 } else { self.v6 }

@@ -42,6 +42,7 @@ pub mod option {
         SO_RCVBUF = SOL_SOCKET, libc::SO_RCVBUF;
         SO_REUSEADDR = SOL_SOCKET, libc::SO_REUSEADDR;
         SO_REUSEPORT = SOL_SOCKET, libc::SO_REUSEPORT;
+        SO_TYPE = SOL_SOCKET, libc::SO_TYPE;
         SO_SNDBUF = SOL_SOCKET, libc::SO_SNDBUF;
         TCP_CONGESTION = IPPROTO_TCP, libc::TCP_CONGESTION;
         TCP_INFO = IPPROTO_TCP, libc::TCP_INFO;
@@ -208,6 +209,25 @@ pub fn queue_failures(fd: BorrowedFd<'_>, queue: bool) -> io::Result<()> {
     set(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, i32::from(queue))
 }
 
+/// What the kernel knows of the way of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpWay {
+    /// Smoothed round-trip time in microseconds (`tcpi_rtt`).
+    pub rtt_us: u32,
+    /// Segments sent again (`tcpi_total_retrans`).
+    pub retransmitted: u32,
+    /// Congestion window in segments (`tcpi_snd_cwnd`).
+    pub cwnd: u32,
+}
+
+/// What `TCP_INFO` says of the way of a connection (include/uapi/linux/tcp.h).
+pub fn tcp_way(fd: BorrowedFd<'_>) -> io::Result<TcpWay> {
+    // SAFETY: all-zero is a valid tcp_info, plain integers.
+    let info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let info = get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info)?;
+    Ok(TcpWay { rtt_us: info.tcpi_rtt, retransmitted: info.tcpi_total_retrans, cwnd: info.tcpi_snd_cwnd })
+}
+
 /// Smoothed round-trip time of a TCP connection in microseconds
 /// (`tcpi_rtt` of `TCP_INFO`, include/uapi/linux/tcp.h), as the handshake measured it.
 pub fn round_trip_us(fd: BorrowedFd<'_>) -> io::Result<u32> {
@@ -238,6 +258,14 @@ pub fn peer_pid(fd: impl AsFd) -> io::Result<i32> {
     let peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let peer = get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, peer)?;
     Ok(peer.pid)
+}
+
+/// `SO_PEERCRED`, unix(7): the user ID of the process at the other end when the connection was made,
+/// as this user namespace has it.
+pub fn peer_user(fd: impl AsFd) -> io::Result<u32> {
+    let peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let peer = get(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, peer)?;
+    Ok(peer.uid)
 }
 
 /// `SO_PEERPIDFD`, since Linux 6.5: a descriptor of the process at the other end when the

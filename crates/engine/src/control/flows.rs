@@ -7,6 +7,8 @@ use crate::link::Link;
 
 /// Flows of a page at most: what is asked of the kernel for them keeps traffic waiting.
 pub const MAX_PAGE: usize = 256;
+/// The same of a page that tells only what they have carried.
+pub const MAX_CARRIED: usize = 4096;
 /// Slots of the table looked at for a page at most.
 const MAX_SLOTS: u32 = 1 << 14;
 
@@ -59,6 +61,22 @@ impl<L: Link> Control<'_, L> {
         }
         page.next = (slot < slots).then_some(Cursor(slot));
         page
+    }
+
+    /// The same with what each has carried from the guest and to it in bytes, or past the link from
+    /// the client and to it. The kernel is asked for nothing, so that a page may be far longer.
+    pub fn carried(&self, from: Cursor, most: usize) -> (Vec<(Handle, [u64; 2])>, Option<Cursor>) {
+        let slots = self.engine.flows.slots();
+        let end = from.0.saturating_add(MAX_SLOTS).min(slots);
+        let most = most.clamp(1, MAX_CARRIED);
+        let mut page = Vec::with_capacity(most);
+        let mut slot = from.0;
+        while slot < end && page.len() < most {
+            let handle = self.engine.flows.at(slot);
+            page.extend(handle.and_then(|handle| Some((handle, self.engine.carried(handle)?))));
+            slot += 1;
+        }
+        (page, (slot < slots).then_some(Cursor(slot)))
     }
 
     /// One flow.

@@ -11,10 +11,11 @@ mod rules;
 use passt_sys::seccomp::{Call, Sysno};
 
 use crate::dispatch::Engine;
+use crate::link::Link;
 use crate::process::Process;
 
 pub use self::figures::{Level, Listening, Occupancy};
-pub use self::flows::{Cursor, MAX_PAGE, NoFlow, Page};
+pub use self::flows::{Cursor, MAX_CARRIED, MAX_PAGE, NoFlow, Page};
 pub use self::rules::Committed;
 
 /// System calls made here once the process runs, beside those of
@@ -25,6 +26,14 @@ pub const CALLS: &[Call] = &[
     Call::any(Sysno::getpeername),
     Call::any(Sysno::getsockname),
 ];
+
+impl<L: Link> Control<'_, L> {
+    /// Has the guest told what it is told by router advertisements, now rather than when the next is
+    /// due.
+    pub fn advertise(&mut self) {
+        self.process.greet(self.engine.ctx.core.now);
+    }
+}
 
 /// An engine under control, and what it has in common with others.
 pub struct Control<'a, L> {

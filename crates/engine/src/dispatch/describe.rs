@@ -7,7 +7,7 @@ use super::{Engine, Flow};
 use crate::flow::account::{Carried, Direction};
 use crate::flow::{Handle, Key, Protocol, Side, Via};
 use crate::link::Link;
-use crate::protocols::facts::{self, Facts, State};
+use crate::protocols::facts::{self, Facts, State, Ways};
 
 /// A flow, as it is now.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,8 @@ pub struct Description {
     pub inward: Carried,
     /// TCP segments sent to the guest again.
     pub retransmitted: u32,
+    /// What TCP knows of both ways, on the link.
+    pub ways: Option<Ways>,
 }
 
 impl Description {
@@ -55,7 +57,8 @@ impl Description {
 
 impl<L: Link> Engine<L> {
     /// A flow as it is now, unless it ended. Asks the kernel for the addresses of its sockets: two
-    /// system calls at most.
+    /// system calls at most, and for TCP another one for
+    /// what it knows of the way.
     pub(crate) fn describe(&self, handle: Handle) -> Option<Description> {
         let (key, flow) = self.flows.get(handle)?;
         let now = self.ctx.core.now;
@@ -75,7 +78,21 @@ impl<L: Link> Engine<L> {
             out: facts.account.of(Direction::Out),
             inward: facts.account.of(Direction::In),
             retransmitted: facts.retransmitted,
+            ways: facts.ways,
         })
+    }
+
+    /// Bytes of payload that a flow has carried from the guest and to it, or past the link from the
+    /// client and to it. Asks the kernel for nothing.
+    pub(crate) fn carried(&self, handle: Handle) -> Option<[u64; 2]> {
+        let (_, flow) = self.flows.get(handle)?;
+        let account = match flow {
+            Flow::Tcp(flow) => flow.account(),
+            Flow::Splice(flow) => flow.account(),
+            Flow::Udp(flow) => flow.account(),
+            Flow::Echo(flow) => flow.account(),
+        };
+        Some([Direction::Out, Direction::In].map(|way| account.of(way).bytes))
     }
 
     /// Where the host's socket of a flow that travels on the link is bound.

@@ -141,7 +141,7 @@ impl Apply {
         room: Room,
         can_follow: bool,
     ) -> Self {
-        let Plan { base, rules, add, delete, refused } = plan;
+        let Plan { base, rules, add, delete, refused, .. } = plan;
         let mut apply = Self {
             base,
             rules,
@@ -170,7 +170,7 @@ impl Apply {
 
     fn refuse(&mut self, id: RuleId, entry: Entry, reason: Reason) {
         self.rules.remove(id);
-        self.refused.push(Refusal { entry, reason, extent: Extent::Whole });
+        self.refused.push(Refusal { entry, id: Some(id), reason, extent: Extent::Whole });
     }
 
     /// Opens all that is left from the calling thread, which is on the side of every rule.
@@ -284,7 +284,8 @@ impl Apply {
                 }
                 Some(lack) if !has_some => lacking.push((id, entry, lack)),
                 Some(lack) if lack.exhausted => {
-                    self.refused.push(Refusal { entry, reason: lack.reason(), extent: Extent::Part });
+                    let (id, reason) = (Some(id), lack.reason());
+                    self.refused.push(Refusal { entry, id, reason, extent: Extent::Part });
                 }
                 _ => {}
             }
@@ -292,7 +293,8 @@ impl Apply {
         // What is left out of a range makes several of it: one port of all of them is enough.
         for (id, entry, lack) in lacking {
             if had.contains(&(entry.side, entry.protocol, entry.rule.listen.clone())) {
-                self.refused.push(Refusal { entry, reason: lack.reason(), extent: Extent::Part });
+                let (id, reason) = (Some(id), lack.reason());
+                self.refused.push(Refusal { entry, id, reason, extent: Extent::Part });
             } else {
                 self.refuse(id, entry, lack.reason());
             }

@@ -43,7 +43,7 @@ use self::follow::Todo;
 pub(crate) use self::listener::Across;
 use self::listener::How;
 pub use self::listener::{ListenOptions, Listener};
-pub use self::plan::{Change, Extent, MAX_RULES, Plan, Reason, Refusal};
+pub use self::plan::{Change, Extent, MAX_RULES, Outcome, Plan, Reason, Refusal};
 pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;

@@ -27,6 +27,21 @@ pub enum Change {
     Delete(Entry),
 }
 
+/// What one change amounts to, by the table alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The rule is new.
+    Added(RuleId),
+    /// The rule is there already.
+    Present,
+    /// The rule is taken out.
+    Deleted,
+    /// The rule is not there anyway.
+    Absent,
+    /// The rule can't be.
+    Refused,
+}
+
 /// What changes amount to, decided by the table alone. Its sockets are opened by
 /// [`Control::apply`](crate::control::Control::apply).
 #[derive(Debug)]
@@ -40,6 +55,8 @@ pub struct Plan {
     /// Rules that are gone.
     pub(super) delete: BTreeSet<RuleId>,
     pub(super) refused: Vec<Refusal>,
+    /// What each change amounts to.
+    outcomes: Vec<Outcome>,
 }
 
 /// A rule that can't be had, or a part of one.
@@ -47,6 +64,8 @@ pub struct Plan {
 pub struct Refusal {
     /// The rule.
     pub entry: Entry,
+    /// Its name, if the table alone had nothing against it.
+    pub id: Option<RuleId>,
     /// Why.
     pub reason: Reason,
     /// Whether anything of it is there nevertheless.
@@ -97,16 +116,17 @@ impl Rules {
             add: Vec::new(),
             delete: BTreeSet::new(),
             refused: Vec::new(),
+            outcomes: Vec::new(),
         };
         for change in changes {
-            match change {
-                Change::Add(entry) => {
-                    if let Err(reason) = plan.add(self, &entry, families) {
-                        plan.refused.push(Refusal { entry, reason, extent: Extent::Whole });
-                    }
-                }
+            let outcome = match change {
+                Change::Add(entry) => plan.add(self, &entry, families).unwrap_or_else(|reason| {
+                    plan.refused.push(Refusal { entry, id: None, reason, extent: Extent::Whole });
+                    Outcome::Refused
+                }),
                 Change::Delete(entry) => plan.delete(&entry),
-            }
+            };
+            plan.outcomes.push(outcome);
         }
         plan
     }
@@ -116,6 +136,11 @@ impl Plan {
     /// Rules that can't be, each with its reason.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
+    }
+
+    /// What each change amounts to, in their order.
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.outcomes
     }
 
     /// Rules that are added.
@@ -128,9 +153,9 @@ impl Plan {
         self.add.is_empty() && self.delete.is_empty()
     }
 
-    fn add(&mut self, before: &Rules, entry: &Entry, families: Families) -> Result<(), Reason> {
+    fn add(&mut self, before: &Rules, entry: &Entry, families: Families) -> Result<Outcome, Reason> {
         if self.rules.find(entry).is_some() {
-            return Ok(());
+            return Ok(Outcome::Present);
         }
         valid(entry, families)?;
         if self.rules.len() >= MAX_RULES {
@@ -141,19 +166,25 @@ impl Plan {
             Some(id) => {
                 self.rules.restore(id, entry.clone())?;
                 self.delete.remove(&id);
+                Ok(Outcome::Added(id))
             }
-            None => self.add.push(self.rules.add(entry.clone())?),
+            None => {
+                let id = self.rules.add(entry.clone())?;
+                self.add.push(id);
+                Ok(Outcome::Added(id))
+            }
         }
-        Ok(())
     }
 
-    fn delete(&mut self, entry: &Entry) {
-        let Some(id) = self.rules.find(entry) else { return };
+    fn delete(&mut self, entry: &Entry) -> Outcome {
+        let Some(id) = self.rules.find(entry) else { return Outcome::Absent };
         self.rules.remove(id);
-        match self.add.iter().position(|&added| added == id) {
-            Some(place) => drop(self.add.remove(place)),
-            None => drop(self.delete.insert(id)),
+        // Names of new rules grow.
+        match self.add.binary_search(&id) {
+            Ok(place) => drop(self.add.remove(place)),
+            Err(_) => drop(self.delete.insert(id)),
         }
+        Outcome::Deleted
     }
 }
 
@@ -327,7 +358,7 @@ mod tests {
             ("::1", "Listen failed for HOST TCP port [::1]/80: Address already in use"),
         ] {
             let reason = Reason::Port { port: 80, error: Errno::ADDRINUSE.into() };
-            let refusal = Refusal { entry: entry(listen, 80, 80), reason, extent: Extent::Whole };
+            let refusal = Refusal { entry: entry(listen, 80, 80), id: None, reason, extent: Extent::Whole };
             assert_eq!(refusal.to_string(), expected);
         }
     }

@@ -131,9 +131,15 @@ impl EchoFlow {
             state: State::of_datagrams(ways),
             account: self.account,
             retransmitted: 0,
+            ways: None,
             local: facts::local(&self.fd),
             remote: Some(Endpoint::new(self.remote, 0)),
         }
+    }
+
+    /// What it has carried.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 
     /// When it ends if nothing happens.

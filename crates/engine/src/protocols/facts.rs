@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 
 use passt_proto::addr::Endpoint;
 use passt_proto::tcp::Phase;
+use passt_proto::time::Duration;
+use passt_sys::socket::TcpWay;
 
 use crate::flow::account::Account;
 
@@ -42,10 +44,23 @@ pub(crate) struct Facts {
     pub(crate) account: Account,
     /// Segments sent to the guest again.
     pub(crate) retransmitted: u32,
+    /// What TCP knows of both ways, where it is ours that carries.
+    pub(crate) ways: Option<Ways>,
     /// Where our own socket is that faces away from the guest, or from the client.
     pub(crate) local: Option<Endpoint>,
     /// Peer of its socket.
     pub(crate) remote: Option<Endpoint>,
+}
+
+/// What TCP knows of the ways of a connection that travels on the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// The host's connection.
+    pub host: TcpWay,
+    /// The guest's window in bytes.
+    pub guest_window: u32,
+    /// Smoothed round trip to the guest, if one was measured.
+    pub guest_rtt: Option<Duration>,
 }
 
 impl State {

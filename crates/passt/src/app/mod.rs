@@ -21,7 +21,6 @@ use passt_engine::clock;
 use passt_engine::core::{Capture, Outbound};
 use passt_engine::dispatch::Protocols;
 use passt_engine::flow::{Protocol, Side};
-use passt_engine::forward::rule::PortRange;
 use passt_engine::forward::{Change, Entry, Extent, Forward, Listener, Reason, listener};
 use passt_engine::link::Link;
 use passt_engine::worker::{EngineOptions, Worker};
@@ -33,15 +32,16 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::cli::{self, Config, GuestSocket, Mode, Outcome, PasstOptions};
+use crate::control::Server;
 use crate::isolate;
 use crate::life::background::{self, Launch, PidFile};
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::{socket, start};
-use crate::netconf::Rtnl;
 use crate::netconf::host::{self, HostNetwork};
 use crate::netconf::neighbours::Neighbours;
 use crate::netconf::resolv::Resolv;
+use crate::netconf::{self, Rtnl};
 use crate::pcap::Recording;
 use crate::setup::{self, Setup};
 use crate::stats::Stats;
@@ -62,13 +62,21 @@ pub fn main() -> ExitCode {
 }
 
 /// Ends a sealed process, after what is still to be said.
-fn end<L: Link>(worker: &mut Worker<L>, result: anyhow::Result<u8>) -> ! {
+fn end<L: Link>(worker: &mut Worker<L>, server: Option<&mut Server>, result: anyhow::Result<u8>) -> ! {
     let lost = worker.context().core.capture.as_ref().map_or(0, |capture| capture.lost());
     if lost > 0 {
         log::warn!("{lost} frames are missing from the capture");
     }
     crate::log::account(Instant::from_nanos(u64::MAX));
-    exit_now(result.unwrap_or_else(|error| report(&error)))
+    let reason = match &result {
+        Ok(_) => "it has nothing more to serve".to_owned(),
+        Err(error) => format!("{error:#}"),
+    };
+    let status = result.unwrap_or_else(|error| report(&error));
+    if let Some(server) = server {
+        server.farewell(reason, status, &worker.context().core);
+    }
+    exit_now(status)
 }
 
 /// Says why there is a failure; its exit status.
@@ -111,9 +119,6 @@ fn run(config: &Config) -> anyhow::Result<u8> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    if let Some(missing) = config.unsupported() {
-        anyhow::bail!(missing);
-    }
     match &config.mode {
         Mode::Passt(passt) => passt::run(config, passt, client),
         Mode::Pasta(pasta) => pasta::run(config, pasta, inherited),
@@ -131,6 +136,7 @@ struct Prepared {
     neighbours: Option<Neighbours>,
     forward: Forward,
     listeners: Vec<Listener>,
+    server: Option<Server>,
 }
 
 impl Prepared {
@@ -140,6 +146,7 @@ impl Prepared {
         let mut forward = Forward::new(options);
         let pid_file = config.pid_file.as_deref().map(|path| PidFile::open(path, &mut leftovers));
         let pid_file = pid_file.transpose()?;
+        let server = Server::open(config, &mut leftovers)?;
         leftovers.entrust().context("Couldn't start a process")?;
         let (setup, neighbours) = set_up(&outbound::template_config(config))?;
         Ok(Self {
@@ -152,6 +159,7 @@ impl Prepared {
             neighbours,
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
+            server,
         })
     }
 }
@@ -195,12 +203,7 @@ fn settle(
 
 /// Adds the rules for one side, whose network namespace is this thread's, and opens their sockets.
 fn listen(config: &Config, side: Side, forward: &mut Forward) -> anyhow::Result<Vec<Listener>> {
-    let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let ephemeral = ephemeral.ok().and_then(|text| {
-        let mut ports = text.split_whitespace().map_while(|port| port.parse().ok());
-        PortRange::new(ports.next()?, ports.next()?)
-    });
-    let ephemeral = ephemeral.unwrap_or(PortRange::DYNAMIC);
+    let ephemeral = netconf::ephemeral_ports();
     let mut listeners = Vec::new();
     let ports = &config.ports;
     let (tcp, udp) = match side {

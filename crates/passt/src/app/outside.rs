@@ -1,4 +1,4 @@
-//! What the process does on the worker's thread beside the engine: statistics, the log's account,
+//! What the process does on the worker's thread beside the engine: statistics, the log's account, control,
 //! and what becomes readable outside.
 
 use anyhow::Context as _;
@@ -9,6 +9,7 @@ use passt_engine::worker::{External, Worker};
 use passt_proto::time::Instant;
 use rustix::event::epoll::EventFlags;
 
+use crate::control::Server;
 use crate::log;
 use crate::netconf::neighbours::Neighbours;
 use crate::stats::Stats;
@@ -26,9 +27,22 @@ pub(super) fn watch<L: Link>(worker: &mut Worker<L>, neighbours: Option<&Neighbo
 /// The engine's surroundings; `ready` is told the number of a descriptor that is readable, and says
 /// whether the loop is to end.
 pub(super) struct Outside<'a, F> {
+    pub(super) server: Option<&'a mut Server>,
     pub(super) stats: Option<&'a mut Stats>,
     pub(super) neighbours: Option<&'a mut Neighbours>,
     pub(super) ready: F,
+}
+
+impl<F> Outside<'_, F> {
+    /// The same with another `ready`, for a while.
+    pub(super) fn with<G>(&mut self, ready: G) -> Outside<'_, G> {
+        Outside {
+            stats: self.stats.as_deref_mut(),
+            neighbours: self.neighbours.as_deref_mut(),
+            server: self.server.as_deref_mut(),
+            ready,
+        }
+    }
 }
 
 impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outside<'_, F> {
@@ -39,13 +53,26 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
                 neighbours.read(|(addr, mac)| core.neighbour(addr, mac));
                 false
             }
-            _ => (self.ready)(number, control),
+            _ => match &mut self.server {
+                Some(server) if Server::concerns(number) => {
+                    server.ready(number, control);
+                    false
+                }
+                _ => (self.ready)(number, control),
+            },
+        }
+    }
+
+    fn progressed(&mut self, control: &mut Control<'_, L>) {
+        if let Some(server) = &mut self.server {
+            server.progressed(control);
         }
     }
 
     fn due(&self) -> Option<Instant> {
         let stats = self.stats.as_ref().map(|stats| stats.due());
-        [stats, log::due()].into_iter().flatten().min()
+        let server = self.server.as_ref().and_then(|server| server.due());
+        [stats, log::due(), server].into_iter().flatten().min()
     }
 
     fn tick(&mut self, control: &mut Control<'_, L>) {
@@ -53,6 +80,11 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
         log::account(engine.ctx.core.now);
         if let Some(stats) = &mut self.stats {
             stats.report(&engine.ctx, engine.flows.count());
+        }
+        if let Some(server) = &mut self.server
+            && server.due().is_some_and(|due| due <= control.engine.ctx.core.now)
+        {
+            server.tick(control);
         }
     }
 }

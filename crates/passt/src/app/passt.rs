@@ -27,8 +27,6 @@ use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
-use crate::netconf::neighbours::Neighbours;
-use crate::stats::Stats;
 
 /// Number of the listening socket among what is outside of the engine.
 const LISTENER: u32 = 0;
@@ -68,12 +66,13 @@ fn run_on<L: ClientLink>(
         mut neighbours,
         forward,
         listeners,
+        mut server,
     } = Prepared::new(config, leftovers)?;
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         hand_over(&listeners, identity);
         identity.assume(isolate::KEPT)?;
     }
-    isolate::user()?;
+    isolate::user(config)?;
     if let Some(client) = client {
         link.connect(client);
     }
@@ -90,6 +89,9 @@ fn run_on<L: ClientLink>(
             .context("Couldn't watch the socket")?;
     }
     outside::watch(&mut worker, neighbours.as_ref())?;
+    if let Some(server) = &mut server {
+        server.begin(&mut worker)?;
+    }
     let mut peers = Peers::default();
     let open = || {
         if !config.foreground {
@@ -101,8 +103,14 @@ fn run_on<L: ClientLink>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
-    let result = serve(&mut worker, door.as_mut(), (stats.as_mut(), neighbours.as_mut()), passt.one_off);
-    end(&mut worker, result)
+    let outside = Outside {
+        stats: stats.as_mut(),
+        neighbours: neighbours.as_mut(),
+        server: server.as_mut(),
+        ready: (),
+    };
+    let result = serve(&mut worker, door.as_mut(), outside, passt.one_off);
+    end(&mut worker, server.as_mut(), result)
 }
 
 /// The listening socket, and what is needed to let in who comes there.
@@ -155,10 +163,14 @@ impl Door {
 fn serve<L: ClientLink>(
     worker: &mut Worker<L>,
     mut door: Option<&mut Door>,
-    (mut stats, mut neighbours): (Option<&mut Stats>, Option<&mut Neighbours>),
+    mut outside: Outside<'_, ()>,
     one_off: bool,
 ) -> anyhow::Result<u8> {
     loop {
+        if let Some(server) = &mut outside.server {
+            let connected = worker.context().core.link.is_connected();
+            server.guest_is(connected, &worker.control());
+        }
         if let Some(door) = &mut door {
             door.spare.fill();
         }
@@ -168,11 +180,7 @@ fn serve<L: ClientLink>(
             client = door.as_mut().and_then(|door| door.admit(&mut control.engine.ctx, taken));
             client.is_some()
         };
-        let exit = worker.run(&mut Outside {
-            stats: stats.as_deref_mut(),
-            neighbours: neighbours.as_deref_mut(),
-            ready,
-        });
+        let exit = worker.run(&mut outside.with(ready));
         if let Exit::Link(error) = exit {
             // Whoever has not left by itself is told why, as far as anybody can read it.
             let seen_off = error.kind() == std::io::ErrorKind::InvalidData;

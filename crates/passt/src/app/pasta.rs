@@ -25,9 +25,7 @@ use crate::life::start::Inherited;
 use crate::life::watch::Watch;
 use crate::netconf::Rtnl;
 use crate::netconf::guest;
-use crate::netconf::neighbours::Neighbours;
 use crate::setup::TapSetup;
-use crate::stats::Stats;
 
 /// MTU of a tap device that nobody has set another for.
 const DEFAULT_MTU: usize = 1500;
@@ -66,6 +64,7 @@ fn serve<L: Link>(
         mut neighbours,
         mut forward,
         listeners,
+        mut server,
     } = prepared;
     let Entered { netns, mut watch } = entered;
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
@@ -87,6 +86,9 @@ fn serve<L: Link>(
     let open = || {
         worker.enter(Some(stay()?)).context("Couldn't watch the namespace's thread")?;
         worker.follow();
+        if let Some(server) = &mut server {
+            server.begin(&mut worker)?;
+        }
         // The one that stays sees no more than the process will.
         worker.enter(None)?;
         Ok(())
@@ -101,22 +103,24 @@ fn serve<L: Link>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
     watch.release().context("Couldn't let the command run")?;
-    let result = work(&mut worker, &watch, (stats.as_mut(), neighbours.as_mut()));
-    end(&mut worker, result)
+    let outside = Outside {
+        stats: stats.as_mut(),
+        neighbours: neighbours.as_mut(),
+        server: server.as_mut(),
+        ready: (),
+    };
+    let result = work(&mut worker, &watch, outside);
+    end(&mut worker, server.as_mut(), result)
 }
 
 /// Runs the engine until the end; the exit status.
-fn work<L: Link>(
-    worker: &mut Worker<L>,
-    watch: &Watch,
-    (stats, neighbours): (Option<&mut Stats>, Option<&mut Neighbours>),
-) -> anyhow::Result<u8> {
+fn work<L: Link>(worker: &mut Worker<L>, watch: &Watch, mut outside: Outside<'_, ()>) -> anyhow::Result<u8> {
     let mut end = Ok(None);
     let ready = |_, _: &mut Control<'_, L>| {
         end = watch.check();
         !matches!(end, Ok(None))
     };
-    let exit = worker.run(&mut Outside { stats, neighbours, ready });
+    let exit = worker.run(&mut outside.with(ready));
     match exit {
         Exit::Link(error) => Err(error).context("Tap device"),
         Exit::External(_) => Ok(end?.unwrap_or_default()),

@@ -70,11 +70,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// What was asked for and isn't built yet: one line for the user, `None` if all of it is.
-    pub fn unsupported(&self) -> Option<String> {
-        self.control_socket.as_ref().map(|_| "Not supported yet: --conf-path".to_owned())
-    }
-
     /// The options of pasta, `None` if this is passt.
     pub fn pasta(&self) -> Option<&PastaOptions> {
         match &self.mode {

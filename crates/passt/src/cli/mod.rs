@@ -80,6 +80,16 @@ pub fn described(pasta: bool) -> Vec<(&'static str, Vec<Described>)> {
         .collect()
 }
 
+/// A name that an interface can have.
+pub fn interface(text: &str) -> Option<String> {
+    values::interface(text)
+}
+
+/// A host or domain name, as `--hostname` and `--search` take it.
+pub fn domain(text: &str) -> Option<String> {
+    values::domain(text)
+}
+
 fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let mut draft = Draft::new(program);
     let mut words = Getopt::new(argv);

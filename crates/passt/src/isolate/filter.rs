@@ -3,12 +3,12 @@
 use passt_engine::link::{stream, vhost_user};
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
+use passt_sys::{dgram, event, fd, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
 use crate::netconf::neighbours;
-use crate::{log, outlet, pcap};
+use crate::{control, log, outlet, pcap};
 
 /// The engine's and the log's, whatever the link is.
 const COMMON: &[&[Call]] = &[
@@ -40,6 +40,18 @@ const PASTA: &[&[Call]] = &[
 /// Multicast groups, whose sockets come and go.
 const GROUPS: &[&[Call]] = &[groups::CALLS, protocols::groups::CALLS];
 
+/// The control socket: who comes there may change rules, and record frames.
+const CONTROL: &[&[Call]] = &[
+    control::CALLS,
+    passt_engine::control::CALLS,
+    dgram::DESTINATIONS,
+    dgram::JOINED,
+    forward::CALLS,
+    outlet::CALLS,
+    fd::CALLS,
+    &[Call::any(Sysno::ftruncate)],
+];
+
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
@@ -57,8 +69,16 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
+    let control = config.control_socket.as_ref().map_or(&[][..], |_| CONTROL);
     let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
-    [COMMON, mode, groups, capture].concat().into_iter().chain(file).chain([own]).flatten().copied().collect()
+    [COMMON, mode, groups, capture, control]
+        .concat()
+        .into_iter()
+        .chain(file)
+        .chain([own])
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// Has the kernel refuse all others, for good.

@@ -19,6 +19,7 @@ use passt_sys::namespace::{self, Resident};
 use passt_sys::seccomp::Call;
 use passt_sys::{alloc, process};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{getgid, getuid};
 use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
 
 use crate::cli::Config;
@@ -41,10 +42,19 @@ impl Error {
     }
 }
 
-/// Moves to a user namespace of our own, in which nobody is anybody. The process must have a single
+/// Moves to a user namespace of our own, in which nobody is anybody; but the user that we are has an
+/// ID where clients of the control socket are to be known by theirs. The process must have a single
 /// thread.
-pub fn user() -> Result<(), Error> {
-    namespace::detach_user().map_err(Error::at("user namespace"))
+pub fn user(config: &Config) -> Result<(), Error> {
+    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+    namespace::detach_user().map_err(Error::at("user namespace"))?;
+    if config.control_socket.is_some()
+        && let Err(error) = namespace::map_root(uid, gid)
+    {
+        // Clients are known by the socket's mode alone.
+        log::debug!("No map for the user namespace: {error}");
+    }
+    Ok(())
 }
 
 /// Has the next child begin a PID namespace.

@@ -97,7 +97,8 @@ fn name(number: u32) -> PathBuf {
     format!("/tmp/passt_{number}.socket").into()
 }
 
-fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
+/// Listens at a path, unless a process does that already. The file is one of `leftovers`.
+pub fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
     if is_live(path) {
         return Err(Error::InUse(path.into()));
     }

@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
@@ -43,6 +43,9 @@ const SYSLOG: &str = "/dev/log";
 const LOG_DAEMON: u8 = 3;
 /// Longest line; what is longer is cut. RFC 3164, section 4.1, allows packets of this size.
 const MAX_LINE: usize = 1024;
+
+/// Warnings that are kept for whoever wants to hear of them, until they are fetched.
+const KEPT_LINES: usize = 8;
 
 /// System calls for a line.
 pub const CALLS: &[Call] = outlet::CALLS;
@@ -126,6 +129,55 @@ pub fn last_words(message: fmt::Arguments<'_>) {
         && let Some(sink) = sink.as_mut()
     {
         sink.write(Level::Error, &message);
+    }
+}
+
+/// Has warnings and errors be kept for [`overheard`] from now on, or not any more.
+pub fn overhear(on: bool) {
+    LISTENS.store(on, Ordering::Relaxed);
+    if !on {
+        OVERHEARD.lock().unwrap_or_else(PoisonError::into_inner).count = 0;
+        HAS_OVERHEARD.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Whether [`overheard`] has a line.
+#[inline]
+pub fn has_overheard() -> bool {
+    HAS_OVERHEARD.load(Ordering::Relaxed)
+}
+
+/// The next line that was kept. Where there are many at once, later ones are not.
+pub fn overheard() -> Option<String> {
+    let mut kept = OVERHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.count == 0 {
+        return None;
+    }
+    let text = kept.lines[0].text().to_owned();
+    kept.lines.rotate_left(1);
+    kept.count -= 1;
+    HAS_OVERHEARD.store(kept.count > 0, Ordering::Relaxed);
+    Some(text)
+}
+
+static LISTENS: AtomicBool = AtomicBool::new(false);
+static HAS_OVERHEARD: AtomicBool = AtomicBool::new(false);
+static OVERHEARD: Mutex<Overheard> =
+    Mutex::new(Overheard { lines: [const { Line::new() }; KEPT_LINES], count: 0 });
+
+/// Lines that somebody wants to hear of.
+struct Overheard {
+    lines: [Line; KEPT_LINES],
+    count: usize,
+}
+
+fn keep(message: &fmt::Arguments<'_>) {
+    let mut kept = OVERHEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = kept.count;
+    if let Some(line) = kept.lines.get_mut(count) {
+        line.fill(|line| write!(line, "{}", Plain(message)));
+        kept.count += 1;
+        HAS_OVERHEARD.store(true, Ordering::Relaxed);
     }
 }
 
@@ -224,6 +276,9 @@ impl Sink {
 
     /// Writes one line to every destination.
     fn write(&mut self, level: Level, message: &fmt::Arguments<'_>) {
+        if level <= Level::Warn && LISTENS.load(Ordering::Relaxed) {
+            keep(message);
+        }
         for destination in &mut self.destinations {
             destination.write(self.name, self.start, level, message);
         }

@@ -453,6 +453,14 @@ impl Connection {
         }
     }
 
+    /// The guest's window in bytes, and the smoothed round trip to it if one was measured.
+    pub fn way(&self) -> (u32, Option<Duration>) {
+        match &self.state {
+            State::Open(open) => open.way(),
+            _ => (0, None),
+        }
+    }
+
     fn end(&mut self, guest: Option<Segment>, abort: bool) {
         self.state = State::Ended { guest, abort };
     }

@@ -325,6 +325,10 @@ impl Open {
         self.tx.retransmitted()
     }
 
+    pub(super) fn way(&self) -> (u32, Option<Duration>) {
+        self.tx.way()
+    }
+
     pub(super) fn acknowledge_now(&mut self) {
         self.rx.acknowledge_now();
     }

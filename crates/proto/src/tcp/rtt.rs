@@ -28,6 +28,11 @@ impl Rtt {
         });
     }
 
+    /// The smoothed round trip, if one was measured.
+    pub(super) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed.map(|(srtt, _)| srtt)
+    }
+
     /// The guest answered: forget the doublings.
     pub(super) fn answered(&mut self) {
         self.backoff = 0;

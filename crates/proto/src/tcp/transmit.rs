@@ -10,7 +10,7 @@ use super::Behind;
 use super::rtt::Rtt;
 use crate::drop::DropReason;
 use crate::seq::Seq;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::tcp::{Flags, Segment};
 
 /// Repetitions of an acknowledgement after which a loss is assumed (RFC 5681, section 3.2).
@@ -454,6 +454,11 @@ impl Transmit {
 
     pub(super) fn retransmitted(&self) -> u32 {
         self.retransmitted
+    }
+
+    /// The guest's window in bytes, and the smoothed round trip to it.
+    pub(super) fn way(&self) -> (u32, Option<Duration>) {
+        (self.window, self.rtt.smoothed())
     }
 
     /// Bytes (and FIN) sent but not acknowledged.

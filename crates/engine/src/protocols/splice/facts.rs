@@ -2,6 +2,7 @@
 
 use super::{Peer, SpliceFlow};
 use crate::flow::Side;
+use crate::flow::account::Account;
 use crate::protocols::facts::{self, Facts, State};
 
 impl SpliceFlow {
@@ -23,6 +24,11 @@ impl SpliceFlow {
         };
         let target = &self.ends[Peer::Target].fd;
         let (local, remote) = (facts::local(target), facts::peer(target));
-        Facts { state, account: self.account, retransmitted: 0, local, remote }
+        Facts { state, account: self.account, retransmitted: 0, ways: None, local, remote }
+    }
+
+    /// What it has carried.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 }

@@ -5,6 +5,7 @@ use passt_proto::addr::{Addr, Endpoint};
 use super::UdpFlow;
 use super::mapping::Mappings;
 use super::way::{Shared, Sockets, Which};
+use crate::flow::account::Account;
 use crate::forward::Listeners;
 use crate::protocols::facts::{self, Facts, State};
 
@@ -16,7 +17,12 @@ impl UdpFlow {
             own => own.own().and_then(facts::local),
         };
         let state = State::of_datagrams(self.seen.map(u64::from));
-        Facts { state, account: self.account, retransmitted: 0, local, remote: Some(self.remote) }
+        Facts { state, account: self.account, retransmitted: 0, ways: None, local, remote: Some(self.remote) }
+    }
+
+    /// What it has carried.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 
     /// The number of the listening socket that it travels through, if it does.

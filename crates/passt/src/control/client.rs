@@ -1,0 +1,325 @@
+//! One client: what came from it, what it is to get, and how far it is.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use arrayvec::ArrayVec;
+use passt_control::reply::{self, Answer, Code, Event, Failure};
+use passt_control::v2::{self, Greeting, Table};
+use passt_control::{Rule, frame, request};
+use passt_engine::core::{Core, Token};
+use passt_engine::link::Link;
+use passt_proto::time::Instant;
+use passt_sys::msg;
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+
+use super::transactions::Owner;
+
+/// Bytes read at once.
+const CHUNK: usize = 1 << 14;
+/// Bytes that a client has not read, above which it is not asked for more.
+const FULL: usize = 1 << 16;
+/// The same above which a client that wants events has none: it does not read.
+const DEAF: usize = 1 << 18;
+
+/// What a client has asked for.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// All rules as they should be, of those that it was shown.
+    Tables { shown: Vec<Rule>, wanted: Vec<Rule> },
+    /// A request, and the descriptor that came with it.
+    Message(Box<request::Message>, Option<OwnedFd>),
+    /// Something that is no request, with its number if it has one.
+    Invalid(u64, String),
+}
+
+/// How far the conversation is.
+#[derive(Debug)]
+enum Stage {
+    /// The client has yet to choose how to go on. `None`: it can't be told all rules.
+    Greeted(Option<Vec<Rule>>),
+    Messages,
+    /// Nothing more is expected from it.
+    Leaving,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: OwnedFd,
+    token: Token,
+    pub(super) serial: u64,
+    stage: Stage,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+    /// What the loop watches for; if that is nothing it does not watch the socket.
+    interest: EventFlags,
+    /// Nothing more comes.
+    ended: bool,
+    /// One of its transactions is under way.
+    waits: bool,
+    /// It wants events.
+    pub(super) subscribed: bool,
+    /// Changes that are to be made together with more of them.
+    pub(super) staged: Vec<request::Change>,
+    heard: Instant,
+}
+
+impl Client {
+    /// A client that is told what the rules are.
+    pub(super) fn new<L: Link>(
+        socket: OwnedFd,
+        token: Token,
+        serial: u64,
+        tables: Vec<Table>,
+        core: &Core<L>,
+    ) -> io::Result<Self> {
+        core.watch(&socket, token, EventFlags::IN)?;
+        let greeting = Greeting { tables };
+        let output = greeting.encode();
+        let shown: Option<Vec<_>> = greeting.tables.into_iter().map(|table| table.rules).collect();
+        let shown = shown.map(|tables| tables.into_iter().flatten().collect());
+        Ok(Self {
+            socket,
+            token,
+            serial,
+            stage: Stage::Greeted(shown),
+            input: Vec::new(),
+            output,
+            descriptor: None,
+            interest: EventFlags::IN,
+            ended: false,
+            waits: false,
+            subscribed: false,
+            staged: Vec::new(),
+            heard: core.now,
+        })
+    }
+
+    /// Since when it says nothing, unless it waits for us, or for events.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        (!self.waits && !self.subscribed).then_some(self.heard)
+    }
+
+    /// Reads some of what came, if there is room for it.
+    pub(super) fn ready(&mut self, now: Instant) {
+        if !self.wants_more() {
+            return;
+        }
+        let mut bytes = [0; CHUNK];
+        let mut descriptors = ArrayVec::<OwnedFd, 1>::new();
+        match msg::receive_with(self.socket.as_fd(), &mut bytes, &mut descriptors) {
+            Ok(0) => self.ended = true,
+            Ok(length) => {
+                self.heard = now;
+                self.input.extend(bytes.get(..length).unwrap_or_default());
+                if let Some(descriptor) = descriptors.pop() {
+                    self.descriptor = Some(descriptor);
+                }
+            }
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN | Errno::INTR) => {}
+                _ => self.ended = true,
+            },
+        }
+    }
+
+    /// Whether more can be read.
+    fn wants_more(&self) -> bool {
+        let most = match self.stage {
+            Stage::Greeted(_) => v2::MAX_TABLES_LEN,
+            Stage::Messages => frame::HEADER + frame::MAX_REQUEST,
+            Stage::Leaving => 0,
+        };
+        !self.ended && self.input.len() < most && self.output.len() < FULL
+    }
+
+    /// Whether there is something to be done for it.
+    pub(super) fn has_request(&self) -> bool {
+        !self.waits && self.output.len() < FULL && self.is_complete()
+    }
+
+    /// Whether a request has come as a whole, or one that can't be.
+    fn is_complete(&self) -> bool {
+        match &self.stage {
+            Stage::Greeted(_) if is_hello(&self.input) => self.input.len() >= frame::HELLO.len(),
+            Stage::Greeted(_) => {
+                !self.input.is_empty() && !matches!(v2::decode_tables(&self.input), Ok(None))
+            }
+            Stage::Messages => !matches!(frame::first(&self.input, frame::MAX_REQUEST), Ok(None)),
+            Stage::Leaving => false,
+        }
+    }
+
+    /// What it asks for next, if it can be answered.
+    pub(super) fn next_request(&mut self) -> Option<Request> {
+        if self.waits || self.output.len() >= FULL {
+            return None;
+        }
+        if let Stage::Greeted(shown) = &mut self.stage {
+            if is_hello(&self.input) {
+                if self.input.len() < frame::HELLO.len() {
+                    return None;
+                }
+                self.input.drain(..frame::HELLO.len());
+                self.stage = Stage::Messages;
+            } else {
+                let tables = if self.input.is_empty() { Ok(None) } else { v2::decode_tables(&self.input) };
+                return match (tables, shown.take()) {
+                    (Ok(None), before) => {
+                        *shown = before;
+                        None
+                    }
+                    (Ok(Some((wanted, _))), Some(shown)) => {
+                        self.stage = Stage::Leaving;
+                        self.input = Vec::new();
+                        Some(Request::Tables { shown, wanted })
+                    }
+                    (Ok(Some(_)), None) => self.mistake("there are more rules than can be replaced so"),
+                    (Err(error), _) => self.mistake(&error.to_string()),
+                };
+            }
+        }
+        self.next_message()
+    }
+
+    /// Tells the log of a client that is not understood, which can't be told itself.
+    fn mistake(&mut self, reason: &str) -> Option<Request> {
+        log::warn!("Client of the control socket: {reason}");
+        self.leave();
+        None
+    }
+
+    fn next_message(&mut self) -> Option<Request> {
+        let Stage::Messages = self.stage else { return None };
+        let (request, length) = match frame::first(&self.input, frame::MAX_REQUEST) {
+            Ok(None) => return None,
+            Ok(Some((json, length))) => match serde_json::from_slice::<request::Message>(json) {
+                Ok(message) => (Request::Message(Box::new(message), None), length),
+                Err(error) => (Request::Invalid(id_of(json), error.to_string()), length),
+            },
+            Err(error) => {
+                // Where the next one begins is not known.
+                self.reply(0, Err(Failure::new(Code::Invalid, error.to_string())));
+                self.leave();
+                return None;
+            }
+        };
+        self.input.drain(..length);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        // It came with the first byte of something that is here as a whole now.
+        let descriptor = self.descriptor.take();
+        match request {
+            Request::Message(message, _) => Some(Request::Message(message, descriptor)),
+            other => Some(other),
+        }
+    }
+
+    /// It has a transaction, and nothing more is answered before that is over.
+    pub(super) fn wait(&mut self) -> Owner {
+        self.waits = true;
+        Owner { serial: self.serial }
+    }
+
+    /// Its transaction is over.
+    pub(super) fn go_on(&mut self) {
+        self.waits = false;
+    }
+
+    /// Nothing more is expected from it: it is seen off when it has what it is to get.
+    pub(super) fn leave(&mut self) {
+        self.stage = Stage::Leaving;
+        (self.input, self.staged) = (Vec::new(), Vec::new());
+    }
+
+    /// Tells it what it asked for.
+    pub(super) fn reply(&mut self, id: u64, answer: Result<Answer, Failure>) {
+        let message = match answer {
+            Ok(answer) => reply::Message::Reply { id, answer },
+            Err(error) => reply::Message::Failure { id, error },
+        };
+        self.put(&message);
+    }
+
+    /// Tells it of an event.
+    pub(super) fn tell(&mut self, event: &Event) {
+        if self.output.len() > DEAF {
+            log::warn!("A client of the control socket does not read its events, and is sent away");
+            self.ended = true;
+            self.output = Vec::new();
+            return self.leave();
+        }
+        self.put(&reply::Message::Event { event: event.clone() });
+    }
+
+    fn put(&mut self, message: &reply::Message) {
+        if let Err(error) = frame::append(&mut self.output, message) {
+            log::warn!("Couldn't tell a client of the control socket: {error}");
+            self.leave();
+        }
+    }
+
+    /// Sends what there is, and has the loop tell what is of interest then. Breaks when the client
+    /// is done.
+    pub(super) fn settle<L: Link>(&mut self, core: &Core<L>) -> ControlFlow<()> {
+        while !self.output.is_empty() {
+            match msg::send_slice(self.socket.as_fd(), &self.output) {
+                Ok(sent) if sent == self.output.len() => self.output = Vec::new(),
+                Ok(sent) => drop(self.output.drain(..sent)),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::AGAIN) => break,
+                    Some(Errno::INTR) => {}
+                    // It is gone. What it asked for is done all the same.
+                    _ => self.output = Vec::new(),
+                },
+            }
+        }
+        let is_done = matches!(self.stage, Stage::Leaving) || self.ended && !self.is_complete();
+        if is_done && !self.waits && self.output.is_empty() {
+            return ControlFlow::Break(());
+        }
+        match self.watch(core) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                log::warn!("Couldn't watch a client of the control socket: {error}");
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// Has the loop watch for what is of interest now. An end of the peer would be told each round
+    /// where nothing is (epoll_ctl(2)): then the socket is not watched.
+    fn watch<L: Link>(&mut self, core: &Core<L>) -> io::Result<()> {
+        let mut wanted = EventFlags::empty();
+        wanted.set(EventFlags::IN, self.wants_more());
+        wanted.set(EventFlags::OUT, !self.output.is_empty());
+        match (self.interest.is_empty(), wanted.is_empty()) {
+            _ if wanted == self.interest => {}
+            (_, true) => core.unwatch(&self.socket)?,
+            (true, false) => core.watch(&self.socket, self.token, wanted)?,
+            (false, false) => core.rewatch(&self.socket, self.token, wanted)?,
+        }
+        self.interest = wanted;
+        Ok(())
+    }
+}
+
+/// Whether bytes begin as a client does that speaks in frames.
+fn is_hello(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(frame::HELLO.len());
+    length > 0 && bytes.get(..length) == frame::HELLO.get(..length)
+}
+
+/// The number of a request that is not understood.
+fn id_of(json: &[u8]) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        id: u64,
+    }
+    serde_json::from_slice::<Numbered>(json).map_or(0, |numbered| numbered.id)
+}

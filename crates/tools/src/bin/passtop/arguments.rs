@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lexopt::{Arg, Parser, ValueExt as _};
+
+/// A command line.
+#[derive(Debug, Default)]
+pub(crate) struct Arguments {
+    pub(crate) path: Option<PathBuf>,
+    /// Show everything once, as text.
+    pub(crate) once: bool,
+    /// The same as JSON.
+    pub(crate) json: bool,
+    /// Time between two looks.
+    pub(crate) interval: Option<Duration>,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Run(Arguments),
+    Print(String),
+    Fail(String),
+}
+
+/// Options with their arguments, and what they do.
+pub(crate) const OPTIONS: &[(&str, &str)] = &[
+    ("-i, --interval SECONDS", "Time between two looks, default 1"),
+    ("-1, --once", "Print everything once, after one interval, and quit"),
+    ("-j, --json", "Print it as JSON; implies --once"),
+    ("-h, --help", "Print this text"),
+    ("--version", "Print name and version"),
+];
+
+const KEYS: &str = "
+Keys: Tab, or 1 to 4, another view; s order; r reverse; / filter by text; p pause; up, down scroll; q quit
+";
+
+impl Arguments {
+    /// Reads a command line, without the program's name.
+    pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Outcome {
+        match Self::read(words) {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Fail(format!("{error:#}; --help lists the options")),
+        }
+    }
+
+    fn read(words: impl Iterator<Item = OsString>) -> anyhow::Result<Outcome> {
+        let mut words = Parser::from_args(words);
+        let mut arguments = Self::default();
+        while let Some(word) = words.next()? {
+            match word {
+                Arg::Short('h') | Arg::Long("help") => return Ok(Outcome::Print(usage())),
+                Arg::Long("version") => {
+                    return Ok(Outcome::Print(format!("passtop {}\n", env!("CARGO_PKG_VERSION"))));
+                }
+                Arg::Short('1') | Arg::Long("once") => arguments.once = true,
+                Arg::Short('j') | Arg::Long("json") => {
+                    (arguments.once, arguments.json) = (true, true);
+                }
+                Arg::Short('i') | Arg::Long("interval") => {
+                    let text = words.value()?.string()?;
+                    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+                    let seconds = seconds.with_context(|| format!("not an interval in seconds: {text}"))?;
+                    arguments.interval = Some(Duration::from_secs_f64(seconds));
+                }
+                Arg::Value(path) if arguments.path.is_none() => arguments.path = Some(path.into()),
+                other => bail!("{}", other.unexpected()),
+            }
+        }
+        Ok(Outcome::Run(arguments))
+    }
+}
+
+/// The usage and all options.
+fn usage() -> String {
+    let mut text = "Usage: passtop [OPTION]... [PATH]\n\n\
+        Shows what the passt or pasta with --conf-path PATH does; without a path the only one found.\n\n"
+        .to_owned();
+    for (names, help) in OPTIONS {
+        let indent = if names.starts_with("--") { 6 } else { 2 };
+        let names = format!("{:indent$}{names}", "");
+        text.push_str(&format!("{names:30}{help}\n"));
+    }
+    text + KEYS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines() {
+        let parse = |line: &str| match Arguments::parse(line.split_whitespace().map(OsString::from)) {
+            Outcome::Run(arguments) => Ok(arguments),
+            Outcome::Fail(text) => Err(text),
+            Outcome::Print(text) => Err(text),
+        };
+        let arguments = parse("-j -i 0.5 /run/x").expect("a command line");
+        assert!(arguments.once && arguments.json && arguments.path == Some("/run/x".into()));
+        assert_eq!(arguments.interval, Some(Duration::from_millis(500)));
+        for (line, expected) in
+            [("-i 0", "not an interval"), ("a b", "unexpected argument \"b\""), ("--nix", "invalid option")]
+        {
+            assert!(parse(line).is_err_and(|text| text.contains(expected)), "{line}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Instances, found by their sockets.
+//!
+//! Every listening UNIX socket with a path is in `/proc/net/unix` (proc(5)). Which of these are
+//! control sockets their greeting tells: so those are asked whose name looks like it, and that this
+//! user may connect to.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use passt_control::client::Greeted;
+
+/// Flag of a socket that accepts connections (`__SO_ACCEPTCON`, include/linux/net.h).
+const ACCEPTS: u32 = 1 << 16;
+/// How long a server may take to greet.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The only instance that there is.
+pub(crate) fn only() -> anyhow::Result<PathBuf> {
+    let found = all();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => bail!("no passt or pasta with --conf-path found; a path says where there is one"),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            bail!("several found, one must be named: {}", names.join(" "))
+        }
+    }
+}
+
+/// Control sockets that this user can reach.
+fn all() -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let mut paths: Vec<_> = text.lines().filter_map(listening).filter(|path| looks_like_one(path)).collect();
+    paths.sort();
+    paths.dedup();
+    paths.retain(|path| is_one(path));
+    paths
+}
+
+/// The path of a socket that listens, from its line.
+fn listening(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split_whitespace();
+    let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
+    let path = fields.nth(3)?;
+    (flags & ACCEPTS != 0 && path.starts_with('/')).then(|| PathBuf::from(path))
+}
+
+/// Others are not to be disturbed: a passt's own socket may have one client only.
+fn looks_like_one(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    ["pasta", "passt", "pesto", "ctl", "control", "conf"].iter().any(|part| name.contains(part))
+        && !name.starts_with("passt_")
+}
+
+fn is_one(path: &Path) -> bool {
+    let Ok(socket) = UnixStream::connect(path) else { return false };
+    let timed = socket.set_read_timeout(Some(PATIENCE)).is_ok();
+    timed && Greeted::over(socket).is_ok_and(|greeted| greeted.greeting().has_messages())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_listen() {
+        for (line, expected) in [
+            ("ffff: 00000002 00000000 00010000 0001 01 123 /run/pasta.sock", Some("/run/pasta.sock")),
+            ("ffff: 00000003 00000000 00000000 0001 03 123 /run/pasta.sock", None),
+            ("ffff: 00000002 00000000 00010000 0001 01 123 @abstract", None),
+            ("ffff: 00000002 00000000 00010000 0001 01 123", None),
+            ("Num       RefCount Protocol Flags    Type St Inode Path", None),
+        ] {
+            assert_eq!(listening(line), expected.map(PathBuf::from), "{line}");
+        }
+        assert!(looks_like_one(Path::new("/run/pasta.sock")));
+        assert!(!looks_like_one(Path::new("/tmp/passt_1.socket")));
+    }
+}

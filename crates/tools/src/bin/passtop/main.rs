@@ -1,0 +1,56 @@
+//! passtop shows what a running passt or pasta does, in the terminal: rates now and before, flows by
+//! rate, forwarded ports and who uses them, and what is dropped, in words.
+//!
+//! `passtop [OPTION]... [PATH]` looks at the socket that `--conf-path` has made; without a path at
+//! the only one that it finds where such sockets usually are. It needs no right but to connect there.
+//!
+//! What is asked for once a second is little: what each flow has carried, in numbers; then the flows
+//! that are shown are asked for by their names.
+
+mod arguments;
+mod find;
+mod once;
+mod sample;
+mod screen;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use passt_control::client::Client;
+use passt_sys::plain::Plain;
+
+use arguments::{Arguments, Outcome};
+use sample::Monitor;
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse(std::env::args_os().skip(1)) {
+        Outcome::Run(arguments) => run(&arguments),
+        Outcome::Print(text) => {
+            print!("{text}");
+            Ok(())
+        }
+        Outcome::Fail(text) => Err(anyhow::anyhow!(text)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("passtop: {}", Plain(format_args!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = match &arguments.path {
+        Some(path) => path.clone(),
+        None => find::only()?,
+    };
+    let client = Client::connect(&path).with_context(|| path.display().to_string())?;
+    let monitor = Monitor::new(client, path)?;
+    if arguments.once {
+        return once::run(monitor, arguments);
+    }
+    screen::run(monitor, arguments.interval.unwrap_or(Duration::from_secs(1)))
+}

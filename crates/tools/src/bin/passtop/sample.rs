@@ -1,0 +1,247 @@
+//! What is known of an instance: asked for once an interval, and compared with the time before.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use passt_control::client::Client;
+use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
+use passt_control::request::{Names, Page, Request};
+use serde::Serialize;
+
+/// Rates that are remembered.
+const HISTORY: usize = 120;
+/// Flows that are described at most: those with the highest rates.
+const DESCRIBED: usize = 256;
+
+/// An instance that is watched.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    client: Client,
+    pub(crate) path: PathBuf,
+    pub(crate) hello: Hello,
+    /// Bytes that each flow had carried, out and in.
+    before: HashMap<(u32, u32), (u64, u64)>,
+    counters: Option<(Instant, Counters)>,
+    /// Bytes a second from the guest and to it, the latest last.
+    pub(crate) history: [VecDeque<u64>; 2],
+}
+
+/// What was seen at one time.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) hello: Hello,
+    /// Seconds since the time before.
+    pub(crate) interval: f64,
+    /// Bytes a second from the guest and to it.
+    pub(crate) rate_out: u64,
+    pub(crate) rate_in: u64,
+    /// Frames a second.
+    pub(crate) frames_out: u64,
+    pub(crate) frames_in: u64,
+    /// All flows that there are.
+    pub(crate) flow_count: usize,
+    /// The busiest of them.
+    pub(crate) flows: Vec<FlowNow>,
+    pub(crate) ports: Vec<PortNow>,
+    pub(crate) counters: Counters,
+    /// Reasons to drop, how often in all, and a second.
+    pub(crate) drops: Vec<DropNow>,
+    pub(crate) guest: Guest,
+}
+
+/// A flow, and its rates in bytes a second.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FlowNow {
+    #[serde(flatten)]
+    pub(crate) flow: Flow,
+    pub(crate) rate_out: u64,
+    pub(crate) rate_in: u64,
+}
+
+/// A rule, and how many flows use it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PortNow {
+    #[serde(flatten)]
+    pub(crate) rule: RuleNow,
+    pub(crate) users: Vec<String>,
+}
+
+/// A reason to drop.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DropNow {
+    pub(crate) reason: String,
+    pub(crate) meaning: String,
+    pub(crate) count: u64,
+    pub(crate) rate: f64,
+}
+
+impl Monitor {
+    /// Begins to watch.
+    pub(crate) fn new(mut client: Client, path: PathBuf) -> anyhow::Result<Self> {
+        let Answer::Hello(hello) = client.ask(Request::Hello)? else { bail!("Unexpected answer") };
+        let history = [VecDeque::new(), VecDeque::new()];
+        Ok(Self { client, path, hello, before: HashMap::new(), counters: None, history })
+    }
+
+    /// Looks again.
+    pub(crate) fn look(&mut self) -> anyhow::Result<Sample> {
+        let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { bail!("Unexpected answer") };
+        self.hello = hello;
+        let Answer::Counters(counters) = self.client.ask(Request::Counters)? else {
+            bail!("Unexpected answer")
+        };
+        let now = Instant::now();
+        let (passed, before) = match self.counters.take() {
+            Some((at, before)) => (now.duration_since(at), before),
+            None => (Duration::ZERO, (*counters).clone()),
+        };
+        let interval = passed.as_secs_f64();
+        let carried = self.carried()?;
+        let flow_count = carried.len();
+        let mut rates: Vec<_> = carried
+            .iter()
+            .map(|(name, (out, inward))| {
+                let (out_before, in_before) = self.before.get(name).copied().unwrap_or((*out, *inward));
+                (*name, rate(out_before, *out, interval), rate(in_before, *inward, interval))
+            })
+            .collect();
+        self.before = carried;
+        rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out + inward), *name));
+        rates.truncate(DESCRIBED);
+        let flows = self.describe(&rates)?;
+        let ports = ports(self.rules()?, &flows);
+        let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
+        let of = |before, now| rate(before, now, interval);
+        let [rate_out, rate_in] = [
+            of(before.from_guest_bytes, counters.from_guest_bytes),
+            of(before.to_guest_bytes, counters.to_guest_bytes),
+        ];
+        for (history, rate) in self.history.iter_mut().zip([rate_out, rate_in]) {
+            if history.len() == HISTORY {
+                history.pop_front();
+            }
+            history.push_back(rate);
+        }
+        let sample = Sample {
+            hello: self.hello.clone(),
+            interval,
+            rate_out,
+            rate_in,
+            frames_out: of(before.from_guest_frames, counters.from_guest_frames),
+            frames_in: of(before.to_guest_frames, counters.to_guest_frames),
+            flow_count,
+            flows,
+            ports,
+            drops: drops(&before, &counters, interval),
+            counters: (*counters).clone(),
+            guest: *guest,
+        };
+        self.counters = Some((now, *counters));
+        Ok(sample)
+    }
+
+    /// What each flow has carried so far.
+    fn carried(&mut self) -> anyhow::Result<HashMap<(u32, u32), (u64, u64)>> {
+        let (mut all, mut from) = (HashMap::new(), Some(0));
+        while let Some(next) = from {
+            let Answer::Carried(page) = self.client.ask(Request::Carried(Page { from: next, most: None }))?
+            else {
+                bail!("Unexpected answer")
+            };
+            all.extend(
+                page.flows
+                    .into_iter()
+                    .map(|(index, generation, out, inward)| ((index, generation), (out, inward))),
+            );
+            from = page.next;
+        }
+        Ok(all)
+    }
+
+    fn describe(&mut self, rates: &[((u32, u32), u64, u64)]) -> anyhow::Result<Vec<FlowNow>> {
+        let by_name: HashMap<String, (u64, u64)> = rates
+            .iter()
+            .map(|((index, generation), out, inward)| (format!("{index}.{generation}"), (*out, *inward)))
+            .collect();
+        let flows = rates.iter().map(|((index, generation), ..)| format!("{index}.{generation}")).collect();
+        let Answer::Flows(described) = self.client.ask(Request::Describe(Names { flows }))? else {
+            bail!("Unexpected answer")
+        };
+        let with_rates = |flow: Flow| {
+            let (rate_out, rate_in) = by_name.get(&flow.flow).copied().unwrap_or_default();
+            FlowNow { flow, rate_out, rate_in }
+        };
+        Ok(described.flows.into_iter().map(with_rates).collect())
+    }
+
+    fn rules(&mut self) -> anyhow::Result<Vec<RuleNow>> {
+        let (mut all, mut from) = (Vec::new(), Some(0));
+        while let Some(next) = from {
+            let Answer::Rules(page) = self.client.ask(Request::Rules(Page { from: next, most: None }))?
+            else {
+                bail!("Unexpected answer")
+            };
+            all.extend(page.rules);
+            from = page.next;
+        }
+        Ok(all)
+    }
+}
+
+/// A rate a second between two counts.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a rate to be looked at"
+)]
+fn rate(before: u64, now: u64, seconds: f64) -> u64 {
+    if seconds > 0.0 { (now.saturating_sub(before) as f64 / seconds) as u64 } else { 0 }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate to be looked at")]
+fn drops(before: &Counters, now: &Counters, seconds: f64) -> Vec<DropNow> {
+    let old =
+        |reason: &str| before.drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.count);
+    let drop = |drop: &passt_control::reply::Drop| DropNow {
+        reason: drop.reason.clone(),
+        meaning: drop.meaning.clone(),
+        count: drop.count,
+        rate: if seconds > 0.0 { drop.count.saturating_sub(old(&drop.reason)) as f64 / seconds } else { 0.0 },
+    };
+    now.drops.iter().map(drop).collect()
+}
+
+/// Rules with who uses them now: remote addresses of flows through their ports.
+fn ports(rules: Vec<RuleNow>, flows: &[FlowNow]) -> Vec<PortNow> {
+    let port = |rule: RuleNow| {
+        let uses = |flow: &&FlowNow| {
+            let last_part = |end: &str| end.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let of_rule = &rule.rule;
+            let (first, last) = (of_rule.to(), of_rule.to().saturating_add(of_rule.last() - of_rule.first));
+            let is_protocol = flow.flow.protocol.eq_ignore_ascii_case(&of_rule.protocol.to_string());
+            // By the link the guest's end is the target; past it that is our peer's.
+            let target =
+                if flow.flow.via == "link" { Some(&flow.flow.guest) } else { flow.flow.target.as_ref() };
+            let is_target =
+                target.is_some_and(|end| last_part(end).is_some_and(|port| (first..=last).contains(&port)));
+            is_protocol && is_target
+        };
+        let users = flows.iter().filter(uses).map(|flow| flow.flow.remote.clone()).collect();
+        PortNow { rule, users }
+    };
+    rules.into_iter().map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_of_counts() {
+        assert_eq!(rate(100, 300, 2.0), 100);
+        assert_eq!((rate(100, 300, 0.0), rate(300, 100, 1.0)), (0, 0));
+    }
+}

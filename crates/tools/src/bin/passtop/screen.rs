@@ -1,0 +1,50 @@
+//! The terminal: set up, drawn once an interval and after each key, and left as it was.
+
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use crate::sample::{Monitor, Sample};
+use crate::view::View;
+
+/// Shows everything until the user has seen enough, or the instance ends.
+pub(crate) fn run(mut monitor: Monitor, interval: Duration) -> anyhow::Result<()> {
+    let mut terminal = ratatui::try_init()?;
+    let mut view = View::default();
+    let outcome = follow(&mut terminal, &mut monitor, &mut view, interval);
+    ratatui::restore();
+    outcome
+}
+
+fn follow(
+    terminal: &mut ratatui::DefaultTerminal,
+    monitor: &mut Monitor,
+    view: &mut View,
+    interval: Duration,
+) -> anyhow::Result<()> {
+    let mut sample: Option<Sample> = None;
+    let mut due = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now >= due {
+            let latest = monitor.look()?;
+            if !view.paused || sample.is_none() {
+                sample = Some(latest);
+            }
+            due = now + interval;
+        }
+        terminal.draw(|frame| view.draw(frame, monitor, sample.as_ref()))?;
+        if !event::poll(due.saturating_duration_since(Instant::now()))? {
+            continue;
+        }
+        if let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+        {
+            let is_interrupt =
+                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            if is_interrupt || view.key(key.code).is_break() {
+                return Ok(());
+            }
+        }
+    }
+}

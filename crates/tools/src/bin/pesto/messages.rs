@@ -1,0 +1,85 @@
+//! A server that speaks in messages: changes with results, and other requests.
+
+use anyhow::{Context as _, bail};
+use passt_control::Rule;
+use passt_control::client::Client;
+use passt_control::reply::{Answer, Changed, Refused};
+use passt_control::request::{Change, Changes, Page, Request};
+
+use crate::holder;
+
+/// Changes sent at once: they fit a message, whatever they say.
+const CHUNK: usize = 200;
+
+/// Makes changes, all or none. Those that can't be are the error, a line each.
+pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> anyhow::Result<()> {
+    let last = changes.len().div_ceil(CHUNK).saturating_sub(1);
+    let mut answer = Answer::Done;
+    for (i, part) in changes.chunks(CHUNK).enumerate() {
+        let request = Changes { changes: part.to_vec(), more: i < last, partial: false };
+        answer = server.ask(Request::Change(request))?;
+    }
+    let changed = match answer {
+        Answer::Changed(changed) => changed,
+        // There was nothing to do.
+        Answer::Done => return Ok(()),
+        other => bail!("Unexpected answer: {other:?}"),
+    };
+    let Changed { committed, outcomes, refused, .. } = changed;
+    if debug {
+        for (outcome, count) in outcomes {
+            eprintln!("{count} {outcome:?}");
+        }
+    }
+    let whole = refused.iter().filter(|refused| !committed || !refused.part);
+    let lines: Vec<_> = whole.map(line).collect();
+    if !committed {
+        bail!("{}", if lines.is_empty() { "Nothing was changed".to_owned() } else { lines.join("\n") });
+    }
+    for refused in refused.iter().filter(|refused| refused.part) {
+        eprintln!("Left out: {}", line(refused));
+    }
+    Ok(())
+}
+
+/// Why a rule can't be had, and who has what it needs.
+fn line(refused: &Refused) -> String {
+    let Refused { rule, port, errno, reason, .. } = refused;
+    let in_use = *errno == Some(rustix::io::Errno::ADDRINUSE.raw_os_error());
+    match port.filter(|_| in_use).and_then(|port| holder::of(rule, port)) {
+        Some(holder) => format!("{reason}: {holder}"),
+        None => reason.clone(),
+    }
+}
+
+/// All rules of a server.
+pub(crate) fn rules(server: &mut Client) -> anyhow::Result<Vec<Rule>> {
+    let (mut rules, mut from) = (Vec::new(), Some(0));
+    while let Some(next) = from {
+        let Answer::Rules(page) = server.ask(Request::Rules(Page { from: next, most: None }))? else {
+            bail!("Unexpected answer");
+        };
+        rules.extend(page.rules.into_iter().map(|now| now.rule));
+        from = page.next;
+    }
+    Ok(rules)
+}
+
+/// Sends a request as it was given, and prints its answer.
+pub(crate) fn request(mut server: Client, text: &str) -> anyhow::Result<()> {
+    let request = serde_json::from_str(text).context("Not a request")?;
+    let answer = server.ask(request)?;
+    super::print(&(serde_json::to_string(&answer)? + "\n"))
+}
+
+/// Prints events as they come, until the server has ended.
+pub(crate) fn events(mut server: Client) -> anyhow::Result<()> {
+    server.ask(Request::Events)?;
+    loop {
+        match server.event() {
+            Ok(event) => super::print(&(serde_json::to_string(&event)? + "\n"))?,
+            Err(passt_control::client::Error::Closed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A server of the C program: tables are replaced as a whole, and nothing is answered.
+
+use anyhow::{Context as _, ensure};
+use passt_control::client::Greeted;
+use passt_control::request::Change;
+use passt_control::{Rule, v2};
+
+/// Makes changes of the rules that the server has shown, and waits until it is done. Another client
+/// that does the same has to wait until then.
+pub(crate) fn change(server: Greeted, changes: &[Change]) -> anyhow::Result<()> {
+    let mut tables = server.greeting().tables.clone();
+    for table in &mut tables {
+        let rules = table.rules.as_mut().context("The server has more rules than it can tell")?;
+        for change in changes {
+            apply(change, table.side, rules)?;
+        }
+        ensure!(rules.len() <= v2::MAX_RULES, "More than {} rules of {}", v2::MAX_RULES, table.name);
+    }
+    let sent = tables
+        .iter()
+        .map(|table| (table.side, table.caps.families(), table.rules.as_deref().unwrap_or_default()));
+    Ok(server.replace(&v2::encode_tables(sent))?)
+}
+
+fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> anyhow::Result<()> {
+    match change {
+        Change::Add(rule) if rule.side == side && !rules.contains(rule) => {
+            if let Some(other) = rules.iter().find(|other| meets(other, rule)) {
+                anyhow::bail!(
+                    "Forwarding configuration conflict: {rule} versus {other}\nUnable to add rule {rule}"
+                );
+            }
+            rules.push(rule.clone());
+        }
+        Change::Delete(rule) if rule.side == side => rules.retain(|other| other != rule),
+        Change::Clear(which) if which.side.is_none_or(|of| of == side) => {
+            rules.retain(|rule| which.protocol.is_some_and(|protocol| protocol != rule.protocol));
+        }
+        Change::Add(_) | Change::Delete(_) | Change::Clear(_) => {}
+    }
+    Ok(())
+}
+
+/// Whether one packet could be for both.
+fn meets(a: &Rule, b: &Rule) -> bool {
+    let ports = a.first <= b.last() && b.first <= a.last();
+    let address = match (a.address, b.address) {
+        (Some(a), Some(b)) => {
+            a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
+        }
+        _ => true,
+    };
+    let interface = match (&a.interface, &b.interface) {
+        (Some(a), Some(b)) => a == b,
+        _ => true,
+    };
+    a.protocol == b.protocol && ports && address && interface
+}
