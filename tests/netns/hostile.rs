@@ -64,8 +64,11 @@ fn nonsense_in_queues_does_no_harm() {
     let _servers = far_servers(&net);
     let passt = |socket: &str| net.passt(User::Normal).with("--vhost-user").listen(socket);
     let (mut hostile, _other) = (passt("hostile"), passt("other"));
-    let Some(machine) = uml::boot(&net, "guest", "other") else { return };
-    machine.configure();
+    // Where there can be none, the others are there all the same.
+    let machine = uml::boot(&net, "guest", "other");
+    if let Some(machine) = &machine {
+        machine.configure();
+    }
     let mut local = net.pasta(User::Normal).with("--config-net -t none -u none -T 5002 -U none").start();
     let _local_server = net.host.serve("127.0.0.1:5002");
     let mut steady = local.start_peer(&format!("steady {}", at("127.0.0.1", 5002)));
@@ -75,8 +78,9 @@ fn nonsense_in_queues_does_no_harm() {
     let mut driver = net.host.start_peer(&format!("spoil {} {seconds} {seed}", socket.display()));
     let mut transfers = 0;
     while driver.try_wait().is_none() {
-        upload(&machine, &at(FAR4, 5001), 16 * MIB);
-        download(&machine, &at(FAR4, 5001), 16 * MIB);
+        let place = machine.as_ref().map_or(&local as &dyn Place, |machine| machine);
+        upload(place, &at(FAR4, 5001), 16 * MIB);
+        download(place, &at(FAR4, 5001), 16 * MIB);
         transfers += 1;
     }
     let rounds = driver.succeed_within(Duration::from_secs(10));

@@ -545,7 +545,7 @@ fn what_fails_before_it_is_ready_says_why() {
     let cases = [
         ("-t 5001 --one-off", "5001"),
         ("extra", "Extra non-option argument: extra"),
-        ("--conf-path x", "Not supported yet: --conf-path"),
+        ("--conf-path /no/such/directory/x", "Couldn't bind UNIX domain socket /no/such/directory/x"),
         ("-T 53", "-T is for pasta mode only"),
         ("-t auto", "auto"),
         ("--pid /no/such/directory/pid", "/no/such/directory/pid"),

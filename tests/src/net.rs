@@ -213,6 +213,15 @@ impl Net {
         Launch::new(self, user, "pasta")
     }
 
+    /// A tool beside the program under test, where every user can run it.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        let path = self.dir().join(name);
+        if !path.exists() {
+            std::fs::copy(crate::program_path(name), &path).expect("tool copied");
+        }
+        path
+    }
+
     /// The same under its name for virtual machines.
     pub fn passt(&self, user: User) -> Launch<'_> {
         Launch::new(self, user, "passt")

@@ -16,6 +16,8 @@ const PACKAGE: &str = "passt";
 /// The loader. The C program looks at the name of its executable, which is the loader's here: with
 /// this in it, it does not try to execute a build for the processor's AVX2 beside it.
 const LOADER: &str = "loader.avx2";
+/// Its client for forwarded ports.
+const CLIENT: &str = "pesto";
 /// The builds of passt, which are pasta's too: for any processor, and for those with AVX2.
 const BUILDS: [&str; 2] = ["passt", "passt.avx2"];
 
@@ -31,7 +33,7 @@ impl Newest {
     /// cache may be closed to other users. An error is one line, and final.
     pub fn install(dir: &Path) -> Result<Self> {
         ensure!(cfg!(target_arch = "x86_64"), "the packages are of x86_64");
-        let parts = cached(&format!("passt-{SUITE}"), make_parts)?;
+        let parts = cached(&format!("passt-pesto-{SUITE}"), make_parts)?;
         let dir = dir.join("newest");
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         for entry in fs::read_dir(&parts)? {
@@ -50,6 +52,11 @@ impl Newest {
     /// The program, which is started by [`Self::loader`].
     pub fn program(&self) -> PathBuf {
         self.dir.join(BUILDS[usize::from(has_avx2())])
+    }
+
+    /// The client, which is started by [`Self::loader`] as well.
+    pub fn client(&self) -> PathBuf {
+        self.dir.join(CLIENT)
     }
 
     /// The words before [`Self::program`] that start it as `passt` or `pasta`, divided by spaces.
@@ -80,10 +87,10 @@ fn make_parts(work: &Path) -> Result<()> {
     let version = output(work, "dpkg-deb", &["--show", format, &archive.to_string_lossy()])?;
     fs::write(work.join("parts/version"), version)?;
     let library = "lib/x86_64-linux-gnu";
-    let files = BUILDS.map(|name| (format!("bin/{name}"), name));
+    let files = BUILDS.into_iter().chain([CLIENT]).map(|name| (format!("bin/{name}"), name));
     let libraries = [("ld-linux-x86-64.so.2", LOADER), ("libc.so.6", "libc.so.6")]
         .map(|(from, to)| (format!("{library}/{from}"), to));
-    for (from, to) in files.into_iter().chain(libraries) {
+    for (from, to) in files.chain(libraries) {
         fs::copy(work.join("root/usr").join(&from), work.join("parts").join(to)).context(from)?;
     }
     Ok(())

@@ -37,6 +37,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("sysctl", "procps"),
     ("tcpdump", "tcpdump"),
+    ("tmux", "tmux"),
     ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
     ("udhcpc", "udhcpc"),

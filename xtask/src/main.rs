@@ -66,7 +66,7 @@ fn test() -> Result<bool> {
     machine::prepare();
     // Beside what users get, one that does what it should not be able to.
     let intruder = ["--features", "provoke", "--target-dir", "target/provoke"];
-    for options in [&["--release"][..], &intruder] {
+    for options in [&["--package", "passt-tools", "--release"][..], &intruder] {
         let build = cargo(root, &["build", "--package", "passt", "--bins"]).args(options).status()?;
         ensure!(build.success(), "the build failed: {options:?}");
     }

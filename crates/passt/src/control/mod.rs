@@ -56,7 +56,7 @@ const CLIENTS: u32 = 64;
 pub const CALLS: &[Call] = &[
     Call::any(Sysno::accept4),
     Call::any(Sysno::fstat),
-    Call::only(Sysno::getsockopt, &[option::SO_PEERCRED]),
+    Call::only(Sysno::getsockopt, &[option::SO_PEERCRED, option::SO_TYPE]),
     Call::any(Sysno::recvmsg),
     Call::any(Sysno::sendmsg),
 ];

@@ -560,3 +560,82 @@ fn news_that_nobody_waits_for() {
     machine.post_by(1, usize::MAX);
     assert!(!link.is_blocked());
 }
+
+/// Only the queue of frames from the guest is nowhere, while something of it is put off and
+/// the other queue interrupts.
+#[test]
+fn what_was_put_off_by_a_queue_that_is_nowhere_is_told_later() {
+    for features in [Features::EVENT_IDX, Features::empty()] {
+        let (mut machine, mut link) = started(with(features | Features::MRG_RXBUF));
+        machine.post();
+        let ready = kick(&link, TRANSMIT);
+        for _ in 0..2 {
+            link.flush();
+            let _ = [TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index));
+            assert!(machine.send(&packet(60), &[]));
+            assert_eq!(link.receive(ready).unwrap(), 1);
+            assert_eq!(link.send(&pattern(60)), Ok(()));
+            link.flush();
+            machine.take();
+            machine.post();
+        }
+        assert!(link.has_put_off());
+        let _ = machine.is_interrupted(RECEIVE);
+        let nowhere = [u64::from(TRANSMIT), 0, 0, 0, 0];
+        machine.numbers(9, false, &nowhere);
+        listen(&mut link);
+        assert!(!link.has_put_off());
+        assert_eq!(link.send(&pattern(60)), Ok(()));
+        link.flush();
+        assert_eq!([TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index)), [false, true]);
+        machine.address(TRANSMIT, None);
+        listen(&mut link);
+        link.flush();
+        assert!(machine.is_interrupted(TRANSMIT), "{features:?}");
+    }
+}
+
+/// Looks without a kick are not counted.
+#[test]
+fn looks_are_no_kicks() {
+    let (mut machine, mut link) = started(with(Features::EVENT_IDX | Features::MRG_RXBUF));
+    let ready = kick(&link, TRANSMIT);
+    assert!(machine.send(&packet(60), &[]));
+    for _ in 0..5 {
+        let _ = link.receive(ready).unwrap();
+    }
+    assert_eq!(link.notifications().unwrap().kicks, 1);
+}
+
+/// A queue that is stopped before the guest was told of its last frame interrupts.
+#[test]
+fn a_queue_that_stops_tells_what_it_has_to() {
+    let (mut machine, mut link) = started(with(Features::EVENT_IDX | Features::MRG_RXBUF));
+    let ready = kick(&link, TRANSMIT);
+    machine.is_interrupted(TRANSMIT);
+    assert!(machine.send(&packet(60), &[]));
+    assert_eq!(link.receive(ready).unwrap(), 1);
+    machine.numbers(11, false, &[TRANSMIT.into()]);
+    listen(&mut link);
+    assert!(machine.is_interrupted(TRANSMIT));
+}
+
+/// A guest that one queue can't interrupt is interrupted by the other.
+#[test]
+fn a_queue_without_a_call_puts_nothing_off() {
+    let (mut machine, mut link) = started(with(Features::EVENT_IDX | Features::MRG_RXBUF));
+    machine.post();
+    let ready = kick(&link, TRANSMIT);
+    let _ = [TRANSMIT, RECEIVE].map(|index| machine.is_interrupted(index));
+    machine.request(13, false, &words(&[u64::from(RECEIVE) | 1 << 8]), &[]);
+    listen(&mut link);
+    for _ in 0..5 {
+        assert!(machine.send(&packet(60), &[]));
+        assert_eq!(link.receive(ready).unwrap(), 1);
+        assert_eq!(link.send(&pattern(60)), Ok(()));
+        link.flush();
+        assert!(machine.is_interrupted(TRANSMIT));
+        machine.take();
+        machine.post();
+    }
+}

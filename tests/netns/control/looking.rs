@@ -1,0 +1,262 @@
+//! What is shown: flows, counters, metrics, events, recordings, settings, and the live view.
+
+use std::fs;
+use std::time::Duration;
+
+use passt_control::Protocol;
+use passt_control::client::Error;
+use passt_control::reply::{Answer, Code, Event, Failure};
+use passt_control::request::{Change, Flows, Name, Request, Set};
+use passt_tests::transfer::{MIB, at, download, far_servers, upload};
+use passt_tests::{FAR4, HOST4, Place as _, eventually, have};
+
+use super::{QUIET, Served, change, port, start};
+
+fn flows(served: &Served, wanted: Flows) -> Vec<passt_control::reply::Flow> {
+    match served.client().ask(Request::Flows(wanted)) {
+        Ok(Answer::Flows(page)) => page.flows,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A connection is seen with both its sides, and ended.
+#[test]
+fn flows_are_seen_and_ended() {
+    let Some(served) = start("-t 8080:80 -u none -T none -U none") else { return };
+    let _far = far_servers(&served.net);
+    let mut steady = served.guest.start_peer(&format!("steady {}", at(FAR4, 5001)));
+    steady.wait_for("STEADY");
+    let all = flows(&served, Flows::default());
+    let flow = all.iter().find(|flow| flow.remote == at(FAR4, 5001)).expect("the connection");
+    assert_eq!((flow.protocol.as_str(), flow.via.as_str(), flow.state.as_str()), ("tcp", "link", "open"));
+    assert!(flow.guest.starts_with(HOST4) && flow.target.as_deref() == Some(&at(FAR4, 5001)), "{flow:?}");
+    assert!(flow.out_bytes > 100_000 && flow.in_bytes > 100_000, "{flow:?}");
+    let tcp = flow.tcp.expect("what TCP knows");
+    assert!(tcp.host_rtt_us > 0 && tcp.host_cwnd > 0 && tcp.guest_window > 0, "{tcp:?}");
+    let of = |protocol: &str, port: u16| Flows {
+        protocol: Some(protocol.into()),
+        port: Some(port),
+        ..Flows::default()
+    };
+    assert_eq!(flows(&served, of("tcp", 5001)).len(), 1);
+    assert_eq!(flows(&served, of("udp", 5001)).len(), 0);
+    assert_eq!(flows(&served, of("tcp", 5999)).len(), 0);
+    let name = Name { flow: flow.flow.clone() };
+    assert_eq!(served.client().ask(Request::End(name.clone())).expect("done"), Answer::Done);
+    let finished = steady.finish();
+    assert!(finished.stderr.contains("reset"), "{finished:?}");
+    let again = served.client().ask(Request::End(name));
+    assert!(matches!(again, Err(Error::Failure(Failure { code: Code::NotFound, .. }))), "{again:?}");
+}
+
+#[test]
+fn metrics() {
+    let Some(served) = start(QUIET) else { return };
+    if !have(&["curl"]) {
+        return;
+    }
+    let _far = far_servers(&served.net);
+    let value = |text: &str, name: &str| -> u64 {
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        line.rsplit(' ').next().expect("a value").parse().expect("a number")
+    };
+    let bytes = "passt_link_bytes_total{direction=\"from_guest\"} ";
+    let before = value(&served.pesto_succeeds("--metrics"), bytes);
+    upload(&served.guest, &at(FAR4, 5001), 4 * MIB);
+    let after = value(&served.pesto_succeeds("--metrics"), bytes);
+    assert!(after - before >= 4 * MIB, "{before} {after}");
+    let mut exporter = served.start_tool("pesto", "--metrics-listen 9100");
+    exporter.wait_for("Metrics at http://127.0.0.1:9100/metrics");
+    let served_text = served.net.host.run("curl -s --max-time 10 http://127.0.0.1:9100/metrics");
+    assert!(value(&served_text, bytes) >= after);
+    assert_eq!(
+        served.net.peer.start(&format!("curl -s --max-time 3 http://{HOST4}:9100/metrics")).finish().stdout,
+        ""
+    );
+}
+
+#[test]
+fn events() {
+    let Some(served) = start("-t auto -u none -T none -U none") else { return };
+    let mut client = served.client();
+    assert_eq!(client.ask(Request::Events).expect("done"), Answer::Done);
+    let mut other = served.client();
+    assert!(change(&mut other, vec![Change::Add(port(Protocol::Udp, 8080, 80))], false).committed);
+    assert_eq!(client.event().expect("an event"), Event::RulesChanged { added: 1, deleted: 0 });
+    // A service that is followed: once that it was looked at before, and then that it is there.
+    std::thread::sleep(Duration::from_millis(2500));
+    let server = served.guest.serve("[::]:7001");
+    let Event::ServicesChanged { sockets } = client.event().expect("an event") else { panic!("another") };
+    assert!(sockets > 0);
+    drop(server);
+    assert_eq!(client.event().expect("an event"), Event::ServicesChanged { sockets: 0 });
+    let mut told = served.start_tool("pesto", "--events");
+    eventually("it is told", || {
+        assert!(change(&mut other, vec![Change::Add(port(Protocol::Udp, 8081, 80))], false).committed);
+        assert!(change(&mut other, vec![Change::Delete(port(Protocol::Udp, 8081, 80))], false).committed);
+        told.stdout().contains("{\"rules-changed\":{\"added\":1,\"deleted\":0}}").then_some(())
+    });
+    served.guest.stop();
+    let last = told.finish();
+    assert!(last.status.success() && last.stdout.contains("{\"exit\":{"), "{last:?}");
+}
+
+/// Recorded while it runs: to a file, and by a pipe.
+#[test]
+fn recordings() {
+    let Some(served) = start(QUIET) else { return };
+    if !have(&["tcpdump"]) {
+        return;
+    }
+    let _far = far_servers(&served.net);
+    let file = served.net.dir().join("frames.pcap");
+    let mut recording = served.start_tool("pesto", &format!("--capture {}", file.display()));
+    recording.wait_for("Recording in");
+    upload(&served.guest, &at(FAR4, 5001), MIB);
+    recording.signal("INT");
+    assert!(recording.finish().status.success());
+    let size = fs::metadata(&file).expect("a file").len();
+    assert!(size > MIB, "{size}");
+    let text = served.net.host.run(&format!("tcpdump -nr {}", file.display()));
+    assert!(text.contains(&format!("{FAR4}.5001: Flags [S]")), "{text}");
+    upload(&served.guest, &at(FAR4, 5001), MIB);
+    assert_eq!(fs::metadata(&file).expect("a file").len(), size, "it goes on");
+    let id = passt_tests::User::NORMAL_ID;
+    let pesto = served.net.tool("pesto");
+    let script = format!(
+        "setpriv --reuid={id} --regid={id} --clear-groups {} --capture - {} | tcpdump -c 20 -nr - 2>&1",
+        pesto.display(),
+        served.socket.display()
+    );
+    let mut shell = served.net.host.command("sh");
+    let mut piped = passt_tests::Process::start(shell.args(["-c", &script]));
+    eventually("it is recorded", || {
+        upload(&served.guest, &at(FAR4, 5001), MIB / 4);
+        piped.try_wait().map(drop)
+    });
+    let text = piped.finish().stdout;
+    assert!(text.contains(&format!("{FAR4}.5001: Flags [")), "{text}");
+}
+
+#[test]
+fn settings() {
+    let Some(served) = start(QUIET) else { return };
+    let mut client = served.client();
+    let Ok(Answer::Settings(before)) = client.ask(Request::Settings) else { panic!("none") };
+    assert_eq!(before.log_level, "info");
+    let set = Set {
+        log_level: Some("debug".into()),
+        resolvers: Some(vec![
+            "192.0.2.99".parse().expect("an address"),
+            "2001:db8::99".parse().expect("one"),
+        ]),
+        search: Some(vec!["new.test".into()]),
+        host_name: Some("box".into()),
+    };
+    let Ok(Answer::Settings(after)) = client.ask(Request::Set(set)) else { panic!("none") };
+    assert_eq!(after.log_level, "debug");
+    assert_eq!(after.resolvers, ["192.0.2.99", "2001:db8::99"]);
+    assert_eq!((after.search.join(" ").as_str(), after.host_name.as_deref()), ("new.test", Some("box")));
+    for wrong in [
+        Set { log_level: Some("loud".into()), ..Set::default() },
+        Set { resolvers: Some(vec!["0.0.0.0".parse().expect("an address")]), ..Set::default() },
+        Set { search: Some(vec!["a..b".into()]), ..Set::default() },
+        Set { host_name: Some("a b".into()), log_level: Some("trace".into()), ..Set::default() },
+    ] {
+        let refused = client.ask(Request::Set(wrong));
+        assert!(matches!(refused, Err(Error::Failure(Failure { code: Code::Invalid, .. }))), "{refused:?}");
+    }
+    let Ok(Answer::Settings(same)) = client.ask(Request::Settings) else { panic!("none") };
+    assert_eq!(same, after);
+    // A new line at the new level is there.
+    assert!(change(&mut client, vec![Change::Add(port(Protocol::Tcp, 8080, 80))], false).committed);
+    eventually("a line", || served.guest.pasta.stderr().contains("Rules: 1 added").then_some(()));
+    if !have(&["udhcpc"]) {
+        return;
+    }
+}
+
+/// What the live view says is what happened.
+#[test]
+fn the_live_view_once() {
+    let Some(served) = start("-t 8080:80 -u none -T none -U none") else { return };
+    let _far = far_servers(&served.net);
+    let _server = served.guest.serve("[::]:80");
+    let mut out = served.guest.start_peer(&format!("steady {}", at(FAR4, 5001)));
+    out.wait_for("STEADY");
+    let mut inward = served.net.peer.start_peer(&format!("steady {}", at(HOST4, 8080)));
+    inward.wait_for("STEADY");
+    let text = served.start_tool("passtop", "--json -i 0.5").finish();
+    let seen: serde_json::Value = serde_json::from_str(&text.stdout).expect("JSON");
+    assert_eq!(seen["hello"]["program"], "pasta");
+    assert!(seen["rate_out"].as_u64() > Some(100_000) && seen["rate_in"].as_u64() > Some(100_000), "{seen}");
+    let flows = seen["flows"].as_array().expect("flows");
+    let flow = |remote: &str| flows.iter().find(|flow| flow["remote"] == remote).is_some();
+    assert!(flow(&at(FAR4, 5001)) && flows.len() >= 2, "{seen}");
+    let port = &seen["ports"][0];
+    assert_eq!((&port["rule"]["first"], &port["sockets"]), (&8080.into(), &1.into()), "{seen}");
+    assert_eq!(port["users"].as_array().map(Vec::len), Some(1), "{seen}");
+    let text = served.start_tool("passtop", "--once -i 0.5").finish();
+    assert!(text.status.success(), "{text:?}");
+    for part in ["pasta", "Flows", &at(FAR4, 5001), "TCP [*]:8080", "our MAC"] {
+        assert!(text.stdout.contains(part), "{part}: {}", text.stdout);
+    }
+    assert!(text.stdout.lines().all(|line| line.chars().count() <= 80), "{}", text.stdout);
+    download(&served.guest, &at(FAR4, 5001), MIB);
+}
+
+/// The live view in a terminal: pages, order, filter, pause, and its end.
+#[test]
+fn the_live_view_in_a_terminal() {
+    let Some(served) = start("-t 8080:80 -u none -T none -U none") else { return };
+    if !have(&["tmux"]) {
+        return;
+    }
+    let _far = far_servers(&served.net);
+    let mut steady = served.guest.start_peer(&format!("steady {}", at(FAR4, 5001)));
+    steady.wait_for("STEADY");
+    let terminal = served.net.dir().join("tmux");
+    let tmux = |words: &[&str]| {
+        let mut command = served.net.host.command("tmux");
+        command.arg("-S").arg(&terminal).args(words).env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
+        passt_tests::Process::start(&mut command).finish()
+    };
+    let line = format!(
+        "{} -i 0.3 {}; echo ENDED; sleep 60",
+        served.net.tool("passtop").display(),
+        served.socket.display()
+    );
+    let begun = tmux(&["-u", "new-session", "-d", "-x", "80", "-y", "24", &line]);
+    assert!(begun.status.success(), "{begun:?}");
+    let screen = || tmux(&["capture-pane", "-p"]).stdout;
+    let shows = |parts: &[&str]| {
+        eventually(&format!("{parts:?}"), || {
+            let text = screen();
+            parts.iter().all(|part| text.contains(part)).then_some(())
+        });
+    };
+    let press = |key: &str| assert!(tmux(&["send-keys", key]).status.success());
+    shows(&["pasta 0.", "1 Flows", &at(FAR4, 5001), "open", "order rate"]);
+    press("2");
+    shows(&["TCP [*]:8080  =>  80", "sockets"]);
+    press("3");
+    shows(&["in all", "meaning"]);
+    press("4");
+    shows(&["our MAC", "descriptors"]);
+    press("Tab");
+    press("s");
+    shows(&["order bytes"]);
+    press("/");
+    press("nothing");
+    press("Enter");
+    shows(&["filter nothing"]);
+    assert!(!screen().contains(&at(FAR4, 5001)));
+    press("Escape");
+    press("p");
+    shows(&["PAUSED", &at(FAR4, 5001)]);
+    press("q");
+    shows(&["ENDED"]);
+    assert!(!screen().contains("1 Flows"), "the terminal is left as it was");
+    tmux(&["kill-server"]);
+}

@@ -1,0 +1,177 @@
+//! Any sequence of transactions ends in the table that a model has, and in the sockets of that table.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use passt_control::Protocol;
+use passt_control::client::Client;
+use passt_control::reply::{Answer, Outcome};
+use passt_control::request::{Change, Changes, Request, Which};
+use passt_tests::transfer::at;
+use passt_tests::{HOST4, Place as _, eventually};
+
+use super::{QUIET, Served, change, port, rules, start};
+
+/// Ports that rules are for.
+const FIRST: u16 = 21_000;
+const PORTS: u16 = 12;
+/// Somebody else has these of TCP.
+const TAKEN: [u16; 2] = [FIRST + 2, FIRST + 7];
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u16) -> u16 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        u16::try_from((self.0 >> 20) % u64::from(limit)).expect("below")
+    }
+}
+
+/// Ports with their targets, by protocol.
+type Model = BTreeMap<(Protocol, u16), u16>;
+
+fn apply(model: &mut Model, wanted: &Change) -> Outcome {
+    match wanted {
+        Change::Add(rule) => match model.get(&(rule.protocol, rule.first)) {
+            Some(to) if *to == rule.to() => Outcome::Present,
+            Some(_) => Outcome::Refused,
+            None if rule.protocol == Protocol::Tcp && TAKEN.contains(&rule.first) => Outcome::Refused,
+            None => {
+                model.insert((rule.protocol, rule.first), rule.to());
+                Outcome::Added
+            }
+        },
+        Change::Delete(rule) => {
+            if model.get(&(rule.protocol, rule.first)) == Some(&rule.to()) {
+                model.remove(&(rule.protocol, rule.first));
+                Outcome::Deleted
+            } else {
+                Outcome::Absent
+            }
+        }
+        Change::Clear(which) => {
+            model.retain(|(protocol, _), _| which.protocol.is_some_and(|of| of != *protocol));
+            Outcome::Cleared
+        }
+    }
+}
+
+fn some_change(random: &mut Random) -> Change {
+    let protocol = if random.below(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
+    let rule = port(protocol, FIRST + random.below(PORTS), 80 + random.below(2));
+    match random.below(12) {
+        0 => Change::Clear(Which { side: None, protocol: Some(protocol) }),
+        1..6 => Change::Delete(rule),
+        _ => Change::Add(rule),
+    }
+}
+
+/// What the kernel says listens there.
+fn listening(served: &Served) -> Vec<(Protocol, u16)> {
+    let mut found = Vec::new();
+    for (protocol, option) in [(Protocol::Tcp, "-Htln"), (Protocol::Udp, "-Huln")] {
+        let text = served.net.host.run(&format!("ss {option}"));
+        let ports = text
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':')?.1.parse::<u16>().ok());
+        found.extend(ports.map(|port| (protocol, port)));
+    }
+    found.retain(|(protocol, port)| {
+        (FIRST..FIRST + PORTS).contains(port) && !(*protocol == Protocol::Tcp && TAKEN.contains(port))
+    });
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[test]
+fn any_transactions() {
+    let Some(served) = start(QUIET) else { return };
+    let _others: Vec<_> =
+        TAKEN.iter().map(|port| served.net.host.serve(&format!("0.0.0.0:{port}"))).collect();
+    let before = served.guest.descriptors();
+    let mut client = served.client();
+    let (mut random, mut model) = (Random(0x5eed), Model::new());
+    for round in 0..400 {
+        let wanted: Vec<_> = (0..random.below(8)).map(|_| some_change(&mut random)).collect();
+        let partial = random.below(3) == 0;
+        let mut after = model.clone();
+        let outcomes: Vec<_> = wanted.iter().map(|wanted| apply(&mut after, wanted)).collect();
+        let refused = outcomes.contains(&Outcome::Refused);
+        // A rule that is taken out of a transaction by a later change is not tried.
+        let changed = change(&mut client, wanted.clone(), partial);
+        let told: Vec<_> = changed
+            .outcomes
+            .iter()
+            .flat_map(|(outcome, count)| std::iter::repeat_n(*outcome, *count))
+            .collect();
+        let is_told = told.contains(&Outcome::Refused);
+        assert_eq!(told.len(), wanted.len(), "{round}");
+        if is_told == refused && partial | !refused {
+            model = after;
+        } else if partial || !is_told {
+            // The model does not know which ports are tried: the server says what became of it.
+            model = rules(&mut client).iter().map(|rule| ((rule.protocol, rule.first), rule.to())).collect();
+        }
+        assert_eq!(changed.committed, partial || !is_told, "{round}: {wanted:?} {changed:?}");
+        let table: Model =
+            rules(&mut client).iter().map(|rule| ((rule.protocol, rule.first), rule.to())).collect();
+        assert_eq!(table, model, "{round}: {wanted:?} {changed:?}");
+        if round % 20 == 0 {
+            let sockets: Vec<_> = table.keys().copied().collect();
+            assert_eq!(listening(&served), sockets, "{round}");
+        }
+    }
+    change(&mut client, vec![Change::Clear(Which::default())], false);
+    drop(client);
+    eventually("no descriptor is lost", || (served.guest.descriptors() <= before).then_some(()));
+}
+
+/// Sends changes in parts that fit a message; how long it took.
+fn send(client: &mut Client, changes: &[Change]) -> Duration {
+    let begun = Instant::now();
+    let parts: Vec<_> = changes.chunks(500).collect();
+    for (i, part) in parts.iter().enumerate() {
+        let more = i + 1 < parts.len();
+        let answer = client.ask(Request::Change(Changes { changes: part.to_vec(), more, partial: false }));
+        match answer {
+            Ok(Answer::Staged(_)) if more => {}
+            Ok(Answer::Changed(changed)) if !more => assert!(changed.committed, "{changed:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    begun.elapsed()
+}
+
+/// Ten thousand rules come and go while others serve: no connection to them is refused, and none
+/// waits for long.
+#[test]
+fn ten_thousand_rules() {
+    let Some(served) = start("-t 8080:80 -u none -T none -U none") else { return };
+    let _server = served.guest.serve("[::]:80");
+    let mut client = served.client();
+    let mut steady = served.net.peer.start_peer(&format!("steady {}", at(HOST4, 8080)));
+    steady.wait_for("STEADY");
+    let set = |from: u16| (0..10_000).map(move |i| port(Protocol::Tcp, from + i, 80));
+    let mut times = Vec::new();
+    for round in 0..6_u16 {
+        let (old, new) = if round % 2 == 0 { (10_000, 25_000) } else { (25_000, 10_000) };
+        let mut changes: Vec<_> = set(new).map(Change::Add).collect();
+        if round > 0 {
+            changes.extend(set(old).map(Change::Delete));
+        }
+        let churn = served.net.peer.start_peer(&format!("churn {} 50", at(HOST4, 8080)));
+        times.push(send(&mut client, &changes));
+        churn.succeed();
+    }
+    println!("10 000 rules: {times:?}; beside them {}", steady.finish().stdout.trim());
+    assert_eq!(rules(&mut client).len(), 10_001);
+    let median = {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    assert!(median < Duration::from_secs(1), "{median:?}");
+    change(&mut client, vec![Change::Clear(Which::default())], false);
+}
