@@ -4,7 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use passt_tests::transfer::{MIB, at, download, far_servers, upload};
-use passt_tests::{FAR4, FAR6, Net, Place as _, User, eventually_within, uml};
+use passt_tests::{FAR4, FAR6, Net, Place, User, eventually_within, uml};
 
 /// Seeds that every run repeats; each gives other frames.
 const SEEDS: [u64; 4] = [1, 0x0bad_cafe, 0x5eed_5eed_5eed, 0xfeed_beef_dead_f00d];

@@ -393,7 +393,9 @@ mod tests {
     #[test]
     fn messages_are_read_as_they_were_written() {
         let mut changed = Changed { committed: true, ..Changed::default() };
-        [Outcome::Added, Outcome::Added, Outcome::Present].map(|outcome| changed.note(outcome));
+        for outcome in [Outcome::Added, Outcome::Added, Outcome::Present] {
+            changed.note(outcome);
+        }
         assert_eq!(changed.outcomes, [(Outcome::Added, 2), (Outcome::Present, 1)]);
         for (message, expected) in [
             (Message::Reply { id: 1, answer: Answer::Done }, r#"{"id":1,"answer":"done"}"#),

@@ -25,6 +25,9 @@ pub const MAX_RULES: usize = 255;
 const NAME: usize = 128;
 /// Bytes of an interface's name with the zero that ends it (`include/uapi/linux/if.h`).
 const IFNAMSIZ: usize = 16;
+/// Both as a greeting tells them.
+const SIZES: (u32, u32) = (128, 16);
+const _: () = assert!(SIZES.0 as usize == NAME && SIZES.1 as usize == IFNAMSIZ);
 /// Bytes of a rule.
 const RULE: usize = 56;
 /// Tables at most.
@@ -139,7 +142,7 @@ impl Greeting {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for word in [VERSION, NAME as u32, IFNAMSIZ as u32] {
+        for word in [VERSION, SIZES.0, SIZES.1] {
             bytes.extend(word.to_be_bytes());
         }
         for table in &self.tables {
@@ -375,7 +378,7 @@ impl Reader<'_> {
             version if version > VERSION => return Err(Error::Version(version).into()),
             _ => {}
         }
-        if [self.word()?, self.word()?] != [NAME as u32, IFNAMSIZ as u32] {
+        if [self.word()?, self.word()?] != [SIZES.0, SIZES.1] {
             return Err(Error::Sizes.into());
         }
         let (mut tables, mut seen) = (Vec::new(), Vec::new());

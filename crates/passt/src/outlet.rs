@@ -258,7 +258,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let outlet = Outlet::new(writer).unwrap();
-        let (mut expected, mut read, mut random) = (Vec::new(), Vec::new(), 1_u64);
+        let (mut expected, mut read, mut random) = (Vec::<u8>::new(), Vec::<u8>::new(), 1_u64);
         let record = vec![7; 65_600];
         let mut left_out = 0;
         for number in 0..3000_u32 {

@@ -277,11 +277,11 @@ fn others_are_sent_away() {
 #[test]
 fn passt_as_well() {
     let Some(net) = Net::new() else { return };
-    let (socket, pid) = (net.dir().join("passt.ctl"), net.dir().join("pid"));
-    let vm = net.dir().join("vm.sock");
-    let line =
-        format!("-c {} --pid {} --socket {} -t 8080:80", socket.display(), pid.display(), vm.display());
     for user in [User::Root, User::Normal] {
+        let file = |name: &str| net.dir().join(format!("{user:?}-{name}"));
+        let (socket, pid, vm) = (file("ctl"), file("pid"), file("vm"));
+        let line =
+            format!("-c {} --pid {} --socket {} -t 8080:80", socket.display(), pid.display(), vm.display());
         let started = net.passt(user).with(&line).run("");
         assert!(started.status.success(), "{started:?}");
         let id = fs::read_to_string(&pid).expect("a PID file").trim().to_owned();

@@ -91,7 +91,7 @@ fn events() {
     assert!(sockets > 0);
     drop(server);
     assert_eq!(client.event().expect("an event"), Event::ServicesChanged { sockets: 0 });
-    let mut told = served.start_tool("pesto", "--events");
+    let told = served.start_tool("pesto", "--events");
     eventually("it is told", || {
         assert!(change(&mut other, vec![Change::Add(port(Protocol::Udp, 8081, 80))], false).committed);
         assert!(change(&mut other, vec![Change::Delete(port(Protocol::Udp, 8081, 80))], false).committed);
@@ -144,7 +144,7 @@ fn settings() {
     let Some(served) = start(QUIET) else { return };
     let mut client = served.client();
     let Ok(Answer::Settings(before)) = client.ask(Request::Settings) else { panic!("none") };
-    assert_eq!(before.log_level, "info");
+    assert_ne!(before.log_level, "debug");
     let set = Set {
         log_level: Some("debug".into()),
         resolvers: Some(vec![
@@ -172,9 +172,6 @@ fn settings() {
     // A new line at the new level is there.
     assert!(change(&mut client, vec![Change::Add(port(Protocol::Tcp, 8080, 80))], false).committed);
     eventually("a line", || served.guest.pasta.stderr().contains("Rules: 1 added").then_some(()));
-    if !have(&["udhcpc"]) {
-        return;
-    }
 }
 
 /// What the live view says is what happened.
@@ -243,7 +240,7 @@ fn the_live_view_in_a_terminal() {
     press("3");
     shows(&["in all", "meaning"]);
     press("4");
-    shows(&["our MAC", "descriptors"]);
+    shows(&["our MAC", "flows begun"]);
     press("Tab");
     press("s");
     shows(&["order bytes"]);

@@ -162,18 +162,16 @@ impl Plan {
             return Err(Reason::TooMany);
         }
         // One that was deleted a moment ago has kept its sockets.
-        match before.find(entry) {
-            Some(id) => {
-                self.rules.restore(id, entry.clone())?;
-                self.delete.remove(&id);
-                Ok(Outcome::Added(id))
-            }
-            None => {
-                let id = self.rules.add(entry.clone())?;
-                self.add.push(id);
-                Ok(Outcome::Added(id))
-            }
-        }
+        let id = if let Some(id) = before.find(entry) {
+            self.rules.restore(id, entry.clone())?;
+            self.delete.remove(&id);
+            id
+        } else {
+            let id = self.rules.add(entry.clone())?;
+            self.add.push(id);
+            id
+        };
+        Ok(Outcome::Added(id))
     }
 
     fn delete(&mut self, entry: &Entry) -> Outcome {

@@ -293,7 +293,7 @@ impl Client {
     }
 
     /// Has the loop watch for what is of interest now. An end of the peer would be told each round
-    /// where nothing is (epoll_ctl(2)): then the socket is not watched.
+    /// where nothing is (`epoll_ctl(2)`): then the socket is not watched.
     fn watch<L: Link>(&mut self, core: &Core<L>) -> io::Result<()> {
         let mut wanted = EventFlags::empty();
         wanted.set(EventFlags::IN, self.wants_more());

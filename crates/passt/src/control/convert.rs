@@ -139,7 +139,7 @@ pub fn rule(entry: &Entry) -> Rule {
 }
 
 /// Whether a rule is one of those.
-pub(super) fn is_meant(which: &Which, entry: &Entry) -> bool {
+pub(super) fn is_meant(which: Which, entry: &Entry) -> bool {
     let rule = rule(entry);
     which.side.is_none_or(|side| side == rule.side)
         && which.protocol.is_none_or(|protocol| protocol == rule.protocol)

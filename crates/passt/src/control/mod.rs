@@ -3,12 +3,12 @@
 //! It belongs to the worker's thread, which calls it between two events; so nothing here waits, and
 //! everything is done a part at a time. Clients are read and written as far as their sockets go,
 //! and a few of their requests are answered each round, by turns. Changes of the rules are
-//! [transactions], one after the other, whose sockets are opened in as many rounds as that takes.
+//! transactions, one after the other, whose sockets are opened in as many rounds as that takes.
 //!
 //! Memory is that of a sealed process: what has not enough of it is refused, and a client that
 //! does not read what it asked for is asked for nothing more.
 //!
-//! What is said is in the crate `passt_control`; how it is put is in [`convert`].
+//! What is said is in the crate `passt_control`; how it is put is in `convert`.
 
 mod client;
 mod convert;
@@ -252,7 +252,7 @@ impl Server {
             }
             Some(Request::Message(message, descriptor)) => {
                 let id = message.id;
-                match self.answer(slot, message, descriptor, control) {
+                match self.answer(slot, *message, descriptor, control) {
                     Ok(Some(answer)) => self.reply(slot, id, Ok(answer)),
                     Ok(None) => {}
                     Err(failure) => self.reply(slot, id, Err(failure)),

@@ -32,11 +32,11 @@ impl Server {
     pub(super) fn answer<L: Link>(
         &mut self,
         slot: usize,
-        message: Box<Message>,
+        message: Message,
         descriptor: Option<OwnedFd>,
         control: &mut Control<'_, L>,
     ) -> Result<Option<Answer>, Failure> {
-        let Message { id, request } = *message;
+        let Message { id, request } = message;
         let answer = match request {
             Request::Hello => self.hello(control),
             Request::Rules(page) => rules(page, control),

@@ -5,7 +5,7 @@
 //! whole tables. What it means by them is how they differ from what it was shown: so two of them at
 //! the same time change what each meant to, as they do where the server has one client at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::mem::take;
 
 use passt_control::reply::{Answer, Changed, Code, Failure, Outcome, Refused};
@@ -147,12 +147,12 @@ impl Transactions {
         }
         let Planned { plan, steps, mut refused } = plan(&transaction.changes, control, terms);
         refused.extend(plan.refused().iter().take(REASONS).map(convert::refused));
-        let has_refused = plan.refused().len() > 0 || steps.contains(&Step::Invalid);
+        let has_refused = !plan.refused().is_empty() || steps.contains(&Step::Invalid);
         if has_refused && !transaction.partial || plan.is_empty() {
             let changed = Changed {
                 // That there is nothing to do is as good as done.
                 committed: !has_refused || transaction.partial,
-                outcomes: outcomes(&steps, &BTreeMap::new()),
+                outcomes: outcomes(&steps, &BTreeSet::new()),
                 refused,
                 ..Changed::default()
             };
@@ -173,8 +173,8 @@ impl Transactions {
         let Current { transaction, steps, apply, attempts, .. } = current;
         let applied = apply.finish();
         let whole = |refusal: &&Refusal| refusal.extent == Extent::Whole;
-        let lacking: BTreeMap<_, _> =
-            applied.refused().iter().filter(whole).filter_map(|refusal| Some((refusal.id?, ()))).collect();
+        let lacking: BTreeSet<_> =
+            applied.refused().iter().filter(whole).filter_map(|refusal| refusal.id).collect();
         let mut changed = Changed {
             outcomes: outcomes(&steps, &lacking),
             refused: applied.refused().iter().take(REASONS).map(convert::refused).collect(),
@@ -220,9 +220,10 @@ impl Transactions {
 impl Transaction {
     fn done(self, changed: Changed) -> Done {
         let Self { owner, id, .. } = self;
-        let (added, deleted) = match changed.committed {
-            true => (changed.count(Outcome::Added), changed.count(Outcome::Deleted)),
-            false => (0, 0),
+        let (added, deleted) = if changed.committed {
+            (changed.count(Outcome::Added), changed.count(Outcome::Deleted))
+        } else {
+            (0, 0)
         };
         if id.is_none() {
             for refused in &changed.refused {
@@ -268,7 +269,7 @@ fn plan<L: Link>(changes: &[request::Change], control: &Control<'_, L>, terms: &
                     Change::Delete(_) => None,
                 });
                 let now = control.rules().map(|(entry, _)| entry);
-                let is_meant = |entry: &&Entry| convert::is_meant(which, entry);
+                let is_meant = |entry: &&Entry| convert::is_meant(*which, entry);
                 let gone: Vec<_> = now.chain(added).filter(is_meant).cloned().collect();
                 wanted.extend(gone.into_iter().map(Change::Delete));
                 Ok(())
@@ -313,12 +314,12 @@ fn invalid(changes: &[request::Change], steps: &[Step], terms: &Terms) -> Vec<Re
 }
 
 /// What became of each change, where the rules `lacking` could not be had.
-fn outcomes(steps: &[Step], lacking: &BTreeMap<RuleId, ()>) -> Vec<(Outcome, usize)> {
+fn outcomes(steps: &[Step], lacking: &BTreeSet<RuleId>) -> Vec<(Outcome, usize)> {
     let mut changed = Changed::default();
     for step in steps {
         changed.note(match step {
             Step::Invalid | Step::One(forward::Outcome::Refused) => Outcome::Refused,
-            Step::One(forward::Outcome::Added(id)) if lacking.contains_key(id) => Outcome::Refused,
+            Step::One(forward::Outcome::Added(id)) if lacking.contains(id) => Outcome::Refused,
             Step::One(forward::Outcome::Added(_)) => Outcome::Added,
             Step::One(forward::Outcome::Present) => Outcome::Present,
             Step::One(forward::Outcome::Deleted) => Outcome::Deleted,

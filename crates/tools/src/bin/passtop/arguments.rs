@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lexopt::{Arg, Parser, ValueExt as _};
+use passt_tools::{PASSTOP, listed};
 
 /// A command line.
 #[derive(Debug, Default)]
@@ -26,15 +27,6 @@ pub(crate) enum Outcome {
     Print(String),
     Fail(String),
 }
-
-/// Options with their arguments, and what they do.
-pub(crate) const OPTIONS: &[(&str, &str)] = &[
-    ("-i, --interval SECONDS", "Time between two looks, default 1"),
-    ("-1, --once", "Print everything once, after one interval, and quit"),
-    ("-j, --json", "Print it as JSON; implies --once"),
-    ("-h, --help", "Print this text"),
-    ("--version", "Print name and version"),
-];
 
 const KEYS: &str = "
 Keys: Tab, or 1 to 4, another view; s order; r reverse; / filter by text; p pause; up, down scroll; q quit
@@ -81,11 +73,7 @@ fn usage() -> String {
     let mut text = "Usage: passtop [OPTION]... [PATH]\n\n\
         Shows what the passt or pasta with --conf-path PATH does; without a path the only one found.\n\n"
         .to_owned();
-    for (names, help) in OPTIONS {
-        let indent = if names.starts_with("--") { 6 } else { 2 };
-        let names = format!("{:indent$}{names}", "");
-        text.push_str(&format!("{names:30}{help}\n"));
-    }
+    text.push_str(&listed(PASSTOP, 30));
     text + KEYS
 }
 
@@ -97,8 +85,7 @@ mod tests {
     fn command_lines() {
         let parse = |line: &str| match Arguments::parse(line.split_whitespace().map(OsString::from)) {
             Outcome::Run(arguments) => Ok(arguments),
-            Outcome::Fail(text) => Err(text),
-            Outcome::Print(text) => Err(text),
+            Outcome::Fail(text) | Outcome::Print(text) => Err(text),
         };
         let arguments = parse("-j -i 0.5 /run/x").expect("a command line");
         assert!(arguments.once && arguments.json && arguments.path == Some("/run/x".into()));

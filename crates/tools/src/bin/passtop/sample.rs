@@ -1,5 +1,7 @@
 //! What is known of an instance: asked for once an interval, and compared with the time before.
 
+#![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
+
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

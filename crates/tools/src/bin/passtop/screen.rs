@@ -1,5 +1,7 @@
 //! The terminal: set up, drawn once an interval and after each key, and left as it was.
 
+#![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
+
 use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};

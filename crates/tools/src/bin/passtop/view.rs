@@ -161,7 +161,7 @@ impl View {
             (inward, "in ", sample.rate_in, sample.frames_in),
         ];
         for ((area, name, rate, frames), history) in rates.into_iter().zip(&monitor.history) {
-            let [text, line] = Layout::horizontal([Constraint::Length(28), Constraint::Min(1)]).areas(area);
+            let [text, line] = Layout::horizontal([Constraint::Length(32), Constraint::Min(1)]).areas(area);
             let told = format!("{name} {:>9}/s {:>7} frames", bytes(rate), count(frames));
             frame.render_widget(Paragraph::new(told), text);
             let room = usize::from(line.width);
@@ -224,12 +224,19 @@ impl View {
             flows.reverse();
         }
         let is_wide = area.width >= 120;
+        // Of an address that the guest is known by the port is enough.
+        let own = |end: &str| {
+            let (addr, port) = end.rsplit_once(':').unwrap_or((end, ""));
+            let addr = addr.trim_start_matches('[').trim_end_matches(']');
+            let is_known = sample.guest.addresses.iter().any(|known| known == addr);
+            if is_known { format!(":{port}") } else { end.to_owned() }
+        };
         let line = |now: &FlowNow| {
             let flow = &now.flow;
             let tcp = flow.tcp.unwrap_or_default();
             let way = if flow.via == "link" { flow.protocol.clone() } else { format!("{}*", flow.protocol) };
-            let mut cells =
-                vec![way, flow.guest.clone(), flow.remote.clone(), bytes(now.rate_out), bytes(now.rate_in)];
+            let mut cells = vec![way, own(&flow.guest), flow.remote.clone()];
+            cells.extend([bytes(now.rate_out), bytes(now.rate_in)]);
             cells.push(flow.state.clone());
             cells.push(if flow.tcp.is_some() { micros(tcp.host_rtt_us) } else { "-".into() });
             cells.push((u64::from(flow.retransmitted) + u64::from(tcp.host_retransmitted)).to_string());
@@ -242,13 +249,13 @@ impl View {
         };
         let mut names = vec!["", "guest", "remote", "out/s", "in/s", "state", "RTT", "again"];
         let mut widths = vec![
-            Constraint::Length(5),
+            Constraint::Length(4),
+            Constraint::Length(15),
             Constraint::Fill(1),
-            Constraint::Fill(1),
-            Constraint::Length(7),
-            Constraint::Length(7),
-            Constraint::Length(10),
             Constraint::Length(6),
+            Constraint::Length(6),
+            Constraint::Length(8),
+            Constraint::Length(5),
             Constraint::Length(5),
         ];
         if is_wide {
@@ -360,7 +367,6 @@ fn count(count: u64) -> String {
 }
 
 /// A time in microseconds.
-#[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
 fn micros(time: u32) -> String {
     match time {
         0..1000 => format!("{time}µs"),

@@ -18,6 +18,7 @@ use passt_control::{Protocol, Side};
 use passt_engine::flow;
 use passt_engine::forward::Entry;
 use passt_engine::forward::rule::Families;
+use passt_tools::{PESTO, listed};
 
 /// A command line.
 #[derive(Debug)]
@@ -74,26 +75,6 @@ pub(crate) enum What {
     Delete,
 }
 
-/// Options with their arguments, and what they do.
-pub(crate) const OPTIONS: &[(&str, &str)] = &[
-    ("-A, --add", "Add what the following specifiers say"),
-    ("-D, --delete", "Delete what the following specifiers say"),
-    ("-C, --clear PIF", "Delete all rules of an interface: HOST or SPLICE"),
-    ("-t, --tcp-ports SPEC", "TCP ports of the host, for the guest"),
-    ("-u, --udp-ports SPEC", "UDP ports of the host, for the guest"),
-    ("-T, --tcp-ns SPEC", "TCP ports of the namespace, for the host"),
-    ("-U, --udp-ns SPEC", "UDP ports of the namespace, for the host"),
-    ("-s, --show", "Show rules before and after"),
-    ("-d, --debug", "Say more"),
-    ("-h, --help", "Print this text"),
-    ("--version", "Print name and version"),
-    ("--metrics", "Print counters in the text format of Prometheus"),
-    ("--metrics-listen [ADDR:]PORT", "Serve them by HTTP at /metrics; ADDR is loopback by default"),
-    ("--events", "Print events as they come, a line of JSON each"),
-    ("--capture FILE", "Record frames in FILE until interrupted; - is standard output"),
-    ("--request JSON", "Send a request of docs/control.md, print its answer"),
-];
-
 const SPECS: &str = "
 SPEC is as for passt and pasta: \"none\", \"all\", \"auto\", or [ADDR[%IF]/]PORTS, where PORTS is
 a list of FIRST[-LAST][:[TADDR/]TO[-TOLAST]] and, to be left out, ~FIRST[-LAST].
@@ -105,11 +86,7 @@ fn usage() -> String {
     let mut text = "Usage: pesto [OPTION]... PATH\n\n\
         Shows or changes the forwarded ports of the passt or pasta with --conf-path PATH.\n\n"
         .to_owned();
-    for (names, help) in OPTIONS {
-        let indent = if names.starts_with("--") { 6 } else { 2 };
-        let names = format!("{:indent$}{names}", "");
-        text.push_str(&format!("{names:34}{help}\n"));
-    }
+    text.push_str(&listed(PESTO, 34));
     text + SPECS
 }
 
@@ -273,13 +250,13 @@ fn long(names: &'static str) -> &'static str {
 
 fn by_letter(letter: char) -> anyhow::Result<&'static str> {
     let begins = format!("-{letter},");
-    let option = OPTIONS.iter().find(|(names, _)| names.starts_with(&begins));
+    let option = PESTO.iter().find(|(names, _)| names.starts_with(&begins));
     Ok(long(option.with_context(|| format!("invalid option -- '{letter}'"))?.0))
 }
 
 /// The option that a long name means, perhaps abbreviated.
 fn by_prefix(name: &str) -> anyhow::Result<&'static str> {
-    let all = || OPTIONS.iter().map(|(names, _)| long(names));
+    let all = || PESTO.iter().map(|(names, _)| long(names));
     if let Some(exact) = all().find(|long| *long == name) {
         return Ok(exact);
     }
@@ -323,7 +300,7 @@ mod tests {
             .collect())
     }
 
-    /// What Podman and RootlessKit send.
+    /// What Podman and `RootlessKit` send.
     #[test]
     fn spellings_of_callers() {
         for (line, expected) in [

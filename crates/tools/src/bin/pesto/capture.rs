@@ -72,8 +72,8 @@ fn begin(server: &mut Client, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> 
 fn end(server: &mut Client) -> anyhow::Result<()> {
     match server.ask(Request::EndCapture) {
         // There is nobody left who could go on.
-        Err(passt_control::client::Error::Closed | passt_control::client::Error::Io(_)) => Ok(()),
-        Ok(Answer::Done) => Ok(()),
+        Err(passt_control::client::Error::Closed | passt_control::client::Error::Io(_))
+        | Ok(Answer::Done) => Ok(()),
         Ok(_) => bail!("Unexpected answer"),
         Err(error) => Err(error.into()),
     }

@@ -37,9 +37,9 @@ fn sockets(name: &str, rule: &Rule, port: u16) -> Vec<String> {
 
 /// Whether hexadecimal digits of `/proc/net`, words in the machine's byte order, are an address.
 fn is(digits: &str, addr: IpAddr) -> bool {
-    let words = |bytes: &[u8]| -> String {
+    let words = |bytes: &[u8]| {
         let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
-        bytes.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect()
+        bytes.chunks(4).map(|bytes| format!("{:08X}", word(bytes))).collect::<Vec<_>>().concat()
     };
     match addr {
         IpAddr::V4(addr) => {

@@ -1,7 +1,7 @@
 //! pesto changes the forwarded ports of a running passt or pasta, and shows what is known there.
 //!
 //! `pesto [OPTION]... PATH` talks to the socket that `--conf-path` has made. Its options are those
-//! of the C program's tool of that name, which Podman and RootlessKit call, with the same meaning;
+//! of the C program's tool of that name, which Podman and `RootlessKit` call, with the same meaning;
 //! what is added twice, or deleted without being there, is no error.
 //!
 //! With this project's servers it speaks in messages: changes take effect as a whole or not at all,
@@ -15,6 +15,7 @@ mod messages;
 mod metrics;
 mod tables;
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -103,6 +104,7 @@ fn rules(greeted: Greeted, arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Lists all rules. Those that a greeting has no room for are asked for.
 fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
+    // Writing to a string can't fail.
     let mut text = format!("{title}\n");
     let all = if greeting.tables.iter().any(|table| table.rules.is_none()) {
         messages::rules(&mut speak(connect(path)?)?)?
@@ -110,10 +112,10 @@ fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
         Vec::new()
     };
     for table in greeting.tables {
-        text.push_str(&format!("  {}\n", table.name));
+        let _ = writeln!(text, "  {}", table.name);
         let of_side = all.iter().filter(|rule| rule.side == table.side).cloned().collect();
         for rule in table.rules.unwrap_or(of_side) {
-            text.push_str(&format!("    {rule}\n"));
+            let _ = writeln!(text, "    {rule}");
         }
     }
     print(&text)

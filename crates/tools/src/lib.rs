@@ -1,0 +1,47 @@
+//! Options of the tools, by name: their help is made of them, and so are manual pages and completions.
+
+use std::fmt::Write as _;
+
+/// Letter, long name and argument of an option, as in `-C, --clear PIF`, and what it does.
+pub type Described = (&'static str, &'static str);
+
+/// Options of pesto.
+pub const PESTO: &[Described] = &[
+    ("-A, --add", "Add what the following specifiers say"),
+    ("-D, --delete", "Delete what the following specifiers say"),
+    ("-C, --clear PIF", "Delete all rules of an interface: HOST or SPLICE"),
+    ("-t, --tcp-ports SPEC", "TCP ports of the host, for the guest"),
+    ("-u, --udp-ports SPEC", "UDP ports of the host, for the guest"),
+    ("-T, --tcp-ns SPEC", "TCP ports of the namespace, for the host"),
+    ("-U, --udp-ns SPEC", "UDP ports of the namespace, for the host"),
+    ("-s, --show", "Show rules before and after"),
+    ("-d, --debug", "Say more"),
+    ("-h, --help", "Print this text"),
+    ("--version", "Print name and version"),
+    ("--metrics", "Print counters in the text format of Prometheus"),
+    ("--metrics-listen [ADDR:]PORT", "Serve them by HTTP at /metrics; ADDR is loopback by default"),
+    ("--events", "Print events as they come, a line of JSON each"),
+    ("--capture FILE", "Record frames in FILE until interrupted; - is standard output"),
+    ("--request JSON", "Send a request of docs/control.md, print its answer"),
+];
+
+/// Options of passtop.
+pub const PASSTOP: &[Described] = &[
+    ("-i, --interval SECONDS", "Time between two looks, default 1"),
+    ("-1, --once", "Print everything once, after one interval, and quit"),
+    ("-j, --json", "Print it as JSON; implies --once"),
+    ("-h, --help", "Print this text"),
+    ("--version", "Print name and version"),
+];
+
+/// Options as a help shows them, with descriptions from this column on.
+pub fn listed(options: &[Described], column: usize) -> String {
+    let mut text = String::new();
+    for (names, help) in options {
+        let indent = if names.starts_with("--") { 6 } else { 2 };
+        let names = format!("{:indent$}{names}", "");
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{names:column$}{help}");
+    }
+    text
+}
