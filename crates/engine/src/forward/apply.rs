@@ -26,6 +26,9 @@ pub(crate) const LATER: usize = 512;
 /// The same of one that is handed over.
 pub(crate) const HANDED_OVER: usize = 160;
 
+/// Rules looked at in one step, of which each may have nothing to open.
+const TASKS: usize = 16 * CHUNK;
+
 /// What a plan that takes effect does to the sockets that listen.
 #[derive(Debug, Default)]
 #[must_use]
@@ -44,6 +47,8 @@ pub struct Apply {
     delete: BTreeSet<RuleId>,
     how: How,
     tasks: Vec<Task>,
+    /// Places of the first tasks, on the host and in the namespace, that may have something left.
+    first: [usize; 2],
     /// Sockets opened so far.
     open: Vec<Listener>,
     /// Sockets of rules that are deleted, by their numbers, and where they will be instead.
@@ -148,6 +153,7 @@ impl Apply {
             delete,
             how: How::new(options, &sockets.ours),
             tasks: Vec::new(),
+            first: [0; 2],
             open: Vec::new(),
             takes: Vec::new(),
             late: Vec::new(),
@@ -155,6 +161,7 @@ impl Apply {
             refused,
             pending: None,
         };
+        let going = Leaving::new(sockets, &apply.delete);
         for id in add {
             let Some(entry) = apply.rules.get(id).cloned() else { continue };
             if entry.rule.scan && !can_follow {
@@ -162,7 +169,7 @@ impl Apply {
                 continue;
             }
             let mut task = Task::new(id, entry, room);
-            task.take_over(before, sockets, &apply.delete, options, &mut apply.takes);
+            task.take_over(before, &going, options, &mut apply.takes);
             apply.tasks.push(task);
         }
         apply
@@ -182,18 +189,24 @@ impl Apply {
         }
     }
 
-    /// Opens a part of a task from the calling thread.
-    fn go_on(&mut self, place: usize) {
+    /// Opens a part of a task from the calling thread; how many ports it tried.
+    fn go_on(&mut self, place: usize) -> usize {
         let open = self.open.len();
-        let Some(task) = self.tasks.get_mut(place) else { return };
-        let opened = task.part(self.how.families).open(&self.how, open);
+        let Some(task) = self.tasks.get_mut(place) else { return 0 };
+        let part = task.part(self.how.families);
+        let tried = part.ports.len();
+        let opened = part.open(&self.how, open);
         self.arrived(place, Ok(opened));
+        tried
     }
 
     /// Opens a part on either side: in the namespace by the thread that stays `inside`.
     pub(crate) fn step(&mut self, inside: Option<&Resident>) -> Progress {
-        if let Some(place) = self.next_task(Side::Host) {
-            self.go_on(place);
+        let (mut tried, mut tasks) = (0, 0);
+        while tried < CHUNK && tasks < TASKS {
+            let Some(place) = self.next_task(Side::Host) else { break };
+            tried += self.go_on(place);
+            tasks += 1;
         }
         let waits = self.step_inside(inside);
         if self.next_task(Side::Host).is_some() || !waits && self.next_task(Side::Namespace).is_some() {
@@ -206,8 +219,13 @@ impl Apply {
     }
 
     /// The place of a task of which something is left to be tried.
-    fn next_task(&self, side: Side) -> Option<usize> {
-        self.tasks.iter().position(|task| task.entry.side == side && task.is_open())
+    fn next_task(&mut self, side: Side) -> Option<usize> {
+        let first = &mut self.first[side as usize];
+        let rest = self.tasks.get(*first..).unwrap_or_default();
+        let next = rest.iter().position(|task| task.entry.side == side && task.is_open());
+        // One that has nothing left never has again.
+        *first = next.map_or(self.tasks.len(), |place| *first + place);
+        next.map(|_| *first)
     }
 
     /// Whether nothing can be done before the thread in the namespace has done something.
@@ -268,13 +286,14 @@ impl Apply {
         let mut had = Vec::new();
         let mut gone = BTreeSet::new();
         let added = !self.tasks.is_empty();
+        let lacks_all = self.tasks.iter().any(Task::lacks_all);
         let waits = self.pending.take().map(|(place, _)| place);
         for (place, mut task) in std::mem::take(&mut self.tasks).into_iter().enumerate() {
             if task.is_open() || waits == Some(place) {
                 task.fail(Errno::CANCELED.into());
             }
             let Task { id, entry, has_some, lack, .. } = task;
-            if has_some {
+            if has_some && lacks_all {
                 had.push((entry.side, entry.protocol, entry.rule.listen.clone()));
             }
             match lack {
@@ -372,17 +391,12 @@ impl Task {
     fn take_over(
         &mut self,
         before: &Rules,
-        sockets: &Registry,
-        delete: &BTreeSet<RuleId>,
+        going: &Leaving<'_>,
         options: ListenOptions,
         takes: &mut Vec<(u32, Place)>,
     ) {
-        let Entry { side, protocol, ref rule } = self.entry;
-        let is_going = |l: &Listener| {
-            let is_same = (l.side, l.protocol) == (side, protocol) && rule.ports.contains(l.place.port);
-            is_same && delete.contains(&l.place.rule)
-        };
-        for (number, listener) in sockets.iter().filter(|(_, l)| is_going(l)) {
+        let rule = &self.entry.rule;
+        for (number, listener) in going.at(&self.entry) {
             let port = listener.place.port;
             let Some(old) = before.get(listener.place.rule) else { continue };
             if old.rule.listen == rule.listen {
@@ -396,6 +410,11 @@ impl Task {
             }
         }
         self.going.sort_unstable();
+    }
+
+    /// Whether it lacks all of its ports, and need not have each of them.
+    fn lacks_all(&self) -> bool {
+        !self.has_some && self.lack.as_ref().is_some_and(|lack| !lack.fatal)
     }
 
     /// Whether there are ports to be opened.
@@ -430,6 +449,24 @@ impl Task {
         self.end();
         let port = self.entry.rule.ports.first();
         self.lack = Some(Lack { port, error, fatal: true, exhausted: false });
+    }
+}
+
+/// Sockets of rules that are deleted, with their numbers, by side, protocol and port.
+struct Leaving<'a>(BTreeMap<(Side, u8, u16, u32), &'a Listener>);
+
+impl<'a> Leaving<'a> {
+    fn new(sockets: &'a Registry, delete: &BTreeSet<RuleId>) -> Self {
+        let going = sockets.iter().filter(|(_, listener)| delete.contains(&listener.place.rule));
+        let key = |number, l: &Listener| (l.side, l.protocol as u8, l.place.port, number);
+        Self(going.map(|(number, listener)| (key(number, listener), listener)).collect())
+    }
+
+    /// Those at the ports of a rule.
+    fn at(&self, entry: &Entry) -> impl Iterator<Item = (u32, &'a Listener)> {
+        let key = |port, number| (entry.side, entry.protocol as u8, port, number);
+        let ports = key(entry.rule.ports.first(), 0)..=key(entry.rule.ports.last(), u32::MAX);
+        self.0.range(ports).map(|(&(.., number), &listener)| (number, listener))
     }
 }
 
