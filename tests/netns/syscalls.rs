@@ -272,6 +272,30 @@ fn passt_by_vhost_user() {
     assert_documented(&format!(" {} with `--vhost-user` ", background.len()));
 }
 
+/// Who has a control socket may listen where others come, and cut a recording.
+#[test]
+fn control() {
+    let log = "--log-file log --log-size 40960 --pcap frames";
+    let pasta = [command::calls(Pid::INIT, Some(0)), watch::missing_calls(0)].concat();
+    let added =
+        [("pasta", &pasta[..]), ("passt", &peers::calls(0)), ("passt --vhost-user", &peers::calls(0))].map(
+            |(program, own)| {
+                let without = names(&declared(&format!("{program} {log}"), own));
+                let with = names(&declared(&format!("{program} {log} -c control"), own));
+                (with.len(), with.difference(&without).cloned().collect::<Vec<_>>().join(" "))
+            },
+        );
+    let expected = [
+        (34, "getpeername".to_owned()),
+        (27, "fcntl fstat getpeername listen".to_owned()),
+        (31, "getpeername listen".to_owned()),
+    ];
+    assert_eq!(added, expected);
+    assert_documented(
+        " With a control socket 34 for pasta, 27 for passt in the background and 31 with `--vhost-user`",
+    );
+}
+
 /// Interfaces for what leaves the host, which are options of sockets.
 const OUTBOUND: &str = "--outbound-if4 eth0 --outbound-if6 eth0";
 

@@ -3,7 +3,7 @@
 use passt_engine::link::{stream, vhost_user};
 use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
-use passt_sys::{dgram, event, fd, groups, msg, namespace, netlink, sender, shared, socket, tun};
+use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
 use crate::cli::{Config, Mode};
 use crate::life::socket as client;
@@ -48,7 +48,6 @@ const CONTROL: &[&[Call]] = &[
     dgram::JOINED,
     forward::CALLS,
     outlet::CALLS,
-    fd::CALLS,
     &[Call::any(Sysno::ftruncate)],
 ];
 
