@@ -1,7 +1,8 @@
-//! Development commands: `cargo xtask test`, `bench`, `gauge`, `imports`, `links`, `man`,
+//! Development commands: `cargo xtask test`, `bench`, `completions`, `gauge`, `imports`, `links`, `man`,
 //! `mutants`.
 
 mod bench;
+mod completions;
 mod fuzz;
 mod gauge;
 mod imports;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((command, [])) if command == "test" => test(),
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
+        Some((command, [])) if command == "completions" => root().and_then(completions::write).map(|()| true),
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
         Some((command, [])) if command == "links" => root().and_then(links::print),
@@ -32,12 +34,13 @@ fn main() -> ExitCode {
         _ => {
             let test = "test     install what the tests need, build, run all of them";
             let man = "man      write the manual pages, docs/man, from the table of options";
+            let completions = "completions  write the shells' completions, contrib/completions, likewise";
             let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
             let imports =
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}",
                 mutants::USAGE,
                 bench::USAGE
             );

@@ -5,16 +5,18 @@
 
 mod text;
 mod told;
+mod tools;
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use passt::cli;
+use passt_tools::{PASSTOP, PESTO};
 use roff::{Inline, Roff, bold, italic, roman};
 
 /// The programs that have a page, all in section 1.
-const PAGES: [&str; 2] = ["passt", "pasta"];
+const PAGES: [&str; 4] = ["passt", "pasta", "passtop", "pesto"];
 
 /// Writes every page.
 pub(crate) fn write(root: &Path) -> Result<()> {
@@ -37,6 +39,24 @@ fn page(name: &str) -> String {
         "TH",
         [name, "1", text::DATE, &format!("{name} {}", env!("CARGO_PKG_VERSION")), "User Commands"],
     );
+    let tool = match name {
+        "pesto" => Some((tools::PESTO, PESTO)),
+        "passtop" => Some((tools::PASSTOP, PASSTOP)),
+        _ => None,
+    };
+    if let Some(((before, after), options)) = tool {
+        for section in before {
+            prose(&mut page, section);
+        }
+        page.control("SH", ["OPTIONS"]);
+        for &(names, help) in options {
+            describe(&mut page, cli::Described { names, help });
+        }
+        for section in after {
+            prose(&mut page, section);
+        }
+        return page.render();
+    }
     for section in text::before(pasta) {
         prose(&mut page, section);
     }

@@ -1,7 +1,7 @@
 //! What the manual pages say besides the options.
 
 /// When something in here last changed.
-pub(super) const DATE: &str = "2026-11-27";
+pub(super) const DATE: &str = "2026-11-28";
 
 /// Sections before the options.
 pub(super) fn before(pasta: bool) -> [&'static str; 3] {
@@ -199,8 +199,8 @@ for, 159 if it made a system call that is not allowed.";
 
 const SEE_PASTA: &str = "\
 SEE ALSO
-*passt*(1), *network_namespaces*(7), *user_namespaces*(7), *nsenter*(1), *ip-netns*(8)";
+*passt*(1), *pesto*(1), *passtop*(1), *network_namespaces*(7), *user_namespaces*(7), *nsenter*(1), *ip-netns*(8)";
 
 const SEE_PASST: &str = "\
 SEE ALSO
-*pasta*(1), *qemu*(1)";
+*pasta*(1), *pesto*(1), *passtop*(1), *qemu*(1)";

@@ -1,0 +1,88 @@
+//! What the tools' manual pages say besides the options.
+
+/// Sections of a page: before the options, and behind them.
+pub(super) type Sections = (&'static [&'static str], &'static [&'static str]);
+
+pub(super) const PESTO: Sections = (
+    &[
+        "\
+NAME
+pesto - change and show what a running passt or pasta does",
+        "\
+SYNOPSIS
+*pesto* [OPTION]... PATH",
+        "\
+DESCRIPTION
+*pesto* talks to the *passt* or *pasta* that was started with *--conf-path* PATH. Without options it lists the forwarded
+ports. With specifiers it changes them: all changes of one call take effect together, or none, and what can't be had is
+told, a line each, with who has a port as far as the user may see that. Adding what is there and deleting what is not
+is no error. Connections that were accepted stay.
+
+A specifier before any *--add* or *--delete* replaces all rules of its interface, which is HOST for *-t* and *-u*, and
+SPLICE for *-T* and *-U*.
+
+A server of the C program is understood as well. It answers nothing: what could not be had is in its log.",
+    ],
+    &[
+        "\
+EXAMPLES
+Publish a port of a running container, and take it away:
+
+    pesto --add -t 127.0.0.1/8080:80 pasta.sock
+    pesto --delete -t 127.0.0.1/8080:80 pasta.sock
+
+Look at frames from now on:
+
+    pesto --capture - pasta.sock | tcpdump -nr -",
+        "\
+EXIT STATUS
+0 if all was done, 1 if not.",
+        "\
+SEE ALSO
+*passt*(1), *pasta*(1), *passtop*(1)",
+    ],
+);
+
+pub(super) const PASSTOP: Sections = (
+    &[
+        "\
+NAME
+passtop - a live view of a running passt or pasta",
+        "\
+SYNOPSIS
+*passtop* [OPTION]... [PATH]",
+        "\
+DESCRIPTION
+*passtop* shows what the *passt* or *pasta* does that was started with *--conf-path* PATH, or the only one that it finds:
+rates of traffic now and before, flows by rate with both sides' addresses, state, round-trip time and segments sent
+again, forwarded ports and who uses them, what is dropped and why, and how full everything is. It needs no right
+but to connect to that socket.",
+    ],
+    &[
+        "\
+KEYS
+Tab, 1 to 4 ::
+Another page: flows, ports, drops, state.
+
+s, r ::
+Another order of flows; the other way round.
+
+/ ::
+Show only lines that have some text; Enter ends it, Esc clears it.
+
+p ::
+Pause, and go on.
+
+Up, Down, Page Up, Page Down, Home ::
+Scroll.
+
+q ::
+Quit.",
+        "\
+EXIT STATUS
+0 if the user quits, 1 if the instance is gone or was not found.",
+        "\
+SEE ALSO
+*passt*(1), *pasta*(1), *pesto*(1)",
+    ],
+);
