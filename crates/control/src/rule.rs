@@ -5,7 +5,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where we listen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,7 +51,7 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// Interface to listen on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "interface", skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The lowest port to listen on.
     pub first: u16,
@@ -69,6 +70,16 @@ pub struct Rule {
     /// A port is bound only while something listens to its target.
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto: bool,
+}
+
+/// A name no longer than an interface's can be (`IFNAMSIZ`): whoever stages many rules must not have
+/// them be of any size.
+fn interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    if name.as_ref().is_some_and(|name| name.len() > 15) {
+        return Err(D::Error::custom("an interface's name of more than 15 bytes"));
+    }
+    Ok(name)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

@@ -102,6 +102,41 @@ fn a_client_that_does_not_read() {
     panic!("it is still there");
 }
 
+/// As many of them as there may be, each of which asks for far more than it reads: memory for all of
+/// that is not there, and it costs them alone.
+#[test]
+fn a_crowd_that_does_not_read() {
+    let Some(mut served) = start("-t 8080:80 -u none -T none -U none") else { return };
+    let _server = served.guest.serve("[::]:80");
+    let rules: Vec<_> = (0..1000).map(|i| Change::Add(port(Protocol::Tcp, 20_000 + i, 80))).collect();
+    for part in rules.chunks(200) {
+        assert!(change(&mut served.client(), part.to_vec(), false).committed);
+    }
+    let mut request = Vec::new();
+    let page = passt_control::request::Page::default();
+    frame::append(&mut request, &Message { id: 1, request: Request::Rules(page) }).expect("JSON");
+    let bytes = [frame::HELLO.to_vec(), request.repeat(1500)].concat();
+    let mut crowd = Vec::new();
+    for _ in 0..128 {
+        let mut deaf = UnixStream::connect(&served.socket).expect("a server");
+        deaf.set_nonblocking(true).expect("a socket");
+        let _ = deaf.write(&bytes);
+        crowd.push(deaf);
+    }
+    exchange(&served.net.peer, &at(HOST4, 8080));
+    eventually("somebody else is served", || {
+        served.guest.assert_alive();
+        let finished = served.pesto("-A -t 8081:80");
+        finished.status.success().then_some(())
+    });
+    drop(crowd);
+    exchange(&served.net.peer, &at(HOST4, 8081));
+    eventually("their memory is free", || match served.client().ask(Request::Counters) {
+        Ok(Answer::Counters(counters)) => (counters.memory < 4 << 20).then_some(()),
+        _ => None,
+    });
+}
+
 fn clients(client: &mut passt_control::client::Client) -> u64 {
     match client.ask(Request::Counters) {
         Ok(Answer::Counters(counters)) => counters.clients,

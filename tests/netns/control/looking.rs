@@ -43,6 +43,7 @@ fn flows_are_seen_and_ended() {
     assert_eq!(flows(&served, of("tcp", 5999)).len(), 0);
     let name = Name { flow: flow.flow.clone() };
     assert_eq!(served.client().ask(Request::End(name.clone())).expect("done"), Answer::Done);
+    eventually("the connection's end", || steady.try_wait());
     let finished = steady.finish();
     assert!(finished.stderr.contains("reset"), "{finished:?}");
     let again = served.client().ask(Request::End(name));

@@ -11,12 +11,15 @@ use passt_control::{Rule, frame, request};
 use passt_engine::core::{Core, Token};
 use passt_engine::link::Link;
 use passt_proto::time::Instant;
-use passt_sys::msg;
+use passt_sys::{alloc, msg};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 use super::transactions::Owner;
 
+/// Memory that a client takes at most until that is looked at again: what it asks for, and what it is
+/// told, each in a vector that doubles.
+pub(super) const MEMORY: usize = 3 << 19;
 /// Bytes read at once.
 const CHUNK: usize = 1 << 14;
 /// Bytes that a client has not read, above which it is not asked for more.
@@ -65,6 +68,8 @@ pub(super) struct Client {
     pub(super) subscribed: bool,
     /// Changes that are to be made together with more of them.
     pub(super) staged: Vec<request::Change>,
+    /// One of the changes that are made together was refused: so are the others that come with it.
+    pub(super) spoilt: bool,
     heard: Instant,
 }
 
@@ -95,6 +100,7 @@ impl Client {
             waits: false,
             subscribed: false,
             staged: Vec::new(),
+            spoilt: false,
             heard: core.now,
         })
     }
@@ -106,7 +112,7 @@ impl Client {
 
     /// Reads some of what came, if there is room for it.
     pub(super) fn ready(&mut self, now: Instant) {
-        if !self.wants_more() {
+        if !self.wants_more() || self.starves() {
             return;
         }
         let mut bytes = [0; CHUNK];
@@ -156,7 +162,7 @@ impl Client {
 
     /// What it asks for next, if it can be answered.
     pub(super) fn next_request(&mut self) -> Option<Request> {
-        if self.waits || self.output.len() >= FULL {
+        if self.waits || self.output.len() >= FULL || self.starves() {
             return None;
         }
         if let Stage::Greeted(shown) = &mut self.stage {
@@ -226,6 +232,12 @@ impl Client {
         Owner { serial: self.serial }
     }
 
+    /// Something came that is no request: it may have been a part of what is to be made together.
+    pub(super) fn spoil(&mut self) {
+        self.spoilt |= !self.staged.is_empty();
+        self.staged = Vec::new();
+    }
+
     /// Its transaction is over.
     pub(super) fn go_on(&mut self) {
         self.waits = false;
@@ -235,6 +247,22 @@ impl Client {
     pub(super) fn leave(&mut self) {
         self.stage = Stage::Leaving;
         (self.input, self.staged) = (Vec::new(), Vec::new());
+    }
+
+    /// Whether there is too little memory for more of it: then it is sent away, as the others together
+    /// have so much that they don't read.
+    fn starves(&mut self) -> bool {
+        if alloc::has_room_for(MEMORY) {
+            return false;
+        }
+        log::warn!("Too little memory for a client of the control socket, which is sent away");
+        self.send_away();
+        true
+    }
+
+    fn send_away(&mut self) {
+        (self.ended, self.output) = (true, Vec::new());
+        self.leave();
     }
 
     /// Tells it what it asked for.
@@ -248,11 +276,12 @@ impl Client {
 
     /// Tells it of an event.
     pub(super) fn tell(&mut self, event: &Event) {
+        if self.starves() {
+            return;
+        }
         if self.output.len() > DEAF {
             log::warn!("A client of the control socket does not read its events, and is sent away");
-            self.ended = true;
-            self.output = Vec::new();
-            return self.leave();
+            return self.send_away();
         }
         self.put(&reply::Message::Event { event: event.clone() });
     }

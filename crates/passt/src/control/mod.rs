@@ -44,8 +44,6 @@ use crate::log;
 const MAX_CLIENTS: usize = 128;
 /// Requests answered each round: some of them take a while.
 const REQUESTS: usize = 2;
-/// Memory for a client at most, but for a transaction.
-const CLIENT_MEMORY: usize = 1 << 19;
 /// Number of the socket among what is outside of the engine.
 const DOOR: u32 = 32;
 /// The same of the first client.
@@ -201,7 +199,7 @@ impl Server {
         // More come in the next round.
         let core = &mut control.engine.ctx.core;
         let Some(socket) = self.door.admit(core, DOOR) else { return };
-        if !alloc::has_room_for(CLIENT_MEMORY) {
+        if !alloc::has_room_for(client::MEMORY) {
             ::log::warn!("Too little memory for another client of the control socket");
             return;
         }
@@ -259,6 +257,7 @@ impl Server {
                 }
             }
             Some(Request::Invalid(id, reason)) => {
+                client.spoil();
                 self.reply(slot, id, Err(Failure::new(Code::Invalid, reason)));
             }
         }

@@ -18,7 +18,10 @@ const RULES: usize = 512;
 /// Changes of a transaction at most: every rule there may be goes, and as many come.
 const CHANGES: usize = 2 * MAX_RULES;
 
-/// There are none where `from` is.
+/// Changes of a transaction at most that clear rules.
+const CLEARS: usize = 16;
+
+/// Where a page begins.
 fn cursor(page: &Page) -> Cursor {
     Cursor::from_number(page.from)
 }
@@ -57,12 +60,13 @@ impl Server {
                 let descriptor = descriptor
                     .ok_or_else(|| Failure::new(Code::Invalid, "No descriptor came with the request"))?;
                 super::settings::capture(descriptor, control)?;
+                self.recorder_left = false;
                 self.recorder = self.clients.get(slot).and_then(Option::as_ref).map(|client| client.serial);
                 Answer::Done
             }
             Request::EndCapture => {
                 control.engine.ctx.core.capture = None;
-                self.recorder = None;
+                (self.recorder, self.recorder_left) = (None, false);
                 Answer::Done
             }
             Request::Events => {
@@ -100,7 +104,13 @@ impl Server {
         let request::Changes { changes, more, partial } = changes;
         let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) else { return Ok(None) };
         let count = client.staged.len() + changes.len();
-        let reason = if count > CHANGES {
+        let is_clear = |change: &&request::Change| matches!(change, request::Change::Clear(_));
+        let clears = client.staged.iter().chain(&changes).filter(is_clear).count();
+        let reason = if client.spoilt {
+            Some("Another part of this transaction was refused")
+        } else if clears > CLEARS {
+            Some("Too many times all rules are cleared in one transaction")
+        } else if count > CHANGES {
             Some("Too many changes for one transaction")
         } else if !alloc::has_room_for(count * transactions::CHANGE_MEMORY) {
             Some("Too little memory for so many changes")
@@ -108,8 +118,9 @@ impl Server {
             None
         };
         if let Some(reason) = reason {
-            // Of those that come nothing is to be done without these.
+            // Of those that come with these nothing is to be done.
             client.staged = Vec::new();
+            client.spoilt = more;
             return Err(Failure::new(Code::Busy, reason));
         }
         client.staged.extend(changes);

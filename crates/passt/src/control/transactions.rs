@@ -25,6 +25,11 @@ const ATTEMPTS: usize = 5;
 /// Memory for a change at most, on its way.
 pub(super) const CHANGE_MEMORY: usize = 512;
 
+/// Memory for a rule of the table at most, which is copied.
+const RULE_MEMORY: usize = 256;
+/// Outcomes that are told: with the reasons they fit an answer.
+const OUTCOMES: usize = 4096;
+
 /// Whose transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
@@ -142,7 +147,8 @@ impl Transactions {
         control: &mut Control<'_, L>,
         terms: &Terms,
     ) -> Option<Done> {
-        if !alloc::has_room_for(transaction.changes.len() * CHANGE_MEMORY) {
+        let memory = transaction.changes.len() * CHANGE_MEMORY + control.rules().count() * RULE_MEMORY;
+        if !alloc::has_room_for(memory) {
             return Some(transaction.fail(Code::Busy, "Too little memory for so many rules"));
         }
         let Planned { plan, steps, mut refused } = plan(&transaction.changes, control, terms);
@@ -218,7 +224,7 @@ impl Transactions {
 }
 
 impl Transaction {
-    fn done(self, changed: Changed) -> Done {
+    fn done(self, mut changed: Changed) -> Done {
         let Self { owner, id, .. } = self;
         let (added, deleted) = if changed.committed {
             (changed.count(Outcome::Added), changed.count(Outcome::Deleted))
@@ -230,6 +236,8 @@ impl Transaction {
                 log::warn!("{}", refused.reason);
             }
         }
+        changed.refused.truncate(REASONS);
+        changed.outcomes.truncate(OUTCOMES);
         log::debug!("Rules: {added} added, {deleted} deleted, {} refused", changed.refused.len());
         Done { owner, id, answer: Ok(Answer::Changed(changed)), added, deleted }
     }
@@ -252,6 +260,9 @@ struct Planned {
 
 /// Plans changes for the rules as they are.
 fn plan<L: Link>(changes: &[request::Change], control: &Control<'_, L>, terms: &Terms) -> Planned {
+    let table: Vec<&Entry> = control.rules().map(|(entry, _)| entry).collect();
+    // Of these, and of what was added, each is taken out once.
+    let (mut cleared, mut added) = (vec![false; table.len()], Vec::<(usize, bool)>::new());
     let mut wanted = Vec::with_capacity(changes.len());
     // How many of them each change is; `None` if it can't be.
     let mut counts = Vec::with_capacity(changes.len());
@@ -259,19 +270,29 @@ fn plan<L: Link>(changes: &[request::Change], control: &Control<'_, L>, terms: &
     for change in changes {
         let before = wanted.len();
         let result = match change {
-            request::Change::Add(rule) => terms.entry(rule).map(|entry| wanted.push(Change::Add(entry))),
+            request::Change::Add(rule) => terms.entry(rule).map(|entry| {
+                added.push((wanted.len(), false));
+                wanted.push(Change::Add(entry));
+            }),
             request::Change::Delete(rule) => {
                 terms.entry(rule).map(|entry| wanted.push(Change::Delete(entry)))
             }
             request::Change::Clear(which) => {
-                let added = wanted.iter().filter_map(|change| match change {
-                    Change::Add(entry) => Some(entry),
-                    Change::Delete(_) => None,
-                });
-                let now = control.rules().map(|(entry, _)| entry);
-                let is_meant = |entry: &&Entry| convert::is_meant(*which, entry);
-                let gone: Vec<_> = now.chain(added).filter(is_meant).cloned().collect();
-                wanted.extend(gone.into_iter().map(Change::Delete));
+                let mut gone = Vec::new();
+                for (entry, cleared) in table.iter().zip(&mut cleared) {
+                    if convert::is_meant(*which, entry) && !std::mem::replace(cleared, true) {
+                        gone.push(Change::Delete((*entry).clone()));
+                    }
+                }
+                for (place, cleared) in &mut added {
+                    if let Some(Change::Add(entry)) = wanted.get(*place)
+                        && convert::is_meant(*which, entry)
+                        && !std::mem::replace(cleared, true)
+                    {
+                        gone.push(Change::Delete(entry.clone()));
+                    }
+                }
+                wanted.extend(gone);
                 Ok(())
             }
         };
