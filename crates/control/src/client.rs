@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::frame;
-use crate::reply::{self, Answer, Event, Failure};
-use crate::request::{self, Request};
+use crate::reply::{self, Answer, Event, Failure, RuleNow};
+use crate::request::{self, Page, Request};
 use crate::v2::{self, Greeting};
 
 /// How long a server may be silent.
@@ -126,6 +126,21 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// All rules, as many pages as that takes.
+    pub fn rules(&mut self) -> Result<Vec<RuleNow>, Error> {
+        let (mut rules, mut from) = (Vec::new(), Some(0));
+        while let Some(next) = from {
+            match self.ask(Request::Rules(Page { from: next, most: None }))? {
+                Answer::Rules(page) => {
+                    rules.extend(page.rules);
+                    from = page.next;
+                }
+                other => return Err(Error::Unexpected(format!("{other:?}"))),
+            }
+        }
+        Ok(rules)
     }
 
     /// The next event that was asked for; it may be a long time until there is one.

@@ -1,7 +1,6 @@
 //! What is shown: flows, counters, metrics, events, recordings, settings, and the live view.
 
 use std::fs;
-use std::time::Duration;
 
 use passt_control::Protocol;
 use passt_control::client::Error;
@@ -85,8 +84,7 @@ fn events() {
     let mut other = served.client();
     assert!(change(&mut other, vec![Change::Add(port(Protocol::Udp, 8080, 80))], false).committed);
     assert_eq!(client.event().expect("an event"), Event::RulesChanged { added: 1, deleted: 0 });
-    // A service that is followed: once that it was looked at before, and then that it is there.
-    std::thread::sleep(Duration::from_millis(2500));
+    // A service that is followed.
     let server = served.guest.serve("[::]:7001");
     let Event::ServicesChanged { sockets } = client.event().expect("an event") else { panic!("another") };
     assert!(sockets > 0);

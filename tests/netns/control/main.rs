@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed};
-use passt_control::request::{Change, Changes, Page, Request};
+use passt_control::request::{Change, Changes, Request};
 use passt_control::{Protocol, Rule, Side};
 use passt_tests::{Finished, Guest, Net, Place as _, Process, User};
 
@@ -101,13 +101,17 @@ pub(crate) fn change(client: &mut Client, changes: Vec<Change>, partial: bool) -
 
 /// All rules.
 pub(crate) fn rules(client: &mut Client) -> Vec<Rule> {
-    let (mut rules, mut from) = (Vec::new(), Some(0));
-    while let Some(next) = from {
-        let Ok(Answer::Rules(page)) = client.ask(Request::Rules(Page { from: next, most: None })) else {
-            panic!("no rules")
-        };
-        rules.extend(page.rules.into_iter().map(|now| now.rule));
-        from = page.next;
+    client.rules().expect("rules").into_iter().map(|now| now.rule).collect()
+}
+
+/// Numbers that look random, the same in each run (Marsaglia's xorshift).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 11).unwrap_or(0) % limit
     }
-    rules
 }

@@ -10,24 +10,13 @@ use passt_control::request::{Change, Changes, Request, Which};
 use passt_tests::transfer::at;
 use passt_tests::{HOST4, Place as _, eventually};
 
-use super::{QUIET, Served, change, port, rules, start};
+use super::{QUIET, Random, Served, change, port, rules, start};
 
 /// Ports that rules are for.
 const FIRST: u16 = 21_000;
 const PORTS: u16 = 12;
 /// Somebody else has these of TCP.
 const TAKEN: [u16; 2] = [FIRST + 2, FIRST + 7];
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u16) -> u16 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        u16::try_from((self.0 >> 20) % u64::from(limit)).expect("below")
-    }
-}
 
 /// Ports with their targets, by protocol.
 type Model = BTreeMap<(Protocol, u16), u16>;
@@ -37,7 +26,6 @@ fn apply(model: &mut Model, wanted: &Change) -> Outcome {
         Change::Add(rule) => match model.get(&(rule.protocol, rule.first)) {
             Some(to) if *to == rule.to() => Outcome::Present,
             Some(_) => Outcome::Refused,
-            None if rule.protocol == Protocol::Tcp && TAKEN.contains(&rule.first) => Outcome::Refused,
             None => {
                 model.insert((rule.protocol, rule.first), rule.to());
                 Outcome::Added
@@ -59,9 +47,10 @@ fn apply(model: &mut Model, wanted: &Change) -> Outcome {
 }
 
 fn some_change(random: &mut Random) -> Change {
-    let protocol = if random.below(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
-    let rule = port(protocol, FIRST + random.below(PORTS), 80 + random.below(2));
-    match random.below(12) {
+    let mut below = |limit: u16| u16::try_from(random.below(limit.into())).expect("below");
+    let protocol = if below(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
+    let rule = port(protocol, FIRST + below(PORTS), 80 + below(2));
+    match below(12) {
         0 => Change::Clear(Which { side: None, protocol: Some(protocol) }),
         1..6 => Change::Delete(rule),
         _ => Change::Add(rule),
@@ -98,24 +87,28 @@ fn any_transactions() {
         let wanted: Vec<_> = (0..random.below(8)).map(|_| some_change(&mut random)).collect();
         let partial = random.below(3) == 0;
         let mut after = model.clone();
-        let outcomes: Vec<_> = wanted.iter().map(|wanted| apply(&mut after, wanted)).collect();
-        let refused = outcomes.contains(&Outcome::Refused);
-        // A rule that is taken out of a transaction by a later change is not tried.
-        let changed = change(&mut client, wanted.clone(), partial);
-        let told: Vec<_> = changed
-            .outcomes
-            .iter()
-            .flat_map(|(outcome, count)| std::iter::repeat_n(*outcome, *count))
-            .collect();
-        let is_told = told.contains(&Outcome::Refused);
-        assert_eq!(told.len(), wanted.len(), "{round}");
-        if is_told == refused && (partial || !refused) {
-            model = after;
-        } else if partial || !is_told {
-            // The model does not know which ports are tried: the server says what became of it.
-            model = rules(&mut client).iter().map(|rule| ((rule.protocol, rule.first), rule.to())).collect();
+        let mut outcomes: Vec<_> = wanted.iter().map(|wanted| apply(&mut after, wanted)).collect();
+        let contradicts = outcomes.contains(&Outcome::Refused);
+        // Ports of others are tried once all of that is decided, unless it is for nothing anyway.
+        let is_taken = |key: &(Protocol, u16)| key.0 == Protocol::Tcp && TAKEN.contains(&key.1);
+        let lacking: Vec<_> = after.keys().copied().filter(is_taken).collect();
+        if partial || !contradicts {
+            for key in &lacking {
+                after.remove(key);
+                let of_key = |wanted: &Change| matches!(wanted, Change::Add(rule) if (rule.protocol, rule.first) == *key);
+                let place =
+                    (0..wanted.len()).rev().find(|i| outcomes[*i] == Outcome::Added && of_key(&wanted[*i]));
+                outcomes[place.expect("the change that added it")] = Outcome::Refused;
+            }
         }
-        assert_eq!(changed.committed, partial || !is_told, "{round}: {wanted:?} {changed:?}");
+        let committed = partial || !contradicts && lacking.is_empty();
+        if committed {
+            model = after;
+        }
+        let changed = change(&mut client, wanted.clone(), partial);
+        let told = changed.outcomes.iter().flat_map(|(outcome, count)| std::iter::repeat_n(*outcome, *count));
+        assert_eq!(told.collect::<Vec<_>>(), outcomes, "{round}: {wanted:?} {changed:?}");
+        assert_eq!(changed.committed, committed, "{round}: {wanted:?} {changed:?}");
         let table: Model =
             rules(&mut client).iter().map(|rule| ((rule.protocol, rule.first), rule.to())).collect();
         assert_eq!(table, model, "{round}: {wanted:?} {changed:?}");

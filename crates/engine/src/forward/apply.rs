@@ -116,6 +116,8 @@ struct Lack {
     fatal: bool,
     /// There are no descriptors but those for what comes in, or no memory.
     exhausted: bool,
+    /// None of the rule's other ports can be had either.
+    hopeless: bool,
 }
 
 /// Descriptors below which there is room for ports.
@@ -270,7 +272,7 @@ impl Apply {
                 task.has_some |= !(open.is_empty() && late.is_empty());
                 self.open.extend(open);
                 self.late.extend(late);
-                if lack.as_ref().is_some_and(|lack| lack.fatal || lack.exhausted) {
+                if lack.as_ref().is_some_and(|lack| lack.fatal || lack.exhausted || lack.hopeless) {
                     task.end();
                 }
                 task.lack = lack.or(task.lack.take());
@@ -448,7 +450,7 @@ impl Task {
     fn fail(&mut self, error: io::Error) {
         self.end();
         let port = self.entry.rule.ports.first();
-        self.lack = Some(Lack { port, error, fatal: true, exhausted: false });
+        self.lack = Some(Lack { port, error, fatal: true, exhausted: false, hopeless: false });
     }
 }
 
@@ -489,7 +491,8 @@ impl Part {
         if let Some(&(port, ..)) = self.ports.first()
             && !alloc::has_room_for((open + CHUNK) * LATER)
         {
-            opened.lack = Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true });
+            opened.lack =
+                Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true, hopeless: false });
             return opened;
         }
         for (port, families, is_going) in self.ports {
@@ -505,9 +508,12 @@ impl Part {
                     opened.late.push(place);
                 }
                 Err(error) => {
-                    let exhausted = matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
-                    opened.lack = Some(Lack { port, error, fatal, exhausted });
-                    if fatal || exhausted {
+                    let errno = Errno::from_io_error(&error);
+                    let exhausted = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
+                    // It is no port that can't be had, but the address or the interface.
+                    let hopeless = matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::NODEV));
+                    opened.lack = Some(Lack { port, error, fatal, exhausted, hopeless });
+                    if fatal || exhausted || hopeless {
                         break;
                     }
                 }

@@ -148,6 +148,11 @@ impl Plan {
         self.add.iter().filter_map(|&id| self.rules.get(id))
     }
 
+    /// How many rules are gone.
+    pub fn deleted(&self) -> usize {
+        self.delete.len()
+    }
+
     /// Whether the table stays as it is.
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.delete.is_empty()

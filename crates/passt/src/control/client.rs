@@ -303,8 +303,8 @@ impl Client {
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::AGAIN) => break,
                     Some(Errno::INTR) => {}
-                    // It is gone. What it asked for is done all the same.
-                    _ => self.output = Vec::new(),
+                    // It is gone, and nobody is left to be answered.
+                    _ => self.send_away(),
                 },
             }
         }

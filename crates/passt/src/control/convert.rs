@@ -73,7 +73,7 @@ impl Terms {
 
     /// A rule for the engine; else why it can't be one.
     pub(super) fn entry(&self, rule: &Rule) -> Result<Entry, &'static str> {
-        let ports = PortRange::new(rule.first, rule.last()).ok_or("ports out of range")?;
+        let converted = engine_rule(rule).ok_or("ports out of range")?;
         if rule.side == Side::Namespace && !self.namespace {
             return Err("there is no namespace");
         }
@@ -94,24 +94,29 @@ impl Terms {
         }
         // Where one family is on, any address of it is any address.
         let is_any = |addr: &IpAddr| addr.is_unspecified() && self.families != Families::Both;
-        let address = rule.address.filter(|addr| !(is_any(addr) && self.families.has(*addr)));
+        let addr = rule.address.filter(|addr| !(is_any(addr) && self.families.has(*addr)));
         Ok(Entry {
             side: match rule.side {
                 Side::Host => flow::Side::Host,
                 Side::Namespace => flow::Side::Namespace,
             },
             protocol,
-            rule: forward::rule::Rule {
-                listen: Listen { addr: address, interface: rule.interface.clone() },
-                ports,
-                to: rule.to(),
-                target: rule.target,
-                // What follows services can't insist on its ports.
-                weak: rule.weak || rule.auto,
-                scan: rule.auto,
-            },
+            rule: forward::rule::Rule { listen: Listen { addr, ..converted.listen }, ..converted },
         })
     }
+}
+
+/// A rule without side and protocol as the engine has it; `None` if its ports are none.
+pub fn engine_rule(rule: &Rule) -> Option<forward::rule::Rule> {
+    Some(forward::rule::Rule {
+        listen: Listen { addr: rule.address, interface: rule.interface.clone() },
+        ports: PortRange::new(rule.first, rule.last())?,
+        to: rule.to(),
+        target: rule.target,
+        // What follows services can't insist on its ports.
+        weak: rule.weak || rule.auto,
+        scan: rule.auto,
+    })
 }
 
 fn side_of(side: flow::Side) -> Side {

@@ -33,7 +33,7 @@ use rustix::event::epoll::EventFlags;
 
 use self::client::{Client, Request};
 use self::convert::Terms;
-pub use self::convert::rule as rule_of;
+pub use self::convert::{engine_rule, rule as rule_of};
 use self::door::Door;
 use self::transactions::{Owner, Transactions};
 use crate::cli::Config;
@@ -187,6 +187,8 @@ impl Server {
                 self.settle(slot, core);
             }
         }
+        // What became of clients by that is looked at.
+        self.due = Some(Instant::ZERO);
     }
 
     /// The process ends with this status, for this reason.
@@ -244,6 +246,10 @@ impl Server {
         let had_one = request.is_some();
         match request {
             None => {}
+            Some(Request::Tables { .. }) if self.transactions.is_full() => {
+                ::log::warn!("Client of the control socket: too many others wait");
+                client.leave();
+            }
             Some(Request::Tables { shown, wanted }) => {
                 let owner = client.wait();
                 self.transactions.replace(owner, shown, wanted);
@@ -275,6 +281,7 @@ impl Server {
     fn transact<L: Link>(&mut self, control: &mut Control<'_, L>) {
         let Some(done) = self.transactions.go_on(control, &self.terms) else { return };
         let core = &control.engine.ctx.core;
+        ::log::debug!("Rules: {} added, {} deleted", done.added, done.deleted);
         if done.added + done.deleted > 0 {
             self.tell(&Event::RulesChanged { added: done.added, deleted: done.deleted }, core);
         }

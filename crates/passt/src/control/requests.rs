@@ -70,7 +70,7 @@ impl Server {
                 Answer::Done
             }
             Request::Events => {
-                self.begin_events(slot);
+                self.begin_events(slot, control);
                 Answer::Done
             }
         };
@@ -91,11 +91,12 @@ impl Server {
         convert::millis(control.engine.ctx.core.now.since(self.begun))
     }
 
-    fn begin_events(&mut self, slot: usize) {
+    fn begin_events<L: Link>(&mut self, slot: usize, control: &Control<'_, L>) {
         if let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut)
             && !std::mem::replace(&mut client.subscribed, true)
         {
             self.subscribe(true);
+            self.services.get_or_insert_with(|| super::settings::services(control));
         }
     }
 
@@ -108,6 +109,8 @@ impl Server {
         let clears = client.staged.iter().chain(&changes).filter(is_clear).count();
         let reason = if client.spoilt {
             Some("Another part of this transaction was refused")
+        } else if self.transactions.is_full() {
+            Some("Too many transactions wait")
         } else if clears > CLEARS {
             Some("Too many times all rules are cleared in one transaction")
         } else if count > CHANGES {

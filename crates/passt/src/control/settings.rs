@@ -137,6 +137,11 @@ pub(super) fn capture<L: Link>(descriptor: OwnedFd, control: &mut Control<'_, L>
     Ok(())
 }
 
+/// Sockets of rules that follow services.
+pub(super) fn services<L: Link>(control: &Control<'_, L>) -> usize {
+    control.rules().filter(|(entry, _)| entry.rule.scan).map(|(_, sockets)| sockets).sum()
+}
+
 impl Server {
     /// Tells subscribers what has happened since they were told last.
     pub(super) fn tell_events<L: Link>(&mut self, control: &mut Control<'_, L>) {
@@ -148,8 +153,7 @@ impl Server {
             self.tell(&Event::Warning { text }, &control.engine.ctx.core);
         }
         if self.look.take_if(|look| *look <= now).is_some() {
-            let follow = control.rules().filter(|(entry, _)| entry.rule.scan);
-            let sockets = follow.map(|(_, sockets)| sockets).sum();
+            let sockets = services(control);
             if self.services.replace(sockets).is_some_and(|before| before != sockets) {
                 self.tell(&Event::ServicesChanged { sockets }, &control.engine.ctx.core);
             }

@@ -20,6 +20,8 @@ use super::convert::{self, Terms};
 
 /// Refusals that are told with their reasons.
 const REASONS: usize = 256;
+/// Transactions that wait at most.
+const WAITING: usize = 256;
 /// How often a transaction is planned anew because others were faster: services come and go.
 const ATTEMPTS: usize = 5;
 /// Memory for a change at most, on its way.
@@ -53,6 +55,8 @@ struct Transaction {
     changes: Vec<request::Change>,
     /// Rules that can't be had are left out.
     partial: bool,
+    /// Those that turned out to be such when all was to take effect: which change each was.
+    lost: Vec<(usize, Refused)>,
 }
 
 /// The transaction that is under way.
@@ -62,6 +66,8 @@ struct Current {
     /// What each of its changes amounts to.
     steps: Vec<Step>,
     apply: Apply,
+    /// Rules that are to come and to go.
+    size: (usize, usize),
     attempts: usize,
     /// The thread in the namespace is at work.
     waits: bool,
@@ -93,7 +99,7 @@ pub(super) struct Done {
 impl Transactions {
     /// Adds a transaction whose client is told what became of it.
     pub(super) fn change(&mut self, owner: Owner, id: u64, changes: Vec<request::Change>, partial: bool) {
-        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial });
+        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial, lost: Vec::new() });
     }
 
     /// Adds one that makes of the rules `shown` those that are `wanted`, as far as they can be had.
@@ -104,7 +110,12 @@ impl Transactions {
         let added = wanted.iter().filter(|rule| shown.binary_search(rule).is_err());
         let changes = deleted.cloned().map(request::Change::Delete);
         let changes = changes.chain(added.cloned().map(request::Change::Add)).collect();
-        self.queue.push_back(Transaction { owner, id: None, changes, partial: true });
+        self.queue.push_back(Transaction { owner, id: None, changes, partial: true, lost: Vec::new() });
+    }
+
+    /// Whether no more can wait: their clients may be gone by now.
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= WAITING
     }
 
     /// Whether there is something that can be done now.
@@ -151,7 +162,7 @@ impl Transactions {
         if !alloc::has_room_for(memory) {
             return Some(transaction.fail(Code::Busy, "Too little memory for so many rules"));
         }
-        let Planned { plan, steps, mut refused } = plan(&transaction.changes, control, terms);
+        let Planned { plan, steps, mut refused } = plan(&transaction, control, terms);
         refused.extend(plan.refused().iter().take(REASONS).map(convert::refused));
         let has_refused = !plan.refused().is_empty() || steps.contains(&Step::Invalid);
         if has_refused && !transaction.partial || plan.is_empty() {
@@ -164,8 +175,9 @@ impl Transactions {
             };
             return Some(transaction.done(changed));
         }
+        let size = (plan.added().count(), plan.deleted());
         let apply = control.apply(plan);
-        self.current = Some(Current { transaction, steps, apply, attempts, waits: false });
+        self.current = Some(Current { transaction, steps, apply, size, attempts, waits: false });
         None
     }
 
@@ -176,7 +188,7 @@ impl Transactions {
         control: &mut Control<'_, L>,
         terms: &Terms,
     ) -> Option<Done> {
-        let Current { transaction, steps, apply, attempts, .. } = current;
+        let Current { mut transaction, steps, apply, size: (added, deleted), attempts, .. } = current;
         let applied = apply.finish();
         let whole = |refusal: &&Refusal| refusal.extent == Extent::Whole;
         let lacking: BTreeSet<_> =
@@ -195,24 +207,17 @@ impl Transactions {
             Ok(committed) => {
                 changed.committed = true;
                 (changed.closed, changed.ended) = (committed.closed, committed.ended);
-                Some(transaction.done(changed))
+                let done = transaction.done(changed);
+                Some(Done { added: added.saturating_sub(lacking.len()), deleted, ..done })
             }
             Err(Uncommitted::Stale(_)) if attempts > 0 => {
                 self.begin(transaction, attempts - 1, control, terms)
             }
             Err(Uncommitted::Port { port, error }) => {
-                let at = |rule: &Rule| (rule.first..=rule.last()).contains(&port);
-                let rule = transaction.changes.iter().find_map(|change| match change {
-                    request::Change::Add(rule) if at(rule) => Some(rule.clone()),
-                    _ => None,
-                });
-                changed.refused.extend(rule.map(|rule| Refused {
-                    rule,
-                    port: Some(port),
-                    errno: error.raw_os_error(),
-                    reason: format!("Listen failed for port {port}: {error}"),
-                    part: false,
-                }));
+                transaction.lose(port, &error);
+                if transaction.partial && attempts > 0 {
+                    return self.begin(transaction, attempts - 1, control, terms);
+                }
                 Some(transaction.done(changed))
             }
             Err(error @ (Uncommitted::Stale(_) | Uncommitted::Memory)) => {
@@ -224,13 +229,28 @@ impl Transactions {
 }
 
 impl Transaction {
+    /// A port was not to be had once it was free: so are the rules that need it.
+    fn lose(&mut self, port: u16, error: &std::io::Error) {
+        for (place, change) in self.changes.iter().enumerate() {
+            if let request::Change::Add(rule) = change
+                && (rule.first..=rule.last()).contains(&port)
+            {
+                let refused = Refused {
+                    rule: rule.clone(),
+                    port: Some(port),
+                    errno: error.raw_os_error(),
+                    reason: format!("Listen failed for port {port}: {error}"),
+                    part: false,
+                };
+                self.lost.push((place, refused));
+            }
+        }
+    }
+
+    /// What became of it, but for how many rules came and went.
     fn done(self, mut changed: Changed) -> Done {
-        let Self { owner, id, .. } = self;
-        let (added, deleted) = if changed.committed {
-            (changed.count(Outcome::Added), changed.count(Outcome::Deleted))
-        } else {
-            (0, 0)
-        };
+        let Self { owner, id, lost, .. } = self;
+        changed.refused.extend(lost.into_iter().map(|(_, refused)| refused));
         if id.is_none() {
             for refused in &changed.refused {
                 log::warn!("{}", refused.reason);
@@ -238,8 +258,7 @@ impl Transaction {
         }
         changed.refused.truncate(REASONS);
         changed.outcomes.truncate(OUTCOMES);
-        log::debug!("Rules: {added} added, {deleted} deleted, {} refused", changed.refused.len());
-        Done { owner, id, answer: Ok(Answer::Changed(changed)), added, deleted }
+        Done { owner, id, answer: Ok(Answer::Changed(changed)), added: 0, deleted: 0 }
     }
 
     fn fail(self, code: Code, reason: &str) -> Done {
@@ -259,7 +278,8 @@ struct Planned {
 }
 
 /// Plans changes for the rules as they are.
-fn plan<L: Link>(changes: &[request::Change], control: &Control<'_, L>, terms: &Terms) -> Planned {
+fn plan<L: Link>(transaction: &Transaction, control: &Control<'_, L>, terms: &Terms) -> Planned {
+    let Transaction { changes, lost, .. } = transaction;
     let table: Vec<&Entry> = control.rules().map(|(entry, _)| entry).collect();
     // Of these, and of what was added, each is taken out once.
     let (mut cleared, mut added) = (vec![false; table.len()], Vec::<(usize, bool)>::new());
@@ -267,7 +287,11 @@ fn plan<L: Link>(changes: &[request::Change], control: &Control<'_, L>, terms: &
     // How many of them each change is; `None` if it can't be.
     let mut counts = Vec::with_capacity(changes.len());
     let mut refused = Vec::new();
-    for change in changes {
+    for (place, change) in changes.iter().enumerate() {
+        if lost.iter().any(|(of, _)| *of == place) {
+            counts.push(None);
+            continue;
+        }
         let before = wanted.len();
         let result = match change {
             request::Change::Add(rule) => terms.entry(rule).map(|entry| {

@@ -113,7 +113,7 @@ impl Monitor {
         rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out + inward), *name));
         rates.truncate(DESCRIBED);
         let flows = self.describe(&rates)?;
-        let ports = ports(self.rules()?, &flows);
+        let ports = ports(self.client.rules()?, &flows);
         let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
         let of = |before, now| rate(before, now, interval);
         let [rate_out, rate_in] = [
@@ -176,19 +176,6 @@ impl Monitor {
             FlowNow { flow, rate_out, rate_in }
         };
         Ok(described.flows.into_iter().map(with_rates).collect())
-    }
-
-    fn rules(&mut self) -> anyhow::Result<Vec<RuleNow>> {
-        let (mut all, mut from) = (Vec::new(), Some(0));
-        while let Some(next) = from {
-            let Answer::Rules(page) = self.client.ask(Request::Rules(Page { from: next, most: None }))?
-            else {
-                bail!("Unexpected answer")
-            };
-            all.extend(page.rules);
-            from = page.next;
-        }
-        Ok(all)
     }
 }
 

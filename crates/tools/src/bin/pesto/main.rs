@@ -107,13 +107,14 @@ fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
     // Writing to a string can't fail.
     let mut text = format!("{title}\n");
     let all = if greeting.tables.iter().any(|table| table.rules.is_none()) {
-        messages::rules(&mut speak(connect(path)?)?)?
+        speak(connect(path)?)?.rules()?
     } else {
         Vec::new()
     };
     for table in greeting.tables {
         let _ = writeln!(text, "  {}", table.name);
-        let of_side = all.iter().filter(|rule| rule.side == table.side).cloned().collect();
+        let of_side = all.iter().map(|now| &now.rule).filter(|rule| rule.side == table.side);
+        let of_side = of_side.cloned().collect();
         for rule in table.rules.unwrap_or(of_side) {
             let _ = writeln!(text, "    {rule}");
         }

@@ -1,10 +1,9 @@
 //! A server that speaks in messages: changes with results, and other requests.
 
 use anyhow::{Context as _, bail};
-use passt_control::Rule;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Refused};
-use passt_control::request::{Change, Changes, Page, Request};
+use passt_control::request::{Change, Changes, Request};
 
 use crate::holder;
 
@@ -50,19 +49,6 @@ fn line(refused: &Refused) -> String {
         Some(holder) => format!("{reason}: {holder}"),
         None => reason.clone(),
     }
-}
-
-/// All rules of a server.
-pub(crate) fn rules(server: &mut Client) -> anyhow::Result<Vec<Rule>> {
-    let (mut rules, mut from) = (Vec::new(), Some(0));
-    while let Some(next) = from {
-        let Answer::Rules(page) = server.ask(Request::Rules(Page { from: next, most: None }))? else {
-            bail!("Unexpected answer");
-        };
-        rules.extend(page.rules.into_iter().map(|now| now.rule));
-        from = page.next;
-    }
-    Ok(rules)
 }
 
 /// Sends a request as it was given, and prints its answer.

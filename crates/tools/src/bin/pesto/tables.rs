@@ -1,6 +1,7 @@
 //! A server of the C program: tables are replaced as a whole, and nothing is answered.
 
 use anyhow::{Context as _, ensure};
+use passt::control::engine_rule;
 use passt_control::client::Greeted;
 use passt_control::request::Change;
 use passt_control::{Rule, v2};
@@ -43,16 +44,6 @@ fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> a
 
 /// Whether one packet could be for both.
 fn meets(a: &Rule, b: &Rule) -> bool {
-    let ports = a.first <= b.last() && b.first <= a.last();
-    let address = match (a.address, b.address) {
-        (Some(a), Some(b)) => {
-            a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
-        }
-        _ => true,
-    };
-    let interface = match (&a.interface, &b.interface) {
-        (Some(a), Some(b)) => a == b,
-        _ => true,
-    };
-    a.protocol == b.protocol && ports && address && interface
+    let overlap = |a: passt_engine::forward::rule::Rule, b| a.overlaps(&b);
+    a.protocol == b.protocol && engine_rule(a).zip(engine_rule(b)).is_some_and(|(a, b)| overlap(a, b))
 }

@@ -1,6 +1,7 @@
 mod chains;
 mod dirty;
 mod messages;
+mod notifications;
 mod queues;
 
 use passt_proto::drop::DropReason;
