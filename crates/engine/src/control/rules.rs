@@ -2,13 +2,11 @@
 //!
 //! A plan says which rules can't be, and changes nothing. Applying it opens sockets beside those
 //! that are there, which stay as they are. A commit swaps them in; dropping what was applied rolls
-//! it back. Who commits sees at once what became of it: sockets of rules that are gone are closed
-//! by then.
-
-use std::collections::BTreeSet;
+//! it back. All of this can be done a part at a time. Who commits sees what became of it: sockets of
+//! rules that are gone are closed by then.
 
 use super::Control;
-use crate::forward::{Applied, Apply, Change, Entry, Plan, Progress};
+use crate::forward::{Applied, Apply, Change, Entry, Outcome, Plan, Progress};
 use crate::link::Link;
 use crate::process::Uncommitted;
 
@@ -36,6 +34,16 @@ impl<L: Link> Control<'_, L> {
         self.process.forward.plan(changes)
     }
 
+    /// A plan that changes nothing yet.
+    pub fn begin_plan(&self) -> Plan {
+        self.process.forward.rules().begin_plan()
+    }
+
+    /// Adds a change to a plan; what it amounts to.
+    pub fn extend(&self, plan: &mut Plan, change: Change) -> Outcome {
+        self.process.forward.extend(plan, change)
+    }
+
     /// Begins to open the sockets that a plan needs. The last descriptors are not for ports.
     pub fn apply(&self, plan: Plan) -> Apply {
         self.process.apply(&self.engine.ctx, plan)
@@ -46,14 +54,45 @@ impl<L: Link> Control<'_, L> {
         self.process.step(apply)
     }
 
-    /// Puts what was applied into effect, but for rules [refused](Applied::refused). Sockets of
-    /// rules that stay are not touched. Those of rules that are gone are closed: connections
-    /// accepted from them go on, flows of datagrams through them end. Rules that follow services
-    /// get their sockets in the next rounds of the loop. On an error everything is as it was, and
-    /// what was opened is closed.
+    /// Puts what was applied into effect, but for rules [refused](Applied::refused), all at once.
+    /// Sockets of rules that stay are not touched. Those of rules that are gone are closed:
+    /// connections accepted from them go on, flows of datagrams through them end. Rules that follow
+    /// services get their sockets in the next rounds of the loop. On an error everything is as it
+    /// was, and what was opened is closed.
     pub fn commit(&mut self, applied: Applied) -> Result<Committed, Uncommitted> {
-        let closed: BTreeSet<u32> = self.process.commit(&mut self.engine.ctx, applied)?.into_iter().collect();
+        self.begin_commit(applied);
+        self.settled()
+    }
+
+    /// Begins what [`Control::commit`] does, of which each [`Control::settle`] then does a part.
+    pub fn begin_commit(&mut self, applied: Applied) {
+        let _ = self.settled();
+        self.process.begin_commit(applied);
+    }
+
+    /// Begins to close what was opened, of which each [`Control::settle`] then does a part. What is
+    /// dropped is closed all at once.
+    pub fn begin_roll_back(&mut self, applied: Applied) {
+        let _ = self.settled();
+        self.process.begin_roll_back(applied);
+    }
+
+    /// Does a part of what was begun; at the end, what became of it. Sockets do not follow services
+    /// before.
+    pub fn settle(&mut self) -> Option<Result<Committed, Uncommitted>> {
+        let closed = match self.process.settle(&mut self.engine.ctx)? {
+            Ok(closed) => closed,
+            Err(error) => return Some(Err(error)),
+        };
         let ended = self.engine.end_through(&closed);
-        Ok(Committed { closed: closed.len(), ended })
+        Some(Ok(Committed { closed: closed.len(), ended }))
+    }
+
+    fn settled(&mut self) -> Result<Committed, Uncommitted> {
+        loop {
+            if let Some(result) = self.settle() {
+                return result;
+            }
+        }
     }
 }

@@ -5,11 +5,9 @@
 //! a part at a time, so that traffic goes on meanwhile. A rule that replaces another at the same
 //! address and port gets the same sockets, and whoever waits in their backlogs is served.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 
-use passt_sys::alloc;
 use passt_sys::namespace::{Pending, Resident};
 use rustix::io::Errno;
 
@@ -17,8 +15,8 @@ use super::CHUNK;
 use super::listener::{How, ListenOptions, Listener};
 use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
-use super::rule::Families;
 use super::table::{Entry, Place, RuleId, Rules};
+use super::task::{Leaving, PartOpened, Room, Task};
 use crate::flow::{Protocol, Side};
 
 /// Bytes that a socket takes at most once it is put into effect, beside what it has by then.
@@ -46,6 +44,12 @@ pub struct Apply {
     rules: Rules,
     delete: BTreeSet<RuleId>,
     how: How,
+    /// Rules that are not looked at yet.
+    add: std::vec::IntoIter<RuleId>,
+    /// Sockets of rules that are deleted.
+    leaving: Leaving,
+    room: Room,
+    can_follow: bool,
     tasks: Vec<Task>,
     /// Places of the first tasks, on the host and in the namespace, that may have something left.
     first: [usize; 2],
@@ -79,8 +83,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Applied {
     pub(super) base: u64,
-    pub(super) rules: Rules,
-    pub(super) delete: BTreeSet<RuleId>,
+    pub(crate) rules: Rules,
+    pub(crate) delete: BTreeSet<RuleId>,
     pub(crate) open: Vec<Listener>,
     pub(crate) takes: Vec<(u32, Place)>,
     pub(crate) late: Vec<Place>,
@@ -88,73 +92,27 @@ pub struct Applied {
     refused: Vec<Refusal>,
 }
 
-/// A rule whose ports are being opened.
-#[derive(Debug)]
-struct Task {
-    id: RuleId,
-    entry: Entry,
-    /// Descriptors below this number may be used.
-    most: RawFd,
-    /// The next port to be tried. Behind the last nothing is left.
-    next: u32,
-    /// Ports whose sockets are taken over, each with the families that these are not for.
-    taken: BTreeMap<u16, Option<Families>>,
-    /// Ports, in order, where a socket is that may be in the way and will be closed.
-    going: Vec<u16>,
-    /// Anything of it can be had.
-    has_some: bool,
-    /// The last port that couldn't be had.
-    lack: Option<Lack>,
-}
-
-/// A port that couldn't be had.
-#[derive(Debug)]
-struct Lack {
-    port: u16,
-    error: io::Error,
-    /// The rule must have it.
-    fatal: bool,
-    /// There are no descriptors but those for what comes in, or no memory.
-    exhausted: bool,
-    /// None of the rule's other ports can be had either.
-    hopeless: bool,
-}
-
-/// Descriptors below which there is room for ports.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
-    /// For those that their rules must have.
-    pub(crate) most: RawFd,
-    /// For others.
-    pub(crate) weak: RawFd,
-}
-
-/// What became of a part of a rule's ports.
-#[derive(Debug, Default)]
-struct PartOpened {
-    open: Vec<Listener>,
-    late: Vec<Place>,
-    /// The last port that couldn't be had.
-    lack: Option<Lack>,
-}
-
 impl Apply {
-    /// For rules that replace some of `before`, whose sockets are among `sockets`. Rules can
-    /// follow services if something tells of these.
+    /// For rules that replace some whose sockets are among `sockets`. Rules can follow services if
+    /// something tells of these.
     pub(super) fn new(
         plan: Plan,
-        (before, sockets): (&Rules, &Registry),
+        sockets: &Registry,
         options: ListenOptions,
         room: Room,
         can_follow: bool,
     ) -> Self {
         let Plan { base, rules, add, delete, refused, .. } = plan;
-        let mut apply = Self {
+        Self {
+            leaving: Leaving::new(sockets, &delete),
             base,
             rules,
             delete,
             how: How::new(options, &sockets.ours),
-            tasks: Vec::new(),
+            tasks: Vec::with_capacity(add.len()),
+            add: add.into_iter(),
+            room,
+            can_follow,
             first: [0; 2],
             open: Vec::new(),
             takes: Vec::new(),
@@ -162,19 +120,23 @@ impl Apply {
             next_number: sockets.next_number(),
             refused,
             pending: None,
-        };
-        let going = Leaving::new(sockets, &apply.delete);
-        for id in add {
-            let Some(entry) = apply.rules.get(id).cloned() else { continue };
-            if entry.rule.scan && !can_follow {
-                apply.refuse(id, entry, Reason::Services);
+        }
+    }
+
+    /// Looks at some more of the rules, which replace some of `before`; how many.
+    fn look(&mut self, before: &Rules) -> usize {
+        let rules: Vec<RuleId> = self.add.by_ref().take(TASKS).collect();
+        for &id in &rules {
+            let Some(entry) = self.rules.get(id).cloned() else { continue };
+            if entry.rule.scan && !self.can_follow {
+                self.refuse(id, entry, Reason::Services);
                 continue;
             }
-            let mut task = Task::new(id, entry, room);
-            task.take_over(before, &going, options, &mut apply.takes);
-            apply.tasks.push(task);
+            let mut task = Task::new(id, entry, self.room);
+            task.take_over(before, &self.leaving, self.how.families, &mut self.takes);
+            self.tasks.push(task);
         }
-        apply
+        rules.len()
     }
 
     fn refuse(&mut self, id: RuleId, entry: Entry, reason: Reason) {
@@ -183,7 +145,8 @@ impl Apply {
     }
 
     /// Opens all that is left from the calling thread, which is on the side of every rule.
-    pub(super) fn here(&mut self) {
+    pub(super) fn here(&mut self, before: &Rules) {
+        while self.look(before) > 0 {}
         for place in 0..self.tasks.len() {
             while self.tasks.get(place).is_some_and(Task::is_open) {
                 self.go_on(place);
@@ -202,8 +165,12 @@ impl Apply {
         tried
     }
 
-    /// Opens a part on either side: in the namespace by the thread that stays `inside`.
-    pub(crate) fn step(&mut self, inside: Option<&Resident>) -> Progress {
+    /// Opens a part of what the rules need, which replace some of `before`, on either side: in the
+    /// namespace by the thread that stays `inside`.
+    pub(crate) fn step(&mut self, before: &Rules, inside: Option<&Resident>) -> Progress {
+        if self.look(before) > 0 {
+            return Progress::More;
+        }
         let (mut tried, mut tasks) = (0, 0);
         while tried < CHUNK && tasks < TASKS {
             let Some(place) = self.next_task(Side::Host) else { break };
@@ -284,8 +251,12 @@ impl Apply {
     /// What can be had, and what can't. Call it when all is [`Done`](Progress::Done): what is left
     /// is refused.
     pub fn finish(mut self) -> Applied {
+        for id in std::mem::take(&mut self.add) {
+            let entry = self.rules.get(id).cloned();
+            self.tasks.extend(entry.map(|entry| Task::new(id, entry, self.room)));
+        }
         let mut lacking = Vec::new();
-        let mut had = Vec::new();
+        let mut had = BTreeSet::new();
         let mut gone = BTreeSet::new();
         let added = !self.tasks.is_empty();
         let lacks_all = self.tasks.iter().any(Task::lacks_all);
@@ -296,7 +267,7 @@ impl Apply {
             }
             let Task { id, entry, has_some, lack, .. } = task;
             if has_some && lacks_all {
-                had.push((entry.side, entry.protocol, entry.rule.listen.clone()));
+                had.insert((entry.side, entry.protocol, entry.rule.listen.clone()));
             }
             match lack {
                 Some(lack) if lack.fatal => {
@@ -371,160 +342,4 @@ impl Applied {
     pub fn lacks_rules(&self) -> bool {
         self.refused.iter().any(|refusal| refusal.extent == Extent::Whole)
     }
-}
-
-impl Lack {
-    fn reason(self) -> Reason {
-        Reason::Port { port: self.port, error: self.error }
-    }
-}
-
-impl Task {
-    fn new(id: RuleId, entry: Entry, room: Room) -> Self {
-        let most = if entry.rule.weak { room.weak.min(room.most) } else { room.most };
-        let next = if entry.rule.scan { u32::MAX } else { entry.rule.ports.first().into() };
-        let (taken, going) = (BTreeMap::new(), Vec::new());
-        Self { id, entry, most, next, taken, going, has_some: false, lack: None }
-    }
-
-    /// Takes over sockets of rules that are deleted: their ports are not free before they are
-    /// closed. One that is for one family has another one beside it. Those that can't be taken over
-    /// may be in the way.
-    fn take_over(
-        &mut self,
-        before: &Rules,
-        going: &Leaving<'_>,
-        options: ListenOptions,
-        takes: &mut Vec<(u32, Place)>,
-    ) {
-        let rule = &self.entry.rule;
-        for (number, listener) in going.at(&self.entry) {
-            let port = listener.place.port;
-            let Some(old) = before.get(listener.place.rule) else { continue };
-            if old.rule.listen == rule.listen {
-                takes.push((number, Place { rule: self.id, port }));
-                let families = if rule.listen.addr.is_some() { options.families } else { listener.families };
-                let lacking = self.taken.get(&port).copied().unwrap_or(Some(options.families));
-                self.taken.insert(port, lacking.and_then(|lacking| lacking.without(families)));
-                self.has_some = true;
-            } else if old.rule.listen.meets(&rule.listen) {
-                self.going.push(port);
-            }
-        }
-        self.going.sort_unstable();
-    }
-
-    /// Whether it lacks all of its ports, and need not have each of them.
-    fn lacks_all(&self) -> bool {
-        !self.has_some && self.lack.as_ref().is_some_and(|lack| !lack.fatal)
-    }
-
-    /// Whether there are ports to be opened.
-    fn is_open(&self) -> bool {
-        self.next <= self.entry.rule.ports.last().into()
-    }
-
-    /// Nothing more is tried.
-    fn end(&mut self) {
-        self.next = u32::MAX;
-    }
-
-    /// The next ports.
-    fn part(&mut self, families: Families) -> Part {
-        let last = self.entry.rule.ports.last();
-        let mut ports = Vec::with_capacity(CHUNK);
-        while self.is_open() && ports.len() < CHUNK {
-            let port = u16::try_from(self.next).unwrap_or(last);
-            if let Some(families) = self.taken.get(&port).copied().unwrap_or(Some(families)) {
-                // In the namespace only the thread there can open sockets, and a commit does not
-                // wait for it.
-                let is_going = self.entry.side == Side::Host && self.going.binary_search(&port).is_ok();
-                ports.push((port, families, is_going));
-            }
-            self.next += 1;
-        }
-        Part { id: self.id, entry: self.entry.clone(), most: self.most, ports }
-    }
-
-    /// None of its ports can be had.
-    fn fail(&mut self, error: io::Error) {
-        self.end();
-        let port = self.entry.rule.ports.first();
-        self.lack = Some(Lack { port, error, fatal: true, exhausted: false, hopeless: false });
-    }
-}
-
-/// Sockets of rules that are deleted, with their numbers, by side, protocol and port.
-struct Leaving<'a>(BTreeMap<(Side, u8, u16, u32), &'a Listener>);
-
-impl<'a> Leaving<'a> {
-    fn new(sockets: &'a Registry, delete: &BTreeSet<RuleId>) -> Self {
-        let going = sockets.iter().filter(|(_, listener)| delete.contains(&listener.place.rule));
-        let key = |number, l: &Listener| (l.side, l.protocol as u8, l.place.port, number);
-        Self(going.map(|(number, listener)| (key(number, listener), listener)).collect())
-    }
-
-    /// Those at the ports of a rule.
-    fn at(&self, entry: &Entry) -> impl Iterator<Item = (u32, &'a Listener)> {
-        let key = |port, number| (entry.side, entry.protocol as u8, port, number);
-        let ports = key(entry.rule.ports.first(), 0)..=key(entry.rule.ports.last(), u32::MAX);
-        self.0.range(ports).map(|(&(.., number), &listener)| (number, listener))
-    }
-}
-
-/// Ports of a rule that are opened in one go, each with its families, and whether a socket that is
-/// in its way will be closed.
-struct Part {
-    id: RuleId,
-    entry: Entry,
-    most: RawFd,
-    ports: Vec<(u16, Families, bool)>,
-}
-
-impl Part {
-    /// Opens sockets from a thread on the rule's side, as far as they can be had, where `open` of
-    /// the plan are open already.
-    fn open(self, how: &How, open: usize) -> PartOpened {
-        let mut opened = PartOpened::default();
-        let fatal = !self.entry.rule.weak;
-        // A sealed process gets no more memory.
-        if let Some(&(port, ..)) = self.ports.first()
-            && !alloc::has_room_for((open + CHUNK) * LATER)
-        {
-            opened.lack =
-                Some(Lack { port, error: Errno::NOMEM.into(), fatal, exhausted: true, hopeless: false });
-            return opened;
-        }
-        for (port, families, is_going) in self.ports {
-            let place = Place { rule: self.id, port };
-            let result = Listener::open(place, &self.entry, &How { families, ..how.clone() });
-            match result.and_then(|listeners| within(listeners, self.most)) {
-                Ok(listeners) => opened.open.extend(listeners),
-                // Beside a socket that is taken over, on a host without IPv6.
-                Err(error)
-                    if families != how.families
-                        && Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => {}
-                Err(error) if is_going && Errno::from_io_error(&error) == Some(Errno::ADDRINUSE) => {
-                    opened.late.push(place);
-                }
-                Err(error) => {
-                    let errno = Errno::from_io_error(&error);
-                    let exhausted = matches!(errno, Some(Errno::MFILE | Errno::NFILE));
-                    // It is no port that can't be had, but the address or the interface.
-                    let hopeless = matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::NODEV));
-                    opened.lack = Some(Lack { port, error, fatal, exhausted, hopeless });
-                    if fatal || exhausted || hopeless {
-                        break;
-                    }
-                }
-            }
-        }
-        opened
-    }
-}
-
-/// The sockets that were opened, if their descriptors are below `most`.
-fn within(opened: Vec<Listener>, most: RawFd) -> io::Result<Vec<Listener>> {
-    let last = opened.iter().map(|listener| listener.fd.as_raw_fd()).max();
-    if last < Some(most) { Ok(opened) } else { Err(Errno::MFILE.into()) }
 }

@@ -1,46 +1,60 @@
 //! What rules there are for a port, without looking at all of them: users pass thousands.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::rule::PortRange;
 
-/// Keys by the ports that they stand for, of which several may have the same. Those of one port
-/// are found at once, and the others, of which there are few, by their ends.
-#[derive(Clone, Debug)]
-pub struct ByPort<K> {
-    single: BTreeMap<u16, Vec<K>>,
-    wide: Vec<(PortRange, K)>,
+/// Numbers of rules by the ports and addresses where they listen, of which several may have the
+/// same. Rules for one port are found at once, also if many addresses have it, and the others, of
+/// which there are few, by their ends.
+#[derive(Clone, Debug, Default)]
+pub struct ByPort {
+    single: BTreeSet<(u16, Option<IpAddr>, u32)>,
+    wide: Vec<(PortRange, u32)>,
 }
 
-impl<K> Default for ByPort<K> {
-    fn default() -> Self {
-        Self { single: BTreeMap::new(), wide: Vec::new() }
-    }
-}
+/// Behind all addresses.
+const LAST: Option<IpAddr> = Some(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
 
-impl<K: Copy + PartialEq> ByPort<K> {
-    /// Adds a key.
-    pub fn insert(&mut self, ports: PortRange, key: K) {
+impl ByPort {
+    /// Adds a number.
+    pub fn insert(&mut self, ports: PortRange, addr: Option<IpAddr>, number: u32) {
         if ports.span() == 0 {
-            self.single.entry(ports.first()).or_default().push(key);
+            self.single.insert((ports.first(), addr, number));
         } else {
-            self.wide.push((ports, key));
+            self.wide.push((ports, number));
         }
     }
 
-    /// Takes out a key that was added with these ports.
-    pub fn remove(&mut self, ports: PortRange, key: K) {
-        if let Some(keys) = self.single.get_mut(&ports.first()).filter(|_| ports.span() == 0) {
-            keys.retain(|other| *other != key);
+    /// Takes out a number that was added with these ports and this address.
+    pub fn remove(&mut self, ports: PortRange, addr: Option<IpAddr>, number: u32) {
+        if ports.span() == 0 {
+            self.single.remove(&(ports.first(), addr, number));
         } else {
-            self.wide.retain(|(_, other)| *other != key);
+            self.wide.retain(|(_, other)| *other != number);
         }
     }
 
-    /// All keys whose ports meet these, in no order.
-    pub fn meeting(&self, ports: PortRange) -> impl Iterator<Item = K> {
-        let single = self.single.range(ports.first()..=ports.last()).flat_map(|(_, keys)| keys);
-        let wide = self.wide.iter().filter(move |(range, _)| range.meets(ports)).map(|(_, key)| key);
+    /// The numbers of all rules whose ports meet these and whose address may meet this one, in no
+    /// order.
+    pub fn meeting(&self, ports: PortRange, addr: Option<IpAddr>) -> impl Iterator<Item = u32> {
+        let (first, last) = (ports.first(), ports.last());
+        let any = match addr {
+            Some(IpAddr::V4(_)) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        // At one port, one address meets itself and those that stand for all.
+        let exact = addr.filter(|addr| ports.span() == 0 && !addr.is_unspecified());
+        let few = exact.into_iter().flat_map(move |addr| [None, Some(any), Some(addr)]);
+        let few = few.map(move |addr| ((first, addr), (last, addr)));
+        let all = exact.is_none().then_some(((first, None), (last, LAST)));
+        let ranges = iter::chain(few, all);
+        let single = ranges.flat_map(|((first, from), (last, to))| {
+            self.single.range((first, from, 0)..=(last, to, u32::MAX)).map(|(.., number)| number)
+        });
+        let wide = self.wide.iter().filter(move |(range, _)| range.meets(ports)).map(|(_, number)| number);
         single.chain(wide).copied()
     }
 }
@@ -50,23 +64,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_by_ports_that_meet() {
+    fn rules_are_found_by_ports_that_meet() {
         let range = |first, last| PortRange::new(first, last).expect("ports");
         let mut index = ByPort::default();
         let all = [(80, 80), (80, 80), (81, 81), (70, 80), (80, 90), (65_535, 65_535)];
-        for (key, (first, last)) in all.into_iter().enumerate() {
-            index.insert(range(first, last), key);
+        for (number, (first, last)) in (0..).zip(all) {
+            index.insert(range(first, last), None, number);
         }
-        let found = |index: &ByPort<usize>, first, last| {
-            let mut keys: Vec<_> = index.meeting(range(first, last)).collect();
-            keys.sort_unstable();
-            keys
+        let found = |index: &ByPort, first, last| {
+            let mut numbers: Vec<_> = index.meeting(range(first, last), None).collect();
+            numbers.sort_unstable();
+            numbers
         };
         assert_eq!(found(&index, 80, 80), [0, 1, 3, 4]);
         assert_eq!(found(&index, 81, 65_535), [2, 4, 5]);
         assert_eq!(found(&index, 1, 69), []);
-        index.remove(range(80, 80), 1);
-        index.remove(range(70, 80), 3);
+        index.remove(range(80, 80), None, 1);
+        index.remove(range(70, 80), None, 3);
         assert_eq!(found(&index, 1, 65_535), [0, 2, 4, 5]);
+    }
+
+    /// Whatever meets is found, and little that does not.
+    #[test]
+    fn rules_are_found_by_addresses_that_meet() {
+        let port = PortRange::new(80, 80).expect("a port");
+        let texts = ["", "0.0.0.0", "::", "10.0.0.1", "10.0.0.2", "::1", "::2", "::ffff:10.0.0.1"];
+        let addrs = texts.map(|text| text.parse::<IpAddr>().ok());
+        let mut index = ByPort::default();
+        for (number, addr) in (0..).zip(addrs) {
+            index.insert(port, addr, number);
+        }
+        let everything: &[u32] = &[0, 1, 2, 3, 4, 5, 6, 7];
+        let cases: [(&str, &[u32]); 7] = [
+            ("", everything),
+            ("0.0.0.0", everything),
+            ("::", everything),
+            ("10.0.0.1", &[0, 1, 3]),
+            ("10.0.0.3", &[0, 1]),
+            ("::2", &[0, 2, 6]),
+            ("::ffff:10.0.0.1", &[0, 2, 7]),
+        ];
+        for (text, expected) in cases {
+            let mut found: Vec<_> = index.meeting(port, text.parse().ok()).collect();
+            found.sort_unstable();
+            assert_eq!(found, expected, "{text}");
+        }
+        let wide = PortRange::new(79, 80).expect("ports");
+        assert_eq!(index.meeting(wide, addrs[3]).count(), everything.len());
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod registry;
 pub mod rule;
 pub(crate) mod stock;
 pub mod table;
+mod task;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +37,7 @@ use passt_sys::socket::{self, option};
 use rustix::io::Errno;
 
 pub use self::apply::{Applied, Apply, Changes, Progress};
-pub(crate) use self::apply::{HANDED_OVER, LATER, Room};
+pub(crate) use self::apply::{HANDED_OVER, LATER};
 pub(crate) use self::bounds::{Arrival, Bounds};
 use self::detect::Listing;
 use self::follow::Todo;
@@ -51,6 +52,7 @@ pub(crate) use self::registry::{Ours, PortNote, Purpose, Sender};
 use self::rule::Families;
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
+pub(crate) use self::task::Room;
 pub use self::watched::{Listeners, Watched};
 use crate::flow::{Protocol, Side};
 
@@ -147,42 +149,53 @@ impl Forward {
         self.rules.plan(changes, self.options.families)
     }
 
+    /// Adds a change to a plan; what it amounts to.
+    pub(crate) fn extend(&self, plan: &mut Plan, change: Change) -> Outcome {
+        plan.change(&self.rules, change, self.options.families)
+    }
+
     /// Begins to open the sockets that a plan needs, as far as there is room. Rules that follow
     /// what listens elsewhere have none yet.
     pub(crate) fn apply(&self, plan: Plan, room: Room) -> Apply {
-        Apply::new(plan, (&self.rules, &self.sockets), self.options, room, self.detection.is_some())
+        Apply::new(plan, &self.sockets, self.options, room, self.detection.is_some())
     }
 
     /// The same before there is a loop: opens all sockets from the calling thread, which is on the
     /// side of every rule.
     pub fn apply_here(&self, plan: Plan) -> Applied {
-        let before = (&self.rules, &self.sockets);
         let room = Room { most: RawFd::MAX, weak: pressure::for_ports() };
-        let mut apply = Apply::new(plan, before, self.options, room, true);
-        apply.here();
+        let mut apply = Apply::new(plan, &self.sockets, self.options, room, true);
+        apply.here(&self.rules);
         apply.finish()
     }
 
     /// Puts a plan into effect, of which nothing is in the place of another's: returns what is to
     /// be done to sockets now.
     pub fn commit(&mut self, applied: Applied) -> Result<Changes, Stale> {
-        let Applied { rules, delete, open, .. } = self.current(applied)?;
+        if !self.is_current(&applied) {
+            return Err(Stale);
+        }
+        let Applied { rules, delete, open, .. } = applied;
+        Ok(Changes { close: self.take_effect(rules, &delete), open })
+    }
+
+    /// Has these be the rules from now on; the numbers of sockets whose rules are gone.
+    pub(crate) fn take_effect(&mut self, rules: Rules, delete: &BTreeSet<RuleId>) -> Vec<u32> {
         // Those that follow services may have got more since the plan was applied.
         let gone = |(number, l): (u32, &Listener)| delete.contains(&l.place.rule).then_some(number);
         let close = self.sockets.iter().filter_map(gone).collect();
         self.follows = rules.follow();
         self.rules = rules;
-        Ok(Changes { close, open })
+        close
     }
 
-    /// What was applied, if the rules are those that it was planned for, and the sockets that it
-    /// takes over are there.
-    pub(crate) fn current(&self, applied: Applied) -> Result<Applied, Stale> {
+    /// Whether the rules are those that it was planned for, and the sockets that it takes over are
+    /// there.
+    pub(crate) fn is_current(&self, applied: &Applied) -> bool {
         let is_there = |(number, _): &(u32, Place)| self.sockets.get(*number).is_some();
-        let is_current = applied.base == self.rules.version
+        applied.base == self.rules.version
             && applied.takes.iter().all(is_there)
-            && self.sockets.iter().all(|(number, listener)| applied.knows(number, listener));
-        if is_current { Ok(applied) } else { Err(Stale) }
+            && self.sockets.iter().all(|(number, listener)| applied.knows(number, listener))
     }
 
     /// Has a socket listen for the rule of `applied` at this place; its number from now on.

@@ -55,8 +55,6 @@ pub struct Plan {
     /// Rules that are gone.
     pub(super) delete: BTreeSet<RuleId>,
     pub(super) refused: Vec<Refusal>,
-    /// What each change amounts to.
-    outcomes: Vec<Outcome>,
 }
 
 /// A rule that can't be had, or a part of one.
@@ -110,25 +108,22 @@ pub enum Reason {
 impl Rules {
     /// What `changes`, one after the other, amount to where these `families` are on.
     pub fn plan(&self, changes: impl IntoIterator<Item = Change>, families: Families) -> Plan {
-        let mut plan = Plan {
+        let mut plan = self.begin_plan();
+        for change in changes {
+            plan.change(self, change, families);
+        }
+        plan
+    }
+
+    /// A plan that changes nothing yet.
+    pub fn begin_plan(&self) -> Plan {
+        Plan {
             base: self.version,
             rules: self.clone(),
             add: Vec::new(),
             delete: BTreeSet::new(),
             refused: Vec::new(),
-            outcomes: Vec::new(),
-        };
-        for change in changes {
-            let outcome = match change {
-                Change::Add(entry) => plan.add(self, &entry, families).unwrap_or_else(|reason| {
-                    plan.refused.push(Refusal { entry, id: None, reason, extent: Extent::Whole });
-                    Outcome::Refused
-                }),
-                Change::Delete(entry) => plan.delete(&entry),
-            };
-            plan.outcomes.push(outcome);
         }
-        plan
     }
 }
 
@@ -138,9 +133,37 @@ impl Plan {
         &self.refused
     }
 
-    /// What each change amounts to, in their order.
-    pub fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
+    /// Adds a change, where these `families` are on, to what becomes of the rules `before`; what it
+    /// amounts to.
+    pub fn change(&mut self, before: &Rules, change: Change, families: Families) -> Outcome {
+        match change {
+            Change::Add(entry) => self.add(before, &entry, families).unwrap_or_else(|reason| {
+                self.refused.push(Refusal { entry, id: None, reason, extent: Extent::Whole });
+                Outcome::Refused
+            }),
+            Change::Delete(entry) => match self.rules.find(&entry) {
+                Some(id) => self.delete(id),
+                None => Outcome::Absent,
+            },
+        }
+    }
+
+    /// Takes out a rule by its name; what that amounts to.
+    pub fn delete(&mut self, id: RuleId) -> Outcome {
+        if self.rules.remove(id).is_none() {
+            return Outcome::Absent;
+        }
+        // Names of new rules grow.
+        match self.add.binary_search(&id) {
+            Ok(place) => drop(self.add.remove(place)),
+            Err(_) => drop(self.delete.insert(id)),
+        }
+        Outcome::Deleted
+    }
+
+    /// The rules as they are to be so far, with their names.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &Entry)> {
+        self.rules.iter()
     }
 
     /// Rules that are added.
@@ -177,17 +200,6 @@ impl Plan {
             id
         };
         Ok(Outcome::Added(id))
-    }
-
-    fn delete(&mut self, entry: &Entry) -> Outcome {
-        let Some(id) = self.rules.find(entry) else { return Outcome::Absent };
-        self.rules.remove(id);
-        // Names of new rules grow.
-        match self.add.binary_search(&id) {
-            Ok(place) => drop(self.add.remove(place)),
-            Err(_) => drop(self.delete.insert(id)),
-        }
-        Outcome::Deleted
     }
 }
 

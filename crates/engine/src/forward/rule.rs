@@ -42,7 +42,7 @@ impl fmt::Display for Rule {
 }
 
 /// Where to listen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listen {
     /// The address; `None` is any, of both families with one socket where both are in use.
     pub addr: Option<IpAddr>,
@@ -148,7 +148,7 @@ impl fmt::Display for PortRange {
 }
 
 /// The network protocols in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Families {
     /// IPv4 and IPv6, each if the host has it.
     #[default]

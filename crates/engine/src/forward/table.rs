@@ -64,7 +64,7 @@ pub struct Conflict(String, String);
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     entries: BTreeMap<RuleId, Entry>,
-    ports: ByPort<RuleId>,
+    ports: ByPort,
     next: u32,
     /// How often they were changed by a [plan](super::Plan).
     pub(super) version: u64,
@@ -118,7 +118,7 @@ impl Rules {
         if let Some(other) = self.first(&entry, |other| other.meets(&entry)).and_then(|id| self.get(id)) {
             return Err(Conflict(other.rule.to_string(), entry.rule.to_string()));
         }
-        self.ports.insert(entry.rule.ports, id);
+        self.ports.insert(entry.rule.ports, entry.rule.listen.addr, id.0);
         self.entries.insert(id, entry);
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Rules {
     /// Takes a rule out.
     pub fn remove(&mut self, id: RuleId) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
-        self.ports.remove(entry.rule.ports, id);
+        self.ports.remove(entry.rule.ports, entry.rule.listen.addr, id.0);
         Some(entry)
     }
 
@@ -150,9 +150,10 @@ impl Rules {
         self.first(entry, |other| other == entry)
     }
 
-    /// The first rule that `is_wanted`, of those that have ports of `entry`.
+    /// The first rule that `is_wanted`, of those that may meet `entry`.
     fn first(&self, entry: &Entry, is_wanted: impl Fn(&Entry) -> bool) -> Option<RuleId> {
-        self.ports.meeting(entry.rule.ports).filter(|&id| self.get(id).is_some_and(&is_wanted)).min()
+        let meeting = self.ports.meeting(entry.rule.ports, entry.rule.listen.addr).map(RuleId);
+        meeting.filter(|&id| self.get(id).is_some_and(&is_wanted)).min()
     }
 
     /// A rule by its name.

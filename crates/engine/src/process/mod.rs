@@ -7,6 +7,7 @@
 //! everywhere.
 
 mod chores;
+mod settling;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -14,14 +15,11 @@ use std::os::fd::RawFd;
 use passt_proto::guest::Guest;
 use passt_proto::responder;
 use passt_proto::time::Instant;
-use passt_sys::alloc;
 use passt_sys::namespace::Resident;
 
 use self::chores::Chores;
-use crate::forward::{
-    Applied, Apply, Around, Changes, Context, Former, Forward, Going, HANDED_OVER, LATER, Listener, Plan,
-    Ports, Progress, Room, Stale,
-};
+use self::settling::Settling;
+use crate::forward::{Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Room, Stale};
 use crate::link::Link;
 
 /// What workers have in common.
@@ -30,6 +28,10 @@ pub struct Process {
     pub(crate) forward: Forward,
     /// Opens sockets in the guest's namespace; `None` without one.
     inside: Option<Resident>,
+    /// What a plan does to sockets is being done.
+    settling: Option<Settling>,
+    /// Meanwhile the thread in the namespace has done something.
+    missed: bool,
     chores: Chores,
 }
 
@@ -58,7 +60,8 @@ pub enum Uncommitted {
 impl Process {
     /// Without forwarded ports.
     pub(crate) fn new(services: &responder::Config, random: u64, now: Instant) -> Self {
-        Self { forward: Forward::default(), inside: None, chores: Chores::new(services, random, now) }
+        let chores = Chores::new(services, random, now);
+        Self { forward: Forward::default(), inside: None, settling: None, missed: false, chores }
     }
 
     /// Has the guest asked and told at once, as at the start.
@@ -68,7 +71,7 @@ impl Process {
 
     /// When there is something to do next.
     pub(crate) fn due(&self) -> Option<Instant> {
-        [self.chores.due(), self.forward.due()].into_iter().flatten().min()
+        [self.chores.due(), self.follows_at()].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -77,9 +80,14 @@ impl Process {
             self.chores.ask(ctx.core.now);
         }
         self.chores.run(&mut ctx.core);
-        if self.forward.due().is_some_and(|due| due <= ctx.core.now) {
+        if self.follows_at().is_some_and(|due| due <= ctx.core.now) {
             self.poll(ctx);
         }
+    }
+
+    /// When sockets have to follow services next. One thing is done to sockets at a time.
+    fn follows_at(&self) -> Option<Instant> {
+        if self.settling.is_some() { None } else { self.forward.due() }
     }
 
     /// The thread in the namespace has done something.
@@ -87,7 +95,11 @@ impl Process {
         if let Some(supply) = &ctx.ports.supply {
             ctx.ports.stock.collect(supply);
         }
-        self.poll(ctx);
+        if self.settling.is_some() {
+            self.missed = true;
+        } else {
+            self.poll(ctx);
+        }
     }
 
     /// Whether the thread in the namespace is opening sockets.
@@ -171,42 +183,7 @@ impl Process {
 
     /// Opens some more of them on either side, without waiting.
     pub(crate) fn step(&self, apply: &mut Apply) -> Progress {
-        apply.step(self.inside.as_ref())
-    }
-
-    /// Puts a plan into effect whose sockets are open: watches these, and closes those of rules
-    /// that are gone, whose numbers it returns. On an error nothing has changed.
-    pub(crate) fn commit<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-        applied: Applied,
-    ) -> Result<Vec<u32>, Uncommitted> {
-        let mut applied = self.forward.current(applied)?;
-        let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
-        if !alloc::has_room_for(opened + applied.takes.len() * HANDED_OVER) {
-            return Err(Uncommitted::Memory);
-        }
-        let open = std::mem::take(&mut applied.open);
-        let begun = self.listen_to_all(ctx, open).map_err(Uncommitted::Watch)?;
-        let mut closed = match self.replace(ctx, &applied) {
-            Ok(closed) => closed,
-            Err(error) => {
-                self.close(ctx, &begun);
-                return Err(error);
-            }
-        };
-        for take in std::mem::take(&mut applied.takes) {
-            if let Some((number, listener)) = self.forward.hand_over(&applied, take) {
-                ctx.hand_over(take.0, number, listener);
-                if number != take.0 {
-                    closed.push(take.0);
-                }
-            }
-        }
-        let Changes { close, .. } = self.forward.commit(applied)?;
-        self.close(ctx, &close);
-        closed.extend(close);
-        Ok(closed)
+        apply.step(self.forward.rules(), self.inside.as_ref())
     }
 
     /// Listens through all of some sockets, or none of them; their numbers.
@@ -227,57 +204,6 @@ impl Process {
         }
         Ok(begun)
     }
-
-    /// Closes sockets that are in the way of some of `applied`, and opens these in their place; the
-    /// numbers of those closed. On an error all are as they were, but for clients that were not
-    /// accepted yet.
-    fn replace<L: Link>(&mut self, ctx: &mut Context<L>, applied: &Applied) -> Result<Vec<u32>, Uncommitted> {
-        let (mut closed, mut begun) = (Vec::new(), Vec::new());
-        let going = if applied.late.is_empty() { Going::new() } else { self.forward.going(applied) };
-        for &place in &applied.late {
-            let in_the_way: Vec<_> = self.forward.in_the_way(applied, place, &going).collect();
-            for (number, former) in in_the_way {
-                if self.forward.is_open(number) {
-                    self.close(ctx, &[number]);
-                    closed.push((number, former));
-                }
-            }
-            let opened = self.forward.open(applied, place);
-            match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
-                Ok(numbers) => begun.extend(numbers),
-                Err(error) if applied.is_strong(place) || !is_in_use(&error) => {
-                    self.close(ctx, &begun);
-                    for (number, former) in closed {
-                        self.restore(ctx, number, former);
-                    }
-                    return Err(Uncommitted::Port { port: place.port, error });
-                }
-                // A rule that need not have all of its ports.
-                Err(error) => log::warn!("Port {} is not forwarded any more: {error}", place.port),
-            }
-        }
-        Ok(closed.into_iter().map(|(number, _)| number).collect())
-    }
-
-    /// Opens again what was closed, under the number that flows know it by.
-    fn restore<L: Link>(&mut self, ctx: &mut Context<L>, number: u32, former: Former) {
-        let mut listen = || {
-            for listener in self.forward.reopen(former)? {
-                let listener = self.forward.begun_again(number, listener);
-                ctx.listen(number, listener)?;
-            }
-            io::Result::Ok(())
-        };
-        if let Err(error) = listen() {
-            self.forward.ended(number);
-            log::error!("Port {} is not forwarded any more: {error}", former.place.port);
-        }
-    }
-}
-
-/// Whether it is for somebody else that a port can't be had.
-fn is_in_use(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 fn around<'a>((now, guest): (Instant, &'a Guest), ports: &Ports, inside: Option<&'a Resident>) -> Around<'a> {

@@ -1,12 +1,13 @@
 //! Changes of the rules, one transaction after the other.
 //!
-//! Each is planned when its turn comes, for the rules as they are then; its sockets are opened a
-//! part in each round; and it takes effect as a whole. A client of the C program's protocol sends
+//! Each is planned when its turn comes, for the rules as they are then; its sockets are opened; and
+//! it takes effect as a whole. All of that is done a part in each round. A client of the C program's protocol sends
 //! whole tables. What it means by them is how they differ from what it was shown: so two of them at
 //! the same time change what each meant to, as they do where the server has one client at a time.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::take;
+use std::ops::ControlFlow;
 
 use passt_control::reply::{Answer, Changed, Code, Failure, Outcome, Refused};
 use passt_control::{Rule, request};
@@ -14,6 +15,7 @@ use passt_engine::control::Control;
 use passt_engine::forward::{self, Apply, Change, Entry, Extent, Plan, Progress, Reason, Refusal, RuleId};
 use passt_engine::link::Link;
 use passt_engine::process::Uncommitted;
+use passt_proto::time::Duration;
 use passt_sys::alloc;
 
 use super::convert::{self, Terms};
@@ -31,6 +33,10 @@ pub(super) const CHANGE_MEMORY: usize = 512;
 const RULE_MEMORY: usize = 256;
 /// Outcomes that are told: with the reasons they fit an answer.
 const OUTCOMES: usize = 4096;
+/// How long changes are planned in a round.
+const SLICE: Duration = Duration::from_millis(1);
+/// Changes planned before the clock is looked at again.
+const LOOK: usize = 16;
 
 /// Whose transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,22 +62,65 @@ struct Transaction {
     /// Rules that can't be had are left out.
     partial: bool,
     /// Those that turned out to be such when all was to take effect: which change each was.
-    lost: Vec<(usize, Refused)>,
+    lost: BTreeMap<usize, Refused>,
 }
 
 /// The transaction that is under way.
 #[derive(Debug)]
 struct Current {
+    work: Work,
+    stage: Stage,
+}
+
+/// What is known of it so far.
+#[derive(Debug)]
+struct Work {
     transaction: Transaction,
-    /// What each of its changes amounts to.
+    /// How often it may be planned anew.
+    attempts: usize,
+    /// What each of its changes amounts to, as far as they are planned.
     steps: Vec<Step>,
+    /// Those of them that can't be rules.
+    refused: Vec<Refused>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+enum Stage {
+    Planning(Planning),
+    Opening(Opening),
+    Settling(Settling),
+}
+
+/// Its changes are looked at, one after the other.
+#[derive(Debug)]
+struct Planning {
+    plan: Plan,
+    /// Rules that are to be taken out before the next change.
+    doomed: Vec<RuleId>,
+}
+
+/// Its sockets are opened.
+#[derive(Debug)]
+struct Opening {
     apply: Apply,
     /// Rules that are to come and to go.
     size: (usize, usize),
-    attempts: usize,
     /// The thread in the namespace is at work.
     waits: bool,
 }
+
+/// It takes effect, or its sockets are closed again.
+#[derive(Debug)]
+struct Settling {
+    /// What became of it, if nothing more comes in between.
+    changed: Changed,
+    /// Rules that come and go.
+    size: (usize, usize),
+}
+
+/// A transaction goes on, or is over.
+type Fate = ControlFlow<Done, Current>;
 
 /// What a change of a client amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +148,7 @@ pub(super) struct Done {
 impl Transactions {
     /// Adds a transaction whose client is told what became of it.
     pub(super) fn change(&mut self, owner: Owner, id: u64, changes: Vec<request::Change>, partial: bool) {
-        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial, lost: Vec::new() });
+        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial, lost: BTreeMap::new() });
     }
 
     /// Adds one that makes of the rules `shown` those that are `wanted`, as far as they can be had.
@@ -110,7 +159,7 @@ impl Transactions {
         let added = wanted.iter().filter(|rule| shown.binary_search(rule).is_err());
         let changes = deleted.cloned().map(request::Change::Delete);
         let changes = changes.chain(added.cloned().map(request::Change::Add)).collect();
-        self.queue.push_back(Transaction { owner, id: None, changes, partial: true, lost: Vec::new() });
+        self.queue.push_back(Transaction { owner, id: None, changes, partial: true, lost: BTreeMap::new() });
     }
 
     /// Whether no more can wait: their clients may be gone by now.
@@ -120,110 +169,198 @@ impl Transactions {
 
     /// Whether there is something that can be done now.
     pub(super) fn has_more(&self) -> bool {
-        self.current.as_ref().map_or(!self.queue.is_empty(), |current| !current.waits)
+        match &self.current {
+            None => !self.queue.is_empty(),
+            Some(Current { stage: Stage::Opening(opening), .. }) => !opening.waits,
+            Some(_) => true,
+        }
     }
 
     /// Whether something waits for the thread in the namespace, which has done something.
     pub(super) fn wait_for_namespace(&mut self) -> bool {
-        self.current.as_mut().is_some_and(|current| take(&mut current.waits))
+        match &mut self.current {
+            Some(Current { stage: Stage::Opening(opening), .. }) => take(&mut opening.waits),
+            _ => false,
+        }
     }
 
     /// Does a part of what is to be done; a transaction that is over.
     pub(super) fn go_on<L: Link>(&mut self, control: &mut Control<'_, L>, terms: &Terms) -> Option<Done> {
-        let Some(current) = &mut self.current else {
-            let transaction = self.queue.pop_front()?;
-            return self.begin(transaction, ATTEMPTS, control, terms);
+        let fate = match self.current.take() {
+            None => Planning::begin(self.queue.pop_front()?, ATTEMPTS, control),
+            Some(Current { work, stage }) => match stage {
+                Stage::Planning(planning) => planning.go_on(work, control, terms),
+                Stage::Opening(opening) => opening.go_on(work, control),
+                Stage::Settling(settling) => settling.go_on(work, control),
+            },
         };
-        if current.waits {
-            return None;
-        }
-        match control.step(&mut current.apply) {
-            Progress::More => None,
-            Progress::Waits => {
-                current.waits = true;
+        match fate {
+            ControlFlow::Continue(current) => {
+                self.current = Some(current);
                 None
             }
-            Progress::Done => {
-                let current = self.current.take()?;
-                self.finish(current, control, terms)
+            ControlFlow::Break(done) => Some(done),
+        }
+    }
+}
+
+impl Planning {
+    /// Begins to plan a transaction.
+    fn begin<L: Link>(transaction: Transaction, attempts: usize, control: &Control<'_, L>) -> Fate {
+        let memory = transaction.changes.len() * CHANGE_MEMORY + control.rules().count() * RULE_MEMORY;
+        if !alloc::has_room_for(memory) {
+            return ControlFlow::Break(transaction.fail(Code::Busy, "Too little memory for so many rules"));
+        }
+        let steps = Vec::with_capacity(transaction.changes.len());
+        let work = Work { transaction, attempts, steps, refused: Vec::new() };
+        let planning = Self { plan: control.begin_plan(), doomed: Vec::new() };
+        ControlFlow::Continue(Current { work, stage: Stage::Planning(planning) })
+    }
+
+    /// Plans some more changes for the rules as they are.
+    fn go_on<L: Link>(mut self, mut work: Work, control: &Control<'_, L>, terms: &Terms) -> Fate {
+        let end = passt_engine::clock() + SLICE;
+        loop {
+            for _ in 0..LOOK {
+                if let Some(id) = self.doomed.pop() {
+                    self.plan.delete(id);
+                } else if work.steps.len() < work.transaction.changes.len() {
+                    let step = self.step(&mut work, control, terms);
+                    work.steps.push(step);
+                } else {
+                    return self.finish(work, control);
+                }
+            }
+            if passt_engine::clock() >= end {
+                return ControlFlow::Continue(Current { work, stage: Stage::Planning(self) });
             }
         }
     }
 
-    /// Plans a transaction, and begins to open its sockets.
-    fn begin<L: Link>(
-        &mut self,
-        transaction: Transaction,
-        attempts: usize,
-        control: &mut Control<'_, L>,
-        terms: &Terms,
-    ) -> Option<Done> {
-        let memory = transaction.changes.len() * CHANGE_MEMORY + control.rules().count() * RULE_MEMORY;
-        if !alloc::has_room_for(memory) {
-            return Some(transaction.fail(Code::Busy, "Too little memory for so many rules"));
+    /// Plans the next change.
+    fn step<L: Link>(&mut self, work: &mut Work, control: &Control<'_, L>, terms: &Terms) -> Step {
+        let Work { transaction: Transaction { changes, lost, .. }, steps, refused, .. } = work;
+        let place = steps.len();
+        let Some(change) = changes.get(place).filter(|_| !lost.contains_key(&place)) else {
+            return Step::Invalid;
+        };
+        let (rule, make): (_, fn(Entry) -> Change) = match change {
+            request::Change::Add(rule) => (rule, Change::Add),
+            request::Change::Delete(rule) => (rule, Change::Delete),
+            request::Change::Clear(which) => {
+                let meant = self.plan.rules().filter(|(_, entry)| convert::is_meant(*which, entry));
+                self.doomed.extend(meant.map(|(id, _)| id));
+                return Step::Cleared;
+            }
+        };
+        match terms.entry(rule) {
+            Ok(entry) => Step::One(control.extend(&mut self.plan, make(entry))),
+            Err(reason) => {
+                if refused.len() < REASONS {
+                    refused.push(convert::invalid(rule, reason));
+                }
+                Step::Invalid
+            }
         }
-        let Planned { plan, steps, mut refused } = plan(&transaction, control, terms);
-        refused.extend(plan.refused().iter().take(REASONS).map(convert::refused));
-        let has_refused = !plan.refused().is_empty() || steps.contains(&Step::Invalid);
-        if has_refused && !transaction.partial || plan.is_empty() {
-            let changed = Changed {
-                // That there is nothing to do is as good as done.
-                committed: !has_refused || transaction.partial,
-                outcomes: outcomes(&steps, &BTreeSet::new()),
-                refused,
-                ..Changed::default()
-            };
-            return Some(transaction.done(changed));
-        }
-        let size = (plan.added().count(), plan.deleted());
-        let apply = control.apply(plan);
-        self.current = Some(Current { transaction, steps, apply, size, attempts, waits: false });
-        None
     }
 
-    /// Has a transaction take effect whose sockets are open.
-    fn finish<L: Link>(
-        &mut self,
-        current: Current,
-        control: &mut Control<'_, L>,
-        terms: &Terms,
-    ) -> Option<Done> {
-        let Current { mut transaction, steps, apply, size: (added, deleted), attempts, .. } = current;
+    /// Begins to open sockets, if there is something to be done that can be done.
+    fn finish<L: Link>(self, work: Work, control: &Control<'_, L>) -> Fate {
+        let Self { plan, .. } = self;
+        let has_refused = !plan.refused().is_empty() || work.steps.contains(&Step::Invalid);
+        let is_partial = work.transaction.partial;
+        if has_refused && !is_partial || plan.is_empty() {
+            let changed = Changed {
+                // That there is nothing to do is as good as done.
+                committed: !has_refused || is_partial,
+                ..work.changed(plan.refused(), &BTreeSet::new())
+            };
+            return ControlFlow::Break(work.transaction.done(changed));
+        }
+        let size = (plan.added().count(), plan.deleted());
+        let stage = Stage::Opening(Opening { apply: control.apply(plan), size, waits: false });
+        ControlFlow::Continue(Current { work, stage })
+    }
+}
+
+impl Opening {
+    /// Opens some more sockets.
+    fn go_on<L: Link>(mut self, work: Work, control: &mut Control<'_, L>) -> Fate {
+        match control.step(&mut self.apply) {
+            Progress::More => {}
+            Progress::Waits => self.waits = true,
+            Progress::Done => return ControlFlow::Continue(self.finish(work, control)),
+        }
+        ControlFlow::Continue(Current { work, stage: Stage::Opening(self) })
+    }
+
+    /// Has a transaction take effect whose sockets are open, if it can.
+    fn finish<L: Link>(self, work: Work, control: &mut Control<'_, L>) -> Current {
+        let Self { apply, size: (added, deleted), .. } = self;
         let applied = apply.finish();
         let whole = |refusal: &&Refusal| refusal.extent == Extent::Whole;
         let lacking: BTreeSet<_> =
             applied.refused().iter().filter(whole).filter_map(|refusal| refusal.id).collect();
-        let mut changed = Changed {
-            outcomes: outcomes(&steps, &lacking),
-            refused: applied.refused().iter().take(REASONS).map(convert::refused).collect(),
-            ..Changed::default()
-        };
-        changed.refused.extend(invalid(&transaction.changes, &steps, terms));
-        if applied.lacks_rules() && !transaction.partial {
-            drop(applied.roll_back());
-            return Some(transaction.done(changed));
+        let committed = work.transaction.partial || !applied.lacks_rules();
+        let changed = Changed { committed, ..work.changed(applied.refused(), &lacking) };
+        if committed {
+            control.begin_commit(applied);
+        } else {
+            control.begin_roll_back(applied);
         }
-        match control.commit(applied) {
+        let size = (added.saturating_sub(lacking.len()), deleted);
+        Current { work, stage: Stage::Settling(Settling { changed, size }) }
+    }
+}
+
+impl Settling {
+    /// Changes some more sockets.
+    fn go_on<L: Link>(mut self, mut work: Work, control: &mut Control<'_, L>) -> Fate {
+        let Some(result) = control.settle() else {
+            return ControlFlow::Continue(Current { work, stage: Stage::Settling(self) });
+        };
+        let error = match result {
+            Ok(_) if !self.changed.committed => return ControlFlow::Break(work.transaction.done(self.changed)),
             Ok(committed) => {
-                changed.committed = true;
-                (changed.closed, changed.ended) = (committed.closed, committed.ended);
-                let done = transaction.done(changed);
-                Some(Done { added: added.saturating_sub(lacking.len()), deleted, ..done })
+                (self.changed.closed, self.changed.ended) = (committed.closed, committed.ended);
+                let ((added, deleted), done) = (self.size, work.transaction.done(self.changed));
+                return ControlFlow::Break(Done { added, deleted, ..done });
             }
-            Err(Uncommitted::Stale(_)) if attempts > 0 => {
-                self.begin(transaction, attempts - 1, control, terms)
-            }
-            Err(Uncommitted::Port { port, error }) => {
-                transaction.lose(port, &error);
-                if transaction.partial && attempts > 0 {
-                    return self.begin(transaction, attempts - 1, control, terms);
+            Err(error) => error,
+        };
+        let again = work.attempts > 0;
+        match error {
+            Uncommitted::Stale(_) if again => work.plan_again(control),
+            Uncommitted::Port { port, error } => {
+                work.transaction.lose(port, &error);
+                if work.transaction.partial && again {
+                    return work.plan_again(control);
                 }
-                Some(transaction.done(changed))
+                self.changed.committed = false;
+                ControlFlow::Break(work.transaction.done(self.changed))
             }
-            Err(error @ (Uncommitted::Stale(_) | Uncommitted::Memory)) => {
-                Some(transaction.fail(Code::Busy, &error.to_string()))
+            Uncommitted::Stale(_) | Uncommitted::Memory => {
+                ControlFlow::Break(work.transaction.fail(Code::Busy, &error.to_string()))
             }
-            Err(error @ Uncommitted::Watch(_)) => Some(transaction.fail(Code::Refused, &error.to_string())),
+            Uncommitted::Watch(_) => {
+                ControlFlow::Break(work.transaction.fail(Code::Refused, &error.to_string()))
+            }
+        }
+    }
+}
+
+impl Work {
+    fn plan_again<L: Link>(self, control: &Control<'_, L>) -> Fate {
+        Planning::begin(self.transaction, self.attempts - 1, control)
+    }
+
+    /// What the client is told, where these can't be had, of which the rules `lacking` not at all.
+    fn changed(&self, refused: &[Refusal], lacking: &BTreeSet<RuleId>) -> Changed {
+        let invalid = self.refused.iter().cloned();
+        Changed {
+            outcomes: outcomes(&self.steps, lacking),
+            refused: invalid.chain(refused.iter().take(REASONS).map(convert::refused)).collect(),
+            ..Changed::default()
         }
     }
 }
@@ -242,7 +379,7 @@ impl Transaction {
                     reason: format!("Listen failed for port {port}: {error}"),
                     part: false,
                 };
-                self.lost.push((place, refused));
+                self.lost.insert(place, refused);
             }
         }
     }
@@ -250,7 +387,7 @@ impl Transaction {
     /// What became of it, but for how many rules came and went.
     fn done(self, mut changed: Changed) -> Done {
         let Self { owner, id, lost, .. } = self;
-        changed.refused.extend(lost.into_iter().map(|(_, refused)| refused));
+        changed.refused.extend(lost.into_values());
         if id.is_none() {
             for refused in &changed.refused {
                 log::warn!("{}", refused.reason);
@@ -268,94 +405,6 @@ impl Transaction {
         }
         Done { owner, id, answer: Err(Failure::new(code, reason)), added: 0, deleted: 0 }
     }
-}
-
-/// What the changes of a client amount to.
-struct Planned {
-    plan: Plan,
-    steps: Vec<Step>,
-    refused: Vec<Refused>,
-}
-
-/// Plans changes for the rules as they are.
-fn plan<L: Link>(transaction: &Transaction, control: &Control<'_, L>, terms: &Terms) -> Planned {
-    let Transaction { changes, lost, .. } = transaction;
-    let table: Vec<&Entry> = control.rules().map(|(entry, _)| entry).collect();
-    // Of these, and of what was added, each is taken out once.
-    let (mut cleared, mut added) = (vec![false; table.len()], Vec::<(usize, bool)>::new());
-    let mut wanted = Vec::with_capacity(changes.len());
-    // How many of them each change is; `None` if it can't be.
-    let mut counts = Vec::with_capacity(changes.len());
-    let mut refused = Vec::new();
-    for (place, change) in changes.iter().enumerate() {
-        if lost.iter().any(|(of, _)| *of == place) {
-            counts.push(None);
-            continue;
-        }
-        let before = wanted.len();
-        let result = match change {
-            request::Change::Add(rule) => terms.entry(rule).map(|entry| {
-                added.push((wanted.len(), false));
-                wanted.push(Change::Add(entry));
-            }),
-            request::Change::Delete(rule) => {
-                terms.entry(rule).map(|entry| wanted.push(Change::Delete(entry)))
-            }
-            request::Change::Clear(which) => {
-                let mut gone = Vec::new();
-                for (entry, cleared) in table.iter().zip(&mut cleared) {
-                    if convert::is_meant(*which, entry) && !std::mem::replace(cleared, true) {
-                        gone.push(Change::Delete((*entry).clone()));
-                    }
-                }
-                for (place, cleared) in &mut added {
-                    if let Some(Change::Add(entry)) = wanted.get(*place)
-                        && convert::is_meant(*which, entry)
-                        && !std::mem::replace(cleared, true)
-                    {
-                        gone.push(Change::Delete(entry.clone()));
-                    }
-                }
-                wanted.extend(gone);
-                Ok(())
-            }
-        };
-        match (result, change) {
-            (Ok(()), request::Change::Clear(_)) => counts.push(Some((wanted.len() - before, true))),
-            (Ok(()), _) => counts.push(Some((1, false))),
-            (Err(reason), request::Change::Add(rule) | request::Change::Delete(rule)) => {
-                counts.push(None);
-                if refused.len() < REASONS {
-                    refused.push(convert::invalid(rule, reason));
-                }
-            }
-            (Err(_), request::Change::Clear(_)) => counts.push(None),
-        }
-    }
-    let plan = control.plan(wanted);
-    let mut outcomes = plan.outcomes().iter();
-    let steps = counts.into_iter().map(|count| match count {
-        None => Step::Invalid,
-        Some((count, true)) => {
-            outcomes.by_ref().take(count).for_each(drop);
-            Step::Cleared
-        }
-        Some((_, false)) => outcomes.next().map_or(Step::Invalid, |&outcome| Step::One(outcome)),
-    });
-    let steps = steps.collect();
-    Planned { plan, steps, refused }
-}
-
-/// Why changes are refused that can't be.
-fn invalid(changes: &[request::Change], steps: &[Step], terms: &Terms) -> Vec<Refused> {
-    let invalid = changes.iter().zip(steps).filter(|(_, step)| **step == Step::Invalid);
-    let reason = |(change, _): (&request::Change, _)| match change {
-        request::Change::Add(rule) | request::Change::Delete(rule) => {
-            Some(convert::invalid(rule, terms.entry(rule).err()?))
-        }
-        request::Change::Clear(_) => None,
-    };
-    invalid.filter_map(reason).take(REASONS).collect()
 }
 
 /// What became of each change, where the rules `lacking` could not be had.

@@ -114,13 +114,15 @@ impl Ports {
         };
         let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
         let mut earlier = ByPort::default();
-        for (i, rule) in rules.iter().enumerate() {
-            let overlaps = |&other: &usize| rules.get(other).is_some_and(|other| other.overlaps(rule));
-            if let Some(other) = earlier.meeting(rule.ports).filter(overlaps).min() {
-                let other = rules.get(other).map(ToString::to_string);
+        let at = |number: u32| rules.get(usize::try_from(number).ok()?);
+        for (number, rule) in (0..).zip(&rules) {
+            let addr = rule.listen.addr;
+            let overlaps = |&other: &u32| at(other).is_some_and(|other| other.overlaps(rule));
+            if let Some(other) = earlier.meeting(rule.ports, addr).filter(overlaps).min() {
+                let other = at(other).map(ToString::to_string);
                 return Err(PortError::Overlap(other.unwrap_or_default(), rule.to_string()));
             }
-            earlier.insert(rule.ports, i);
+            earlier.insert(rule.ports, addr, number);
         }
         Ok(rules)
     }

@@ -1,0 +1,228 @@
+//! What a plan does to the sockets that listen when it takes effect, or is rolled back: a part in
+//! each round, so that traffic goes on meanwhile.
+//!
+//! First comes what may fail: sockets that are in the way are closed and others opened in their
+//! place, and new ones are watched. If something does fail, all of that is undone. Then others are
+//! handed over, the rules are replaced, and sockets of rules that are gone are closed. Until its
+//! turn comes, a socket serves whom it did before. Sockets that follow services wait for the end.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use passt_sys::alloc;
+
+use super::{Process, Uncommitted};
+use crate::forward::{Applied, Context, Former, Going, HANDED_OVER, LATER, Stale};
+use crate::link::Link;
+
+/// Work of one part. On a machine of 2020 a unit takes some microseconds.
+const PART: usize = 256;
+/// What it takes of that to watch a socket, or to hand it over.
+const WATCHED: usize = 1;
+/// The same to close one.
+const CLOSED: usize = 4;
+/// The same to replace one by another.
+const REPLACED: usize = 8;
+
+/// A plan on its way into effect, or out of it.
+pub(super) struct Settling {
+    stage: Stage,
+    applied: Applied,
+    /// Sockets that may be in the way of others.
+    going: Going,
+    /// Sockets closed because they were, as they are to be opened again on an error.
+    replaced: Vec<(u32, Former)>,
+    /// Numbers of new sockets.
+    begun: Vec<u32>,
+    /// Numbers of sockets whose rules are gone.
+    close: Vec<u32>,
+    /// Numbers of those that are not there any more.
+    closed: BTreeSet<u32>,
+}
+
+/// What comes next.
+enum Stage {
+    /// Sockets take the place of others.
+    Replace,
+    /// New ones are watched.
+    Watch,
+    /// Others are handed over.
+    HandOver,
+    /// Those whose rules are gone are closed.
+    Close,
+    /// All becomes as it was, for this reason, if for any.
+    Undo(Option<Uncommitted>),
+    /// There is nothing left to do.
+    Done(Result<(), Uncommitted>),
+}
+
+impl Settling {
+    fn new(mut applied: Applied, stage: Stage) -> Self {
+        // They are taken from the end.
+        applied.open.reverse();
+        applied.late.reverse();
+        applied.takes.reverse();
+        let (replaced, begun, close) = (Vec::new(), Vec::new(), Vec::new());
+        Self { stage, applied, going: Going::new(), replaced, begun, close, closed: BTreeSet::new() }
+    }
+}
+
+impl Process {
+    /// Begins to put a plan into effect whose sockets are open.
+    pub(crate) fn begin_commit(&mut self, applied: Applied) {
+        let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
+        let refusal = if !self.forward.is_current(&applied) {
+            Some(Uncommitted::Stale(Stale))
+        } else if !alloc::has_room_for(opened + applied.takes.len() * HANDED_OVER) {
+            Some(Uncommitted::Memory)
+        } else {
+            None
+        };
+        let stage = refusal.map_or(Stage::Replace, |reason| Stage::Undo(Some(reason)));
+        let mut settling = Settling::new(applied, stage);
+        if !settling.applied.late.is_empty() {
+            settling.going = self.forward.going(&settling.applied);
+        }
+        self.settling = Some(settling);
+    }
+
+    /// Begins to close what was opened for a plan.
+    pub(crate) fn begin_roll_back(&mut self, applied: Applied) {
+        self.settling = Some(Settling::new(applied, Stage::Undo(None)));
+    }
+
+    /// Does a part of what was begun. At the end: the numbers of sockets that are gone, or why
+    /// nothing has changed. Nothing was begun: nothing is gone.
+    pub(crate) fn settle<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+    ) -> Option<Result<BTreeSet<u32>, Uncommitted>> {
+        let Some(mut settling) = self.settling.take() else { return Some(Ok(BTreeSet::new())) };
+        let mut work = 0;
+        while work < PART {
+            let (stage, done) = match std::mem::replace(&mut settling.stage, Stage::Close) {
+                Stage::Replace => self.replace_next(ctx, &mut settling),
+                Stage::Watch => self.watch_next(ctx, &mut settling),
+                Stage::HandOver => self.hand_over_next(ctx, &mut settling),
+                Stage::Close => self.close_next(ctx, &mut settling),
+                Stage::Undo(reason) => self.undo_next(ctx, &mut settling, reason),
+                Stage::Done(result) => {
+                    if std::mem::take(&mut self.missed) {
+                        self.poll(ctx);
+                    }
+                    return Some(result.map(|()| settling.closed));
+                }
+            };
+            settling.stage = stage;
+            work += done;
+        }
+        self.settling = Some(settling);
+        None
+    }
+
+    /// Closes what is in the way of one socket, and opens that one in its place.
+    fn replace_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
+        let Some(place) = settling.applied.late.pop() else { return (Stage::Watch, 0) };
+        let Settling { applied, going, replaced, begun, .. } = settling;
+        let in_the_way: Vec<_> = self.forward.in_the_way(applied, place, going).collect();
+        for (number, former) in in_the_way {
+            if self.forward.is_open(number) {
+                self.close(ctx, &[number]);
+                replaced.push((number, former));
+            }
+        }
+        let opened = self.forward.open(applied, place);
+        let failed = match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
+            Ok(numbers) => {
+                begun.extend(numbers);
+                None
+            }
+            Err(error) if applied.is_strong(place) || !is_in_use(&error) => Some(error),
+            // A rule that need not have all of its ports.
+            Err(error) => {
+                log::warn!("Port {} is not forwarded any more: {error}", place.port);
+                None
+            }
+        };
+        let undo = |error| Stage::Undo(Some(Uncommitted::Port { port: place.port, error }));
+        (failed.map_or(Stage::Replace, undo), REPLACED)
+    }
+
+    /// Watches a socket that was opened.
+    fn watch_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
+        let Some(listener) = settling.applied.open.pop() else { return (Stage::HandOver, 0) };
+        match self.listen(ctx, listener) {
+            Ok(number) => {
+                settling.begun.push(number);
+                (Stage::Watch, WATCHED)
+            }
+            Err(error) => (Stage::Undo(Some(Uncommitted::Watch(error))), WATCHED),
+        }
+    }
+
+    /// Hands a socket over to the rule that it is for from now on.
+    fn hand_over_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
+        let Some(take) = settling.applied.takes.pop() else {
+            let rules = std::mem::take(&mut settling.applied.rules);
+            settling.close = self.forward.take_effect(rules, &settling.applied.delete);
+            settling.closed.extend(settling.replaced.iter().map(|(number, _)| number));
+            return (Stage::Close, WATCHED);
+        };
+        if let Some((number, listener)) = self.forward.hand_over(&settling.applied, take) {
+            ctx.hand_over(take.0, number, listener);
+            if number != take.0 {
+                settling.closed.insert(take.0);
+            }
+        }
+        (Stage::HandOver, WATCHED)
+    }
+
+    /// Closes a socket whose rule is gone.
+    fn close_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
+        let Some(number) = settling.close.pop() else { return (Stage::Done(Ok(())), 0) };
+        self.close(ctx, &[number]);
+        settling.closed.insert(number);
+        (Stage::Close, CLOSED)
+    }
+
+    /// Takes one thing back that was done.
+    fn undo_next<L: Link>(
+        &mut self,
+        ctx: &mut Context<L>,
+        settling: &mut Settling,
+        reason: Option<Uncommitted>,
+    ) -> (Stage, usize) {
+        if let Some(number) = settling.begun.pop() {
+            self.close(ctx, &[number]);
+            return (Stage::Undo(reason), CLOSED);
+        }
+        if settling.applied.open.pop().is_some() {
+            return (Stage::Undo(reason), CLOSED);
+        }
+        if let Some((number, former)) = settling.replaced.pop() {
+            self.restore(ctx, number, former);
+            return (Stage::Undo(reason), REPLACED);
+        }
+        (Stage::Done(reason.map_or(Ok(()), Err)), 0)
+    }
+
+    /// Opens again what was closed, under the number that flows know it by.
+    fn restore<L: Link>(&mut self, ctx: &mut Context<L>, number: u32, former: Former) {
+        let mut listen = || {
+            for listener in self.forward.reopen(former)? {
+                let listener = self.forward.begun_again(number, listener);
+                ctx.listen(number, listener)?;
+            }
+            io::Result::Ok(())
+        };
+        if let Err(error) = listen() {
+            self.forward.ended(number);
+            log::error!("Port {} is not forwarded any more: {error}", former.place.port);
+        }
+    }
+}
+
+/// Whether it is for somebody else that a port can't be had.
+fn is_in_use(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
