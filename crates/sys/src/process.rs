@@ -1,6 +1,7 @@
 //! Making processes, and changing who this one is.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use rustix::process::{DumpableBehavior, Gid, Pid, Resource, Rlimit, Uid};
 use rustix::process::{getrlimit, set_dumpable_behavior, setrlimit};
@@ -65,6 +66,17 @@ pub fn raise_nofile() -> io::Result<Rlimit> {
     let inherited = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: inherited.maximum, ..inherited })?;
     Ok(inherited)
+}
+
+/// Has the kernel make room for so many open descriptors, as far as the limit goes. It makes more
+/// when they are needed, but a process that has threads waits some 10 ms each time
+/// (`expand_fdtable` of the kernel: a grace period of RCU).
+pub fn reserve_descriptors(count: RawFd) -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| RawFd::try_from(limit).ok());
+    let last = limit.map_or(count, |limit| limit.min(count)) - 1;
+    let any = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    rustix::io::fcntl_dupfd_cloexec(&any, last)?;
+    Ok(())
 }
 
 /// What is no user and no group: to setresuid(2) it means that an ID stays as it is.

@@ -24,9 +24,12 @@ impl<L: Link> Control<'_, L> {
     /// sockets listen for it.
     pub fn rules(&self) -> impl Iterator<Item = (&Entry, usize)> {
         let forward = &self.process.forward;
-        let sockets = forward.sockets_by_rule();
-        let count = move |id| sockets.get(&id).copied().unwrap_or_default();
-        forward.rules().iter().map(move |(id, entry)| (entry, count(id)))
+        forward.rules().iter().map(|(id, entry)| (entry, forward.sockets_of(id)))
+    }
+
+    /// How many there are.
+    pub fn rule_count(&self) -> usize {
+        self.process.forward.rules().len()
     }
 
     /// What changes amount to, one after the other.
@@ -34,12 +37,17 @@ impl<L: Link> Control<'_, L> {
         self.process.forward.plan(changes)
     }
 
-    /// A plan that changes nothing yet.
+    /// A plan that changes nothing yet. It is complete once it was [prepared](Control::prepare).
     pub fn begin_plan(&self) -> Plan {
         self.process.forward.rules().begin_plan()
     }
 
-    /// Adds a change to a plan; what it amounts to.
+    /// Has a plan know of some more of the rules that there are; whether it knows of all.
+    pub fn prepare(&self, plan: &mut Plan) -> bool {
+        plan.prepare(self.process.forward.rules())
+    }
+
+    /// Adds a change to a complete plan; what it amounts to.
     pub fn extend(&self, plan: &mut Plan, change: Change) -> Outcome {
         self.process.forward.extend(plan, change)
     }

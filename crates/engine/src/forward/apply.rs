@@ -17,7 +17,7 @@ use super::plan::{Extent, Plan, Reason, Refusal};
 use super::registry::Registry;
 use super::table::{Entry, Place, RuleId, Rules};
 use super::task::{Leaving, PartOpened, Room, Task};
-use crate::flow::{Protocol, Side};
+use crate::flow::Side;
 
 /// Bytes that a socket takes at most once it is put into effect, beside what it has by then.
 pub(crate) const LATER: usize = 512;
@@ -88,6 +88,8 @@ pub struct Applied {
     pub(crate) open: Vec<Listener>,
     pub(crate) takes: Vec<(u32, Place)>,
     pub(crate) late: Vec<Place>,
+    /// Sockets of rules that are deleted.
+    pub(super) leaving: Leaving,
     next_number: u32,
     refused: Vec<Refusal>,
 }
@@ -291,14 +293,25 @@ impl Apply {
                 self.refuse(id, entry, lack.reason());
             }
         }
-        let Self { base, mut rules, delete, mut open, mut takes, mut late, next_number, refused, .. } = self;
+        let Self {
+            base,
+            mut rules,
+            delete,
+            mut open,
+            mut takes,
+            mut late,
+            leaving,
+            next_number,
+            refused,
+            ..
+        } = self;
         open.retain(|listener| !gone.contains(&listener.place.rule));
         takes.retain(|(_, place)| !gone.contains(&place.rule));
         late.retain(|place| !gone.contains(&place.rule));
         let is_change =
             !(delete.is_empty() && open.is_empty() && takes.is_empty() && late.is_empty() && !added);
         rules.version = base.wrapping_add(u64::from(is_change));
-        Applied { base, rules, delete, open, takes, late, next_number, refused }
+        Applied { base, rules, delete, open, takes, late, leaving, next_number, refused }
     }
 }
 
@@ -308,12 +321,6 @@ impl Applied {
     /// nothing rolls back.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
-    }
-
-    /// Side, protocol and port of a place.
-    pub(super) fn at(&self, place: Place) -> Option<(Side, Protocol, u16)> {
-        let entry = self.rules.get(place.rule)?;
-        Some((entry.side, entry.protocol, place.port))
     }
 
     /// Whether it takes this socket into account: it was there, or stays, or no rule has its port.

@@ -2,27 +2,48 @@
 
 use std::collections::BTreeSet;
 use std::iter;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use passt_proto::addr::Addr;
 
 use super::rule::PortRange;
+
+/// A port, and one address that it is listened on, or any: `0.0.0.0` and `::` are such, too.
+pub(super) type Spot = (u16, Option<Addr>);
+
+/// Where a rule for this port listens.
+pub(super) fn spot(port: u16, addr: Option<IpAddr>) -> Spot {
+    (port, addr.filter(|addr| !addr.is_unspecified()).map(Addr::from))
+}
+
+/// Where all those listen that may meet a rule for these ports and this address: at one port, an
+/// address meets itself and what stands for any.
+pub(super) fn spots(ports: PortRange, addr: Option<IpAddr>) -> impl Iterator<Item = RangeInclusive<Spot>> {
+    let (first, last) = (ports.first(), ports.last());
+    let (any, exact) = ((first, None), spot(first, addr));
+    let behind_all = Some(Addr::from(Ipv6Addr::from_bits(u128::MAX)));
+    let [one, other] = match exact {
+        (_, Some(_)) if first == last => [Some(any..=any), Some(exact..=exact)],
+        _ => [Some(any..=(last, behind_all)), None],
+    };
+    iter::chain(one, other)
+}
 
 /// Numbers of rules by the ports and addresses where they listen, of which several may have the
 /// same. Rules for one port are found at once, also if many addresses have it, and the others, of
 /// which there are few, by their ends.
 #[derive(Clone, Debug, Default)]
 pub struct ByPort {
-    single: BTreeSet<(u16, Option<IpAddr>, u32)>,
+    single: BTreeSet<(Spot, u32)>,
     wide: Vec<(PortRange, u32)>,
 }
-
-/// Behind all addresses.
-const LAST: Option<IpAddr> = Some(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
 
 impl ByPort {
     /// Adds a number.
     pub fn insert(&mut self, ports: PortRange, addr: Option<IpAddr>, number: u32) {
         if ports.span() == 0 {
-            self.single.insert((ports.first(), addr, number));
+            self.single.insert((spot(ports.first(), addr), number));
         } else {
             self.wide.push((ports, number));
         }
@@ -31,7 +52,7 @@ impl ByPort {
     /// Takes out a number that was added with these ports and this address.
     pub fn remove(&mut self, ports: PortRange, addr: Option<IpAddr>, number: u32) {
         if ports.span() == 0 {
-            self.single.remove(&(ports.first(), addr, number));
+            self.single.remove(&(spot(ports.first(), addr), number));
         } else {
             self.wide.retain(|(_, other)| *other != number);
         }
@@ -40,19 +61,9 @@ impl ByPort {
     /// The numbers of all rules whose ports meet these and whose address may meet this one, in no
     /// order.
     pub fn meeting(&self, ports: PortRange, addr: Option<IpAddr>) -> impl Iterator<Item = u32> {
-        let (first, last) = (ports.first(), ports.last());
-        let any = match addr {
-            Some(IpAddr::V4(_)) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        // At one port, one address meets itself and those that stand for all.
-        let exact = addr.filter(|addr| ports.span() == 0 && !addr.is_unspecified());
-        let few = exact.into_iter().flat_map(move |addr| [None, Some(any), Some(addr)]);
-        let few = few.map(move |addr| ((first, addr), (last, addr)));
-        let all = exact.is_none().then_some(((first, None), (last, LAST)));
-        let ranges = iter::chain(few, all);
-        let single = ranges.flat_map(|((first, from), (last, to))| {
-            self.single.range((first, from, 0)..=(last, to, u32::MAX)).map(|(.., number)| number)
+        let single = spots(ports, addr).flat_map(|spots| {
+            let (from, to) = spots.into_inner();
+            self.single.range((from, 0)..=(to, u32::MAX)).map(|(_, number)| number)
         });
         let wide = self.wide.iter().filter(move |(range, _)| range.meets(ports)).map(|(_, number)| number);
         single.chain(wide).copied()
@@ -99,10 +110,10 @@ mod tests {
             ("", everything),
             ("0.0.0.0", everything),
             ("::", everything),
-            ("10.0.0.1", &[0, 1, 3]),
-            ("10.0.0.3", &[0, 1]),
-            ("::2", &[0, 2, 6]),
-            ("::ffff:10.0.0.1", &[0, 2, 7]),
+            ("10.0.0.1", &[0, 1, 2, 3, 7]),
+            ("10.0.0.3", &[0, 1, 2]),
+            ("::2", &[0, 1, 2, 6]),
+            ("::ffff:10.0.0.1", &[0, 1, 2, 3, 7]),
         ];
         for (text, expected) in cases {
             let mut found: Vec<_> = index.meeting(port, text.parse().ok()).collect();

@@ -21,7 +21,7 @@ pub mod table;
 mod task;
 mod watched;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -49,9 +49,10 @@ pub(crate) use self::ports::Occupied;
 pub use self::ports::{Context, Ports};
 use self::registry::Registry;
 pub(crate) use self::registry::{Ours, PortNote, Purpose, Sender};
-use self::rule::Families;
+use self::rule::{Families, PortRange};
 pub use self::table::{Conflict, Entry, Place, RuleId, Rules};
 use self::table::{Heard, Service};
+use self::task::Left;
 pub(crate) use self::task::Room;
 pub use self::watched::{Listeners, Watched};
 use crate::flow::{Protocol, Side};
@@ -175,17 +176,18 @@ impl Forward {
         if !self.is_current(&applied) {
             return Err(Stale);
         }
-        let Applied { rules, delete, open, .. } = applied;
-        Ok(Changes { close: self.take_effect(rules, &delete), open })
+        let Applied { mut rules, delete, open, .. } = applied;
+        Ok(Changes { close: self.take_effect(&mut rules, &delete), open })
     }
 
-    /// Has these be the rules from now on; the numbers of sockets whose rules are gone.
-    pub(crate) fn take_effect(&mut self, rules: Rules, delete: &BTreeSet<RuleId>) -> Vec<u32> {
+    /// Has these be the rules from now on, in exchange for the former ones; the numbers of sockets
+    /// whose rules are gone.
+    pub(crate) fn take_effect(&mut self, rules: &mut Rules, delete: &BTreeSet<RuleId>) -> Vec<u32> {
         // Those that follow services may have got more since the plan was applied.
         let gone = |(number, l): (u32, &Listener)| delete.contains(&l.place.rule).then_some(number);
         let close = self.sockets.iter().filter_map(gone).collect();
         self.follows = rules.follow();
-        self.rules = rules;
+        std::mem::swap(&mut self.rules, rules);
         close
     }
 
@@ -207,37 +209,21 @@ impl Forward {
         self.sockets.hand_over(number, place, applied.rules.get(place.rule)?)
     }
 
-    /// Sockets of rules that `applied` deletes and does not hand over, at ports that come late.
-    pub(crate) fn going(&self, applied: &Applied) -> Going {
-        let taken: BTreeSet<u32> = applied.takes.iter().map(|&(number, _)| number).collect();
-        let mut going: Going =
-            applied.late.iter().filter_map(|&place| Some((applied.at(place)?, Vec::new()))).collect();
-        for (number, listener) in self.sockets.iter() {
-            let Listener { side, protocol, place, families, .. } = *listener;
-            if applied.delete.contains(&place.rule)
-                && !taken.contains(&number)
-                && let Some(at_port) = going.get_mut(&(side, protocol, place.port))
-            {
-                at_port.push((number, Former { place, families }));
-            }
-        }
-        going
-    }
-
-    /// Those of them that are in the way of `place`, by the addresses of their rules.
-    pub(crate) fn in_the_way<'a>(
-        &'a self,
-        applied: &'a Applied,
-        place: Place,
-        going: &'a Going,
-    ) -> impl Iterator<Item = (u32, Former)> + 'a {
-        let entry = applied.rules.get(place.rule);
-        let at_port = applied.at(place).and_then(|key| going.get(&key));
-        let meets = move |former: &Former| {
-            let old = self.rules.get(former.place.rule);
-            old.zip(entry).is_some_and(|(old, new)| old.rule.listen.meets(&new.rule.listen))
+    /// Sockets of rules that `applied` deletes which are in the way of `place`, by the addresses of
+    /// their rules.
+    pub(crate) fn in_the_way(&self, applied: &Applied, place: Place) -> Vec<(u32, Former)> {
+        let Some((new, ports)) = applied.rules.get(place.rule).zip(PortRange::new(place.port, place.port))
+        else {
+            return Vec::new();
         };
-        at_port.into_iter().flatten().filter(move |(_, former)| meets(former)).copied()
+        let meets = |left: &&Left| {
+            self.rules.get(left.rule).is_some_and(|old| old.rule.listen.meets(&new.rule.listen))
+        };
+        let former = |left: &Left| {
+            let place = Place { rule: left.rule, port: left.port() };
+            (left.number, Former { place, families: left.families })
+        };
+        applied.leaving.meeting(new, ports).filter(meets).map(former).collect()
     }
 
     /// Whether a socket listens that has this number.
@@ -273,9 +259,9 @@ impl Forward {
         self.sockets.remove(number)
     }
 
-    /// How many sockets listen for each rule.
-    pub(crate) fn sockets_by_rule(&self) -> BTreeMap<RuleId, usize> {
-        self.sockets.by_rule()
+    /// How many sockets listen for a rule.
+    pub(crate) fn sockets_of(&self, rule: RuleId) -> usize {
+        self.sockets.count(rule)
     }
 
     /// When [`Forward::poll`] has something to do, if the thread in the namespace has done nothing
@@ -302,9 +288,6 @@ pub(crate) struct Former {
     pub(crate) place: Place,
     families: Families,
 }
-
-/// Numbers of sockets, and what these are, by side, protocol and port.
-pub(crate) type Going = BTreeMap<(Side, Protocol, u16), Vec<(u32, Former)>>;
 
 /// What the rest of the process has to do with ports that follow services.
 pub(crate) struct Around<'a> {

@@ -18,6 +18,9 @@ use crate::flow::{Protocol, Side};
 /// Rules at most, on both sides together.
 pub const MAX_RULES: usize = 1 << 14;
 
+/// Rules copied in one go: less than a millisecond.
+const COPIED: usize = 1024;
+
 /// What is to become of one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -109,17 +112,18 @@ impl Rules {
     /// What `changes`, one after the other, amount to where these `families` are on.
     pub fn plan(&self, changes: impl IntoIterator<Item = Change>, families: Families) -> Plan {
         let mut plan = self.begin_plan();
+        while !plan.prepare(self) {}
         for change in changes {
             plan.change(self, change, families);
         }
         plan
     }
 
-    /// A plan that changes nothing yet.
+    /// A plan that changes nothing yet, and knows of no rule before it is [prepared](Plan::prepare).
     pub fn begin_plan(&self) -> Plan {
         Plan {
             base: self.version,
-            rules: self.clone(),
+            rules: self.without_rules(),
             add: Vec::new(),
             delete: BTreeSet::new(),
             refused: Vec::new(),
@@ -131,6 +135,11 @@ impl Plan {
     /// Rules that can't be, each with its reason.
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
+    }
+
+    /// Has it know of some more of the rules `before`; whether it knows of all.
+    pub fn prepare(&mut self, before: &Rules) -> bool {
+        self.rules.copy(before, COPIED)
     }
 
     /// Adds a change, where these `families` are on, to what becomes of the rules `before`; what it
@@ -169,6 +178,11 @@ impl Plan {
     /// Rules that are added.
     pub fn added(&self) -> impl Iterator<Item = &Entry> {
         self.add.iter().filter_map(|&id| self.rules.get(id))
+    }
+
+    /// How many rules are added.
+    pub fn added_count(&self) -> usize {
+        self.add.len()
     }
 
     /// How many rules are gone.

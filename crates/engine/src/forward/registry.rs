@@ -384,6 +384,8 @@ impl AsRawFd for Socket {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     open: BTreeMap<u32, Arc<Listener>>,
+    /// How many listen for each rule.
+    by_rule: BTreeMap<RuleId, usize>,
     pub(super) ours: Ours,
     next: u32,
 }
@@ -393,9 +395,7 @@ impl Registry {
     pub(crate) fn insert(&mut self, listener: Listener) -> (u32, Arc<Listener>) {
         let number = self.next;
         self.next = number.wrapping_add(1);
-        let listener = Arc::new(listener);
-        self.open.insert(number, Arc::clone(&listener));
-        (number, listener)
+        (number, self.insert_as(number, listener))
     }
 
     /// A socket by its number, unless it was taken out.
@@ -405,7 +405,19 @@ impl Registry {
 
     /// Takes a socket out. It is closed when no worker has it.
     pub(crate) fn remove(&mut self, number: u32) -> Option<Arc<Listener>> {
-        self.open.remove(&number)
+        let listener = self.open.remove(&number)?;
+        self.uncount(&listener);
+        Some(listener)
+    }
+
+    fn uncount(&mut self, listener: &Listener) {
+        let rule = listener.place.rule;
+        if let Some(count) = self.by_rule.get_mut(&rule) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_rule.remove(&rule);
+            }
+        }
     }
 
     /// Has a socket listen for another rule. It has another number then, if flows through it would
@@ -427,17 +439,16 @@ impl Registry {
     /// Adds a socket under a number that one had which is gone, and for which it stands.
     pub(super) fn insert_as(&mut self, number: u32, listener: Listener) -> Arc<Listener> {
         let listener = Arc::new(listener);
-        self.open.insert(number, Arc::clone(&listener));
+        *self.by_rule.entry(listener.place.rule).or_default() += 1;
+        if let Some(former) = self.open.insert(number, Arc::clone(&listener)) {
+            self.uncount(&former);
+        }
         listener
     }
 
-    /// How many listen for each rule.
-    pub(super) fn by_rule(&self) -> BTreeMap<RuleId, usize> {
-        let mut counts = BTreeMap::new();
-        for listener in self.open.values() {
-            *counts.entry(listener.place.rule).or_default() += 1;
-        }
-        counts
+    /// How many listen for a rule.
+    pub(super) fn count(&self, rule: RuleId) -> usize {
+        self.by_rule.get(&rule).copied().unwrap_or_default()
     }
 
     /// The number that the next one gets.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
 
 use passt_proto::addr::Addr;
 use passt_proto::guest::{Bypass, Guest};
@@ -121,6 +122,24 @@ impl Rules {
         self.ports.insert(entry.rule.ports, entry.rule.listen.addr, id.0);
         self.entries.insert(id, entry);
         Ok(())
+    }
+
+    /// No rule, where the next one has the name that it would have here.
+    pub(super) fn without_rules(&self) -> Self {
+        Self { next: self.next, version: self.version, ..Self::default() }
+    }
+
+    /// Adds copies of some more of the rules of `other`, whose names are higher; whether it has all
+    /// of them.
+    pub(super) fn copy(&mut self, other: &Self, most: usize) -> bool {
+        let last = self.entries.last_key_value().map(|(&id, _)| id);
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = other.entries.range((behind, Bound::Unbounded));
+        for (&id, entry) in rest.by_ref().take(most) {
+            self.ports.insert(entry.rule.ports, entry.rule.listen.addr, id.0);
+            self.entries.insert(id, entry.clone());
+        }
+        rest.next().is_none()
     }
 
     /// How many there are.

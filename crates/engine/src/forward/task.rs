@@ -9,12 +9,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use passt_sys::alloc;
 use rustix::io::Errno;
 
-use super::apply::LATER;
 use super::CHUNK;
+use super::apply::LATER;
+use super::by_port::{Spot, spot, spots};
 use super::listener::{How, Listener};
 use super::plan::Reason;
 use super::registry::Registry;
-use super::rule::Families;
+use super::rule::{Families, PortRange};
 use super::table::{Entry, Place, RuleId, Rules};
 use crate::flow::{Protocol, Side};
 
@@ -93,8 +94,9 @@ impl Task {
         takes: &mut Vec<(u32, Place)>,
     ) {
         let rule = &self.entry.rule;
-        for &Left { port, number, rule: former, families, .. } in leaving.at(&self.entry) {
-            let Some(old) = before.get(former) else { continue };
+        for left in leaving.meeting(&self.entry, rule.ports) {
+            let (port, number, families) = (left.port(), left.number, left.families);
+            let Some(old) = before.get(left.rule) else { continue };
             if old.rule.listen == rule.listen {
                 takes.push((number, Place { rule: self.id, port }));
                 let families = if rule.listen.addr.is_some() { on } else { families };
@@ -149,18 +151,16 @@ impl Task {
 }
 
 /// Sockets of rules that are deleted, in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Leaving(Vec<Left>);
 
 /// One of them.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Left {
-    side: Side,
-    protocol: Protocol,
-    port: u16,
-    number: u32,
-    rule: RuleId,
-    families: Families,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Left {
+    at: (Side, Protocol, Spot),
+    pub(super) number: u32,
+    pub(super) rule: RuleId,
+    pub(super) families: Families,
 }
 
 impl Leaving {
@@ -169,21 +169,30 @@ impl Leaving {
         let mut all: Vec<_> = going
             .map(|(number, listener)| {
                 let Listener { side, protocol, place: Place { port, rule }, families, .. } = *listener;
-                Left { side, protocol, port, number, rule, families }
+                let spot = spot(port, Some(listener.bounds.addr.ip()));
+                Left { at: (side, protocol, spot), number, rule, families }
             })
             .collect();
         all.sort_unstable();
         Self(all)
     }
 
-    /// Those at the ports of a rule.
-    fn at(&self, entry: &Entry) -> &[Left] {
-        let Entry { side, protocol, rule } = entry;
-        let key = |left: &Left| (left.side, left.protocol, left.port);
-        let (first, last) = (rule.ports.first(), rule.ports.last());
-        let from = self.0.partition_point(|left| key(left) < (*side, *protocol, first));
-        let to = self.0.partition_point(|left| key(left) <= (*side, *protocol, last));
-        self.0.get(from..to).unwrap_or_default()
+    /// Those that may meet a rule at these ports of its.
+    pub(super) fn meeting(&self, entry: &Entry, ports: PortRange) -> impl Iterator<Item = &Left> {
+        let (side, protocol) = (entry.side, entry.protocol);
+        spots(ports, entry.rule.listen.addr).flat_map(move |spots| {
+            let (from, to) = spots.into_inner();
+            let from = self.0.partition_point(|left| left.at < (side, protocol, from));
+            let to = self.0.partition_point(|left| left.at <= (side, protocol, to));
+            self.0.get(from..to).unwrap_or_default()
+        })
+    }
+}
+
+impl Left {
+    pub(super) fn port(&self) -> u16 {
+        let (.., (port, _)) = self.at;
+        port
     }
 }
 

@@ -19,7 +19,9 @@ use passt_sys::namespace::Resident;
 
 use self::chores::Chores;
 use self::settling::Settling;
-use crate::forward::{Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Room, Stale};
+use crate::forward::{
+    Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Room, Stale,
+};
 use crate::link::Link;
 
 /// What workers have in common.

@@ -12,7 +12,7 @@ use std::io;
 use passt_sys::alloc;
 
 use super::{Process, Uncommitted};
-use crate::forward::{Applied, Context, Former, Going, HANDED_OVER, LATER, Stale};
+use crate::forward::{Applied, Context, Former, HANDED_OVER, LATER, Place, Stale};
 use crate::link::Link;
 
 /// Work of one part. On a machine of 2020 a unit takes some microseconds.
@@ -28,8 +28,10 @@ const REPLACED: usize = 8;
 pub(super) struct Settling {
     stage: Stage,
     applied: Applied,
-    /// Sockets that may be in the way of others.
-    going: Going,
+    /// A socket that is to take the place of others.
+    late: Option<Place>,
+    /// Sockets that are in the way of that.
+    in_the_way: Vec<(u32, Former)>,
     /// Sockets closed because they were, as they are to be opened again on an error.
     replaced: Vec<(u32, Former)>,
     /// Numbers of new sockets.
@@ -42,6 +44,8 @@ pub(super) struct Settling {
 
 /// What comes next.
 enum Stage {
+    /// It turns out whether it can take effect.
+    Begin,
     /// Sockets take the place of others.
     Replace,
     /// New ones are watched.
@@ -62,28 +66,16 @@ impl Settling {
         applied.open.reverse();
         applied.late.reverse();
         applied.takes.reverse();
-        let (replaced, begun, close) = (Vec::new(), Vec::new(), Vec::new());
-        Self { stage, applied, going: Going::new(), replaced, begun, close, closed: BTreeSet::new() }
+        let (in_the_way, replaced) = (Vec::new(), Vec::new());
+        let (begun, close, closed) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { stage, applied, late: None, in_the_way, replaced, begun, close, closed }
     }
 }
 
 impl Process {
     /// Begins to put a plan into effect whose sockets are open.
     pub(crate) fn begin_commit(&mut self, applied: Applied) {
-        let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
-        let refusal = if !self.forward.is_current(&applied) {
-            Some(Uncommitted::Stale(Stale))
-        } else if !alloc::has_room_for(opened + applied.takes.len() * HANDED_OVER) {
-            Some(Uncommitted::Memory)
-        } else {
-            None
-        };
-        let stage = refusal.map_or(Stage::Replace, |reason| Stage::Undo(Some(reason)));
-        let mut settling = Settling::new(applied, stage);
-        if !settling.applied.late.is_empty() {
-            settling.going = self.forward.going(&settling.applied);
-        }
-        self.settling = Some(settling);
+        self.settling = Some(Settling::new(applied, Stage::Begin));
     }
 
     /// Begins to close what was opened for a plan.
@@ -101,6 +93,7 @@ impl Process {
         let mut work = 0;
         while work < PART {
             let (stage, done) = match std::mem::replace(&mut settling.stage, Stage::Close) {
+                Stage::Begin => (self.begin_settling(&mut settling), PART),
                 Stage::Replace => self.replace_next(ctx, &mut settling),
                 Stage::Watch => self.watch_next(ctx, &mut settling),
                 Stage::HandOver => self.hand_over_next(ctx, &mut settling),
@@ -120,17 +113,35 @@ impl Process {
         None
     }
 
-    /// Closes what is in the way of one socket, and opens that one in its place.
+    /// Whether a plan can take effect.
+    fn begin_settling(&mut self, settling: &mut Settling) -> Stage {
+        let Settling { applied, .. } = settling;
+        let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
+        if !self.forward.is_current(applied) {
+            return Stage::Undo(Some(Uncommitted::Stale(Stale)));
+        }
+        if !alloc::has_room_for(opened + applied.takes.len() * HANDED_OVER) {
+            return Stage::Undo(Some(Uncommitted::Memory));
+        }
+        Stage::Replace
+    }
+
+    /// Closes a socket that is in the way of another, or opens that one if none is any more.
     fn replace_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
-        let Some(place) = settling.applied.late.pop() else { return (Stage::Watch, 0) };
-        let Settling { applied, going, replaced, begun, .. } = settling;
-        let in_the_way: Vec<_> = self.forward.in_the_way(applied, place, going).collect();
-        for (number, former) in in_the_way {
+        if let Some((number, former)) = settling.in_the_way.pop() {
             if self.forward.is_open(number) {
                 self.close(ctx, &[number]);
-                replaced.push((number, former));
+                settling.replaced.push((number, former));
             }
+            return (Stage::Replace, CLOSED);
         }
+        let Some(place) = settling.late.take() else {
+            settling.late = settling.applied.late.pop();
+            let Some(place) = settling.late else { return (Stage::Watch, 0) };
+            settling.in_the_way = self.forward.in_the_way(&settling.applied, place);
+            return (Stage::Replace, 0);
+        };
+        let Settling { applied, begun, .. } = settling;
         let opened = self.forward.open(applied, place);
         let failed = match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
             Ok(numbers) => {
@@ -163,10 +174,10 @@ impl Process {
     /// Hands a socket over to the rule that it is for from now on.
     fn hand_over_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
         let Some(take) = settling.applied.takes.pop() else {
-            let rules = std::mem::take(&mut settling.applied.rules);
-            settling.close = self.forward.take_effect(rules, &settling.applied.delete);
+            let Applied { rules, delete, .. } = &mut settling.applied;
+            settling.close = self.forward.take_effect(rules, delete);
             settling.closed.extend(settling.replaced.iter().map(|(number, _)| number));
-            return (Stage::Close, WATCHED);
+            return (Stage::Close, PART);
         };
         if let Some((number, listener)) = self.forward.hand_over(&settling.applied, take) {
             ctx.hand_over(take.0, number, listener);

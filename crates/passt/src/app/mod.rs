@@ -11,6 +11,7 @@ mod pasta;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -174,6 +175,12 @@ fn hand_over(listeners: &[Listener], Identity { uid, gid }: Identity) {
     }
 }
 
+/// Descriptors that there is room for from the start: traffic waits for none of these. The kernel
+/// has 8 bytes for each.
+const DESCRIPTORS: RawFd = 1 << 12;
+/// The same where many rules may come later.
+const DESCRIPTORS_CHANGING: RawFd = 1 << 15;
+
 /// Goes to the background, or stays, and isolates the process that goes on once it has opened the
 /// rest with `open` and before it starts a thread with `inside`. Whoever started us may go on once
 /// the place returned is [ready](Launch::ready), which is the last that can fail.
@@ -185,6 +192,10 @@ fn settle(
     inside: impl FnOnce() -> anyhow::Result<Option<Resident>>,
 ) -> anyhow::Result<(Launch, Option<Resident>)> {
     let isolate = || {
+        let count = if config.control_socket.is_some() { DESCRIPTORS_CHANGING } else { DESCRIPTORS };
+        if let Err(error) = passt_sys::process::reserve_descriptors(count) {
+            log::debug!("No room made for descriptors ahead: {error}");
+        }
         open()?;
         isolate::names(config)?;
         let resident = inside()?;

@@ -96,6 +96,8 @@ enum Stage {
 #[derive(Debug)]
 struct Planning {
     plan: Plan,
+    /// It does not know of all rules yet.
+    is_partial: bool,
     /// Rules that are to be taken out before the next change.
     doomed: Vec<RuleId>,
 }
@@ -207,18 +209,22 @@ impl Transactions {
 impl Planning {
     /// Begins to plan a transaction.
     fn begin<L: Link>(transaction: Transaction, attempts: usize, control: &Control<'_, L>) -> Fate {
-        let memory = transaction.changes.len() * CHANGE_MEMORY + control.rules().count() * RULE_MEMORY;
+        let memory = transaction.changes.len() * CHANGE_MEMORY + control.rule_count() * RULE_MEMORY;
         if !alloc::has_room_for(memory) {
             return ControlFlow::Break(transaction.fail(Code::Busy, "Too little memory for so many rules"));
         }
         let steps = Vec::with_capacity(transaction.changes.len());
         let work = Work { transaction, attempts, steps, refused: Vec::new() };
-        let planning = Self { plan: control.begin_plan(), doomed: Vec::new() };
+        let planning = Self { plan: control.begin_plan(), is_partial: true, doomed: Vec::new() };
         ControlFlow::Continue(Current { work, stage: Stage::Planning(planning) })
     }
 
     /// Plans some more changes for the rules as they are.
     fn go_on<L: Link>(mut self, mut work: Work, control: &Control<'_, L>, terms: &Terms) -> Fate {
+        if self.is_partial {
+            self.is_partial = !control.prepare(&mut self.plan);
+            return ControlFlow::Continue(Current { work, stage: Stage::Planning(self) });
+        }
         let end = passt_engine::clock() + SLICE;
         loop {
             for _ in 0..LOOK {
@@ -277,7 +283,7 @@ impl Planning {
             };
             return ControlFlow::Break(work.transaction.done(changed));
         }
-        let size = (plan.added().count(), plan.deleted());
+        let size = (plan.added_count(), plan.deleted());
         let stage = Stage::Opening(Opening { apply: control.apply(plan), size, waits: false });
         ControlFlow::Continue(Current { work, stage })
     }
@@ -320,7 +326,9 @@ impl Settling {
             return ControlFlow::Continue(Current { work, stage: Stage::Settling(self) });
         };
         let error = match result {
-            Ok(_) if !self.changed.committed => return ControlFlow::Break(work.transaction.done(self.changed)),
+            Ok(_) if !self.changed.committed => {
+                return ControlFlow::Break(work.transaction.done(self.changed));
+            }
             Ok(committed) => {
                 (self.changed.closed, self.changed.ended) = (committed.closed, committed.ended);
                 let ((added, deleted), done) = (self.size, work.transaction.done(self.changed));
