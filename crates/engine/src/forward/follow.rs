@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::listener::{How, ListenOptions, Listener};
 use super::rule::Families;
-use super::table::{Entry, Place, side_name};
+use super::table::{Entry, Place, RuleId, side_name};
 use super::{Around, CHUNK, Changes, Forward};
 use crate::flow::Side;
 
@@ -39,12 +39,17 @@ type Wanted = (Place, Families);
 type Opened = io::Result<Vec<Listener>>;
 
 impl Todo {
-    /// Closes sockets that follow what is gone, and opens those that are wanted and not there. For
-    /// some there was no room.
-    pub(super) fn new(forward: &Forward, mut wanted: BTreeMap<Place, Families>, left_out: usize) -> Self {
+    /// Closes sockets of rules that follow what is gone, and opens those that are wanted and not
+    /// there. For some there was no room.
+    pub(super) fn new(
+        forward: &Forward,
+        rules_following: &BTreeSet<RuleId>,
+        mut wanted: BTreeMap<Place, Families>,
+        left_out: usize,
+    ) -> Self {
         let rules = &forward.rules;
         let kept = |l: &Listener| wanted.get(&l.place) == Some(&l.families);
-        let following = || forward.sockets.iter().filter(|(_, l)| rules.follows(l.place));
+        let following = || forward.sockets.iter().filter(|(_, l)| rules_following.contains(&l.place.rule));
         let close = following().filter(|(_, l)| !kept(l)).map(|(number, _)| number).collect();
         let kept: BTreeSet<Place> = following().filter(|(_, l)| kept(l)).map(|(_, l)| l.place).collect();
         wanted.retain(|place, _| !kept.contains(place));

@@ -390,10 +390,11 @@ impl Detection {
             let Forward { rules, options, sockets, .. } = forward;
             let mut wanted = rules.wanted(&self.heard, around.guest, options.families);
             let all = wanted.len();
-            let fixed = sockets.iter().filter(|(_, listener)| !rules.follows(listener.place)).count();
+            let following = rules.following();
+            let fixed = sockets.len() - following.iter().map(|&id| sockets.count(id)).sum::<usize>();
             table::fit(&mut wanted, around.ports.saturating_sub(fixed));
             let left_out = all - wanted.len();
-            self.todo = Todo::new(forward, wanted, left_out);
+            self.todo = Todo::new(forward, &following, wanted, left_out);
             self.retry = None;
         }
     }

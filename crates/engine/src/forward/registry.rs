@@ -446,6 +446,11 @@ impl Registry {
         listener
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// How many listen for a rule.
     pub(super) fn count(&self, rule: RuleId) -> usize {
         self.by_rule.get(&rule).copied().unwrap_or_default()

@@ -1,7 +1,7 @@
 //! The rules of forwarded ports, and which of their ports should be listened on now. Pure: what
 //! listens where is an argument, and sockets are other modules' business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
@@ -183,6 +183,11 @@ impl Rules {
     /// Whether what is opened at this place follows what listens elsewhere.
     pub(super) fn follows(&self, place: Place) -> bool {
         self.get(place.rule).is_some_and(|entry| entry.rule.scan)
+    }
+
+    /// The rules that follow what listens elsewhere.
+    pub(super) fn following(&self) -> BTreeSet<RuleId> {
+        self.entries.iter().filter(|(_, entry)| entry.rule.scan).map(|(&id, _)| id).collect()
     }
 
     /// Whether a rule follows what listens elsewhere.
