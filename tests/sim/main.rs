@@ -21,6 +21,8 @@ mod guest;
 mod host;
 mod link;
 mod machine;
+#[cfg(feature = "inject")]
+mod refusals;
 mod rig;
 mod ring;
 mod stream;

@@ -32,7 +32,7 @@ pub enum Request {
     Flows(Flows),
     /// What flows have carried, a page at a time: [`Carried`](crate::reply::Carried). It costs the
     /// server far less than [`Request::Flows`].
-    Carried(Page),
+    Carried(Carried),
     /// Some flows by their names: [`Flows`](crate::reply::Flows) without those that have ended.
     Describe(Names),
     /// Ends a flow: [`Done`](crate::reply::Answer::Done).
@@ -65,6 +65,19 @@ pub struct Page {
     pub from: u32,
     /// Elements at most. There may be fewer, even none, before the last page.
     pub most: Option<u32>,
+}
+
+/// A part of the list of what flows have carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Carried {
+    /// As for any [`Page`].
+    pub from: u32,
+    /// As for any [`Page`].
+    pub most: Option<u32>,
+    /// Only flows that have carried payload, or begun, in so many milliseconds, to a sixteenth of a
+    /// second; all without it.
+    pub within_ms: Option<u32>,
 }
 
 /// Changes of the rules that take effect together, or not at all.

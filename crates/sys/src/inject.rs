@@ -4,6 +4,7 @@
 //! place. The script is the calling thread's own. Programs are built without this module.
 
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::BorrowedFd;
 
 /// What becomes of a call.
@@ -15,6 +16,17 @@ pub enum Fate {
     AtMost(usize),
     /// It fails with this error number.
     Fail(i32),
+}
+
+/// What has a socket listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Listening {
+    /// It gets an address and a port (bind(2)).
+    Bind,
+    /// It takes connections (listen(2)).
+    Listen,
+    /// The loop is told of what comes in (`epoll_ctl(2)`).
+    Watch,
 }
 
 /// A script.
@@ -38,6 +50,11 @@ pub trait Faults {
     fn datagrams(&mut self, _fd: BorrowedFd<'_>, _messages: usize, _cut: bool) -> Fate {
         Fate::Pass
     }
+
+    /// A socket is to listen.
+    fn listening(&mut self, _call: Listening) -> Fate {
+        Fate::Pass
+    }
 }
 
 thread_local! {
@@ -47,6 +64,14 @@ thread_local! {
 /// Has this thread's calls decided by a script from now on; none ends that.
 pub fn install(script: Option<Box<dyn Faults>>) {
     SCRIPT.with(|own| *own.borrow_mut() = script);
+}
+
+/// Asks the script about a socket that is to listen: an error is in place of the kernel's.
+pub fn listening(call: Listening) -> io::Result<()> {
+    match ask(|script| script.listening(call)) {
+        Fate::Pass | Fate::AtMost(_) => Ok(()),
+        Fate::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 /// Asks the script; without one the kernel decides.

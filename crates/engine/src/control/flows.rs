@@ -1,5 +1,7 @@
 //! Flows: listed a page at a time, and ended one by one.
 
+use passt_proto::time::Duration;
+
 use super::Control;
 use crate::dispatch::Description;
 use crate::flow::Handle;
@@ -64,8 +66,14 @@ impl<L: Link> Control<'_, L> {
     }
 
     /// The same with what each has carried from the guest and to it in bytes, or past the link from
-    /// the client and to it. The kernel is asked for nothing, so that a page may be far longer.
-    pub fn carried(&self, from: Cursor, most: usize) -> (Vec<(Handle, [u64; 2])>, Option<Cursor>) {
+    /// the client and to it. The kernel is asked for nothing, so that a page may be far longer. If
+    /// only flows are wanted that have carried something `within` some time, others are left out.
+    pub fn carried(
+        &self,
+        from: Cursor,
+        most: usize,
+        within: Option<Duration>,
+    ) -> (Vec<(Handle, [u64; 2])>, Option<Cursor>) {
         let slots = self.engine.flows.slots();
         let end = from.0.saturating_add(MAX_SLOTS).min(slots);
         let most = most.clamp(1, MAX_CARRIED);
@@ -73,7 +81,11 @@ impl<L: Link> Control<'_, L> {
         let mut slot = from.0;
         while slot < end && page.len() < most {
             let handle = self.engine.flows.at(slot);
-            page.extend(handle.and_then(|handle| Some((handle, self.engine.carried(handle)?))));
+            let carried = handle.and_then(|handle| Some((handle, self.engine.carried(handle)?)));
+            let is_wanted = |idle| within.is_none_or(|within| idle <= within);
+            page.extend(
+                carried.filter(|(_, (_, idle))| is_wanted(*idle)).map(|(handle, (bytes, _))| (handle, bytes)),
+            );
             slot += 1;
         }
         (page, (slot < slots).then_some(Cursor(slot)))

@@ -84,7 +84,7 @@ impl<L: Link> Engine<L> {
 
     /// Bytes of payload that a flow has carried from the guest and to it, or past the link from the
     /// client and to it. Asks the kernel for nothing.
-    pub(crate) fn carried(&self, handle: Handle) -> Option<[u64; 2]> {
+    pub(crate) fn carried(&self, handle: Handle) -> Option<([u64; 2], Duration)> {
         let (_, flow) = self.flows.get(handle)?;
         let account = match flow {
             Flow::Tcp(flow) => flow.account(),
@@ -92,7 +92,8 @@ impl<L: Link> Engine<L> {
             Flow::Udp(flow) => flow.account(),
             Flow::Echo(flow) => flow.account(),
         };
-        Some([Direction::Out, Direction::In].map(|way| account.of(way).bytes))
+        let bytes = [Direction::Out, Direction::In].map(|way| account.of(way).bytes);
+        Some((bytes, account.idle(self.ctx.core.now)))
     }
 
     /// Where the host's socket of a flow that travels on the link is bound.

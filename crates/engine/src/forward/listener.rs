@@ -9,6 +9,8 @@ use std::sync::Arc;
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::{Bypass, Guest};
+#[cfg(feature = "inject")]
+use passt_sys::inject;
 use passt_sys::socket::Kind;
 use passt_sys::{dgram, groups, socket};
 use rustix::event::epoll::EventFlags;
@@ -304,6 +306,8 @@ impl Listener {
             self.join();
         }
         let events = if self.protocol == Protocol::Udp { DATAGRAMS } else { EventFlags::IN };
+        #[cfg(feature = "inject")]
+        inject::listening(inject::Listening::Watch)?;
         core.watch(&self.fd, Token::Listener(number), events)
     }
 }
@@ -358,8 +362,12 @@ fn bound(
     };
     // Before anybody can see it.
     let socket = how.ours.note(fd)?;
+    #[cfg(feature = "inject")]
+    inject::listening(inject::Listening::Bind)?;
     if tcp {
         rustix::net::bind(&socket, &at)?;
+        #[cfg(feature = "inject")]
+        inject::listening(inject::Listening::Listen)?;
         rustix::net::listen(&socket, BACKLOG)?;
     } else {
         how.ours.bind(&socket, &at)?;

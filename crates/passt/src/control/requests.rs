@@ -9,6 +9,7 @@ use passt_engine::dispatch::Description;
 use passt_engine::flow::Handle;
 use passt_engine::forward::MAX_RULES;
 use passt_engine::link::{Link, Notifications};
+use passt_proto::time::Duration;
 use passt_sys::alloc;
 
 use super::{Server, convert, transactions};
@@ -22,10 +23,6 @@ const CHANGES: usize = 2 * MAX_RULES;
 const CLEARS: usize = 16;
 
 /// Where a page begins.
-fn cursor(page: &Page) -> Cursor {
-    Cursor::from_number(page.from)
-}
-
 fn most(wanted: Option<u32>, most: usize) -> usize {
     wanted.map_or(most, |wanted| usize::try_from(wanted).unwrap_or(most).min(most))
 }
@@ -45,7 +42,7 @@ impl Server {
             Request::Rules(page) => rules(page, control),
             Request::Change(changes) => return self.change(slot, id, changes),
             Request::Flows(wanted) => flows(&wanted, control),
-            Request::Carried(page) => carried(page, control),
+            Request::Carried(wanted) => carried(wanted, control),
             Request::Describe(names) => describe(&names, control)?,
             Request::End(name) => {
                 let handle = handle(&name.flow)?;
@@ -235,8 +232,10 @@ fn is_wanted(wanted: &request::Flows, flow: &Description) -> bool {
         })
 }
 
-fn carried<L: Link>(page: Page, control: &Control<'_, L>) -> Answer {
-    let (flows, next) = control.carried(cursor(&page), most(page.most, MAX_CARRIED));
+fn carried<L: Link>(wanted: request::Carried, control: &Control<'_, L>) -> Answer {
+    let request::Carried { from, most: count, within_ms } = wanted;
+    let within = within_ms.map(|ms| Duration::from_millis(ms.into()));
+    let (flows, next) = control.carried(Cursor::from_number(from), most(count, MAX_CARRIED), within);
     let flow =
         |(Handle { index, generation }, [out, inward]): (Handle, [u64; 2])| (index, generation, out, inward);
     Answer::Carried(reply::Carried {

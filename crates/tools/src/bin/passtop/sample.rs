@@ -2,20 +2,24 @@
 
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
-use passt_control::request::{Names, Page, Request};
+use passt_control::request::{Carried, Names, Request};
 use serde::Serialize;
 
 /// Rates that are remembered.
 const HISTORY: usize = 120;
 /// Flows that are described at most: those with the highest rates.
 const DESCRIBED: usize = 256;
+/// How much longer ago than the last sample a flow may have carried something that is new.
+const MARGIN: Duration = Duration::from_secs(1);
+/// Flows are forgotten when so many times more are known than there are.
+const FORGET: usize = 4;
 
 /// An instance that is watched.
 #[derive(Debug)]
@@ -100,8 +104,11 @@ impl Monitor {
             None => (Duration::ZERO, (*counters).clone()),
         };
         let interval = passed.as_secs_f64();
-        let carried = self.carried()?;
-        let flow_count = carried.len();
+        let flow_count = counters.levels.iter().find(|(name, _)| name == "flows");
+        let flow_count = flow_count.map_or(0, |(_, level)| usize::try_from(level.used).unwrap_or(usize::MAX));
+        // Names of flows that have ended do not come again.
+        let is_all = self.before.is_empty() || self.before.len() > FORGET * (flow_count + DESCRIBED);
+        let carried = self.carried((!is_all).then_some(passed + MARGIN))?;
         let mut rates: Vec<_> = carried
             .iter()
             .map(|(name, (out, inward))| {
@@ -109,10 +116,20 @@ impl Monitor {
                 (*name, rate(out_before, *out, interval), rate(in_before, *inward, interval))
             })
             .collect();
-        self.before = carried;
+        // Others have carried as much as before.
+        let silent = self.before.keys().filter(|name| !is_all && !carried.contains_key(name));
+        rates.extend(silent.map(|name| (*name, 0, 0)));
+        if is_all {
+            self.before.clear();
+        }
+        self.before.extend(carried);
         rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out + inward), *name));
         rates.truncate(DESCRIBED);
         let flows = self.describe(&rates)?;
+        let there: HashSet<&str> = flows.iter().map(|flow| flow.flow.flow.as_str()).collect();
+        for (name, ..) in rates.iter().filter(|(name, ..)| !there.contains(name_of(*name).as_str())) {
+            self.before.remove(name);
+        }
         let ports = ports(self.client.rules()?, &flows);
         let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
         let of = |before, now| rate(before, now, interval);
@@ -144,12 +161,14 @@ impl Monitor {
         Ok(sample)
     }
 
-    /// What each flow has carried so far.
-    fn carried(&mut self) -> anyhow::Result<HashMap<(u32, u32), (u64, u64)>> {
+    /// What each flow has carried so far, of all, or those that have carried something `within` some
+    /// time.
+    fn carried(&mut self, within: Option<Duration>) -> anyhow::Result<HashMap<(u32, u32), (u64, u64)>> {
+        let within_ms = within.map(|within| u32::try_from(within.as_millis()).unwrap_or(u32::MAX));
         let (mut all, mut from) = (HashMap::new(), Some(0));
         while let Some(next) = from {
-            let Answer::Carried(page) = self.client.ask(Request::Carried(Page { from: next, most: None }))?
-            else {
+            let wanted = Carried { from: next, most: None, within_ms };
+            let Answer::Carried(page) = self.client.ask(Request::Carried(wanted))? else {
                 bail!("Unexpected answer")
             };
             all.extend(
@@ -163,11 +182,9 @@ impl Monitor {
     }
 
     fn describe(&mut self, rates: &[((u32, u32), u64, u64)]) -> anyhow::Result<Vec<FlowNow>> {
-        let by_name: HashMap<String, (u64, u64)> = rates
-            .iter()
-            .map(|((index, generation), out, inward)| (format!("{index}.{generation}"), (*out, *inward)))
-            .collect();
-        let flows = rates.iter().map(|((index, generation), ..)| format!("{index}.{generation}")).collect();
+        let by_name: HashMap<String, (u64, u64)> =
+            rates.iter().map(|(name, out, inward)| (name_of(*name), (*out, *inward))).collect();
+        let flows = rates.iter().map(|(name, ..)| name_of(*name)).collect();
         let Answer::Flows(described) = self.client.ask(Request::Describe(Names { flows }))? else {
             bail!("Unexpected answer")
         };
@@ -177,6 +194,11 @@ impl Monitor {
         };
         Ok(described.flows.into_iter().map(with_rates).collect())
     }
+}
+
+/// How the protocol names a flow.
+fn name_of((index, generation): (u32, u32)) -> String {
+    format!("{index}.{generation}")
 }
 
 /// A rate a second between two counts.
