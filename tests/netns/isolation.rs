@@ -276,8 +276,7 @@ impl<'n> Intruder<'n> {
         for name in ["pasta", "passt"] {
             let program = Self::program(net, name);
             fs::create_dir_all(program.parent().expect("a directory")).expect("a directory");
-            fs::copy(passt_tests::built(&format!("provoke/debug/{name}")), &program)
-                .expect("a build with the feature provoke, as `cargo xtask test` makes it");
+            fs::copy(passt_tests::built("intruder"), &program).expect("room");
         }
         let id = User::NORMAL_ID;
         let line = format!("setpriv --reuid={id} --regid={id} --clear-groups sleep 1000");

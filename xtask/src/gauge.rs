@@ -10,11 +10,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::tally::Tally;
-use crate::{cargo, machine};
+use crate::{built, cargo, machine};
 
 /// Kinds of traffic, as the tests are called.
 const KINDS: [&str; 5] = ["tcp_out", "tcp_in", "tcp_rr", "tcp_crr", "udp_rr"];
@@ -78,11 +78,8 @@ fn build(root: &Path) -> Result<PathBuf> {
     let options = ["test", "--release", "--package", "passt-tests", "--test", "sim", "--no-run"];
     let mut command = cargo(root, &options);
     command.arg("--no-default-features");
-    let output = command.arg("--message-format=json").stderr(Stdio::inherit()).output().context("cargo")?;
-    ensure!(output.status.success(), "the tests do not build");
-    let text = String::from_utf8(output.stdout)?;
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut tests = messages.filter(|message| message["target"]["name"] == "sim");
+    let messages = built::run(command.arg("--message-format=json"), "the tests do not build")?;
+    let mut tests = messages.iter().filter(|message| message["target"]["name"] == "sim");
     let program = tests.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
     program.context("cargo names no program")
 }

@@ -2,6 +2,7 @@
 //! `mutants`.
 
 mod bench;
+mod built;
 mod completions;
 mod fuzz;
 mod gauge;
@@ -67,22 +68,24 @@ fn bench(options: &[String]) -> Result<bool> {
 fn test() -> Result<bool> {
     let root = root()?;
     machine::prepare();
-    // Beside what users get, one that does what it should not be able to.
-    let intruder = ["--features", "provoke", "--target-dir", "target/provoke"];
-    for options in [&["--package", "passt-tools", "--release"][..], &intruder] {
-        let build = cargo(root, &["build", "--package", "passt", "--bins"]).args(options).status()?;
-        ensure!(build.success(), "the build failed: {options:?}");
-    }
+    let programs = ["build", "--release", "--bins", "--package", "passt", "--package", "passt-tools"];
+    ensure!(cargo(root, &programs).status()?.success(), "the programs do not build");
+    let tests = built::tests(root)?;
 
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
     let mut tally = Tally::default();
     imports::check(root, &mut tally)?;
     links::check(root, &mut tally)?;
-    let quick = ["test", "--workspace", "--exclude", "passt-tests", "--no-fail-fast"];
-    tally.run(cargo(root, &quick).env("PASST_TEST_SKIPS", &skips))?;
+    let real = root.join("tests");
+    let (real, quick): (Vec<_>, Vec<_>) = tests.iter().partition(|tests| tests.directory == real);
+    for tests in quick {
+        tally.run(tests.command().env("PASST_TEST_SKIPS", &skips))?;
+    }
+    tally.run(&mut cargo(root, &["test", "--workspace", "--doc", "--no-fail-fast"]))?;
     // One at a time: the namespace tests measure, and use all the machine has.
-    let namespaces = ["test", "--package", "passt-tests", "--no-fail-fast", "--", "--test-threads=1"];
-    tally.run(cargo(root, &namespaces).env("PASST_TEST_SKIPS", &skips))?;
+    for tests in real {
+        tally.run(tests.command().arg("--test-threads=1").env("PASST_TEST_SKIPS", &skips))?;
+    }
     tally.count_skips(&skips)?;
     gauge::compare(root, &mut tally)?;
     fuzz::run(&root.join("fuzz"), &mut tally)?;

@@ -1,0 +1,55 @@
+//! Programs of tests, as cargo builds them. All are built at once: for some packages alone cargo
+//! chooses other features of what these depend on, and would build all of that again.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::cargo;
+
+/// A program of tests.
+pub(crate) struct Tests {
+    /// The package's directory.
+    pub(crate) directory: PathBuf,
+    program: PathBuf,
+}
+
+impl Tests {
+    /// Runs them all, where cargo would.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.directory).stdin(Stdio::null());
+        command.env("CARGO_MANIFEST_DIR", &self.directory);
+        command
+    }
+}
+
+/// Builds all tests but those in documentation.
+pub(crate) fn tests(root: &Path) -> Result<Vec<Tests>> {
+    let mut all =
+        cargo(root, &["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let messages = run(&mut all, "the tests do not build")?;
+    let tests: Vec<_> = messages.iter().filter_map(program).collect();
+    ensure!(!tests.is_empty(), "cargo names no tests");
+    Ok(tests)
+}
+
+/// Has cargo build something; what it says of that in JSON.
+pub(crate) fn run(command: &mut Command, failure: &'static str) -> Result<Vec<Value>> {
+    std::io::stdout().flush()?;
+    let output = command.stderr(Stdio::inherit()).output().context("cargo")?;
+    ensure!(output.status.success(), failure);
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The program that a message is about, if it is one of tests.
+fn program(message: &Value) -> Option<Tests> {
+    let is_test = message["profile"]["test"].as_bool()?;
+    let program = is_test.then(|| message["executable"].as_str())??;
+    let directory = Path::new(message["manifest_path"].as_str()?).parent()?;
+    Some(Tests { directory: directory.into(), program: program.into() })
+}
