@@ -1,5 +1,7 @@
 //! For tests alone: what a process would do that somebody else has taken over.
 
+#![expect(clippy::cast_sign_loss, reason = "arguments of system calls are words")]
+
 use std::ffi::CStr;
 use std::io;
 
@@ -13,6 +15,9 @@ const EARLY: &str = "PASST_PROVOKE_EARLY";
 
 /// The PID of the process, of the same user, that it is done to.
 const VICTIM: &str = "PASST_PROVOKE_VICTIM";
+
+const ROOT: &CStr = c"/";
+const PACKET: usize = libc::AF_PACKET as usize;
 
 /// A deed, and what it needs that could not be had once sealed.
 #[derive(Debug)]
@@ -53,8 +58,6 @@ impl Provocation {
             let result = bytes.try_reserve(1 << 30).map(|()| bytes.capacity());
             return (&self.name, result.map_err(io::Error::other));
         }
-        const ROOT: &CStr = c"/";
-        const PACKET: usize = libc::AF_PACKET as usize;
         let abstract_address = address(b"\0provoked");
         let path = ROOT.as_ptr() as usize;
         if let Some(result) = self.act_on_sockets(path).or_else(|| self.signal()) {

@@ -1,7 +1,6 @@
 //! What rules there are for a port, without looking at all of them: users pass thousands.
 
 use std::collections::BTreeSet;
-use std::iter;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -27,7 +26,7 @@ pub(super) fn spots(ports: PortRange, addr: Option<IpAddr>) -> impl Iterator<Ite
         (_, Some(_)) if first == last => [Some(any..=any), Some(exact..=exact)],
         _ => [Some(any..=(last, behind_all)), None],
     };
-    iter::chain(one, other)
+    one.into_iter().chain(other)
 }
 
 /// Numbers of rules by the ports and addresses where they listen, of which several may have the

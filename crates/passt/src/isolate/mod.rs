@@ -100,7 +100,7 @@ pub fn seal(config: &Config, own: &[Call]) -> anyhow::Result<()> {
     #[cfg(feature = "provoke")]
     let provoke = |early: bool| {
         let due = provocation.as_ref().filter(|provocation| provocation.is_early() == early);
-        if let Some((name, result)) = due.map(|provocation| provocation.act()) {
+        if let Some((name, result)) = due.map(passt_sys::provoke::Provocation::act) {
             log::error!("provoked {name}: {result:?}");
         }
     };
