@@ -157,7 +157,7 @@ fn change(
     match result {
         Ok(_) if takes_effect => outcomes[0] += 1,
         Ok(_) => outcomes[1] += 1,
-        Err(Uncommitted::Port { .. } | Uncommitted::Watch(_)) => outcomes[2] += 1,
+        Err(Uncommitted::Port(_) | Uncommitted::Watch(_)) => outcomes[2] += 1,
         Err(error) => panic!("{error}"),
     }
     result.is_ok() && takes_effect

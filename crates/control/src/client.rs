@@ -103,6 +103,13 @@ impl Greeted {
 }
 
 impl Client {
+    /// Waits for answers at most so long from now on.
+    pub fn wait_at_most(&self, patience: Duration) -> Result<(), Error> {
+        self.socket.set_read_timeout(Some(patience))?;
+        self.socket.set_write_timeout(Some(patience))?;
+        Ok(())
+    }
+
     /// Connects to a server that speaks in frames.
     pub fn connect(path: &Path) -> Result<Self, Error> {
         Greeted::connect(path)?.speak()

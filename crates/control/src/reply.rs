@@ -118,6 +118,9 @@ pub struct Changed {
     /// What became of each, in their order; the same one after the other is told once, with its
     /// count.
     pub outcomes: Vec<(Outcome, usize)>,
+    /// There are more outcomes, for which there was no room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
     /// Reasons of refusals; only the first where there are very many.
     pub refused: Vec<Refused>,
     /// Listening sockets that were closed.

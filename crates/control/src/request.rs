@@ -48,13 +48,20 @@ pub enum Request {
     /// they are then.
     Set(Set),
     /// Records frames from now on to the descriptor that came with this request (`SCM_RIGHTS`,
-    /// unix(7)), in the place of another recording, until this client is gone:
-    /// [`Done`](crate::reply::Answer::Done).
+    /// unix(7)), until this client is gone: [`Done`](crate::reply::Answer::Done). In the place of
+    /// another recording, but not of one of another client, which is there.
     Capture,
-    /// Records no more: [`Done`](crate::reply::Answer::Done).
+    /// Records no more, unless another client has it recorded: [`Done`](crate::reply::Answer::Done).
     EndCapture,
     /// Tells of [events](crate::reply::Event) from now on: [`Done`](crate::reply::Answer::Done).
     Events,
+}
+
+impl Request {
+    /// Whether a descriptor belongs to it.
+    pub fn has_descriptor(&self) -> bool {
+        matches!(self, Self::Capture)
+    }
 }
 
 /// A part of a list.

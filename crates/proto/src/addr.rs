@@ -39,6 +39,9 @@ impl Addr {
     /// No address, `::`.
     pub const UNSPECIFIED: Self = Self(Ipv6Addr::UNSPECIFIED);
 
+    /// The last address there is, in the order of addresses.
+    pub const LAST: Self = Self(Ipv6Addr::from_bits(u128::MAX));
+
     /// Whether this is an IPv4 address.
     #[inline]
     pub const fn is_v4(self) -> bool {

@@ -1,6 +1,7 @@
 //! Options of the tools, by name: their help is made of them, and so are manual pages and completions.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 /// Letter, long name and argument of an option, as in `-C, --clear PIF`, and what it does.
 pub type Described = (&'static str, &'static str);
@@ -34,14 +35,24 @@ pub const PASSTOP: &[Described] = &[
     ("--version", "Print name and version"),
 ];
 
-/// Options as a help shows them, with descriptions from this column on.
-pub fn listed(options: &[Described], column: usize) -> String {
+/// Options as a help shows them.
+pub fn listed(options: &[Described]) -> String {
     let mut text = String::new();
+    let indented = |names: &str| format!("{:1$}{names}", "", if names.starts_with("--") { 6 } else { 2 });
+    let column = options.iter().map(|(names, _)| indented(names).len() + 2).max().unwrap_or(0);
     for (names, help) in options {
-        let indent = if names.starts_with("--") { 6 } else { 2 };
-        let names = format!("{:indent$}{names}", "");
+        let names = indented(names);
         // Writing to a string can't fail.
         let _ = writeln!(text, "{names:column$}{help}");
     }
     text
+}
+
+/// Writes to standard output at once, unless whoever read it has read enough; whether that is not so.
+pub fn print(text: &str) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
+    }
 }

@@ -4,6 +4,7 @@
 
 mod callers;
 mod clients;
+mod late;
 mod looking;
 mod model;
 

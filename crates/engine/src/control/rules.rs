@@ -6,17 +6,19 @@
 //! rules that are gone are closed by then.
 
 use super::Control;
-use crate::forward::{Applied, Apply, Change, Entry, Outcome, Plan, Progress};
+use crate::forward::{Applied, Apply, Change, Entry, Outcome, Plan, Progress, Refusal};
 use crate::link::Link;
-use crate::process::Uncommitted;
+use crate::process::{Settled, Uncommitted};
 
-/// What a commit has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a commit has ended, and left out.
+#[derive(Debug, Default)]
 pub struct Committed {
     /// Listening sockets closed.
     pub closed: usize,
     /// Flows of datagrams ended that used one of them.
     pub ended: usize,
+    /// Ports that rules need not have, and that were not to be had once they were free.
+    pub left_out: Vec<Refusal>,
 }
 
 impl<L: Link> Control<'_, L> {
@@ -88,12 +90,11 @@ impl<L: Link> Control<'_, L> {
     /// Does a part of what was begun; at the end, what became of it. Sockets do not follow services
     /// before.
     pub fn settle(&mut self) -> Option<Result<Committed, Uncommitted>> {
-        let closed = match self.process.settle(&mut self.engine.ctx)? {
-            Ok(closed) => closed,
-            Err(error) => return Some(Err(error)),
-        };
-        let ended = self.engine.end_through(&closed);
-        Some(Ok(Committed { closed: closed.len(), ended }))
+        let settled = self.process.settle(&mut self.engine.ctx)?;
+        Some(settled.map(|Settled { closed, left_out }| {
+            let ended = self.engine.end_through(&closed);
+            Committed { closed: closed.len(), ended, left_out }
+        }))
     }
 
     fn settled(&mut self) -> Result<Committed, Uncommitted> {

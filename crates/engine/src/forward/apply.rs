@@ -335,6 +335,13 @@ impl Applied {
             || !self.rules.iter().any(|(_, entry)| is_at_its_port(entry))
     }
 
+    /// What to say of the rule at this place if it can't be had for this reason.
+    pub(crate) fn refusal(&self, place: Place, error: io::Error) -> Option<Refusal> {
+        let reason = Reason::Port { port: place.port, error };
+        let entry = self.rules.get(place.rule)?.clone();
+        Some(Refusal { entry, id: Some(place.rule), reason, extent: Extent::Whole })
+    }
+
     /// Whether the rule at this place must have all of its ports.
     pub(crate) fn is_strong(&self, place: Place) -> bool {
         self.rules.get(place.rule).is_some_and(|entry| !entry.rule.weak)

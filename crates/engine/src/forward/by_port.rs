@@ -1,7 +1,7 @@
 //! What rules there are for a port, without looking at all of them: users pass thousands.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use passt_proto::addr::Addr;
@@ -10,6 +10,9 @@ use super::rule::PortRange;
 
 /// A port, and one address that it is listened on, or any: `0.0.0.0` and `::` are such, too.
 pub(super) type Spot = (u16, Option<Addr>);
+
+/// The last address.
+const BEHIND_ALL: Option<Addr> = Some(Addr::LAST);
 
 /// Where a rule for this port listens.
 pub(super) fn spot(port: u16, addr: Option<IpAddr>) -> Spot {
@@ -21,21 +24,21 @@ pub(super) fn spot(port: u16, addr: Option<IpAddr>) -> Spot {
 pub(super) fn spots(ports: PortRange, addr: Option<IpAddr>) -> impl Iterator<Item = RangeInclusive<Spot>> {
     let (first, last) = (ports.first(), ports.last());
     let (any, exact) = ((first, None), spot(first, addr));
-    let behind_all = Some(Addr::from(Ipv6Addr::from_bits(u128::MAX)));
     let [one, other] = match exact {
         (_, Some(_)) if first == last => [Some(any..=any), Some(exact..=exact)],
-        _ => [Some(any..=(last, behind_all)), None],
+        _ => [Some(any..=(last, BEHIND_ALL)), None],
     };
     one.into_iter().chain(other)
 }
 
 /// Numbers of rules by the ports and addresses where they listen, of which several may have the
 /// same. Rules for one port are found at once, also if many addresses have it, and the others, of
-/// which there are few, by their ends.
+/// which an address has few, by their ends.
 #[derive(Clone, Debug, Default)]
 pub struct ByPort {
     single: BTreeSet<(Spot, u32)>,
-    wide: Vec<(PortRange, u32)>,
+    /// By address, and number.
+    wide: BTreeMap<(Option<Addr>, u32), PortRange>,
 }
 
 impl ByPort {
@@ -44,7 +47,8 @@ impl ByPort {
         if ports.span() == 0 {
             self.single.insert((spot(ports.first(), addr), number));
         } else {
-            self.wide.push((ports, number));
+            let (_, addr) = spot(ports.first(), addr);
+            self.wide.insert((addr, number), ports);
         }
     }
 
@@ -53,7 +57,8 @@ impl ByPort {
         if ports.span() == 0 {
             self.single.remove(&(spot(ports.first(), addr), number));
         } else {
-            self.wide.retain(|(_, other)| *other != number);
+            let (_, addr) = spot(ports.first(), addr);
+            self.wide.remove(&(addr, number));
         }
     }
 
@@ -64,7 +69,15 @@ impl ByPort {
             let (from, to) = spots.into_inner();
             self.single.range((from, 0)..=(to, u32::MAX)).map(|(_, number)| number)
         });
-        let wide = self.wide.iter().filter(move |(range, _)| range.meets(ports)).map(|(_, number)| number);
+        let (_, exact) = spot(ports.first(), addr);
+        let [any, own] = match exact {
+            Some(_) => [Some((None, None)), Some((exact, exact))],
+            None => [Some((None, BEHIND_ALL)), None],
+        };
+        let wide = any.into_iter().chain(own).flat_map(move |(from, to)| {
+            let all = self.wide.range((from, 0)..=(to, u32::MAX));
+            all.filter(move |(_, range)| range.meets(ports)).map(|((_, number), _)| number)
+        });
         single.chain(wide).copied()
     }
 }
@@ -121,5 +134,21 @@ mod tests {
         }
         let wide = PortRange::new(79, 80).expect("ports");
         assert_eq!(index.meeting(wide, addrs[3]).count(), everything.len());
+        // The same with ranges.
+        let mut index = ByPort::default();
+        for (number, addr) in (0..).zip(addrs) {
+            index.insert(wide, addr, number);
+        }
+        for (text, expected) in cases {
+            for ports in [port, wide] {
+                let mut found: Vec<_> = index.meeting(ports, text.parse().ok()).collect();
+                found.sort_unstable();
+                assert_eq!(found, expected, "{text}");
+            }
+        }
+        let above = PortRange::new(81, 82).expect("ports");
+        assert_eq!(index.meeting(above, None).count(), 0);
+        (0..).zip(addrs).for_each(|(number, addr)| index.remove(wide, addr, number));
+        assert_eq!(index.meeting(wide, None).count(), 0);
     }
 }

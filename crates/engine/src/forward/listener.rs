@@ -46,7 +46,7 @@ pub struct Listener {
     pub(crate) protocol: Protocol,
     family: AddressFamily,
     /// Which port of which rule it is there for, and for which families.
-    pub(super) place: Place,
+    pub(crate) place: Place,
     pub(super) families: Families,
     /// The port on the other side.
     pub(crate) target_port: u16,

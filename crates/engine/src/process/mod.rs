@@ -18,9 +18,10 @@ use passt_proto::time::Instant;
 use passt_sys::namespace::Resident;
 
 use self::chores::Chores;
+pub(crate) use self::settling::Settled;
 use self::settling::Settling;
 use crate::forward::{
-    Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Room, Stale,
+    Apply, Around, Changes, Context, Forward, Listener, Plan, Ports, Progress, Refusal, Room, Stale,
 };
 use crate::link::Link;
 
@@ -46,14 +47,9 @@ pub enum Uncommitted {
     /// The loop can't watch the new sockets (`epoll_ctl(2)`).
     #[error("Couldn't watch ports: {0}")]
     Watch(io::Error),
-    /// A port was not to be had once it was free.
-    #[error("Listen failed for port {port}: {error}")]
-    Port {
-        /// The port.
-        port: u16,
-        /// The kernel's reason.
-        error: io::Error,
-    },
+    /// A port that a rule needs was not to be had once it was free.
+    #[error("{0}")]
+    Port(Box<Refusal>),
     /// A sealed process has no more.
     #[error("Too little memory for so many ports")]
     Memory,

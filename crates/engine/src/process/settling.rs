@@ -12,7 +12,7 @@ use std::io;
 use passt_sys::alloc;
 
 use super::{Process, Uncommitted};
-use crate::forward::{Applied, Context, Former, HANDED_OVER, LATER, Place, Stale};
+use crate::forward::{Applied, Context, Extent, Former, Forward, HANDED_OVER, LATER, Place, Refusal, Stale};
 use crate::link::Link;
 
 /// Work of one part. On a machine of 2020 a unit takes some microseconds.
@@ -34,6 +34,8 @@ pub(super) struct Settling {
     in_the_way: Vec<(u32, Former)>,
     /// Sockets closed because they were, as they are to be opened again on an error.
     replaced: Vec<(u32, Former)>,
+    /// Ports that rules need not have, and can't.
+    left_out: Vec<Refusal>,
     /// Numbers of new sockets.
     begun: Vec<u32>,
     /// Numbers of sockets whose rules are gone.
@@ -66,10 +68,30 @@ impl Settling {
         applied.open.reverse();
         applied.late.reverse();
         applied.takes.reverse();
-        let (in_the_way, replaced) = (Vec::new(), Vec::new());
+        let (in_the_way, replaced, left_out) = (Vec::new(), Vec::new(), Vec::new());
         let (begun, close, closed) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Self { stage, applied, late: None, in_the_way, replaced, begun, close, closed }
+        Self { stage, applied, late: None, in_the_way, replaced, left_out, begun, close, closed }
     }
+
+    /// Whether the rule of this place need not have that port, and has another one, or may get one.
+    fn has_others(&self, forward: &Forward, place: Place) -> bool {
+        let Applied { open, takes, late, .. } = &self.applied;
+        let is_of_rule = |other: &Place| other.rule == place.rule;
+        !self.applied.is_strong(place)
+            && (forward.sockets_of(place.rule) > 0
+                || late.iter().any(is_of_rule)
+                || takes.iter().any(|(_, taken)| is_of_rule(taken))
+                || open.iter().any(|listener| is_of_rule(&listener.place)))
+    }
+}
+
+/// What was done to sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Numbers of those that are not there any more.
+    pub(crate) closed: BTreeSet<u32>,
+    /// Ports that rules need not have, and can't.
+    pub(crate) left_out: Vec<Refusal>,
 }
 
 impl Process {
@@ -83,13 +105,10 @@ impl Process {
         self.settling = Some(Settling::new(applied, Stage::Undo(None)));
     }
 
-    /// Does a part of what was begun. At the end: the numbers of sockets that are gone, or why
-    /// nothing has changed. Nothing was begun: nothing is gone.
-    pub(crate) fn settle<L: Link>(
-        &mut self,
-        ctx: &mut Context<L>,
-    ) -> Option<Result<BTreeSet<u32>, Uncommitted>> {
-        let Some(mut settling) = self.settling.take() else { return Some(Ok(BTreeSet::new())) };
+    /// Does a part of what was begun. At the end: what was done, or why nothing has changed.
+    /// Nothing was begun: nothing was done.
+    pub(crate) fn settle<L: Link>(&mut self, ctx: &mut Context<L>) -> Option<Result<Settled, Uncommitted>> {
+        let Some(mut settling) = self.settling.take() else { return Some(Ok(Settled::default())) };
         let mut work = 0;
         while work < PART {
             let (stage, done) = match std::mem::replace(&mut settling.stage, Stage::Close) {
@@ -103,7 +122,8 @@ impl Process {
                     if std::mem::take(&mut self.missed) {
                         self.poll(ctx);
                     }
-                    return Some(result.map(|()| settling.closed));
+                    let Settling { closed, left_out, .. } = settling;
+                    return Some(result.map(|()| Settled { closed, left_out }));
                 }
             };
             settling.stage = stage;
@@ -148,15 +168,16 @@ impl Process {
                 begun.extend(numbers);
                 None
             }
-            Err(error) if applied.is_strong(place) || !is_in_use(&error) => Some(error),
-            // A rule that need not have all of its ports.
-            Err(error) => {
-                log::warn!("Port {} is not forwarded any more: {error}", place.port);
-                None
-            }
+            Err(error) => Some(error),
         };
-        let undo = |error| Stage::Undo(Some(Uncommitted::Port { port: place.port, error }));
-        (failed.map_or(Stage::Replace, undo), REPLACED)
+        let Some(error) = failed else { return (Stage::Replace, REPLACED) };
+        let is_left_out = is_in_use(&error) && settling.has_others(&self.forward, place);
+        let Some(refusal) = settling.applied.refusal(place, error) else { return (Stage::Replace, REPLACED) };
+        if !is_left_out {
+            return (Stage::Undo(Some(Uncommitted::Port(Box::new(refusal)))), REPLACED);
+        }
+        settling.left_out.push(Refusal { extent: Extent::Part, ..refusal });
+        (Stage::Replace, REPLACED)
     }
 
     /// Watches a socket that was opened.

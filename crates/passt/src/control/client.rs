@@ -218,10 +218,12 @@ impl Client {
         if self.input.is_empty() {
             self.input = Vec::new();
         }
-        // It came with the first byte of something that is here as a whole now.
-        let descriptor = self.descriptor.take();
         match request {
-            Request::Message(message, _) => Some(Request::Message(message, descriptor)),
+            // The kernel may join what came with the descriptor to what came before (unix(7)), so it
+            // is kept until a request needs it.
+            Request::Message(message, _) if message.request.has_descriptor() => {
+                Some(Request::Message(message, self.descriptor.take()))
+            }
             other => Some(other),
         }
     }

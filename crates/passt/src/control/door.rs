@@ -24,6 +24,8 @@ use crate::life::socket as life;
 
 /// User ID of those that a user namespace doesn't map (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW: u32 = 65534;
+/// Bytes of a path and a zero behind it (`sun_path`, unix(7)).
+const MAX_PATH: usize = 108;
 /// Somebody else may write.
 const OTHERS: u32 = 0o022;
 
@@ -42,6 +44,9 @@ pub(super) struct Door {
 impl Door {
     /// Listens at a path, as whoever started us.
     pub(super) fn open(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Self> {
+        // Others find it by what the kernel says of it (`/proc/net/unix`).
+        let whole = std::path::absolute(path).ok().filter(|whole| whole.as_os_str().len() < MAX_PATH);
+        let path = whole.as_deref().unwrap_or(path);
         let listener = life::bind(path, leftovers)?;
         let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { listener, file, path: path.into(), own: None, watched: true })

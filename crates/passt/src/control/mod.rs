@@ -231,7 +231,13 @@ impl Server {
         }
         let silent =
             |(slot, client): (usize, &Option<Client>)| Some((client.as_ref()?.silent_since()?, slot));
-        let (_, slot) = self.clients.iter().enumerate().filter_map(silent).min()?;
+        let all = || self.clients.iter().enumerate();
+        let subscribed = |(slot, client): (usize, &Option<Client>)| {
+            client.as_ref().filter(|client| client.subscribed).map(|client| (client.serial, slot))
+        };
+        let silent = all().filter_map(silent).min().map(|(_, slot)| slot);
+        // If all of them wait for something, the oldest of those that wait for events.
+        let slot = silent.or_else(|| all().filter_map(subscribed).min().map(|(_, slot)| slot))?;
         ::log::info!(
             "More than {MAX_CLIENTS} clients of the control socket: the most silent one is sent away"
         );
@@ -316,6 +322,11 @@ impl Server {
             self.subscribe(false);
         }
         self.recorder_left |= self.recorder.take_if(|serial| *serial == client.serial).is_some();
+    }
+
+    fn is_recorded_by_another(&self, slot: usize) -> bool {
+        let own = self.clients.get(slot).and_then(Option::as_ref).map(|client| client.serial);
+        self.recorder.is_some_and(|serial| Some(serial) != own)
     }
 
     fn subscribe(&mut self, more: bool) {

@@ -53,6 +53,9 @@ impl Server {
             Request::Guest => self.guest(control),
             Request::Settings => Answer::Settings(super::settings::settings(control)),
             Request::Set(set) => super::settings::set(&set, control).map(Answer::Settings)?,
+            Request::Capture | Request::EndCapture if self.is_recorded_by_another(slot) => {
+                return Err(Failure::new(Code::Busy, "Another client has frames recorded"));
+            }
             Request::Capture => {
                 let descriptor = descriptor
                     .ok_or_else(|| Failure::new(Code::Invalid, "No descriptor came with the request"))?;

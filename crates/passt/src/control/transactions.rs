@@ -35,8 +35,6 @@ const RULE_MEMORY: usize = 256;
 const OUTCOMES: usize = 4096;
 /// How long changes are planned in a round.
 const SLICE: Duration = Duration::from_millis(1);
-/// Changes planned before the clock is looked at again.
-const LOOK: usize = 16;
 
 /// Whose transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +191,7 @@ impl Transactions {
             Some(Current { work, stage }) => match stage {
                 Stage::Planning(planning) => planning.go_on(work, control, terms),
                 Stage::Opening(opening) => opening.go_on(work, control),
-                Stage::Settling(settling) => settling.go_on(work, control),
+                Stage::Settling(settling) => settling.go_on(work, control, terms),
             },
         };
         match fate {
@@ -227,15 +225,13 @@ impl Planning {
         }
         let end = passt_engine::clock() + SLICE;
         loop {
-            for _ in 0..LOOK {
-                if let Some(id) = self.doomed.pop() {
-                    self.plan.delete(id);
-                } else if work.steps.len() < work.transaction.changes.len() {
-                    let step = self.step(&mut work, control, terms);
-                    work.steps.push(step);
-                } else {
-                    return self.finish(work, control);
-                }
+            if let Some(id) = self.doomed.pop() {
+                self.plan.delete(id);
+            } else if work.steps.len() < work.transaction.changes.len() {
+                let step = self.step(&mut work, control, terms);
+                work.steps.push(step);
+            } else {
+                return self.finish(work, control);
             }
             if passt_engine::clock() >= end {
                 return ControlFlow::Continue(Current { work, stage: Stage::Planning(self) });
@@ -321,7 +317,7 @@ impl Opening {
 
 impl Settling {
     /// Changes some more sockets.
-    fn go_on<L: Link>(mut self, mut work: Work, control: &mut Control<'_, L>) -> Fate {
+    fn go_on<L: Link>(mut self, mut work: Work, control: &mut Control<'_, L>, terms: &Terms) -> Fate {
         let Some(result) = control.settle() else {
             return ControlFlow::Continue(Current { work, stage: Stage::Settling(self) });
         };
@@ -331,6 +327,7 @@ impl Settling {
             }
             Ok(committed) => {
                 (self.changed.closed, self.changed.ended) = (committed.closed, committed.ended);
+                self.changed.refused.extend(committed.left_out.iter().take(REASONS).map(convert::refused));
                 let ((added, deleted), done) = (self.size, work.transaction.done(self.changed));
                 return ControlFlow::Break(Done { added, deleted, ..done });
             }
@@ -339,12 +336,13 @@ impl Settling {
         let again = work.attempts > 0;
         match error {
             Uncommitted::Stale(_) if again => work.plan_again(control),
-            Uncommitted::Port { port, error } => {
-                work.transaction.lose(port, &error);
+            Uncommitted::Port(refusal) => {
+                work.lose(&refusal, terms);
                 if work.transaction.partial && again {
                     return work.plan_again(control);
                 }
                 self.changed.committed = false;
+                self.changed.outcomes = outcomes(&work.steps, &BTreeSet::new());
                 ControlFlow::Break(work.transaction.done(self.changed))
             }
             Uncommitted::Stale(_) | Uncommitted::Memory => {
@@ -358,6 +356,17 @@ impl Settling {
 }
 
 impl Work {
+    /// A rule was not to be had once its port was free.
+    fn lose(&mut self, refusal: &Refusal, terms: &Terms) {
+        let adds = |change: &request::Change| matches!(change, request::Change::Add(rule) if terms.entry(rule).as_ref() == Ok(&refusal.entry));
+        for (place, step) in self.steps.iter_mut().enumerate() {
+            if self.transaction.changes.get(place).is_some_and(adds) {
+                *step = Step::Invalid;
+                self.transaction.lost.insert(place, convert::refused(refusal));
+            }
+        }
+    }
+
     fn plan_again<L: Link>(self, control: &Control<'_, L>) -> Fate {
         Planning::begin(self.transaction, self.attempts - 1, control)
     }
@@ -374,24 +383,6 @@ impl Work {
 }
 
 impl Transaction {
-    /// A port was not to be had once it was free: so are the rules that need it.
-    fn lose(&mut self, port: u16, error: &std::io::Error) {
-        for (place, change) in self.changes.iter().enumerate() {
-            if let request::Change::Add(rule) = change
-                && (rule.first..=rule.last()).contains(&port)
-            {
-                let refused = Refused {
-                    rule: rule.clone(),
-                    port: Some(port),
-                    errno: error.raw_os_error(),
-                    reason: format!("Listen failed for port {port}: {error}"),
-                    part: false,
-                };
-                self.lost.insert(place, refused);
-            }
-        }
-    }
-
     /// What became of it, but for how many rules came and went.
     fn done(self, mut changed: Changed) -> Done {
         let Self { owner, id, lost, .. } = self;
@@ -402,6 +393,7 @@ impl Transaction {
             }
         }
         changed.refused.truncate(REASONS);
+        changed.cut = changed.outcomes.len() > OUTCOMES;
         changed.outcomes.truncate(OUTCOMES);
         Done { owner, id, answer: Ok(Answer::Changed(changed)), added: 0, deleted: 0 }
     }

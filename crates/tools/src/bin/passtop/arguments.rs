@@ -73,7 +73,7 @@ fn usage() -> String {
     let mut text = "Usage: passtop [OPTION]... [PATH]\n\n\
         Shows what the passt or pasta with --conf-path PATH does; without a path the only one found.\n\n"
         .to_owned();
-    text.push_str(&listed(PASSTOP, 30));
+    text.push_str(&listed(PASSTOP));
     text + KEYS
 }
 

@@ -24,13 +24,13 @@ use passt_sys::plain::Plain;
 use arguments::{Arguments, Outcome};
 use sample::Monitor;
 
+/// How long an answer is waited for: keys have to wait, too.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse(std::env::args_os().skip(1)) {
         Outcome::Run(arguments) => run(&arguments),
-        Outcome::Print(text) => {
-            print!("{text}");
-            Ok(())
-        }
+        Outcome::Print(text) => passt_tools::print(&text).map(drop).context("Couldn't write"),
         Outcome::Fail(text) => Err(anyhow::anyhow!(text)),
     };
     match outcome {
@@ -48,6 +48,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => find::only()?,
     };
     let client = Client::connect(&path).with_context(|| path.display().to_string())?;
+    client.wait_at_most(PATIENCE)?;
     let monitor = Monitor::new(client, path)?;
     if arguments.once {
         return once::run(monitor, arguments);

@@ -1,9 +1,9 @@
 //! Everything once, for scripts: text or JSON.
 
-use std::io::{self, Write as _};
 use std::thread::sleep;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -34,10 +34,7 @@ pub(crate) fn run(mut monitor: Monitor, arguments: &Arguments) -> anyhow::Result
         }
         text
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => Ok(outcome?),
-    }
+    passt_tools::print(&text).map(drop).context("Couldn't write")
 }
 
 /// What is on a screen, without blanks at the ends of lines, and without empty ones.

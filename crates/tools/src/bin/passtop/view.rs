@@ -288,7 +288,7 @@ impl View {
             vec![count(drop.count), format!("{:.1}", drop.rate), drop.reason.clone(), drop.meaning.clone()]
         });
         let widths =
-            [Constraint::Length(8), Constraint::Length(7), Constraint::Length(18), Constraint::Fill(1)];
+            [Constraint::Length(8), Constraint::Length(8), Constraint::Length(18), Constraint::Fill(1)];
         self.table(frame, area, &["in all", "a second", "reason", "meaning"], &widths, lines.collect());
     }
 

@@ -86,7 +86,7 @@ fn usage() -> String {
     let mut text = "Usage: pesto [OPTION]... PATH\n\n\
         Shows or changes the forwarded ports of the passt or pasta with --conf-path PATH.\n\n"
         .to_owned();
-    text.push_str(&listed(PESTO, 34));
+    text.push_str(&listed(PESTO));
     text + SPECS
 }
 

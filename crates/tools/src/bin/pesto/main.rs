@@ -16,11 +16,10 @@ mod metrics;
 mod tables;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use passt_control::client::Greeted;
 use passt_control::v2::Greeting;
 use passt_sys::plain::Plain;
@@ -123,10 +122,5 @@ fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever read it has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => bail!("Couldn't write: {error}"),
-        Ok(()) => Ok(()),
-    }
+    passt_tools::print(text).map(drop).context("Couldn't write")
 }

@@ -63,7 +63,8 @@ pub(crate) fn events(mut server: Client) -> anyhow::Result<()> {
     server.ask(Request::Events)?;
     loop {
         match server.event() {
-            Ok(event) => super::print(&(serde_json::to_string(&event)? + "\n"))?,
+            Ok(event) if passt_tools::print(&(serde_json::to_string(&event)? + "\n"))? => {}
+            Ok(_) => return Ok(()),
             Err(passt_control::client::Error::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

@@ -27,7 +27,8 @@ pub(crate) fn serve(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
     let server = Server::http(address).map_err(|error| anyhow!("Couldn't listen on {address}: {error}"))?;
     eprintln!("Metrics at http://{}/metrics", server.server_addr());
     for request in server.incoming_requests() {
-        let is_known = matches!(request.url(), "/" | "/metrics");
+        let url = request.url();
+        let is_known = matches!(url.split_once('?').map_or(url, |(path, _)| path), "/" | "/metrics");
         let text = if is_known {
             Some(Client::connect(path).map_err(Into::into).and_then(|mut c| text(&mut c)))
         } else {

@@ -1,0 +1,132 @@
+//! What only shows late, or beside others: ports that can't be had once they are free, recordings of
+//! several clients, descriptors that come early, and clients that wait for events.
+
+use std::io::{Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+
+use passt_control::frame;
+use passt_control::reply::{Answer, Outcome};
+use passt_control::request::{Change, Message, Request};
+use passt_control::{Protocol, Rule};
+use passt_tests::{Place as _, eventually};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::{QUIET, change, port, rules, start};
+
+/// A rule at an address.
+fn at_address(address: &str, rule: Rule) -> Rule {
+    Rule { address: address.parse().ok(), ..rule }
+}
+
+/// A port that is in the way of our own rule's successor belongs to somebody else as well: that rule
+/// is refused as it would be otherwise, and others of the same port are not.
+#[test]
+fn what_is_lost_late_is_that_rule_alone() {
+    let Some(served) = start(QUIET) else { return };
+    let _other = served.net.host.serve("127.0.0.2:9000");
+    let mut client = served.client();
+    let old = at_address("127.0.0.1", port(Protocol::Tcp, 9000, 80));
+    let all = at_address("0.0.0.0", port(Protocol::Tcp, 9000, 80));
+    let udp = port(Protocol::Udp, 9000, 80);
+    assert!(change(&mut client, vec![Change::Add(old.clone())], false).committed);
+    let wanted = || vec![Change::Delete(old.clone()), Change::Add(udp.clone()), Change::Add(all.clone())];
+
+    let whole = change(&mut client, wanted(), false);
+    let told: Vec<_> = whole.refused.iter().map(|refused| (&refused.rule, refused.part)).collect();
+    assert_eq!((whole.committed, told), (false, vec![(&all, false)]), "{whole:?}");
+    let expected = "Listen failed for HOST TCP port 0.0.0.0/9000: Address already in use";
+    assert_eq!(whole.refused[0].reason, expected);
+    assert_eq!(whole.outcomes, [(Outcome::Deleted, 1), (Outcome::Added, 1), (Outcome::Refused, 1)]);
+    assert_eq!(rules(&mut client), std::slice::from_ref(&old));
+
+    // One that need not have each of its ports, but has none.
+    let weak = Rule { weak: true, ..all.clone() };
+    let lost = change(&mut client, vec![Change::Delete(old.clone()), Change::Add(weak.clone())], false);
+    assert!(!lost.committed && lost.refused.len() == 1 && lost.refused[0].rule == weak, "{lost:?}");
+    assert_eq!(rules(&mut client), std::slice::from_ref(&old));
+
+    let partial = change(&mut client, wanted(), true);
+    assert!(partial.committed && partial.refused.len() == 1 && partial.refused[0].rule == all, "{partial:?}");
+    assert_eq!(partial.outcomes, [(Outcome::Deleted, 1), (Outcome::Added, 1), (Outcome::Refused, 1)]);
+    assert_eq!(rules(&mut client), [udp]);
+}
+
+/// Nobody takes another client's recording away.
+#[test]
+fn one_recording_at_a_time() {
+    let Some(served) = start(QUIET) else { return };
+    let [first, second] = ["first", "second"].map(|name| served.net.dir().join(name).display().to_string());
+    let mut recording = served.start_tool("pesto", &format!("--capture {first}"));
+    recording.wait_for("Recording in");
+    let refused = served.pesto(&format!("--capture {second}"));
+    assert!(!refused.status.success() && refused.stderr.contains("Another client"), "{refused:?}");
+    let mut client = served.client();
+    assert!(client.ask(Request::EndCapture).is_err());
+    let Ok(Answer::Settings(settings)) = client.ask(Request::Settings) else { panic!("none") };
+    assert!(settings.capture, "it goes on");
+    recording.signal("INT");
+    assert!(recording.finish().status.success());
+    let mut recording = served.start_tool("pesto", &format!("--capture {second}"));
+    recording.wait_for("Recording in");
+    recording.signal("INT");
+    assert!(recording.finish().status.success());
+}
+
+/// The kernel may tell of a descriptor together with what came before it.
+#[test]
+fn descriptors_come_with_what_was_sent_before() {
+    let Some(served) = start(QUIET) else { return };
+    for _ in 0..40 {
+        let mut socket = UnixStream::connect(&served.socket).expect("a server");
+        let mut bytes = frame::HELLO.to_vec();
+        frame::append(&mut bytes, &Message { id: 1, request: Request::Hello }).expect("JSON");
+        socket.write_all(&bytes).expect("room");
+        let mut capture = Vec::new();
+        frame::append(&mut capture, &Message { id: 2, request: Request::Capture }).expect("JSON");
+        let file = std::fs::File::create(served.net.dir().join("frames")).expect("a file");
+        let fds = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let parts = [std::io::IoSlice::new(&capture)];
+        sendmsg(&socket, &parts, &mut control, SendFlags::empty()).expect("room");
+        socket.shutdown(std::net::Shutdown::Write).expect("connected");
+        let mut answers = Vec::new();
+        socket.read_to_end(&mut answers).expect("answers");
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        assert!(text.contains(r#"{"id":2,"answer":"done"}"#), "{text}");
+    }
+}
+
+/// Who waits for events keeps nobody out, and a reader that has read enough ends pesto.
+#[test]
+fn those_that_wait_for_events() {
+    let Some(served) = start(QUIET) else { return };
+    let subscribed: Vec<_> = (0..128)
+        .map(|_| {
+            let mut client = served.client();
+            assert_eq!(client.ask(Request::Events).expect("an answer"), Answer::Done);
+            client
+        })
+        .collect();
+    served.pesto_succeeds("-A -t 8080");
+    drop(subscribed);
+    let id = passt_tests::User::NORMAL_ID;
+    let pesto = format!(
+        "setpriv --reuid={id} --regid={id} --clear-groups {} --events {}",
+        served.net.tool("pesto").display(),
+        served.socket.display()
+    );
+    let mut shell = served.net.host.command("sh");
+    let mut told = passt_tests::Process::start(shell.args(["-c", &format!("{pesto} | head -n 1")]));
+    // One line is read, and another finds nobody.
+    let mut even = true;
+    eventually("pesto has ended", || {
+        served.pesto_succeeds(if even { "-D -t 8080" } else { "-A -t 8080" });
+        even = !even;
+        told.try_wait().map(drop)
+    });
+    assert!(told.finish().stdout.contains("rules-changed"));
+}
