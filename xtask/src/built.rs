@@ -32,7 +32,9 @@ pub(crate) fn tests(root: &Path) -> Result<Vec<Tests>> {
     let mut all =
         cargo(root, &["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     let messages = run(&mut all, "the tests do not build")?;
-    let tests: Vec<_> = messages.iter().filter_map(program).collect();
+    let mut tests: Vec<_> = messages.iter().filter_map(program).collect();
+    // Cargo names them as they are built.
+    tests.sort_by(|one, other| one.program.cmp(&other.program));
     ensure!(!tests.is_empty(), "cargo names no tests");
     Ok(tests)
 }

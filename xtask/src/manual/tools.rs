@@ -53,7 +53,7 @@ SYNOPSIS
 *passtop* [OPTION]... [PATH]",
         "\
 DESCRIPTION
-*passtop* shows what the *passt* or *pasta* does that was started with *--conf-path* PATH, or the only one that it finds:
+*passtop* shows what the *passt* or *pasta* does that was started with *--conf-path* PATH, or the only one that it finds, among sockets in whose names are pasta, passt, pesto, ctl, control or conf:
 rates of traffic now and before, flows by rate with both sides' addresses, state, round-trip time and segments sent
 again, forwarded ports and who uses them, what is dropped and why, and how full everything is. It needs no right
 but to connect to that socket.",

@@ -325,14 +325,9 @@ impl Applied {
 
     /// Whether it takes this socket into account: it was there, or stays, or no rule has its port.
     pub(super) fn knows(&self, number: u32, listener: &Listener) -> bool {
-        let is_at_its_port = |entry: &Entry| {
-            (entry.side, entry.protocol) == (listener.side, listener.protocol)
-                && !entry.rule.scan
-                && entry.rule.ports.contains(listener.place.port)
-        };
         number < self.next_number
             || !self.delete.contains(&listener.place.rule)
-            || !self.rules.iter().any(|(_, entry)| is_at_its_port(entry))
+            || !self.rules.fixes(listener.side, listener.protocol, listener.place.port)
     }
 
     /// What to say of the rule at this place if it can't be had for this reason.

@@ -10,7 +10,7 @@ use passt_proto::addr::Addr;
 use passt_proto::guest::{Bypass, Guest};
 
 use super::by_port::ByPort;
-use super::rule::{Families, Rule};
+use super::rule::{Families, PortRange, Rule};
 use crate::flow::{Protocol, Side};
 
 /// A rule, and where it applies.
@@ -173,6 +173,14 @@ impl Rules {
     fn first(&self, entry: &Entry, is_wanted: impl Fn(&Entry) -> bool) -> Option<RuleId> {
         let meeting = self.ports.meeting(entry.rule.ports, entry.rule.listen.addr).map(RuleId);
         meeting.filter(|&id| self.get(id).is_some_and(&is_wanted)).min()
+    }
+
+    /// Whether a rule has this port that does not follow what listens elsewhere.
+    pub(super) fn fixes(&self, side: Side, protocol: Protocol, port: u16) -> bool {
+        let has_it = |entry: &Entry| (entry.side, entry.protocol) == (side, protocol) && !entry.rule.scan;
+        let ports = PortRange::new(port, port);
+        let at_port = ports.into_iter().flat_map(|ports| self.ports.meeting(ports, None));
+        at_port.filter_map(|id| self.get(RuleId(id))).any(has_it)
     }
 
     /// A rule by its name.
