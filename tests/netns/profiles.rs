@@ -57,6 +57,7 @@ fn confined_by_apparmor() {
         compile(&profile, &compiled);
         files.extend([(path, program), (policy, compiled)]);
     }
+    files.push(("/usr/bin/pesto", program_path("pesto")));
     let _server = net.peer.serve(&at(FAR4, 5001));
     let _passt = net.passt(User::Normal).listen("socket");
     let netdev = format!("stream,server=off,addr.type=unix,addr.path={}", net.dir().join("socket").display());
@@ -84,24 +85,36 @@ fn confined_by_apparmor() {
             text.contains(name).then_some(text)
         })
     };
-    let options = "--config-net --chroot-fallback --log-file /tmp/log --pcap /tmp/frames";
+    let options =
+        "--config-net --chroot-fallback --log-file /tmp/log --pcap /tmp/frames -c /tmp/pasta-control";
     let mut command = vm.start(&format!("/usr/bin/pasta {options} /bin/peer hold"));
     command.wait_for("READY");
     let pasta = confinement("pasta");
     assert!(pasta.lines().any(|line| line == "pasta (enforce)"), "{pasta}");
+    is_controlled(&vm, "/usr/bin/pesto", "/tmp/pasta-control");
     command.finish();
     let seen =
         vm.run(&format!("/usr/bin/pasta --config-net --chroot-fallback /bin/peer who {}", at(FAR4, 5001)));
     assert!(!seen.trim().is_empty(), "no answer");
 
-    vm.run("/usr/bin/passt --chroot-fallback --socket /tmp/socket --pid /tmp/pid -t 8000 -u 8000");
+    vm.run("/usr/bin/passt --chroot-fallback --socket /tmp/socket --pid /tmp/pid -c /tmp/control -t 8000 -u 8000");
     let passt = confinement("passt");
     assert!(passt.lines().all(|line| line == "passt (enforce)"), "{passt}");
     assert!(vm.peer("connect 127.0.0.1:8000").starts_with("connected"));
+    is_controlled(&vm, "/usr/bin/pesto", "/tmp/control");
     // What is forbidden is refused.
     let refused = vm.sh("/usr/bin/passt --foreground --socket /etc/socket 2>&1 || true");
     assert!(refused.contains("Permission denied"), "{refused}");
     shares_memory(&vm, "/usr/bin/passt --chroot-fallback");
+}
+
+/// A port comes and goes by the control socket.
+fn is_controlled(vm: &Vm, pesto: &str, socket: &str) {
+    for (option, outcome) in [("-A", "connected"), ("-D", "refused")] {
+        vm.run(&format!("{pesto} {option} -t 8001 {socket}"));
+        let seen = vm.peer("connect 127.0.0.1:8001");
+        assert!(seen.starts_with(outcome), "{socket} {option}: {seen}");
+    }
 }
 
 /// Machines have their memory in files of several kinds, where monitors put them. One that is
@@ -202,8 +215,12 @@ fn confined_by_selinux() {
     let netdev = format!("stream,server=off,addr.type=unix,addr.path={}", net.dir().join("socket").display());
     let enforce = net.dir().join("enforce");
     fs::write(&enforce, ENFORCE).expect("a script");
-    let files =
-        [("/policy/policy", policy), ("/policy/passt", program_path("passt")), ("/policy/enforce", enforce)];
+    let files = [
+        ("/policy/policy", policy),
+        ("/policy/passt", program_path("passt")),
+        ("/policy/pesto", program_path("pesto")),
+        ("/policy/enforce", enforce),
+    ];
     let extras =
         Extras { append: "security=selinux hugepages=16 loglevel=6", files: &files, ..Extras::default() };
     let Some(qemu) = Qemu::installed() else { return };
@@ -213,11 +230,13 @@ fn confined_by_selinux() {
     vm.run("/policy/enforce");
 
     vm.run(
-        "/programs/passt_exec_t/passt --chroot-fallback --socket /tmp/socket --pid /run/passt.pid -t 8000",
+        "/programs/passt_exec_t/passt --chroot-fallback --socket /tmp/socket --pid /run/passt.pid \
+         -c /tmp/control -t 8000",
     );
     let domain = vm.sh("cat /proc/$(pidof passt | cut -d' ' -f1)/attr/current");
     assert!(domain.contains("system_u:system_r:passt_t:s0"), "{domain}");
     assert!(vm.peer("connect 127.0.0.1:8000").starts_with("connected"));
+    is_controlled(&vm, "/policy/pesto", "/tmp/control");
     let pasta = "/programs/pasta_exec_t/pasta --config-net --chroot-fallback";
     let seen = vm.run(&format!("{pasta} /bin/peer who {}", at(FAR4, 5001)));
     assert!(!seen.trim().is_empty(), "no answer");
