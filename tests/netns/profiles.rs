@@ -86,7 +86,7 @@ fn confined_by_apparmor() {
         })
     };
     let options =
-        "--config-net --chroot-fallback --log-file /tmp/log --pcap /tmp/frames -c /tmp/pasta-control";
+        "--config-net --chroot-fallback --log-file /tmp/log --pcap /tmp/frames -t none -c /tmp/pasta-control";
     let mut command = vm.start(&format!("/usr/bin/pasta {options} /bin/peer hold"));
     command.wait_for("READY");
     let pasta = confinement("pasta");
@@ -110,7 +110,7 @@ fn confined_by_apparmor() {
 
 /// A port comes and goes by the control socket.
 fn is_controlled(vm: &Vm, pesto: &str, socket: &str) {
-    for (option, outcome) in [("-A", "connected"), ("-D", "refused")] {
+    for (option, outcome) in [("-A", "connected"), ("-D", "ConnectionRefused")] {
         vm.run(&format!("{pesto} {option} -t 8001 {socket}"));
         let seen = vm.peer("connect 127.0.0.1:8001");
         assert!(seen.starts_with(outcome), "{socket} {option}: {seen}");
