@@ -62,11 +62,13 @@ pub(crate) fn request(mut server: Client, text: &str) -> anyhow::Result<()> {
 pub(crate) fn events(mut server: Client) -> anyhow::Result<()> {
     server.ask(Request::Events)?;
     loop {
-        match server.event() {
-            Ok(event) if passt_tools::print(&(serde_json::to_string(&event)? + "\n"))? => {}
-            Ok(_) => return Ok(()),
+        let event = match server.event() {
+            Ok(event) => event,
             Err(passt_control::client::Error::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
+        };
+        if !passt_tools::print(&(serde_json::to_string(&event)? + "\n"))? {
+            return Ok(());
         }
     }
 }
