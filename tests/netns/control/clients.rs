@@ -16,23 +16,20 @@ use passt_tests::{FAR4, HOST4, Net, Place as _, Process, User, eventually};
 
 use super::{QUIET, Random, Served, change, connect, port, rules, start};
 
-/// Transactions of each of a hundred clients; `CONTROL_TRANSACTIONS` may say more.
-fn transactions() -> usize {
-    std::env::var("CONTROL_TRANSACTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100)
-}
+/// Transactions of each of a hundred clients.
+const TRANSACTIONS: usize = 1000;
 
 #[test]
 fn a_hundred_clients() {
     let Some(served) = start(QUIET) else { return };
     let begun = Instant::now();
-    let count = transactions();
     std::thread::scope(|scope| {
         for client in 0..100_u16 {
             let socket = &served.socket;
             scope.spawn(move || {
                 let mut client_of = connect(socket);
                 let rule = port(Protocol::Tcp, 10_000 + client, 80);
-                for round in 0..count {
+                for round in 0..TRANSACTIONS {
                     let add = round % 2 == 0;
                     let wanted = if add { Change::Add(rule.clone()) } else { Change::Delete(rule.clone()) };
                     assert!(change(&mut client_of, vec![wanted], false).committed);
@@ -41,9 +38,9 @@ fn a_hundred_clients() {
         }
     });
     let time = begun.elapsed();
-    println!("{} transactions in {time:?}", 100 * count);
+    println!("{} transactions in {time:?}", 100 * TRANSACTIONS);
     let left = rules(&mut served.client()).len();
-    assert_eq!(left, if count % 2 == 1 { 100 } else { 0 });
+    assert_eq!(left, if TRANSACTIONS % 2 == 1 { 100 } else { 0 });
     served.pesto_succeeds("-A -t 8080");
 }
 
