@@ -18,8 +18,9 @@ pub(crate) struct Tests {
 }
 
 impl Tests {
-    /// Runs them all, where cargo would.
+    /// Runs them all, where cargo would, and says so.
     pub(crate) fn command(&self) -> Command {
+        println!("Running {}", self.program.display());
         let mut command = Command::new(&self.program);
         command.current_dir(&self.directory).stdin(Stdio::null());
         command.env("CARGO_MANIFEST_DIR", &self.directory);
