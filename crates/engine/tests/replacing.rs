@@ -464,3 +464,50 @@ fn some_are_taken_over() -> bool {
     assert_eq!(open(&mut worker), 100);
     left > 0
 }
+
+/// However many sockets a plan opens, replaces, hands over or closes, each part of that is small; and
+/// until the last is done, each port leads to what was there, or to what comes.
+#[test]
+fn a_plan_takes_effect_in_parts() {
+    let Some(_alone) = network() else { return };
+    let mut worker = between();
+    let range = |listen: &str, first, to| {
+        let ports = PortRange::new(first, first + 999).unwrap();
+        Entry { side: Side::Host, ..inside(Rule { ports, ..rule(Some(listen), first, to) }) }
+    };
+    let home = home().to_string();
+    let steps = [
+        ("opened", range(&home, 10_000, 80), 10_000),
+        ("handed over", range(&home, 10_000, 2000), 10_000),
+        ("replaced", range("0.0.0.0", 10_000, 2000), 10_000),
+        ("closed", range(&home, 20_000, 80), 20_000),
+    ];
+    let mut before: Option<Entry> = None;
+    for (what, entry, first) in steps {
+        let gone = before.take().map(Change::Delete);
+        let changes: Vec<_> = gone.into_iter().chain([Change::Add(entry.clone())]).collect();
+        let applied = apply(&mut worker, &changes);
+        assert!(applied.refused().is_empty(), "{what}");
+        worker.control().begin_commit(applied);
+        let mut parts = 0;
+        let result = loop {
+            let count = open(&mut worker);
+            let result = worker.control().settle();
+            assert!(count.abs_diff(open(&mut worker)) <= 256, "{what}");
+            parts += 1;
+            if let Some(result) = result {
+                break result;
+            }
+        };
+        assert!(result.is_ok() && parts >= 4, "{what}: {parts}");
+        assert_eq!(open(&mut worker), 1000, "{what}");
+        assert!(!refuses(first) && !refuses(first + 999), "{what}");
+        before = Some(entry);
+    }
+    // What is rolled back is closed in parts, too.
+    let applied = apply(&mut worker, &[Change::Add(range(&home, 30_000, 80))]);
+    assert!(!refuses(30_999));
+    worker.control().begin_roll_back(applied);
+    let parts = (1..).find(|_| worker.control().settle().is_some()).unwrap();
+    assert!(parts > 10 && refuses(30_000) && refuses(30_999), "{parts}");
+}

@@ -83,7 +83,7 @@ impl<L: Link> Engine<L> {
     }
 
     /// Bytes of payload that a flow has carried from the guest and to it, or past the link from the
-    /// client and to it. Asks the kernel for nothing.
+    /// client and to it, and how long ago it carried some. Asks the kernel for nothing.
     pub(crate) fn carried(&self, handle: Handle) -> Option<([u64; 2], Duration)> {
         let (_, flow) = self.flows.get(handle)?;
         let account = match flow {

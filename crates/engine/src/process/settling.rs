@@ -112,7 +112,7 @@ impl Process {
         let mut work = 0;
         while work < PART {
             let (stage, done) = match std::mem::replace(&mut settling.stage, Stage::Close) {
-                Stage::Begin => (self.begin_settling(&mut settling), PART),
+                Stage::Begin => (self.begin_settling(&settling.applied), PART),
                 Stage::Replace => self.replace_next(ctx, &mut settling),
                 Stage::Watch => self.watch_next(ctx, &mut settling),
                 Stage::HandOver => self.hand_over_next(ctx, &mut settling),
@@ -134,8 +134,7 @@ impl Process {
     }
 
     /// Whether a plan can take effect.
-    fn begin_settling(&mut self, settling: &mut Settling) -> Stage {
-        let Settling { applied, .. } = settling;
+    fn begin_settling(&self, applied: &Applied) -> Stage {
         let opened = (applied.open.len() + 2 * applied.late.len()) * LATER;
         if !self.forward.is_current(applied) {
             return Stage::Undo(Some(Uncommitted::Stale(Stale)));
@@ -155,29 +154,34 @@ impl Process {
             }
             return (Stage::Replace, CLOSED);
         }
-        let Some(place) = settling.late.take() else {
-            settling.late = settling.applied.late.pop();
-            let Some(place) = settling.late else { return (Stage::Watch, 0) };
-            settling.in_the_way = self.forward.in_the_way(&settling.applied, place);
-            return (Stage::Replace, 0);
-        };
-        let Settling { applied, begun, .. } = settling;
-        let opened = self.forward.open(applied, place);
-        let failed = match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
-            Ok(numbers) => {
-                begun.extend(numbers);
-                None
-            }
-            Err(error) => Some(error),
-        };
-        let Some(error) = failed else { return (Stage::Replace, REPLACED) };
-        let is_left_out = is_in_use(&error) && settling.has_others(&self.forward, place);
-        let Some(refusal) = settling.applied.refusal(place, error) else { return (Stage::Replace, REPLACED) };
-        if !is_left_out {
-            return (Stage::Undo(Some(Uncommitted::Port(Box::new(refusal)))), REPLACED);
+        if let Some(place) = settling.late.take() {
+            return (self.open_late(ctx, settling, place), REPLACED);
         }
-        settling.left_out.push(Refusal { extent: Extent::Part, ..refusal });
-        (Stage::Replace, REPLACED)
+        settling.late = settling.applied.late.pop();
+        let Some(place) = settling.late else { return (Stage::Watch, 0) };
+        settling.in_the_way = self.forward.in_the_way(&settling.applied, place);
+        (Stage::Replace, 0)
+    }
+
+    /// Opens a socket that nothing of ours is in the way of any more.
+    fn open_late<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling, place: Place) -> Stage {
+        let opened = self.forward.open(&settling.applied, place);
+        let error = match opened.and_then(|listeners| self.listen_to_all(ctx, listeners)) {
+            Ok(numbers) => {
+                settling.begun.extend(numbers);
+                return Stage::Replace;
+            }
+            Err(error) => error,
+        };
+        let is_left_out = is_in_use(&error) && settling.has_others(&self.forward, place);
+        match settling.applied.refusal(place, error) {
+            Some(refusal) if is_left_out => {
+                settling.left_out.push(Refusal { extent: Extent::Part, ..refusal });
+                Stage::Replace
+            }
+            Some(refusal) => Stage::Undo(Some(Uncommitted::Port(Box::new(refusal)))),
+            None => Stage::Replace,
+        }
     }
 
     /// Watches a socket that was opened.

@@ -1,9 +1,11 @@
 //! Changes of the rules, one transaction after the other.
 //!
 //! Each is planned when its turn comes, for the rules as they are then; its sockets are opened; and
-//! it takes effect as a whole. All of that is done a part in each round. A client of the C program's protocol sends
-//! whole tables. What it means by them is how they differ from what it was shown: so two of them at
-//! the same time change what each meant to, as they do where the server has one client at a time.
+//! it takes effect as a whole. All of that is done a part in each round.
+//!
+//! A client of the C program's protocol sends whole tables. What it means by them is how they differ
+//! from what it was shown: so two of them at the same time change what each meant to, as they do where
+//! the server has one client at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::take;
@@ -94,8 +96,8 @@ enum Stage {
 #[derive(Debug)]
 struct Planning {
     plan: Plan,
-    /// It does not know of all rules yet.
-    is_partial: bool,
+    /// It knows of all rules that there are.
+    is_prepared: bool,
     /// Rules that are to be taken out before the next change.
     doomed: Vec<RuleId>,
 }
@@ -213,14 +215,14 @@ impl Planning {
         }
         let steps = Vec::with_capacity(transaction.changes.len());
         let work = Work { transaction, attempts, steps, refused: Vec::new() };
-        let planning = Self { plan: control.begin_plan(), is_partial: true, doomed: Vec::new() };
+        let planning = Self { plan: control.begin_plan(), is_prepared: false, doomed: Vec::new() };
         ControlFlow::Continue(Current { work, stage: Stage::Planning(planning) })
     }
 
     /// Plans some more changes for the rules as they are.
     fn go_on<L: Link>(mut self, mut work: Work, control: &Control<'_, L>, terms: &Terms) -> Fate {
-        if self.is_partial {
-            self.is_partial = !control.prepare(&mut self.plan);
+        if !self.is_prepared {
+            self.is_prepared = control.prepare(&mut self.plan);
             return ControlFlow::Continue(Current { work, stage: Stage::Planning(self) });
         }
         let end = passt_engine::clock() + SLICE;
