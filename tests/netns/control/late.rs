@@ -47,10 +47,41 @@ fn what_is_lost_late_is_that_rule_alone() {
     assert!(!lost.committed && lost.refused.len() == 1 && lost.refused[0].rule == weak, "{lost:?}");
     assert_eq!(rules(&mut client), std::slice::from_ref(&old));
 
+    // One that has another one.
+    let two = |rule: &Rule, weak| Rule { last: Some(9001), weak, ..rule.clone() };
+    let both = vec![Change::Delete(old.clone()), Change::Add(two(&old, false))];
+    assert!(change(&mut client, both, false).committed);
+    let part =
+        change(&mut client, vec![Change::Delete(two(&old, false)), Change::Add(two(&all, true))], false);
+    let told: Vec<_> = part.refused.iter().map(|refused| (refused.port, refused.part)).collect();
+    assert_eq!((part.committed, told), (true, vec![(Some(9000), true)]), "{part:?}");
+    let back = vec![Change::Delete(two(&all, true)), Change::Add(old.clone())];
+    assert!(change(&mut client, back, false).committed);
+
     let partial = change(&mut client, wanted(), true);
     assert!(partial.committed && partial.refused.len() == 1 && partial.refused[0].rule == all, "{partial:?}");
     assert_eq!(partial.outcomes, [(Outcome::Deleted, 1), (Outcome::Added, 1), (Outcome::Refused, 1)]);
     assert_eq!(rules(&mut client), [udp]);
+}
+
+/// The kernel has room for many descriptors from the start: making it later keeps traffic waiting.
+#[test]
+fn room_for_descriptors() {
+    let Some(served) = start(QUIET) else { return };
+    let status = format!("/proc/{}/status", served.guest.pasta.pid());
+    let room = || {
+        let text = std::fs::read_to_string(&status).expect("pasta lives");
+        let size = text.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("a line");
+        size.trim().parse::<usize>().expect("a number")
+    };
+    let before = room();
+    let rules = (0..2000).map(|at| Change::Add(port(Protocol::Tcp, 20_000 + at, 80)));
+    let mut client = served.client();
+    let rules: Vec<_> = rules.collect();
+    for part in rules.chunks(500) {
+        assert!(change(&mut client, part.to_vec(), false).committed);
+    }
+    assert!(before > 2000 && room() == before, "{before} {}", room());
 }
 
 /// Nobody takes another client's recording away.

@@ -5,7 +5,7 @@ use std::fs;
 use passt_control::Protocol;
 use passt_control::client::Error;
 use passt_control::reply::{Answer, Code, Event, Failure};
-use passt_control::request::{Change, Flows, Name, Request, Set};
+use passt_control::request::{Carried, Change, Flows, Name, Request, Set};
 use passt_tests::transfer::{MIB, at, download, far_servers, upload};
 use passt_tests::{FAR4, HOST4, Place as _, eventually, have};
 
@@ -68,8 +68,11 @@ fn metrics() {
     assert!(after - before >= 4 * MIB, "{before} {after}");
     let mut exporter = served.start_tool("pesto", "--metrics-listen 9100");
     exporter.wait_for("Metrics at http://127.0.0.1:9100/metrics");
-    let served_text = served.net.host.run("curl -s --max-time 10 http://127.0.0.1:9100/metrics");
-    assert!(value(&served_text, bytes) >= after);
+    for url in ["/metrics", "/metrics?module=x", "/"] {
+        let text = served.net.host.run(&format!("curl -s --max-time 10 http://127.0.0.1:9100{url}"));
+        assert!(value(&text, bytes) >= after, "{url}");
+    }
+    assert!(served.net.host.run("curl -s --max-time 10 http://127.0.0.1:9100/other").contains("Not found"));
     assert_eq!(
         served.net.peer.start(&format!("curl -s --max-time 3 http://{HOST4}:9100/metrics")).finish().stdout,
         ""
@@ -202,6 +205,78 @@ fn the_live_view_once() {
     download(&served.guest, &at(FAR4, 5001), MIB);
 }
 
+/// Of flows that carry nothing nothing is told each second, and they are shown nevertheless.
+#[test]
+fn flows_that_are_silent() {
+    let Some(served) = start(QUIET) else { return };
+    let _far = far_servers(&served.net);
+    let _idle = served.guest.start_peer(&format!("idle {} 60", at(FAR4, 5001)));
+    let mut client = served.client();
+    let mut names =
+        |within_ms| match client.ask(Request::Carried(Carried { within_ms, ..Carried::default() })) {
+            Ok(Answer::Carried(page)) => page.flows.len(),
+            other => panic!("{other:?}"),
+        };
+    eventually("it is there", || (names(Some(60_000)) == 1).then_some(()));
+    eventually("it is silent", || (names(Some(300)) == 0).then_some(()));
+    assert_eq!(names(None), 1);
+    let text = served.start_tool("passtop", "--json -i 0.5").finish();
+    let seen: serde_json::Value = serde_json::from_str(&text.stdout).expect("JSON");
+    assert_eq!(
+        (&seen["flow_count"], &seen["flows"][0]["remote"]),
+        (&1.into(), &at(FAR4, 5001).into()),
+        "{seen}"
+    );
+}
+
+/// What is written to nobody, or can't be, ends the tools in one line or none.
+#[test]
+fn nobody_reads() {
+    let Some(served) = start(QUIET) else { return };
+    for (tool, options) in [
+        ("pesto", "--help"),
+        ("pesto", ""),
+        ("pesto", "--metrics"),
+        ("passtop", "--help"),
+        ("passtop", "--json -i 0.1"),
+    ] {
+        let line = format!("{} {options} {}", served.net.tool(tool).display(), served.socket.display());
+        let shell = |script: String| {
+            let mut command = served.net.host.command("bash");
+            passt_tests::Process::start(command.args(["-c", &script])).finish()
+        };
+        let piped = shell(format!("set -o pipefail; {line} | true"));
+        assert!(piped.status.success() && piped.stderr.is_empty(), "{line}: {piped:?}");
+        let full = shell(format!("{line} >/dev/full"));
+        assert_eq!((full.status.code(), full.stderr.lines().count()), (Some(1), 1), "{line}: {full:?}");
+    }
+}
+
+/// Without a path the only instance is found, however its path was written.
+#[test]
+fn the_only_one_is_found() {
+    let Some(net) = passt_tests::Net::new() else { return };
+    let found = |command: &str| {
+        let line = format!("cd {} && {command}", net.dir().display());
+        let mut shell = net.host.command("bash");
+        passt_tests::Process::start(shell.args(["-c", &line])).finish()
+    };
+    let passtop = net.tool("passtop").display().to_string();
+    let mut shell = net.host.command("bash");
+    let line = format!(
+        "cd {} && exec {} --config-net -t none -T none -u none -U none -c pasta-here.sock -f sleep 60",
+        net.dir().display(),
+        net.tool("pasta").display()
+    );
+    let pasta = passt_tests::Process::start(shell.args(["-c", &line]));
+    let seen = eventually("it is there", || {
+        let finished = found(&format!("{passtop} --json -i 0.1"));
+        finished.status.success().then_some(finished.stdout)
+    });
+    assert!(seen.contains("\"program\":\"pasta\""), "{seen}");
+    pasta.signal("TERM");
+}
+
 /// The live view in a terminal: pages, order, filter, pause, and its end.
 #[test]
 fn the_live_view_in_a_terminal() {
@@ -254,5 +329,15 @@ fn the_live_view_in_a_terminal() {
     press("q");
     shows(&["ENDED"]);
     assert!(!screen().contains("1 Flows"), "the terminal is left as it was");
+    tmux(&["kill-server"]);
+    // Whoever ends it from outside leaves the terminal as it was, too.
+    let line = line.replace("; echo ENDED", "; stty -a; echo ENDED");
+    let begun = tmux(&["-u", "new-session", "-d", "-x", "80", "-y", "24", &line]);
+    assert!(begun.status.success(), "{begun:?}");
+    shows(&["pasta 0.", "1 Flows"]);
+    let shell = tmux(&["display-message", "-p", "#{pane_pid}"]).stdout;
+    served.net.host.run(&format!("pkill -TERM -P {}", shell.trim()));
+    shows(&[" icanon", " echo ", "ENDED"]);
+    assert!(!screen().contains("1 Flows"));
     tmux(&["kill-server"]);
 }
