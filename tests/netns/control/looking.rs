@@ -252,6 +252,18 @@ fn nobody_reads() {
     }
 }
 
+/// What can't be reached is one line with one reason.
+#[test]
+fn nobody_is_there() {
+    let Some(net) = passt_tests::Net::new() else { return };
+    for tool in ["pesto", "passtop"] {
+        let finished = net.host.start(&format!("{} /no/such/socket", net.tool(tool).display())).finish();
+        let lines: Vec<_> = finished.stderr.lines().collect();
+        assert!(finished.status.code() == Some(1) && lines.len() == 1, "{finished:?}");
+        assert_eq!(lines[0].matches("No such file or directory").count(), 1, "{finished:?}");
+    }
+}
+
 /// Without a path the only instance is found, however its path was written.
 #[test]
 fn the_only_one_is_found() {
