@@ -141,7 +141,7 @@ fn change(
     let applied = apply.finish();
     let takes_effect = partial || !applied.lacks_rules();
     if takes_effect {
-        control.begin_commit(applied);
+        control.begin_commit(applied, !partial);
     } else {
         control.begin_roll_back(applied);
     }

@@ -5,7 +5,7 @@ mod common;
 mod controlled;
 
 use std::io::{ErrorKind, Read as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -488,7 +488,7 @@ fn a_plan_takes_effect_in_parts() {
         let changes: Vec<_> = gone.into_iter().chain([Change::Add(entry.clone())]).collect();
         let applied = apply(&mut worker, &changes);
         assert!(applied.refused().is_empty(), "{what}");
-        worker.control().begin_commit(applied);
+        worker.control().begin_commit(applied, true);
         let mut parts = 0;
         let result = loop {
             let count = open(&mut worker);
@@ -510,4 +510,59 @@ fn a_plan_takes_effect_in_parts() {
     worker.control().begin_roll_back(applied);
     let parts = (1..100).find(|_| worker.control().settle().is_some()).unwrap();
     assert!(parts > 10 && refuses(30_000) && refuses(30_999), "{parts}");
+}
+
+/// Clients that send all the time while their ports are led elsewhere, by sockets that are handed
+/// over or replaced, or while that is undone: who gets it in the end is whom the rules say.
+#[test]
+fn datagrams_go_where_the_rules_lead() {
+    let Some(_alone) = network() else { return };
+    let server = |port| UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    let servers = [server(7001), server(7002)];
+    servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
+    let rules = |listen: &'static str, to| {
+        (10_000..10_300).map(move |port| Entry {
+            protocol: Protocol::Udp,
+            side: Side::Host,
+            ..inside(rule(Some(listen), port, to))
+        })
+    };
+    for (what, listen, fails) in
+        [("handed over", "127.0.0.1", false), ("replaced", "0.0.0.0", false), ("undone", "0.0.0.0", true)]
+    {
+        let mut worker = between();
+        let mut now = Instant::from_millis(1000);
+        change(&mut worker, &rules("127.0.0.1", 7001).map(Change::Add).collect::<Vec<_>>());
+        let clients: Vec<_> = (0..20).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let mut send = |worker: &mut Worker<NoLink>| {
+            for (client, port) in clients.iter().zip((10_000..).step_by(15)) {
+                client.send_to(b"?", ("127.0.0.1", port)).unwrap();
+            }
+            after(worker, &mut now, 1);
+        };
+        let heard = || {
+            servers
+                .each_ref()
+                .map(|server| std::iter::from_fn(|| server.recv(&mut [0; 9]).ok()).take(100_000).count())
+        };
+        send(&mut worker);
+        assert_eq!(heard(), [20, 0], "{what}");
+        let changes =
+            rules("127.0.0.1", 7001).map(Change::Delete).chain(rules(listen, 7002).map(Change::Add));
+        let applied = apply(&mut worker, &changes.collect::<Vec<_>>());
+        assert!(applied.refused().is_empty(), "{what}");
+        let other = fails.then(|| UdpSocket::bind(("127.0.0.77", 10_299)).unwrap());
+        worker.control().begin_commit(applied, true);
+        let result = (0..1000).find_map(|_| {
+            send(&mut worker);
+            worker.control().settle()
+        });
+        assert_eq!(result.unwrap().is_err(), fails, "{what}");
+        drop(other);
+        heard();
+        for _ in 0..3 {
+            send(&mut worker);
+        }
+        assert_eq!(heard(), if fails { [60, 0] } else { [0, 60] }, "{what}");
+    }
 }

@@ -17,7 +17,8 @@ pub struct Committed {
     pub closed: usize,
     /// Flows of datagrams ended that used one of them.
     pub ended: usize,
-    /// Ports that rules need not have, and that were not to be had once they were free.
+    /// What was not to be had once it was free: ports that rules need not have, and rules if they can
+    /// be left out.
     pub left_out: Vec<Refusal>,
 }
 
@@ -70,14 +71,15 @@ impl<L: Link> Control<'_, L> {
     /// services get their sockets in the next rounds of the loop. On an error everything is as it
     /// was, and what was opened is closed.
     pub fn commit(&mut self, applied: Applied) -> Result<Committed, Uncommitted> {
-        self.begin_commit(applied);
+        self.begin_commit(applied, true);
         self.settled()
     }
 
-    /// Begins what [`Control::commit`] does, of which each [`Control::settle`] then does a part.
-    pub fn begin_commit(&mut self, applied: Applied) {
+    /// Begins what [`Control::commit`] does, of which each [`Control::settle`] then does a part. If it
+    /// is not to be the `whole`, rules are left out whose ports are not to be had once they are free.
+    pub fn begin_commit(&mut self, applied: Applied, whole: bool) {
         let _ = self.settled();
-        self.process.begin_commit(applied);
+        self.process.begin_commit(applied, whole);
     }
 
     /// Begins to close what was opened, of which each [`Control::settle`] then does a part. What is
@@ -90,11 +92,9 @@ impl<L: Link> Control<'_, L> {
     /// Does a part of what was begun; at the end, what became of it. Sockets do not follow services
     /// before.
     pub fn settle(&mut self) -> Option<Result<Committed, Uncommitted>> {
-        let settled = self.process.settle(&mut self.engine.ctx)?;
-        Some(settled.map(|Settled { closed, left_out }| {
-            let ended = self.engine.end_through(&closed);
-            Committed { closed: closed.len(), ended, left_out }
-        }))
+        let Settled { result, closed, left_out } = self.process.settle(&mut self.engine.ctx)?;
+        let ended = self.engine.end_through(&closed);
+        Some(result.map(|()| Committed { closed: closed.len(), ended, left_out }))
     }
 
     fn settled(&mut self) -> Result<Committed, Uncommitted> {

@@ -86,6 +86,12 @@ impl<L: Link> Engine<L> {
         is_cut_off
     }
 
+    /// Ends a flow whose listening socket was closed, or leads elsewhere now, if what came in is for
+    /// another `remote` than the flow's; whether it was. Its rule was replaced.
+    fn end_diverted(&mut self, handle: Handle, remote: Endpoint) -> bool {
+        !self.is_with(handle, remote) && self.end_cut_off(handle)
+    }
+
     /// The flow from outside that the guest was reached with at another of its addresses than the
     /// one that it answers from.
     fn answered(&self, key: &Key) -> Option<Handle> {
@@ -370,14 +376,14 @@ impl<L: Link> Engine<L> {
     ) -> Result<Handle, DropReason> {
         let (core, ports) = (&self.ctx.core, &self.ctx.ports);
         let listener = ports.listeners.get(number).ok_or(DropReason::Socket)?;
-        let (to, port) = (listener.form(source), listener.port());
+        let (to, port, side) = (listener.form(source), listener.port(), listener.side);
         let destination = destination.map_or(listener.bounds.addr, Addr::from);
         let (key, server) = listener.route(&core.guest, source.into(), destination)?;
         let from = (!destination.is_group() && !destination.is_unspecified()).then(|| destination.ip());
         let shared = Shared::new(Which::Listener(number), to, from);
         let remote = server.unwrap_or(source.into());
         let known = self.flows.find(&key).or_else(|| self.begun_through(number, &key, remote));
-        if let Some(handle) = known {
+        if let Some(handle) = known.filter(|&handle| !self.end_diverted(handle, remote)) {
             let Some((_, Flow::Udp(flow))) = self.flows.get_mut(handle) else {
                 return Err(DropReason::Unmapped);
             };
@@ -385,12 +391,13 @@ impl<L: Link> Engine<L> {
             let takes = flow.takes(&self.common.udp.mappings, (shared, port), remote, server.is_some());
             return takes.then_some(handle).ok_or(DropReason::Unmapped);
         }
+        let (core, ports) = (&self.ctx.core, &self.ctx.ports);
         if ports.listeners.circular(core.guest.configured.bypass, &key, remote) {
             return Err(DropReason::Circular);
         }
         // Clients in the namespace are the guest's own.
         let class = match key.via {
-            _ if listener.side == Side::Namespace => None,
+            _ if side == Side::Namespace => None,
             Via::Link => Some(InboundClass::Udp),
             Via::Bypass(_) => Some(InboundClass::UdpAcross),
         };

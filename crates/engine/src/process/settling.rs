@@ -6,7 +6,7 @@
 //! handed over, the rules are replaced, and sockets of rules that are gone are closed. Until its
 //! turn comes, a socket serves whom it did before. Sockets that follow services wait for the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use passt_sys::alloc;
@@ -28,13 +28,15 @@ const REPLACED: usize = 8;
 pub(super) struct Settling {
     stage: Stage,
     applied: Applied,
+    /// It takes effect as a whole, or not at all. Otherwise rules can be left out.
+    is_whole: bool,
     /// A socket that is to take the place of others.
     late: Option<Place>,
     /// Sockets that are in the way of that.
     in_the_way: Vec<(u32, Former)>,
     /// Sockets closed because they were, as they are to be opened again on an error.
-    replaced: Vec<(u32, Former)>,
-    /// Ports that rules need not have, and can't.
+    replaced: VecDeque<(u32, Former)>,
+    /// Rules, and ports that rules need not have, that can't be had.
     left_out: Vec<Refusal>,
     /// Numbers of new sockets.
     begun: Vec<u32>,
@@ -63,14 +65,14 @@ enum Stage {
 }
 
 impl Settling {
-    fn new(mut applied: Applied, stage: Stage) -> Self {
+    fn new(mut applied: Applied, is_whole: bool, stage: Stage) -> Self {
         // They are taken from the end.
         applied.open.reverse();
         applied.late.reverse();
         applied.takes.reverse();
-        let (in_the_way, replaced, left_out) = (Vec::new(), Vec::new(), Vec::new());
+        let (in_the_way, replaced, left_out) = (Vec::new(), VecDeque::new(), Vec::new());
         let (begun, close, closed) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Self { stage, applied, late: None, in_the_way, replaced, left_out, begun, close, closed }
+        Self { stage, applied, is_whole, late: None, in_the_way, replaced, left_out, begun, close, closed }
     }
 
     /// Whether the rule of this place need not have that port, and has another one, or may get one.
@@ -86,29 +88,37 @@ impl Settling {
 }
 
 /// What was done to sockets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Settled {
+    /// Why nothing has changed.
+    pub(crate) result: Result<(), Uncommitted>,
     /// Numbers of those that are not there any more.
     pub(crate) closed: BTreeSet<u32>,
-    /// Ports that rules need not have, and can't.
+    /// Rules, and ports that rules need not have, that can't be had.
     pub(crate) left_out: Vec<Refusal>,
 }
 
+impl Default for Settled {
+    fn default() -> Self {
+        Self { result: Ok(()), closed: BTreeSet::new(), left_out: Vec::new() }
+    }
+}
+
 impl Process {
-    /// Begins to put a plan into effect whose sockets are open.
-    pub(crate) fn begin_commit(&mut self, applied: Applied) {
-        self.settling = Some(Settling::new(applied, Stage::Begin));
+    /// Begins to put a plan into effect whose sockets are open, as a `whole`, or as far as rules can
+    /// be had.
+    pub(crate) fn begin_commit(&mut self, applied: Applied, whole: bool) {
+        self.settling = Some(Settling::new(applied, whole, Stage::Begin));
     }
 
     /// Begins to close what was opened for a plan.
     pub(crate) fn begin_roll_back(&mut self, applied: Applied) {
-        self.settling = Some(Settling::new(applied, Stage::Undo(None)));
+        self.settling = Some(Settling::new(applied, true, Stage::Undo(None)));
     }
 
-    /// Does a part of what was begun. At the end: what was done, or why nothing has changed.
-    /// Nothing was begun: nothing was done.
-    pub(crate) fn settle<L: Link>(&mut self, ctx: &mut Context<L>) -> Option<Result<Settled, Uncommitted>> {
-        let Some(mut settling) = self.settling.take() else { return Some(Ok(Settled::default())) };
+    /// Does a part of what was begun; at the end, what was done. Nothing was begun: nothing was done.
+    pub(crate) fn settle<L: Link>(&mut self, ctx: &mut Context<L>) -> Option<Settled> {
+        let Some(mut settling) = self.settling.take() else { return Some(Settled::default()) };
         let mut work = 0;
         while work < PART {
             let (stage, done) = match std::mem::replace(&mut settling.stage, Stage::Close) {
@@ -123,7 +133,7 @@ impl Process {
                         self.poll(ctx);
                     }
                     let Settling { closed, left_out, .. } = settling;
-                    return Some(result.map(|()| Settled { closed, left_out }));
+                    return Some(Settled { result, closed, left_out });
                 }
             };
             settling.stage = stage;
@@ -150,7 +160,7 @@ impl Process {
         if let Some((number, former)) = settling.in_the_way.pop() {
             if self.forward.is_open(number) {
                 self.close(ctx, &[number]);
-                settling.replaced.push((number, former));
+                settling.replaced.push_back((number, former));
             }
             return (Stage::Replace, CLOSED);
         }
@@ -159,6 +169,10 @@ impl Process {
         }
         settling.late = settling.applied.late.pop();
         let Some(place) = settling.late else { return (Stage::Watch, 0) };
+        if settling.applied.rules.get(place.rule).is_none() {
+            settling.late = None;
+            return (Stage::Replace, WATCHED);
+        }
         settling.in_the_way = self.forward.in_the_way(&settling.applied, place);
         (Stage::Replace, 0)
     }
@@ -174,19 +188,26 @@ impl Process {
             Err(error) => error,
         };
         let is_left_out = is_in_use(&error) && settling.has_others(&self.forward, place);
-        match settling.applied.refusal(place, error) {
-            Some(refusal) if is_left_out => {
-                settling.left_out.push(Refusal { extent: Extent::Part, ..refusal });
-                Stage::Replace
-            }
-            Some(refusal) => Stage::Undo(Some(Uncommitted::Port(Box::new(refusal)))),
-            None => Stage::Replace,
+        let Some(refusal) = settling.applied.refusal(place, error) else { return Stage::Replace };
+        if is_left_out {
+            settling.left_out.push(Refusal { extent: Extent::Part, ..refusal });
+        } else if settling.is_whole {
+            return Stage::Undo(Some(Uncommitted::Port(Box::new(refusal))));
+        } else {
+            // Whatever it has already goes with what is deleted.
+            settling.applied.rules.remove(place.rule);
+            settling.applied.delete.insert(place.rule);
+            settling.left_out.push(refusal);
         }
+        Stage::Replace
     }
 
     /// Watches a socket that was opened.
     fn watch_next<L: Link>(&mut self, ctx: &mut Context<L>, settling: &mut Settling) -> (Stage, usize) {
         let Some(listener) = settling.applied.open.pop() else { return (Stage::HandOver, 0) };
+        if settling.applied.rules.get(listener.place.rule).is_none() {
+            return (Stage::Watch, CLOSED);
+        }
         match self.listen(ctx, listener) {
             Ok(number) => {
                 settling.begun.push(number);
@@ -230,12 +251,13 @@ impl Process {
     ) -> (Stage, usize) {
         if let Some(number) = settling.begun.pop() {
             self.close(ctx, &[number]);
+            settling.closed.insert(number);
             return (Stage::Undo(reason), CLOSED);
         }
         if settling.applied.open.pop().is_some() {
             return (Stage::Undo(reason), CLOSED);
         }
-        if let Some((number, former)) = settling.replaced.pop() {
+        if let Some((number, former)) = settling.replaced.pop_front() {
             self.restore(ctx, number, former);
             return (Stage::Undo(reason), REPLACED);
         }

@@ -20,6 +20,8 @@ use super::transactions::Owner;
 /// Memory that a client takes at most until that is looked at again: what it asks for, and what it is
 /// told, each in a vector that doubles.
 pub(super) const MEMORY: usize = 3 << 19;
+/// Descriptors that wait for the requests which they belong to, at most.
+const DESCRIPTORS: usize = 8;
 /// Bytes read at once.
 const CHUNK: usize = 1 << 14;
 /// Bytes that a client has not read, above which it is not asked for more.
@@ -57,7 +59,7 @@ pub(super) struct Client {
     stage: Stage,
     input: Vec<u8>,
     output: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    descriptors: ArrayVec<OwnedFd, DESCRIPTORS>,
     /// What the loop watches for; if that is nothing it does not watch the socket.
     interest: EventFlags,
     /// Nothing more comes.
@@ -94,7 +96,7 @@ impl Client {
             stage: Stage::Greeted(shown),
             input: Vec::new(),
             output,
-            descriptor: None,
+            descriptors: ArrayVec::new(),
             interest: EventFlags::IN,
             ended: false,
             waits: false,
@@ -122,9 +124,9 @@ impl Client {
             Ok(length) => {
                 self.heard = now;
                 self.input.extend(bytes.get(..length).unwrap_or_default());
-                if let Some(descriptor) = descriptors.pop() {
-                    self.descriptor = Some(descriptor);
-                }
+                // Of more than belong to requests the last are closed.
+                self.descriptors
+                    .extend(descriptors.take().into_iter().take(self.descriptors.remaining_capacity()));
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN | Errno::INTR) => {}
@@ -219,10 +221,10 @@ impl Client {
             self.input = Vec::new();
         }
         match request {
-            // The kernel may join what came with the descriptor to what came before (unix(7)), so it
-            // is kept until a request needs it.
+            // The kernel may join what came with a descriptor to what came before (unix(7)), so they
+            // are kept, in their order, until requests need them.
             Request::Message(message, _) if message.request.has_descriptor() => {
-                Some(Request::Message(message, self.descriptor.take()))
+                Some(Request::Message(message, self.descriptors.pop_at(0)))
             }
             other => Some(other),
         }

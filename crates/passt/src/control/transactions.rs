@@ -7,13 +7,13 @@
 //! from what it was shown: so two of them at the same time change what each meant to, as they do where
 //! the server has one client at a time.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::mem::take;
 use std::ops::ControlFlow;
 
 use passt_control::reply::{Answer, Changed, Code, Failure, Outcome, Refused};
 use passt_control::{Rule, request};
-use passt_engine::control::Control;
+use passt_engine::control::{Committed, Control};
 use passt_engine::forward::{self, Apply, Change, Entry, Extent, Plan, Progress, Reason, Refusal, RuleId};
 use passt_engine::link::Link;
 use passt_engine::process::Uncommitted;
@@ -61,8 +61,6 @@ struct Transaction {
     changes: Vec<request::Change>,
     /// Rules that can't be had are left out.
     partial: bool,
-    /// Those that turned out to be such when all was to take effect: which change each was.
-    lost: BTreeMap<usize, Refused>,
 }
 
 /// The transaction that is under way.
@@ -117,7 +115,9 @@ struct Opening {
 struct Settling {
     /// What became of it, if nothing more comes in between.
     changed: Changed,
-    /// Rules that come and go.
+    /// New rules that can't be had.
+    lacking: BTreeSet<RuleId>,
+    /// Rules that are to come and to go.
     size: (usize, usize),
 }
 
@@ -150,7 +150,7 @@ pub(super) struct Done {
 impl Transactions {
     /// Adds a transaction whose client is told what became of it.
     pub(super) fn change(&mut self, owner: Owner, id: u64, changes: Vec<request::Change>, partial: bool) {
-        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial, lost: BTreeMap::new() });
+        self.queue.push_back(Transaction { owner, id: Some(id), changes, partial });
     }
 
     /// Adds one that makes of the rules `shown` those that are `wanted`, as far as they can be had.
@@ -161,7 +161,7 @@ impl Transactions {
         let added = wanted.iter().filter(|rule| shown.binary_search(rule).is_err());
         let changes = deleted.cloned().map(request::Change::Delete);
         let changes = changes.chain(added.cloned().map(request::Change::Add)).collect();
-        self.queue.push_back(Transaction { owner, id: None, changes, partial: true, lost: BTreeMap::new() });
+        self.queue.push_back(Transaction { owner, id: None, changes, partial: true });
     }
 
     /// Whether no more can wait: their clients may be gone by now.
@@ -193,7 +193,7 @@ impl Transactions {
             Some(Current { work, stage }) => match stage {
                 Stage::Planning(planning) => planning.go_on(work, control, terms),
                 Stage::Opening(opening) => opening.go_on(work, control),
-                Stage::Settling(settling) => settling.go_on(work, control, terms),
+                Stage::Settling(settling) => settling.go_on(work, control),
             },
         };
         match fate {
@@ -243,11 +243,8 @@ impl Planning {
 
     /// Plans the next change.
     fn step<L: Link>(&mut self, work: &mut Work, control: &Control<'_, L>, terms: &Terms) -> Step {
-        let Work { transaction: Transaction { changes, lost, .. }, steps, refused, .. } = work;
-        let place = steps.len();
-        let Some(change) = changes.get(place).filter(|_| !lost.contains_key(&place)) else {
-            return Step::Invalid;
-        };
+        let Work { transaction: Transaction { changes, .. }, steps, refused, .. } = work;
+        let Some(change) = changes.get(steps.len()) else { return Step::Invalid };
         let (rule, make): (_, fn(Entry) -> Change) = match change {
             request::Change::Add(rule) => (rule, Change::Add),
             request::Change::Delete(rule) => (rule, Change::Delete),
@@ -302,73 +299,65 @@ impl Opening {
     fn finish<L: Link>(self, work: Work, control: &mut Control<'_, L>) -> Current {
         let Self { apply, size: (added, deleted), .. } = self;
         let applied = apply.finish();
-        let whole = |refusal: &&Refusal| refusal.extent == Extent::Whole;
-        let lacking: BTreeSet<_> =
-            applied.refused().iter().filter(whole).filter_map(|refusal| refusal.id).collect();
-        let committed = work.transaction.partial || !applied.lacks_rules();
+        let mut lacking = BTreeSet::new();
+        lacking.extend(whole(applied.refused()));
+        let is_whole = !work.transaction.partial;
+        let committed = !(is_whole && applied.lacks_rules());
         let changed = Changed { committed, ..work.changed(applied.refused(), &lacking) };
         if committed {
-            control.begin_commit(applied);
+            control.begin_commit(applied, is_whole);
         } else {
             control.begin_roll_back(applied);
         }
-        let size = (added.saturating_sub(lacking.len()), deleted);
-        Current { work, stage: Stage::Settling(Settling { changed, size }) }
+        Current { work, stage: Stage::Settling(Settling { changed, lacking, size: (added, deleted) }) }
     }
 }
 
 impl Settling {
     /// Changes some more sockets.
-    fn go_on<L: Link>(mut self, mut work: Work, control: &mut Control<'_, L>, terms: &Terms) -> Fate {
+    fn go_on<L: Link>(mut self, work: Work, control: &mut Control<'_, L>) -> Fate {
         let Some(result) = control.settle() else {
             return ControlFlow::Continue(Current { work, stage: Stage::Settling(self) });
         };
-        let error = match result {
-            Ok(_) if !self.changed.committed => {
-                return ControlFlow::Break(work.transaction.done(self.changed));
-            }
-            Ok(committed) => {
-                (self.changed.closed, self.changed.ended) = (committed.closed, committed.ended);
-                self.changed.refused.extend(committed.left_out.iter().take(REASONS).map(convert::refused));
-                let ((added, deleted), done) = (self.size, work.transaction.done(self.changed));
-                return ControlFlow::Break(Done { added, deleted, ..done });
-            }
-            Err(error) => error,
-        };
-        let again = work.attempts > 0;
-        match error {
-            Uncommitted::Stale(_) if again => work.plan_again(control),
-            Uncommitted::Port(refusal) => {
-                work.lose(&refusal, terms);
-                if work.transaction.partial && again {
-                    return work.plan_again(control);
-                }
+        match result {
+            Ok(_) if !self.changed.committed => ControlFlow::Break(work.transaction.done(self.changed)),
+            Ok(committed) => ControlFlow::Break(self.took_effect(work, committed)),
+            Err(Uncommitted::Stale(_)) if work.attempts > 0 => work.plan_again(control),
+            Err(Uncommitted::Port(refusal)) => {
                 self.changed.committed = false;
-                self.changed.outcomes = outcomes(&work.steps, &BTreeSet::new());
+                self.leave_out(&work, &[*refusal]);
                 ControlFlow::Break(work.transaction.done(self.changed))
             }
-            Uncommitted::Stale(_) | Uncommitted::Memory => {
+            Err(error @ (Uncommitted::Stale(_) | Uncommitted::Memory)) => {
                 ControlFlow::Break(work.transaction.fail(Code::Busy, &error.to_string()))
             }
-            Uncommitted::Watch(_) => {
+            Err(error @ Uncommitted::Watch(_)) => {
                 ControlFlow::Break(work.transaction.fail(Code::Refused, &error.to_string()))
             }
         }
     }
+
+    fn took_effect(mut self, work: Work, committed: Committed) -> Done {
+        let Committed { closed, ended, left_out } = committed;
+        (self.changed.closed, self.changed.ended) = (closed, ended);
+        self.leave_out(&work, &left_out);
+        let (added, deleted) = self.size;
+        let added = added.saturating_sub(self.lacking.len());
+        Done { added, deleted, ..work.transaction.done(self.changed) }
+    }
+
+    /// These were not to be had once their ports were free.
+    fn leave_out(&mut self, work: &Work, refused: &[Refusal]) {
+        if refused.is_empty() {
+            return;
+        }
+        self.lacking.extend(whole(refused));
+        self.changed.outcomes = outcomes(&work.steps, &self.lacking);
+        self.changed.refused.extend(refused.iter().take(REASONS).map(convert::refused));
+    }
 }
 
 impl Work {
-    /// A rule was not to be had once its port was free.
-    fn lose(&mut self, refusal: &Refusal, terms: &Terms) {
-        let adds = |change: &request::Change| matches!(change, request::Change::Add(rule) if terms.entry(rule).as_ref() == Ok(&refusal.entry));
-        for (place, step) in self.steps.iter_mut().enumerate() {
-            if self.transaction.changes.get(place).is_some_and(adds) {
-                *step = Step::Invalid;
-                self.transaction.lost.insert(place, convert::refused(refusal));
-            }
-        }
-    }
-
     fn plan_again<L: Link>(self, control: &Control<'_, L>) -> Fate {
         Planning::begin(self.transaction, self.attempts - 1, control)
     }
@@ -387,8 +376,7 @@ impl Work {
 impl Transaction {
     /// What became of it, but for how many rules came and went.
     fn done(self, mut changed: Changed) -> Done {
-        let Self { owner, id, lost, .. } = self;
-        changed.refused.extend(lost.into_values());
+        let Self { owner, id, .. } = self;
         if id.is_none() {
             for refused in &changed.refused {
                 log::warn!("{}", refused.reason);
@@ -407,6 +395,11 @@ impl Transaction {
         }
         Done { owner, id, answer: Err(Failure::new(code, reason)), added: 0, deleted: 0 }
     }
+}
+
+/// Of what is refused, rules that are not there at all.
+fn whole(refused: &[Refusal]) -> impl Iterator<Item = RuleId> {
+    refused.iter().filter(|refusal| refusal.extent == Extent::Whole).filter_map(|refusal| refusal.id)
 }
 
 /// What became of each change, where the rules `lacking` could not be had.

@@ -18,8 +18,6 @@ const HISTORY: usize = 120;
 const DESCRIBED: usize = 256;
 /// How much longer ago than the last sample a flow may have carried something that is new.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Flows are forgotten when so many times more are known than there are.
-const FORGET: usize = 4;
 
 /// An instance that is watched.
 #[derive(Debug)]
@@ -107,7 +105,7 @@ impl Monitor {
         let flow_count = counters.levels.iter().find(|(name, _)| name == "flows");
         let flow_count = flow_count.map_or(0, |(_, level)| usize::try_from(level.used).unwrap_or(usize::MAX));
         // Names of flows that have ended do not come again.
-        let is_all = self.before.is_empty() || self.before.len() > FORGET * (flow_count + DESCRIBED);
+        let is_all = self.before.is_empty() || self.before.len() > flow_count + DESCRIBED;
         let carried = self.carried((!is_all).then_some(passed + MARGIN))?;
         let mut rates: Vec<_> = carried
             .iter()
@@ -124,12 +122,7 @@ impl Monitor {
         }
         self.before.extend(carried);
         rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out + inward), *name));
-        rates.truncate(DESCRIBED);
-        let flows = self.describe(&rates)?;
-        let there: HashSet<&str> = flows.iter().map(|flow| flow.flow.flow.as_str()).collect();
-        for (name, ..) in rates.iter().filter(|(name, ..)| !there.contains(name_of(*name).as_str())) {
-            self.before.remove(name);
-        }
+        let flows = self.describe_first(&rates)?;
         let ports = ports(self.client.rules()?, &flows);
         let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
         let of = |before, now| rate(before, now, interval);
@@ -178,6 +171,25 @@ impl Monitor {
             );
             from = page.next;
         }
+        Ok(all)
+    }
+
+    /// The first of these flows, without those that have ended, which are forgotten.
+    fn describe_first(&mut self, rates: &[((u32, u32), u64, u64)]) -> anyhow::Result<Vec<FlowNow>> {
+        let mut all = Vec::new();
+        for part in rates.chunks(DESCRIBED) {
+            let flows = self.describe(part)?;
+            let there: HashSet<&str> = flows.iter().map(|flow| flow.flow.flow.as_str()).collect();
+            for (name, ..) in part.iter().filter(|(name, ..)| !there.contains(name_of(*name).as_str())) {
+                self.before.remove(name);
+            }
+            let is_complete = flows.len() == part.len();
+            all.extend(flows);
+            if is_complete || all.len() >= DESCRIBED {
+                break;
+            }
+        }
+        all.truncate(DESCRIBED);
         Ok(all)
     }
 
