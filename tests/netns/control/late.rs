@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use passt_control::frame;
 use passt_control::reply::{Answer, Outcome};
-use passt_control::request::{Change, Message, Request};
+use passt_control::request::{Change, Changes, Message, Request};
 use passt_control::{Protocol, Rule};
 use passt_tests::{Place as _, eventually};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -64,6 +64,32 @@ fn what_is_lost_late_is_that_rule_alone() {
     assert_eq!(rules(&mut client), [udp]);
 }
 
+/// However many rules are lost late, the others take effect if that is wanted.
+#[test]
+fn many_are_lost_late() {
+    let Some(served) = start(QUIET) else { return };
+    let _others: Vec<_> =
+        (0..10).map(|at| served.net.host.serve(&format!("127.0.0.2:{}", 9000 + 2 * at))).collect();
+    let mut client = served.client();
+    let ports = || (0..20_u16).map(|at| port(Protocol::Tcp, 9000 + at, 80));
+    let one = || ports().map(|rule| at_address("127.0.0.1", rule));
+    let all = || ports().map(|rule| at_address("0.0.0.0", rule));
+    assert!(change(&mut client, one().map(Change::Add).collect(), false).committed);
+    let wanted: Vec<_> = one().map(Change::Delete).chain(all().map(Change::Add)).collect();
+    let changed = change(&mut client, wanted, true);
+    assert!(
+        changed.committed && changed.refused.iter().all(|refused| refused.rule.first % 2 == 0),
+        "{changed:?}"
+    );
+    let counts = [Outcome::Added, Outcome::Refused, Outcome::Deleted].map(|outcome| {
+        changed.outcomes.iter().filter(|(of, _)| *of == outcome).map(|(_, count)| count).sum::<usize>()
+    });
+    assert_eq!((counts, changed.refused.len()), ([10, 10, 20], 10), "{changed:?}");
+    let left: Vec<_> = all().filter(|rule| rule.first % 2 == 1).collect();
+    assert_eq!(rules(&mut client), left);
+    assert!(client.rules().expect("rules").iter().all(|rule| rule.sockets == 1));
+}
+
 /// The kernel has room for many descriptors from the start: making it later keeps traffic waiting.
 #[test]
 fn room_for_descriptors() {
@@ -117,18 +143,49 @@ fn descriptors_come_with_what_was_sent_before() {
         let mut capture = Vec::new();
         frame::append(&mut capture, &Message { id: 2, request: Request::Capture }).expect("JSON");
         let file = std::fs::File::create(served.net.dir().join("frames")).expect("a file");
-        let fds = [file.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        let parts = [std::io::IoSlice::new(&capture)];
-        sendmsg(&socket, &parts, &mut control, SendFlags::empty()).expect("room");
+        send_with(&socket, &capture, &file);
         socket.shutdown(std::net::Shutdown::Write).expect("connected");
         let mut answers = Vec::new();
         socket.read_to_end(&mut answers).expect("answers");
         let text = String::from_utf8_lossy(&answers).into_owned();
         assert!(text.contains(r#"{"id":2,"answer":"done"}"#), "{text}");
     }
+}
+
+/// Each capture has the descriptor that was sent for it, also if requests wait.
+#[test]
+fn descriptors_of_requests_that_wait() {
+    let Some(served) = start(QUIET) else { return };
+    let mut socket = UnixStream::connect(&served.socket).expect("a server");
+    let changes = (0..300).map(|at| Change::Add(port(Protocol::Tcp, 20_000 + at, 80))).collect();
+    let mut bytes = frame::HELLO.to_vec();
+    let slow = Changes { changes, more: false, partial: false };
+    frame::append(&mut bytes, &Message { id: 1, request: Request::Change(slow) }).expect("JSON");
+    socket.write_all(&bytes).expect("room");
+    let files = ["first", "second"].map(|name| served.net.dir().join(name));
+    for (id, file) in (2..).zip(&files) {
+        let file = std::fs::File::create(file).expect("a file");
+        let mut requests = Vec::new();
+        frame::append(&mut requests, &Message { id, request: Request::Capture }).expect("JSON");
+        frame::append(&mut requests, &Message { id: 9, request: Request::EndCapture }).expect("JSON");
+        send_with(&socket, &requests, &file);
+    }
+    socket.shutdown(std::net::Shutdown::Write).expect("connected");
+    let mut answers = Vec::new();
+    socket.read_to_end(&mut answers).expect("answers");
+    let text = String::from_utf8_lossy(&answers).into_owned();
+    assert!([2, 3].iter().all(|id| text.contains(&format!(r#"{{"id":{id},"answer":"done"}}"#))), "{text}");
+    // The header of a capture, at least.
+    assert!(files.iter().all(|file| std::fs::metadata(file).expect("a file").len() >= 24));
+}
+
+/// Sends a descriptor beside some bytes.
+fn send_with(socket: &UnixStream, bytes: &[u8], file: &std::fs::File) {
+    let fds = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    sendmsg(socket, &[std::io::IoSlice::new(bytes)], &mut control, SendFlags::empty()).expect("room");
 }
 
 /// Who waits for events keeps nobody out, and a reader that has read enough ends pesto.

@@ -5,6 +5,9 @@
 //! place, and new ones are watched. If something does fail, all of that is undone. Then others are
 //! handed over, the rules are replaced, and sockets of rules that are gone are closed. Until its
 //! turn comes, a socket serves whom it did before. Sockets that follow services wait for the end.
+//!
+//! Flows of datagrams through sockets that are gone end with the last part. If their clients are heard
+//! before through what leads elsewhere now, they end at once (`dispatch::udp`).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
