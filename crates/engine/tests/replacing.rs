@@ -519,7 +519,9 @@ fn datagrams_go_where_the_rules_lead() {
     let Some(_alone) = network() else { return };
     let server = |port| UdpSocket::bind(("127.0.0.1", port)).unwrap();
     let servers = [server(7001), server(7002)];
-    servers.iter().for_each(|server| server.set_nonblocking(true).unwrap());
+    for server in &servers {
+        server.set_nonblocking(true).unwrap();
+    }
     let rules = |listen: &'static str, to| {
         (10_000..10_300).map(move |port| Entry {
             protocol: Protocol::Udp,
