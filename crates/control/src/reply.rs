@@ -125,7 +125,7 @@ pub struct Changed {
     pub refused: Vec<Refused>,
     /// Listening sockets that were closed.
     pub closed: usize,
-    /// Flows of datagrams that ended with them.
+    /// Flows of datagrams that ended with the last of them.
     pub ended: usize,
 }
 

@@ -15,7 +15,7 @@ use crate::process::{Settled, Uncommitted};
 pub struct Committed {
     /// Listening sockets closed.
     pub closed: usize,
-    /// Flows of datagrams ended that used one of them.
+    /// Flows of datagrams ended that still used one of them.
     pub ended: usize,
     /// What was not to be had once it was free: ports that rules need not have, and rules if they can
     /// be left out.
