@@ -87,7 +87,7 @@ fuzz_target!(|data: &[u8]| {
 fn respond(entry: u8, data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
     match entry % 5 {
         0 => frame(data, out),
-        1 => dhcp::respond(&CONFIG, GUEST, data, out),
+        1 => dhcp::respond(&CONFIG, None, GUEST, data, out),
         2 => dhcpv6::respond(&CONFIG, GUEST, GUEST_LL.into(), data, out),
         _ => neighbour_discovery(data, out),
     }
@@ -108,7 +108,7 @@ fn frame(data: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
         Class::Complaint { .. } => 0..0,
     };
     assert!(data.get(range).is_some());
-    let reply = responder::respond(&CONFIG, source, &class, data, |_| responder::Holder::Unknown, out);
+    let reply = responder::respond(&CONFIG, None, source, &class, data, |_| responder::Holder::Unknown, out);
     reply.map_or(Err(DropReason::ServiceOff), |response| response.reply)
 }
 

@@ -390,6 +390,7 @@ pub(crate) fn options(mtu: u16, max_flows: usize) -> EngineOptions {
         },
         outbound: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
+        leases: None,
         max_flows,
         secrets: [1, 2, 3, 4],
     }

@@ -62,6 +62,7 @@
 //! };
 //! let options = EngineOptions {
 //!     services,
+//!     leases: None,
 //!     guest: Configured::default(),
 //!     outbound: [None, None],
 //!     protocols: Protocols { tcp: true, udp: true, icmp: true },

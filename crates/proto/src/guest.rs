@@ -58,6 +58,9 @@ pub struct FamilyConfig {
     /// As the guest sees it: the host at an address that it shares with the guest
     /// (`--map-guest-addr`).
     pub host_itself: Option<Addr>,
+    /// As the guest sees it: the host, where nothing but its echo replies is in reach. TCP and UDP
+    /// are told that the network is unreachable.
+    pub closed_host: Option<Addr>,
     /// As the guest sees it: a resolver (`--dns-forward`).
     pub dns_forward: Option<Addr>,
     /// On the host's side: that resolver (`--dns-host`), of either family.
@@ -67,6 +70,10 @@ pub struct FamilyConfig {
     pub dns_scope: Option<u32>,
     /// Source address of what leaves the host (`--outbound`).
     pub outbound: Option<Addr>,
+    /// Connections to the host's loopback have that source, too.
+    pub outbound_to_loopback: bool,
+    /// Addresses whose pings we answer ourselves, whatever the host lets us ask of others.
+    pub echoing: ArrayVec<Addr, 3>,
     /// All addresses that the guest was assigned. Without a way beyond the host these may be
     /// link-local, or none.
     pub assigned: Addresses,
@@ -169,15 +176,21 @@ impl Guest {
     /// Whether the guest knows somebody else, or us, by this address.
     pub fn is_name(&self, addr: Addr) -> bool {
         let family = self.family(addr);
-        let names = [family.host_loopback, family.host_itself, family.dns_forward, family.ours];
+        let names =
+            [family.host_loopback, family.host_itself, family.closed_host, family.dns_forward, family.ours];
         names.contains(&Some(addr)) && !family.assigned.contains(&addr)
     }
 
     /// Whether the guest knows us by this address, and nobody else.
     pub fn is_only_ours(&self, addr: Addr) -> bool {
         let family = self.family(addr);
-        let others = [family.host_loopback, family.host_itself, family.dns_forward];
+        let others = [family.host_loopback, family.host_itself, family.closed_host, family.dns_forward];
         family.ours == Some(addr) && !others.contains(&Some(addr))
+    }
+
+    /// Whether an echo request to this address is for us to answer.
+    pub fn echoes(&self, addr: Addr) -> bool {
+        self.family(addr).echoing.contains(&addr)
     }
 
     /// The guest has what it was assigned, as we have configured it.

@@ -60,16 +60,15 @@ pub fn null_standard(null: &OwnedFd) -> io::Result<()> {
 /// Only for the very start of a process, when it owns nothing there yet: what
 /// is closed is what the parent leaked. Without `close_range(2)` (Linux 5.9) the
 /// list in `/proc/self/fd` is used.
-pub fn close_leaked(keep: Option<RawFd>) -> io::Result<()> {
-    let keep = keep.filter(|fd| *fd >= FIRST);
-    let ranges = match keep {
-        Some(fd) => [(FIRST, fd - 1), (fd.saturating_add(1), RawFd::MAX)],
-        None => [(FIRST, RawFd::MAX), (RawFd::MAX, RawFd::MAX)],
-    };
-    for (first, last) in ranges {
-        if first <= last && !close_range(first, last) {
-            return close_listed(keep);
+pub fn close_leaked(keep: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<_> = keep.iter().copied().filter(|fd| *fd >= FIRST).collect();
+    kept.sort_unstable();
+    let mut first = FIRST;
+    for end in kept.iter().copied().chain([RawFd::MAX]) {
+        if first < end && !close_range(first, end - 1) {
+            return close_listed(&kept);
         }
+        first = first.max(end.saturating_add(1));
     }
     Ok(())
 }
@@ -81,13 +80,13 @@ fn close_range(first: RawFd, last: RawFd) -> bool {
     result == 0
 }
 
-fn close_listed(keep: Option<RawFd>) -> io::Result<()> {
+fn close_listed(keep: &[RawFd]) -> io::Result<()> {
     // Collected first: the directory's own descriptor is in the list, and is
     // gone when the list is complete.
     let open: Vec<RawFd> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for fd in open.into_iter().filter(|fd| *fd >= FIRST && Some(*fd) != keep) {
+    for fd in open.into_iter().filter(|fd| *fd >= FIRST && !keep.contains(fd)) {
         // One that is closed already is as good.
         let _ = close(fd);
     }

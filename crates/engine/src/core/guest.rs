@@ -146,7 +146,7 @@ impl Known {
     }
 
     /// The guest uses this address of its own accord.
-    pub(super) fn used(&mut self, addr: Addr) {
+    pub(crate) fn used(&mut self, addr: Addr) {
         if self.is_new(addr) {
             self.change(|guest| guest.learn(addr));
         }

@@ -26,6 +26,7 @@ use passt_proto::addr::{Addr, Endpoint, Mac};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
 use passt_proto::reassembly::PACKETS;
+use passt_proto::responder::dhcp::leases::Leases;
 use passt_proto::responder::{self, Holder};
 use passt_proto::rules::{HostSide, Protocol};
 use passt_proto::time::{Duration, Instant};
@@ -77,6 +78,8 @@ pub struct Core<L> {
     pub capture: Option<Arc<dyn Capture>>,
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: Box<responder::Config>,
+    /// Addresses for DHCP clients, where there is more than one.
+    pub(crate) leases: Option<Leases>,
     /// What is known about the guest.
     pub guest: Known,
     /// Neighbours of the host.
@@ -162,6 +165,7 @@ impl<L: Link> Core<L> {
             counters: Counters::default(),
             capture: None,
             services: Box::new(services.clone()),
+            leases: None,
             guest: Known::new(configured),
             outbound: outbound.clone(),
             neighbours: Neighbours::new(),

@@ -88,6 +88,19 @@ impl<L: Link> Core<L> {
         }
     }
 
+    /// Payload in memory of our own, and the block of the pool that was taken for it: what lies in a
+    /// frame is copied. `None` without room. The caller gives the block back.
+    pub(crate) fn keep(&mut self, payload: &Payload) -> Option<(Payload, Option<u16>)> {
+        let Storage::Frame(index) = payload.place else { return Some((payload.clone(), None)) };
+        let Self { link, pool, .. } = self;
+        let mut data = Gather::new();
+        link.payload(index, payload.range.clone(), &mut data);
+        let block = pool.take()?;
+        let room = pool.bytes_mut(block).get_mut(..payload.len()).unwrap_or_default();
+        let copied = data.copy_out(0, room);
+        Some((Storage::Block(block).piece(0..copied), Some(block)))
+    }
+
     /// Appends payload to `into`; false if that has no room for it, or the place is gone.
     #[inline]
     pub(crate) fn append<'a>(&'a self, payload: &Payload, into: &mut Gather<'a>) -> bool {

@@ -24,6 +24,10 @@ pub(super) struct EchoRequest {
 impl<L: Link> Engine<L> {
     /// Passes on an echo request.
     pub(super) fn echo_request(&mut self, request: &EchoRequest) -> Result<(), DropReason> {
+        if self.ctx.core.guest.echoes(request.dst) {
+            let ends = (request.guest.addr, request.dst);
+            return self.common.echo.answer(&mut self.ctx.core, ends, &request.message);
+        }
         let remote = Endpoint::new(request.dst, 0);
         let key = Key { via: Via::Link, protocol: Protocol::Echo, guest: request.guest, remote };
         let handle = self.flows.find(&key).map_or_else(|| self.open_echo(key), Ok)?;

@@ -94,8 +94,12 @@ impl<L: Link> Engine<L> {
     ) -> Option<Result<(), DropReason>> {
         let core = &mut self.ctx.core;
         let frame = core.link.frame(index)?.head;
+        let mut leases = core.leases.take();
         let holder = |addr| core.holder(addr, source);
-        let response = responder::respond(&core.services, source, class, frame, holder, reply)?;
+        let response =
+            responder::respond(&core.services, leases.as_mut(), source, class, frame, holder, reply);
+        core.leases = leases;
+        let response = response?;
         let reply = response.reply.and_then(|len| reply.get(..len).ok_or(DropReason::Truncated));
         log::debug!("{}", responder::Told { source, class, frame, reply });
         match response.claimed {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use passt_proto::addr::{Addr, Endpoint};
 use passt_proto::drop::DropReason;
 use passt_proto::time::{Duration, Instant};
-use passt_proto::wire::build::MAX_HEADERS;
+use passt_proto::wire::build::{MAX_HEADERS, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::{Marks, protocol};
 use passt_proto::wire::offload::Offload;
@@ -27,6 +27,7 @@ use super::put::{put, put_fragments};
 use super::quote::Quote;
 use super::socket::{datagram_socket, socket_error};
 use super::{Verdict, marks, path_from_guest, path_to_guest};
+use crate::core::payload::own;
 use crate::core::readiness::{Futile, has_taken};
 use crate::core::{Core, DontFragment, Payload, Station, Storage};
 use crate::flow::account::{Account, Direction};
@@ -89,6 +90,51 @@ impl Echo {
         let station = Station::of(&core.guest.learnt, key.guest.addr);
         let (told, futile) = (DontFragment::default(), Futile::default());
         Ok(EchoFlow { fd, remote, marks: Marks::USUAL, told, last, account, futile, station })
+    }
+}
+
+impl Echo {
+    /// Answers a request of the guest in the name of `remote`, which is one of ours: what comes back
+    /// differs in its type alone (RFC 792; RFC 4443, section 4.2).
+    pub(crate) fn answer<L: Link>(
+        &mut self,
+        core: &mut Core<L>,
+        (guest, remote): (Addr, Addr),
+        request: &Payload,
+    ) -> Result<(), DropReason> {
+        core.guest.used(guest);
+        let (message, block) = core.keep(request).ok_or(DropReason::NoRoom)?;
+        let header = header(core, &message).and_then(|bytes| icmp::Header::read_from_bytes(&bytes).ok());
+        if let Some(mut header) = header {
+            header.kind = if remote.is_v4() { icmp::ECHO_REPLY_V4 } else { icmp::ECHO_REPLY_V6 };
+            let path = core.path(remote, guest, core.guest.speaker());
+            self.emit(core, &path, header, message.part(icmp::LEN..message.len()));
+        }
+        if let Some(block) = block {
+            core.pool.give_back(block);
+        }
+        header.map(drop).ok_or(DropReason::Truncated)
+    }
+
+    /// Sends the guest a reply that lies in memory of our own.
+    fn emit<L: Link>(&mut self, core: &mut Core<L>, path: &Path, mut header: icmp::Header, payload: Payload) {
+        let (sum, len) = {
+            let body = own(&core.inbox, &core.pool, &payload).unwrap_or_default();
+            (Sum::new().bytes(body), body.len())
+        };
+        if path.header_len() - ethernet::LEN + icmp::LEN + len > core.mtu_to(path.dst) {
+            path.complete_icmp(&mut header, sum, len);
+            self.next_id = self.next_id.wrapping_add(1);
+            let kind = (path.icmp(), self.next_id);
+            return put_fragments(core, path, kind, header.as_bytes(), &payload);
+        }
+        let mut headers = [0; MAX_HEADERS];
+        match path.emit_icmp(&mut headers, header, sum, len) {
+            Some(end) => {
+                put(core, &headers[..end], &Offload::default(), [payload]);
+            }
+            None => core.dropped(DropReason::Unmapped),
+        }
     }
 }
 
@@ -189,22 +235,8 @@ impl EchoFlow {
         self.account.carried(Direction::In, 1, message.len(), core.now);
         core.link.steer(self.station.queue());
         let path = path_to_guest(core, key, &self.station).marked(marks::received(&received));
-        let body = message.get(icmp::LEN..).unwrap_or_default();
-        let (sum, len) = (Sum::new().bytes(body), body.len());
-        let payload = Storage::Message(index).piece(icmp::LEN..icmp::LEN + len);
-        if path.header_len() - ethernet::LEN + icmp::LEN + len > core.mtu_to(path.dst) {
-            path.complete_icmp(&mut header, sum, len);
-            echo.next_id = echo.next_id.wrapping_add(1);
-            let kind = (path.icmp(), echo.next_id);
-            return put_fragments(core, &path, kind, header.as_bytes(), &payload);
-        }
-        let mut headers = [0; MAX_HEADERS];
-        match path.emit_icmp(&mut headers, header, sum, len) {
-            Some(end) => {
-                put(core, &headers[..end], &Offload::default(), [payload]);
-            }
-            None => core.dropped(DropReason::Unmapped),
-        }
+        let payload = Storage::Message(index).piece(icmp::LEN..message.len());
+        echo.emit(core, &path, header, payload);
     }
 
     /// Passes on errors about the guest's requests; one that quotes nothing, as of a request that

@@ -42,7 +42,7 @@ type Reserved = (Table<Flow>, Pools, Slack, (Mappings, Ours));
 /// An engine with memory for as many flows as there may be, or as there is memory for.
 pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) -> io::Result<Box<Engine<L>>> {
     let (flows, pools, slack, (mappings, ours)) = reserve(options, now)?;
-    let EngineOptions { services, guest, outbound, protocols, max_flows, secrets } = options;
+    let EngineOptions { services, leases, guest, outbound, protocols, max_flows, secrets } = options;
     let [_, _, a, b] = *secrets;
     let common = Common {
         tcp: Tcp::new(&link.caps(), services.mtu, (a, b), slack),
@@ -51,7 +51,8 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         echo: Echo::new(u32::try_from(b >> 32).unwrap_or(0)),
         groups: Groups::new(guest, *secrets, now),
     };
-    let core = Core::new(link, services, guest, outbound, now, pools)?;
+    let mut core = Core::new(link, services, guest, outbound, now, pools)?;
+    core.leases.clone_from(leases);
     let ctx = Context { core, ports: Ports::new(*max_flows, ours) };
     let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
     Ok(Box::new(Engine { ctx, flows, common, fragments, protocols: *protocols, reply }))

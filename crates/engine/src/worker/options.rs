@@ -2,6 +2,7 @@
 
 use passt_proto::guest::Configured;
 use passt_proto::responder;
+use passt_proto::responder::dhcp::leases::Leases;
 
 use crate::core::Outbound;
 use crate::dispatch::Protocols;
@@ -11,6 +12,8 @@ use crate::dispatch::Protocols;
 pub struct EngineOptions {
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: responder::Config,
+    /// Addresses for DHCP clients, where there is more than one.
+    pub leases: Option<Leases>,
     /// What the guest was given, and which addresses mean something else on the other side.
     pub guest: Configured,
     /// Interfaces that IPv4 and IPv6 sockets are bound to (`--outbound-if4`, `-if6`).

@@ -72,6 +72,7 @@ pub(crate) fn options(mtu: u16, guest: &Configured, max_flows: usize) -> EngineO
         guest: guest.clone(),
         outbound: [None, None],
         protocols: Protocols { tcp: true, udp: true, icmp: true },
+        leases: None,
         max_flows,
         secrets: [1, 2, 3, 4],
     }

@@ -8,6 +8,7 @@ mod outbound;
 mod outside;
 mod passt;
 mod pasta;
+mod system;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -38,6 +39,7 @@ use crate::isolate;
 use crate::life::background::{self, Launch, PidFile};
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
+use crate::life::starter::Starter;
 use crate::life::{socket, start};
 use crate::netconf::host::{self, HostNetwork};
 use crate::netconf::neighbours::Neighbours;
@@ -46,6 +48,8 @@ use crate::netconf::{self, Rtnl};
 use crate::pcap::Recording;
 use crate::setup::{self, Setup};
 use crate::stats::Stats;
+
+use self::system::System;
 
 /// Flows at most; the table takes memory only as it is used.
 const MAX_FLOWS: usize = 1 << 17;
@@ -94,7 +98,7 @@ fn report(error: &anyhow::Error) -> u8 {
 // Apart, or its frame may be more than the stack that `main` looks at first.
 #[inline(never)]
 fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
-    match cli::parse(argv) {
+    match cli::parse_on(argv, &System) {
         Outcome::Run(config) => run(&config),
         Outcome::Print(text) => {
             io::stdout().write_all(text.as_bytes())?;
@@ -103,6 +107,12 @@ fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
         Outcome::Fail(text) => {
             io::stderr().write_all(text.as_bytes())?;
             Ok(1)
+        }
+        Outcome::Refuse { stdout, stderr, status } => {
+            // Nobody is left who could be told that this was not said.
+            let _ = io::stderr().write_all(stderr.as_bytes());
+            let _ = io::stdout().write_all(stdout.as_bytes());
+            Ok(status)
         }
     }
 }
@@ -113,16 +123,20 @@ fn run(config: &Config) -> anyhow::Result<u8> {
         Mode::Passt(PasstOptions { socket: GuestSocket::Fd(fd), .. }) => Some(*fd),
         _ => None,
     };
-    let inherited = start::limits(given).context("Couldn't set limits")?;
+    let keep: Vec<_> = given.into_iter().chain(config.starter.descriptors()).collect();
+    let inherited = start::limits(&keep).context("Couldn't set limits")?;
+    if config.starter.default_signals {
+        start::default_signals().context("Couldn't set up signals")?;
+    }
     let client = given.map(socket::inherit).transpose()?;
-    let name = if config.pasta().is_some() { "pasta" } else { "passt" };
-    crate::log::init(name, &config.log)?;
+    crate::log::init(config.name, &config.log)?;
+    let starter = Starter::new(&config.starter)?;
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
     match &config.mode {
-        Mode::Passt(passt) => passt::run(config, passt, client),
-        Mode::Pasta(pasta) => pasta::run(config, pasta, inherited),
+        Mode::Passt(passt) => passt::run(config, passt, starter, client),
+        Mode::Pasta(pasta) => pasta::run(config, pasta, starter, inherited),
     }
 }
 
@@ -192,7 +206,7 @@ fn settle(
     inside: impl FnOnce() -> anyhow::Result<Option<Resident>>,
 ) -> anyhow::Result<(Launch, Option<Resident>)> {
     let isolate = || {
-        let count = if config.control_socket.is_some() { DESCRIPTORS_CHANGING } else { DESCRIPTORS };
+        let count = if config.has_control() { DESCRIPTORS_CHANGING } else { DESCRIPTORS };
         if let Err(error) = passt_sys::process::reserve_descriptors(count) {
             log::debug!("No room made for descriptors ahead: {error}");
         }
@@ -291,7 +305,8 @@ fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>)> {
     for line in setup.names() {
         log::debug!("{line}");
     }
-    Ok((setup, neighbours(&host)))
+    let neighbours = if config.host.apart { None } else { neighbours(&host) };
+    Ok((setup, neighbours))
 }
 
 /// Follows who is on the links that the guest's network is like.
@@ -318,6 +333,7 @@ fn engine_options(
     let cli::Services { tcp, udp, icmp, .. } = config.services;
     Ok(EngineOptions {
         services: *setup.responder,
+        leases: setup.leases,
         guest: setup.guest,
         outbound,
         protocols: Protocols { tcp, udp, icmp },

@@ -1,6 +1,8 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account, control,
 //! and what becomes readable outside.
 
+use std::io::{self, Write as _};
+
 use anyhow::Context as _;
 use passt_engine::control::Control;
 use passt_engine::core::Token;
@@ -8,20 +10,43 @@ use passt_engine::link::Link;
 use passt_engine::worker::{External, Worker};
 use passt_proto::time::Instant;
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 
 use crate::control::Server;
+use crate::life::starter::Starter;
 use crate::log;
 use crate::netconf::neighbours::Neighbours;
 use crate::stats::Stats;
 
 /// Number of the host's neighbours among what is outside of the engine.
 const NEIGHBOURS: u32 = 16;
+/// Number of the descriptor whose end is the process's.
+const EXIT: u32 = 17;
 
 /// Has the loop follow the host's neighbours.
 pub(super) fn watch<L: Link>(worker: &mut Worker<L>, neighbours: Option<&Neighbours>) -> anyhow::Result<()> {
     let Some(neighbours) = neighbours else { return Ok(()) };
     let watched = worker.context().core.watch(neighbours, Token::External(NEIGHBOURS), EventFlags::IN);
     watched.context("Couldn't watch the host's neighbours")
+}
+
+/// Has the loop watch the descriptor whose end is the process's. What can't be watched is always
+/// ready, as poll(2) has it: a file.
+pub(super) fn watch_exit<L: Link>(worker: &mut Worker<L>, starter: &Starter) -> anyhow::Result<()> {
+    let Some(exit) = starter.exit() else { return Ok(()) };
+    let core = &mut worker.context().core;
+    match core.watch(exit, Token::External(EXIT), EventFlags::IN) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
+            core.postpone(EXIT);
+            Ok(())
+        }
+        watched => watched.context("Couldn't watch the descriptor for the end"),
+    }
+}
+
+/// Whether it was the process's end that ended the loop.
+pub(super) fn is_exit(number: u32) -> bool {
+    number == EXIT
 }
 
 /// The engine's surroundings; `ready` is told the number of a descriptor that is readable, and says
@@ -52,6 +77,11 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
                 let core = &mut control.engine.ctx.core;
                 neighbours.read(|(addr, mac)| core.neighbour(addr, mac));
                 false
+            }
+            _ if number == EXIT => {
+                // The line is what callers look for.
+                let _ = writeln!(io::stderr(), "exitfd event");
+                true
             }
             _ => match &mut self.server {
                 Some(server) if Server::concerns(number) => {

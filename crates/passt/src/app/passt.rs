@@ -27,22 +27,28 @@ use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
+use crate::life::starter::Starter;
 
 /// Number of the listening socket among what is outside of the engine.
 const LISTENER: u32 = 0;
 
 /// Runs until the virtual machine or a signal ends the process; the exit status. `client` is the
 /// connection that was inherited, if one was.
-pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>) -> anyhow::Result<u8> {
+pub(super) fn run(
+    config: &Config,
+    passt: &PasstOptions,
+    starter: Starter,
+    client: Option<OwnedFd>,
+) -> anyhow::Result<u8> {
     if !passt.vhost_user {
-        return run_on(StreamLink::new(), config, passt, client);
+        return run_on(StreamLink::new(), config, passt, starter, client);
     }
     // Who shares memory with us may take it away.
     shared::survive_faults().context("Couldn't set up signals")?;
     // What is told there is not less than Ethernet's least (virtio 1.2, section 5.1.4.1).
     let mtu = config.mtu.filter(|mtu| *mtu >= 68);
     let is_chosen = config.mtu != Some(MAX_MTU);
-    run_on(VhostUserLink::new(vhost_user::Config { mtu, is_chosen }), config, passt, client)
+    run_on(VhostUserLink::new(vhost_user::Config { mtu, is_chosen }), config, passt, starter, client)
 }
 
 /// The same with a link that has no client yet.
@@ -50,6 +56,7 @@ fn run_on<L: ClientLink>(
     mut link: L,
     config: &Config,
     passt: &PasstOptions,
+    mut starter: Starter,
     client: Option<OwnedFd>,
 ) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
@@ -89,6 +96,7 @@ fn run_on<L: ClientLink>(
             .context("Couldn't watch the socket")?;
     }
     outside::watch(&mut worker, neighbours.as_ref())?;
+    outside::watch_exit(&mut worker, &starter)?;
     if let Some(server) = &mut server {
         server.begin(&mut worker)?;
     }
@@ -102,6 +110,7 @@ fn run_on<L: ClientLink>(
     let (place, _) = settle(config, &mut leftovers, pid_file, open, || Ok(None))?;
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
+    starter.tell();
     let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
     let outside = Outside {
         stats: stats.as_mut(),
@@ -181,6 +190,9 @@ fn serve<L: ClientLink>(
             client.is_some()
         };
         let exit = worker.run(&mut outside.with(ready));
+        if matches!(exit, Exit::External(number) if outside::is_exit(number)) {
+            return Ok(0);
+        }
         if let Exit::Link(error) = exit {
             // Whoever has not left by itself is told why, as far as anybody can read it.
             let seen_off = error.kind() == std::io::ErrorKind::InvalidData;

@@ -22,6 +22,7 @@ use crate::isolate;
 use crate::life::leftovers::Leftovers;
 use crate::life::namespace::{self, Entered};
 use crate::life::start::Inherited;
+use crate::life::starter::Starter;
 use crate::life::watch::Watch;
 use crate::netconf::Rtnl;
 use crate::netconf::guest;
@@ -31,26 +32,33 @@ use crate::setup::TapSetup;
 const DEFAULT_MTU: usize = 1500;
 
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
-pub(super) fn run(config: &Config, pasta: &PastaOptions, inherited: Inherited) -> anyhow::Result<u8> {
+pub(super) fn run(
+    config: &Config,
+    pasta: &PastaOptions,
+    starter: Starter,
+    inherited: Inherited,
+) -> anyhow::Result<u8> {
     // What needs the rights and the view of whoever started us comes before the change of identity.
     let mut prepared = Prepared::new(config, Leftovers::default())?;
     let entered =
         namespace::enter(config, pasta, inherited, |identity| hand_over(&prepared.listeners, identity))?;
     let Some(wanted) = prepared.setup.tap.take() else {
         let mut netlink = inside(&entered.netns, || Ok(Rtnl::open()?))?;
-        loopback_up(&mut netlink);
-        return serve(config, prepared, entered, NoLink, None);
+        if pasta.loopback {
+            loopback_up(&mut netlink);
+        }
+        return serve(config, prepared, (starter, entered), NoLink, None);
     };
-    let (tap, mac) = inside(&entered.netns, || create_tap(&wanted))?;
+    let (tap, mac) = inside(&entered.netns, || create_tap(&wanted, pasta.loopback))?;
     let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
-    serve(config, prepared, entered, TapLink::new(tap, mtu), mac)
+    serve(config, prepared, (starter, entered), TapLink::new(tap, mtu), mac)
 }
 
 /// Runs on a link to a guest whose address there is `mac`.
 fn serve<L: Link>(
     config: &Config,
     prepared: Prepared,
-    entered: Entered,
+    (mut starter, entered): (Starter, Entered),
     link: L,
     mac: Option<Mac>,
 ) -> anyhow::Result<u8> {
@@ -78,6 +86,7 @@ fn serve<L: Link>(
     }
     worker.context().core.capture = capture;
     outside::watch(&mut worker, neighbours.as_ref())?;
+    outside::watch_exit(&mut worker, &starter)?;
     worker.forward(forward);
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
@@ -103,6 +112,7 @@ fn serve<L: Link>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &watch.calls())?;
     watch.release().context("Couldn't let the command run")?;
+    starter.tell();
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),
@@ -134,10 +144,12 @@ fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> anyhow::Result<T> + Sen
 
 /// Creates the tap device in this thread's network namespace and configures it; with it comes its
 /// address.
-fn create_tap(wanted: &TapSetup) -> anyhow::Result<(Tap, Option<Mac>)> {
+fn create_tap(wanted: &TapSetup, loopback: bool) -> anyhow::Result<(Tap, Option<Mac>)> {
     let TapSetup { name, config } = wanted;
     let mut netlink = Rtnl::open()?;
-    loopback_up(&mut netlink);
+    if loopback {
+        loopback_up(&mut netlink);
+    }
     let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
     let link = guest::configure(&mut netlink, name, config)?;
     Ok((tap, link.mac))

@@ -25,6 +25,8 @@ pub const MAX_MTU: u16 = 65520;
 /// One validated command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// By which name the program speaks of itself.
+    pub name: &'static str,
     /// Which of the two programs this is, with the options that only it has.
     pub mode: Mode,
     /// Where messages go, and how many.
@@ -41,6 +43,8 @@ pub struct Config {
     pub pcap: Option<PathBuf>,
     /// Socket that takes changes of the forwarding rules.
     pub control_socket: Option<PathBuf>,
+    /// The same for requests as slirp4netns has them.
+    pub api_socket: Option<PathBuf>,
     /// Use chroot where the old root can't be left with `pivot_root`.
     pub chroot_fallback: bool,
     /// The network protocols in use.
@@ -65,11 +69,18 @@ pub struct Config {
     pub ports: PortOptions,
     /// What guests are told beyond what follows from their network.
     pub custom: Custom,
+    /// How whoever started us is told, and tells us.
+    pub starter: Starter,
     /// Lines to log as warnings once logging works, in the order of the options.
     pub warnings: Vec<String>,
 }
 
 impl Config {
+    /// Whether rules may be changed while the process runs.
+    pub fn has_control(&self) -> bool {
+        self.control_socket.is_some() || self.api_socket.is_some()
+    }
+
     /// The options of pasta, `None` if this is passt.
     pub fn pasta(&self) -> Option<&PastaOptions> {
         match &self.mode {
@@ -86,6 +97,26 @@ pub enum Mode {
     Passt(PasstOptions),
     /// A network namespace behind a tap device.
     Pasta(PastaOptions),
+}
+
+/// How whoever started us follows the process, beside its PID file and its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starter {
+    /// What is said on standard output first.
+    pub banner: String,
+    /// Descriptor that gets `1` once everything is in force.
+    pub ready: Option<i32>,
+    /// Descriptor on which anything that happens ends the process.
+    pub exit: Option<i32>,
+    /// Signals that end the process do so by their default action, and the status says so.
+    pub default_signals: bool,
+}
+
+impl Starter {
+    /// Descriptors that were inherited.
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
+        [self.ready, self.exit].into_iter().flatten()
+    }
 }
 
 /// Options of passt, with or without vhost-user.
@@ -110,6 +141,8 @@ pub enum GuestSocket {
     Path(PathBuf),
     /// This descriptor, connected already.
     Fd(i32),
+    /// This descriptor of a tap device.
+    Tap(i32),
 }
 
 /// Where the repair helper connects.
@@ -146,6 +179,8 @@ pub struct PastaOptions {
     pub splice: Splice,
     /// Quit when the namespace is gone.
     pub netns_quit: bool,
+    /// Bring the loopback interface up.
+    pub loopback: bool,
     /// A command that we start gets a PID namespace of its own, and a `/proc` that shows it.
     pub pid_namespace: bool,
 }
@@ -195,6 +230,8 @@ pub enum Userns {
     Current,
     /// One that exists at this path; for a PID already `/proc/PID/ns/user`.
     Join(PathBuf),
+    /// The same, or the one we are in if that can't be joined.
+    JoinOrCurrent(PathBuf),
 }
 
 /// Which traffic bypasses the tap device by splicing sockets.
@@ -273,6 +310,8 @@ pub struct GuestOptions {
     pub prefix_len: Option<u8>,
     /// Its default gateways.
     pub gateway: Addresses,
+    /// Addresses of the DHCP clients that there may be, the first and how many; else `addr`.
+    pub leases: Option<(Ipv4Addr, usize)>,
     /// Its host name.
     pub hostname: Option<String>,
     /// Its fully qualified name.
@@ -282,10 +321,14 @@ pub struct GuestOptions {
 /// What is used of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostOptions {
+    /// The guest's network is one of its own, and like none of the host's.
+    pub apart: bool,
     /// Interface whose addresses and routes are the guest's template.
     pub interface: Option<String>,
     /// Source addresses of outgoing connections.
     pub outbound: Addresses,
+    /// Those to the host's loopback have them, too.
+    pub outbound_to_loopback: bool,
     /// Interfaces that outgoing connections are bound to.
     pub outbound_interface: PerFamily<Option<String>>,
 }
@@ -301,6 +344,10 @@ pub struct DnsOptions {
     pub forward: Addresses,
     /// The resolver on the host; else the first of resolv.conf.
     pub host: Addresses,
+    /// Queries at `forward` are not answered.
+    pub closed: bool,
+    /// The resolver is another when resolv.conf names another.
+    pub follow: bool,
     /// Announce the servers by DHCP, DHCPv6 and NDP.
     pub announce_servers: bool,
     /// Announce the domains likewise.
@@ -348,6 +395,8 @@ pub struct MapOptions {
     pub gateway: bool,
     /// Addresses that reach the host at the address it shares with the guest.
     pub guest_addr: Addresses,
+    /// Addresses of the host at which nothing but pings is answered.
+    pub closed_host: Addresses,
 }
 
 /// Forwarded ports by protocol and direction.

@@ -9,9 +9,10 @@ use passt_proto::responder::custom::Custom;
 use super::announce::Announce;
 use super::config::{
     Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU, MapOptions,
-    Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice, Target,
-    Userns, Verbosity,
+    Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice,
+    Starter, Target, Userns, Verbosity,
 };
+use super::getopt::Spec as _;
 use super::option::{Family, Opt};
 use super::ports::{PortContext, Ports};
 use super::values;
@@ -61,7 +62,12 @@ impl Draft {
             of_one_family: Vec::new(),
             config: default_config(program, Mode::Passt(passt.clone())),
             passt,
-            pasta: PastaOptions { netns_quit: true, pid_namespace: true, ..PastaOptions::default() },
+            pasta: PastaOptions {
+                netns_quit: true,
+                loopback: true,
+                pid_namespace: true,
+                ..PastaOptions::default()
+            },
             socket: None,
             fd: None,
             netns: None,
@@ -301,9 +307,10 @@ impl<T> Source<T> {
     }
 }
 
-fn default_config(program: Program, mode: Mode) -> Config {
+pub(super) fn default_config(program: Program, mode: Mode) -> Config {
     let announce = program != Program::Pasta;
     Config {
+        name: if program == Program::Pasta { "pasta" } else { "passt" },
         mode,
         log: LogOptions { verbosity: Verbosity::Normal, file: None, size: 1 << 20 },
         foreground: false,
@@ -312,6 +319,7 @@ fn default_config(program: Program, mode: Mode) -> Config {
         pid_file: None,
         pcap: None,
         control_socket: None,
+        api_socket: None,
         chroot_fallback: false,
         families: Families::Both,
         mtu: Some(MAX_MTU),
@@ -323,6 +331,8 @@ fn default_config(program: Program, mode: Mode) -> Config {
             search: Source::Host,
             forward: PerFamily::default(),
             host: PerFamily::default(),
+            closed: false,
+            follow: false,
             announce_servers: announce,
             announce_search: announce,
         },
@@ -340,6 +350,7 @@ fn default_config(program: Program, mode: Mode) -> Config {
             host_loopback: PerFamily::default(),
             gateway: true,
             guest_addr: PerFamily::default(),
+            closed_host: PerFamily::default(),
         },
         freebind: false,
         ports: PortOptions {
@@ -349,6 +360,7 @@ fn default_config(program: Program, mode: Mode) -> Config {
             udp_out: Ports::None,
         },
         custom: Custom::default(),
+        starter: Starter::default(),
         warnings: Vec::new(),
     }
 }

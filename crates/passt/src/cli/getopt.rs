@@ -1,36 +1,66 @@
 //! Words of a command line, the way `getopt_long` takes them.
 //!
-//! Tokens are lexopt's; added are abbreviations of long options, the end at the first operand
-//! and the messages of glibc, which programs that start us compare.
+//! Tokens are lexopt's; added are abbreviations of long options, the end at the first operand where
+//! there is one, and the messages of glibc, which programs that start us compare.
 
 use std::ffi::OsString;
 use std::fmt::Write;
 
-use super::Error;
-use super::option::{Action, Opt};
-use super::options;
+/// What is known of an option before it means anything.
+pub(super) trait Spec: 'static {
+    /// Letter, long name and argument as the help shows them: `-m, --mtu MTU`, `--pid FILE`.
+    fn names(&self) -> &'static str;
+
+    /// Whether it takes an argument.
+    fn takes_argument(&self) -> bool;
+
+    /// The long name, without dashes.
+    fn long(&self) -> &'static str {
+        let (_, long) = self.names().split_once("--").unwrap_or_default();
+        long.split([' ', '=']).next().unwrap_or_default()
+    }
+
+    /// The letter.
+    fn short(&self) -> Option<char> {
+        self.names().chars().nth(1).filter(|&letter| letter != '-')
+    }
+}
 
 /// One step through the command line.
-pub(super) enum Word {
+pub(super) enum Word<S: Spec> {
     /// An option as the table has it, as it was given (abbreviations spelt out), its argument.
-    Option(&'static Opt, String, Option<OsString>),
+    Option(&'static S, String, Option<OsString>),
+    /// One operand, behind which there may be options.
+    Operand(OsString),
     /// The first operand and all that follows: the end.
     Operands(Vec<OsString>),
 }
 
-/// The command line, read from its beginning.
-pub(super) struct Getopt {
-    name: String,
-    words: lexopt::Parser,
+/// Where options may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Before the first operand.
+    First,
+    /// Anywhere.
+    Any,
 }
 
-impl Getopt {
-    /// Starts after the program's name, which messages begin with.
-    pub(super) fn new(argv: Vec<OsString>) -> Self {
+/// The command line, read from its beginning.
+pub(super) struct Getopt<S: Spec> {
+    name: String,
+    words: lexopt::Parser,
+    options: Vec<&'static S>,
+    order: Order,
+}
+
+impl<S: Spec> Getopt<S> {
+    /// Starts after the program's name, which messages begin with. Aliases are side by side in the
+    /// table of options.
+    pub(super) fn new(argv: Vec<OsString>, options: impl Iterator<Item = &'static S>, order: Order) -> Self {
         let name = argv.first().map(|name| name.to_string_lossy().into_owned());
         let mut words = lexopt::Parser::from_iter(argv);
         words.set_short_equals(false);
-        Self { name: name.unwrap_or_default(), words }
+        Self { name: name.unwrap_or_default(), words, options: options.collect(), order }
     }
 
     /// The program's name as it was called.
@@ -39,7 +69,7 @@ impl Getopt {
     }
 
     /// The next option, or the operands; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Word>, Error> {
+    pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
         match self.words.next() {
             Ok(None) => Ok(None),
             Ok(Some(lexopt::Arg::Long(name))) => {
@@ -47,6 +77,7 @@ impl Getopt {
                 self.long(&name).map(Some)
             }
             Ok(Some(lexopt::Arg::Short(letter))) => self.short(letter).map(Some),
+            Ok(Some(lexopt::Arg::Value(word))) if self.order == Order::Any => Ok(Some(Word::Operand(word))),
             Ok(Some(lexopt::Arg::Value(first))) => {
                 let rest = self.words.raw_args().into_iter().flatten();
                 Ok(Some(Word::Operands([first].into_iter().chain(rest).collect())))
@@ -55,9 +86,9 @@ impl Getopt {
         }
     }
 
-    fn long(&mut self, name: &str) -> Result<Word, Error> {
+    fn long(&mut self, name: &str) -> Result<Word<S>, String> {
         let value = self.words.optional_value();
-        let option = match options::by_prefix(name).as_slice() {
+        let option = match self.by_prefix(name).as_slice() {
             [option] => *option,
             found => {
                 let mut word = format!("--{name}");
@@ -69,11 +100,9 @@ impl Getopt {
             }
         };
         let shown = format!("--{}", option.long());
-        match (&option.action, value) {
-            (Action::Flag(_) | Action::Print(_), Some(_)) => {
-                Err(self.fail(&format!("option '{shown}' doesn't allow an argument")))
-            }
-            (Action::Value(_), None) => {
+        match (option.takes_argument(), value) {
+            (false, Some(_)) => Err(self.fail(&format!("option '{shown}' doesn't allow an argument"))),
+            (true, None) => {
                 let value = self.words.value();
                 let value =
                     value.map_err(|_| self.fail(&format!("option '{shown}' requires an argument")))?;
@@ -83,22 +112,30 @@ impl Getopt {
         }
     }
 
-    fn short(&mut self, letter: char) -> Result<Word, Error> {
-        let Some(option) = options::by_letter(letter) else {
+    fn short(&mut self, letter: char) -> Result<Word<S>, String> {
+        let Some(option) = self.options.iter().find(|option| option.short() == Some(letter)) else {
             return Err(self.fail(&format!("invalid option -- '{letter}'")));
         };
-        let value = match option.action {
-            Action::Flag(_) | Action::Print(_) => None,
-            Action::Value(_) => {
-                let value = self.words.value();
-                Some(value.map_err(|_| self.fail(&format!("option requires an argument -- '{letter}'")))?)
-            }
-        };
+        let option = *option;
+        let value = option.takes_argument().then(|| self.words.value()).transpose();
+        let value = value.map_err(|_| self.fail(&format!("option requires an argument -- '{letter}'")))?;
         Ok(Word::Option(option, format!("-{letter}"), value))
     }
 
+    /// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases are one
+    /// option by different names.
+    fn by_prefix(&self, name: &str) -> Vec<&'static S> {
+        if let Some(exact) = self.options.iter().find(|option| option.long() == name) {
+            return vec![exact];
+        }
+        let begins = |option: &&&'static S| option.long().starts_with(name);
+        let mut found: Vec<&'static S> = self.options.iter().filter(begins).copied().collect();
+        found.dedup_by(|a, b| a.short().is_some() && a.short() == b.short());
+        found
+    }
+
     /// No option, or more than one, begins like `word`.
-    fn unknown(&self, word: &str, found: &[&Opt]) -> Error {
+    fn unknown(&self, word: &str, found: &[&S]) -> String {
         if found.is_empty() {
             return self.fail(&format!("unrecognized option '{word}'"));
         }
@@ -110,7 +147,7 @@ impl Getopt {
         self.fail(&text)
     }
 
-    fn fail(&self, message: &str) -> Error {
-        Error::Getopt(format!("{}: {message}", self.name))
+    fn fail(&self, message: &str) -> String {
+        format!("{}: {message}", self.name)
     }
 }

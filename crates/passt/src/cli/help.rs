@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Program;
+use super::getopt::Spec as _;
 use super::option::Opt;
 use super::options::GROUPS;
 

@@ -15,22 +15,27 @@ mod help;
 mod option;
 mod options;
 mod ports;
+mod slirp4netns;
+mod subnet;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
 
 pub use announce::{NamedOption, named_options};
 pub use config::{
     Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
-    Source, Splice, Target, Userns, Verbosity,
+    Source, Splice, Starter, Target, Userns, Verbosity,
 };
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;
-use getopt::{Getopt, Word};
+use getopt::{Getopt, Order, Spec as _, Word};
 use option::{Action, Arg};
 
 /// What a command line asks for.
@@ -42,13 +47,53 @@ pub enum Outcome {
     Print(String),
     /// Write this to standard error and exit with status 1.
     Fail(String),
+    /// Write this to standard output and standard error, and exit with this status.
+    Refuse {
+        /// For standard output.
+        stdout: String,
+        /// For standard error.
+        stderr: String,
+        /// The exit status.
+        status: u8,
+    },
 }
 
-/// Turns the arguments, the program's name first, into what they ask for. Options are taken in
-/// their order, so that one which prints (`--version`) does so if no earlier one was wrong, and
-/// whatever follows it.
+/// What some command lines name that only the host knows.
+pub trait Host {
+    /// Whether something is there at a path.
+    fn exists(&self, path: &Path) -> io::Result<()>;
+
+    /// The first address of a family that an interface has.
+    fn address_of(&self, interface: &str, v6: bool) -> Option<IpAddr>;
+}
+
+/// No host in particular: there is nothing at any path, and no interface.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHost;
+
+impl Host for NoHost {
+    fn exists(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn address_of(&self, _: &str, _: bool) -> Option<IpAddr> {
+        None
+    }
+}
+
+/// Turns the arguments of passt or pasta, the program's name first, into what they ask for. Options
+/// are taken in their order, so that one which prints (`--version`) does so if no earlier one was
+/// wrong, and whatever follows it.
 pub fn parse(argv: Vec<OsString>) -> Outcome {
+    parse_on(argv, &NoHost)
+}
+
+/// The same for any of the programs, on a host.
+pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     let name = argv.first().cloned().unwrap_or_default();
+    if has_name(&name, b"slirp4netns") {
+        return slirp4netns::parse(argv, host);
+    }
     let Some(program) = Program::detect(&name, &argv) else {
         return Outcome::Fail(format!("{}\n", Error::Program));
     };
@@ -92,13 +137,17 @@ pub fn domain(text: &str) -> Option<String> {
 
 fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let mut draft = Draft::new(program);
-    let mut words = Getopt::new(argv);
+    let mut words = Getopt::new(argv, options::all(), Order::First);
     let mut operands = Vec::new();
-    while let Some(token) = words.next()? {
+    while let Some(token) = words.next().map_err(Error::Getopt)? {
         let (option, shown, value) = match token {
             Word::Operands(words) => {
                 operands = words;
                 break;
+            }
+            Word::Operand(word) => {
+                operands.push(word);
+                continue;
             }
             Word::Option(option, shown, value) => (option, shown, value),
         };
@@ -137,17 +186,25 @@ enum Program {
 impl Program {
     /// An option may say it, wherever it stands; else the name does.
     fn detect(name: &OsStr, argv: &[OsString]) -> Option<Self> {
-        let mut words = Getopt::new(argv.to_vec());
+        let mut words = Getopt::new(argv.to_vec(), options::all(), Order::First);
         while let Ok(Some(Word::Option(option, ..))) = words.next() {
             if option.long() == "vhost-user" {
                 return Some(Self::VhostUser);
             }
         }
-        let name = name.as_encoded_bytes();
-        let base = name.rsplit(|&b| b == b'/').next().unwrap_or_default();
-        let contains = |part: &[u8]| base.windows(part.len()).any(|window| window == part);
-        if contains(b"pasta") { Some(Self::Pasta) } else { contains(b"passt").then_some(Self::Passt) }
+        if has_name(name, b"pasta") {
+            Some(Self::Pasta)
+        } else {
+            has_name(name, b"passt").then_some(Self::Passt)
+        }
     }
+}
+
+/// Whether a program was called by a name with this part.
+fn has_name(path: &OsStr, part: &[u8]) -> bool {
+    let path = path.as_encoded_bytes();
+    let base = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+    base.windows(part.len()).any(|window| window == part)
 }
 
 /// Why a command line was refused: the line to show for it.

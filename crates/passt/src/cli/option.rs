@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::draft::Draft;
+use super::getopt::Spec;
 use super::values;
 use super::{Error, Program};
 
@@ -188,15 +189,14 @@ impl Opt {
         self.family = family;
         self
     }
+}
 
-    /// The long name, without dashes.
-    pub(super) fn long(&self) -> &'static str {
-        let (_, long) = self.names.split_once("--").unwrap_or_default();
-        long.split(' ').next().unwrap_or_default()
+impl Spec for Opt {
+    fn names(&self) -> &'static str {
+        self.names
     }
 
-    /// The letter.
-    pub(super) fn short(&self) -> Option<char> {
-        self.names.chars().nth(1).filter(|&letter| letter != '-')
+    fn takes_argument(&self) -> bool {
+        matches!(self.action, Action::Value(_))
     }
 }

@@ -26,23 +26,8 @@ const MIN_LOG_SIZE: u64 = 5 * 8192;
 const MAX_DNS: usize = 3;
 const MAX_SEARCH: usize = 6;
 
-/// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases, side by
-/// side in the table, are one option by different names.
-pub(super) fn by_prefix(name: &str) -> Vec<&'static Opt> {
-    if let Some(exact) = all().find(|option| option.long() == name) {
-        return vec![exact];
-    }
-    let mut found: Vec<&Opt> = all().filter(|o| o.long().starts_with(name)).collect();
-    found.dedup_by(|a, b| a.short().is_some() && a.short() == b.short());
-    found
-}
-
-/// The option of a letter.
-pub(super) fn by_letter(letter: char) -> Option<&'static Opt> {
-    all().find(|option| option.short() == Some(letter))
-}
-
-fn all() -> impl Iterator<Item = &'static Opt> {
+/// Every option.
+pub(super) fn all() -> impl Iterator<Item = &'static Opt> {
     GROUPS.iter().flat_map(|(_, group)| group.iter())
 }
 

@@ -227,7 +227,6 @@ fn options_that_print() {
 fn the_table_is_consistent() {
     let all: Vec<_> = GROUPS.iter().flat_map(|(_, group)| group.iter()).collect();
     for (i, option) in all.iter().enumerate() {
-        assert_eq!(options::by_prefix(option.long()).len(), 1, "{}", option.names);
         for other in &all[..i] {
             assert_ne!(option.long(), other.long());
             let alias = option.long().starts_with(other.long());
@@ -236,7 +235,8 @@ fn the_table_is_consistent() {
     }
     // Every letter that getopt_long was given in the C program.
     for letter in "dqfel:hs:c:F:I:p:P:m:a:n:M:g:i:o:D:S:H:461t:u:T:U:".chars() {
-        assert!(letter == ':' || options::by_letter(letter).is_some(), "-{letter}");
+        let is_there = all.iter().any(|option| option.short() == Some(letter));
+        assert!(letter == ':' || is_there, "-{letter}");
     }
 }
 

@@ -15,6 +15,7 @@ use passt_sys::{alloc, msg};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
+use super::hostfwd;
 use super::transactions::Owner;
 
 /// Memory that a client takes at most until that is looked at again: what it asks for, and what it is
@@ -36,6 +37,8 @@ pub(super) enum Request {
     Tables { shown: Vec<Rule>, wanted: Vec<Rule> },
     /// A request, and the descriptor that came with it.
     Message(Box<request::Message>, Option<OwnedFd>),
+    /// One in slirp4netns's language.
+    Hostfwd(hostfwd::Request),
     /// Something that is no request, with its number if it has one.
     Invalid(u64, String),
 }
@@ -46,8 +49,19 @@ enum Stage {
     /// The client has yet to choose how to go on. `None`: it can't be told all rules.
     Greeted(Option<Vec<Rule>>),
     Messages,
+    /// One request in slirp4netns's language has yet to come.
+    Hostfwd(hostfwd::Terms),
     /// Nothing more is expected from it.
     Leaving,
+}
+
+/// How a client is spoken to.
+#[derive(Debug)]
+pub(super) enum Language {
+    /// It is told what the rules are, and then decides.
+    Control(Vec<Table>),
+    /// It makes a request as slirp4netns has it.
+    Hostfwd(hostfwd::Terms),
 }
 
 /// A client.
@@ -76,24 +90,24 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client that is told what the rules are.
+    /// A client, which is told what the rules are if it is to know.
     pub(super) fn new<L: Link>(
         socket: OwnedFd,
         token: Token,
         serial: u64,
-        tables: Vec<Table>,
+        language: Language,
         core: &Core<L>,
     ) -> io::Result<Self> {
         core.watch(&socket, token, EventFlags::IN)?;
-        let greeting = Greeting { tables };
-        let output = greeting.encode();
-        let shown: Option<Vec<_>> = greeting.tables.into_iter().map(|table| table.rules).collect();
-        let shown = shown.map(|tables| tables.into_iter().flatten().collect());
+        let (stage, output) = match language {
+            Language::Control(tables) => greet(tables),
+            Language::Hostfwd(terms) => (Stage::Hostfwd(terms), Vec::new()),
+        };
         Ok(Self {
             socket,
             token,
             serial,
-            stage: Stage::Greeted(shown),
+            stage,
             input: Vec::new(),
             output,
             descriptors: ArrayVec::new(),
@@ -140,6 +154,7 @@ impl Client {
         let most = match self.stage {
             Stage::Greeted(_) => v2::MAX_TABLES_LEN,
             Stage::Messages => frame::HEADER + frame::MAX_REQUEST,
+            Stage::Hostfwd(_) => hostfwd::TOO_LONG,
             Stage::Leaving => 0,
         };
         !self.ended && self.input.len() < most && self.output.len() < FULL
@@ -156,6 +171,9 @@ impl Client {
             Stage::Greeted(_) if is_hello(&self.input) => self.input.len() >= frame::HELLO.len(),
             Stage::Greeted(_) => {
                 !self.input.is_empty() && !matches!(v2::decode_tables(&self.input), Ok(None))
+            }
+            Stage::Hostfwd(terms) => {
+                hostfwd::parse(&self.input, self.ended, terms) != hostfwd::Parsed::Incomplete
             }
             Stage::Messages => !matches!(frame::first(&self.input, frame::MAX_REQUEST), Ok(None)),
             Stage::Leaving => false,
@@ -191,7 +209,31 @@ impl Client {
                 };
             }
         }
+        if let Stage::Hostfwd(terms) = &self.stage {
+            let parsed = hostfwd::parse(&self.input, self.ended, terms);
+            return self.obey(parsed);
+        }
         self.next_message()
+    }
+
+    /// What a client asks for in slirp4netns's language; one that is not understood is told at
+    /// once.
+    fn obey(&mut self, parsed: hostfwd::Parsed) -> Option<Request> {
+        match parsed {
+            hostfwd::Parsed::Incomplete => None,
+            hostfwd::Parsed::Request(request) => Some(Request::Hostfwd(request)),
+            hostfwd::Parsed::Bad(reason) => {
+                self.conclude(&hostfwd::error(reason));
+                None
+            }
+        }
+    }
+
+    /// Tells it what became of its only request.
+    pub(super) fn conclude(&mut self, answer: &[u8]) {
+        self.go_on();
+        self.output.extend_from_slice(answer);
+        self.leave();
     }
 
     /// Tells the log of a client that is not understood, which can't be told itself.
@@ -340,6 +382,15 @@ impl Client {
         self.interest = wanted;
         Ok(())
     }
+}
+
+/// What a client is told first, and what is expected of it then.
+fn greet(tables: Vec<Table>) -> (Stage, Vec<u8>) {
+    let greeting = Greeting { tables };
+    let output = greeting.encode();
+    let shown: Option<Vec<_>> = greeting.tables.into_iter().map(|table| table.rules).collect();
+    let shown = shown.map(|tables| tables.into_iter().flatten().collect());
+    (Stage::Greeted(shown), output)
 }
 
 /// Whether bytes begin as a client does that speaks in frames.

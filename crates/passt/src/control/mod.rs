@@ -8,19 +8,24 @@
 //! Memory is that of a sealed process: what has not enough of it is refused, and a client that
 //! does not read what it asked for is asked for nothing more.
 //!
-//! What is said is in the crate `passt_control`; how it is put is in `convert`.
+//! What is said is in the crate `passt_control`; how it is put is in `convert`. A socket may be one for
+//! slirp4netns's requests instead, which are in `hostfwd`: the same clients and transactions, with
+//! another language.
 
 mod client;
 mod convert;
 mod door;
+mod hostfwd;
 mod requests;
 mod settings;
 mod transactions;
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Context as _;
 use passt_control::reply::{Code, Event, Failure};
+use passt_control::{Rule, request};
 use passt_engine::control::Control;
 use passt_engine::core::{Core, Token};
 use passt_engine::link::Link;
@@ -31,7 +36,7 @@ use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
 use rustix::event::epoll::EventFlags;
 
-use self::client::{Client, Request};
+use self::client::{Client, Language, Request};
 use self::convert::Terms;
 pub use self::convert::{engine_rule, rule as rule_of};
 use self::door::Door;
@@ -63,6 +68,8 @@ pub const CALLS: &[Call] = &[
 pub(crate) struct Server {
     door: Door,
     terms: Terms,
+    /// What was asked for in slirp4netns's language, if that is the one.
+    hostfwd: Option<hostfwd::Table>,
     clients: Vec<Option<Client>>,
     transactions: Transactions,
     /// Number of the next client since the start.
@@ -89,14 +96,25 @@ pub(crate) struct Server {
 impl Server {
     /// Listens where the command line says, if it does. The file is one of `leftovers`.
     pub(crate) fn open(config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Option<Self>> {
-        let Some(path) = &config.control_socket else { return Ok(None) };
-        Self::at(path, config, leftovers).map(Some)
+        if let Some(path) = &config.control_socket {
+            return Self::at(path, None, config, leftovers).map(Some);
+        }
+        let Some(path) = &config.api_socket else { return Ok(None) };
+        let guest = config.guest.addr.v4.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let terms = hostfwd::Terms { guest, v6: config.families.v6() };
+        Self::at(path, Some(hostfwd::Table::new(terms)), config, leftovers).map(Some)
     }
 
-    fn at(path: &Path, config: &Config, leftovers: &mut Leftovers) -> anyhow::Result<Self> {
+    fn at(
+        path: &Path,
+        hostfwd: Option<hostfwd::Table>,
+        config: &Config,
+        leftovers: &mut Leftovers,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             door: Door::open(path, leftovers)?,
             terms: Terms::new(config),
+            hostfwd,
             clients: Vec::new(),
             transactions: Transactions::default(),
             serial: 0,
@@ -206,11 +224,14 @@ impl Server {
             return;
         }
         let Some(slot) = self.free_slot() else { return };
-        let tables = self.terms.tables(control);
+        let language = match &self.hostfwd {
+            Some(table) => Language::Hostfwd(table.terms),
+            None => Language::Control(self.terms.tables(control)),
+        };
         let core = &control.engine.ctx.core;
         self.serial += 1;
         let token = Token::External(CLIENTS + u32::try_from(slot).unwrap_or(0));
-        let client = match Client::new(socket, token, self.serial, tables, core) {
+        let client = match Client::new(socket, token, self.serial, language, core) {
             Ok(client) => client,
             Err(error) => return ::log::warn!("Couldn't serve a client of the control socket: {error}"),
         };
@@ -268,6 +289,12 @@ impl Server {
                     Err(failure) => self.reply(slot, id, Err(failure)),
                 }
             }
+            Some(Request::Hostfwd(request)) => {
+                let owner = client.wait();
+                if let Some(answer) = self.hostfwd(owner, request) {
+                    self.conclude(slot, &answer);
+                }
+            }
             Some(Request::Invalid(id, reason)) => {
                 client.spoil();
                 self.reply(slot, id, Err(Failure::new(Code::Invalid, reason)));
@@ -275,6 +302,31 @@ impl Server {
         }
         self.settle(slot, &control.engine.ctx.core);
         had_one
+    }
+
+    /// Does what a client asks in slirp4netns's language; the answer, if there is one yet.
+    fn hostfwd(&mut self, owner: Owner, request: hostfwd::Request) -> Option<Vec<u8>> {
+        let table = self.hostfwd.as_mut()?;
+        let (change, make): (_, fn(Rule) -> request::Change) = match request {
+            hostfwd::Request::List => return Some(table.list()),
+            hostfwd::Request::Add(forward) => (hostfwd::Change::Add(forward), request::Change::Add),
+            hostfwd::Request::Remove(id) => (hostfwd::Change::Remove(id), request::Change::Delete),
+        };
+        match table.begin(owner.serial, change) {
+            Ok(_) if self.transactions.is_full() => table.end(owner.serial, false),
+            Ok(rule) => {
+                self.transactions.change(owner, 0, vec![make(rule)], false);
+                None
+            }
+            Err(reason) => Some(hostfwd::error(reason)),
+        }
+    }
+
+    /// Answers the only request of a client.
+    fn conclude(&mut self, slot: usize, answer: &[u8]) {
+        if let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut) {
+            client.conclude(answer);
+        }
     }
 
     fn reply(&mut self, slot: usize, id: u64, answer: Result<passt_control::reply::Answer, Failure>) {
@@ -292,14 +344,17 @@ impl Server {
             self.tell(&Event::RulesChanged { added: done.added, deleted: done.deleted }, core);
         }
         let Owner { serial } = done.owner;
+        // It is in the table whether its client waits or not.
+        let answer = self.hostfwd.as_mut().and_then(|table| table.end(serial, done.is_whole()));
         let slot = self.clients.iter().position(|client| client.as_ref().is_some_and(|c| c.serial == serial));
         if let Some(slot) = slot
             && let Some(client) = self.clients.get_mut(slot).and_then(Option::as_mut)
         {
             client.go_on();
-            match done.id {
-                Some(id) => client.reply(id, done.answer),
-                None => client.leave(),
+            match (answer, done.id) {
+                (Some(answer), _) => client.conclude(&answer),
+                (None, Some(id)) => client.reply(id, done.answer),
+                (None, None) => client.leave(),
             }
             self.settle(slot, core);
         }

@@ -38,6 +38,17 @@ const OUTCOMES: usize = 4096;
 /// How long changes are planned in a round.
 const SLICE: Duration = Duration::from_millis(1);
 
+impl Done {
+    /// Whether all that was asked for was done, and was not so before.
+    pub(super) fn is_whole(&self) -> bool {
+        let is_new = |(outcome, _): &(Outcome, usize)| matches!(outcome, Outcome::Added | Outcome::Deleted);
+        match &self.answer {
+            Ok(Answer::Changed(changed)) => changed.committed && changed.outcomes.iter().all(is_new),
+            _ => false,
+        }
+    }
+}
+
 /// Whose transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {

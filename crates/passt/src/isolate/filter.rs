@@ -68,7 +68,7 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
-    let control = config.control_socket.as_ref().map_or(&[][..], |_| CONTROL);
+    let control = if config.has_control() { CONTROL } else { &[] };
     let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
     [COMMON, mode, groups, capture, control]
         .concat()

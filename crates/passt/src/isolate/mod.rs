@@ -48,7 +48,7 @@ impl Error {
 pub fn user(config: &Config) -> Result<(), Error> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     namespace::detach_user().map_err(Error::at("user namespace"))?;
-    if config.control_socket.is_some()
+    if config.has_control()
         && let Err(error) = namespace::map_root(uid, gid)
     {
         // Clients are known by the socket's mode alone.

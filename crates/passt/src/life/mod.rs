@@ -16,4 +16,5 @@ pub mod namespace;
 pub mod peers;
 pub mod socket;
 pub mod start;
+pub mod starter;
 pub mod watch;

@@ -159,7 +159,7 @@ fn create(
 
 fn enter_user(userns: &Userns, wanted: Option<Identity>) -> Result<(), Error> {
     let joined = match userns {
-        Userns::Join(path) => {
+        Userns::Join(path) | Userns::JoinOrCurrent(path) => {
             let opened = namespace::Userns::open(path).map_err(|source| Error::Open {
                 kind: "user",
                 path: path.clone(),
@@ -173,7 +173,12 @@ fn enter_user(userns: &Userns, wanted: Option<Identity>) -> Result<(), Error> {
         identity.assume(KEPT)?;
     }
     if let Some((opened, path)) = joined {
-        opened.join().map_err(|source| Error::Enter { kind: "user", path: path.clone(), source })?;
+        match opened.join() {
+            Err(error) if matches!(userns, Userns::JoinOrCurrent(_)) => {
+                log::debug!("User namespace {} is not joined: {error}", path.display());
+            }
+            joined => joined.map_err(|source| Error::Enter { kind: "user", path: path.clone(), source })?,
+        }
     }
     if *userns == Userns::New {
         detach_user()?;

@@ -67,7 +67,7 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
 /// `leftovers`.
 pub fn listen(wanted: &GuestSocket, leftovers: &mut Leftovers) -> Result<Option<UnixListener>, Error> {
     let (listener, path) = match wanted {
-        GuestSocket::Fd(_) => return Ok(None),
+        GuestSocket::Fd(_) | GuestSocket::Tap(_) => return Ok(None),
         GuestSocket::Path(path) => (bind(path, leftovers)?, path.clone()),
         GuestSocket::FirstFree => first_free(leftovers)?,
     };

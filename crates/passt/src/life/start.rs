@@ -54,6 +54,12 @@ pub fn signals() -> io::Result<()> {
     signal::unblock_all()
 }
 
+/// Has signals that end the process do so as the kernel has it: the status says which one it was.
+pub fn default_signals() -> io::Result<()> {
+    signal::set_default(Signal::TERM)?;
+    signal::set_default(Signal::QUIT)
+}
+
 /// Whether the limits allow what is needed at least; that of descriptors will be raised.
 pub fn sufficient() -> Result<(), TooLow> {
     for (resource, needed, what) in NEEDED {
@@ -68,7 +74,7 @@ pub fn sufficient() -> Result<(), TooLow> {
 
 /// Closes descriptors that leaked to us, `keep` aside, and raises the limit of open ones. The umask
 /// stays: sockets are for whom it says, and `files` for their owner whatever it is.
-pub fn limits(keep: Option<RawFd>) -> io::Result<Inherited> {
+pub fn limits(keep: &[RawFd]) -> io::Result<Inherited> {
     fd::close_leaked(keep)?;
     Ok(Inherited { nofile: process::raise_nofile()?, ignores_interrupt: signal::is_ignored(Signal::INT)? })
 }

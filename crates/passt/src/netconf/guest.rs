@@ -78,6 +78,8 @@ pub enum Routes {
     Copied(Vec<RouteMessage>),
     /// A default route, by a gateway or to the link.
     Default(Option<IpAddr>),
+    /// What router advertisements tell.
+    Advertised,
 }
 
 /// Brings the loopback interface up.
@@ -175,6 +177,7 @@ fn assign(nl: &mut Rtnl, index: u32, v6: bool, family: &FamilyConfig) {
     match &family.routes {
         Routes::Copied(routes) => copy_routes(nl, index, &family.addresses, routes),
         Routes::Default(gateway) => copy_routes(nl, index, &[], &[default_route(v6, *gateway)]),
+        Routes::Advertised => {}
     }
 }
 

@@ -125,6 +125,14 @@ const LOOKS: u32 = 150;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The first address of a family that an interface has, in the kernel's order.
+pub fn first_address(nl: &mut Rtnl, interface: &str, v6: bool) -> Option<IpAddr> {
+    let seen = Seen::read(nl).ok()?;
+    let index = seen.links.iter().find(|link| link.name == interface)?.index;
+    let is_its = |known: &&Assigned| known.index == index && known.ip.addr.is_ipv6() == v6;
+    seen.addresses.iter().find(is_its).map(|known| known.ip.addr)
+}
+
 /// Reads the configuration of the namespace to which `nl` belongs. Where a template has no other
 /// address than one that is tentative, waits until that can be used, for three seconds at most.
 pub fn read(nl: &mut Rtnl, select: &Select<'_>) -> Result<HostNetwork, Error> {

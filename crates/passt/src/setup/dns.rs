@@ -63,7 +63,12 @@ pub(super) fn servers(
             announce(family, v6, &all, from_host);
         }
     }
-    if [&guest.v4, &guest.v6].iter().any(|family| family.dns_forward.is_some() && family.dns_host.is_none()) {
+    if config.dns.closed {
+        (guest.v4.dns_host, guest.v6.dns_host) = (None, None);
+    } else if [&guest.v4, &guest.v6]
+        .iter()
+        .any(|family| family.dns_forward.is_some() && family.dns_host.is_none())
+    {
         warnings.push("No name server on the host for --dns-forward".into());
     }
     match &config.dns.servers {

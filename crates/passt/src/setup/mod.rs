@@ -10,10 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use arrayvec::ArrayVec;
 use passt_proto::addr::Addr;
 use passt_proto::guest::{self, Bypass, Configured};
+use passt_proto::responder::dhcp::leases::Leases;
 use passt_proto::responder::{self, Name, Services, V4, V6};
 use thiserror::Error;
 
-use crate::cli::{Addresses, Config, PastaOptions, PerFamily, Source, Splice};
+use crate::cli::{Addresses, Config, MapOptions, PastaOptions, PerFamily, Source, Splice};
 use crate::netconf::guest::{FamilyConfig, GuestNetwork, Routes, TapConfig};
 use crate::netconf::host::{HostNetwork, IfAddr, Select, Template};
 use crate::netconf::resolv::Resolv;
@@ -44,6 +45,8 @@ pub enum SetupError {
 pub struct Setup {
     /// What the guest is told by ARP, NDP, DHCP and DHCPv6. A family that is `None` is off.
     pub responder: Box<responder::Config>,
+    /// Addresses for DHCP clients, where there is more than one.
+    pub leases: Option<Leases>,
     /// Which addresses stand for which.
     pub guest: Configured,
     /// Interfaces that sockets towards the network are bound to.
@@ -52,6 +55,8 @@ pub struct Setup {
     pub tap: Option<TapSetup>,
     /// Names of the interfaces that served as template.
     pub template: PerFamily<Option<String>>,
+    /// The guest's network is to have none.
+    pub apart: bool,
 }
 
 /// The tap interface in a namespace.
@@ -127,7 +132,11 @@ impl Setup {
         };
         let tap = config.pasta().filter(|_| linked).map(|p| tap(config, p, &template, &nets));
         let outbound_interface = config.host.outbound_interface.clone();
-        Ok((Self { responder, guest, outbound_interface, tap, template }, warnings))
+        let leases = config.guest.leases.map(|(first, count)| Leases::new(first, count));
+        Ok((
+            Self { responder, leases, guest, outbound_interface, tap, template, apart: config.host.apart },
+            warnings,
+        ))
     }
 
     /// What the guest's names for others stand for, for whoever looks closely: some lines.
@@ -145,6 +154,7 @@ impl Setup {
         if self.template.v4.is_none()
             && self.template.v6.is_none()
             && (told.v4.is_some() || told.v6.is_some())
+            && !self.apart
         {
             lines.push("No usable network interface on the host: the guest gets local addresses only".into());
         }
@@ -200,14 +210,19 @@ fn listed<T: ToString>(title: &str, items: &[T]) -> String {
 fn nets(config: &Config, host: &HostNetwork) -> Result<PerFamily<Option<Net>>, SetupError> {
     let on = [(false, config.families.v4(), &host.v4), (true, config.families.v6(), &host.v6)];
     let [v4, v6] = on.map(|(v6, on, template)| {
-        let like = template.as_ref().map(|template| Net::like(config, v6, template));
+        let template = template.as_ref().filter(|_| !config.host.apart);
+        let like = template.map(|template| Net::like(config, v6, template));
         let like = like.filter(|net| net.primary.is_some());
         // The guest can talk to the host, and to itself, without a way beyond.
-        on.then(|| like.unwrap_or_else(|| Net::local(config, v6)))
+        let other = || if config.host.apart { Net::apart(config, v6) } else { Net::local(config, v6) };
+        on.then(|| like.unwrap_or_else(other))
     });
     let has_template = |net: &Option<Net>| net.as_ref().is_some_and(|net| net.template.is_some());
     let bound = &config.host.outbound_interface;
     let none = !has_template(&v4) && !has_template(&v6);
+    if config.host.apart {
+        return Ok(PerFamily { v4, v6 });
+    }
     if v4.is_some() && bound.v4.is_some() && !has_template(&v4)
         || v6.is_some() && bound.v6.is_some() && !has_template(&v6)
         || config.host.interface.is_some() && none
@@ -282,6 +297,29 @@ impl Net {
         Self { v6, template: None, primary, gateway, ours, family }
     }
 
+    /// A network of the guest's own, as the command line has it. Its IPv6 address without an interface
+    /// identifier is the prefix from which the guest forms one, as router advertisements tell.
+    fn apart(config: &Config, v6: bool) -> Self {
+        let primary = given(config, v6);
+        let gateway = of(&config.guest.gateway, v6);
+        let ours = match gateway {
+            Some(IpAddr::V6(gateway)) => router_of(gateway).into(),
+            None if v6 => OUR_V6.into(),
+            other => other.unwrap_or(OUR_V4.into()),
+        };
+        let is_formed = primary.is_some_and(|own| is_prefix(own.addr));
+        let family = if is_formed {
+            FamilyConfig { addresses: Vec::new(), routes: Routes::Advertised }
+        } else {
+            let addresses = primary.into_iter().collect();
+            FamilyConfig {
+                addresses,
+                routes: Routes::Default(Some(if v6 { ours } else { gateway.unwrap_or(ours) })),
+            }
+        };
+        Self { v6, template: None, primary, gateway, ours, family }
+    }
+
     /// The addresses that stand for others, but for those of resolvers.
     fn map(&self, config: &Config) -> guest::FamilyConfig {
         let gateway = self.gateway.filter(|_| config.mapping.gateway);
@@ -289,17 +327,33 @@ impl Net {
         guest::FamilyConfig {
             host_loopback: addr(&config.mapping.host_loopback).or(gateway.map(Addr::from)),
             host_itself: addr(&config.mapping.guest_addr),
+            closed_host: addr(&config.mapping.closed_host),
             dns_forward: addr(&config.dns.forward),
             dns_host: addr(&config.dns.host),
             dns_scope: None,
             groups: None,
             off: false,
             outbound: addr(&config.host.outbound),
+            outbound_to_loopback: config.host.outbound_to_loopback,
+            echoing: self.echoing(config),
             assigned: self.assigned(),
             ours: Some(self.ours.into()),
             gateway: addr(&config.guest.gateway),
-            fixed: addr(&config.guest.addr).is_some(),
+            fixed: addr(&config.guest.addr).is_some() && config.guest.leases.is_none() && !self.is_formed(),
         }
+    }
+
+    /// Whether the guest forms its address by itself.
+    fn is_formed(&self) -> bool {
+        matches!(self.family.routes, Routes::Advertised)
+    }
+
+    /// Who answers pings on a link that is like none of the host's: all that are ours there.
+    fn echoing(&self, config: &Config) -> ArrayVec<Addr, 3> {
+        let MapOptions { host_loopback, closed_host, .. } = &config.mapping;
+        let names = [host_loopback, closed_host, &config.dns.forward];
+        let names = names.into_iter().filter_map(|name| of(name, self.v6)).map(Addr::from);
+        names.filter(|_| config.host.apart).collect()
     }
 
     /// Has the guest's names for others and for us, for which we answer on the link, be reached there
@@ -321,7 +375,7 @@ impl Net {
 
     /// All addresses that the guest is given, the first one first.
     fn assigned(&self) -> guest::Addresses {
-        let first = self.primary.iter();
+        let first = self.primary.iter().filter(|_| !self.is_formed());
         let others =
             self.family.addresses.iter().filter(|own| self.primary.is_none_or(|p| p.addr != own.addr));
         first.chain(others).map(|own| own.addr.into()).take(guest::MAX_ADDRESSES).collect()
@@ -375,6 +429,19 @@ fn class_prefix_len(addr: Ipv4Addr) -> u8 {
 /// The address of a family.
 fn of(addresses: &Addresses, v6: bool) -> Option<IpAddr> {
     if v6 { addresses.v6.map(IpAddr::V6) } else { addresses.v4.map(IpAddr::V4) }
+}
+
+/// The address by which routers of a link are known to whom they advertise themselves: link-local, with
+/// the interface identifier of the gateway's (RFC 4861, section 4.2).
+fn router_of(gateway: Ipv6Addr) -> Ipv6Addr {
+    let prefix = OUR_V6.to_bits() >> 64 << 64;
+    Ipv6Addr::from_bits(prefix | gateway.to_bits() << 64 >> 64)
+}
+
+/// Whether an IPv6 address has no interface identifier: it is that of all routers there, and no
+/// guest's (RFC 4291, section 2.6.1).
+fn is_prefix(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.to_bits() << 64 == 0)
 }
 
 fn either(values: PerFamily<bool>, v6: bool) -> bool {

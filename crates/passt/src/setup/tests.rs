@@ -313,6 +313,7 @@ fn given_to_namespace(args: &str) -> Option<String> {
     let routes = match family.routes {
         Routes::Copied(_) => "copied".into(),
         Routes::Default(gateway) => text(gateway),
+        Routes::Advertised => "advertised".into(),
     };
     Some(format!("{} {routes}", addresses.collect::<Vec<_>>().join(" ")))
 }
@@ -406,4 +407,45 @@ fn advertised(args: &str, kind: &str) -> Vec<u8> {
 fn prefixes_are_advertised_if_there_are_any() {
     assert!(advertised("passt", "6").contains(&3));
     assert!(!advertised("passt", "").contains(&3));
+}
+
+/// Networks of the guest's own are like none of the host's, whatever that has.
+#[test]
+fn networks_apart() {
+    for kind in ["46", "4", ""] {
+        let on = |args: &str| {
+            Setup::new(&config(args), &host(kind), &resolv("192.0.2.53 2001:db8::53")).expect("a network").0
+        };
+        let both = on("slirp4netns -c -6 1 tap0");
+        assert_eq!(
+            network(&both),
+            ["10.0.2.100/24 10.0.2.2 10.0.2.2 10.0.2.2", "fd00::/64 fe80::2 fd00::2 fe80::2"]
+        );
+        assert_eq!(both.responder.our_mac.to_string(), "52:55:0a:00:02:02");
+        let told = both.responder.v4.as_ref().expect("IPv4");
+        assert_eq!((told.our_addr, told.dns.as_slice()), (told.gateway, &[Ipv4Addr::new(10, 0, 2, 3)][..]));
+        assert!(!both.responder.services.intersects(Services::DHCPV6));
+        let leases = both.leases.as_ref().expect("a range").ends();
+        assert_eq!(leases, (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 30)));
+        let v4 = &both.guest.v4;
+        let addr = |text| Some(Addr::from(ip(text)));
+        assert_eq!((v4.host_loopback, v4.closed_host), (addr("10.0.2.2"), None));
+        assert_eq!((v4.dns_forward, v4.dns_host), (addr("10.0.2.3"), addr("192.0.2.53")));
+        assert_eq!(both.guest.v6.dns_host, addr("2001:db8::53"));
+        assert_eq!(v4.echoing.as_slice(), [addr("10.0.2.2"), addr("10.0.2.3")].map(Option::unwrap));
+        assert_eq!(v4.groups, None);
+        let tap = both.tap.as_ref().expect("a device").config.network.clone().expect("configured");
+        assert_eq!(tap.mtu, Some(1500));
+        assert!(tap.v6.is_some_and(|v6| v6.addresses.is_empty() && matches!(v6.routes, Routes::Advertised)));
+        assert!(both.guest.v6.assigned.is_empty(), "the guest forms its own");
+        assert_eq!(both.summary().iter().find(|line| line.contains("No usable")), None);
+
+        let closed = on("slirp4netns --disable-host-loopback --disable-dns --cidr 10.0.135.128/25 1 tap0");
+        let v4 = &closed.guest.v4;
+        assert_eq!((v4.host_loopback, v4.closed_host), (None, addr("10.0.135.130")));
+        assert_eq!((v4.dns_forward, v4.dns_host), (addr("10.0.135.131"), None));
+        assert_eq!(network(&closed), ["10.0.135.228/25 10.0.135.130 - 10.0.135.130", "off"]);
+        assert!(closed.guest.v6.off && closed.tap.is_some_and(|tap| tap.config.network.is_none()));
+    }
+    assert_eq!(given_to_namespace("slirp4netns -c 1 tap0").as_deref(), Some("10.0.2.100/24 10.0.2.2"));
 }

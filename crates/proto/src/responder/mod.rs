@@ -2,7 +2,7 @@
 //!
 //! To its guest each looks like the one router and server of the link. All are pure
 //! functions that write a complete frame, checksums included, to the caller's
-//! buffer: there is no lease to remember, as the guest has one address.
+//! buffer. All that is remembered are [leases](dhcp::leases), where the guest has a range of addresses.
 
 pub mod arp;
 pub mod custom;
@@ -19,6 +19,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use bitflags::bitflags;
 
 use self::custom::Custom;
+use self::dhcp::leases::Leases;
 use crate::addr::{Addr, Mac};
 use crate::classify::Class;
 use crate::drop::DropReason;
@@ -174,12 +175,13 @@ impl Holder {
 
 /// Answers `frame`, from the station `source`, which is of `class`: writes the reply to
 /// `out` and returns its length. `holder` knows who has an address other than the gateway's and
-/// our own.
+/// our own, `leases` which DHCP client has which, if there is more than one address.
 ///
 /// `None` if the frame is none of a responder, of DHCP that is off, or to another DHCP server: that
 /// is ordinary UDP.
 pub fn respond(
     cfg: &Config,
+    leases: Option<&mut Leases>,
     source: Mac,
     class: &Class,
     frame: &[u8],
@@ -198,7 +200,7 @@ pub fn respond(
             return Some(request.map_or(truncated, |request| ndp::respond(cfg, &request, holder, out)));
         }
         Class::Dhcp(datagram) if cfg.serves_dhcp(datagram.dst.addr)? => {
-            bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, source, message, out))
+            bytes(&datagram.payload).and_then(|message| dhcp::respond(cfg, leases, source, message, out))
         }
         // A renewal of a client that we served before: nobody else has the address.
         Class::Dhcp(_) => Err(DropReason::ServiceOff),

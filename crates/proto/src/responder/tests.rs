@@ -47,7 +47,7 @@ pub(crate) fn config() -> Config {
 fn reply(cfg: &Config, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
     let (source, class) = from_station(frame)?;
     let mut out = [0xee; 1600];
-    let len = respond(cfg, source, &class, frame, |_| Holder::Unknown, &mut out).unwrap().reply?;
+    let len = respond(cfg, None, source, &class, frame, |_| Holder::Unknown, &mut out).unwrap().reply?;
     Ok(out[..len].to_vec())
 }
 
@@ -128,7 +128,7 @@ fn who_has_an_address() {
     for (number, (frame, holder, expected)) in cases.into_iter().enumerate() {
         let (source, class) = from_station(&frame).unwrap();
         let mut out = [0; 100];
-        let reply = respond(&config(), source, &class, &frame, |_| holder, &mut out).unwrap().reply;
+        let reply = respond(&config(), None, source, &class, &frame, |_| holder, &mut out).unwrap().reply;
         let told = reply.ok().map(|len| if out[13] == 6 { &out[22..28] } else { &out[len - 6..len] });
         assert_eq!(told, expected.as_ref().map(|mac| &mac.0[..]), "{number}");
         assert_eq!(told.map(|_| &out[6..12]), told, "{number}");
@@ -245,7 +245,7 @@ fn servers_that_are_off() {
         {
             let cfg = Config { services, ..config() };
             let mut out = [0; 1600];
-            let reply = respond(&cfg, source, &class, &frame, |_| Holder::Unknown, &mut out)
+            let reply = respond(&cfg, None, source, &class, &frame, |_| Holder::Unknown, &mut out)
                 .map(|response| response.reply);
             assert_eq!(matches!(reply, Some(Ok(_))), served, "{service:?}: {reply:?}");
             assert_eq!(reply.is_none(), !served, "{service:?}: {reply:?}");
@@ -279,7 +279,7 @@ fn other_servers() {
         let (source, class) = from_station(&frame).unwrap();
         for (services, expected) in [(Services::all(), on), (Services::all() - Services::DHCP, off)] {
             let (cfg, mut out) = (Config { services, ..config() }, [0; 1600]);
-            let response = respond(&cfg, source, &class, &frame, |_| Holder::Unknown, &mut out);
+            let response = respond(&cfg, None, source, &class, &frame, |_| Holder::Unknown, &mut out);
             assert_eq!(response.map(|response| response.reply.is_ok()), expected, "{dst:?} {services:?}");
         }
     }
@@ -289,7 +289,7 @@ fn other_servers() {
 fn addresses_are_claimed() {
     let claim = |frame: &[u8]| {
         let (source, class) = from_station(frame).ok()?;
-        respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut [0; 1600])?.claimed
+        respond(&config(), None, source, &class, frame, |_| Holder::Unknown, &mut [0; 1600])?.claimed
     };
     let (v4, none) = ([192, 0, 2, 77], Ipv6Addr::UNSPECIFIED);
     let (link, advertised) = (
@@ -471,7 +471,7 @@ proptest! {
     fn replies_are_sound_whatever_is_asked(frame in frames(), room in 0usize..1600) {
         let Ok((source, class)) = from_station(&frame) else { return Ok(()) };
         let mut out = [0; 1600];
-        let reply = respond(&config(), source, &class, &frame, |_| Holder::Unknown, &mut out[..room]);
+        let reply = respond(&config(), None, source, &class, &frame, |_| Holder::Unknown, &mut out[..room]);
         let reply = reply.map(|response| response.reply);
         if let Some(Ok(len)) = reply {
             prop_assert!((60..=room).contains(&len));

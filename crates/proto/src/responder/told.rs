@@ -195,7 +195,8 @@ mod tests {
     fn told(frame: &[u8]) -> std::string::String {
         let (source, class) = from_station(frame).unwrap();
         let mut out = [0; 1600];
-        let response = respond(&config(), source, &class, frame, |_| Holder::Unknown, &mut out).unwrap();
+        let response =
+            respond(&config(), None, source, &class, frame, |_| Holder::Unknown, &mut out).unwrap();
         let reply = response.reply.map(|len| &out[..len]);
         Told { source, class: &class, frame, reply }.to_string()
     }

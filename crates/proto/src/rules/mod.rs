@@ -46,6 +46,8 @@ pub struct HostSide {
     pub bind: Option<Addr>,
     /// Index of the interface on which link-local addresses and groups are meant; zero: any.
     pub scope: u32,
+    /// Whoever asks is told that the network is unreachable.
+    pub closed: bool,
 }
 
 impl HostSide {
@@ -88,9 +90,14 @@ impl Guest {
             remote.addr
         };
         // A resolver may be of the other family.
-        let bind = if addr.is_loopback() { Some(loopback(addr)) } else { self.family(addr).outbound };
-        let remote = Endpoint::new(addr, remote.port);
-        Ok(HostSide { remote, bind, scope })
+        let outbound = self.family(addr).outbound;
+        let bind = if addr.is_loopback() {
+            Some(outbound.filter(|_| map.outbound_to_loopback).unwrap_or(loopback(addr)))
+        } else {
+            outbound
+        };
+        let closed = named == map.closed_host && addr == remote.addr;
+        Ok(HostSide { remote: Endpoint::new(addr, remote.port), bind, scope, closed })
     }
 
     /// How something that `source` sent to `destination` on the host's side looks to the

@@ -79,8 +79,12 @@ fn from_guest() {
         (Udp, "[::1]:5353", Err(DropReason::Loopback)),
     ];
     for (protocol, remote, expected) in cases {
-        let expected =
-            expected.map(|(remote, bind)| HostSide { remote: at(remote), bind: Some(addr(bind)), scope: 7 });
+        let expected = expected.map(|(remote, bind)| HostSide {
+            remote: at(remote),
+            bind: Some(addr(bind)),
+            scope: 7,
+            closed: false,
+        });
         assert_eq!(map().from_guest(protocol, at(remote)), expected, "{protocol:?} {remote}");
     }
 }
@@ -89,7 +93,7 @@ fn from_guest() {
 fn features_that_are_off_change_nothing() {
     let map = Guest::default();
     for remote in ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::9]:53", "224.0.0.1:1"] {
-        let unchanged = HostSide { remote: at(remote), bind: None, scope: 0 };
+        let unchanged = HostSide { remote: at(remote), bind: None, scope: 0, closed: false };
         assert_eq!(map.from_guest(Protocol::Udp, at(remote)), Ok(unchanged));
     }
     let source = at("192.0.2.1:53");
@@ -344,7 +348,8 @@ fn resolvers_of_the_other_family() {
     (map.configured.v4.dns_host, map.configured.v4.dns_scope) = (Some(addr("fe80::53")), Some(9));
     map.configured.v6.dns_host = Some(addr("192.0.2.9"));
     let side = |remote| map.from_guest(Protocol::Udp, at(remote)).expect("mapped");
-    let to = |host: &str, bind, scope| HostSide { remote: at(host), bind: Some(addr(bind)), scope };
+    let to =
+        |host: &str, bind, scope| HostSide { remote: at(host), bind: Some(addr(bind)), scope, closed: false };
     assert_eq!(side("192.0.2.53:53"), to("[fe80::53]:53", "2001:db8:9::9", 9));
     assert_eq!(side("[2001:db8::53]:53"), to("192.0.2.9:53", "198.51.100.9", 7));
     for remote in ["[fe80::53]:53", "[fe80::53]:54", "[fe80::54]:53"] {
@@ -411,4 +416,37 @@ fn stations() {
         learnt.hear(mac(5), Some(Addr::from(Ipv4Addr::new(10, 0, 0, last))), Used);
     }
     assert_eq!(told(&learnt), [Some(mac(5)); 3], "a guest with very many addresses");
+}
+
+/// A host that is closed answers pings alone: TCP and UDP are told so, but for queries where that
+/// address is the resolver's, too.
+#[test]
+fn a_closed_host() {
+    let mut guest = map();
+    guest.configured.v4.closed_host = guest.configured.v4.host_loopback.take();
+    let closed = |guest: &Guest, protocol, remote| {
+        guest.from_guest(protocol, at(remote)).map(|side| side.closed).expect("an address")
+    };
+    assert!(closed(&guest, Protocol::Tcp, "192.0.2.1:80"));
+    assert!(closed(&guest, Protocol::Udp, "192.0.2.1:53"));
+    assert!(!closed(&guest, Protocol::Tcp, "192.0.2.3:80"));
+    assert!(!closed(&guest, Protocol::Udp, "[2001:db8::1]:80"));
+    assert!(guest.is_name(addr("192.0.2.1")), "it is somebody on the link");
+    guest.configured.v4.dns_forward = guest.configured.v4.closed_host;
+    assert!(!closed(&guest, Protocol::Udp, "192.0.2.1:53"));
+    assert!(closed(&guest, Protocol::Udp, "192.0.2.1:54"));
+    let source = guest.to_guest(Protocol::Tcp, at("127.0.0.1:9"), addr("127.0.0.1"), None);
+    assert_eq!(source.map(|side| side.remote.addr), Ok(addr("192.0.2.254")));
+}
+
+/// The source address that was chosen is that of connections to the host's loopback if it is to be.
+#[test]
+fn a_source_for_the_loopback() {
+    let mut guest = map();
+    let bind = |guest: &Guest| guest.from_guest(Protocol::Tcp, at("192.0.2.1:80")).expect("the host").bind;
+    assert_eq!(bind(&guest), Some(addr("127.0.0.1")));
+    guest.configured.v4.outbound_to_loopback = true;
+    assert_eq!(bind(&guest), Some(addr("198.51.100.9")));
+    guest.configured.v4.outbound = None;
+    assert_eq!(bind(&guest), Some(addr("127.0.0.1")));
 }

@@ -57,7 +57,8 @@ impl Tcp {
         // A peer that vanished is noticed by the host's kernel. Accepted sockets have it from the listening one.
         let _ = sockopt::set_socket_keepalive(&fd, true);
         let marks = Marks::set(&fd, !side.remote.addr.is_v4(), marks);
-        let connected = rustix::net::connect(&fd, &side.socket_addr(side.remote));
+        let connect = || rustix::net::connect(&fd, &side.socket_addr(side.remote));
+        let connected = if side.closed { Err(Errno::NETUNREACH) } else { connect() };
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
         // The loop tells when it is connected.

@@ -101,6 +101,9 @@ fn way_out<L: Link>(
     (key, side): (&Key, &HostSide),
     apart: bool,
 ) -> io::Result<Sockets> {
+    if side.closed {
+        return Err(Errno::NETUNREACH.into());
+    }
     let is_to_many = core.is_many(side.remote.addr);
     if apart && !is_to_many || !leads_back(core, key, side) {
         // From whatever port: the guest's own is for others.

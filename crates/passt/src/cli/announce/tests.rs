@@ -402,7 +402,7 @@ proptest! {
             match outcome(&[option, &text]) {
                 Outcome::Fail(text) => prop_assert_eq!(text.matches('\n').count(), 1),
                 Outcome::Run(_) => {}
-                Outcome::Print(text) => prop_assert!(false, "{}", text),
+                other => prop_assert!(false, "{:?}", other),
             }
         }
     }

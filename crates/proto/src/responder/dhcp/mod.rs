@@ -1,13 +1,16 @@
-//! A DHCP server (RFC 2131) with a single address and a lease without end, unless the user wants
-//! one.
+//! A DHCP server (RFC 2131) with a lease without end, unless the user wants one, of a single address
+//! or of a [range](leases).
 //!
 //! As a lease without end is never renewed, it has no renewal times. Clients of BOOTP (RFC 951) are
-//! answered in its form. Relays and leases for more than one client are left out.
+//! answered in its form. Relays are left out.
+
+pub mod leases;
 
 use core::net::Ipv4Addr;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use self::leases::Leases;
 use super::custom::INFINITE;
 use super::{Config, V4, frame};
 use crate::addr::{Addr, Mac};
@@ -41,11 +44,18 @@ const OPTIONAL: [u8; 5] =
     [option::DNS_SERVERS, option::MTU, option::HOST_NAME, option::FQDN, option::DOMAIN_SEARCH];
 
 /// Answers the message in `bytes`.
-pub fn respond(cfg: &Config, source: Mac, bytes: &[u8], out: &mut [u8]) -> Result<usize, DropReason> {
+pub fn respond(
+    cfg: &Config,
+    leases: Option<&mut Leases>,
+    source: Mac,
+    bytes: &[u8],
+    out: &mut [u8],
+) -> Result<usize, DropReason> {
     let v4 = cfg.v4()?;
     let request = Request::parse(bytes).ok_or(DropReason::DhcpFormat)?;
-    let answer = request.answer(v4)?;
-    let reply = Reply { cfg, v4, request, answer };
+    let addr = leases.map_or(v4.addr, |leases| leases.of(request.client(), request.wanted()));
+    let answer = request.answer(v4, addr)?;
+    let reply = Reply { cfg, v4, addr, request, answer };
     let dst = reply.destination();
     let path = Path {
         src_mac: cfg.our_mac,
@@ -126,15 +136,26 @@ impl<'a> Request<'a> {
         Some(Ipv4Addr::from(self.header.ciaddr)).filter(|a| !a.is_unspecified())
     }
 
-    /// What to say (RFC 2131, section 4.3).
-    fn answer(&self, v4: &V4) -> Result<Answer, DropReason> {
+    /// The client's link-layer address.
+    fn client(&self) -> Mac {
+        let [a, b, c, d, e, f, ..] = self.header.chaddr;
+        Mac([a, b, c, d, e, f])
+    }
+
+    /// The address that the client would like to have, or has.
+    fn wanted(&self) -> Option<Ipv4Addr> {
+        self.address(option::REQUESTED_ADDRESS).or(self.client_address())
+    }
+
+    /// What to say (RFC 2131, section 4.3) to the client whose address is `addr`.
+    fn answer(&self, v4: &V4, addr: Ipv4Addr) -> Result<Answer, DropReason> {
         let Some(kind) = self.find(option::MESSAGE_TYPE) else {
             return Ok(Answer::Bootp);
         };
         match *kind {
             [message::DISCOVER] if self.find(option::RAPID_COMMIT).is_some() => Ok(Answer::RapidAck),
             [message::DISCOVER] => Ok(Answer::Offer),
-            [message::REQUEST] => self.answer_request(v4),
+            [message::REQUEST] => self.answer_request(v4, addr),
             [message::INFORM] => Ok(Answer::Inform),
             [_] => Err(DropReason::DhcpUnanswered),
             _ => Err(DropReason::DhcpFormat),
@@ -143,14 +164,13 @@ impl<'a> Request<'a> {
 
     /// A client that wants another address is told at once, so that it starts over
     /// instead of using what it remembers from another network.
-    fn answer_request(&self, v4: &V4) -> Result<Answer, DropReason> {
+    fn answer_request(&self, v4: &V4, addr: Ipv4Addr) -> Result<Answer, DropReason> {
         let server = self.address(option::SERVER_ID);
         if server.is_some_and(|server| server != v4.our_addr) {
             return Err(DropReason::DhcpUnanswered);
         }
-        let wanted = self.address(option::REQUESTED_ADDRESS);
-        match wanted.or(self.client_address()) {
-            Some(wanted) if wanted != v4.addr => Ok(Answer::Nak),
+        match self.wanted() {
+            Some(wanted) if wanted != addr => Ok(Answer::Nak),
             _ => Ok(Answer::Ack),
         }
     }
@@ -160,6 +180,8 @@ impl<'a> Request<'a> {
 struct Reply<'a> {
     cfg: &'a Config,
     v4: &'a V4,
+    /// The client's.
+    addr: Ipv4Addr,
     request: Request<'a>,
     answer: Answer,
 }
@@ -173,7 +195,7 @@ impl Reply<'_> {
             (Answer::Nak, _) | (Answer::Inform, None) => Ipv4Addr::BROADCAST,
             (_, Some(client)) => client,
             (_, None) if broadcast => Ipv4Addr::BROADCAST,
-            (_, None) => self.v4.addr,
+            (_, None) => self.addr,
         }
     }
 
@@ -186,7 +208,7 @@ impl Reply<'_> {
             hops: 0,
             secs: 0.into(),
             ciaddr: if self.answer == Answer::Nak { [0; 4] } else { request.ciaddr },
-            yiaddr: if lease { self.v4.addr.octets() } else { [0; 4] },
+            yiaddr: if lease { self.addr.octets() } else { [0; 4] },
             siaddr: boot.map_or([0; 4], |boot| boot.server.unwrap_or(self.v4.our_addr).octets()),
             sname: boot.map_or([[0; 32]; 2], |boot| padded(&boot.name)),
             file: boot.map_or([[0; 32]; 4], |boot| padded(&boot.file)),

@@ -50,7 +50,7 @@ impl Seen {
 
 fn ask(cfg: &Config, request: &[u8]) -> Result<Seen, DropReason> {
     let mut out = [0xee; 1600];
-    let len = respond(cfg, GUEST, request, &mut out)?;
+    let len = respond(cfg, None, GUEST, request, &mut out)?;
     let frame = decode(&out[..len]);
     let bytes = &frame.payload;
     assert_eq!(frame.ports, (67, 68));
@@ -257,7 +257,7 @@ fn bootp_without_options() {
             request[240..243].copy_from_slice(&[53, 1, 1]);
         }
         let mut out = [0xee; 1600];
-        let len = respond(&config(), GUEST, &request, &mut out).unwrap();
+        let len = respond(&config(), None, GUEST, &request, &mut out).unwrap();
         let reply = decode(&out[..len]);
         assert_eq!((reply.payload.len(), reply.payload[0]), (300, 2));
         assert_eq!(reply.payload[16..20], [192, 0, 2, 15]);

@@ -58,7 +58,7 @@ fn a_long_option_is_sent_in_parts() {
     let cfg = with(&[(43, &body)]);
     let mut out = [0; 1600];
     let request = message(&[53, 1, 1, 55, 1, 43, 57, 2, 5, 0xdc]);
-    let len = respond(&cfg, GUEST, &request, &mut out).unwrap();
+    let len = respond(&cfg, None, GUEST, &request, &mut out).unwrap();
     let sent = decode(&out[..len]).payload;
     let parts: Vec<_> = dhcp::options(&sent[240..]).filter(|(code, _)| *code == 43).collect();
     assert_eq!(parts.iter().map(|(_, part)| part.len()).collect::<Vec<_>>(), [255, 45]);
@@ -127,7 +127,7 @@ proptest! {
         let [a, b] = size.to_be_bytes();
         let request = message(&[&[53, 1, kind, 57, 2, a, b, 55, count][..], &asked].concat());
         let mut out = [0; 1600];
-        let len = respond(&cfg, GUEST, &request, &mut out).unwrap();
+        let len = respond(&cfg, None, GUEST, &request, &mut out).unwrap();
         let sent = decode(&out[..len]).payload;
         let limit = if mtu == 0 { size } else { size.min(mtu) }.clamp(576, 1500);
         prop_assert!(sent.len() + 28 <= usize::from(limit), "{} {limit}", sent.len());

@@ -1,0 +1,326 @@
+//! The command line of slirp4netns, which becomes a [`Config`] like that of passt and pasta.
+//!
+//! Programs that start slirp4netns compare its words: options may stand anywhere, errors are on
+//! standard error and the usage on standard output behind them, and option names are looked for in
+//! the help. What the options say beyond that are settings which others can make, too: an own
+//! [`Subnet`], an existing namespace, a socket that takes forwarding rules.
+
+mod options;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use passt_engine::forward::rule::Families;
+use passt_proto::addr::Mac;
+
+use self::options::{OPTIONS, Opt, Take};
+use super::config::{
+    Config, GuestSocket, Mode, PasstOptions, PastaOptions, PerFamily, RepairSocket, Splice, Starter, Target,
+    Userns, Verbosity,
+};
+use super::getopt::{Getopt, Order, Word};
+use super::subnet::{Subnet, SubnetV4, SubnetV6};
+use super::{Host, Outcome, Program, draft, values};
+
+/// The MTU unless one is given, and the largest.
+const MTU: u16 = 1500;
+const MAX_MTU: u16 = 65521;
+/// Bytes of a socket's path, without the one that ends it (`sun_path`, unix(7)).
+const MAX_PATH: usize = 107;
+
+/// Options read so far.
+#[derive(Debug, Default)]
+struct Draft {
+    /// Lines for standard output.
+    said: String,
+    configure: bool,
+    exit: Option<i32>,
+    ready: Option<i32>,
+    mtu: Option<u16>,
+    v6: bool,
+    api_socket: Option<PathBuf>,
+    cidr: Option<String>,
+    closed_host: bool,
+    closed_dns: bool,
+    netns_type: Option<String>,
+    userns: Option<PathBuf>,
+    seccomp: bool,
+    outbound: PerFamily<Option<String>>,
+    mac: Option<String>,
+    target_type: Option<String>,
+}
+
+/// Why there is nothing to run: a line for standard error, and whether the usage follows.
+struct Refusal {
+    line: String,
+    usage: bool,
+}
+
+impl Refusal {
+    fn new(line: impl Into<String>) -> Self {
+        Self { line: line.into(), usage: false }
+    }
+
+    fn with_usage(line: impl Into<String>) -> Self {
+        Self { line: line.into(), usage: true }
+    }
+}
+
+/// Turns the arguments, the program's name first, into what they ask for.
+pub(super) fn parse(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
+    let name = argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut draft = Draft::default();
+    match read(argv, &mut draft, host) {
+        Ok(outcome) => outcome,
+        Err(Refusal { line, usage }) => {
+            let mut stdout = draft.said;
+            if usage {
+                stdout.push_str(&words::usage(&name));
+            }
+            Outcome::Refuse { stdout, stderr: line, status: 1 }
+        }
+    }
+}
+
+fn read(argv: Vec<OsString>, draft: &mut Draft, host: &dyn Host) -> Result<Outcome, Refusal> {
+    let mut words = Getopt::new(argv, OPTIONS.iter(), Order::Any);
+    let mut operands = Vec::new();
+    let unclear = |message: String| Refusal::with_usage(format!("{message}\n"));
+    while let Some(word) = words.next().map_err(unclear)? {
+        let (option, value): (&Opt, _) = match word {
+            Word::Option(option, _, value) => (option, value.unwrap_or_default()),
+            Word::Operand(word) => {
+                operands.push(word);
+                continue;
+            }
+            Word::Operands(mut rest) => {
+                operands.append(&mut rest);
+                continue;
+            }
+        };
+        match option.take {
+            Take::Flag(set) => set(draft),
+            Take::Value(set) => {
+                set(draft, &value).map_err(|line| Refusal::with_usage(format!("{line}\n")))?
+            }
+            Take::Print(text) => {
+                return Ok(Outcome::Print(std::mem::take(&mut draft.said) + &text(words.name())));
+            }
+        }
+    }
+    draft.check()?;
+    let target = draft.target(&operands, host)?;
+    let config = draft.finish(target, host)?;
+    Ok(Outcome::Run(Box::new(config)))
+}
+
+/// What is on the other side of the tap device, or socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Guest {
+    Namespace {
+        target: Target,
+        userns: Userns,
+        tap: String,
+    },
+    /// A tap device that was opened already.
+    Tap(i32),
+    /// A socket of messages.
+    Bess(PathBuf),
+}
+
+impl Draft {
+    fn say(&mut self, line: &str) {
+        self.said.push_str(line);
+        self.said.push('\n');
+    }
+
+    fn is_bess(&self) -> bool {
+        self.target_type.as_deref() == Some("bess")
+    }
+
+    /// What no option can say by itself.
+    fn check(&mut self) -> Result<(), Refusal> {
+        if !matches!(self.target_type.as_deref(), None | Some("netns" | "bess")) {
+            return Err(Refusal::with_usage("--target-type must be either \"netns\" or \"bess\"\n"));
+        }
+        if self.is_bess() {
+            let given = [
+                ("--configure", self.configure),
+                ("--netns-type", self.netns_type.is_some()),
+                ("--userns-path", self.userns.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+                let line = format!("{option} conflicts with --target-type=bess\n");
+                return Err(Refusal::with_usage(line));
+            }
+            self.say("WARNING: BESS mode is experimental");
+        }
+        if self.mac.is_some() && !self.configure {
+            let line = "--macaddr cannot be specified when --configure or -c is not specified\n";
+            return Err(Refusal::with_usage(line));
+        }
+        Ok(())
+    }
+
+    /// Whom the operands name.
+    fn target(&mut self, operands: &[OsString], host: &dyn Host) -> Result<Guest, Refusal> {
+        let Some(first) = operands.first() else { return Err(Refusal::with_usage("")) };
+        let text = first.to_string_lossy();
+        if self.is_bess() {
+            if operands.len() > 1 {
+                return Err(Refusal::with_usage("too many arguments\n"));
+            }
+            if first.len() > MAX_PATH {
+                return Err(Refusal::new("the specified BESS socket path is too long (>= 108)\n"));
+            }
+            return Ok(Guest::Bess(first.into()));
+        }
+        let kind = self.netns_type.clone();
+        let number = |text: &str| text.parse::<i32>().ok();
+        if kind.as_deref() == Some("tapfd") {
+            self.warn_of_more(operands);
+            let fd = number(&text).filter(|fd| *fd >= 0);
+            return fd.map(Guest::Tap).ok_or(Refusal::with_usage("TAPFD must be a file descriptor\n"));
+        }
+        let Some(tap) = operands.get(1) else { return Err(Refusal::with_usage("")) };
+        let (target, own) = if matches!(kind.as_deref(), None | Some("pid")) {
+            let pid = number(&text).filter(|pid| *pid > 0);
+            let pid = pid.ok_or(Refusal::with_usage("PID must be a positive integer\n"))?;
+            (Target::Pid(pid), Userns::JoinOrCurrent(format!("/proc/{pid}/ns/user").into()))
+        } else {
+            let exists = host.exists(Path::new(first));
+            exists.map_err(|error| {
+                let line = format!("existing path expected when --netns-type=path: {error}\n");
+                Refusal::with_usage(line)
+            })?;
+            (Target::Netns(first.into()), Userns::Current)
+        };
+        self.warn_of_more(operands);
+        let userns = match self.userns.take() {
+            Some(path) if host.exists(&path).is_err() => {
+                let line = format!("userns path doesn't exist: {}\n", path.display());
+                return Err(Refusal::with_usage(line));
+            }
+            Some(path) => Userns::JoinOrCurrent(path),
+            None => own,
+        };
+        let tap = tap.to_str().and_then(values::interface);
+        let tap = tap.ok_or(Refusal::new("TAPNAME must be a name that an interface can have\n"))?;
+        Ok(Guest::Namespace { target, userns, tap })
+    }
+
+    fn warn_of_more(&mut self, operands: &[OsString]) {
+        if operands.len() > 2 {
+            self.say("WARNING: too many arguments");
+        }
+    }
+
+    fn finish(&mut self, guest: Guest, host: &dyn Host) -> Result<Config, Refusal> {
+        let outbound = PerFamily {
+            v4: self
+                .outbound(false, host)?
+                .and_then(|addr| if let IpAddr::V4(addr) = addr { Some(addr) } else { None }),
+            v6: self
+                .outbound(true, host)?
+                .and_then(|addr| if let IpAddr::V6(addr) = addr { Some(addr) } else { None }),
+        };
+        let (network, prefix_len) = self.network()?;
+        let mut v4 = SubnetV4::like_libslirp(network, prefix_len);
+        let mut v6 = self.v6.then(SubnetV6::like_libslirp);
+        if self.api_socket.as_ref().is_some_and(|path| path.as_os_str().as_bytes().len() > MAX_PATH) {
+            return Err(Refusal::new("the specified API socket path is too long (>= 108)\n"));
+        }
+        let mode = self.mode(guest)?;
+        let mut config = draft::default_config(Program::Passt, mode);
+        config.name = "slirp4netns";
+        config.log.verbosity = Verbosity::Quiet;
+        config.foreground = true;
+        config.families = if self.v6 { Families::Both } else { Families::V4Only };
+        let mtu = self.mtu.unwrap_or(MTU);
+        config.mtu = Some(mtu);
+        let [a, b, c, d] = v4.gateway.octets();
+        config.mac = Mac([0x52, 0x55, a, b, c, d]);
+        let banner = words::Banner { draft: self, v4, network, mtu, outbound };
+        config.starter = Starter {
+            banner: self.said.clone() + &banner.to_string(),
+            ready: self.ready,
+            exit: self.exit,
+            default_signals: true,
+        };
+        if self.closed_host {
+            v4.host = None;
+            v6 = v6.map(|v6| SubnetV6 { host: None, ..v6 });
+        }
+        Subnet { v4: Some(v4), v6 }.apply(&mut config);
+        if self.closed_host {
+            config.mapping.closed_host = config.guest.gateway;
+        }
+        config.dns.closed = self.closed_dns;
+        config.dns.announce_servers = !self.closed_dns;
+        config.host.outbound = outbound;
+        config.host.outbound_to_loopback = true;
+        config.api_socket = self.api_socket.take();
+        Ok(config)
+    }
+
+    fn mode(&self, guest: Guest) -> Result<Mode, Refusal> {
+        let passt =
+            |socket| PasstOptions { socket, vhost_user: false, one_off: true, repair: RepairSocket::None };
+        Ok(match guest {
+            Guest::Namespace { target, userns, tap } => {
+                let mac = self.mac.as_deref().map(|text| {
+                    let line = format!("\"{text}\" is an invalid MAC address.\n");
+                    values::mac(text).ok_or(Refusal::new(line))
+                });
+                Mode::Pasta(PastaOptions {
+                    target,
+                    userns,
+                    interface: Some(tap),
+                    mac: mac.transpose()?,
+                    config_net: self.configure,
+                    splice: Splice::Never,
+                    netns_quit: true,
+                    loopback: self.configure,
+                    pid_namespace: true,
+                    ..PastaOptions::default()
+                })
+            }
+            Guest::Tap(fd) => Mode::Passt(passt(GuestSocket::Tap(fd))),
+            Guest::Bess(path) => Mode::Passt(passt(GuestSocket::Path(path))),
+        })
+    }
+
+    /// The network that the guest is to have, 10.0.2.0/24 unless there is another.
+    fn network(&self) -> Result<(Ipv4Addr, u8), Refusal> {
+        let Some(text) = &self.cidr else { return Ok((Ipv4Addr::new(10, 0, 2, 0), 24)) };
+        let invalid = || Refusal::new(format!("invalid CIDR: {text}\n"));
+        let (addr, len) = text.split_once('/').ok_or_else(invalid)?;
+        let addr: Ipv4Addr = addr.parse().map_err(|_| invalid())?;
+        let len: u32 = values::digits(len).and_then(|len| len.parse().ok()).ok_or_else(invalid)?;
+        if !(1..=25).contains(&len) {
+            return Err(Refusal::new("prefix length needs to be 1-25\n"));
+        }
+        if addr.to_bits() << len != 0 {
+            let line = "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24\n";
+            return Err(Refusal::new(line));
+        }
+        Ok((addr, u8::try_from(len).unwrap_or(24)))
+    }
+
+    /// The source address of what leaves the host: one that was given, or the first of an
+    /// interface.
+    fn outbound(&self, v6: bool, host: &dyn Host) -> Result<Option<IpAddr>, Refusal> {
+        let text = if v6 { &self.outbound.v6 } else { &self.outbound.v4 };
+        let Some(text) = text else { return Ok(None) };
+        let addr = text.parse::<IpAddr>().ok().or_else(|| host.address_of(text, v6));
+        let addr = addr.filter(|addr| addr.is_ipv6() == v6);
+        let family = if v6 { "ipv6" } else { "ipv4" };
+        let line = format!("outbound-addr has to be valid {family} address or interface name.");
+        addr.map(Some).ok_or(Refusal::new(line))
+    }
+}

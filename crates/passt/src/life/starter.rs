@@ -1,0 +1,62 @@
+//! Whoever started us, as far as they gave us descriptors: one that is told when everything is in
+//! force, and one whose end is ours.
+
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+
+use passt_sys::fd;
+use rustix::io::Errno;
+
+use crate::cli;
+
+/// What is written once everything is in force.
+const READY: &[u8] = b"1";
+
+/// Descriptors of whoever started us.
+#[derive(Debug, Default)]
+pub struct Starter {
+    ready: Option<OwnedFd>,
+    exit: Option<OwnedFd>,
+}
+
+/// A descriptor that was named is none that was inherited.
+#[derive(Debug, thiserror::Error)]
+#[error("Descriptor {number} can't be used")]
+pub struct Error {
+    number: i32,
+    source: io::Error,
+}
+
+impl Starter {
+    /// Says what is to be said first, and takes over the descriptors. To be called before anything is
+    /// opened.
+    pub fn new(starter: &cli::Starter) -> Result<Self, Error> {
+        let take =
+            |number: &i32| fd::take_inherited(*number).map_err(|source| Error { number: *number, source });
+        let taken = Self {
+            ready: starter.ready.as_ref().map(take).transpose()?,
+            exit: starter.exit.as_ref().map(take).transpose()?,
+        };
+        let mut stdout = io::stdout();
+        // It is for whoever reads it, and nobody may.
+        let _ = stdout.write_all(starter.banner.as_bytes()).and_then(|()| stdout.flush());
+        Ok(taken)
+    }
+
+    /// Everything is in force.
+    pub fn tell(&mut self) {
+        let Some(ready) = self.ready.take() else { return };
+        loop {
+            match rustix::io::write(&ready, READY) {
+                Err(Errno::INTR) => {}
+                Err(error) => return log::warn!("Couldn't tell that the network is there: {error}"),
+                Ok(_) => return,
+            }
+        }
+    }
+
+    /// The descriptor whose end is ours.
+    pub fn exit(&self) -> Option<&OwnedFd> {
+        self.exit.as_ref()
+    }
+}
