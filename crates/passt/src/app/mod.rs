@@ -8,6 +8,7 @@ mod outbound;
 mod outside;
 mod passt;
 mod pasta;
+mod resolver;
 mod system;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ use crate::pcap::Recording;
 use crate::setup::{self, Setup};
 use crate::stats::Stats;
 
+use self::resolver::Outsider;
 use self::system::System;
 
 /// Flows at most; the table takes memory only as it is used.
@@ -149,6 +151,7 @@ struct Prepared {
     setup: Setup,
     outbound: [Option<Outbound>; 2],
     neighbours: Option<Neighbours>,
+    outsider: Option<Outsider>,
     forward: Forward,
     listeners: Vec<Listener>,
     server: Option<Server>,
@@ -162,8 +165,9 @@ impl Prepared {
         let pid_file = config.pid_file.as_deref().map(|path| PidFile::open(path, &mut leftovers));
         let pid_file = pid_file.transpose()?;
         let server = Server::open(config, &mut leftovers)?;
+        let attendant = Outsider::start(config)?;
         leftovers.entrust().context("Couldn't start a process")?;
-        let (setup, neighbours) = set_up(&outbound::template_config(config))?;
+        let (setup, neighbours, host) = set_up(&outbound::template_config(config))?;
         Ok(Self {
             leftovers,
             pid_file,
@@ -172,6 +176,7 @@ impl Prepared {
             outbound: outbound::interfaces(config),
             setup,
             neighbours,
+            outsider: attendant.map(|attendant| Outsider::new(attendant, config, host)),
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
             server,
@@ -292,9 +297,9 @@ fn stats(config: &Config) -> anyhow::Result<Option<Stats>> {
 }
 
 /// Looks at the host's network, and decides what the guest's is like.
-fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>)> {
+fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>, HostNetwork)> {
     let host = host::read(&mut Rtnl::open()?, &setup::select(config))?;
-    let resolv = Resolv::read(Path::new("/etc/resolv.conf"));
+    let resolv = Resolv::read(Path::new(resolver::RESOLV));
     let (setup, warnings) = Setup::new(config, &host, &resolv)?;
     for warning in warnings {
         log::warn!("{warning}");
@@ -306,7 +311,7 @@ fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>)> {
         log::debug!("{line}");
     }
     let neighbours = if config.host.apart { None } else { neighbours(&host) };
-    Ok((setup, neighbours))
+    Ok((setup, neighbours, host))
 }
 
 /// Follows who is on the links that the guest's network is like.

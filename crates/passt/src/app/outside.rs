@@ -18,6 +18,8 @@ use crate::log;
 use crate::netconf::neighbours::Neighbours;
 use crate::stats::Stats;
 
+use super::resolver::Outsider;
+
 /// Number of the host's neighbours among what is outside of the engine.
 const NEIGHBOURS: u32 = 16;
 /// Number of the descriptor whose end is the process's.
@@ -28,6 +30,19 @@ pub(super) fn watch<L: Link>(worker: &mut Worker<L>, neighbours: Option<&Neighbo
     let Some(neighbours) = neighbours else { return Ok(()) };
     let watched = worker.context().core.watch(neighbours, Token::External(NEIGHBOURS), EventFlags::IN);
     watched.context("Couldn't watch the host's neighbours")
+}
+
+/// Number of the process outside.
+const OUTSIDER: u32 = 18;
+
+/// Has the loop hear what the process outside tells.
+pub(super) fn watch_outsider<L: Link>(
+    worker: &mut Worker<L>,
+    outsider: Option<&Outsider>,
+) -> anyhow::Result<()> {
+    let Some(outsider) = outsider else { return Ok(()) };
+    let watched = worker.context().core.watch(outsider, Token::External(OUTSIDER), EventFlags::IN);
+    watched.context("Couldn't watch the process outside")
 }
 
 /// Has the loop watch the descriptor whose end is the process's. What can't be watched is always
@@ -55,6 +70,7 @@ pub(super) struct Outside<'a, F> {
     pub(super) server: Option<&'a mut Server>,
     pub(super) stats: Option<&'a mut Stats>,
     pub(super) neighbours: Option<&'a mut Neighbours>,
+    pub(super) outsider: Option<&'a mut Outsider>,
     pub(super) ready: F,
 }
 
@@ -64,6 +80,7 @@ impl<F> Outside<'_, F> {
         Outside {
             stats: self.stats.as_deref_mut(),
             neighbours: self.neighbours.as_deref_mut(),
+            outsider: self.outsider.as_deref_mut(),
             server: self.server.as_deref_mut(),
             ready,
         }
@@ -81,7 +98,20 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
             _ if number == EXIT => {
                 // The line is what callers look for.
                 let _ = writeln!(io::stderr(), "exitfd event");
+                if let Some(outsider) = &self.outsider {
+                    outsider.dismiss();
+                }
                 true
+            }
+            _ if number == OUTSIDER => {
+                let core = &mut control.engine.ctx.core;
+                if let Some(outsider) = &mut self.outsider
+                    && !outsider.ready(core)
+                {
+                    // It would be told of its end each time.
+                    let _ = core.unwatch(&*outsider);
+                }
+                false
             }
             _ => match &mut self.server {
                 Some(server) if Server::concerns(number) => {

@@ -71,6 +71,7 @@ fn run_on<L: ClientLink>(
         setup,
         outbound,
         mut neighbours,
+        mut outsider,
         forward,
         listeners,
         mut server,
@@ -97,6 +98,7 @@ fn run_on<L: ClientLink>(
     }
     outside::watch(&mut worker, neighbours.as_ref())?;
     outside::watch_exit(&mut worker, &starter)?;
+    outside::watch_outsider(&mut worker, outsider.as_ref())?;
     if let Some(server) = &mut server {
         server.begin(&mut worker)?;
     }
@@ -115,6 +117,7 @@ fn run_on<L: ClientLink>(
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),
+        outsider: outsider.as_mut(),
         server: server.as_mut(),
         ready: (),
     };

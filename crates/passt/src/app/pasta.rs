@@ -70,6 +70,7 @@ fn serve<L: Link>(
         setup,
         outbound,
         mut neighbours,
+        mut outsider,
         mut forward,
         listeners,
         mut server,
@@ -87,6 +88,7 @@ fn serve<L: Link>(
     worker.context().core.capture = capture;
     outside::watch(&mut worker, neighbours.as_ref())?;
     outside::watch_exit(&mut worker, &starter)?;
+    outside::watch_outsider(&mut worker, outsider.as_ref())?;
     worker.forward(forward);
     worker.listen(listeners).context("Couldn't watch ports")?;
     worker.listen(listeners_inside).context("Couldn't watch the namespace's ports")?;
@@ -116,6 +118,7 @@ fn serve<L: Link>(
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),
+        outsider: outsider.as_mut(),
         server: server.as_mut(),
         ready: (),
     };

@@ -173,7 +173,7 @@ impl Client {
                 !self.input.is_empty() && !matches!(v2::decode_tables(&self.input), Ok(None))
             }
             Stage::Hostfwd(terms) => {
-                hostfwd::parse(&self.input, self.ended, terms) != hostfwd::Parsed::Incomplete
+                hostfwd::parse(&self.input, self.ended, *terms) != hostfwd::Parsed::Incomplete
             }
             Stage::Messages => !matches!(frame::first(&self.input, frame::MAX_REQUEST), Ok(None)),
             Stage::Leaving => false,
@@ -210,7 +210,7 @@ impl Client {
             }
         }
         if let Stage::Hostfwd(terms) = &self.stage {
-            let parsed = hostfwd::parse(&self.input, self.ended, terms);
+            let parsed = hostfwd::parse(&self.input, self.ended, *terms);
             return self.obey(parsed);
         }
         self.next_message()

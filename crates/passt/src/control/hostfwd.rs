@@ -56,7 +56,7 @@ pub(super) enum Parsed {
 }
 
 /// Looks at what came, which is all if it has `ended`.
-pub(super) fn parse(bytes: &[u8], ended: bool, terms: &Terms) -> Parsed {
+pub(super) fn parse(bytes: &[u8], ended: bool, terms: Terms) -> Parsed {
     if bytes.len() >= TOO_LONG {
         return Parsed::Bad("bad request: too large message");
     }
@@ -64,7 +64,7 @@ pub(super) fn parse(bytes: &[u8], ended: bool, terms: &Terms) -> Parsed {
     let value = match first {
         // A number may go on.
         Some(Ok(value)) if ended || !value.is_number() => value,
-        Some(Err(error)) if !(error.is_eof() && !ended) => {
+        Some(Err(error)) if ended || !error.is_eof() => {
             return Parsed::Bad("bad request: cannot parse JSON");
         }
         None if ended => return Parsed::Bad("bad request: cannot parse JSON"),
@@ -76,7 +76,7 @@ pub(super) fn parse(bytes: &[u8], ended: bool, terms: &Terms) -> Parsed {
     }
 }
 
-fn request(value: &Value, terms: &Terms) -> Result<Request, &'static str> {
+fn request(value: &Value, terms: Terms) -> Result<Request, &'static str> {
     let object = value.as_object().ok_or("bad request: json_object() failed")?;
     let execute = object.get("execute").and_then(Value::as_str).ok_or("bad request: no execute found")?;
     let none = Map::new();
@@ -93,7 +93,7 @@ fn request(value: &Value, terms: &Terms) -> Result<Request, &'static str> {
 }
 
 impl Forward {
-    fn new(arguments: &Map<String, Value>, terms: &Terms) -> Result<Self, &'static str> {
+    fn new(arguments: &Map<String, Value>, terms: Terms) -> Result<Self, &'static str> {
         let text = |name: &str| arguments.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let port = |name: &str| number(arguments, name).and_then(|port| u16::try_from(port).ok());
         let port = |name: &str| port(name).filter(|port| *port > 0);

@@ -6,6 +6,7 @@ use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
 use crate::cli::{Config, Mode};
+use crate::life::attendant;
 use crate::life::socket as client;
 use crate::netconf::neighbours;
 use crate::{control, log, outlet, pcap};
@@ -69,8 +70,9 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
     let control = if config.has_control() { CONTROL } else { &[] };
+    let attendant = if config.dns.follow || config.api_socket.is_some() { attendant::CALLS } else { &[] };
     let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
-    [COMMON, mode, groups, capture, control]
+    [COMMON, mode, groups, capture, control, &[attendant]]
         .concat()
         .into_iter()
         .chain(file)

@@ -7,11 +7,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use passt_sys::{process, signal};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 /// What the keeper is told.
@@ -28,7 +29,7 @@ pub struct Leftovers {
 
 /// A file that we have made.
 #[derive(Debug)]
-struct Made {
+pub(super) struct Made {
     path: PathBuf,
     /// Keeps its number from being used again.
     file: File,
@@ -44,10 +45,9 @@ impl Leftovers {
     /// Adds the file that this process has just made at `path`; if it can't be added, it is removed
     /// now.
     pub fn add(&mut self, path: &Path) -> io::Result<()> {
-        let flags = (OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed();
-        match File::options().read(true).custom_flags(flags).open(path) {
-            Ok(file) => {
-                self.made.push(Made { path: path.into(), file });
+        match Made::new(path) {
+            Ok(made) => {
+                self.made.push(made);
                 Ok(())
             }
             Err(error) => {
@@ -104,6 +104,33 @@ impl Drop for Leftovers {
     }
 }
 
+impl Made {
+    /// The file that this process has just made at `path`.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let flags = (OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        // Whoever removes it may be elsewhere by then.
+        Ok(Self { path: std::path::absolute(path)?, file })
+    }
+
+    /// Removes it if it is still where it was made.
+    pub(super) fn remove(&self) {
+        let number = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let ours = rustix::fs::statat(&self.file, "", AtFlags::EMPTY_PATH).map(number);
+        let there = rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW).map(number);
+        if ours.is_ok() && ours == there {
+            // Nobody is left who could do more about it.
+            let _ = rustix::fs::unlinkat(CWD, &self.path, AtFlags::empty());
+        }
+    }
+}
+
+impl AsFd for Made {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 /// The keeper's life; its exit status.
 fn keep(mut outcome: PipeReader, made: &[Made]) -> u8 {
     // What is sent to the whole process group has the others end, and this one see to it.
@@ -119,14 +146,7 @@ fn keep(mut outcome: PipeReader, made: &[Made]) -> u8 {
 
 /// Removes those that are still where they were made.
 fn remove(made: &[Made]) {
-    for Made { path, file } in made {
-        let Ok(ours) = file.metadata() else { continue };
-        let there = fs::symlink_metadata(path);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
-            // Nobody is left who could do more about it.
-            let _ = fs::remove_file(path);
-        }
-    }
+    made.iter().for_each(Made::remove);
 }
 
 #[cfg(test)]

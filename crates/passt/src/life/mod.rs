@@ -8,6 +8,7 @@
 //! From there on only [`watch`] matters, one descriptor of the engine's loop. Giving up what the
 //! loop doesn't need is the business of [`isolate`](crate::isolate).
 
+pub mod attendant;
 pub mod background;
 pub mod command;
 pub mod identity;

@@ -81,6 +81,28 @@ pub(super) fn servers(
     }
 }
 
+/// The resolvers behind `dns_forward` of IPv4 and IPv6, and their interfaces, now that the host has
+/// others. What the guest was told stays.
+pub(super) fn others(
+    config: &Config,
+    host: &HostNetwork,
+    resolv: &Resolv,
+    guest: &Configured,
+) -> [(Option<Addr>, Option<u32>); 2] {
+    let mut now = guest.clone();
+    for (family, chosen) in
+        [(&mut now.v4, config.dns.host.v4.map(Addr::from)), (&mut now.v6, config.dns.host.v6.map(Addr::from))]
+    {
+        (family.dns_host, family.dns_scope) = (chosen, None);
+    }
+    servers(config, host, resolv, &mut now, &mut Vec::new());
+    [(&guest.v4, now.v4), (&guest.v6, now.v6)].map(|(before, now)| {
+        let same = before.dns_forward == now.dns_forward;
+        let before = (before.dns_host, before.dns_scope);
+        if same { (now.dns_host, now.dns_scope) } else { before }
+    })
+}
+
 /// The resolvers of a family.
 fn of(all: &[Resolver], v6: bool) -> impl Iterator<Item = Resolver> {
     all.iter().copied().filter(move |resolver| resolver.addr.is_v4() != v6)

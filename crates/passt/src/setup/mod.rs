@@ -185,6 +185,13 @@ impl Setup {
     }
 }
 
+/// Has the guest's names for resolvers stand for those that the host has now.
+pub fn follow(config: &Config, host: &HostNetwork, resolv: &Resolv, guest: &mut Configured) {
+    let [v4, v6] = dns::others(config, host, resolv, guest);
+    (guest.v4.dns_host, guest.v4.dns_scope) = v4;
+    (guest.v6.dns_host, guest.v6.dns_scope) = v6;
+}
+
 /// What a family's names stand for, a line each.
 fn names(family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
     let name = |what: &str, name: Option<Addr>| name.map(|name| format!("Name: {name} is {what}"));

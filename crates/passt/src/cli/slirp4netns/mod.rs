@@ -106,7 +106,7 @@ fn read(argv: Vec<OsString>, draft: &mut Draft, host: &dyn Host) -> Result<Outco
         match option.take {
             Take::Flag(set) => set(draft),
             Take::Value(set) => {
-                set(draft, &value).map_err(|line| Refusal::with_usage(format!("{line}\n")))?
+                set(draft, &value).map_err(|line| Refusal::with_usage(format!("{line}\n")))?;
             }
             Take::Print(text) => {
                 return Ok(Outcome::Print(std::mem::take(&mut draft.said) + &text(words.name())));

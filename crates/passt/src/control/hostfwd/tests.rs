@@ -12,7 +12,7 @@ fn add(arguments: &str) -> String {
 }
 
 /// The forward that was understood, as the list has it.
-fn shown(request: &str, terms: &Terms) -> String {
+fn shown(request: &str, terms: Terms) -> String {
     match parse(request.as_bytes(), true, terms) {
         Parsed::Request(Request::Add(forward)) => serde_json::to_string(&forward).unwrap(),
         other => panic!("{request}: {other:?}"),
@@ -54,7 +54,7 @@ fn bad_requests() {
         (r#"{"execute":"remove_hostfwd","arguments":{"id":-1}}"#, "remove_hostfwd: bad arguments.id"),
     ];
     for (request, expected) in cases {
-        let Parsed::Bad(reason) = parse(request.as_bytes(), true, &TERMS) else { panic!("{request}") };
+        let Parsed::Bad(reason) = parse(request.as_bytes(), true, TERMS) else { panic!("{request}") };
         assert_eq!(reason, format!("bad request: {expected}"), "{request}");
         assert_eq!(error(reason), format!(r#"{{"error":{{"desc":"{reason}"}}}}"#).as_bytes());
     }
@@ -84,12 +84,12 @@ fn what_is_missing_has_a_default() {
         let expected = format!(
             r#"{{"proto":"{protocol}","host_addr":"{host_addr}","host_port":{host_port},"guest_addr":"{guest_addr}","guest_port":{guest_port}}}"#
         );
-        assert_eq!(shown(&add(arguments), &BOTH), expected);
+        assert_eq!(shown(&add(arguments), BOTH), expected);
     }
     let across =
         add(r#""proto":"tcp","host_addr":"::1","host_port":8,"guest_addr":"10.0.2.15","guest_port":8"#);
     assert_eq!(
-        parse(across.as_bytes(), true, &BOTH),
+        parse(across.as_bytes(), true, BOTH),
         Parsed::Bad("bad request: add_hostfwd: bad arguments.guest_addr")
     );
 }
@@ -99,14 +99,14 @@ fn what_is_missing_has_a_default() {
 fn requests_in_parts() {
     let request = r#"{"execute":"list_hostfwd"}"#;
     for end in 0..request.len() {
-        assert_eq!(parse(&request.as_bytes()[..end], false, &TERMS), Parsed::Incomplete, "{end}");
+        assert_eq!(parse(&request.as_bytes()[..end], false, TERMS), Parsed::Incomplete, "{end}");
     }
     for rest in ["", "\n", " garbage", "}"] {
         let whole = format!("{request}{rest}");
-        assert_eq!(parse(whole.as_bytes(), false, &TERMS), Parsed::Request(Request::List), "{rest}");
+        assert_eq!(parse(whole.as_bytes(), false, TERMS), Parsed::Request(Request::List), "{rest}");
     }
-    assert_eq!(parse(b"1", false, &TERMS), Parsed::Incomplete);
-    assert!(matches!(parse(b"x", false, &TERMS), Parsed::Bad(_)));
+    assert_eq!(parse(b"1", false, TERMS), Parsed::Incomplete);
+    assert!(matches!(parse(b"x", false, TERMS), Parsed::Bad(_)));
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn numbers_are_not_used_again() {
     let forward = |port: u16| match parse(
         add(&format!(r#""proto":"tcp","host_port":{port},"guest_port":80"#)).as_bytes(),
         true,
-        &TERMS,
+        TERMS,
     ) {
         Parsed::Request(Request::Add(forward)) => forward,
         other => panic!("{other:?}"),
@@ -146,12 +146,12 @@ proptest! {
     /// Whatever comes gets one answer, and what has ended is never waited for.
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), ended: bool) {
-        let parsed = parse(&bytes, ended, &BOTH);
+        let parsed = parse(&bytes, ended, BOTH);
         prop_assert!(!ended || parsed != Parsed::Incomplete);
     }
 
     #[test]
     fn any_arguments(text in "[\\[{\"a-z:,0-9.e}\\]-]{0,60}") {
-        let _ = parse(add(&text).as_bytes(), true, &BOTH);
+        let _ = parse(add(&text).as_bytes(), true, BOTH);
     }
 }

@@ -1,0 +1,349 @@
+//! The attendant: a process that stays outside, where files have names, and does for the isolated
+//! one what that can't do any more.
+//!
+//! It tells when the host's `/etc/resolv.conf` says something else, and removes the API socket when
+//! whoever started us ends us. It is forked while the process is still who started it. It can
+//! read that one file and remove that one: what the isolated process can ask for is a single byte, and
+//! its system calls are limited too. It ends with its end of the socket pair.
+//!
+//! Left out: what only the start has to take away, which is in [`leftovers`](super::leftovers).
+
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use passt_sys::iovec::Scatter;
+use passt_sys::seccomp::{self, Call, Sysno};
+use passt_sys::{fd, msg, process, signal};
+use rustix::event::{Timespec, epoll};
+use rustix::fs::{CWD, Mode, OFlags, inotify};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::thread::set_no_new_privs;
+
+use super::leftovers::Made;
+
+/// System calls made here once the isolated process runs.
+pub const CALLS: &[Call] = &[Call::any(Sysno::read), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg)];
+
+/// Those of the attendant itself.
+const OWN_CALLS: &[Call] = &[
+    Call::any(Sysno::brk),
+    Call::any(Sysno::close),
+    Call::any(Sysno::epoll_pwait),
+    Call::any(Sysno::exit_group),
+    Call::any(Sysno::inotify_add_watch),
+    // What memory is asked for can't be executed: `PROT_READ | PROT_WRITE`.
+    Call::only(Sysno::mmap, &[&[(2, 3)]]),
+    Call::any(Sysno::mremap),
+    Call::any(Sysno::munmap),
+    Call::only(Sysno::openat, &[&[(2, OPEN)], &[(2, OPEN_LARGE)]]),
+    Call::any(Sysno::read),
+    Call::any(Sysno::readlinkat),
+    Call::any(Sysno::sendmsg),
+    Call::any(Sysno::recvmsg),
+    Call::any(Sysno::newfstatat),
+    Call::any(Sysno::statx),
+    Call::any(Sysno::unlinkat),
+];
+
+/// How files are opened: for reading, and without waiting for anybody.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const OPEN: i64 = READ.bits() as i64;
+const OPEN_LARGE: i64 = READ.union(OFlags::LARGEFILE).bits() as i64;
+
+/// Most of the file that is read, in bytes.
+pub const MAX_CONTENT: usize = 16 * 1024;
+/// Links that lead to the file, one by the other.
+const MAX_LINKS: usize = 8;
+/// How long a file is left alone that has changed: some are written in several steps.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often the file is looked at where the kernel does not tell of changes.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the isolated process asks for: the end, and that files are removed.
+const REMOVE: u8 = b'R';
+
+/// The isolated process's side.
+#[derive(Debug)]
+pub struct Attendant {
+    socket: OwnedFd,
+    content: Vec<u8>,
+    removes: bool,
+}
+
+impl Attendant {
+    /// Starts the process, which follows `file`, if one is given, and removes the file made at `made`
+    /// if it is asked to. The process must have a single thread.
+    pub fn start(file: Option<&Path>, made: Option<&Path>) -> io::Result<Self> {
+        let made = made.map(Made::new).transpose()?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let removes = made.is_some();
+        // What changes from here on is told, whatever the caller has read by then.
+        let file = file.map(Followed::new);
+        if process::fork()?.is_none() {
+            drop(ours);
+            let status = Process::new(theirs, file, made).map(Process::run);
+            process::exit_now(u8::from(status.is_err()));
+        }
+        Ok(Self { socket: ours, content: vec![0; MAX_CONTENT], removes })
+    }
+
+    /// What the file says now, if the attendant has told. An error means that it is gone.
+    pub fn read(&mut self) -> io::Result<Option<&[u8]>> {
+        let mut into = Scatter::new();
+        into.push(&mut self.content);
+        match msg::receive(self.socket.as_fd(), &into) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => Ok(self.content.get(1..length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has files removed that whoever started us no longer needs, and waits until they are.
+    pub fn dismiss(&self) {
+        if !self.removes || msg::send_slice(self.socket.as_fd(), &[REMOVE]).is_err() {
+            return;
+        }
+        // What it has told of the file meanwhile, and then its end.
+        let mut content = [0; 64];
+        while matches!(rustix::io::read(&self.socket, &mut content), Ok(1..) | Err(Errno::INTR)) {}
+    }
+}
+
+impl AsFd for Attendant {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The attendant.
+struct Process {
+    socket: OwnedFd,
+    epoll: OwnedFd,
+    file: Option<Followed>,
+    made: Option<Made>,
+}
+
+/// A file that is followed.
+struct Followed {
+    path: PathBuf,
+    /// `None` where there can't be one (`/proc/sys/fs/inotify`).
+    inotify: Option<OwnedFd>,
+    /// A byte that is no content, and the content as it was told last.
+    told: Vec<u8>,
+    /// The same as it is now.
+    now: Vec<u8>,
+}
+
+impl Process {
+    /// Prepares, and gives up what is not needed.
+    fn new(socket: OwnedFd, mut file: Option<Followed>, made: Option<Made>) -> io::Result<Self> {
+        // What is sent to the whole process group has the other one end, and this one with it.
+        signal::block_all()?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &socket, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+        if let Some(file) = &mut file {
+            file.begin();
+        }
+        let inotify = file.as_ref().and_then(|file| file.inotify.as_ref());
+        if let Some(inotify) = inotify {
+            epoll::add(&epoll, inotify, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+        }
+        let kept = [Some(&socket), Some(&epoll), inotify].into_iter().flatten();
+        let made_fd = made.as_ref().map(|made| made.as_fd().as_raw_fd());
+        let kept: Vec<_> = kept.map(AsRawFd::as_raw_fd).chain(made_fd).collect();
+        fd::null_standard(&fd::null()?)?;
+        fd::close_leaked(&kept)?;
+        set_no_new_privs(true)?;
+        let mut calls = OWN_CALLS.to_vec();
+        if cfg!(debug_assertions) {
+            calls.push(Call::any(Sysno::fcntl));
+        }
+        seccomp::install(&calls, |_| {}).map_err(io::Error::other)?;
+        Ok(Self { socket, epoll, file, made })
+    }
+
+    fn run(mut self) {
+        while !self.is_over() {
+            if let Some(file) = &mut self.file {
+                file.settle(&self.epoll);
+                if file.has_changed() && msg::send_slice(self.socket.as_fd(), &file.now).is_ok() {
+                    file.told.clone_from(&file.now);
+                }
+            }
+            let pause = self.file.as_ref().filter(|file| file.inotify.is_none()).map(|_| LOOK);
+            wait(&self.epoll, pause);
+        }
+    }
+
+    /// Whether the isolated process is gone, or wants us to be.
+    fn is_over(&self) -> bool {
+        let mut asked = [0];
+        let mut into = Scatter::new();
+        into.push(&mut asked);
+        match msg::receive(self.socket.as_fd(), &into) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(1..) if asked == [REMOVE] => {
+                if let Some(made) = &self.made {
+                    made.remove();
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+/// Waits for something to happen.
+fn wait(epoll: &OwnedFd, most: Option<Duration>) {
+    let most = most.and_then(|most| Timespec::try_from(most).ok());
+    let mut events = [MaybeUninit::uninit(); 2];
+    // Being woken for nothing is no harm.
+    let _ = epoll::wait(epoll, &mut events, most.as_ref());
+}
+
+impl Followed {
+    fn new(path: &Path) -> Self {
+        let room = || Vec::with_capacity(MAX_CONTENT);
+        let mut followed = Self { path: path.into(), inotify: None, told: room(), now: room() };
+        followed.has_changed();
+        followed.told.clone_from(&followed.now);
+        followed
+    }
+
+    /// Begins to watch, if that can be.
+    fn begin(&mut self) {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        self.inotify = inotify::init(flags).ok();
+        if self.watch().is_err() {
+            self.inotify = None;
+        }
+    }
+
+    /// Has the kernel tell of changes of the file, of names that lead to it, and of what they lead
+    /// to, which may be a link. What is watched already stays so.
+    fn watch(&self) -> io::Result<()> {
+        let Some(inotify) = &self.inotify else { return Ok(()) };
+        let of_file = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MODIFY;
+        let of_names = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::MOVED_FROM
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::ONLYDIR;
+        // There may be none at the moment.
+        let _ = inotify::add_watch(inotify, &self.path, of_file);
+        let mut path = self.path.clone();
+        for _ in 0..MAX_LINKS {
+            let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+            inotify::add_watch(inotify, &directory, of_names)?;
+            let mut room = Vec::with_capacity(256);
+            room.clear();
+            let Ok(target) = rustix::fs::readlink(&path, room) else { break };
+            path = directory.join(Path::new(OsStr::from_bytes(target.as_bytes())));
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing happens any more, for a moment, and watches what is there now.
+    fn settle(&self, epoll: &OwnedFd) {
+        if self.take_events() {
+            wait(epoll, Some(PAUSE));
+            self.take_events();
+            // What can't be watched now is seen when something else changes.
+            let _ = self.watch();
+        }
+    }
+
+    /// Takes what the kernel has told; whether it was anything.
+    fn take_events(&self) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
+        let mut any = false;
+        while events.next().is_ok() {
+            any = true;
+        }
+        any
+    }
+
+    /// Reads the file; whether it says something else than was told last. What can't be read now
+    /// says what it said.
+    fn has_changed(&mut self) -> bool {
+        self.now.clear();
+        self.now.push(b' ');
+        let Ok(file) = rustix::fs::openat(CWD, &self.path, READ, Mode::empty()) else { return false };
+        let mut chunk = [0; 1024];
+        while self.now.len() + chunk.len() <= MAX_CONTENT {
+            match rustix::io::read(&file, &mut chunk) {
+                Ok(0) => break,
+                Ok(length) => self.now.extend_from_slice(&chunk[..length]),
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        self.now != self.told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn wait_for(attendant: &mut Attendant, expected: &str) {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        epoll::add(&epoll, &*attendant, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
+        for _ in 0..10 {
+            wait(&epoll, Some(Duration::from_secs(1)));
+            if attendant.read().unwrap() == Some(expected.as_bytes()) {
+                return;
+            }
+        }
+        panic!("never told of {expected:?}");
+    }
+
+    /// A file in place, by rename, through links, and one that comes back.
+    #[test]
+    fn changes_are_told() {
+        let directory = std::env::temp_dir().join(format!("attendant-{}", std::process::id()));
+        let run = directory.join("run");
+        fs::create_dir_all(&run).unwrap();
+        let (link, file, other) = (directory.join("link"), run.join("file"), directory.join("other"));
+        fs::write(&file, "zero").unwrap();
+        symlink("run/file", &link).unwrap();
+        let mut attendant = Attendant::start(Some(&link), None).unwrap();
+        fs::write(&file, "one").unwrap();
+        wait_for(&mut attendant, "one");
+        fs::write(run.join("new"), "two").unwrap();
+        fs::rename(run.join("new"), &file).unwrap();
+        wait_for(&mut attendant, "two");
+        fs::write(&other, "three").unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink(&other, &link).unwrap();
+        wait_for(&mut attendant, "three");
+        fs::remove_file(&other).unwrap();
+        fs::write(&other, "four").unwrap();
+        wait_for(&mut attendant, "four");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_was_made_is_removed_when_asked_for() {
+        let path = std::env::temp_dir().join(format!("attendant-made-{}", std::process::id()));
+        fs::write(&path, "").unwrap();
+        drop(Attendant::start(None, Some(&path)).unwrap());
+        let attendant = Attendant::start(None, Some(&path)).unwrap();
+        assert!(path.exists());
+        attendant.dismiss();
+        assert!(!path.exists());
+    }
+}
