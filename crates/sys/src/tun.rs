@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::seccomp::{Call, Sysno};
@@ -64,6 +64,31 @@ impl Tap {
         let name = interface_name(&file)?;
         let offloads = if header { set_offloads(&file) } else { Offloads::empty() };
         Ok(Self { file, name, header, offloads })
+    }
+
+    /// Takes over a device that another process has opened, with the header and offloads that it
+    /// has. Frames must come without packet information (`IFF_NO_PI`).
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let mut request = request("", 0)?;
+        // SAFETY: TUNGETIFF writes one ifreq.
+        result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) } as isize)?;
+        // SAFETY: TUNGETIFF has written the flags.
+        let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+        let needed = libc::IFF_TAP | libc::IFF_NO_PI;
+        if flags & needed != needed {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a tap device without packet information",
+            ));
+        }
+        rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? | rustix::fs::OFlags::NONBLOCK)?;
+        let header = flags & libc::IFF_VNET_HDR != 0;
+        if header {
+            set_header_len(&file)?;
+        }
+        let offloads = if header { set_offloads(&file) } else { Offloads::empty() };
+        Ok(Self { name: name_in(&request)?, file, header, offloads })
     }
 
     /// The interface's name, as the kernel completed it (`tap%d`).
@@ -130,8 +155,19 @@ fn interface_name(file: &File) -> io::Result<String> {
     let mut request = request("", 0)?;
     // SAFETY: TUNGETIFF writes one ifreq.
     result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) } as isize)?;
+    name_in(&request)
+}
+
+fn name_in(request: &libc::ifreq) -> io::Result<String> {
     let name = request.ifr_name.iter().map(|c| c.cast_unsigned()).take_while(|&b| b != 0).collect();
     String::from_utf8(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Has the header be as long as we know it.
+fn set_header_len(file: &File) -> io::Result<()> {
+    let len = libc::c_int::try_from(VNET_HEADER_LEN).unwrap_or(0);
+    // SAFETY: TUNSETVNETHDRSZ reads one int.
+    result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) } as isize).map(drop)
 }
 
 /// Asks for the most and settles for what the kernel has.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::ethernet::MIN_FRAME;
@@ -14,7 +14,7 @@ use passt_proto::wire::offload::{self, Offload};
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::tun::{Offloads, Tap, VNET_HEADER_LEN};
 
-use super::{Caps, Frame, HEAD_LEN, Link, MAX_HEADERS, MAX_PAYLOAD, complete};
+use super::{Caps, ClientLink, Frame, HEAD_LEN, Link, MAX_HEADERS, MAX_PAYLOAD, complete};
 
 /// Bytes of frames that are read at most before they are dealt with: the flat
 /// optimum measured lies between 256 and 512 KiB.
@@ -62,6 +62,15 @@ impl TapLink {
 
     fn write(tap: &Tap, frame: &[u8]) -> Result<(), DropReason> {
         tap.write(frame).map_err(|_| DropReason::LinkWrite)
+    }
+}
+
+/// A device that was handed over is a client that is there from the start.
+impl ClientLink for TapLink {
+    fn connect(&mut self, _: OwnedFd) {}
+
+    fn is_connected(&self) -> bool {
+        true
     }
 }
 

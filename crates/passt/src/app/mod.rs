@@ -122,7 +122,7 @@ fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
 /// Runs until something ends the process; the exit status.
 fn run(config: &Config) -> anyhow::Result<u8> {
     let given = match &config.mode {
-        Mode::Passt(PasstOptions { socket: GuestSocket::Fd(fd), .. }) => Some(*fd),
+        Mode::Passt(PasstOptions { socket: GuestSocket::Fd(fd) | GuestSocket::Tap(fd), .. }) => Some(*fd),
         _ => None,
     };
     let keep: Vec<_> = given.into_iter().chain(config.starter.descriptors()).collect();
@@ -130,7 +130,10 @@ fn run(config: &Config) -> anyhow::Result<u8> {
     if config.starter.default_signals {
         start::default_signals().context("Couldn't set up signals")?;
     }
-    let client = given.map(socket::inherit).transpose()?;
+    let client = match &config.mode {
+        Mode::Passt(PasstOptions { socket: GuestSocket::Tap(fd), .. }) => Some(socket::inherit_device(*fd)?),
+        _ => given.map(socket::inherit).transpose()?,
+    };
     crate::log::init(config.name, &config.log)?;
     let starter = Starter::new(&config.starter)?;
     for warning in &config.warnings {

@@ -14,14 +14,16 @@ use passt_engine::core::Token;
 use passt_engine::forward::Context;
 use passt_engine::link::ClientLink;
 use passt_engine::link::stream::StreamLink;
+use passt_engine::link::tap::TapLink;
 use passt_engine::link::vhost_user::{self, VhostUserLink};
 use passt_engine::worker::{Exit, Worker};
 use passt_sys::shared;
+use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, hand_over, settle};
-use crate::cli::{Config, MAX_MTU, PasstOptions};
+use crate::cli::{Config, GuestSocket, MAX_MTU, PasstOptions};
 use crate::isolate;
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
@@ -29,6 +31,8 @@ use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
 use crate::life::starter::Starter;
 
+/// MTU of a tap device that nobody has set another for.
+pub(super) const DEFAULT_MTU: usize = 1500;
 /// Number of the listening socket among what is outside of the engine.
 const LISTENER: u32 = 0;
 
@@ -40,6 +44,13 @@ pub(super) fn run(
     starter: Starter,
     client: Option<OwnedFd>,
 ) -> anyhow::Result<u8> {
+    if let GuestSocket::Tap(fd) = passt.socket
+        && let Some(device) = client
+    {
+        let tap = Tap::adopt(device).with_context(|| format!("Descriptor {fd}"))?;
+        let mtu = config.mtu.map_or(DEFAULT_MTU, usize::from);
+        return run_on(TapLink::new(tap, mtu), config, passt, starter, None);
+    }
     if !passt.vhost_user {
         return run_on(StreamLink::new(), config, passt, starter, client);
     }

@@ -16,6 +16,7 @@ use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
 use super::outside::{self, Outside};
+use super::passt::DEFAULT_MTU;
 use super::{Prepared, end, engine_options, hand_over, listen, settle};
 use crate::cli::{Config, PastaOptions};
 use crate::isolate;
@@ -27,9 +28,6 @@ use crate::life::watch::Watch;
 use crate::netconf::Rtnl;
 use crate::netconf::guest;
 use crate::setup::TapSetup;
-
-/// MTU of a tap device that nobody has set another for.
-const DEFAULT_MTU: usize = 1500;
 
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
 pub(super) fn run(

@@ -16,7 +16,7 @@ use passt_proto::addr::Endpoint;
 use passt_proto::time::Duration;
 
 use super::transactions;
-use crate::cli::{self, Config, Mode};
+use crate::cli::{self, Config, GuestSocket, Mode, PasstOptions};
 
 /// What rules can be had with this configuration.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl Terms {
             udp: config.services.udp,
             namespace: config.pasta().is_some(),
             link: match &config.mode {
-                Mode::Pasta(_) => "tap",
+                Mode::Pasta(_) | Mode::Passt(PasstOptions { socket: GuestSocket::Tap(_), .. }) => "tap",
                 Mode::Passt(passt) if passt.vhost_user => "vhost-user",
                 Mode::Passt(_) => "stream",
             },

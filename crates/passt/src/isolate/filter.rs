@@ -5,7 +5,7 @@ use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
-use crate::cli::{Config, Mode};
+use crate::cli::{Config, GuestSocket, Mode, PasstOptions};
 use crate::life::attendant;
 use crate::life::socket as client;
 use crate::netconf::neighbours;
@@ -55,6 +55,9 @@ const CONTROL: &[&[Call]] = &[
 /// Clients; the link is made of messages on sockets.
 const PASST: &[&[Call]] = &[client::CALLS, stream::CALLS];
 
+/// A tap device that was handed over.
+const DEVICE: &[&[Call]] = &[client::CALLS, tun::CALLS];
+
 /// Clients that share memory with us.
 const VHOST_USER: &[&[Call]] =
     &[client::CALLS, dgram::JOINED, event::CALLS, shared::CALLS, vhost_user::CALLS];
@@ -65,6 +68,7 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     let mode = match &config.mode {
         Mode::Pasta(_) => PASTA,
         Mode::Passt(passt) if passt.vhost_user => VHOST_USER,
+        Mode::Passt(PasstOptions { socket: GuestSocket::Tap(_), .. }) => DEVICE,
         Mode::Passt(_) => PASST,
     };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);

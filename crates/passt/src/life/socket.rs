@@ -49,6 +49,9 @@ pub enum Error {
     /// All default names are taken.
     #[error("Couldn't find a free name for a UNIX domain socket up to {}", name(NAMES).display())]
     NoName,
+    /// The descriptor given for a tap device is none.
+    #[error("Invalid descriptor of a tap device: {0}")]
+    Device(RawFd),
     /// The descriptor given is no connected stream socket.
     #[error("Invalid --fd: {0}")]
     Fd(RawFd),
@@ -61,6 +64,11 @@ pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
     let is_stream = sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
     // A socket that only listens has no peer.
     if is_stream && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
+}
+
+/// Takes over the device that the process was started with as descriptor `fd`.
+pub fn inherit_device(fd: RawFd) -> Result<OwnedFd, Error> {
+    fd::take_inherited(fd).map_err(|_| Error::Device(fd))
 }
 
 /// Listens where the command line says; `None` if our client is there already. The file is one of
