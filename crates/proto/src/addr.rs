@@ -91,6 +91,13 @@ impl Addr {
         }
     }
 
+    /// Whether the first `len` bits of an address of the same family are the same.
+    pub fn shares_prefix(self, other: Self, len: u8) -> bool {
+        let len = if self.is_v4() { u32::from(len) + 96 } else { u32::from(len) };
+        let differing = self.0.to_bits() ^ other.0.to_bits();
+        self.is_v4() == other.is_v4() && differing.leading_zeros() >= len
+    }
+
     /// The link-layer address that what is sent to the address goes to, if it is
     /// [a group](Self::is_group): RFC 1112, section 6.4; RFC 2464, section 7.
     pub fn group_mac(self) -> Option<Mac> {

@@ -72,6 +72,9 @@ pub struct FamilyConfig {
     pub outbound: Option<Addr>,
     /// Connections to the host's loopback have that source, too.
     pub outbound_to_loopback: bool,
+    /// The network on the link, as an address and the bits of its prefix, if it is one of the guest's
+    /// own: nobody is there but the guest and those whose names it knows.
+    pub apart: Option<(Addr, u8)>,
     /// Addresses whose pings we answer ourselves, whatever the host lets us ask of others.
     pub echoing: ArrayVec<Addr, 3>,
     /// All addresses that the guest was assigned. Without a way beyond the host these may be
@@ -186,6 +189,14 @@ impl Guest {
         let family = self.family(addr);
         let others = [family.host_loopback, family.host_itself, family.closed_host, family.dns_forward];
         family.ours == Some(addr) && !others.contains(&Some(addr))
+    }
+
+    /// Whether nobody can be at an address: it is on a link of the guest's own, or for all there.
+    pub fn is_vacant(&self, addr: Addr) -> bool {
+        let family = self.family(addr);
+        let Some((network, len)) = family.apart else { return false };
+        let known = self.is_name(addr) || family.assigned.contains(&addr);
+        !known && (addr.is_group() || addr.shares_prefix(network, len))
     }
 
     /// Whether an echo request to this address is for us to answer.

@@ -303,7 +303,8 @@ impl<L: Link> Core<L> {
         let is_routers = neighbour.is_some() && self.guest.is_only_ours(addr);
         if self.guest.is_name(addr) && !is_routers {
             Holder::Known(self.services.our_mac)
-        } else if self.guest.family(addr).assigned.contains(&addr)
+        } else if self.guest.is_vacant(addr)
+            || self.guest.family(addr).assigned.contains(&addr)
             || self.guest.learnt.is_taken_by(asker, addr)
         {
             Holder::Guest

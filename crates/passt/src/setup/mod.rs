@@ -342,6 +342,7 @@ impl Net {
             off: false,
             outbound: addr(&config.host.outbound),
             outbound_to_loopback: config.host.outbound_to_loopback,
+            apart: self.primary.filter(|_| config.host.apart).map(|own| (own.addr.into(), own.prefix_len)),
             echoing: self.echoing(config),
             assigned: self.assigned(),
             ours: Some(self.ours.into()),

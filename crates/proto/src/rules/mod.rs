@@ -86,9 +86,16 @@ impl Guest {
             loopback(remote.addr)
         } else if named == map.host_itself {
             map.assigned.first().copied().ok_or(DropReason::Unmapped)?
+        } else if self.is_vacant(remote.addr) {
+            return Err(DropReason::Unmapped);
         } else {
             remote.addr
         };
+        // On a link of the guest's own a resolver is nothing else.
+        let is_resolver = map.apart.is_some() && named == map.dns_forward && addr == remote.addr;
+        if is_resolver && map.dns_host.is_none() {
+            return Err(DropReason::Unmapped);
+        }
         // A resolver may be of the other family.
         let outbound = self.family(addr).outbound;
         let bind = if addr.is_loopback() {
@@ -96,7 +103,7 @@ impl Guest {
         } else {
             outbound
         };
-        let closed = named == map.closed_host && addr == remote.addr;
+        let closed = is_resolver || named == map.closed_host && addr == remote.addr;
         Ok(HostSide { remote: Endpoint::new(addr, remote.port), bind, scope, closed })
     }
 
@@ -168,7 +175,7 @@ impl Guest {
         }
         let learnt = [self.learnt.used(source.addr), self.learnt.link_local()];
         let own = map.assigned.contains(&source.addr) || learnt.contains(&addr);
-        if own || source.addr.is_loopback() { map.ours } else { addr }
+        if own || source.addr.is_loopback() || self.is_vacant(source.addr) { map.ours } else { addr }
     }
 
     /// The guest's own address for what arrives on the host's side at `destination` from a host

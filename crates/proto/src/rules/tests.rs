@@ -450,3 +450,38 @@ fn a_source_for_the_loopback() {
     guest.configured.v4.outbound = None;
     assert_eq!(bind(&guest), Some(addr("127.0.0.1")));
 }
+
+/// On a link of the guest's own nobody is there but those that it knows by name.
+#[test]
+fn a_link_of_its_own() {
+    let mut guest = map();
+    guest.configured.v4.apart = Some((addr("192.0.2.0"), 24));
+    guest.configured.v6.apart = Some((addr("2001:db8::"), 64));
+    let sides = |guest: &Guest, remote| {
+        let side = guest.from_guest(Protocol::Tcp, at(remote));
+        side.map(|side| (side.remote, side.closed))
+    };
+    let cases = [
+        ("192.0.2.1:80", Ok(("127.0.0.1:80", false))),
+        ("192.0.2.53:53", Ok(("127.0.0.53:53", false))),
+        ("192.0.2.53:80", Ok(("192.0.2.53:80", true))),
+        ("192.0.2.77:80", Err(DropReason::Unmapped)),
+        ("192.0.2.255:80", Err(DropReason::Unmapped)),
+        ("255.255.255.255:80", Err(DropReason::Unmapped)),
+        ("198.51.100.1:80", Ok(("198.51.100.1:80", false))),
+        ("[2001:db8::77]:80", Err(DropReason::Unmapped)),
+        ("[ff02::1]:80", Err(DropReason::Unmapped)),
+        ("[2001:db8:0:1::77]:80", Ok(("[2001:db8:0:1::77]:80", false))),
+    ];
+    for (remote, expected) in cases {
+        assert_eq!(sides(&guest, remote), expected.map(|(to, closed)| (at(to), closed)), "{remote}");
+    }
+    guest.configured.v4.dns_host = None;
+    for remote in ["192.0.2.53:53", "192.0.2.53:80"] {
+        assert_eq!(sides(&guest, remote), Err(DropReason::Unmapped), "no resolver");
+    }
+    // Somebody of the host's network that has the same addresses.
+    let shown = guest.to_guest(Protocol::Tcp, at("192.0.2.77:9"), addr("198.51.100.1"), None);
+    assert_eq!(shown.map(|side| side.remote), Ok(at("192.0.2.254:9")));
+    assert!(guest.is_vacant(addr("192.0.2.77")) && !guest.is_vacant(addr("192.0.2.2")));
+}

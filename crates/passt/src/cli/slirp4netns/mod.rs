@@ -30,6 +30,8 @@ use super::{Host, Outcome, Program, draft, values};
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
 const MAX_MTU: u16 = 65521;
+/// Bytes of an interface's name.
+const MAX_NAME: usize = 15;
 /// Bytes of a socket's path, without the one that ends it (`sun_path`, unix(7)).
 const MAX_PATH: usize = 107;
 
@@ -185,7 +187,7 @@ impl Draft {
         if kind.as_deref() == Some("tapfd") {
             self.warn_of_more(operands);
             let fd = number(&text).filter(|fd| *fd >= 0);
-            return fd.map(Guest::Tap).ok_or(Refusal::with_usage("TAPFD must be a file descriptor\n"));
+            return fd.map(Guest::Tap).ok_or(Refusal::with_usage("TAPFD must a file descriptor\n"));
         }
         let Some(tap) = operands.get(1) else { return Err(Refusal::with_usage("")) };
         let (target, own) = if matches!(kind.as_deref(), None | Some("pid")) {
@@ -209,7 +211,8 @@ impl Draft {
             Some(path) => Userns::JoinOrCurrent(path),
             None => own,
         };
-        let tap = tap.to_str().and_then(values::interface);
+        // What is too long is cut.
+        let tap = tap.to_str().and_then(|name| values::interface(name.get(..MAX_NAME).unwrap_or(name)));
         let tap = tap.ok_or(Refusal::new("TAPNAME must be a name that an interface can have\n"))?;
         Ok(Guest::Namespace { target, userns, tap })
     }
@@ -274,7 +277,10 @@ impl Draft {
         Ok(match guest {
             Guest::Namespace { target, userns, tap } => {
                 let mac = self.mac.as_deref().map(|text| {
-                    let line = format!("\"{text}\" is an invalid MAC address.\n");
+                    let line = format!(
+                        "\"{text}\" is an invalid MAC address.\nmacaddress has to be a valid MAC address (hex \
+                         string, 6 bytes, each byte separated by a ':')."
+                    );
                     values::mac(text).ok_or(Refusal::new(line))
                 });
                 Mode::Pasta(PastaOptions {
@@ -319,8 +325,12 @@ impl Draft {
         let Some(text) = text else { return Ok(None) };
         let addr = text.parse::<IpAddr>().ok().or_else(|| host.address_of(text, v6));
         let addr = addr.filter(|addr| addr.is_ipv6() == v6);
-        let family = if v6 { "ipv6" } else { "ipv4" };
-        let line = format!("outbound-addr has to be valid {family} address or interface name.");
+        // Callers know the words of the second, too, as they are.
+        let line = if v6 {
+            "outbound-addr has to be valid ipv4 address or iterface name."
+        } else {
+            "outbound-addr has to be valid ipv4 address or interface name."
+        };
         addr.map(Some).ok_or(Refusal::new(line))
     }
 }

@@ -65,7 +65,7 @@ fn mistakes() {
         ),
         ("abc tap0", "PID must be a positive integer\n", true),
         ("0 tap0", "PID must be a positive integer\n", true),
-        ("--netns-type tapfd x", "TAPFD must be a file descriptor\n", true),
+        ("--netns-type tapfd x", "TAPFD must a file descriptor\n", true),
         (
             "--netns-type=whatever /no tap0",
             "existing path expected when --netns-type=path: No such file or directory\n",
@@ -73,10 +73,14 @@ fn mistakes() {
         ),
         ("--userns-path=/no 1 tap0", "userns path doesn't exist: /no\n", true),
         ("--macaddress=02:00:00:00:00:01 1 tap0", "--macaddr cannot be specified", true),
-        ("-c --macaddress=x 1 tap0", "\"x\" is an invalid MAC address.\n", false),
+        ("-c --macaddress=x 1 tap0", "\"x\" is an invalid MAC address.\nmacaddress has to be", false),
         ("--outbound-addr x 1 tap0", "outbound-addr has to be valid ipv4 address or interface name.", false),
         ("--outbound-addr ::1 1 tap0", "outbound-addr has to be valid ipv4", false),
-        ("--outbound-addr6 127.0.0.1 1 tap0", "outbound-addr has to be valid ipv6", false),
+        (
+            "--outbound-addr6 127.0.0.1 1 tap0",
+            "outbound-addr has to be valid ipv4 address or iterface",
+            false,
+        ),
         ("--target-type=x 1 tap0", "--target-type must be either \"netns\" or \"bess\"\n", true),
         ("--target-type=bess -c /x", "--configure conflicts with --target-type=bess\n", true),
         ("--target-type=bess --netns-type=pid /x", "--netns-type conflicts", true),
@@ -173,6 +177,6 @@ WARNING: 127.0.0.1:* on the host is accessible as 10.9.0.2 (set --disable-host-l
     }
     let Outcome::Print(version) = outcome("-v nonsense") else { panic!("no version") };
     assert!(
-        version.starts_with("slirp4netns version ") && version.contains("\nSLIRP_CONFIG_VERSION_MAX: 4\n")
+        version.starts_with("slirp4netns version ") && version.contains("\nSLIRP_CONFIG_VERSION_MAX: 6\n")
     );
 }

@@ -11,10 +11,10 @@ use super::options::OPTIONS;
 /// The version whose command line and behaviour this is.
 const LIKE: &str = "1.3.3";
 /// Its library's, and the number of the form that its settings have: callers ask for 3 at least.
-const LIKE_LIBRARY: &str = "4.8.0";
-const CONFIG_VERSION: u32 = 4;
+const LIKE_LIBRARY: &str = "4.9.5";
+const CONFIG_VERSION: u32 = 6;
 /// Version of the library for filters whose abilities ours has.
-const LIKE_SECCOMP: &str = "2.5.5";
+const LIKE_SECCOMP: &str = "2.6.1";
 
 /// Column in which descriptions begin.
 const COLUMN: usize = 25;
