@@ -112,7 +112,8 @@ pub(crate) fn unreachable(error: Errno) -> Option<icmp::Error> {
     match error {
         Errno::CONNREFUSED => Some(icmp::Error::PortUnreachable),
         Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
-        Errno::NETUNREACH | Errno::NETDOWN => Some(icmp::Error::NetUnreachable),
+        // `EINVAL`: no way leads there from the source address that was chosen (net/ipv4/route.c).
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::INVAL => Some(icmp::Error::NetUnreachable),
         Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
         _ => None,
     }
@@ -142,6 +143,7 @@ mod tests {
             (Errno::HOSTDOWN, Some(icmp::Error::HostUnreachable)),
             (Errno::NETUNREACH, Some(icmp::Error::NetUnreachable)),
             (Errno::NETDOWN, Some(icmp::Error::NetUnreachable)),
+            (Errno::INVAL, Some(icmp::Error::NetUnreachable)),
             (Errno::ACCESS, Some(icmp::Error::Prohibited)),
             (Errno::PERM, Some(icmp::Error::Prohibited)),
             (Errno::TIMEDOUT, None),

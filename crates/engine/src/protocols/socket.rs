@@ -32,7 +32,8 @@ pub(crate) fn socket<L>(
         let bound = passt_sys::socket::bind_to_device(fd.as_fd(), interface);
         bound.or_else(|error| if *strict { Err(error) } else { Ok(()) })?;
     }
-    if let Some(addr) = bind.filter(|addr| !addr.is_loopback()) {
+    // The kernel chooses loopback for itself where it leads there.
+    if let Some(addr) = bind.filter(|addr| !(addr.is_loopback() && remote.is_loopback())) {
         rustix::net::bind(&fd, &Endpoint::new(addr, 0).socket_addr())?;
     }
     Ok(fd)

@@ -45,16 +45,13 @@ pub(super) fn watch_outsider<L: Link>(
     watched.context("Couldn't watch the process outside")
 }
 
-/// Has the loop watch the descriptor whose end is the process's. What can't be watched is always
-/// ready, as poll(2) has it: a file.
+/// Has the loop watch the descriptor whose end is the process's: that alone, and no data, is told. A
+/// file has none.
 pub(super) fn watch_exit<L: Link>(worker: &mut Worker<L>, starter: &Starter) -> anyhow::Result<()> {
     let Some(exit) = starter.exit() else { return Ok(()) };
     let core = &mut worker.context().core;
-    match core.watch(exit, Token::External(EXIT), EventFlags::IN) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
-            core.postpone(EXIT);
-            Ok(())
-        }
+    match core.watch(exit, Token::External(EXIT), EventFlags::empty()) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => Ok(()),
         watched => watched.context("Couldn't watch the descriptor for the end"),
     }
 }

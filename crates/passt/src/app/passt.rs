@@ -87,6 +87,7 @@ fn run_on<L: ClientLink>(
         listeners,
         mut server,
     } = Prepared::new(config, leftovers)?;
+    starter.announce();
     if let Some(identity) = Identity::wanted(config.run_as.as_ref())? {
         hand_over(&listeners, identity);
         identity.assume(isolate::KEPT)?;

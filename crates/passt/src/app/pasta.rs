@@ -73,6 +73,7 @@ fn serve<L: Link>(
         listeners,
         mut server,
     } = prepared;
+    starter.announce();
     let Entered { netns, mut watch } = entered;
     let listeners_inside = inside(&netns, || listen(config, Side::Namespace, &mut forward))?;
     let options = engine_options(config, setup, outbound)?;

@@ -103,10 +103,12 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Starter {
     /// What is said on standard output first.
+    pub warnings: String,
+    /// What is said there once there is somebody to serve.
     pub banner: String,
     /// Descriptor that gets `1` once everything is in force.
     pub ready: Option<i32>,
-    /// Descriptor on which anything that happens ends the process.
+    /// Descriptor whose other end is closed when the process is to end.
     pub exit: Option<i32>,
     /// Signals that end the process do so by their default action, and the status says so.
     pub default_signals: bool,

@@ -42,12 +42,13 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listens at a path, as whoever started us.
-    pub(super) fn open(path: &Path, leftovers: &mut Leftovers) -> anyhow::Result<Self> {
+    /// Listens at a path, as whoever started us; with `replace` in the place of whatever file is there.
+    pub(super) fn open(path: &Path, replace: bool, leftovers: &mut Leftovers) -> anyhow::Result<Self> {
         // Others find it by what the kernel says of it (`/proc/net/unix`).
         let whole = std::path::absolute(path).ok().filter(|whole| whole.as_os_str().len() < MAX_PATH);
         let path = whole.as_deref().unwrap_or(path);
-        let listener = life::bind(path, leftovers)?;
+        let listener =
+            if replace { life::bind_replacing(path, leftovers)? } else { life::bind(path, leftovers)? };
         let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { listener, file, path: path.into(), own: None, watched: true })
     }

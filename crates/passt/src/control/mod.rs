@@ -112,7 +112,7 @@ impl Server {
         leftovers: &mut Leftovers,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            door: Door::open(path, leftovers)?,
+            door: Door::open(path, hostfwd.is_some(), leftovers)?,
             terms: Terms::new(config),
             hostfwd,
             clients: Vec::new(),

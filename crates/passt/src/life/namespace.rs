@@ -10,11 +10,13 @@
 //! namespace, joined or new, replaces them by its own; only without one
 //! are they still needed.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use passt_sys::namespace::{self, Netns};
 use passt_sys::process::NewNamespaces;
+use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
 use super::command::{self, Command};
@@ -112,6 +114,11 @@ fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<E
         Ok(Entered { netns, watch })
     };
     let early = open();
+    if early.is_err() && fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+        // No user namespace has it either.
+        let source = io::Error::from(Errno::NOENT);
+        return Err(Error::Open { kind: "network", path: path.into(), source });
+    }
     enter_user(&userns_for(pasta), wanted)?;
     // Some paths can only be reached with the user namespace's privileges.
     let entered = early.or_else(|_: Error| open())?;

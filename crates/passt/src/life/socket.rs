@@ -117,6 +117,13 @@ pub fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Erro
     bind_free(path, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
 }
 
+/// Listens at a path in the place of whatever file is there, be it another process's socket.
+pub fn bind_replacing(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
+    // If it stays, that is what binding will complain about.
+    let _ = fs::remove_file(path);
+    bind_free(path, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
+}
+
 /// Listens at a path where there is nothing.
 fn bind_free(path: &Path, leftovers: &mut Leftovers) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

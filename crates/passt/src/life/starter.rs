@@ -15,6 +15,7 @@ const READY: &[u8] = b"1";
 /// Descriptors of whoever started us.
 #[derive(Debug, Default)]
 pub struct Starter {
+    banner: String,
     ready: Option<OwnedFd>,
     exit: Option<OwnedFd>,
 }
@@ -36,11 +37,15 @@ impl Starter {
         let taken = Self {
             ready: starter.ready.as_ref().map(take).transpose()?,
             exit: starter.exit.as_ref().map(take).transpose()?,
+            banner: starter.banner.clone(),
         };
-        let mut stdout = io::stdout();
-        // It is for whoever reads it, and nobody may.
-        let _ = stdout.write_all(starter.banner.as_bytes()).and_then(|()| stdout.flush());
+        say(&starter.warnings);
         Ok(taken)
+    }
+
+    /// There is somebody to serve: says so.
+    pub fn announce(&mut self) {
+        say(&std::mem::take(&mut self.banner));
     }
 
     /// Everything is in force.
@@ -59,4 +64,10 @@ impl Starter {
     pub fn exit(&self) -> Option<&OwnedFd> {
         self.exit.as_ref()
     }
+}
+
+/// Says something on standard output, where nobody may read it.
+fn say(text: &str) {
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }

@@ -160,7 +160,6 @@ impl Draft {
                 let line = format!("{option} conflicts with --target-type=bess\n");
                 return Err(Refusal::with_usage(line));
             }
-            self.say("WARNING: BESS mode is experimental");
         }
         if self.mac.is_some() && !self.configure {
             let line = "--macaddr cannot be specified when --configure or -c is not specified\n";
@@ -177,6 +176,7 @@ impl Draft {
             if operands.len() > 1 {
                 return Err(Refusal::with_usage("too many arguments\n"));
             }
+            self.say("WARNING: BESS mode is experimental");
             if first.len() > MAX_PATH {
                 return Err(Refusal::new("the specified BESS socket path is too long (>= 108)\n"));
             }
@@ -189,7 +189,6 @@ impl Draft {
             let fd = number(&text).filter(|fd| *fd >= 0);
             return fd.map(Guest::Tap).ok_or(Refusal::with_usage("TAPFD must a file descriptor\n"));
         }
-        let Some(tap) = operands.get(1) else { return Err(Refusal::with_usage("")) };
         let (target, own) = if matches!(kind.as_deref(), None | Some("pid")) {
             let pid = number(&text).filter(|pid| *pid > 0);
             let pid = pid.ok_or(Refusal::with_usage("PID must be a positive integer\n"))?;
@@ -202,6 +201,7 @@ impl Draft {
             })?;
             (Target::Netns(first.into()), Userns::Current)
         };
+        let Some(tap) = operands.get(1) else { return Err(Refusal::with_usage("")) };
         self.warn_of_more(operands);
         let userns = match self.userns.take() {
             Some(path) if host.exists(&path).is_err() => {
@@ -250,7 +250,8 @@ impl Draft {
         config.mac = Mac([0x52, 0x55, a, b, c, d]);
         let banner = words::Banner { draft: self, v4, network, mtu, outbound };
         config.starter = Starter {
-            banner: self.said.clone() + &banner.to_string(),
+            banner: banner.to_string(),
+            warnings: self.said.clone(),
             ready: self.ready,
             exit: self.exit,
             default_signals: true,

@@ -83,7 +83,7 @@ pub(super) static OPTIONS: &[Opt] = &[
              please use --disable-host-loopback instead.",
         );
     }),
-    value("--netns-type=TYPE", "what the first argument is: pid, path or tapfd (default=pid)", |d, arg| {
+    value("--netns-type=TYPE", "what the first argument is ([path|pid|tapfd], default=pid)", |d, arg| {
         d.netns_type = Some(arg.to_string_lossy().into_owned());
         Ok(())
     }),
@@ -117,10 +117,14 @@ pub(super) static OPTIONS: &[Opt] = &[
         d.mac = Some(arg.to_string_lossy().into_owned());
         Ok(())
     }),
-    value("--target-type=TYPE", "netns, or bess for a socket of messages (default=netns)", |d, arg| {
-        d.target_type = Some(arg.to_string_lossy().into_owned());
-        Ok(())
-    }),
+    value(
+        "--target-type=TYPE",
+        "a namespace, or a socket of messages ([netns|bess], default=netns)",
+        |d, arg| {
+            d.target_type = Some(arg.to_string_lossy().into_owned());
+            Ok(())
+        },
+    ),
     Opt { names: "-h, --help", help: "show this help and exit", take: Take::Print(words::usage) },
     Opt { names: "-v, --version", help: "show the version and exit", take: Take::Print(words::version) },
 ];

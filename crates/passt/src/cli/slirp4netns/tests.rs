@@ -63,6 +63,7 @@ fn mistakes() {
             "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24\n",
             false,
         ),
+        ("abc", "PID must be a positive integer\n", true),
         ("abc tap0", "PID must be a positive integer\n", true),
         ("0 tap0", "PID must be a positive integer\n", true),
         ("--netns-type tapfd x", "TAPFD must a file descriptor\n", true),
@@ -159,7 +160,8 @@ Starting slirp
 * MAC address:     02:11:22:33:44:55
 WARNING: 127.0.0.1:* on the host is accessible as 10.9.0.2 (set --disable-host-loopback to prohibit connecting to 127.0.0.1:*)
 ";
-    assert!(config.starter.banner.starts_with(expected), "{}", config.starter.banner);
+    let said = config.starter.warnings + &config.starter.banner;
+    assert!(said.starts_with(expected), "{said}");
     assert_eq!(config.api_socket.as_deref(), Some(Path::new("/tmp/x.sock")));
     let Outcome::Print(help) = outcome("1 --help") else { panic!("no help") };
     for name in [
