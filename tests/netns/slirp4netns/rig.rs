@@ -86,16 +86,6 @@ impl Rig {
         assert_eq!(slirp.wait_until_ready(), b"", "{arguments}: never ready");
         slirp.process.finish()
     }
-
-    /// A file of the test's directory.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.net.dir().join(name)
-    }
-
-    /// Echoes datagrams at an address of the host.
-    pub(crate) fn host_udp(&self, address: &str) -> Process {
-        udp_server(&self.net.host, address)
-    }
 }
 
 /// Echoes datagrams at an address of a place.

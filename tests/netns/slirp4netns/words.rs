@@ -252,8 +252,11 @@ fn a_bess_path_that_is_too_long() {
     assert!(finished.stderr.contains("the specified BESS socket path is too long (>= 108)"), "{finished:?}");
 }
 
-/// Options, the lines from the second on that they change, and those that they add.
-const BANNERS: [(&str, &[(usize, &str)], &[&str]); 7] = [
+/// Numbers of lines, and what stands there instead.
+type Changed = &'static [(usize, &'static str)];
+
+/// Options, the lines that they change, and those that they add.
+const BANNERS: [(&str, Changed, &[&str]); 7] = [
     ("", &[], &[]),
     ("--mtu=65520", &[(1, "* MTU:             65520")], &[]),
     (
@@ -299,7 +302,9 @@ fn banner() {
         for loopback in ["", "--disable-host-loopback"] {
             let stdout = rig.start(&format!("{options} {loopback}")).stop().stdout;
             let mut lines: Vec<&str> = BANNER.to_vec();
-            changed.iter().for_each(|(number, line)| lines[*number] = line);
+            for (number, line) in changed {
+                lines[*number] = line;
+            }
             lines.extend(added);
             let gateway = lines[4].rsplit(' ').next().expect("an address");
             let warning = format!(
