@@ -4,8 +4,10 @@
 //! All of this is what the original does, which `SLIRP4NETNS=/usr/bin/slirp4netns` puts in our
 //! program's place. Where ours is meant to differ, [`rig::original`] tells.
 
+mod api;
 mod dns;
 mod life;
 mod net;
+mod ports;
 mod rig;
 mod words;
