@@ -1,0 +1,283 @@
+//! How it finds the namespace and the device, what it configures, when it is ready and how it ends.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use passt_sys::tun::Tap;
+use passt_tests::transfer::{at, exchange};
+use passt_tests::{FAR4, Place, Process, User};
+
+use crate::rig::{Rig, before_tapfd, inherited, original};
+
+/// A user's namespaces, kept by a process.
+struct Users {
+    holder: Process,
+    peer: PathBuf,
+}
+
+/// What has the program started by a user without privileges.
+const BY_USER: &str = "setpriv --reuid=65533 --regid=65533 --clear-groups --inh-caps=-all";
+
+impl Users {
+    fn new(rig: &Rig) -> Self {
+        assert!(BY_USER.contains(&User::NORMAL_ID.to_string()));
+        let peer = rig.guest.peer_path();
+        let line = format!("{BY_USER} unshare --user --map-root-user --net {} hold", peer.display());
+        let mut holder = rig.net.host.start(&line);
+        holder.wait_for("READY");
+        Self { holder, peer }
+    }
+}
+
+impl Place for Users {
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.holder.pid().to_string(), "-U", "--preserve-credentials", "-n", "--"]);
+        command.arg(program);
+        command
+    }
+
+    fn peer_path(&self) -> PathBuf {
+        self.peer.clone()
+    }
+}
+
+/// As root, by each way to name it.
+#[test]
+fn a_namespace_by_its_process_or_path() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    let mut holder = rig.guest.start_peer("hold");
+    holder.wait_for("READY");
+    let (pid, name) = (holder.pid(), rig.guest.name());
+    for words in [
+        format!("{pid} tap0"),
+        format!("--netns-type=pid {pid} tap0"),
+        format!("--netns-type=path /proc/{pid}/ns/net tap0"),
+        // Anything else is a path as well.
+        format!("--netns-type=other /run/netns/{name} tap0"),
+        format!("--userns-path=/proc/self/ns/user --netns-type=path /run/netns/{name} tap0"),
+    ] {
+        let slirp = rig.launch(&format!("-c {words}"));
+        exchange(&rig.guest, &at(FAR4, 5001));
+        slirp.stop();
+    }
+}
+
+/// As a user, in a user namespace: by a process, as `RootlessKit` does it for a namespace that no
+/// process is in, and as Podman does it from within its own.
+#[test]
+fn a_namespace_of_a_user() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    let users = Users::new(&rig);
+    let pid = users.holder.pid();
+    let within = format!("{BY_USER} nsenter -t {pid} -U --preserve-credentials");
+    let path = format!("--netns-type=path /proc/{pid}/ns/net tap0");
+    for sandbox in ["", "--enable-sandbox --enable-seccomp"] {
+        for (wrapper, words) in [
+            (BY_USER, format!("{pid} tap0")),
+            (BY_USER, format!("--userns-path=/proc/{pid}/ns/user {path}")),
+            // Which user namespace to join is not known then, and it is joined already.
+            (within.as_str(), if sandbox.is_empty() { path.clone() } else { continue }),
+        ] {
+            let slirp = rig.launch_through(wrapper, &format!("-c {sandbox} {words}"));
+            assert!(users.run("ip -o -4 addr show dev tap0").contains("inet 10.0.2.100/24"), "{words}");
+            exchange(&users, &at(FAR4, 5001));
+            slirp.stop();
+        }
+    }
+}
+
+/// `RootlessKit` makes the device and configures it itself.
+#[test]
+fn a_device_that_is_there_already() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    rig.guest.ip("tuntap add tap0 mode tap");
+    rig.guest.ip("link set tap0 address 02:00:00:00:00:07 mtu 1400 up");
+    rig.guest.ip("addr add 10.0.2.100/24 dev tap0");
+    rig.guest.ip("route add default via 10.0.2.2");
+    for _ in 0..2 {
+        let slirp = rig.launch(&format!("--mtu=1400 {}", rig.by_path()));
+        exchange(&rig.guest, &at(FAR4, 5001));
+        let link = rig.guest.run("ip addr show dev tap0");
+        let kept = ["mtu 1400 ", "02:00:00:00:00:07", "inet 10.0.2.100/24"];
+        assert!(kept.iter().all(|part| link.contains(part)), "{link}");
+        slirp.stop();
+    }
+    // It is the caller's, and stays.
+    assert!(rig.guest.run("ip link show dev tap0").contains("mtu 1400 "));
+}
+
+/// The same with the address left to `--configure`.
+#[test]
+fn a_device_that_is_there_is_configured() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    rig.guest.ip("tuntap add tap0 mode tap");
+    let slirp = rig.start("");
+    assert!(rig.guest.run("ip -o -4 addr show dev tap0").contains("inet 10.0.2.100/24"));
+    exchange(&rig.guest, &at(FAR4, 5001));
+    slirp.stop();
+}
+
+/// The caller opened the device, in whatever namespace, and passes the descriptor.
+#[test]
+fn a_descriptor_instead_of_a_namespace() {
+    if before_tapfd() {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    let path = format!("/run/netns/{}", rig.guest.name());
+    let opened = std::thread::spawn(move || {
+        let namespace = std::fs::File::open(path).expect("the namespace");
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("the namespace");
+        Tap::open("tap0", true).expect("a device")
+    });
+    let tap = opened.join().expect("a device");
+    rig.guest.ip("link set tap0 up");
+    rig.guest.ip("addr add 10.0.2.100/24 dev tap0");
+    rig.guest.ip("route add default via 10.0.2.2");
+    for name in ["", "tap0"] {
+        let slirp = rig.launch(&format!("--netns-type=tapfd {} {name}", inherited(&tap)));
+        exchange(&rig.guest, &at(FAR4, 5001));
+        slirp.stop();
+    }
+}
+
+/// Options, and what `ip addr` and `ip route` show.
+const CONFIGURED: [(&str, &[&str], &str); 6] = [
+    ("", &["mtu 1500 ", "inet 10.0.2.100/24 brd 10.0.2.255"], "default via 10.0.2.2 dev tap0"),
+    ("--mtu=65520", &["mtu 65520 ", "inet 10.0.2.100/24"], "default via 10.0.2.2 dev tap0"),
+    ("--mtu=65521", &["mtu 65521 ", "inet 10.0.2.100/24"], "default via 10.0.2.2 dev tap0"),
+    ("--macaddress=0a:11:22:33:44:55", &["0a:11:22:33:44:55"], "default via 10.0.2.2 dev tap0"),
+    (
+        "--cidr=10.0.135.128/25",
+        &["inet 10.0.135.228/25 brd 10.0.135.255"],
+        "default via 10.0.135.130 dev tap0",
+    ),
+    ("--cidr=10.0.0.0/8", &["inet 10.0.0.100/8 "], "default via 10.0.0.2 dev tap0"),
+];
+
+#[test]
+fn what_is_configured() {
+    let Some(rig) = Rig::new() else { return };
+    for (options, shown, route) in CONFIGURED {
+        // So that it can be seen who sets this.
+        rig.guest.ip("link set lo down");
+        let slirp = rig.start(options);
+        let addresses = rig.guest.run("ip addr show dev tap0");
+        assert!(shown.iter().all(|part| addresses.contains(part)), "{options}: {addresses}");
+        assert!(addresses.contains(",UP,"), "{options}: {addresses}");
+        let routes = rig.guest.run("ip route");
+        assert!(routes.contains(route), "{options}: {routes}");
+        assert!(rig.guest.run("ip link show dev lo").contains(",UP,"));
+        slirp.stop();
+        // The device was its own, and ends with it.
+        assert!(!rig.guest.run("ip link").contains("tap0"));
+    }
+}
+
+#[test]
+fn nothing_is_configured_unless_asked() {
+    let Some(rig) = Rig::new() else { return };
+    rig.guest.ip("link set lo down");
+    let _slirp = rig.launch(&format!("--mtu=65520 {}", rig.by_path()));
+    let addresses = rig.guest.run("ip addr show");
+    assert!(addresses.contains("tap0: <BROADCAST,MULTICAST> mtu 1500 "), "{addresses}");
+    assert!(!addresses.contains("inet 10.") && !addresses.contains(",UP"), "{addresses}");
+    assert_eq!(rig.guest.run("ip route"), "");
+}
+
+/// The end of whoever holds the other end of the pipe, and not what that writes.
+#[test]
+fn the_exit_descriptor() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    let socket = rig.net.dir().join("api");
+    for writes in [false, true] {
+        let mut slirp = rig.start(&format!("--api-socket={}", socket.display()));
+        if writes {
+            slirp.write_exit();
+        }
+        exchange(&rig.guest, &at(FAR4, 5001));
+        slirp.assert_alive();
+        assert!(socket.exists());
+        slirp.stop();
+        assert!(!socket.exists(), "written: {writes}");
+    }
+}
+
+/// A signal is no order to tidy up; the next start replaces the socket.
+#[test]
+fn signals_end_it() {
+    let Some(rig) = Rig::new() else { return };
+    let socket = rig.net.dir().join("api");
+    for (signal, number) in [("TERM", 15), ("INT", 2), ("HUP", 1), ("KILL", 9)] {
+        let options = format!("-c --api-socket={} {}", socket.display(), rig.by_path());
+        let slirp = rig.launch_through("--default-signal=INT,HUP", &options);
+        slirp.process.signal(signal);
+        let ended = slirp.process.finish();
+        assert_eq!(ended.status.signal(), Some(number), "{signal}: {ended:?}");
+        assert!(socket.exists(), "{signal}");
+    }
+}
+
+/// It can do no more than this afterwards, and the network works.
+#[test]
+fn confined() {
+    let Some(rig) = Rig::new() else { return };
+    let _server = rig.net.peer.serve(&at(FAR4, 5001));
+    for options in ["--enable-sandbox", "--enable-seccomp", "--enable-sandbox --enable-seccomp"] {
+        let slirp = rig.start(options);
+        exchange(&rig.guest, &at(FAR4, 5001));
+        if options.contains("sandbox") {
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
+                let held = u64::from_str_radix(&slirp.status(set), 16).expect("a mask");
+                // CAP_NET_BIND_SERVICE, for ports of the host.
+                assert_eq!(held & !(1 << 10), 0, "{set}");
+            }
+            assert_eq!(slirp.status("NoNewPrivs"), "1");
+        }
+        if options.contains("seccomp") {
+            assert_eq!(slirp.status("Seccomp"), "2");
+        }
+        slirp.stop();
+    }
+}
+
+/// Ours only: the original goes on without its namespace.
+#[test]
+fn the_end_of_the_namespace_is_its_own() {
+    if original() {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    let users = Users::new(&rig);
+    let slirp = rig.launch_through(BY_USER, &format!("-c {} tap0", users.holder.pid()));
+    users.holder.finish();
+    let ended = slirp.process.finish();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+/// What it can't have ends it before it is ready.
+#[test]
+fn what_it_cannot_have() {
+    let Some(rig) = Rig::new() else { return };
+    let long = format!("--api-socket={}/{} ", rig.net.dir().display(), "a".repeat(108));
+    let ended = rig.fails(&format!("-c {long} {}", rig.by_path()));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("the specified API socket path is too long (>= 108)"), "{ended:?}");
+    for (words, reason) in [
+        (format!("-c --api-socket=/no/such/socket {}", rig.by_path()), "No such file or directory"),
+        ("-c 4194304 tap0".to_owned(), "/proc/4194304/ns/net: No such file or directory"),
+        ("-c --netns-type=path /etc/hostname tap0".to_owned(), "Invalid argument"),
+    ] {
+        let ended = rig.fails(&words);
+        assert_eq!(ended.status.code(), Some(1), "{words}: {ended:?}");
+        assert!(ended.stderr.contains(reason), "{words}: {ended:?}");
+    }
+}
