@@ -13,7 +13,7 @@ use passt_engine::control::Control;
 use passt_engine::core::Token;
 use passt_engine::forward::Context;
 use passt_engine::link::ClientLink;
-use passt_engine::link::stream::StreamLink;
+use passt_engine::link::stream::{Framing, StreamLink};
 use passt_engine::link::vhost_user::{self, VhostUserLink};
 use passt_engine::worker::{Exit, Worker};
 use passt_sys::shared;
@@ -35,7 +35,7 @@ const LISTENER: u32 = 0;
 /// connection that was inherited, if one was.
 pub(super) fn run(config: &Config, passt: &PasstOptions, client: Option<OwnedFd>) -> anyhow::Result<u8> {
     if !passt.vhost_user {
-        return run_on(StreamLink::new(), config, passt, client);
+        return run_on(StreamLink::new(Framing::Be32), config, passt, client);
     }
     // Who shares memory with us may take it away.
     shared::survive_faults().context("Couldn't set up signals")?;
