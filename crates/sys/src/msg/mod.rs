@@ -166,3 +166,25 @@ mod injected {
         Ok(Some(head.collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn files_with_vectors() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let (mut a, mut b) = ([0; 3], [0; 5]);
+        let mut data = Gather::of(b"ab");
+        assert!(data.push(b"cdef"));
+        assert_eq!(write(writer.as_fd(), &data).expect("room"), 6);
+        let mut into = Scatter::new();
+        assert!(into.push(&mut a) && into.push(&mut b));
+        assert_eq!(read(reader.as_fd(), &into).expect("bytes"), 6);
+        drop(writer);
+        assert_eq!(read(reader.as_fd(), &into).expect("the end"), 0);
+        assert_eq!((&a, &b), (b"abc", b"def\0\0"));
+    }
+}
