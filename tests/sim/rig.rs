@@ -12,7 +12,7 @@ use passt_engine::forward::rule::{Listen, PortRange, Rule};
 use passt_engine::forward::{Change, Changes, Entry, Forward};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::link::ring::{self, RingLink};
-use passt_engine::link::stream::StreamLink;
+use passt_engine::link::stream::{Framing, StreamLink};
 use passt_engine::link::vhost_user::mock::{self, Machine as Monitor};
 use passt_engine::link::vhost_user::{self, Features, ProtocolFeatures, VhostUserLink};
 use passt_engine::link::{Caps, ClientLink as _, Link};
@@ -23,7 +23,6 @@ use passt_proto::responder::custom::Custom;
 use passt_proto::responder::{Config, Services, V4, V6};
 use passt_proto::wire::build::Path;
 use passt_proto::wire::offload::Offload;
-use passt_proto::wire::stream::{PREFIX, frame_len, prefix};
 
 pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const GUEST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
@@ -305,6 +304,9 @@ impl<const KIND: u8> End for SharedMemory<KIND> {
     }
 }
 
+/// Bytes before each frame on a machine's socket.
+const PREFIX: usize = Framing::Be32.prefix_len();
+
 /// A machine's end of the socket.
 pub(crate) struct Machine {
     socket: UnixStream,
@@ -330,7 +332,7 @@ impl End for Machine {
     fn pair() -> (Self, StreamLink) {
         let (ours, socket) = UnixStream::pair().expect("sockets");
         socket.set_nonblocking(true).expect("non-blocking");
-        let mut link = StreamLink::new();
+        let mut link = StreamLink::new(Framing::Be32);
         link.connect(ours.into());
         (Self { socket, outgoing: Vec::new(), incoming: Vec::new(), pace: 1 << 20 }, link)
     }
@@ -338,8 +340,10 @@ impl End for Machine {
     fn send(&mut self, _: &mut StreamLink, frame: Packet) {
         // What is shorter ends the client, which is tested elsewhere.
         if frame.bytes.len() >= 14 {
-            self.outgoing.extend(prefix(frame.bytes.len()).expect("a frame"));
-            self.outgoing.extend(frame.bytes);
+            let start = self.outgoing.len();
+            self.outgoing.resize(start + PREFIX + frame.bytes.len(), 0);
+            let room = Framing::Be32.begin(&mut self.outgoing[start..]).expect("a frame");
+            room.copy_from_slice(&frame.bytes);
         }
         self.push();
     }
@@ -352,7 +356,7 @@ impl End for Machine {
             Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
         }
         let (mut frames, mut done) = (Vec::new(), 0);
-        while let Some(len) = frame_len(&self.incoming[done..]).expect("a length") {
+        while let Some(len) = Framing::Be32.frame_len(&self.incoming[done..]).expect("a length") {
             frames.push(self.incoming[done + PREFIX..done + PREFIX + len].to_vec().into());
             done += PREFIX + len;
         }

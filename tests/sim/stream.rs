@@ -80,25 +80,61 @@ mod scripted {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    use passt_engine::link::stream::StreamLink;
+    use passt_engine::link::stream::{Framing, StreamLink};
     use passt_engine::link::{ClientLink as _, Link as _};
     use passt_sys::inject::{self, Fate, Faults};
     use rustix::io::Errno;
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+
+    /// What becomes of the next calls, the last of these first.
+    struct Once(Vec<Fate>);
+
+    impl Faults for Once {
+        fn stream(&mut self, _: BorrowedFd<'_>, _: usize) -> Fate {
+            self.0.pop().unwrap_or(Fate::Pass)
+        }
+
+        fn datagrams(&mut self, _: BorrowedFd<'_>, _: usize, _: bool) -> Fate {
+            self.0.pop().unwrap_or(Fate::Pass)
+        }
+    }
+
+    /// A kernel that has no memory for a message now: this one and those behind it wait.
+    #[test]
+    fn messages_wait_for_memory() {
+        for (kind, errno) in [SocketType::SEQPACKET, SocketType::DGRAM]
+            .into_iter()
+            .flat_map(|kind| [Errno::NOBUFS, Errno::NOMEM].map(|errno| (kind, errno)))
+        {
+            let (ours, machine) =
+                socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).expect("sockets");
+            let mut link = StreamLink::new(Framing::Message);
+            link.connect(ours);
+            let fail = |errno: Errno| Fate::Fail(errno.raw_os_error());
+            let fates = vec![fail(errno), fail(Errno::INTR), Fate::AtMost(2)];
+            inject::install(Some(Box::new(Once(fates))));
+            for byte in 0..5 {
+                link.send(&[byte; 60]).expect("room");
+            }
+            assert_eq!(link.flush(), Some(0), "{kind:?} {errno}");
+            assert_eq!(link.flush(), None);
+            inject::install(None);
+            for byte in 0..5 {
+                let mut message = [0; 100];
+                let (_, len) = recv(&machine, &mut message, RecvFlags::DONTWAIT).expect("a message");
+                assert_eq!(message[..len], [byte; 60], "{kind:?} {errno}");
+            }
+        }
+    }
 
     /// A kernel that has no memory for the rest of a frame: what follows would be taken for that
     /// rest.
     #[test]
     fn half_a_frame_ends_the_client() {
-        struct Once(Vec<Fate>);
-        impl Faults for Once {
-            fn stream(&mut self, _: BorrowedFd<'_>, _: usize) -> Fate {
-                self.0.pop().unwrap_or(Fate::Pass)
-            }
-        }
         for errno in [Errno::NOBUFS, Errno::NOMEM] {
             let (ours, mut machine) = UnixStream::pair().expect("sockets");
             machine.set_read_timeout(Some(Duration::from_secs(5))).expect("a time");
-            let mut link = StreamLink::new();
+            let mut link = StreamLink::new(Framing::Be32);
             link.connect(ours.into());
             inject::install(Some(Box::new(Once(vec![Fate::Fail(errno.raw_os_error()), Fate::AtMost(10)]))));
             for _ in 0..3 {

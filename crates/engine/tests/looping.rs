@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -15,14 +16,14 @@ use passt_engine::core::Token;
 use passt_engine::link::ClientLink as _;
 use passt_engine::link::Link;
 use passt_engine::link::none::NoLink;
-use passt_engine::link::stream::StreamLink;
+use passt_engine::link::stream::{Framing, StreamLink};
 use passt_engine::worker::{Exit, External, Worker};
 use passt_proto::drop::DropReason;
 use passt_proto::guest::Configured;
 use passt_proto::time::Instant;
-use passt_proto::wire::stream::PREFIX;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use common::options;
@@ -49,10 +50,34 @@ fn guard<L: Link>(worker: &mut Worker<L>) -> OwnedFd {
 /// nothing keeps the loop busy.
 #[test]
 fn the_rest_of_a_queue() {
-    const FRAMES: usize = 900;
-    let (ours, mut machine) = UnixStream::pair().unwrap();
-    let mut link = StreamLink::new();
+    let (ours, machine) = UnixStream::pair().unwrap();
+    let mut link = StreamLink::new(Framing::Be32);
     link.connect(ours.into());
+    take_the_rest(link, Framing::Be32.prefix_len(), machine.into());
+}
+
+/// The same with a pipe each way: the loop waits for the one, and is told by the other.
+#[test]
+fn the_rest_for_a_pipe() {
+    let ((input, _writer), (reader, output)) = (pipe().unwrap(), pipe().unwrap());
+    let mut link = StreamLink::new(Framing::Le16);
+    link.connect_pair(input.into(), output.into()).unwrap();
+    take_the_rest(link, Framing::Le16.prefix_len(), reader.into());
+}
+
+/// The same with messages.
+#[test]
+fn the_rest_of_messages() {
+    for kind in [SocketType::SEQPACKET, SocketType::DGRAM] {
+        let (ours, machine) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
+        let mut link = StreamLink::new(Framing::Message);
+        link.connect(ours);
+        take_the_rest(link, 0, machine);
+    }
+}
+
+fn take_the_rest(link: StreamLink, prefix: usize, machine: OwnedFd) {
+    const FRAMES: usize = 900;
     let mut worker = worker(link);
     let _guard = guard(&mut worker);
     let done = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -62,20 +87,52 @@ fn the_rest_of_a_queue() {
     }
     assert_eq!(worker.drops(DropReason::LinkBusy), 0);
     let reader = thread::spawn(move || {
-        machine.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let mut all = vec![0; FRAMES * (PREFIX + 1000)];
-        let outcome = machine.read_exact(&mut all);
+        let mut machine = File::from(machine);
+        // What there is of a stream, or a message.
+        let (mut left, mut buffer) = (FRAMES * (prefix + 1000), vec![0; 1 << 16]);
+        while left > 0 {
+            left = left.saturating_sub(machine.read(&mut buffer).unwrap().max(1));
+        }
         // A little longer, in which the loop has nothing to do.
         thread::sleep(Duration::from_millis(200));
         rustix::io::write(&done, &1_u64.to_ne_bytes()).unwrap();
         // Given back: a descriptor that is closed is no longer watched, and tells nothing.
-        (outcome, machine, done)
+        (machine, done)
     });
     let exit = worker.run(&mut |_, _: &mut Control<'_, _>| true);
-    let (outcome, _machine, _done) = reader.join().unwrap();
-    assert!(outcome.is_ok() && matches!(exit, Exit::External(OTHER)), "{outcome:?} {exit:?}");
+    assert!(matches!(exit, Exit::External(OTHER)), "{exit:?}");
+    let (_machine, _done) = reader.join().unwrap();
     let rounds = worker.context().core.counters.rounds;
     assert!((2..100).contains(&rounds), "{rounds} rounds");
+}
+
+/// A client that closes the pipe that it reads from is gone, though it says nothing and nothing is
+/// sent.
+#[test]
+fn nobody_reads_a_pipe() {
+    let ((input, _writer), (reader, output)) = (pipe().unwrap(), pipe().unwrap());
+    let mut link = StreamLink::new(Framing::Le16);
+    link.connect_pair(input.into(), output.into()).unwrap();
+    let mut worker = worker(link);
+    let _guard = guard(&mut worker);
+    drop(reader);
+    let exit = worker.run(&mut |_, _: &mut Control<'_, _>| true);
+    assert!(matches!(&exit, Exit::Link(e) if e.kind() == ErrorKind::UnexpectedEof), "{exit:?}");
+}
+
+/// That a datagram socket's peer is gone is told by what is sent, and ends the loop.
+#[test]
+fn nobody_takes_datagrams() {
+    let (ours, machine) =
+        socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+    let mut link = StreamLink::new(Framing::Message);
+    link.connect(ours);
+    let mut worker = worker(link);
+    let _guard = guard(&mut worker);
+    drop(machine);
+    worker.context().core.send(&[7; 1000]);
+    let exit = worker.run(&mut |_, _: &mut Control<'_, _>| true);
+    assert!(matches!(&exit, Exit::Link(e) if e.kind() == ErrorKind::UnexpectedEof), "{exit:?}");
 }
 
 /// What is ready and of no use now is looked at again after a pause, and only then.

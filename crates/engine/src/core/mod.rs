@@ -19,6 +19,7 @@ mod timer;
 pub mod token;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -346,6 +347,11 @@ impl<L: Link> Core<L> {
     ) -> Result<HostSide, DropReason> {
         self.guest.used(guest);
         self.guest.from_guest(protocol, remote)
+    }
+
+    /// Has a station of the guest's be given an address by DHCP; whether it can have it.
+    pub fn lease(&mut self, station: Mac, addr: Ipv4Addr) -> bool {
+        self.leases.as_mut().is_some_and(|leases| leases.of(station, Some(addr)) == addr)
     }
 
     /// Counts something that was not served.

@@ -4,6 +4,7 @@
 //! process ends, or a command is released, everything is in place; a failure
 //! before that is one line on standard error and status 1.
 
+mod door;
 mod outbound;
 mod outside;
 mod passt;
@@ -132,7 +133,8 @@ fn run(config: &Config) -> anyhow::Result<u8> {
     }
     let client = match &config.mode {
         Mode::Passt(PasstOptions { socket: GuestSocket::Tap(fd), .. }) => Some(socket::inherit_device(*fd)?),
-        _ => given.map(socket::inherit).transpose()?,
+        Mode::Passt(passt) => given.map(|fd| socket::inherit(fd, passt.wire)).transpose()?,
+        Mode::Pasta(_) => None,
     };
     crate::log::init(config.name, &config.log)?;
     let starter = Starter::new(&config.starter)?;

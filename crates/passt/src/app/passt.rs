@@ -5,15 +5,13 @@
 //! guest used are known.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 
 use anyhow::Context as _;
 use passt_engine::clock;
 use passt_engine::control::Control;
 use passt_engine::core::Token;
-use passt_engine::forward::Context;
 use passt_engine::link::ClientLink;
-use passt_engine::link::stream::StreamLink;
+use passt_engine::link::stream::{Framing, StreamLink};
 use passt_engine::link::tap::TapLink;
 use passt_engine::link::vhost_user::{self, VhostUserLink};
 use passt_engine::worker::{Exit, Worker};
@@ -21,20 +19,27 @@ use passt_sys::shared;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
+use super::door::{Door, Hall, LISTENER};
 use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, hand_over, settle};
-use crate::cli::{Config, GuestSocket, MAX_MTU, PasstOptions};
+use crate::cli::{Config, GuestSocket, MAX_MTU, PasstOptions, Wire};
 use crate::isolate;
 use crate::life::identity::Identity;
 use crate::life::leftovers::Leftovers;
 use crate::life::peers::Peers;
-use crate::life::socket::{self, Spare};
+use crate::life::socket;
 use crate::life::starter::Starter;
 
 /// MTU of a tap device that nobody has set another for.
 pub(super) const DEFAULT_MTU: usize = 1500;
-/// Number of the listening socket among what is outside of the engine.
-const LISTENER: u32 = 0;
+/// How frames are told apart.
+fn framing(wire: Wire) -> Framing {
+    match wire {
+        Wire::Qemu => Framing::Be32,
+        Wire::Hyperkit | Wire::Stdio => Framing::Le16,
+        Wire::Bess | Wire::Vfkit => Framing::Message,
+    }
+}
 
 /// Runs until the virtual machine or a signal ends the process; the exit status. `client` is the
 /// connection that was inherited, if one was.
@@ -52,7 +57,12 @@ pub(super) fn run(
         return run_on(TapLink::new(tap, mtu), config, passt, starter, None);
     }
     if !passt.vhost_user {
-        return run_on(StreamLink::new(), config, passt, starter, client);
+        let mut link = StreamLink::new(framing(passt.wire));
+        if passt.socket == GuestSocket::Stdio {
+            let [input, output] = [0, 1].map(socket::inherit_device);
+            link.connect_pair(input?, output?).context("Standard input and output")?;
+        }
+        return run_on(link, config, passt, starter, client);
     }
     // Who shares memory with us may take it away.
     shared::survive_faults().context("Couldn't set up signals")?;
@@ -73,7 +83,7 @@ fn run_on<L: ClientLink>(
     // What needs the rights and the view of whoever started us comes before the change of identity.
     // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
-    let listener = socket::listen(&passt.socket, &mut leftovers)?;
+    let listener = socket::listen(passt, &mut leftovers)?;
     let Prepared {
         mut leftovers,
         pid_file,
@@ -125,7 +135,8 @@ fn run_on<L: ClientLink>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     starter.tell();
-    let mut door = listener.map(|listener| Door { listener, peers, spare: Spare::default(), watched: true });
+    let hall = (passt.wire == Wire::Hyperkit).then(|| Hall::new(config.mtu.unwrap_or(1500)));
+    let mut door = listener.map(|listener| Door::new(listener, peers, hall));
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),
@@ -135,52 +146,6 @@ fn run_on<L: ClientLink>(
     };
     let result = serve(&mut worker, door.as_mut(), outside, passt.one_off);
     end(&mut worker, server.as_mut(), result)
-}
-
-/// The listening socket, and what is needed to let in who comes there.
-struct Door {
-    listener: UnixListener,
-    peers: Peers,
-    spare: Spare,
-    /// The loop tells when somebody comes.
-    watched: bool,
-}
-
-impl Door {
-    /// Lets in who is there, unless the link was `taken` when the loop began. Where that fails it
-    /// is tried again after a pause: who comes stays there, and would keep the loop busy.
-    fn admit<L: ClientLink>(&mut self, ctx: &mut Context<L>, taken: bool) -> Option<OwnedFd> {
-        // One that left is seen off before the next is let in.
-        if taken && ctx.core.link.fd(0).is_none_or(socket::has_left) {
-            self.watch(ctx);
-            return None;
-        }
-        match socket::admit(&self.listener, &mut self.spare, &mut self.peers, taken) {
-            Ok(client) => {
-                self.watch(ctx);
-                client
-            }
-            Err(error) => {
-                log::warn!("Couldn't accept a connection: {error}");
-                self.look_again(ctx);
-                None
-            }
-        }
-    }
-
-    fn watch<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
-        if !self.watched {
-            self.watched = ctx.core.watch(&self.listener, Token::External(LISTENER), EventFlags::IN).is_ok();
-        }
-        if !self.watched {
-            ctx.core.postpone(LISTENER);
-        }
-    }
-
-    fn look_again<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
-        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
-        ctx.core.postpone(LISTENER);
-    }
 }
 
 /// Serves one client after the other, or only one; the exit status.
@@ -196,12 +161,12 @@ fn serve<L: ClientLink>(
             server.guest_is(connected, &worker.control());
         }
         if let Some(door) = &mut door {
-            door.spare.fill();
+            door.prepare();
         }
         let mut client = None;
         let taken = worker.context().core.link.is_connected();
-        let ready = |_, control: &mut Control<'_, L>| {
-            client = door.as_mut().and_then(|door| door.admit(&mut control.engine.ctx, taken));
+        let ready = |number, control: &mut Control<'_, L>| {
+            client = door.as_mut().and_then(|door| door.ready(number, &mut control.engine.ctx, taken));
             client.is_some()
         };
         let exit = worker.run(&mut outside.with(ready));
@@ -218,9 +183,17 @@ fn serve<L: ClientLink>(
                 return Ok(0);
             }
             log::info!("Client connection closed");
+            if let Some(door) = &mut door {
+                door.left();
+            }
         }
         if let Some(client) = client {
-            worker.context().core.link.connect(client);
+            let core = &mut worker.context().core;
+            if let Some(before) = core.link.fd(0) {
+                // Its file stays open, and would be told of.
+                let _ = core.unwatch(before);
+            }
+            core.link.connect(client);
             worker.greet().context("Couldn't watch the client's connection")?;
         }
     }

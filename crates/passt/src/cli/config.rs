@@ -106,6 +106,8 @@ pub struct Starter {
     pub warnings: String,
     /// What is said there once there is somebody to serve.
     pub banner: String,
+    /// What is said on standard error then.
+    pub notice: String,
     /// Descriptor that gets `1` once everything is in force.
     pub ready: Option<i32>,
     /// Descriptor whose other end is closed when the process is to end.
@@ -128,10 +130,31 @@ pub struct PasstOptions {
     pub socket: GuestSocket,
     /// Speak vhost-user on the socket rather than framed Ethernet.
     pub vhost_user: bool,
+    /// How Ethernet is framed.
+    pub wire: Wire,
+    /// Another process's socket at the same path is replaced.
+    pub replace: bool,
     /// Quit when the first client closes its connection.
     pub one_off: bool,
     /// Socket of the helper that repairs TCP connections in a migration; vhost-user only.
     pub repair: RepairSocket,
+}
+
+/// How frames come and go, by the name of who speaks so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// A stream socket, each frame behind its length in 32 bits, big-endian: QEMU's.
+    #[default]
+    Qemu,
+    /// A stream socket, each frame behind its length in 16 bits, little-endian, once the client has
+    /// introduced itself as VPNKit's do.
+    Hyperkit,
+    /// The same on standard input and output, without introduction.
+    Stdio,
+    /// A socket of messages (`SOCK_SEQPACKET`), each a frame.
+    Bess,
+    /// A socket of datagrams, each a frame.
+    Vfkit,
 }
 
 /// The socket that a virtual machine connects to.
@@ -145,6 +168,10 @@ pub enum GuestSocket {
     Fd(i32),
     /// This descriptor of a tap device.
     Tap(i32),
+    /// This descriptor, which listens already.
+    Listening(i32),
+    /// Standard input and output.
+    Stdio,
 }
 
 /// Where the repair helper connects.

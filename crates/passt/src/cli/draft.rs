@@ -10,7 +10,7 @@ use super::announce::Announce;
 use super::config::{
     Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU, MapOptions,
     Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice,
-    Starter, Target, Userns, Verbosity,
+    Starter, Target, Userns, Verbosity, Wire,
 };
 use super::getopt::Spec as _;
 use super::option::{Family, Opt};
@@ -54,6 +54,8 @@ impl Draft {
         let passt = PasstOptions {
             socket: GuestSocket::FirstFree,
             vhost_user: program == Program::VhostUser,
+            wire: Wire::Qemu,
+            replace: false,
             one_off: false,
             repair: if program == Program::VhostUser { RepairSocket::Default } else { RepairSocket::None },
         };

@@ -30,7 +30,7 @@ pub use announce::{NamedOption, named_options};
 pub use config::{
     Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
-    Source, Splice, Starter, Target, Userns, Verbosity,
+    Source, Splice, Starter, Target, Userns, Verbosity, Wire,
 };
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 

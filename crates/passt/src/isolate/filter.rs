@@ -5,7 +5,7 @@ use passt_engine::{forward, protocols, worker};
 use passt_sys::seccomp::{self, Call, Error, Sysno};
 use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
-use crate::cli::{Config, GuestSocket, Mode, PasstOptions};
+use crate::cli::{Config, GuestSocket, Mode, PasstOptions, Wire};
 use crate::life::attendant;
 use crate::life::socket as client;
 use crate::netconf::neighbours;
@@ -71,12 +71,18 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
         Mode::Passt(PasstOptions { socket: GuestSocket::Tap(_), .. }) => DEVICE,
         Mode::Passt(_) => PASST,
     };
+    let wire = match &config.mode {
+        Mode::Passt(PasstOptions { wire: Wire::Hyperkit, .. }) => client::KEEP_CALLS,
+        Mode::Passt(PasstOptions { wire: Wire::Bess | Wire::Vfkit, .. }) => stream::MESSAGE_CALLS,
+        Mode::Passt(PasstOptions { wire: Wire::Stdio, .. }) => stream::PIPE_CALLS,
+        _ => &[],
+    };
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
     let control = if config.has_control() { CONTROL } else { &[] };
     let attendant = if config.dns.follow || config.api_socket.is_some() { attendant::CALLS } else { &[] };
     let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
-    [COMMON, mode, groups, capture, control, &[attendant]]
+    [COMMON, mode, groups, capture, control, &[attendant, wire]]
         .concat()
         .into_iter()
         .chain(file)

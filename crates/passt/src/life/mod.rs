@@ -18,4 +18,5 @@ pub mod peers;
 pub mod socket;
 pub mod start;
 pub mod starter;
+pub mod vmnet;
 pub mod watch;

@@ -24,7 +24,7 @@ use rustix::net::{
 
 use super::leftovers::Leftovers;
 use super::peers::Peers;
-use crate::cli::GuestSocket;
+use crate::cli::{GuestSocket, PasstOptions, Wire};
 
 /// How many default names there are, numbered from 1.
 const NAMES: u32 = 63;
@@ -52,19 +52,39 @@ pub enum Error {
     /// The descriptor given for a tap device is none.
     #[error("Invalid descriptor of a tap device: {0}")]
     Device(RawFd),
-    /// The descriptor given is no connected stream socket.
+    /// The descriptor given for a listening socket is none.
+    #[error("Invalid descriptor of a listening socket: {0}")]
+    Listening(RawFd),
+    /// The descriptor given is no connected socket of the right type.
     #[error("Invalid --fd: {0}")]
     Fd(RawFd),
 }
 
-/// Takes over the connected stream socket that the process was started with as descriptor `fd`. To
-/// be called before anything else is opened.
-pub fn inherit(fd: RawFd) -> Result<OwnedFd, Error> {
+/// Takes over the connected socket that the process was started with as descriptor `fd`, of the
+/// type that frames need. To be called before anything else is opened.
+pub fn inherit(fd: RawFd, wire: Wire) -> Result<OwnedFd, Error> {
     let socket = fd::take_inherited(fd).map_err(|_| Error::Fd(fd))?;
-    let is_stream = sockopt::socket_type(&socket) == Ok(SocketType::STREAM);
+    let is_right = sockopt::socket_type(&socket) == Ok(kind(wire));
     // A socket that only listens has no peer.
-    if is_stream && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
+    if is_right && getpeername(&socket).is_ok() { Ok(socket) } else { Err(Error::Fd(fd)) }
 }
+
+/// The type of socket that frames need.
+fn kind(wire: Wire) -> SocketType {
+    match wire {
+        Wire::Qemu | Wire::Hyperkit | Wire::Stdio => SocketType::STREAM,
+        Wire::Bess => SocketType::SEQPACKET,
+        Wire::Vfkit => SocketType::DGRAM,
+    }
+}
+
+/// Another descriptor of a connection, which stays open with it.
+pub fn keep(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(socket, 0)?)
+}
+
+/// System calls of [`keep`]: `F_DUPFD_CLOEXEC` (`include/uapi/linux/fcntl.h`).
+pub const KEEP_CALLS: &[Call] = &[Call::only(Sysno::fcntl, &[&[(1, 1030)]])];
 
 /// Takes over the device that the process was started with as descriptor `fd`.
 pub fn inherit_device(fd: RawFd) -> Result<OwnedFd, Error> {
@@ -73,19 +93,22 @@ pub fn inherit_device(fd: RawFd) -> Result<OwnedFd, Error> {
 
 /// Listens where the command line says; `None` if our client is there already. The file is one of
 /// `leftovers`.
-pub fn listen(wanted: &GuestSocket, leftovers: &mut Leftovers) -> Result<Option<UnixListener>, Error> {
-    let (listener, path) = match wanted {
-        GuestSocket::Fd(_) | GuestSocket::Tap(_) => return Ok(None),
-        GuestSocket::Path(path) => (bind(path, leftovers)?, path.clone()),
-        GuestSocket::FirstFree => first_free(leftovers)?,
+pub fn listen(passt: &PasstOptions, leftovers: &mut Leftovers) -> Result<Option<UnixListener>, Error> {
+    let kind = kind(passt.wire);
+    let (listener, path) = match &passt.socket {
+        GuestSocket::Fd(_) | GuestSocket::Tap(_) | GuestSocket::Stdio => return Ok(None),
+        GuestSocket::Listening(fd) => return inherit_listener(*fd).map(Some),
+        GuestSocket::Path(path) if passt.replace => (replace(path, kind, leftovers)?, path.clone()),
+        GuestSocket::Path(path) => (bind_as(path, kind, leftovers)?, path.clone()),
+        GuestSocket::FirstFree => first_free(kind, leftovers)?,
     };
     log::info!("UNIX domain socket bound at {}", path.display());
     Ok(Some(listener))
 }
 
-fn first_free(leftovers: &mut Leftovers) -> Result<(UnixListener, PathBuf), Error> {
+fn first_free(kind: SocketType, leftovers: &mut Leftovers) -> Result<(UnixListener, PathBuf), Error> {
     for path in names() {
-        match bind(&path, leftovers) {
+        match bind_as(&path, kind, leftovers) {
             Ok(listener) => return Ok((listener, path)),
             Err(Error::InUse(_)) => {}
             // Another user's, whose directory keeps us from removing it.
@@ -105,8 +128,22 @@ fn name(number: u32) -> PathBuf {
     format!("/tmp/passt_{number}.socket").into()
 }
 
-/// Listens at a path, unless a process does that already. The file is one of `leftovers`.
+/// Takes over the socket that listens already as descriptor `fd`.
+fn inherit_listener(fd: RawFd) -> Result<UnixListener, Error> {
+    let socket = fd::take_inherited(fd).map_err(|_| Error::Listening(fd))?;
+    let listens = sockopt::socket_acceptconn(&socket) == Ok(true);
+    let listener = UnixListener::from(socket);
+    let is_ready = listens && listener.set_nonblocking(true).is_ok();
+    if is_ready { Ok(listener) } else { Err(Error::Listening(fd)) }
+}
+
+/// Listens for streams at a path, unless a process does that already. The file is one of
+/// `leftovers`.
 pub fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
+    bind_as(path, SocketType::STREAM, leftovers)
+}
+
+fn bind_as(path: &Path, kind: SocketType, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
     if is_live(path) {
         return Err(Error::InUse(path.into()));
     }
@@ -114,20 +151,25 @@ pub fn bind(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Erro
         // If it stays, that is what binding will complain about.
         let _ = fs::remove_file(path);
     }
-    bind_free(path, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
+    bind_free(path, kind, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
 }
 
-/// Listens at a path in the place of whatever file is there, be it another process's socket.
+/// Listens for streams at a path in the place of whatever file is there, be it another process's
+/// socket.
 pub fn bind_replacing(path: &Path, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
+    replace(path, SocketType::STREAM, leftovers)
+}
+
+fn replace(path: &Path, kind: SocketType, leftovers: &mut Leftovers) -> Result<UnixListener, Error> {
     // If it stays, that is what binding will complain about.
     let _ = fs::remove_file(path);
-    bind_free(path, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
+    bind_free(path, kind, leftovers).map_err(|source| Error::Bind { path: path.into(), source })
 }
 
 /// Listens at a path where there is nothing.
-fn bind_free(path: &Path, leftovers: &mut Leftovers) -> io::Result<UnixListener> {
+fn bind_free(path: &Path, kind: SocketType, leftovers: &mut Leftovers) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     leftovers.add(path)?;
     rustix::net::listen(&socket, BACKLOG)?;

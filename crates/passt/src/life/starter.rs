@@ -16,6 +16,7 @@ const READY: &[u8] = b"1";
 #[derive(Debug, Default)]
 pub struct Starter {
     banner: String,
+    notice: String,
     ready: Option<OwnedFd>,
     exit: Option<OwnedFd>,
 }
@@ -38,6 +39,7 @@ impl Starter {
             ready: starter.ready.as_ref().map(take).transpose()?,
             exit: starter.exit.as_ref().map(take).transpose()?,
             banner: starter.banner.clone(),
+            notice: starter.notice.clone(),
         };
         say(&starter.warnings);
         Ok(taken)
@@ -46,6 +48,8 @@ impl Starter {
     /// There is somebody to serve: says so.
     pub fn announce(&mut self) {
         say(&std::mem::take(&mut self.banner));
+        // As for standard output.
+        let _ = io::stderr().write_all(std::mem::take(&mut self.notice).as_bytes());
     }
 
     /// Everything is in force.

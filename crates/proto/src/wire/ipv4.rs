@@ -112,7 +112,8 @@ fn validated(head: &[u8], available: usize) -> Result<(&Header, Packet), DropRea
         return Err(DropReason::IpLength);
     }
     let len = total_len.checked_sub(offset).ok_or(DropReason::IpLength)?;
-    if Sum::new().bytes(whole).finish() != 0 {
+    // None is as good as the right one on a link that loses nothing: VPNKit's clients send so.
+    if header.checksum.get() != 0 && Sum::new().bytes(whole).finish() != 0 {
         return Err(DropReason::IpChecksum);
     }
     let dont_fragment = header.fragment.get() & DONT_FRAGMENT != 0;

@@ -13,6 +13,9 @@ use crate::seccomp::{Call, Sysno};
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg), Call::any(Sysno::writev)];
 
+/// What [`read()`] makes, for those whose peers are no sockets.
+pub const READ: &[Call] = &[Call::any(Sysno::readv)];
+
 /// Signals that may come one after the other, each during a call.
 const SIGNALS: u32 = 3;
 
@@ -41,6 +44,16 @@ pub fn write(fd: BorrowedFd<'_>, data: &Gather<'_>) -> io::Result<usize> {
     // SAFETY: the vectors are those of buffers that `data` keeps alive for this call.
     result(unsafe {
         libc::writev(fd.as_raw_fd(), vecs.as_ptr(), i32::try_from(vecs.len()).unwrap_or(i32::MAX))
+    })
+}
+
+/// Reads from a file, which is non-blocking if this is not to wait (`readv`); `Ok(0)` is its end.
+pub fn read(fd: BorrowedFd<'_>, into: &Scatter<'_>) -> io::Result<usize> {
+    let vecs = into.as_slice();
+    // SAFETY: the vectors are those of buffers that `into` borrows mutably, or that nothing in this
+    // process refers to.
+    result(unsafe {
+        libc::readv(fd.as_raw_fd(), vecs.as_ptr(), i32::try_from(vecs.len()).unwrap_or(i32::MAX))
     })
 }
 
@@ -151,5 +164,27 @@ mod injected {
             (len > 0 || vec.iov_len == 0).then_some(libc::iovec { iov_len: len, ..*vec })
         });
         Ok(Some(head.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn files_with_vectors() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let (mut a, mut b) = ([0; 3], [0; 5]);
+        let mut data = Gather::of(b"ab");
+        assert!(data.push(b"cdef"));
+        assert_eq!(write(writer.as_fd(), &data).expect("room"), 6);
+        let mut into = Scatter::new();
+        assert!(into.push(&mut a) && into.push(&mut b));
+        assert_eq!(read(reader.as_fd(), &into).expect("bytes"), 6);
+        drop(writer);
+        assert_eq!(read(reader.as_fd(), &into).expect("the end"), 0);
+        assert_eq!((&a, &b), (b"abc", b"def\0\0"));
     }
 }

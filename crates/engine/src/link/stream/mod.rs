@@ -1,53 +1,69 @@
-//! The stream link: a virtual machine behind a UNIX stream socket, as qemu's
-//! `-netdev stream` speaks it. Each frame follows its length, 32 bits in network order.
+//! The stream link: a virtual machine behind a socket, or behind whatever else takes bytes and gives
+//! them, with its frames as [`Framing`] says.
 //!
-//! From the guest, one `recvmsg` takes as many frames as there are, and they are used where they
-//! lie. Their transport checksums are not verified: a local socket corrupts nothing, and a pass
-//! over all payload would only tell that a guest harms itself.
+//! | Framing | Descriptors | Spoken by |
+//! |---|---|---|
+//! | [`Be32`](Framing::Be32) | UNIX stream socket | qemu's `-netdev stream` |
+//! | [`Le16`](Framing::Le16) | UNIX stream socket; standard input and output, pipes most often | hyperkit and its relatives; `gvisor-tap-vsock`'s `stdio` |
+//! | [`Message`](Framing::Message) | UNIX `SOCK_SEQPACKET` or connected `SOCK_DGRAM` | user-mode Linux's `bess`; vfkit |
+//!
+//! From the guest, one `recvmsg` takes as many frames of a stream as there are, or one message, and
+//! they are used where they lie. Their transport checksums are not verified: a local socket corrupts
+//! nothing, and a pass over all payload would only tell that a guest harms itself. A length that no
+//! frame has ends a stream, as nobody knows where the next frame begins. A message that is no frame
+//! is one frame that is malformed.
 //!
 //! To the guest, this link offloads nothing: super-frames are cut and checksums completed here. The
 //! room that [`Link::reserve`] lends is part of the send queue, with gaps where length and headers
 //! of each frame will be, so payload is received where it is sent from. The kernel copies it there
 //! without a sum, which leaves one pass over it, while it is in the cache: about a tenth of what a
 //! byte costs us in bulk (`cargo run --release -p passt-proto --example sums`, and CPU seconds in
-//! `docs/bench`).
+//! `docs/bench`). Messages have their lengths in the queue, too, where they say what the next
+//! message is, and are sent many with one `sendmmsg`.
 //!
 //! A guest that does not read fills the socket, then the queue. From some length on the queue
 //! is congested: connections wait, and their data stay in the host's sockets, where
 //! the peer's kernel notices. Datagrams take up what is left of the queue and are
 //! then dropped; a part is kept for what has no payload, acknowledgements foremost.
 //!
-//! Without a client, frames for the guest are dropped, and connections wait.
+//! Without a client, frames for the guest are dropped, and connections wait. A datagram socket has
+//! no end that could be read: that nobody is there any more is known once something is sent.
 
+mod client;
+mod incoming;
+mod outgoing;
 mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use passt_proto::drop::DropReason;
 use passt_proto::wire::ethernet::MIN_FRAME;
 use passt_proto::wire::offload::{Gso, Offload};
-use passt_proto::wire::stream::{self, MAX_FRAME, PREFIX};
+pub use passt_proto::wire::stream::Framing;
 use passt_sys::iovec::{Gather, Scatter};
 use passt_sys::msg;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
-use rustix::net::sockopt;
 
-use self::queue::SendQueue;
-use super::{Caps, ClientLink, Frame, HEAD_LEN, Link, MAX_BATCH, MAX_PAYLOAD, MAX_PIECES, complete};
+use self::client::Client;
+use self::incoming::Incoming;
+use self::queue::{BORDERS, SendQueue};
+use super::{Caps, ClientLink, Frame, HEAD_LEN, Link, MAX_PAYLOAD, MAX_PIECES, complete};
 
 /// System calls made here once the process runs, but for messages.
 pub const CALLS: &[Call] = &[Call::only(Sysno::setsockopt, &[option::SO_SNDBUF])];
 
-/// Bytes read at most before they are dealt with, as for the tap link.
-const BATCH_BYTES: usize = 384 * 1024;
-/// Room for a batch, and for the start of a frame left over from the last.
-const RECEIVE_ROOM: usize = BATCH_BYTES + PREFIX + MAX_FRAME;
-const _: () = assert!(RECEIVE_ROOM / (PREFIX + passt_proto::wire::ethernet::LEN) <= MAX_BATCH);
+/// What [`Framing::Message`] adds to them, beside those of [`passt_sys::dgram`].
+pub const MESSAGE_CALLS: &[Call] = &[Call::only(Sysno::getsockopt, &[option::SO_TYPE])];
+
+/// What descriptors add to them that are no sockets, once they are
+/// [connected](StreamLink::connect_pair).
+pub const PIPE_CALLS: &[Call] = msg::READ;
+
 /// Memory of the send queue.
 const QUEUE: usize = 1024 * 1024;
 /// Length of the queue from which on it is congested, and down to which it stays so.
@@ -57,27 +73,19 @@ const RELIEVED: usize = CONGESTED / 2;
 const FULL_BATCH: usize = 128 * 1024;
 /// Part of the queue for frames without payload.
 const SPARE: usize = 64 * 1024;
-/// Send buffer asked for, more than the default; what waits there delays what comes after it.
-const SEND_BUFFER: usize = 256 * 1024;
 
-/// A socket towards a virtual machine as a link.
+/// A socket or a pair of pipes towards a virtual machine as a link.
 pub struct StreamLink {
-    client: Option<OwnedFd>,
+    framing: Framing,
+    /// How frames lie in the queue.
+    queued: Framing,
+    client: Option<Client>,
     incoming: Incoming,
     queue: SendQueue,
     lent: Lent,
     congested: bool,
-    /// The socket takes no more for now.
+    /// The client takes no more for now.
     stuck: bool,
-}
-
-/// What was received.
-struct Incoming {
-    bytes: Vec<u8>,
-    /// End of what was received, and of the complete frames in it.
-    received: usize,
-    complete: usize,
-    frames: Vec<Range<usize>>,
 }
 
 /// Room lent for payload that will be cut every `segment` bytes: from `start` on, pieces
@@ -85,22 +93,41 @@ struct Incoming {
 #[derive(Clone, Copy, Default)]
 struct Lent {
     start: usize,
+    prefix: usize,
     header: usize,
     segment: usize,
     payload: usize,
 }
 
 impl StreamLink {
-    /// A link without a client.
-    pub fn new() -> Self {
+    /// A link without a client, to one whose frames come and go by this `framing`.
+    pub fn new(framing: Framing) -> Self {
         Self {
+            framing,
+            queued: if framing == Framing::Message { BORDERS } else { framing },
             client: None,
-            incoming: Incoming::new(),
+            incoming: Incoming::new(framing),
             queue: SendQueue::new(QUEUE),
             lent: Lent::default(),
             congested: false,
             stuck: false,
         }
+    }
+
+    /// Talks from now on to a client that writes to `input` and reads from `output`, as standard
+    /// input and output are: sockets, pipes or terminals, or the same one twice. Nothing of an
+    /// earlier client is left, and [`Worker::greet`] is to be called, as after
+    /// [`ClientLink::connect`].
+    ///
+    /// What is no socket becomes non-blocking, for whoever shares it; system calls of this are in
+    /// none of the lists here, as such descriptors are inherited. `InvalidInput` for what can't keep
+    /// messages apart.
+    ///
+    /// [`Worker::greet`]: crate::worker::Worker::greet
+    pub fn connect_pair(&mut self, input: OwnedFd, output: OwnedFd) -> io::Result<()> {
+        self.leave();
+        self.client = Some(Client::pair(input, output, self.framing)?);
+        Ok(())
     }
 
     /// Forgets the client with all that came from it or was for it.
@@ -114,50 +141,35 @@ impl StreamLink {
 
     /// Finds room for `payload` bytes behind headers of `header` bytes, with `spare` bytes behind.
     fn lend(&mut self, header: usize, payload: usize, segment: usize, spare: usize) -> Option<Lent> {
-        let lent = Lent { start: 0, header, segment, payload };
+        let lent = Lent { start: 0, prefix: self.queued.prefix_len(), header, segment, payload };
         let start = self.queue.room(lent.len() + spare);
         self.congested |= start.is_none();
         Some(Lent { start: start?, ..lent })
     }
 
-    /// Sends as much of the queue as the socket takes.
+    /// Sends as much of the queue as the client takes.
     fn drain(&mut self) {
-        let Some(client) = &self.client else { return };
+        let Some(client) = &mut self.client else { return };
         self.stuck = false;
         while !self.queue.is_empty() && !self.stuck {
-            let mut data = Gather::new();
-            self.queue.gather(&mut data);
-            match msg::send(client.as_fd(), &data) {
-                Ok(sent) => {
-                    self.stuck = sent < data.total();
-                    self.queue.consume(sent);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stuck = true,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It is gone, or has to go, perhaps in the middle of a frame: `receive` will find
-                // that out, and tell.
-                Err(_) => {
-                    let _ = rustix::net::shutdown(client, rustix::net::Shutdown::Both);
-                    self.queue.clear();
-                }
-            }
+            let outcome = match self.framing {
+                Framing::Message => outgoing::messages(client, &mut self.queue),
+                Framing::Be32 | Framing::Le16 => outgoing::bytes(client, &mut self.queue),
+            };
+            self.stuck = outcome.unwrap_or_else(|_| {
+                client.give_up();
+                self.queue.clear();
+                false
+            });
         }
         self.congested &= self.queue.len() > RELIEVED;
-    }
-}
-
-impl Default for StreamLink {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
 impl ClientLink for StreamLink {
     fn connect(&mut self, client: OwnedFd) {
         self.leave();
-        // A smaller buffer means more wake-ups, no more than that.
-        let _ = sockopt::set_socket_send_buffer_size(&client, SEND_BUFFER);
-        self.client = Some(client);
+        self.client = Some(Client::socket(client, self.framing));
     }
 
     fn is_connected(&self) -> bool {
@@ -171,12 +183,16 @@ impl Link for StreamLink {
     }
 
     fn fd(&self, number: u32) -> Option<BorrowedFd<'_>> {
-        self.client.as_ref().filter(|_| number == 0).map(AsFd::as_fd)
+        self.client.as_ref()?.fd(number)
     }
 
-    fn receive(&mut self, _: u32) -> io::Result<usize> {
-        let Some(client) = &self.client else { return Ok(0) };
-        let result = self.incoming.receive(client);
+    fn receive(&mut self, ready: u32) -> io::Result<usize> {
+        let Some(client) = &mut self.client else { return Ok(0) };
+        self.incoming.forget();
+        let result = match client.attend(ready) {
+            Ok(true) => self.incoming.receive(client),
+            other => other.map(|_| 0),
+        };
         if result.is_err() {
             self.leave();
         }
@@ -184,7 +200,7 @@ impl Link for StreamLink {
     }
 
     fn is_backlogged(&self) -> bool {
-        self.incoming.received == self.incoming.bytes.len()
+        self.incoming.is_full()
     }
 
     fn frame(&self, index: usize) -> Option<Frame<'_>> {
@@ -217,16 +233,17 @@ impl Link for StreamLink {
             return false;
         };
         room.chunks_mut(lent.distance()).all(|frame| {
-            let end = PREFIX + header + left.min(segment);
+            let start = lent.prefix + header;
+            let end = start + left.min(segment);
             left -= left.min(segment);
-            frame.get_mut(PREFIX + header..end).is_some_and(|room| into.push(room))
+            frame.get_mut(start..end).is_some_and(|room| into.push(room))
         })
     }
 
     fn reserved<'a>(&'a self, payload: usize, into: &mut Gather<'a>) {
         for frame in 0..payload.min(self.lent.payload).div_ceil(self.lent.segment.max(1)) {
             let left = payload - frame * self.lent.segment;
-            let start = self.lent.start + frame * self.lent.distance() + PREFIX + self.lent.header;
+            let start = self.lent.start + frame * self.lent.distance() + self.lent.prefix + self.lent.header;
             if let Some(bytes) = self.queue.memory().get(start..start + left.min(self.lent.segment)) {
                 into.push(bytes);
             }
@@ -247,12 +264,12 @@ impl Link for StreamLink {
         for piece in offload.pieces(payload) {
             let start = lent.start + usize::from(piece.index) * lent.distance();
             let frame_len = (header.len() + piece.len).max(MIN_FRAME);
-            let room = self.queue.memory_mut().get_mut(start..start + PREFIX + frame_len);
-            let (prefix, frame) =
-                room.and_then(|room| room.split_first_chunk_mut()).ok_or(DropReason::Offload)?;
-            *prefix = stream::prefix(frame_len).ok_or(DropReason::Offload)?;
+            let end = start + lent.prefix + frame_len;
+            let room = self.queue.memory_mut().get_mut(start..end).ok_or(DropReason::Offload)?;
+            // One that is longer than can be announced.
+            let frame = self.queued.begin(room).ok_or(DropReason::LinkWrite)?;
             complete::frame(frame, header, offload, piece).ok_or(DropReason::Offload)?;
-            len = start + PREFIX + frame_len - lent.start;
+            len = end - lent.start;
         }
         self.queue.append(lent.start, len);
         if self.queue.len() >= FULL_BATCH && !self.stuck {
@@ -268,7 +285,7 @@ impl Link for StreamLink {
 
     fn flush(&mut self) -> Option<u32> {
         self.drain();
-        self.stuck.then_some(0)
+        self.client.as_ref().filter(|_| self.stuck).map(Client::output)
     }
 
     fn is_congested(&self) -> bool {
@@ -279,7 +296,7 @@ impl Link for StreamLink {
 impl Lent {
     /// Bytes from one frame to the next.
     fn distance(&self) -> usize {
-        PREFIX + (self.header + self.segment).max(MIN_FRAME)
+        self.prefix + (self.header + self.segment).max(MIN_FRAME)
     }
 
     /// Bytes of all frames.
@@ -294,46 +311,5 @@ impl Lent {
             _ => offload.gso_size.into(),
         };
         header == self.header && payload <= self.payload && (payload <= self.segment || cut == self.segment)
-    }
-}
-
-impl Incoming {
-    fn new() -> Self {
-        Self { bytes: vec![0; RECEIVE_ROOM], received: 0, complete: 0, frames: Vec::with_capacity(MAX_BATCH) }
-    }
-
-    fn clear(&mut self) {
-        self.frames.clear();
-        (self.received, self.complete) = (0, 0);
-    }
-
-    fn frame(&self, index: usize) -> Option<&[u8]> {
-        self.bytes.get(self.frames.get(index)?.clone())
-    }
-
-    /// Receives once, and finds the frames that are complete with it; what is left is for the next
-    /// time.
-    fn receive(&mut self, client: &OwnedFd) -> io::Result<usize> {
-        let left = self.received - self.complete;
-        self.bytes.copy_within(self.complete..self.received, 0);
-        self.clear();
-        self.received = left;
-        let mut room = Scatter::new();
-        room.push(&mut self.bytes[left..]);
-        match msg::receive(client.as_fd(), &room) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => self.received += n,
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                return Ok(0);
-            }
-            Err(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-        let invalid = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
-        while let Some(len) = stream::frame_len(&self.bytes[self.complete..self.received]).map_err(invalid)? {
-            let start = self.complete + PREFIX;
-            self.complete = start + len;
-            self.frames.push(start..self.complete);
-        }
-        Ok(self.frames.len())
     }
 }

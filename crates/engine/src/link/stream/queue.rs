@@ -3,10 +3,18 @@
 //! A frame is put together where it will be sent from, so room is always contiguous: what
 //! does not fit behind the newest bytes goes to the start of the memory, and what is
 //! queued is one run, or two.
+//!
+//! Frames lie there as they are sent in a stream. Those that become messages lie there as in
+//! [`BORDERS`], which says where each ends.
 
+use std::iter;
 use std::ops::Range;
 
+use passt_proto::wire::stream::Framing;
 use passt_sys::iovec::Gather;
+
+/// How frames lie in the queue that are sent without anything before them.
+pub(super) const BORDERS: Framing = Framing::Be32;
 
 pub(super) struct SendQueue {
     /// Touched only as far as the queue was ever long.
@@ -75,6 +83,25 @@ impl SendQueue {
                 data.push(&self.memory[run]);
             }
         }
+    }
+
+    /// What is to be sent, if it is frames as in [`BORDERS`].
+    pub(super) fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        [self.first.clone(), 0..self.second].into_iter().flat_map(|run| {
+            let mut rest = self.memory.get(run).unwrap_or_default();
+            iter::from_fn(move || {
+                let len = BORDERS.frame_len(rest).ok()??;
+                let frame;
+                (frame, rest) = rest.get(BORDERS.prefix_len()..)?.split_at_checked(len)?;
+                Some(frame)
+            })
+        })
+    }
+
+    /// Removes the first `count` of these frames.
+    pub(super) fn consume_frames(&mut self, count: usize) {
+        let len = self.frames().take(count).map(|frame| BORDERS.prefix_len() + frame.len()).sum();
+        self.consume(len);
     }
 
     pub(super) fn memory(&self) -> &[u8] {

@@ -7,23 +7,43 @@ use passt_proto::classify::{Class, classify};
 use passt_proto::wire::build::{DEFAULT_TTL, Path};
 use passt_proto::wire::checksum::Sum;
 use passt_proto::wire::ip::protocol;
+use passt_proto::wire::stream::{MAX_FRAME, PREFIX};
 use passt_proto::wire::tcp::{Flags, Segment};
 use proptest::prelude::*;
 
 use super::*;
 use crate::link::MAX_HEADERS;
 
+mod messages;
+mod pipes;
+
+/// How frames are told apart in a stream.
+const STREAMS: [Framing; 2] = [Framing::Be32, Framing::Le16];
+
 /// A link, and its client's end of the socket, which does not wait.
 fn pair() -> (StreamLink, UnixStream) {
+    pair_by(Framing::Be32)
+}
+
+fn pair_by(framing: Framing) -> (StreamLink, UnixStream) {
     let (ours, client) = UnixStream::pair().unwrap();
     client.set_nonblocking(true).unwrap();
-    let mut link = StreamLink::new();
+    let mut link = StreamLink::new(framing);
     link.connect(ours.into());
     (link, client)
 }
 
 fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
-    frames.iter().flat_map(|f| [&u32::try_from(f.len()).unwrap().to_be_bytes(), &f[..]].concat()).collect()
+    framed_by(Framing::Be32, frames)
+}
+
+fn framed_by(framing: Framing, frames: &[Vec<u8>]) -> Vec<u8> {
+    let prefix = |len: usize| match framing {
+        Framing::Be32 => u32::try_from(len).unwrap().to_be_bytes().to_vec(),
+        Framing::Le16 => u16::try_from(len).unwrap().to_le_bytes().to_vec(),
+        Framing::Message => Vec::new(),
+    };
+    frames.iter().flat_map(|frame| [&prefix(frame.len()), &frame[..]].concat()).collect()
 }
 
 /// What one receive brings, each frame whole.
@@ -43,15 +63,23 @@ fn received(link: &mut StreamLink) -> Vec<Vec<u8>> {
 
 /// All that is there for the client, cut into frames; panics where they are not framed.
 fn sent(client: &mut UnixStream) -> Vec<Vec<u8>> {
+    sent_by(Framing::Be32, client)
+}
+
+fn sent_by(framing: Framing, client: &mut impl Read) -> Vec<Vec<u8>> {
     let mut bytes = Vec::new();
     let error = client.read_to_end(&mut bytes).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    let mut frames = Vec::new();
-    let mut rest = bytes.as_slice();
+    unframed(framing, &bytes)
+}
+
+fn unframed(framing: Framing, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let (mut frames, mut rest) = (Vec::new(), bytes);
     while !rest.is_empty() {
-        let len = stream::frame_len(rest).unwrap().expect("whole frames");
-        frames.push(rest[PREFIX..PREFIX + len].to_vec());
-        rest = &rest[PREFIX + len..];
+        let len = framing.frame_len(rest).unwrap().expect("whole frames");
+        rest = &rest[framing.prefix_len()..];
+        frames.push(rest[..len].to_vec());
+        rest = &rest[len..];
     }
     frames
 }
@@ -63,15 +91,17 @@ fn sample() -> Vec<Vec<u8>> {
 #[test]
 fn frames_split_at_every_byte() {
     let frames = sample();
-    let bytes = framed(&frames);
-    for cut in 0..=bytes.len() {
-        let (mut link, mut client) = pair();
-        let mut got = Vec::new();
-        for part in [&bytes[..cut], &bytes[cut..]] {
-            client.write_all(part).unwrap();
-            got.extend(received(&mut link));
+    for framing in STREAMS {
+        let bytes = framed_by(framing, &frames);
+        for cut in 0..=bytes.len() {
+            let (mut link, mut client) = pair_by(framing);
+            let mut got = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                client.write_all(part).unwrap();
+                got.extend(received(&mut link));
+            }
+            assert_eq!(got, frames, "{framing:?} cut at {cut}");
         }
-        assert_eq!(got, frames, "cut at {cut}");
     }
 }
 
@@ -86,10 +116,12 @@ fn one_receive_takes_many_frames() {
 
 #[test]
 fn bad_lengths_end_the_client_only() {
-    for len in [0, 1, 13, 65_550, 1 << 24, u32::MAX] {
-        let (mut link, mut client) = pair();
-        client.write_all(&framed(&sample())).unwrap();
-        client.write_all(&len.to_be_bytes()).unwrap();
+    let be32 = [0, 1, 13, 65_550, 1 << 24, u32::MAX].map(|len| (Framing::Be32, len.to_be_bytes().to_vec()));
+    let le16 = [0_u16, 1, 13].map(|len| (Framing::Le16, len.to_le_bytes().to_vec()));
+    for (framing, prefix) in be32.into_iter().chain(le16) {
+        let (mut link, mut client) = pair_by(framing);
+        client.write_all(&framed_by(framing, &sample())).unwrap();
+        client.write_all(&prefix).unwrap();
         assert_eq!(link.receive(0).unwrap_err().kind(), ErrorKind::InvalidData);
         assert!(!link.is_connected() && link.fd(0).is_none());
         assert_eq!(client.read(&mut [0]).unwrap(), 0, "the client is told");
@@ -123,14 +155,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn any_split_gives_the_same_frames(
+        framing in prop::sample::select(STREAMS.to_vec()),
         frames in prop::collection::vec((14usize..3000, any::<u8>()), 1..40),
-        long in prop::option::of(Just(MAX_FRAME)),
+        long in any::<bool>(),
         cuts in prop::collection::vec(1usize..20_000, 1..20),
     ) {
         let mut frames: Vec<_> = frames.into_iter().map(|(len, byte)| vec![byte; len]).collect();
-        frames.extend(long.map(|len| vec![7; len]));
-        let (mut link, mut client) = pair();
-        let bytes = framed(&frames);
+        let longest = if framing == Framing::Le16 { 65_535 } else { MAX_FRAME };
+        frames.extend(long.then(|| vec![7; longest]));
+        let (mut link, mut client) = pair_by(framing);
+        let bytes = framed_by(framing, &frames);
         let (mut rest, mut got) = (bytes.as_slice(), Vec::new());
         for cut in cuts.iter().cycle() {
             let (part, others) = rest.split_at(rest.len().min(*cut));
@@ -145,8 +179,12 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_never_panics(bytes: Vec<u8>, cut: prop::sample::Index) {
-        let (mut link, mut client) = pair();
+    fn whatever_comes_never_panics(
+        framing in prop::sample::select(STREAMS.to_vec()),
+        bytes: Vec<u8>,
+        cut: prop::sample::Index,
+    ) {
+        let (mut link, mut client) = pair_by(framing);
         let (a, b) = bytes.split_at(if bytes.is_empty() { 0 } else { cut.index(bytes.len()) });
         for part in [a, b] {
             let _ = client.write_all(part);
@@ -199,10 +237,15 @@ fn payload(frames: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
+/// Bytes that repeat at no distance.
+fn mixed() -> Vec<u8> {
+    (0..65_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
 #[test]
 fn super_frames_are_cut_where_they_lie() {
-    let bytes: Vec<u8> = (0..65_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
-    for (len, asked, mss) in [
+    let bytes = mixed();
+    let cases = [
         (65_000, 65_000, 1460),
         (65_000, 65_000, 65_480),
         (1, 65_000, 1460),
@@ -211,8 +254,9 @@ fn super_frames_are_cut_where_they_lie() {
         (7, 7, 3),
         (10_000, 10_000, 88),
         (5000, 5001, 1),
-    ] {
-        let (mut link, mut client) = pair();
+    ];
+    for ((len, asked, mss), framing) in cases.into_iter().flat_map(|case| STREAMS.map(|by| (case, by))) {
+        let (mut link, mut client) = pair_by(framing);
         let said = send(&mut link, &bytes[..len], asked, mss);
         if asked.div_ceil(mss.into()) > MAX_PIECES {
             assert_eq!(said, None);
@@ -220,10 +264,32 @@ fn super_frames_are_cut_where_they_lie() {
         }
         assert_eq!(said, Some(Ok(())));
         assert!(link.flush().is_none());
-        let frames = sent(&mut client);
+        let frames = sent_by(framing, &mut client);
         assert_eq!(frames.len(), len.div_ceil(mss.into()));
         assert_eq!(payload(&frames), &bytes[..len]);
     }
+}
+
+/// What 16 bits can't announce is refused as a whole, and nothing of it is sent.
+#[test]
+fn frames_too_long_for_their_prefix() {
+    let (mut link, mut client) = pair_by(Framing::Le16);
+    link.send(&[1; 60]).unwrap();
+    assert_eq!(link.send(&vec![2; 65_536]), Err(DropReason::LinkWrite));
+    assert_eq!(link.send(&vec![2; MAX_FRAME]), Err(DropReason::LinkWrite));
+    let most = vec![3; MAX_PAYLOAD];
+    assert_eq!(send(&mut link, &most, most.len(), 0), Some(Err(DropReason::LinkWrite)));
+    link.send(&vec![4; 65_535]).unwrap();
+    link.send(&[5; 60]).unwrap();
+    assert!(link.flush().is_none());
+    let expected: Vec<_> = [(1, 60), (4, 65_535), (5, 60)].map(|(byte, len)| vec![byte; len]).into();
+    assert_eq!(sent_by(Framing::Le16, &mut client), expected);
+
+    let (mut link, mut client) = pair();
+    assert_eq!(link.send(&vec![2; MAX_FRAME + 1]), Err(DropReason::LinkWrite));
+    link.send(&vec![2; MAX_FRAME]).unwrap();
+    assert!(link.flush().is_none());
+    assert_eq!(sent(&mut client), [vec![2; MAX_FRAME]]);
 }
 
 #[test]
@@ -282,7 +348,7 @@ fn a_client_that_stops_reading() {
     assert!(!link.is_congested());
     assert!(client.read_to_end(&mut bytes).is_err());
     let (mut rest, mut long, mut short) = (bytes.as_slice(), 0, 0);
-    while let Some(len) = stream::frame_len(rest).unwrap() {
+    while let Some(len) = Framing::Be32.frame_len(rest).unwrap() {
         *(if len == 1514 { &mut long } else { &mut short }) += 1;
         rest = &rest[PREFIX + len..];
     }
@@ -291,11 +357,16 @@ fn a_client_that_stops_reading() {
 
 #[test]
 fn a_client_that_reads_slowly() {
-    let (mut link, mut client) = pair();
+    STREAMS.into_iter().for_each(read_slowly);
+}
+
+fn read_slowly(framing: Framing) {
+    let (mut link, mut client) = pair_by(framing);
+    let len = framing.prefix_len() + 54 + 1000;
     let (mut pending, mut got) = (400u32, Vec::new());
     let mut buffer = [0; 1777];
     let mut next = 0u32;
-    while got.len() < 400 * (PREFIX + 54 + 1000) {
+    while got.len() < 400 * len {
         while pending > 0 && !link.is_congested() {
             let bytes = [next.to_be_bytes().as_slice(), &[0; 996]].concat();
             assert_eq!(send(&mut link, &bytes, bytes.len(), 1460), Some(Ok(())));
@@ -305,8 +376,9 @@ fn a_client_that_reads_slowly() {
         let n = client.read(&mut buffer).unwrap();
         got.extend_from_slice(&buffer[..n]);
     }
-    for (number, frame) in got.chunks(PREFIX + 54 + 1000).enumerate() {
-        assert_eq!(frame[..PREFIX], 1054u32.to_be_bytes());
-        assert_eq!(frame[PREFIX + 54..PREFIX + 58], u32::try_from(number).unwrap().to_be_bytes());
+    let frames = unframed(framing, &got);
+    assert_eq!(frames.len(), 400);
+    for (number, frame) in frames.iter().enumerate() {
+        assert_eq!((frame.len(), &frame[54..58]), (1054, &u32::try_from(number).unwrap().to_be_bytes()[..]));
     }
 }

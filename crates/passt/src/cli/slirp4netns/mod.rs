@@ -21,7 +21,7 @@ use passt_proto::addr::Mac;
 use self::options::{OPTIONS, Opt, Take};
 use super::config::{
     Config, GuestSocket, Mode, PasstOptions, PastaOptions, PerFamily, RepairSocket, Splice, Starter, Target,
-    Userns, Verbosity,
+    Userns, Verbosity, Wire,
 };
 use super::getopt::{Getopt, Order, Word};
 use super::subnet::{Subnet, SubnetV4, SubnetV6};
@@ -238,6 +238,10 @@ impl Draft {
         if self.api_socket.as_ref().is_some_and(|path| path.as_os_str().as_bytes().len() > MAX_PATH) {
             return Err(Refusal::new("the specified API socket path is too long (>= 108)\n"));
         }
+        let notice = match &guest {
+            Guest::Bess(path) => format!("Waiting for connection to {}\n", path.display()),
+            _ => String::new(),
+        };
         let mode = self.mode(guest)?;
         let mut config = draft::default_config(Program::Passt, mode);
         config.name = "slirp4netns";
@@ -251,6 +255,7 @@ impl Draft {
         let banner = words::Banner { draft: self, v4, network, mtu, outbound };
         config.starter = Starter {
             banner: banner.to_string(),
+            notice,
             warnings: self.said.clone(),
             ready: self.ready,
             exit: self.exit,
@@ -273,8 +278,14 @@ impl Draft {
     }
 
     fn mode(&self, guest: Guest) -> Result<Mode, Refusal> {
-        let passt =
-            |socket| PasstOptions { socket, vhost_user: false, one_off: true, repair: RepairSocket::None };
+        let passt = |socket| PasstOptions {
+            socket,
+            vhost_user: false,
+            wire: Wire::Bess,
+            replace: true,
+            one_off: true,
+            repair: RepairSocket::None,
+        };
         Ok(match guest {
             Guest::Namespace { target, userns, tap } => {
                 let mac = self.mac.as_deref().map(|text| {
