@@ -123,6 +123,16 @@ pub(super) struct Hall {
     names: ArrayVec<Uuid, NAMES>,
 }
 
+/// What a newcomer has come to.
+enum Heard {
+    /// More has to come.
+    Some,
+    /// All, and it can be served.
+    All(Wanted),
+    /// It is none that can be.
+    Nonsense,
+}
+
 /// Somebody who has not finished yet.
 struct Newcomer {
     socket: OwnedFd,
@@ -159,7 +169,11 @@ impl Hall {
     fn ready<L: ClientLink>(&mut self, number: u32, ctx: &mut Context<L>) -> Option<OwnedFd> {
         let slot = usize::try_from(number.checked_sub(NEWCOMERS.start)?).ok()?;
         let newcomer = self.newcomers.get_mut(slot)?;
-        let wanted = newcomer.as_mut()?.hear()?;
+        let wanted = match newcomer.as_mut()?.hear() {
+            Heard::Some => return None,
+            Heard::All(wanted) => Some(wanted),
+            Heard::Nonsense => None,
+        };
         let Newcomer { socket, .. } = newcomer.take()?;
         let _ = ctx.core.unwatch(&socket);
         let wanted = wanted?;
@@ -218,8 +232,8 @@ impl Hall {
 }
 
 impl Newcomer {
-    /// Takes what came. `None` if more has to come; else what it wants, if it is to be served.
-    fn hear(&mut self) -> Option<Option<Wanted>> {
+    /// Takes what came.
+    fn hear(&mut self) -> Heard {
         let mut bytes = [0; 64];
         let mut step = self.introduction.take(&[]);
         loop {
@@ -229,18 +243,18 @@ impl Newcomer {
                     into.push(&mut bytes[..most.min(64)]);
                     match msg::receive(self.socket.as_fd(), &into) {
                         Ok(length @ 1..) => self.introduction.take(&bytes[..length.min(64)]),
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
-                        _ => return Some(None),
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Heard::Some,
+                        _ => return Heard::Nonsense,
                     }
                 }
                 Step::Send(greeting) if send(&self.socket, &greeting) => self.introduction.take(&[]),
                 Step::SendAndClose(greeting) => {
                     log::warn!("A client speaks another version of the protocol");
                     send(&self.socket, &greeting);
-                    return Some(None);
+                    return Heard::Nonsense;
                 }
-                Step::Send(_) | Step::Close => return Some(None),
-                Step::Wants(wanted) => return Some(Some(wanted)),
+                Step::Send(_) | Step::Close => return Heard::Nonsense,
+                Step::Wants(wanted) => return Heard::All(wanted),
             };
         }
     }

@@ -123,7 +123,10 @@ fn obey(argv: Vec<OsString>) -> anyhow::Result<u8> {
 /// Runs until something ends the process; the exit status.
 fn run(config: &Config) -> anyhow::Result<u8> {
     let given = match &config.mode {
-        Mode::Passt(PasstOptions { socket: GuestSocket::Fd(fd) | GuestSocket::Tap(fd), .. }) => Some(*fd),
+        Mode::Passt(PasstOptions {
+            socket: GuestSocket::Fd(fd) | GuestSocket::Tap(fd) | GuestSocket::Listening(fd),
+            ..
+        }) => Some(*fd),
         _ => None,
     };
     let keep: Vec<_> = given.into_iter().chain(config.starter.descriptors()).collect();
@@ -133,8 +136,10 @@ fn run(config: &Config) -> anyhow::Result<u8> {
     }
     let client = match &config.mode {
         Mode::Passt(PasstOptions { socket: GuestSocket::Tap(fd), .. }) => Some(socket::inherit_device(*fd)?),
-        Mode::Passt(passt) => given.map(|fd| socket::inherit(fd, passt.wire)).transpose()?,
-        Mode::Pasta(_) => None,
+        Mode::Passt(passt) if !matches!(passt.socket, GuestSocket::Listening(_)) => {
+            given.map(|fd| socket::inherit(fd, passt.wire)).transpose()?
+        }
+        _ => None,
     };
     crate::log::init(config.name, &config.log)?;
     let starter = Starter::new(&config.starter)?;

@@ -182,7 +182,22 @@ impl Draft {
             return Err(Error::Operand(first.to_string_lossy().into_owned()));
         }
         let mut passt = self.passt.clone();
-        if let Some(fd) = self.fd {
+        let has_socket = self.fd.is_some() || self.socket.is_some();
+        if passt.vhost_user && passt.wire != Wire::Qemu {
+            return Err(Error::Conflict("--framing and --vhost-user exclude each other"));
+        }
+        if passt.wire == Wire::Stdio {
+            if has_socket {
+                return Err(Error::Conflict("--framing stdio is for no socket"));
+            }
+            if self.config.stats.is_some() {
+                return Err(Error::Conflict("--framing stdio leaves standard output to frames: no --stats"));
+            }
+            (passt.socket, passt.one_off) = (GuestSocket::Stdio, true);
+            self.config.foreground = true;
+        } else if passt.wire == Wire::Vfkit && self.fd.is_none() {
+            return Err(Error::Conflict("--framing vfkit needs a connected socket (--fd)"));
+        } else if let Some(fd) = self.fd {
             passt.socket = GuestSocket::Fd(fd);
             passt.one_off = true;
         } else if let Some(path) = self.socket.take() {

@@ -20,6 +20,7 @@ mod subnet;
 #[cfg(test)]
 mod tests;
 mod values;
+mod vpnkit;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -93,6 +94,9 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     let name = argv.first().cloned().unwrap_or_default();
     if has_name(&name, b"slirp4netns") {
         return slirp4netns::parse(argv, host);
+    }
+    if has_name(&name, b"vpnkit") {
+        return vpnkit::parse(argv);
     }
     let Some(program) = Program::detect(&name, &argv) else {
         return Outcome::Fail(format!("{}\n", Error::Program));

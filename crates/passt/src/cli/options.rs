@@ -10,7 +10,7 @@ use std::time::Duration;
 use passt_engine::forward::rule::Families;
 
 use super::Error;
-use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity};
+use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity, Wire};
 use super::draft::Draft;
 use super::help;
 use super::option::{Arg, Family, Opt, Scope, all_only, flag, print, value};
@@ -117,6 +117,15 @@ const MACHINE: &[Opt] = &all_only(
             socket_path,
         ),
         value("-s, --socket-path PATH", "The same", socket_path),
+        value(
+            "--framing NAME",
+            "How frames come and go: qemu, bess, vfkit, hyperkit, or\n\
+             stdio for standard input and output\ndefault: qemu",
+            |d, arg| {
+                d.passt.wire = arg.parse("framing", wire)?;
+                Ok(())
+            },
+        ),
         value("-F, --fd FD", "Use connected socket FD; implies --one-off", |d, arg| {
             set(&mut d.fd, arg.parse("--fd", |text| i32::try_from(values::number(text)?).ok()))
         }),
@@ -370,6 +379,18 @@ fn set_addr_or_none(to: &mut Addresses, arg: &Arg<'_>, what: &'static str) -> Re
         return Ok(());
     }
     set_addr(to, arg.parse(what, values::remote))
+}
+
+/// A framing by its name.
+fn wire(text: &str) -> Option<Wire> {
+    match text {
+        "qemu" => Some(Wire::Qemu),
+        "bess" => Some(Wire::Bess),
+        "vfkit" => Some(Wire::Vfkit),
+        "hyperkit" => Some(Wire::Hyperkit),
+        "stdio" => Some(Wire::Stdio),
+        _ => None,
+    }
 }
 
 fn socket_path(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {

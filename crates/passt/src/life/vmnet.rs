@@ -123,7 +123,7 @@ pub fn accepted(mtu: u16, mac: Mac) -> [u8; ANSWER] {
 pub fn refused(reason: &str) -> [u8; ANSWER] {
     let mut answer = [0; ANSWER];
     answer[0] = 2;
-    let length = reason.len().min(ANSWER - 2);
+    let length = reason.len().min(usize::from(u8::MAX));
     answer[1] = u8::try_from(length).unwrap_or(0);
     answer[2..2 + length].copy_from_slice(&reason.as_bytes()[..length]);
     answer
