@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use passt_proto::wire::ethernet;
-use passt_proto::wire::stream::{Framing, MAX_FRAME, PREFIX};
+use passt_proto::wire::stream::{BadLength, Framing, MAX_FRAME, PREFIX};
 use passt_sys::iovec::Scatter;
 
 use super::client::Client;
@@ -79,11 +79,21 @@ impl Incoming {
         let Some(len) = client.receive(&room)? else { return Ok(0) };
         self.received += len;
         self.is_full = self.received == self.bytes.len();
-        let prefix = self.framing.prefix_len();
+        match self.framing {
+            Framing::Le16 => self.cut(|bytes| Framing::Le16.frame_len(bytes), Framing::Le16.prefix_len()),
+            _ => self.cut(|bytes| Framing::Be32.frame_len(bytes), Framing::Be32.prefix_len()),
+        }
+    }
+
+    /// Finds the frames that are complete, behind prefixes of `prefix` bytes. For each framing this
+    /// is compiled by itself, without asking for each frame which one it is.
+    fn cut(
+        &mut self,
+        frame_len: impl Fn(&[u8]) -> Result<Option<usize>, BadLength>,
+        prefix: usize,
+    ) -> io::Result<usize> {
         let invalid = |bad| io::Error::new(io::ErrorKind::InvalidData, bad);
-        while let Some(len) =
-            self.framing.frame_len(&self.bytes[self.complete..self.received]).map_err(invalid)?
-        {
+        while let Some(len) = frame_len(&self.bytes[self.complete..self.received]).map_err(invalid)? {
             let start = self.complete + prefix;
             self.complete = start + len;
             self.frames.push(start..self.complete);
