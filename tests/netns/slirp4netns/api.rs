@@ -84,7 +84,8 @@ fn answer(mut stream: UnixStream) -> String {
     String::from_utf8(answer).expect("text")
 }
 
-fn ask(socket: &Path, request: &[u8]) -> String {
+/// The answer at a socket to a request, after which nothing else is sent.
+pub(crate) fn ask(socket: &Path, request: &[u8]) -> String {
     let mut stream = connect(socket);
     stream.write_all(request).expect("a server that reads");
     // It may have answered and closed already.

@@ -5,9 +5,12 @@
 //! program's place. Where ours is meant to differ, [`rig::original`] tells.
 
 mod api;
+mod bess;
+mod callers;
 mod dns;
 mod life;
 mod net;
 mod ports;
 mod rig;
+mod sandbox;
 mod words;
