@@ -216,8 +216,8 @@ pub struct Notifications {
 
 /// A link to a client that comes to a socket, one after the other.
 pub trait ClientLink: Link {
-    /// Talks to `client` from now on, a connected UNIX stream socket; nothing of an earlier
-    /// client is left. [`Worker::greet`] is to be called then.
+    /// Talks to `client` from now on, a connected UNIX socket of the type that the link needs; nothing
+    /// of an earlier client is left. [`Worker::greet`] is to be called then.
     ///
     /// [`Worker::greet`]: crate::worker::Worker::greet
     fn connect(&mut self, client: OwnedFd);

@@ -14,6 +14,7 @@ use passt_sys::iovec::Scatter;
 use passt_sys::msg;
 use rustix::event::epoll::EventFlags;
 
+use crate::cli::Wire;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
 use crate::life::vmnet::{self, Introduction, Step, Uuid, Wanted};
@@ -34,13 +35,16 @@ pub(super) struct Door {
     spare: Spare,
     /// The loop tells when somebody comes.
     watched: bool,
+    wire: Wire,
     hall: Option<Hall>,
 }
 
 impl Door {
-    /// A socket that the loop watches. With `hall`, who comes introduces itself there.
-    pub(super) fn new(listener: UnixListener, peers: Peers, hall: Option<Hall>) -> Self {
-        Self { listener, peers, spare: Spare::default(), watched: true, hall }
+    /// A socket that the loop watches, whose clients speak as `wire` says, and are told the `mtu` if
+    /// they introduce themselves.
+    pub(super) fn new(listener: UnixListener, peers: Peers, wire: Wire, mtu: u16) -> Self {
+        let hall = (wire == Wire::Hyperkit).then(|| Hall::new(mtu));
+        Self { listener, peers, spare: Spare::default(), watched: true, wire, hall }
     }
 
     /// Has a descriptor ready for who comes while all others are in use.
@@ -76,7 +80,7 @@ impl Door {
     /// pause: who comes stays there, and would keep the loop busy.
     fn admit<L: ClientLink>(&mut self, ctx: &mut Context<L>, taken: bool) -> Option<OwnedFd> {
         // One that left is seen off before the next is let in.
-        if taken && ctx.core.link.fd(0).is_none_or(socket::has_left) {
+        if taken && ctx.core.link.fd(0).is_none_or(|client| socket::has_left(client, self.wire)) {
             self.watch(ctx);
             return None;
         }
@@ -110,7 +114,7 @@ impl Door {
 
 /// Where clients of VPNKit introduce themselves. Each may have several connections, of which the
 /// newest serves it: RootlessKit's first one stays open beside the one that carries frames.
-pub(super) struct Hall {
+struct Hall {
     mtu: u16,
     newcomers: [Option<Newcomer>; NEWCOMERS.end as usize - NEWCOMERS.start as usize],
     /// Who came last.
@@ -141,7 +145,7 @@ struct Newcomer {
 
 impl Hall {
     /// An empty one; clients are told the MTU.
-    pub(super) fn new(mtu: u16) -> Self {
+    fn new(mtu: u16) -> Self {
         Self {
             mtu,
             newcomers: Default::default(),
@@ -207,7 +211,7 @@ impl Hall {
             self.current = before;
             return Err("The address is not free");
         }
-        self.parked.retain(|parked| !socket::has_left(parked.as_fd()));
+        self.parked.retain(|parked| !socket::has_left(parked.as_fd(), Wire::Hyperkit));
         if let Some((_, connection)) = before {
             if self.parked.is_full() {
                 self.parked.remove(0);

@@ -19,7 +19,7 @@ use passt_sys::shared;
 use passt_sys::tun::Tap;
 use rustix::event::epoll::EventFlags;
 
-use super::door::{Door, Hall, LISTENER};
+use super::door::{Door, LISTENER};
 use super::outside::{self, Outside};
 use super::{Prepared, end, engine_options, hand_over, settle};
 use crate::cli::{Config, GuestSocket, MAX_MTU, PasstOptions, Wire};
@@ -135,8 +135,8 @@ fn run_on<L: ClientLink>(
     place.ready(&mut leftovers)?;
     isolate::seal(config, &peers.calls())?;
     starter.tell();
-    let hall = (passt.wire == Wire::Hyperkit).then(|| Hall::new(config.mtu.unwrap_or(1500)));
-    let mut door = listener.map(|listener| Door::new(listener, peers, hall));
+    let mtu = config.mtu.unwrap_or(MAX_MTU);
+    let mut door = listener.map(|listener| Door::new(listener, peers, passt.wire, mtu));
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),

@@ -239,8 +239,15 @@ pub fn admit(
     Ok(Some(client))
 }
 
-/// Whether a client has closed its end, whatever of its frames is still to be read.
-pub fn has_left(client: BorrowedFd<'_>) -> bool {
+/// Whether a client has closed its end, whatever of its frames is still to be read. To one that takes
+/// messages nothing can be sent that is none: it has left when the end is all that there is to read.
+pub fn has_left(client: BorrowedFd<'_>, wire: Wire) -> bool {
+    if kind(wire) != SocketType::STREAM {
+        let mut byte = [0];
+        let mut into = Scatter::new();
+        into.push(&mut byte);
+        return matches!(msg::peek(client, &into), Ok(0));
+    }
     // Nothing is sent; but to somebody who is gone not even that can be.
     let is_deaf = msg::send_slice(client, &[]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     // Who has only stopped to read is still there: for them there would be no end to wait for.
@@ -304,13 +311,13 @@ mod tests {
                 theirs.shutdown(how).unwrap();
             }
             let open = (!closed).then_some(theirs);
-            assert_eq!(has_left(ours.as_fd()), expected, "{shut:?} {closed}");
+            assert_eq!(has_left(ours.as_fd(), Wire::Qemu), expected, "{shut:?} {closed}");
             drop(open);
         }
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"frames").unwrap();
         drop(theirs);
-        assert!(has_left(ours.as_fd()), "its last frames are still to be read");
+        assert!(has_left(ours.as_fd(), Wire::Qemu), "its last frames are still to be read");
     }
 
     #[test]
