@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, Guest, Launch, Machine, Net, Newest, Ns, Place, Process, User,
-    eventually, find_program, uml,
+    eventually, find_program, program_path, uml,
 };
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,8 @@ pub(crate) enum Role {
     Installed,
     /// Another translator.
     Slirp,
+    /// This program by the other's name.
+    Replaced,
     /// The least that a program between two sockets can do.
     Bare,
     /// The kernel alone, over a veth.
@@ -100,6 +102,8 @@ pub(crate) fn find(net: &Net, named: &[Contender]) -> Vec<Contender> {
     all.extend(named.iter().map(|peer| new(&peer.name, Role::C, peer.program.clone())));
     all.extend(found("pasta").map(|program| new("C installed", Role::Installed, Some(program))));
     all.extend(found("slirp4netns").map(|program| new("slirp4netns", Role::Slirp, Some(program))));
+    let replaced = Program::File(program_path("slirp4netns"));
+    all.push(new("ours for it", Role::Replaced, Some(replaced)));
     let without_program = [("bare proxy", Role::Bare), ("veth", Role::Veth), ("loopback", Role::Loopback)];
     all.extend(without_program.map(|(name, role)| new(name, role, None)));
     all
@@ -112,7 +116,7 @@ impl Contender {
 
     /// Starts its passt with vhost-user to see whether it has that; says so if it has not.
     pub(crate) fn try_vhost_user(&mut self, net: &Net) {
-        if matches!(self.role, Role::Slirp) {
+        if matches!(self.role, Role::Slirp | Role::Replaced) {
             return;
         }
         let Some(program) = self.program.as_ref().filter(|program| program.has_passt()) else { return };
@@ -141,7 +145,7 @@ impl Contender {
                 Section::Stream => self.program.as_ref().is_some_and(Program::has_passt),
                 _ => !section.is_vhost_user() || self.has_vhost_user,
             },
-            Role::Slirp => match section {
+            Role::Slirp | Role::Replaced => match section {
                 Section::Tcp | Section::Udp => scenario.family == Family::V4 && scenario.held == 0,
                 Section::Cost => matches!(scenario.kind, Kind::IdleRss | Kind::IdlePss | Kind::IdleWakeups),
                 Section::Bypass | Section::Stream | Section::VhostUser | Section::Driver => false,
@@ -158,7 +162,9 @@ impl Contender {
             (None, Role::Loopback) => Inside::Host,
             (None, Role::Bare) => Inside::bare(net, scenario, port),
             (None, _) => Inside::veth(net, scenario),
-            (Some(program), Role::Slirp) => Inside::slirp(net, &program.line(), scenario.mtu),
+            (Some(program), Role::Slirp | Role::Replaced) => {
+                Inside::slirp(net, &program.line(), scenario.mtu)
+            }
             (Some(program), _) if scenario.path == Path::Machine => Inside::passt(net, program, scenario.mtu),
             (Some(program), _) if scenario.path == Path::SharedMemory => {
                 Inside::vhost_user(net, program, scenario.mtu)

@@ -83,6 +83,7 @@ fn colour(role: Role) -> &'static str {
         Role::C => "#e69f00",
         Role::Installed => "#f0e442",
         Role::Slirp => "#cc79a7",
+        Role::Replaced => "#56b4e9",
         Role::Bare => "#009e73",
         Role::Veth | Role::Loopback => "#bbbbbb",
     }

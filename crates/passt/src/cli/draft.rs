@@ -1,6 +1,7 @@
 //! A configuration while its options are being read, and what follows from all of them together.
 
 use std::ffi::{OsStr, OsString};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use passt_engine::forward::rule::Families;
@@ -15,6 +16,7 @@ use super::config::{
 use super::getopt::Spec as _;
 use super::option::{Family, Opt};
 use super::ports::{PortContext, Ports};
+use super::subnet::{Subnet, SubnetV4, SubnetV6};
 use super::values;
 use super::{Error, Program};
 
@@ -41,6 +43,7 @@ pub(super) struct Draft {
     pub(super) splice_only: bool,
     pub(super) addr_prefix_len: Option<u8>,
     pub(super) netmask: Option<u8>,
+    pub(super) subnet: Option<(Ipv4Addr, u8)>,
     pub(super) announce: Announce,
     pub(super) tcp_in: Vec<OsString>,
     pub(super) udp_in: Vec<OsString>,
@@ -80,6 +83,7 @@ impl Draft {
             splice_only: false,
             addr_prefix_len: None,
             netmask: None,
+            subnet: None,
             announce: Announce::default(),
             tcp_in: Vec::new(),
             udp_in: Vec::new(),
@@ -112,6 +116,7 @@ impl Draft {
             return Err(Error::Conflict("Redundant prefix length specification"));
         }
         self.config.guest.prefix_len = self.netmask.or(self.addr_prefix_len);
+        self.apply_subnet()?;
         self.warn_of_small_mtu();
         self.config.ports = self.ports()?;
         self.config.mode = match self.program {
@@ -122,6 +127,19 @@ impl Draft {
         self.warn_of_family_that_is_off();
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
         Ok(self.config)
+    }
+
+    /// Has the guest's network be its own, if it is to be.
+    fn apply_subnet(&mut self) -> Result<(), Error> {
+        let Some((network, len)) = self.subnet else { return Ok(()) };
+        if self.splice_only {
+            return Err(Error::Conflict("--subnet and --splice-only exclude each other"));
+        }
+        let families = self.config.families;
+        let v4 = families.v4().then(|| SubnetV4::like_libslirp(network, len));
+        let v6 = families.v6().then(SubnetV6::like_libslirp);
+        Subnet { v4, v6 }.apply(&mut self.config);
+        Ok(())
     }
 
     fn warn_of_small_mtu(&mut self) {
@@ -238,7 +256,7 @@ impl Draft {
             v4: !self.no_copy_addrs && guest.addr.v4.is_none(),
             v6: !self.no_copy_addrs && guest.addr.v6.is_none(),
         };
-        if pasta.config_net {
+        if pasta.config_net && !self.config.host.apart {
             self.config.services.ra = false;
         }
         if self.no_splice {

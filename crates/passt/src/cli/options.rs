@@ -223,6 +223,17 @@ const GUEST: &[Opt] = &[
     )
     .of(Family::V4),
     value(
+        "--subnet CIDR",
+        "Give the guest a network of its own, like none of the host's:\n\
+         .2 is the gateway and the host's loopback, .3 its resolver, the\n\
+         guest .100, or .15 to .30 by DHCP; and fd00::/64 likewise",
+        |d, arg| {
+            let subnet = arg.parse("subnet", |text| values::network(text).ok())?;
+            d.subnet = Some(subnet);
+            Ok(())
+        },
+    ),
+    value(
         "-g, --gateway ADDR",
         "Default gateway, once for IPv4 and once for IPv6\ndefault: that of the host",
         |d, arg| set_addr(&mut d.config.guest.gateway, arg.parse("gateway address", values::remote)),

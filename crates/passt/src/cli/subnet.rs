@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::config::{Config, PerFamily, Source};
+use super::config::{Addresses, Config, Source};
 
 /// Addresses of a network, with what they stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,27 +67,38 @@ impl SubnetV6 {
 }
 
 impl Subnet {
-    /// Has the guest's network be this one.
+    /// Has the guest's network be this one, but for what was chosen already.
     pub(super) fn apply(&self, config: &mut Config) {
         let Self { v4, v6 } = *self;
         config.host.apart = true;
         let guest = &mut config.guest;
-        guest.addr = PerFamily { v4: v4.map(|v4| v4.guest), v6: v6.map(|v6| v6.prefix) };
-        guest.prefix_len = v4.map(|v4| v4.prefix_len);
-        guest.gateway = PerFamily { v4: v4.map(|v4| v4.gateway), v6: v6.map(|v6| v6.gateway) };
-        guest.leases = v4.map(|v4| v4.leases);
-        config.mapping.gateway = false;
-        config.mapping.host_loopback =
-            PerFamily { v4: v4.and_then(|v4| v4.host), v6: v6.and_then(|v6| v6.host) };
+        guest.prefix_len = guest.prefix_len.or(v4.map(|v4| v4.prefix_len));
+        if guest.addr.v4.is_none() {
+            guest.leases = v4.map(|v4| v4.leases);
+        }
+        // What guests form their addresses from is told by advertisements alone.
+        config.services.dhcpv6 &= guest.addr.v6.is_some();
+        fill(&mut guest.addr, v4.map(|v4| v4.guest), v6.map(|v6| v6.prefix));
+        fill(&mut guest.gateway, v4.map(|v4| v4.gateway), v6.map(|v6| v6.gateway));
+        if config.mapping.gateway {
+            let (v4, v6) = (v4.and_then(|v4| v4.host), v6.and_then(|v6| v6.host));
+            fill(&mut config.mapping.host_loopback, v4, v6);
+        }
         let dns = &mut config.dns;
-        dns.forward = PerFamily { v4: v4.map(|v4| v4.resolver), v6: v6.map(|v6| v6.resolver) };
-        let resolvers = [v4.map(|v4| IpAddr::V4(v4.resolver)), v6.map(|v6| IpAddr::V6(v6.resolver))];
-        dns.servers = Source::Given(resolvers.into_iter().flatten().collect());
-        dns.announce_servers = true;
-        dns.follow = true;
+        fill(&mut dns.forward, v4.map(|v4| v4.resolver), v6.map(|v6| v6.resolver));
+        if matches!(dns.servers, Source::Host) {
+            let resolvers = [dns.forward.v4.map(IpAddr::V4), dns.forward.v6.map(IpAddr::V6)];
+            dns.servers = Source::Given(resolvers.into_iter().flatten().collect());
+        }
+        dns.follow = dns.host == Addresses::default();
+        // Who shares no network with the guest has no name but these.
+        config.mapping.gateway = false;
         // Groups are those of the host's network.
         config.services.multicast = false;
-        // What guests form their addresses from is told by advertisements alone.
-        config.services.dhcpv6 = false;
     }
+}
+
+/// Has addresses that were not chosen be these.
+fn fill(addresses: &mut Addresses, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) {
+    (addresses.v4, addresses.v6) = (addresses.v4.or(v4), addresses.v6.or(v6));
 }

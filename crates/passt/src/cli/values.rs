@@ -57,6 +57,25 @@ pub(super) fn remote_prefix(text: &str) -> Option<(IpAddr, Option<u8>)> {
     (1 <= len && len <= max).then_some((addr, Some(len)))
 }
 
+/// Why a text is no network of the guest's own.
+pub(super) enum NotNetwork {
+    /// It is not of the form `ADDR/LENGTH`.
+    Text,
+    /// There is no room for the guest and those whose names it knows, or no network at all.
+    Length,
+    /// It is an address in a network.
+    Host,
+}
+
+/// `ADDR/LENGTH` of a network of the guest's own, of 128 addresses at least.
+pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), NotNetwork> {
+    let (addr, len) = text.split_once('/').ok_or(NotNetwork::Text)?;
+    let addr: Ipv4Addr = addr.parse().map_err(|_| NotNetwork::Text)?;
+    let len: u32 = digits(len).and_then(|len| len.parse().ok()).ok_or(NotNetwork::Text)?;
+    let bits = u8::try_from(len).ok().filter(|len| (1..=25).contains(len)).ok_or(NotNetwork::Length)?;
+    if addr.to_bits() << len == 0 { Ok((addr, bits)) } else { Err(NotNetwork::Host) }
+}
+
 /// The length of an IPv4 prefix, as a number or as a mask: `24`, `255.255.255.0`.
 pub(super) fn netmask(text: &str) -> Option<u8> {
     let len = match text.parse::<Ipv4Addr>() {

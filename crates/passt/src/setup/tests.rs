@@ -449,3 +449,22 @@ fn networks_apart() {
     }
     assert_eq!(given_to_namespace("slirp4netns -c 1 tap0").as_deref(), Some("10.0.2.100/24 10.0.2.2"));
 }
+
+/// Passt and pasta can have what slirp4netns has, and other parts of it.
+#[test]
+fn networks_apart_by_options() {
+    let on = |args: &str| Setup::new(&config(args), &host("46"), &resolv("192.0.2.53")).expect("a network").0;
+    for args in ["passt --subnet 10.0.2.0/24", "pasta --config-net --subnet 10.0.2.0/24 1"] {
+        let setup = on(args);
+        assert_eq!(
+            network(&setup),
+            ["10.0.2.100/24 10.0.2.2 10.0.2.2 10.0.2.2", "fd00::/64 fe80::2 fd00::2 fe80::2"]
+        );
+        assert!(setup.leases.is_some() && setup.responder.services.contains(Services::RA), "{args}");
+    }
+    let setup =
+        on("pasta --subnet 10.9.0.0/16 -a 10.9.1.1 -g 10.9.0.1 --no-map-gw --dns-forward 10.9.0.9 -4 1");
+    assert_eq!(network(&setup), ["10.9.1.1/16 10.9.0.1 - 10.9.0.1", "off"]);
+    assert!(setup.leases.is_none() && setup.guest.v4.fixed);
+    assert_eq!(setup.responder.v4.expect("IPv4").dns.as_slice(), [Ipv4Addr::new(10, 9, 0, 9)]);
+}

@@ -316,18 +316,15 @@ impl Draft {
     /// The network that the guest is to have, 10.0.2.0/24 unless there is another.
     fn network(&self) -> Result<(Ipv4Addr, u8), Refusal> {
         let Some(text) = &self.cidr else { return Ok((Ipv4Addr::new(10, 0, 2, 0), 24)) };
-        let invalid = || Refusal::new(format!("invalid CIDR: {text}\n"));
-        let (addr, len) = text.split_once('/').ok_or_else(invalid)?;
-        let addr: Ipv4Addr = addr.parse().map_err(|_| invalid())?;
-        let len: u32 = values::digits(len).and_then(|len| len.parse().ok()).ok_or_else(invalid)?;
-        if !(1..=25).contains(&len) {
-            return Err(Refusal::new("prefix length needs to be 1-25\n"));
-        }
-        if addr.to_bits() << len != 0 {
-            let line = "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24\n";
-            return Err(Refusal::new(line));
-        }
-        Ok((addr, u8::try_from(len).unwrap_or(24)))
+        values::network(text).map_err(|wrong| {
+            Refusal::new(match wrong {
+                values::NotNetwork::Text => format!("invalid CIDR: {text}\n"),
+                values::NotNetwork::Length => "prefix length needs to be 1-25\n".to_owned(),
+                values::NotNetwork::Host => {
+                    "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24\n".to_owned()
+                }
+            })
+        })
     }
 
     /// The source address of what leaves the host: one that was given, or the first of an
