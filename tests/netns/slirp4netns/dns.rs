@@ -5,7 +5,7 @@ use std::path::Path;
 use passt_tests::{Place as _, have};
 
 use crate::net::{name_server, resolves};
-use crate::rig::Rig;
+use crate::rig::{Rig, before_tapfd};
 
 const ONE: &str = "203.0.113.77";
 const TWO: &str = "203.0.113.78";
@@ -20,7 +20,10 @@ fn dns() {
         ("# ours\nsearch example.test\nnameserver 192.0.2.2\nnameserver 127.0.0.1\n", "", "10.0.2.3", TWO),
         ("nameserver 127.0.0.1\n", "--disable-host-loopback", "10.0.2.3", ONE),
         ("nameserver 127.0.0.1\n", "--enable-sandbox --enable-seccomp", "10.0.2.3", ONE),
+        // The first that can be one, of this family.
         ("nameserver ::1\nnameserver 127.0.0.1\n", "", "10.0.2.3", ONE),
+        ("options rotate\nnameserver bad\nnameserver\t127.0.0.1\n", "", "10.0.2.3", ONE),
+        ("nameserver 127.0.0.1 # ours\nnameserver 192.0.2.2\n", "", "10.0.2.3", ONE),
         ("nameserver 127.0.0.1\n", "--cidr=10.0.135.128/25", "10.0.135.131", ONE),
     ] {
         rig.net.host.resolv_conf(text);
@@ -75,6 +78,32 @@ fn mounting(rig: &Rig, etc: &Path) -> String {
     let text = format!("mount --bind {} /etc && exec \"$@\"\n", etc.display());
     std::fs::write(&script, text).expect("a script");
     format!("unshare --mount sh {}", script.display())
+}
+
+/// Where the host names none, it is the one at its loopback address, as `resolv.conf(5)` has it and
+/// older originals do not. Where it names one of the other family only, TCP is told that there is
+/// none.
+#[test]
+fn the_host_has_no_name_server() {
+    let Some(rig) = ready() else { return };
+    let _server = name_server(&rig, "127.0.0.1", ONE);
+    for (text, loopback) in
+        [("", true), ("options rotate\n", true), ("#nameserver ::1\n", true), ("nameserver ::1\n", false)]
+    {
+        rig.net.host.resolv_conf(text);
+        let slirp = rig.start("");
+        if loopback && !before_tapfd() {
+            resolves(&rig, "10.0.2.3", "+tcp", ONE);
+        } else {
+            let outcome = rig.guest.peer("connect 10.0.2.3:53");
+            assert!(outcome.starts_with("NetworkUnreachable"), "{text:?}: {outcome}");
+            assert_eq!(rig.guest.peer("udp-ask 10.0.2.3:53 what").trim(), "WouldBlock", "{text:?}");
+        }
+        // One that comes later is used.
+        rig.net.host.resolv_conf("nameserver 127.0.0.1\n");
+        resolves(&rig, "10.0.2.3", "+notcp", ONE);
+        slirp.stop();
+    }
 }
 
 /// Nothing answers then, by either transport, not even that nobody is there.

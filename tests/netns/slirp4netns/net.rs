@@ -129,6 +129,26 @@ fn dhcp() {
     }
 }
 
+/// One after the other gets the next address, again what it had, or what it asks for.
+#[test]
+fn dhcp_for_several() {
+    if !have(&["udhcpc"]) {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    let _slirp = rig.launch(&rig.by_path());
+    for (client, options, lease) in
+        [(1, "", 15), (2, "", 16), (1, "", 15), (3, "-r 10.0.2.20", 20), (4, "-r 10.0.2.99", 17), (2, "", 16)]
+    {
+        rig.guest.ip(&format!("link set tap0 down address 02:00:00:00:00:0{client}"));
+        rig.guest.ip("link set tap0 up");
+        let udhcpc = format!("udhcpc -i tap0 -f -q -n -t 5 -T 1 -s /bin/true {options}");
+        let said = rig.guest.start(&udhcpc).finish().stderr;
+        let line = format!("lease of 10.0.2.{lease} obtained from 10.0.2.2, lease time 86400");
+        assert!(said.contains(&line), "{client}: {said}");
+    }
+}
+
 /// The guest finds its address and route by itself.
 #[test]
 fn ipv6() {
