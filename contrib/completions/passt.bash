@@ -23,7 +23,7 @@ _passt() {
 
     case "${cmd}" in
         passt)
-            opts="-h -f -P -c -d -q -e -l -p -s -F -1 -m -a -n -g -M -H -i -o -D -S -4 -6 -t -u --help --version --foreground --pid --runas --conf-path --chroot-fallback --repair-path --debug --trace --quiet --stderr --log-file --log-size --stats --pcap --socket --socket-path --fd --one-off --vhost-user --print-capabilities --migrate-exit --migrate-no-linger --mtu --address --netmask --gateway --mac-addr --hostname --fqdn --interface --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --dns --dns-forward --dns-host --search --no-dhcp-dns --no-dhcp-search --dhcp-opt --dhcpv6-opt --dhcp-lease --dhcpv6-lease --dhcp-boot --domain --ntp --captive-portal --ra-lifetime --ra-preference --ra-dns-lifetime --ra-route --ra-pref64 --ipv4-only --ipv6-only --no-tcp --no-udp --no-icmp --no-dhcp --no-ndp --no-dhcpv6 --no-ra --no-multicast --freebind --tcp-ports --udp-ports"
+            opts="-h -f -P -c -d -q -e -l -p -s -F -1 -m -a -n -g -M -H -i -o -D -S -4 -6 -t -u --help --version --foreground --pid --runas --conf-path --chroot-fallback --repair-path --debug --trace --quiet --stderr --log-file --log-size --stats --pcap --socket --socket-path --framing --fd --one-off --vhost-user --print-capabilities --migrate-exit --migrate-no-linger --mtu --address --netmask --subnet --gateway --mac-addr --hostname --fqdn --interface --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --dns --dns-forward --dns-host --search --no-dhcp-dns --no-dhcp-search --dhcp-opt --dhcpv6-opt --dhcp-lease --dhcpv6-lease --dhcp-boot --domain --ntp --captive-portal --ra-lifetime --ra-preference --ra-dns-lifetime --ra-route --ra-pref64 --ipv4-only --ipv6-only --no-tcp --no-udp --no-icmp --no-dhcp --no-ndp --no-dhcpv6 --no-ra --no-multicast --freebind --tcp-ports --udp-ports"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -98,6 +98,13 @@ _passt() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --framing)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --fd)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -148,6 +155,13 @@ _passt() {
                     return 0
                     ;;
                 -n)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --subnet)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

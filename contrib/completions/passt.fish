@@ -8,10 +8,12 @@ complete -c passt -l stats -d 'Print statistics in this interval, with --foregro
 complete -c passt -s p -l pcap -d 'Record all frames in FILE' -r -F
 complete -c passt -s s -l socket -d 'Wait for the virtual machine on socket PATH' -r -F
 complete -c passt -l socket-path -d 'The same' -r -F
+complete -c passt -l framing -d 'How frames come and go: qemu, bess, vfkit, hyperkit, or' -r -f
 complete -c passt -s F -l fd -d 'Use connected socket FD; implies --one-off' -r -f
 complete -c passt -s m -l mtu -d 'MTU to assign, 0 for none' -r -f
 complete -c passt -s a -l address -d 'Address to assign, once for IPv4 and once for IPv6' -r -f
 complete -c passt -s n -l netmask -d 'IPv4 mask to assign, dotted or as number of bits' -r -f
+complete -c passt -l subnet -d 'Give the guest a network of its own, like none of the host\'s:' -r -f
 complete -c passt -s g -l gateway -d 'Default gateway, once for IPv4 and once for IPv6' -r -f
 complete -c passt -s M -l mac-addr -d 'MAC address that stands for gateway and host' -r -f
 complete -c passt -s H -l hostname -d 'Host name to assign' -r -f

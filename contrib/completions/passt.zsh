@@ -30,6 +30,7 @@ _passt() {
 '*-s+[Wait for the virtual machine on socket PATH]: :_files' \
 '*--socket=[Wait for the virtual machine on socket PATH]: :_files' \
 '*--socket-path=[The same]: :_files' \
+'*--framing=[How frames come and go\: qemu, bess, vfkit, hyperkit, or]: :' \
 '*-F+[Use connected socket FD; implies --one-off]: :' \
 '*--fd=[Use connected socket FD; implies --one-off]: :' \
 '*-m+[MTU to assign, 0 for none]: :' \
@@ -38,6 +39,7 @@ _passt() {
 '*--address=[Address to assign, once for IPv4 and once for IPv6]: :' \
 '*-n+[IPv4 mask to assign, dotted or as number of bits]: :' \
 '*--netmask=[IPv4 mask to assign, dotted or as number of bits]: :' \
+'*--subnet=[Give the guest a network of its own, like none of the host'\''s\:]: :' \
 '*-g+[Default gateway, once for IPv4 and once for IPv6]: :' \
 '*--gateway=[Default gateway, once for IPv4 and once for IPv6]: :' \
 '*-M+[MAC address that stands for gateway and host]: :' \

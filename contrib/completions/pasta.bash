@@ -23,7 +23,7 @@ _pasta() {
 
     case "${cmd}" in
         pasta)
-            opts="-h -f -P -c -d -q -e -l -p -I -m -a -n -g -M -H -i -o -D -S -4 -6 -t -u -T -U --help --version --foreground --pid --runas --conf-path --chroot-fallback --repair-path --debug --trace --quiet --stderr --log-file --log-size --stats --pcap --netns --userns --netns-only --no-pidns --no-netns-quit --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --host-lo-to-ns-lo --no-splice --splice-only --mtu --address --netmask --gateway --mac-addr --hostname --fqdn --interface --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --dhcp-opt --dhcpv6-opt --dhcp-lease --dhcpv6-lease --dhcp-boot --domain --ntp --captive-portal --ra-lifetime --ra-preference --ra-dns-lifetime --ra-route --ra-pref64 --ipv4-only --ipv6-only --no-tcp --no-udp --no-icmp --no-dhcp --no-ndp --no-dhcpv6 --no-ra --no-multicast --freebind --tcp-ports --udp-ports --tcp-ns --udp-ns"
+            opts="-h -f -P -c -d -q -e -l -p -I -m -a -n -g -M -H -i -o -D -S -4 -6 -t -u -T -U --help --version --foreground --pid --runas --conf-path --chroot-fallback --repair-path --debug --trace --quiet --stderr --log-file --log-size --stats --pcap --netns --userns --netns-only --no-pidns --no-netns-quit --ns-ifname --ns-mac-addr --config-net --no-copy-routes --no-copy-addrs --host-lo-to-ns-lo --no-splice --splice-only --mtu --address --netmask --subnet --gateway --mac-addr --hostname --fqdn --interface --outbound --outbound-if4 --outbound-if6 --map-host-loopback --no-map-gw --map-guest-addr --dns --dns-forward --dns-host --search --dhcp-dns --dhcp-search --dhcp-opt --dhcpv6-opt --dhcp-lease --dhcpv6-lease --dhcp-boot --domain --ntp --captive-portal --ra-lifetime --ra-preference --ra-dns-lifetime --ra-route --ra-pref64 --ipv4-only --ipv6-only --no-tcp --no-udp --no-icmp --no-dhcp --no-ndp --no-dhcpv6 --no-ra --no-multicast --freebind --tcp-ports --udp-ports --tcp-ns --udp-ns"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -151,6 +151,13 @@ _pasta() {
                     return 0
                     ;;
                 -n)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --subnet)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -13,6 +13,7 @@ complete -c pasta -l ns-mac-addr -d 'MAC address of that interface' -r -f
 complete -c pasta -s m -l mtu -d 'MTU to assign, 0 for none' -r -f
 complete -c pasta -s a -l address -d 'Address to assign, once for IPv4 and once for IPv6' -r -f
 complete -c pasta -s n -l netmask -d 'IPv4 mask to assign, dotted or as number of bits' -r -f
+complete -c pasta -l subnet -d 'Give the guest a network of its own, like none of the host\'s:' -r -f
 complete -c pasta -s g -l gateway -d 'Default gateway, once for IPv4 and once for IPv6' -r -f
 complete -c pasta -s M -l mac-addr -d 'MAC address that stands for gateway and host' -r -f
 complete -c pasta -s H -l hostname -d 'Host name to assign' -r -f

@@ -38,6 +38,7 @@ _pasta() {
 '*--address=[Address to assign, once for IPv4 and once for IPv6]: :' \
 '*-n+[IPv4 mask to assign, dotted or as number of bits]: :' \
 '*--netmask=[IPv4 mask to assign, dotted or as number of bits]: :' \
+'*--subnet=[Give the guest a network of its own, like none of the host'\''s\:]: :' \
 '*-g+[Default gateway, once for IPv4 and once for IPv6]: :' \
 '*--gateway=[Default gateway, once for IPv4 and once for IPv6]: :' \
 '*-M+[MAC address that stands for gateway and host]: :' \
