@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use passt_tests::{DEADLINE, eventually};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use crate::rig::{Rig, Slirp, original};
 
@@ -69,7 +70,14 @@ fn error(text: &str) -> String {
 }
 
 fn connect(socket: &Path) -> UnixStream {
-    let stream = UnixStream::connect(socket).expect("a server");
+    let address = SocketAddrUnix::new(socket).expect("a short path");
+    // By the system's call alone, this would wait without end for a server that takes nobody.
+    let stream = eventually("a server that accepts", || {
+        let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None);
+        let fd = fd.expect("a socket");
+        rustix::net::connect(&fd, &address).ok().map(|()| UnixStream::from(fd))
+    });
+    stream.set_nonblocking(false).expect("a socket");
     stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
     stream.set_write_timeout(Some(DEADLINE)).expect("a socket");
     stream
