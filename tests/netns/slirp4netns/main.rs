@@ -7,6 +7,7 @@
 mod api;
 mod bess;
 mod callers;
+mod churn;
 mod dns;
 mod life;
 mod net;

@@ -1,7 +1,8 @@
 //! What the process does on the worker's thread beside the engine: statistics, the log's account, control,
 //! and what becomes readable outside.
 
-use std::io::{self, Write as _};
+use std::io;
+use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
 use passt_engine::control::Control;
@@ -9,6 +10,7 @@ use passt_engine::core::Token;
 use passt_engine::link::Link;
 use passt_engine::worker::{External, Worker};
 use passt_proto::time::Instant;
+use passt_sys::msg;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
@@ -94,7 +96,7 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
             }
             _ if number == EXIT => {
                 // The line is what callers look for.
-                let _ = writeln!(io::stderr(), "exitfd event");
+                let _ = msg::write_slice(io::stderr().as_fd(), b"exitfd event\n");
                 if let Some(outsider) = &self.outsider {
                     outsider.dismiss();
                 }

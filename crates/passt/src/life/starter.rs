@@ -2,10 +2,9 @@
 //! force, and one whose end is ours.
 
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use passt_sys::fd;
-use rustix::io::Errno;
+use passt_sys::{fd, msg};
 
 use crate::cli;
 
@@ -56,8 +55,8 @@ impl Starter {
     pub fn tell(&mut self) {
         let Some(ready) = self.ready.take() else { return };
         loop {
-            match rustix::io::write(&ready, READY) {
-                Err(Errno::INTR) => {}
+            match msg::write_slice(ready.as_fd(), READY) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return log::warn!("Couldn't tell that the network is there: {error}"),
                 Ok(_) => return,
             }

@@ -67,6 +67,7 @@ fn main() -> Result<()> {
         ["splice", netns, address] => bare::splice(netns, address),
         ["rr-serve", address] => rr::serve(address),
         ["rr", to, seconds] => say(&rr::request_response(to, seconds.parse()?)?),
+        ["rr-longest", to, seconds] => say(&rr::longest(to, seconds.parse()?)?),
         ["crr", to, seconds] => say(&rr::connect_request_response(to, seconds.parse()?)?),
         ["crowd-serve", address] => rr::never_accept(address),
         ["crowd", to, count] => rr::crowd(to, count.parse()?),

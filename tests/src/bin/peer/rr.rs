@@ -29,6 +29,19 @@ pub(crate) fn request_response(to: &str, seconds: u64) -> Result<String> {
     repeat(seconds, || exchange(&mut stream))
 }
 
+/// Exchanges bytes over one connection; returns how long the longest exchange took, in
+/// microseconds.
+pub(crate) fn longest(to: &str, seconds: u64) -> Result<String> {
+    let mut stream = connect(to)?;
+    let (start, mut longest) = (Instant::now(), Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let before = Instant::now();
+        exchange(&mut stream)?;
+        longest = longest.max(before.elapsed());
+    }
+    Ok(longest.as_micros().to_string())
+}
+
 /// Exchanges a byte over each of many connections, one after the other.
 pub(crate) fn connect_request_response(to: &str, seconds: u64) -> Result<String> {
     repeat(seconds, || exchange(&mut connect(to)?))

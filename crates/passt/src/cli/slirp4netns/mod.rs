@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use passt_engine::forward::rule::Families;
 use passt_proto::addr::Mac;
+use passt_proto::responder::custom::Lease;
 
 use self::options::{OPTIONS, Opt, Take};
 use super::config::{
@@ -30,6 +31,8 @@ use super::{Host, Outcome, Program, draft, values};
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
 const MAX_MTU: u16 = 65521;
+/// How long DHCP clients may use their addresses, in seconds.
+const LEASE: u32 = 86_400;
 /// Bytes of an interface's name.
 const MAX_NAME: usize = 15;
 /// Bytes of a socket's path, without the one that ends it (`sun_path`, unix(7)).
@@ -271,6 +274,7 @@ impl Draft {
         }
         config.dns.closed = self.closed_dns;
         config.dns.announce_servers = !self.closed_dns;
+        config.custom.dhcp_lease = Lease { valid: LEASE, ..Lease::default() };
         config.host.outbound = outbound;
         config.host.outbound_to_loopback = true;
         config.api_socket = self.api_socket.take();

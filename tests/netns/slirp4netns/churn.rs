@@ -1,0 +1,73 @@
+//! Ports that come and go all the time: traffic goes on, and nobody waits for them.
+#![expect(clippy::disallowed_methods, reason = "requests are counted in real time")]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use passt_tests::transfer::{MIB, at, upload};
+use passt_tests::{FAR4, Place as _};
+
+use crate::api::{ask, serve};
+use crate::rig::{Rig, original};
+
+const SECONDS: u64 = 10;
+
+/// One request and its answer, by blocking calls alone: there are thousands.
+fn asked(socket: &Path, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("a server that accepts");
+    stream.write_all(request.as_bytes()).expect("a server that reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// Adds and removes ports until it is `over`; how many requests that were.
+fn churn(socket: &Path, over: &AtomicBool) -> u64 {
+    let mut count = 0;
+    let ports = (20_000..21_000).cycle().take_while(|_| !over.load(Ordering::Relaxed));
+    for port in ports {
+        let arguments =
+            format!(r#""proto":"tcp","host_addr":"127.0.0.1","host_port":{port},"guest_port":80"#);
+        let added = asked(socket, &format!(r#"{{"execute":"add_hostfwd","arguments":{{{arguments}}}}}"#));
+        let id = added.strip_prefix(r#"{"return":{"id":"#).and_then(|rest| rest.strip_suffix("}}"));
+        let id = id.unwrap_or_else(|| panic!("{added}"));
+        let removed = asked(socket, &format!(r#"{{"execute":"remove_hostfwd","arguments":{{"id":{id}}}}}"#));
+        assert_eq!(removed, r#"{"return":{}}"#);
+        count += 2;
+    }
+    count
+}
+
+/// Thousands of requests a second, beside a transfer and requests of the guest's own.
+#[test]
+fn ports_that_come_and_go() {
+    if original() {
+        return;
+    }
+    let Some(served) = serve("--mtu=65520") else { return };
+    let Rig { guest, net } = &served.rig;
+    let _servers =
+        [net.peer.serve(&at(FAR4, 5001)), net.peer.start_peer(&format!("rr-serve {}", at(FAR4, 5002)))];
+    let over = AtomicBool::new(false);
+    let (requests, longest) = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| churn(&served.socket, &over));
+        let transfers = scope.spawn(|| {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(SECONDS) {
+                upload(guest, &at(FAR4, 5001), 64 * MIB);
+            }
+        });
+        let longest = guest.peer(&format!("rr-longest {} {SECONDS}", at(FAR4, 5002)));
+        over.store(true, Ordering::Relaxed);
+        transfers.join().expect("transfers");
+        (clients.join().expect("requests"), longest.trim().parse::<u64>().expect("microseconds"))
+    });
+    assert!(requests >= 1000 * SECONDS, "{requests} requests");
+    assert!(longest < 200_000, "{longest} us without traffic");
+    let left = ask(&served.socket, br#"{"execute":"list_hostfwd"}"#);
+    assert_eq!(left, r#"{"return":{"entries":[]},"entries":[]}"#);
+    eprintln!("{requests} requests in {SECONDS} s, the longest exchange meanwhile {longest} us");
+}
