@@ -14,6 +14,7 @@
 
 mod avahi;
 pub mod client;
+pub mod device;
 pub mod dhcp;
 pub mod frame;
 mod guest;

@@ -67,6 +67,17 @@ pub fn run(net: &Net, memory: u32, programs: &[PathBuf], script: &str) -> Option
 /// directory; it is up, and not configured. Guests of one test differ in `name`. None if the test
 /// had to be skipped.
 pub fn boot(net: &Net, name: &str, socket: &str) -> Option<Guest> {
+    boot_with(net, name, &format!("virtio_uml.device=/mnt/{socket}:1"))
+}
+
+/// A guest whose network device speaks through a socket of this name without memory that both have,
+/// a message for each frame, as BESS does (kernel: `arch/um/drivers/vector_user.c`).
+pub fn boot_bess(net: &Net, name: &str, socket: &str) -> Option<Guest> {
+    boot_with(net, name, &format!("vec0:transport=bess,dst=/mnt/{socket},depth=128,gro=1"))
+}
+
+/// A guest with the device that this word of the kernel's command line makes.
+fn boot_with(net: &Net, name: &str, device: &str) -> Option<Guest> {
     let root = root_directory()?;
     let (dir, peer) = (net.dir().join(name), net.dir().join("peer"));
     // An earlier guest leaves its sockets.
@@ -77,7 +88,7 @@ pub fn boot(net: &Net, name: &str, socket: &str) -> Option<Guest> {
     let mut command = entered(&root, net);
     command.arg(&peer).arg("serial").arg(&dir).arg(LINES.to_string());
     add_kernel(&mut command, GUEST_MEMORY, &format!("/mnt/{name}/initramfs"));
-    command.arg(format!("virtio_uml.device=/mnt/{socket}:1"));
+    command.arg(device);
     let mut machine = Process::start(&mut command);
     eventually("the start of user-mode Linux", || {
         assert!(machine.try_wait().is_none(), "user-mode Linux ended");
@@ -124,6 +135,7 @@ fn guest_init() -> String {
     let lines: Vec<String> = (0..LINES).map(|number| format!("/dev/ttyS{number}")).collect();
     format!(
         "{INIT}\ncat >/etc/udhcpc <<'END'\n{udhcpc}END\nchmod +x /etc/udhcpc\n\
+         [ ! -e /sys/class/net/vec0 ] || ip link set vec0 name eth0\n\
          ip link set eth0 up\nexec peer agent {}\n",
         lines.join(" ")
     )

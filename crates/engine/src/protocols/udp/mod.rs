@@ -46,7 +46,8 @@ use crate::link::Link;
 pub const CALLS: &[Call] = &[
     // Which interface a socket is bound to (`--outbound-if4`).
     Call::only(Sysno::ioctl, &[&[(1, INTERFACE_INDEX)]]),
-    Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::SO_BROADCAST]),
+    // A lasting flow's own socket has the port of the one that it began with.
+    Call::only(Sysno::setsockopt, &[option::IP_PKTINFO, option::SO_BROADCAST, option::SO_REUSEPORT]),
 ];
 
 /// Entries of an error queue, and joined messages, that are dealt with at once.
