@@ -188,3 +188,32 @@ fn buildah() {
         wait_for_end(&site.starters, "slirp4netns");
     }
 }
+
+/// Networks and ports that can't be had: Podman shows what it is told.
+#[test]
+fn podman_is_refused() {
+    let Some(net) = Net::new() else { return };
+    let Some(site) = Site::new(&net) else { return };
+    let _servers = site.serve_all(&net);
+    let configuration = &blocks("slirp4netns")[0];
+    site.make_image();
+    for (options, expected) in [
+        ("cidr=10.0.2.0/30", "prefix length needs to be 1-25"),
+        ("cidr=10.0.2.7/24", "CIDR needs to be a network address like 10.0.2.0/24"),
+        ("mtu=70000", "MTU must be a positive integer (< 65522)"),
+        // Somebody listens there, and a user may not.
+        ("port_handler=slirp4netns -p 127.0.0.1:8000:80", "slirp_add_hostfwd failed"),
+        ("port_handler=slirp4netns -p 80:80", "slirp_add_hostfwd failed"),
+    ] {
+        let [theirs, ours] = [("", THEIRS), (configuration, OURS)].map(|(text, program)| {
+            site.configure(text);
+            let run = format!("podman run --rm --cgroups=disabled --network slirp4netns:{options} box true");
+            let run = site.starters.start_sh(&run).finish();
+            wait_for_end(&site.starters, "slirp4netns");
+            let (said, _usage) = run.stderr.split_once("Usage:").unwrap_or((&run.stderr, ""));
+            (run.status.code(), said.replace(program, ""))
+        });
+        assert!(theirs.1.contains(expected), "{options}: {theirs:?}");
+        assert_eq!(theirs, ours, "{options}");
+    }
+}
