@@ -6,7 +6,8 @@ use passt_tests::{FAR6, HOST4, Net, Place as _, Process, eventually};
 
 use crate::{Site, wait_for_end};
 
-/// What is found out inside, line by line; then pages are served. `$1` is the address at which the
+/// What is found out inside, line by line; then pages are served, and by
+/// UDP what is asked. `$1` is the address at which the
 /// host's own may be; `$2` is there if IPv6 is to come, which takes a moment.
 const LOOK: &str = r#"
 say() {
@@ -29,6 +30,7 @@ say own wget -T 5 -qO- http://$1:8000/
 say resolver sed -n s/nameserver.//p /etc/resolv.conf
 say address sh -c 'ip -4 -o addr show dev tap0 | grep -o "inet [^ ]*"'
 say mtu sh -c 'ip link show dev tap0 | grep -o "mtu [0-9]*"'
+PEER udp-serve 0.0.0.0:8080 &
 echo looked=around
 exec busybox httpd -f -p 0.0.0.0:8080 -h www
 "#;
@@ -54,7 +56,7 @@ impl Site<'_> {
              echo from inside >www/index.html
              chown -R user www
              cat >look.sh <<'END'\n{}END",
-            LOOK.replace("FAR6", FAR6)
+            LOOK.replace("FAR6", FAR6).replace("PEER", &self.starters.peer_path().to_string_lossy())
         ));
         let busybox = self.starters.busybox();
         let busybox = busybox.display();
@@ -128,4 +130,12 @@ pub(crate) fn fetch_bulk(site: &Site<'_>, net: &Net, expected: &str) {
         format!("{} wget -T 30 -qO- http://{HOST4}:8080/bulk | sha256sum", site.starters.busybox().display());
     let sum = net.peer.command("sh").args(["-c", &line]).output().expect("a shell");
     assert_eq!(String::from_utf8_lossy(&sum.stdout).trim(), expected);
+}
+
+/// The address of who asks by UDP, from outside, as it is seen inside.
+pub(crate) fn ask_by_udp(net: &Net) -> String {
+    eventually("an answer by UDP", || {
+        let answer = net.peer.start_peer(&format!("udp-ask {HOST4}:8080 who")).succeed();
+        Some(answer.trim().rsplit_once(':')?.0.to_owned())
+    })
 }

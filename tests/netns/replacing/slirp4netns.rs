@@ -1,9 +1,9 @@
 //! The program `slirp4netns` for `RootlessKit` and Podman: what they and those inside notice is the
 //! same with Debian's and with ours.
 
-use passt_tests::{GATEWAY4, HOST4, Net, eventually};
+use passt_tests::{GATEWAY4, HOST4, Net, Place as _, eventually};
 
-use crate::kit::{Kit, fetch, fetch_bulk, pairs};
+use crate::kit::{Kit, ask_by_udp, fetch, fetch_bulk, pairs};
 use crate::{Site, assert_in_use, blocks, in_use, wait_for_end};
 
 const THEIRS: &str = "/usr/bin/slirp4netns";
@@ -48,7 +48,7 @@ fn rootlesskit() {
     for (more, expected) in KITS {
         let own = if more.contains("10.0.99") { "10.0.99.2" } else { "10.0.2.2" };
         for driver in ["builtin", "slirp4netns"] {
-            let ports = format!("--port-driver={driver} -p 0.0.0.0:8080:8080/tcp");
+            let ports = format!("--port-driver={driver} -p 0.0.0.0:8080:8080/tcp -p 0.0.0.0:8080:8080/udp");
             let mut before = None;
             for (options, program) in [(&untold, THEIRS), (&options, OURS)] {
                 let kit = Kit::start(&site, "slirp4netns", &format!("{options} {ports} {more}"), own);
@@ -63,7 +63,7 @@ fn rootlesskit() {
                 assert_eq!(kit.seen["bulk"], bulk, "{program} {driver} {more}");
                 assert_eq!(fetch(&site, &net, ""), "from inside", "{program} {driver} {more}");
                 fetch_bulk(&site, &net, &bulk);
-                let found = (kit.seen.clone(), fetch(&site, &net, "cgi-bin/source"));
+                let found = (kit.seen.clone(), fetch(&site, &net, "cgi-bin/source"), ask_by_udp(&net));
                 assert_eq!(*before.get_or_insert_with(|| found.clone()), found, "{driver} {more}");
                 kit.stop();
             }
@@ -129,6 +129,12 @@ fn podman() {
     net.host.ip("addr add 192.0.2.77/24 dev eth0");
     let [configuration, see, ..] = &blocks("slirp4netns")[..] else { panic!("blocks") };
     site.make_image();
+    // For the helper by which UDP is served.
+    let peer = site.starters.peer_path();
+    let libraries = format!(
+        "-v /usr/lib64:/lib64 -v /usr/lib/x86_64-linux-gnu:/lib/x86_64-linux-gnu -v {0}:{0}",
+        peer.display()
+    );
     for (more, expected) in NETWORKS {
         let mut before = None;
         for (text, program) in [("", THEIRS), (configuration, OURS)] {
@@ -143,7 +149,7 @@ fn podman() {
             let own = if more.contains("10.0.99") { "10.0.99.2" } else { "10.0.2.2" };
             let v6 = if more.contains("enable_ipv6=false") { "" } else { "6" };
             site.starters.sh(&format!(
-                "podman run -d --cgroups=disabled --name web -p 8080:8080 {network} -v /home/user:/home/user \
+                "podman run -d --cgroups=disabled --name web -p 8080:8080 -p 8080:8080/udp {network} {libraries} -v /home/user:/home/user \
                  -w /home/user box sh look.sh {own} {v6}"
             ));
             assert_in_use(&site.starters, program);
@@ -154,6 +160,7 @@ fn podman() {
             assert_eq!(fetch(&site, &net, ""), "from inside", "{program} {more}");
             fetch_bulk(&site, &net, &bulk);
             seen.insert("seen".to_owned(), fetch(&site, &net, "cgi-bin/source"));
+            seen.insert("seen by UDP".to_owned(), ask_by_udp(&net));
             for (what, text) in expected {
                 assert_eq!(seen[*what], *text, "{program} {more}: {seen:?}");
             }

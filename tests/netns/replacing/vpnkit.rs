@@ -3,7 +3,7 @@
 
 use passt_tests::{Net, skip};
 
-use crate::kit::{Kit, fetch, fetch_bulk};
+use crate::kit::{Kit, ask_by_udp, fetch, fetch_bulk};
 use crate::{Site, assert_in_use, blocks};
 
 const OURS: &str = "/usr/local/bin/vpnkit";
@@ -31,7 +31,7 @@ fn rootlesskit() {
         return;
     }
     for (more, expected) in KITS {
-        let ports = "--port-driver=builtin -p 0.0.0.0:8080:8080/tcp";
+        let ports = "--port-driver=builtin -p 0.0.0.0:8080:8080/tcp -p 0.0.0.0:8080:8080/udp";
         let kit = Kit::start(&site, "vpnkit", &format!("{options} {ports} {more}"), "192.168.65.2");
         assert_in_use(&site.starters, OURS);
         let seen = site.starters.sh_as_root(see.trim().trim_start_matches("sudo "));
@@ -45,6 +45,7 @@ fn rootlesskit() {
         assert_eq!(kit.seen["bulk"], bulk, "{more}");
         assert_eq!(fetch(&site, &net, ""), "from inside", "{more}");
         fetch_bulk(&site, &net, &bulk);
+        ask_by_udp(&net);
         kit.stop();
     }
 }
