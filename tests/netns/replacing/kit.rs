@@ -23,6 +23,8 @@ page6() {
 }
 [ -z "${2-}" ] || for second in 1 2 3 4 5 6 7 8 9; do
     ! page6 >page6 2>&1 || break
+    # Until there is an address, it is to fail at once.
+    ! grep -q 'timed out' page6 || echo hung=yes
     sleep 1
 done
 say page6 page6

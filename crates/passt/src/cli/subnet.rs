@@ -89,5 +89,6 @@ impl Subnet {
         config.services.multicast = false;
         // What guests form their addresses from is told by advertisements alone.
         config.services.dhcpv6 = false;
+        config.custom.ra.unasked = false;
     }
 }
