@@ -1,5 +1,5 @@
 //! Programs that start passt and pasta, those of Debian's present release: Podman, Buildah,
-//! `RootlessKit`, libvirt with its qemu, and the C program to compare with.
+//! `RootlessKit`, libvirt with its qemu, and the C programs to compare with.
 //!
 //! Those of Debian 12 do not know pasta yet, and its libvirt is built without passt. So packages of
 //! the release after it are unpacked, not installed, and run in a root directory of these files, in
@@ -18,7 +18,7 @@ use crate::{Net, Place, Process, User, skip};
 
 /// The newest release, under the name that it has at any time.
 const SUITE: &str = "stable";
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 19] = [
     "buildah",
     "busybox-static",
     "crun",
@@ -34,6 +34,7 @@ const PACKAGES: [&str; 18] = [
     "procps",
     "qemu-system-x86",
     "rootlesskit",
+    "slirp4netns",
     "tar",
     "uidmap",
     "util-linux",
@@ -57,7 +58,7 @@ impl<'n> Starters<'n> {
             skip("the packages are of x86_64");
             return None;
         }
-        let parts = match cached(&format!("starters-{SUITE}"), make_parts) {
+        let parts = match cached(&format!("starters-{}-{SUITE}", PACKAGES.len()), make_parts) {
             Ok(parts) => parts,
             Err(error) => {
                 skip(&format!("no programs that know passt and pasta: {error:#}"));

@@ -23,7 +23,14 @@ pub(super) struct Chores {
 impl Chores {
     pub(super) fn new(services: &responder::Config, random: u64, now: Instant) -> Self {
         let advertises = services.services.contains(Services::NDP | Services::RA) && services.v6.is_some();
-        Self { solicit: Some(now), asked: None, advertise: advertises.then_some(now), random }
+        let mut chores =
+            Self { solicit: Some(now), asked: None, advertise: advertises.then_some(now), random };
+        let ra = &services.custom.ra;
+        if !ra.unasked {
+            let later = now + chores.interval(ra.interval());
+            chores.advertise = chores.advertise.and(Some(later));
+        }
+        chores
     }
 
     /// Has the guest asked and told at once, as at the start.

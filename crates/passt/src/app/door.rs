@@ -182,10 +182,7 @@ impl Hall {
         let _ = ctx.core.unwatch(&socket);
         let wanted = wanted?;
         match self.receive(&wanted, &socket, ctx) {
-            Ok(mac) => {
-                let answer = vmnet::accepted(self.mtu, mac);
-                (send(&socket, &answer)).then_some(socket)
-            }
+            Ok(is_there) => is_there.then_some(socket),
             Err(reason) => {
                 log::warn!("A client is sent away: {reason}");
                 send(&socket, &vmnet::refused(reason));
@@ -194,13 +191,13 @@ impl Hall {
         }
     }
 
-    /// Has a client be served, unless another one is; its MAC address.
+    /// Has a client be served, unless another one is; whether it is there to be told.
     fn receive<L: ClientLink>(
         &mut self,
         wanted: &Wanted,
         socket: &OwnedFd,
         ctx: &mut Context<L>,
-    ) -> Result<Mac, &'static str> {
+    ) -> Result<bool, &'static str> {
         let before = self.current.take().filter(|_| ctx.core.link.is_connected());
         if before.as_ref().is_some_and(|(uuid, _)| *uuid != wanted.uuid) {
             self.current = before;
@@ -211,6 +208,11 @@ impl Hall {
             self.current = before;
             return Err("The address is not free");
         }
+        let kept = socket::keep(socket).map_err(|_| "Too many descriptors");
+        if kept.is_err() || !send(socket, &vmnet::accepted(self.mtu, mac)) {
+            self.current = before;
+            return kept.map(|_| false);
+        }
         self.parked.retain(|parked| !socket::has_left(parked.as_fd(), Wire::Hyperkit));
         if let Some((_, connection)) = before {
             if self.parked.is_full() {
@@ -218,9 +220,8 @@ impl Hall {
             }
             self.parked.push(connection);
         }
-        let kept = socket::keep(socket).map_err(|_| "Too many descriptors")?;
-        self.current = Some((wanted.uuid, kept));
-        Ok(mac)
+        self.current = Some((wanted.uuid, kept?));
+        Ok(true)
     }
 
     /// The MAC address of a client: the same whenever it comes.

@@ -125,7 +125,9 @@ impl Draft {
         };
         self.warn_of_no_advertisements();
         self.warn_of_family_that_is_off();
+        let unasked = self.config.custom.ra.unasked;
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
+        self.config.custom.ra.unasked = unasked;
         Ok(self.config)
     }
 
@@ -213,6 +215,8 @@ impl Draft {
             }
             (passt.socket, passt.one_off) = (GuestSocket::Stdio, true);
             self.config.foreground = true;
+        } else if passt.wire == Wire::Hyperkit && self.fd.is_some() {
+            return Err(Error::Conflict("--framing hyperkit is for a socket to which clients connect"));
         } else if passt.wire == Wire::Vfkit && self.fd.is_none() {
             return Err(Error::Conflict("--framing vfkit needs a connected socket (--fd)"));
         } else if let Some(fd) = self.fd {

@@ -95,6 +95,7 @@ impl Subnet {
         config.mapping.gateway = false;
         // Groups are those of the host's network.
         config.services.multicast = false;
+        config.custom.ra.unasked = false;
     }
 }
 

@@ -114,6 +114,9 @@ pub struct Boot {
 /// What router advertisements say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertised {
+    /// Whether the guest hears of us before it asks. Linux takes a default route then at once, and
+    /// until it has an address connects from `::1`, which nothing answers.
+    pub unasked: bool,
     /// Seconds that we stay a default router, zero for none.
     pub lifetime: u16,
     /// Preference as default router (RFC 4191).
@@ -155,6 +158,7 @@ pub struct Pref64 {
 impl Default for Advertised {
     fn default() -> Self {
         Self {
+            unasked: true,
             // The most there can be (RFC 8319, section 4).
             lifetime: u16::MAX,
             preference: Preference::Medium,

@@ -346,6 +346,7 @@ fn router_advertisements() {
     let pref64 =
         |prefix: &str, len, lifetime| Pref64 { prefix: prefix.parse().expect("a prefix"), len, lifetime };
     let expected = Advertised {
+        unasked: true,
         lifetime: 1800,
         preference: Preference::Low,
         dns_lifetime: 600,

@@ -6,6 +6,10 @@
 //! `RootlessKit`; Podman as root, which refuses pasta; `KubeVirt`, whose image is in a registry of
 //! the Internet. QEMU's own `-netdev passt` is in `vm`.
 
+mod kit;
+mod slirp4netns;
+mod vpnkit;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::chown;
@@ -23,7 +27,7 @@ const OURS: &str = "/usr/local/bin/pasta";
 
 /// The indented blocks of a section of the document, in their order; `""` is what comes before any.
 fn blocks(section: &str) -> Vec<String> {
-    let document = include_str!("../../docs/replacing.md");
+    let document = include_str!("../../../docs/replacing.md");
     let (first, rest) = document.split_once("\n## ").expect("sections");
     let mut sections = rest.split("\n## ");
     let text = if section.is_empty() {
@@ -58,10 +62,14 @@ fn cargo(line: &str, root: &Path) {
     Process::start(&mut command).succeed_within(Duration::from_mins(20));
 }
 
-/// Where the programs are, installed once by the document's line.
+/// Where the programs are, installed once by the document's line, unless they are already: below
+/// the directory that the environment names, as in `INSTALLED=/usr/local`.
 fn installed() -> &'static Path {
     static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
     INSTALLED.get_or_init(|| {
+        if let Some(root) = std::env::var_os("INSTALLED") {
+            return root.into();
+        }
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("installed");
         let lines = &blocks("")[0];
         cargo(lines.lines().next().expect("a line"), &root);
@@ -84,7 +92,7 @@ fn cargo_installs_all_programs_and_removes_them() {
     assert_eq!(lines.next(), Some(format!("sudo {own} --root /usr/local").as_str()), "for everybody");
     cargo(own, &root);
     let bin = root.join("bin");
-    let programs = ["passt", "pasta", "qrap"];
+    let programs = ["passt", "pasta", "qrap", "slirp4netns", "vpnkit"];
     assert_eq!(names(&bin), programs.map(str::to_owned).into());
     for name in ["passt", "pasta"] {
         let version = Process::start(Command::new(bin.join(name)).arg("--version")).succeed();
@@ -130,7 +138,7 @@ impl<'n> Site<'n> {
     /// Makes an image, `box`, of busybox and a page.
     fn make_image(&self) {
         self.starters.sh("mkdir -p rootfs/bin rootfs/www .config/containers; cp /usr/bin/busybox rootfs/bin
-             for name in httpd sh sleep wget; do ln -s busybox rootfs/bin/$name; done
+             for name in cat grep head httpd ip sed sh sha256sum sleep tr wget; do ln -s busybox rootfs/bin/$name; done
              echo from the container >rootfs/www/index.html
              tar -C rootfs -c . | podman import -q - box");
     }
