@@ -67,7 +67,8 @@ impl Tap {
     }
 
     /// Takes over a device that another process has opened, with the header and offloads that it
-    /// has. Frames must come without packet information (`IFF_NO_PI`).
+    /// has. Frames must come without packet information (`IFF_NO_PI`), which the kernel does not tell:
+    /// the bit that would say so has another meaning there (`IFF_NOFILTER`).
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let file = File::from(fd);
         let mut request = request("", 0)?;
@@ -75,12 +76,8 @@ impl Tap {
         result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) } as isize)?;
         // SAFETY: TUNGETIFF has written the flags.
         let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-        let needed = libc::IFF_TAP | libc::IFF_NO_PI;
-        if flags & needed != needed {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a tap device without packet information",
-            ));
+        if flags & libc::IFF_TAP == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a tap device"));
         }
         rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? | rustix::fs::OFlags::NONBLOCK)?;
         let header = flags & libc::IFF_VNET_HDR != 0;

@@ -142,7 +142,7 @@ fn run(config: &Config) -> anyhow::Result<u8> {
         _ => None,
     };
     crate::log::init(config.name, &config.log)?;
-    let starter = Starter::new(&config.starter)?;
+    let starter = Starter::new(&config.starter);
     for warning in &config.warnings {
         log::warn!("{warning}");
     }

@@ -153,7 +153,7 @@ fn create_tap(wanted: &TapSetup, loopback: bool) -> anyhow::Result<(Tap, Option<
         loopback_up(&mut netlink);
     }
     let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
-    let link = guest::configure(&mut netlink, name, config)?;
+    let link = guest::configure(&mut netlink, tap.name(), config)?;
     Ok((tap, link.mac))
 }
 

@@ -2,7 +2,7 @@
 
 mod announce;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -228,7 +228,10 @@ const GUEST: &[Opt] = &[
          .2 is the gateway and the host's loopback, .3 its resolver, the\n\
          guest .100, or .15 to .30 by DHCP; and fd00::/64 likewise",
         |d, arg| {
-            let subnet = arg.parse("subnet", |text| values::network(text).ok())?;
+            let is_usable = |(addr, _): &(Ipv4Addr, u8)| {
+                !(addr.is_loopback() || addr.is_multicast() || addr.is_unspecified())
+            };
+            let subnet = arg.parse("subnet", |text| values::network(text).ok().filter(is_usable))?;
             d.subnet = Some(subnet);
             Ok(())
         },

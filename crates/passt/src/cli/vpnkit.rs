@@ -273,8 +273,11 @@ impl Draft {
         let host = Some(host).filter(|host| !host.is_unspecified());
         let all = [Some(lowest), Some(highest), host];
         let is_outside = all.into_iter().flatten().any(|addr| network(addr) != network(gateway));
+        let is_network = |addr: Ipv4Addr| matches!(addr.octets(), [.., 0 | 255]);
+        let is_none = [lowest, highest, gateway].into_iter().chain(host).any(is_network);
         let is_taken = |addr: Ipv4Addr| (lowest..=highest).contains(&addr);
         if is_outside
+            || is_none
             || lowest > highest
             || is_taken(gateway)
             || host.is_some_and(is_taken)

@@ -10,7 +10,7 @@ use passt_control::v2::{self, Greeting, Table};
 use passt_control::{Rule, frame, request};
 use passt_engine::core::{Core, Token};
 use passt_engine::link::Link;
-use passt_proto::time::Instant;
+use passt_proto::time::{Duration, Instant};
 use passt_sys::{alloc, msg};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -29,6 +29,9 @@ const CHUNK: usize = 1 << 14;
 const FULL: usize = 1 << 16;
 /// The same above which a client that wants events has none: it does not read.
 const DEAF: usize = 1 << 18;
+
+/// How long the rest of a request in slirp4netns's language may take, which has no other end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a client has asked for.
 #[derive(Debug)]
@@ -123,7 +126,19 @@ impl Client {
 
     /// Since when it says nothing, unless it waits for us, or for events.
     pub(super) fn silent_since(&self) -> Option<Instant> {
-        (!self.waits && !self.subscribed).then_some(self.heard)
+        (!self.waits && !self.subscribed && !self.is_complete()).then_some(self.heard)
+    }
+
+    /// When it will have had the time that there is for the rest of a request in slirp4netns's
+    /// language; `None` if none has begun.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        let is_begun = matches!(self.stage, Stage::Hostfwd(_)) && !self.input.is_empty();
+        (is_begun && !self.waits && !self.is_complete()).then_some(self.heard + PATIENCE)
+    }
+
+    /// Nothing more is waited for: what came is all of its request.
+    pub(super) fn give_up(&mut self) {
+        self.ended = true;
     }
 
     /// Reads some of what came, if there is room for it.

@@ -82,10 +82,22 @@ impl Door {
             }
             Err(error) => {
                 log::warn!("Couldn't accept a client of the control socket: {error}");
-                self.watched = self.watched && core.unwatch(&self.listener).is_err();
-                core.postpone(number);
+                self.pause(core, number);
                 None
             }
+        }
+    }
+
+    /// Leaves who waits there for a while.
+    pub(super) fn pause<L: Link>(&mut self, core: &mut Core<L>, number: u32) {
+        self.watched = self.watched && core.unwatch(&self.listener).is_err();
+        core.postpone(number);
+    }
+
+    /// Lets them in again.
+    pub(super) fn resume<L: Link>(&mut self, core: &mut Core<L>, number: u32) {
+        if !self.watched {
+            self.watch(core, number);
         }
     }
 

@@ -30,7 +30,7 @@ use passt_engine::control::Control;
 use passt_engine::core::{Core, Token};
 use passt_engine::link::Link;
 use passt_engine::worker::Worker;
-use passt_proto::time::Instant;
+use passt_proto::time::{Duration, Instant};
 use passt_sys::alloc;
 use passt_sys::seccomp::{Call, Sysno};
 use passt_sys::socket::option;
@@ -47,6 +47,8 @@ use crate::log;
 
 /// Clients at most. Whoever comes then takes the place of the one that was silent for longest.
 const MAX_CLIENTS: usize = 128;
+/// How long a client may say nothing before others may take its place.
+const SILENCE: Duration = Duration::from_millis(50);
 /// Requests answered each round: some of them take a while.
 const REQUESTS: usize = 2;
 /// Number of the socket among what is outside of the engine.
@@ -182,6 +184,12 @@ impl Server {
     /// Does some of what was asked for.
     pub(crate) fn tick<L: Link>(&mut self, control: &mut Control<'_, L>) {
         self.tell_events(control);
+        let now = control.engine.ctx.core.now;
+        for client in self.clients.iter_mut().flatten() {
+            if client.patience().is_some_and(|end| end <= now) {
+                client.give_up();
+            }
+        }
         let mut answered = 0;
         for _ in 0..self.clients.len() {
             if answered == REQUESTS {
@@ -218,12 +226,16 @@ impl Server {
     fn admit<L: Link>(&mut self, control: &mut Control<'_, L>) {
         // More come in the next round.
         let core = &mut control.engine.ctx.core;
+        if !self.has_place(core.now) {
+            // All others wait for us: who comes is let in when one of them is done.
+            return self.door.pause(core, DOOR);
+        }
         let Some(socket) = self.door.admit(core, DOOR) else { return };
         if !alloc::has_room_for(client::MEMORY) {
             ::log::warn!("Too little memory for another client of the control socket");
             return;
         }
-        let Some(slot) = self.free_slot() else { return };
+        let Some(slot) = self.free_slot(control.engine.ctx.core.now) else { return };
         let language = match &self.hostfwd {
             Some(table) => Language::Hostfwd(table.terms),
             None => Language::Control(self.terms.tables(control)),
@@ -241,8 +253,33 @@ impl Server {
         self.settle(slot, core);
     }
 
+    /// Whether nobody has come to any harm yet if another client comes: one place is free.
+    fn has_free_place(&self) -> bool {
+        self.clients.len() < MAX_CLIENTS || self.clients.iter().any(Option::is_none)
+    }
+
+    /// Whether there is a place for another client, perhaps that of one.
+    fn has_place(&self, now: Instant) -> bool {
+        self.has_free_place() || self.dispensable(now).is_some()
+    }
+
+    /// The client that has said nothing for longest, but for those that have just come or are waited
+    /// for; if all wait for something, the oldest of those that wait for events.
+    fn dispensable(&self, now: Instant) -> Option<usize> {
+        let silent = |(slot, client): (usize, &Option<Client>)| {
+            let since = client.as_ref()?.silent_since().filter(|since| *since + SILENCE <= now)?;
+            Some((since, slot))
+        };
+        let all = || self.clients.iter().enumerate();
+        let subscribed = |(slot, client): (usize, &Option<Client>)| {
+            client.as_ref().filter(|client| client.subscribed).map(|client| (client.serial, slot))
+        };
+        let silent = all().filter_map(silent).min().map(|(_, slot)| slot);
+        silent.or_else(|| all().filter_map(subscribed).min().map(|(_, slot)| slot))
+    }
+
     /// A place for a client: perhaps that of another one.
-    fn free_slot(&mut self) -> Option<usize> {
+    fn free_slot(&mut self, now: Instant) -> Option<usize> {
         if let Some(slot) = self.clients.iter().position(Option::is_none) {
             return Some(slot);
         }
@@ -250,15 +287,7 @@ impl Server {
             self.clients.push(None);
             return Some(self.clients.len() - 1);
         }
-        let silent =
-            |(slot, client): (usize, &Option<Client>)| Some((client.as_ref()?.silent_since()?, slot));
-        let all = || self.clients.iter().enumerate();
-        let subscribed = |(slot, client): (usize, &Option<Client>)| {
-            client.as_ref().filter(|client| client.subscribed).map(|client| (client.serial, slot))
-        };
-        let silent = all().filter_map(silent).min().map(|(_, slot)| slot);
-        // If all of them wait for something, the oldest of those that wait for events.
-        let slot = silent.or_else(|| all().filter_map(subscribed).min().map(|(_, slot)| slot))?;
+        let slot = self.dispensable(now)?;
         ::log::info!(
             "More than {MAX_CLIENTS} clients of the control socket: the most silent one is sent away"
         );
@@ -399,11 +428,16 @@ impl Server {
             core.capture = None;
         }
         let now = core.now;
+        if self.has_free_place() {
+            self.door.resume(core, DOOR);
+        }
         let has_requests = self.clients.iter().flatten().any(Client::has_request);
         let is_busy = has_requests || self.transactions.has_more();
         if self.subscribers > 0 && self.terms.has_namespace() && self.look.is_none() {
             self.look = Some(now + settings::LOOK);
         }
-        self.due = if is_busy { Some(Instant::ZERO) } else { self.look };
+        let patience = self.clients.iter().flatten().filter_map(Client::patience).min();
+        let later = [self.look, patience].into_iter().flatten().min();
+        self.due = if is_busy { Some(Instant::ZERO) } else { later };
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Left out: what only the start has to take away, which is in [`leftovers`](super::leftovers).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -22,8 +22,9 @@ use passt_sys::{fd, msg, process, signal};
 use rustix::event::{Timespec, epoll};
 use rustix::fs::{CWD, Mode, OFlags, inotify};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::thread::set_no_new_privs;
+use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use super::leftovers::Made;
 
@@ -58,11 +59,12 @@ const OPEN_LARGE: i64 = READ.union(OFlags::LARGEFILE).bits() as i64;
 
 /// Most of the file that is read, in bytes.
 pub const MAX_CONTENT: usize = 16 * 1024;
-/// Links that lead to the file, one by the other.
-const MAX_LINKS: usize = 8;
+/// Links on the way to the file (`path_resolution(7)` has 40).
+const MAX_LINKS: usize = 40;
 /// How long a file is left alone that has changed: some are written in several steps.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often the file is looked at where the kernel does not tell of changes.
+/// How often the file is looked at where the kernel does not tell of all changes, and how long the
+/// isolated process waits for files to be removed.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What the isolated process asks for: the end, and that files are removed.
@@ -83,6 +85,8 @@ impl Attendant {
         let made = made.map(Made::new).transpose()?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // At its end it waits for this process, which may wait for somebody else.
+        set_socket_timeout(&ours, Timeout::Recv, Some(LOOK))?;
         let removes = made.is_some();
         // What changes from here on is told, whatever the caller has read by then.
         let file = file.map(Followed::new);
@@ -136,6 +140,10 @@ struct Followed {
     path: PathBuf,
     /// `None` where there can't be one (`/proc/sys/fs/inotify`).
     inotify: Option<OwnedFd>,
+    /// The kernel tells of all changes.
+    is_watched: bool,
+    /// What was told last could not be sent: there is no room for it yet.
+    is_behind: bool,
     /// A byte that is no content, and the content as it was told last.
     told: Vec<u8>,
     /// The same as it is now.
@@ -161,6 +169,7 @@ impl Process {
         let kept: Vec<_> = kept.map(AsRawFd::as_raw_fd).chain(made_fd).collect();
         fd::null_standard(&fd::null()?)?;
         fd::close_leaked(&kept)?;
+        process::limit_capabilities(CapabilitySet::empty())?;
         set_no_new_privs(true)?;
         let mut calls = OWN_CALLS.to_vec();
         if cfg!(debug_assertions) {
@@ -174,11 +183,14 @@ impl Process {
         while !self.is_over() {
             if let Some(file) = &mut self.file {
                 file.settle(&self.epoll);
-                if file.has_changed() && msg::send_slice(self.socket.as_fd(), &file.now).is_ok() {
+                let has_changed = file.has_changed();
+                file.is_behind = has_changed && msg::send_slice(self.socket.as_fd(), &file.now).is_err();
+                if has_changed && !file.is_behind {
                     file.told.clone_from(&file.now);
                 }
             }
-            let pause = self.file.as_ref().filter(|file| file.inotify.is_none()).map(|_| LOOK);
+            let looks = |file: &&Followed| !file.is_watched || file.is_behind;
+            let pause = self.file.as_ref().filter(looks).map(|_| LOOK);
             wait(&self.epoll, pause);
         }
     }
@@ -212,7 +224,14 @@ fn wait(epoll: &OwnedFd, most: Option<Duration>) {
 impl Followed {
     fn new(path: &Path) -> Self {
         let room = || Vec::with_capacity(MAX_CONTENT);
-        let mut followed = Self { path: path.into(), inotify: None, told: room(), now: room() };
+        let mut followed = Self {
+            path: path.into(),
+            inotify: None,
+            is_watched: false,
+            is_behind: false,
+            told: room(),
+            now: room(),
+        };
         followed.has_changed();
         followed.told.clone_from(&followed.now);
         followed
@@ -222,43 +241,27 @@ impl Followed {
     fn begin(&mut self) {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         self.inotify = inotify::init(flags).ok();
-        if self.watch().is_err() {
-            self.inotify = None;
-        }
+        self.is_watched = self.watch();
     }
 
-    /// Has the kernel tell of changes of the file, of names that lead to it, and of what they lead
-    /// to, which may be a link. What is watched already stays so.
-    fn watch(&self) -> io::Result<()> {
-        let Some(inotify) = &self.inotify else { return Ok(()) };
+    /// Has the kernel tell of changes of the file, and of each directory on the way to it, links
+    /// included: any name there may become another. What is watched already stays so. Whether nothing
+    /// can be missed then.
+    fn watch(&self) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
         let of_file = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MODIFY;
-        let of_names = inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::MOVED_TO
-            | inotify::WatchFlags::MOVED_FROM
-            | inotify::WatchFlags::DELETE
-            | inotify::WatchFlags::ONLYDIR;
         // There may be none at the moment.
         let _ = inotify::add_watch(inotify, &self.path, of_file);
-        let mut path = self.path.clone();
-        for _ in 0..MAX_LINKS {
-            let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-            inotify::add_watch(inotify, &directory, of_names)?;
-            let mut room = Vec::with_capacity(256);
-            room.clear();
-            let Ok(target) = rustix::fs::readlink(&path, room) else { break };
-            path = directory.join(Path::new(OsStr::from_bytes(target.as_bytes())));
-        }
-        Ok(())
+        watch_way(inotify, &self.path)
     }
 
     /// Waits until nothing happens any more, for a moment, and watches what is there now.
-    fn settle(&self, epoll: &OwnedFd) {
+    fn settle(&mut self, epoll: &OwnedFd) {
         if self.take_events() {
             wait(epoll, Some(PAUSE));
             self.take_events();
-            // What can't be watched now is seen when something else changes.
-            let _ = self.watch();
         }
+        self.is_watched = self.watch();
     }
 
     /// Takes what the kernel has told; whether it was anything.
@@ -292,6 +295,42 @@ impl Followed {
     }
 }
 
+/// Watches the directories on the way to a path, following links as the kernel does; whether all of
+/// them are there, and watched.
+fn watch_way(inotify: &OwnedFd, path: &Path) -> bool {
+    let of_names = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::MOVED_FROM
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::ONLYDIR;
+    let mut links = 0;
+    let mut left: Vec<OsString> = path.iter().rev().map(OsStr::to_owned).collect();
+    let mut at = PathBuf::from("/");
+    while let Some(name) = left.pop() {
+        match name.as_bytes() {
+            b"/" => at = "/".into(),
+            b".." => drop(at.pop()),
+            b"." => {}
+            _ => {
+                if inotify::add_watch(inotify, &at, of_names).is_err() {
+                    return false;
+                }
+                let next = at.join(&name);
+                match rustix::fs::readlink(&next, Vec::with_capacity(256)) {
+                    Ok(_) if links == MAX_LINKS => return false,
+                    Ok(target) => {
+                        links += 1;
+                        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                        left.extend(target.iter().rev().map(OsStr::to_owned));
+                    }
+                    Err(_) => at = next,
+                }
+            }
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -302,10 +341,13 @@ mod tests {
     fn wait_for(attendant: &mut Attendant, expected: &str) {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         epoll::add(&epoll, &*attendant, epoll::EventData::new_u64(0), epoll::EventFlags::IN).unwrap();
-        for _ in 0..10 {
+        let mut idle = 0;
+        while idle < 10 {
             wait(&epoll, Some(Duration::from_secs(1)));
-            if attendant.read().unwrap() == Some(expected.as_bytes()) {
-                return;
+            match attendant.read().unwrap() {
+                Some(told) if told == expected.as_bytes() => return,
+                Some(_) => {}
+                None => idle += 1,
             }
         }
         panic!("never told of {expected:?}");
@@ -333,6 +375,28 @@ mod tests {
         fs::remove_file(&other).unwrap();
         fs::write(&other, "four").unwrap();
         wait_for(&mut attendant, "four");
+        // Directories on the way: one that is a link and leads elsewhere, one that is made again.
+        let way = directory.join("way");
+        symlink("run", &way).unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink("way/file", &link).unwrap();
+        wait_for(&mut attendant, "two");
+        fs::create_dir(directory.join("run2")).unwrap();
+        fs::write(directory.join("run2/file"), "five").unwrap();
+        symlink("run2", directory.join("new way")).unwrap();
+        fs::rename(directory.join("new way"), &way).unwrap();
+        wait_for(&mut attendant, "five");
+        fs::remove_dir_all(directory.join("run2")).unwrap();
+        fs::create_dir(directory.join("run2")).unwrap();
+        fs::write(directory.join("run2/file"), "six").unwrap();
+        wait_for(&mut attendant, "six");
+        // Nobody reads for a while: the last change is told all the same.
+        for number in 0..400 {
+            fs::write(directory.join("run2/file"), format!("{number:014000}")).unwrap();
+            std::thread::yield_now();
+        }
+        fs::write(directory.join("run2/file"), "seven").unwrap();
+        wait_for(&mut attendant, "seven");
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -20,28 +20,22 @@ pub struct Starter {
     exit: Option<OwnedFd>,
 }
 
-/// A descriptor that was named is none that was inherited.
-#[derive(Debug, thiserror::Error)]
-#[error("Descriptor {number} can't be used")]
-pub struct Error {
-    number: i32,
-    source: io::Error,
-}
-
 impl Starter {
     /// Says what is to be said first, and takes over the descriptors. To be called before anything is
-    /// opened.
-    pub fn new(starter: &cli::Starter) -> Result<Self, Error> {
-        let take =
-            |number: &i32| fd::take_inherited(*number).map_err(|source| Error { number: *number, source });
+    /// opened. A number that is no descriptor is none of anybody's.
+    pub fn new(starter: &cli::Starter) -> Self {
+        let take = |number: i32| {
+            let taken = fd::take_inherited(number);
+            taken.inspect_err(|error| log::warn!("Descriptor {number} can't be used: {error}")).ok()
+        };
         let taken = Self {
-            ready: starter.ready.as_ref().map(take).transpose()?,
-            exit: starter.exit.as_ref().map(take).transpose()?,
             banner: starter.banner.clone(),
             notice: starter.notice.clone(),
+            ready: starter.ready.and_then(take),
+            exit: starter.exit.and_then(take),
         };
         say(&starter.warnings);
-        Ok(taken)
+        taken
     }
 
     /// There is somebody to serve: says so.

@@ -127,7 +127,8 @@ pub fn unsolicited_ra(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason>
 /// Asks the guest for its link-layer address, so that it learns ours.
 pub fn solicit(cfg: &Config, out: &mut [u8]) -> Result<usize, DropReason> {
     let v6 = cfg.v6()?;
-    if v6.addr.is_unspecified() {
+    // Without an interface identifier it is the prefix from which the guest forms its own.
+    if v6.addr.to_bits() << 64 == 0 {
         return Err(DropReason::NdpUnanswered);
     }
     let [.., a, b, c] = v6.addr.octets();

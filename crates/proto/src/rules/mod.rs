@@ -79,7 +79,10 @@ impl Guest {
         }
         let map = self.family(remote.addr);
         let (named, mut scope) = (Some(remote.addr), self.configured.scope);
-        let addr = if named == map.dns_forward && is_dns(protocol, remote.port) {
+        // On a link of the guest's own a resolver answers plain queries, and is nothing else: it may be
+        // at the host's loopback, where others are.
+        let is_query = is_dns(protocol, remote.port) && (map.apart.is_none() || remote.port == DNS);
+        let addr = if named == map.dns_forward && is_query {
             scope = map.dns_scope.unwrap_or(scope);
             map.dns_host.ok_or(DropReason::Unmapped)?
         } else if named == map.host_loopback {
@@ -91,7 +94,6 @@ impl Guest {
         } else {
             remote.addr
         };
-        // On a link of the guest's own a resolver is nothing else.
         let is_resolver = map.apart.is_some() && named == map.dns_forward && addr == remote.addr;
         if is_resolver && map.dns_host.is_none() {
             return Err(DropReason::Unmapped);
@@ -204,9 +206,12 @@ impl Guest {
     }
 }
 
+/// The port for plain queries (RFC 1035, section 4.2).
+const DNS: u16 = 53;
+
 /// Whether a port is one of a resolver: plain or over TLS (RFC 7858).
 fn is_dns(protocol: Protocol, port: u16) -> bool {
-    protocol != Protocol::Echo && matches!(port, 53 | 853)
+    protocol != Protocol::Echo && matches!(port, DNS | 853)
 }
 
 /// The loopback address of `like`'s family.

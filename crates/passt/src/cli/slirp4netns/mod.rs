@@ -31,6 +31,8 @@ use super::{Host, Outcome, Program, draft, values};
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
 const MAX_MTU: u16 = 65521;
+/// The smallest that IPv4 works with (RFC 791, section 3.2).
+const MIN_MTU: u16 = 68;
 /// How long DHCP clients may use their addresses, in seconds.
 const LEASE: u32 = 86_400;
 /// Bytes of an interface's name.
@@ -245,13 +247,16 @@ impl Draft {
             Guest::Bess(path) => format!("Waiting for connection to {}\n", path.display()),
             _ => String::new(),
         };
+        let mtu = self.mtu.unwrap_or(MTU);
+        if mtu < MIN_MTU {
+            return Err(Refusal::new("MTU needs to be 68 at least\n"));
+        }
         let mode = self.mode(guest)?;
         let mut config = draft::default_config(Program::Passt, mode);
         config.name = "slirp4netns";
         config.log.verbosity = Verbosity::Quiet;
         config.foreground = true;
         config.families = if self.v6 { Families::Both } else { Families::V4Only };
-        let mtu = self.mtu.unwrap_or(MTU);
         config.mtu = Some(mtu);
         let [a, b, c, d] = v4.gateway.octets();
         config.mac = Mac([0x52, 0x55, a, b, c, d]);
