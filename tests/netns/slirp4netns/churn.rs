@@ -71,3 +71,28 @@ fn ports_that_come_and_go() {
     assert_eq!(left, r#"{"return":{"entries":[]},"entries":[]}"#);
     eprintln!("{requests} requests in {SECONDS} s, the longest exchange meanwhile {longest} us");
 }
+
+/// Many whole requests at once are all answered, and in effect; a part of one is answered as well once
+/// nothing more comes.
+#[test]
+fn many_at_once() {
+    let Some(served) = serve("") else { return };
+    let answers: Vec<String> = std::thread::scope(|scope| {
+        let one = |port: u16| {
+            let arguments =
+                format!(r#""proto":"udp","host_addr":"127.0.0.1","host_port":{port},"guest_port":9"#);
+            let request = format!(r#"{{"execute":"add_hostfwd","arguments":{{{arguments}}}}}"#);
+            let socket = &served.socket;
+            scope.spawn(move || ask(socket, request.as_bytes()))
+        };
+        let all: Vec<_> = (20_000..20_400).map(one).collect();
+        all.into_iter().map(|client| client.join().expect("an answer")).collect()
+    });
+    let added = answers.iter().filter(|answer| answer.starts_with(r#"{"return":{"id":"#)).count();
+    assert_eq!(added, 400, "{answers:?}");
+    let mut stream = UnixStream::connect(&served.socket).expect("a server");
+    stream.write_all(br#"{"execute":"#).expect("a server that reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, r#"{"error":{"desc":"bad request: cannot parse JSON"}}"#);
+}
