@@ -31,8 +31,6 @@ use super::{Host, Outcome, Program, draft, values};
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
 const MAX_MTU: u16 = 65521;
-/// The smallest that IPv4 works with (RFC 791, section 3.2).
-const MIN_MTU: u16 = 68;
 /// How long DHCP clients may use their addresses, in seconds.
 const LEASE: u32 = 86_400;
 /// Bytes of an interface's name.
@@ -248,9 +246,6 @@ impl Draft {
             _ => String::new(),
         };
         let mtu = self.mtu.unwrap_or(MTU);
-        if mtu < MIN_MTU {
-            return Err(Refusal::new("MTU needs to be 68 at least\n"));
-        }
         let mode = self.mode(guest)?;
         let mut config = draft::default_config(Program::Passt, mode);
         config.name = "slirp4netns";
