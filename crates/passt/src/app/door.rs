@@ -15,6 +15,7 @@ use passt_sys::msg;
 use rustix::event::epoll::EventFlags;
 
 use crate::cli::Wire;
+use crate::life::attendant::Attendant;
 use crate::life::peers::Peers;
 use crate::life::socket::{self, Spare};
 use crate::life::vmnet::{self, Introduction, Step, Uuid, Wanted};
@@ -37,14 +38,31 @@ pub(super) struct Door {
     watched: bool,
     wire: Wire,
     hall: Option<Hall>,
+    /// Connects a socket of datagrams, which is listener and connection in one.
+    introducer: Option<Attendant>,
 }
 
 impl Door {
     /// A socket that the loop watches, whose clients speak as `wire` says, and are told the `mtu` if
     /// they introduce themselves.
-    pub(super) fn new(listener: UnixListener, peers: Peers, wire: Wire, mtu: u16) -> Self {
+    /// Those of datagrams are connected by the `introducer`.
+    pub(super) fn new(
+        listener: UnixListener,
+        peers: Peers,
+        (wire, mtu): (Wire, u16),
+        introducer: Option<Attendant>,
+    ) -> Self {
         let hall = (wire == Wire::Hyperkit).then(|| Hall::new(mtu));
-        Self { listener, peers, spare: Spare::default(), watched: true, wire, hall }
+        Self { listener, peers, spare: Spare::default(), watched: true, wire, hall, introducer }
+    }
+
+    /// The process that connects a socket of datagrams, where that is how clients come.
+    pub(super) fn introducer(
+        listener: Option<&UnixListener>,
+        wire: Wire,
+    ) -> std::io::Result<Option<Attendant>> {
+        let listener = listener.filter(|_| wire == Wire::Vfkit);
+        listener.map(|listener| Attendant::start(None, None, Some(listener.as_fd()))).transpose()
     }
 
     /// Has a descriptor ready for who comes while all others are in use.
@@ -59,6 +77,25 @@ impl Door {
         }
     }
 
+    /// The socket of datagrams, connected to whoever has sent one.
+    fn introduce<L: ClientLink>(&mut self, ctx: &mut Context<L>) -> Option<OwnedFd> {
+        if !self.introducer.as_ref()?.connect() {
+            return None;
+        }
+        match socket::keep(self.listener.as_fd()) {
+            Ok(client) => {
+                self.watched = ctx.core.unwatch(&self.listener).is_err();
+                Some(client)
+            }
+            Err(error) => {
+                log::warn!("Couldn't accept a connection: {error}");
+                let _ = rustix::net::connect_unspec(&self.listener);
+                self.look_again(ctx);
+                None
+            }
+        }
+    }
+
     /// Descriptor `number` is readable: who is the client from now on, if somebody else. The link was
     /// `taken` when the loop began.
     pub(super) fn ready<L: ClientLink>(
@@ -69,6 +106,9 @@ impl Door {
     ) -> Option<OwnedFd> {
         if number != LISTENER {
             return self.hall.as_mut()?.ready(number, ctx);
+        }
+        if self.introducer.is_some() {
+            return self.introduce(ctx);
         }
         let client = self.admit(ctx, taken && self.hall.is_none())?;
         let Some(hall) = &mut self.hall else { return Some(client) };
@@ -208,7 +248,7 @@ impl Hall {
             self.current = before;
             return Err("The address is not free");
         }
-        let kept = socket::keep(socket).map_err(|_| "Too many descriptors");
+        let kept = socket::keep(socket.as_fd()).map_err(|_| "Too many descriptors");
         if kept.is_err() || !send(socket, &vmnet::accepted(self.mtu, mac)) {
             self.current = before;
             return kept.map(|_| false);

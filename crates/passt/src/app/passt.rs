@@ -84,6 +84,7 @@ fn run_on<L: ClientLink>(
     // The socket is first: if another process has it, its files are not to be touched.
     let mut leftovers = Leftovers::default();
     let listener = socket::listen(passt, &mut leftovers)?;
+    let introducer = Door::introducer(listener.as_ref(), passt.wire).context("Couldn't start a process")?;
     let Prepared {
         mut leftovers,
         pid_file,
@@ -136,7 +137,7 @@ fn run_on<L: ClientLink>(
     isolate::seal(config, &peers.calls())?;
     starter.tell();
     let mtu = config.mtu.unwrap_or(MAX_MTU);
-    let mut door = listener.map(|listener| Door::new(listener, peers, passt.wire, mtu));
+    let mut door = listener.map(|listener| Door::new(listener, peers, (passt.wire, mtu), introducer));
     let outside = Outside {
         stats: stats.as_mut(),
         neighbours: neighbours.as_mut(),

@@ -30,7 +30,7 @@ impl Outsider {
         if file.is_none() && config.api_socket.is_none() {
             return Ok(None);
         }
-        let attendant = Attendant::start(file, config.api_socket.as_deref());
+        let attendant = Attendant::start(file, config.api_socket.as_deref(), None);
         Ok(Some(anyhow::Context::context(attendant, "Couldn't start a process")?))
     }
 

@@ -202,6 +202,8 @@ impl Draft {
             return Err(Error::Operand(first.to_string_lossy().into_owned()));
         }
         let mut passt = self.passt.clone();
+        // One socket is listener and connection, and is shut down when the client has left.
+        passt.one_off |= passt.wire == Wire::Vfkit;
         let has_socket = self.fd.is_some() || self.socket.is_some();
         if passt.vhost_user && passt.wire != Wire::Qemu {
             return Err(Error::Conflict("--framing and --vhost-user exclude each other"));
@@ -217,8 +219,6 @@ impl Draft {
             self.config.foreground = true;
         } else if passt.wire == Wire::Hyperkit && self.fd.is_some() {
             return Err(Error::Conflict("--framing hyperkit is for a socket to which clients connect"));
-        } else if passt.wire == Wire::Vfkit && self.fd.is_none() {
-            return Err(Error::Conflict("--framing vfkit needs a connected socket (--fd)"));
         } else if let Some(fd) = self.fd {
             passt.socket = GuestSocket::Fd(fd);
             passt.one_off = true;

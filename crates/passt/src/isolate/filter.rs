@@ -80,9 +80,12 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
     let file = config.log.file.as_ref().map(|_| log::FILE_CALLS);
     let capture = config.pcap.as_ref().map_or(&[][..], |_| pcap::CALLS);
     let control = if config.has_control() { CONTROL } else { &[] };
-    let attendant = if config.dns.follow || config.api_socket.is_some() { attendant::CALLS } else { &[] };
+    let is_vfkit = matches!(&config.mode, Mode::Passt(passt) if passt.wire == Wire::Vfkit);
+    let has_attendant = config.dns.follow || config.api_socket.is_some() || is_vfkit;
+    let attendant = if has_attendant { attendant::CALLS } else { &[] };
+    let keep = if is_vfkit { client::KEEP_CALLS } else { &[] };
     let groups = if config.services.multicast && config.services.udp { GROUPS } else { &[] };
-    [COMMON, mode, groups, capture, control, &[attendant, wire]]
+    [COMMON, mode, groups, capture, control, &[attendant, wire, keep]]
         .concat()
         .into_iter()
         .chain(file)

@@ -2,7 +2,8 @@
 //! one what that can't do any more.
 //!
 //! It tells when the host's `/etc/resolv.conf` says something else, and removes the API socket when
-//! whoever started us ends us. It is forked while the process is still who started it. It can
+//! whoever started us ends us. It connects a socket of datagrams to whoever has sent one there, whose
+//! socket has a path. It is forked while the process is still who started it. It can
 //! read that one file and remove that one: what the isolated process can ask for is a single byte, and
 //! its system calls are limited too. It ends with its end of the socket pair.
 //!
@@ -23,7 +24,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fs::{CWD, Mode, OFlags, inotify};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, recvfrom, socketpair};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
 use super::leftovers::Made;
@@ -35,6 +36,7 @@ pub const CALLS: &[Call] = &[Call::any(Sysno::read), Call::any(Sysno::recvmsg), 
 const OWN_CALLS: &[Call] = &[
     Call::any(Sysno::brk),
     Call::any(Sysno::close),
+    Call::any(Sysno::connect),
     Call::any(Sysno::epoll_pwait),
     Call::any(Sysno::exit_group),
     Call::any(Sysno::inotify_add_watch),
@@ -45,6 +47,7 @@ const OWN_CALLS: &[Call] = &[
     Call::only(Sysno::openat, &[&[(2, OPEN)], &[(2, OPEN_LARGE)]]),
     Call::any(Sysno::read),
     Call::any(Sysno::readlinkat),
+    Call::any(Sysno::recvfrom),
     Call::any(Sysno::sendmsg),
     Call::any(Sysno::recvmsg),
     Call::any(Sysno::newfstatat),
@@ -69,6 +72,13 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// What the isolated process asks for: the end, and that files are removed.
 const REMOVE: u8 = b'R';
+/// That the socket is connected to who has sent a datagram.
+const CONNECT: u8 = b'C';
+/// What it is told then.
+const CONNECTED: &[u8] = b"y";
+const NOBODY: &[u8] = b"n";
+/// Datagrams of senders that can't be answered, which are thrown away at once.
+const UNANSWERABLE: usize = 64;
 
 /// The isolated process's side.
 #[derive(Debug)]
@@ -79,9 +89,14 @@ pub struct Attendant {
 }
 
 impl Attendant {
-    /// Starts the process, which follows `file`, if one is given, and removes the file made at `made`
-    /// if it is asked to. The process must have a single thread.
-    pub fn start(file: Option<&Path>, made: Option<&Path>) -> io::Result<Self> {
+    /// Starts the process, which follows `file`, if one is given, removes the file made at `made` if
+    /// it is asked to, and connects the socket `datagrams`. The process must have a single thread.
+    pub fn start(
+        file: Option<&Path>,
+        made: Option<&Path>,
+        datagrams: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
+        let datagrams = datagrams.map(|fd| fd.try_clone_to_owned()).transpose()?;
         let made = made.map(Made::new).transpose()?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -92,7 +107,7 @@ impl Attendant {
         let file = file.map(Followed::new);
         if process::fork()?.is_none() {
             drop(ours);
-            let status = Process::new(theirs, file, made).map(Process::run);
+            let status = Process::new(theirs, file, made, datagrams).map(Process::run);
             process::exit_now(u8::from(status.is_err()));
         }
         Ok(Self { socket: ours, content: vec![0; MAX_CONTENT], removes })
@@ -108,6 +123,13 @@ impl Attendant {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Has the socket connected to whoever has sent a datagram there; whether it is.
+    pub fn connect(&self) -> bool {
+        let mut answer = [0];
+        let asked = msg::send_slice(self.socket.as_fd(), &[CONNECT]).is_ok();
+        asked && rustix::io::read(&self.socket, &mut answer) == Ok(1) && answer == CONNECTED
     }
 
     /// Has files removed that whoever started us no longer needs, and waits until they are.
@@ -133,6 +155,7 @@ struct Process {
     epoll: OwnedFd,
     file: Option<Followed>,
     made: Option<Made>,
+    datagrams: Option<OwnedFd>,
 }
 
 /// A file that is followed.
@@ -152,7 +175,12 @@ struct Followed {
 
 impl Process {
     /// Prepares, and gives up what is not needed.
-    fn new(socket: OwnedFd, mut file: Option<Followed>, made: Option<Made>) -> io::Result<Self> {
+    fn new(
+        socket: OwnedFd,
+        mut file: Option<Followed>,
+        made: Option<Made>,
+        datagrams: Option<OwnedFd>,
+    ) -> io::Result<Self> {
         // What is sent to the whole process group has the other one end, and this one with it.
         signal::block_all()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -164,7 +192,7 @@ impl Process {
         if let Some(inotify) = inotify {
             epoll::add(&epoll, inotify, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
         }
-        let kept = [Some(&socket), Some(&epoll), inotify].into_iter().flatten();
+        let kept = [Some(&socket), Some(&epoll), inotify, datagrams.as_ref()].into_iter().flatten();
         let made_fd = made.as_ref().map(|made| made.as_fd().as_raw_fd());
         let kept: Vec<_> = kept.map(AsRawFd::as_raw_fd).chain(made_fd).collect();
         fd::null_standard(&fd::null()?)?;
@@ -176,7 +204,7 @@ impl Process {
             calls.push(Call::any(Sysno::fcntl));
         }
         seccomp::install(&calls, |_| {}).map_err(io::Error::other)?;
-        Ok(Self { socket, epoll, file, made })
+        Ok(Self { socket, epoll, file, made, datagrams })
     }
 
     fn run(mut self) {
@@ -202,6 +230,10 @@ impl Process {
         into.push(&mut asked);
         match msg::receive(self.socket.as_fd(), &into) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Ok(1..) if asked == [CONNECT] => {
+                let answer = if self.connect() { CONNECTED } else { NOBODY };
+                return msg::send_slice(self.socket.as_fd(), answer).is_err();
+            }
             Ok(1..) if asked == [REMOVE] => {
                 if let Some(made) = &self.made {
                     made.remove();
@@ -210,6 +242,26 @@ impl Process {
             _ => {}
         }
         true
+    }
+}
+
+impl Process {
+    /// Connects the socket to whoever has sent what is to be read there next, and leaves that there.
+    /// Whether there is anybody. What comes from a socket without a name can't be answered.
+    fn connect(&self) -> bool {
+        let Some(datagrams) = &self.datagrams else { return false };
+        let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        for _ in 0..UNANSWERABLE {
+            let Ok((_, _, sender)) = recvfrom(datagrams, &mut [0; 1][..], look) else { return false };
+            let sender = sender.and_then(|sender| SocketAddrUnix::try_from(sender).ok());
+            // To one without a name nothing would be connected, and that succeeds.
+            let sender = sender.filter(|sender| sender.path_bytes().is_some());
+            if sender.is_some_and(|sender| rustix::net::connect(datagrams, &sender).is_ok()) {
+                return true;
+            }
+            let _ = recvfrom(datagrams, &mut [0; 1][..], RecvFlags::DONTWAIT);
+        }
+        false
     }
 }
 
@@ -362,7 +414,7 @@ mod tests {
         let (link, file, other) = (directory.join("link"), run.join("file"), directory.join("other"));
         fs::write(&file, "zero").unwrap();
         symlink("run/file", &link).unwrap();
-        let mut attendant = Attendant::start(Some(&link), None).unwrap();
+        let mut attendant = Attendant::start(Some(&link), None, None).unwrap();
         fs::write(&file, "one").unwrap();
         wait_for(&mut attendant, "one");
         fs::write(run.join("new"), "two").unwrap();
@@ -404,8 +456,8 @@ mod tests {
     fn what_was_made_is_removed_when_asked_for() {
         let path = std::env::temp_dir().join(format!("attendant-made-{}", std::process::id()));
         fs::write(&path, "").unwrap();
-        drop(Attendant::start(None, Some(&path)).unwrap());
-        let attendant = Attendant::start(None, Some(&path)).unwrap();
+        drop(Attendant::start(None, Some(&path), None).unwrap());
+        let attendant = Attendant::start(None, Some(&path), None).unwrap();
         assert!(path.exists());
         attendant.dismiss();
         assert!(!path.exists());

@@ -79,7 +79,7 @@ fn kind(wire: Wire) -> SocketType {
 }
 
 /// Another descriptor of a connection, which stays open with it.
-pub fn keep(socket: &OwnedFd) -> io::Result<OwnedFd> {
+pub fn keep(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(socket, 0)?)
 }
 
@@ -172,7 +172,9 @@ fn bind_free(path: &Path, kind: SocketType, leftovers: &mut Leftovers) -> io::Re
     let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     leftovers.add(path)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    if kind != SocketType::DGRAM {
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
     Ok(socket.into())
 }
 
