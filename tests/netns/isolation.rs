@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use passt_tests::transfer::{at, exchange};
-use passt_tests::{FAR4, Net, Place as _, Process, User, eventually, skip};
+use passt_tests::{FAR4, HOST4, Machine, Net, Place, Process, User, eventually, skip};
 
 /// `CAP_NET_BIND_SERVICE`, as a mask.
 const BIND: u64 = 1 << 10;
@@ -364,4 +364,58 @@ fn has_scopes() -> bool {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     symbols.contains("landlock_restrict_self") && (numbers.next(), numbers.next()) >= (Some(6), Some(12))
+}
+
+/// What is switched off takes no system call from what is left: a flow of many datagrams, for which
+/// there is a socket of its own, connections both ways, pings, an end by a reset.
+#[test]
+fn what_is_off_takes_nothing_from_the_rest() {
+    let Some(net) = Net::new() else { return };
+    net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
+    let _tcp = net.peer.serve(&at(FAR4, 5001));
+    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6001)));
+    udp.wait_for("LISTENING");
+    let none = "-t none -u none";
+    for options in [
+        "--no-multicast",
+        "--no-udp --no-multicast",
+        "--no-tcp --no-multicast",
+        "--no-icmp",
+        "--no-ndp --no-ra --no-dhcpv6 --no-multicast",
+        "-4 --no-multicast",
+    ] {
+        let outer = [format!("{none} {options}"), format!("-t 7001 -u 8001 {options}")];
+        for options in outer {
+            let namespace =
+                net.pasta(User::Normal).with("--config-net -T none -U none").with(&options).start();
+            use_what_is_left(&net, &namespace, &options);
+            assert!(namespace.stop().status.success(), "pasta {options}");
+            let mut passt = net.passt(User::Normal).with("--one-off").with(&options).listen("socket");
+            let machine = Machine::start(&net, &net.dir().join("socket"), 1500);
+            machine.configure();
+            use_what_is_left(&net, &machine, &options);
+            assert!(passt.try_wait().is_none(), "passt {options}: {}", passt.stderr());
+            drop(machine);
+            let ended = passt.finish();
+            assert!(ended.status.success(), "passt {options}: {ended:?}");
+        }
+    }
+}
+
+fn use_what_is_left(net: &Net, guest: &impl Place, options: &str) {
+    if !options.contains("--no-udp") {
+        guest.peer(&format!("udp-sweep {} 1472", at(FAR4, 6001)));
+        guest.peer(&format!("udp-ask {} hello", at(FAR4, 6002)));
+    }
+    if !options.contains("--no-tcp") {
+        exchange(guest, &at(FAR4, 5001));
+        guest.peer(&format!("abort {}", at(FAR4, 5001)));
+        if options.contains("7001") {
+            let _server = guest.serve(&at("0.0.0.0", 7001));
+            exchange(&net.peer, &at(HOST4, 7001));
+        }
+    }
+    if !options.contains("--no-icmp") {
+        guest.run(&format!("ping -c 1 -W 3 {FAR4}"));
+    }
 }

@@ -50,6 +50,12 @@ fn blocks(section: &str) -> Vec<String> {
     blocks
 }
 
+/// The options of a line of the document that begins with `rootlesskit`.
+fn options_of(line: &str) -> &str {
+    let options = line.trim().strip_prefix("rootlesskit ").and_then(|line| line.strip_suffix(" ..."));
+    options.expect("options")
+}
+
 /// Runs a line of the document that begins with `cargo`, for programs below `root`.
 fn cargo(line: &str, root: &Path) {
     let mut words = line.split_whitespace();
@@ -219,24 +225,29 @@ fn podman() {
     assert!(refused.contains("only supported for rootless mode"), "{refused}");
 }
 
-/// Buildah has a network of its own for a step where it is asked for one.
-#[test]
-fn buildah() {
-    let Some(net) = Net::new() else { return };
-    let Some(site) = Site::new(&net) else { return };
+/// Has Buildah, which has a network of its own for a step where it is asked for one, do steps with each
+/// of these configurations, and see which program of this name serves them.
+fn steps_of_buildah(site: &Site<'_>, name: &str, configurations: &[(&str, &str)]) {
     site.make_image();
     site.starters.sh("buildah from --name work box");
-    let configuration = blocks("Podman")[0].clone();
-    for (text, program) in [("", THEIRS), (configuration.as_str(), OURS), ("", THEIRS)] {
+    for (text, program) in configurations {
         site.configure(text);
         let run = "buildah run --isolation rootless --network private work --";
         let page = site.starters.sh(&format!("{run} wget -qO- http://example.test/"));
         assert_eq!(page, "from the peer\n", "{program}");
         let _step = site.starters.start_sh(&format!("{run} sleep 5"));
-        let found = eventually("pasta", || in_use(&site.starters, "pasta"));
-        assert_eq!(found, program);
-        wait_for_end(&site.starters, "pasta");
+        let found = eventually(name, || in_use(&site.starters, name));
+        assert_eq!(found, *program);
+        wait_for_end(&site.starters, name);
     }
+}
+
+#[test]
+fn buildah() {
+    let Some(net) = Net::new() else { return };
+    let Some(site) = Site::new(&net) else { return };
+    let configuration = &blocks("Podman")[0];
+    steps_of_buildah(&site, "pasta", &[("", THEIRS), (configuration, OURS), ("", THEIRS)]);
 }
 
 /// By the path that is given, with ports that follow what listens.

@@ -4,7 +4,7 @@
 use passt_tests::{GATEWAY4, HOST4, Net, Place as _, eventually};
 
 use crate::kit::{Kit, ask_by_udp, fetch, fetch_bulk, pairs};
-use crate::{Site, assert_in_use, blocks, in_use, wait_for_end};
+use crate::{Site, assert_in_use, blocks, options_of, steps_of_buildah, wait_for_end};
 
 const THEIRS: &str = "/usr/bin/slirp4netns";
 const OURS: &str = "/usr/local/bin/slirp4netns";
@@ -41,8 +41,7 @@ fn rootlesskit() {
     let _servers = site.serve_all(&net);
     let bulk = site.bulk(&net);
     let [_, _, line, see, ..] = &blocks("slirp4netns")[..] else { panic!("blocks") };
-    let options = line.trim().strip_prefix("rootlesskit ").and_then(|line| line.strip_suffix(" ..."));
-    let options = options.expect("options").to_owned();
+    let options = options_of(line).to_owned();
     let untold = options.replace(&format!(" --slirp4netns-binary={OURS}"), "");
     assert_ne!(options, untold);
     for (more, expected) in KITS {
@@ -180,20 +179,9 @@ fn podman() {
 fn buildah() {
     let Some(net) = Net::new() else { return };
     let Some(site) = Site::new(&net) else { return };
-    site.make_image();
-    site.starters.sh("buildah from --name work box");
     let ours = &blocks("slirp4netns")[0];
     let theirs = ours.replace(OURS, THEIRS);
-    for (text, program) in [(theirs.as_str(), THEIRS), (ours, OURS)] {
-        site.configure(text);
-        let run = "buildah run --isolation rootless --network private work --";
-        let page = site.starters.sh(&format!("{run} wget -qO- http://example.test/"));
-        assert_eq!(page, "from the peer\n", "{program}");
-        let _step = site.starters.start_sh(&format!("{run} sleep 5"));
-        let found = eventually("slirp4netns", || in_use(&site.starters, "slirp4netns"));
-        assert_eq!(found, program);
-        wait_for_end(&site.starters, "slirp4netns");
-    }
+    steps_of_buildah(&site, "slirp4netns", &[(&theirs, THEIRS), (ours, OURS)]);
 }
 
 /// Networks and ports that can't be had: Podman shows what it is told.

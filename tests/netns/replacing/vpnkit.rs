@@ -4,7 +4,7 @@
 use passt_tests::{Net, skip};
 
 use crate::kit::{Kit, ask_by_udp, fetch, fetch_bulk};
-use crate::{Site, assert_in_use, blocks};
+use crate::{Site, assert_in_use, blocks, options_of};
 
 const OURS: &str = "/usr/local/bin/vpnkit";
 
@@ -23,8 +23,7 @@ fn rootlesskit() {
     let _servers = site.serve_all(&net);
     let bulk = site.bulk(&net);
     let [line, see] = &blocks("VPNKit")[..2] else { panic!("two blocks") };
-    let options = line.trim().strip_prefix("rootlesskit ").and_then(|line| line.strip_suffix(" ..."));
-    let options = options.expect("options");
+    let options = options_of(line);
     let tried = site.starters.start_sh(&format!("rootlesskit {options} true")).finish();
     if tried.stderr.contains("not supported in this Debian package") {
         skip("RootlessKit is built without VPNKit");

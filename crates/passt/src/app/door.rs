@@ -44,8 +44,7 @@ pub(super) struct Door {
 
 impl Door {
     /// A socket that the loop watches, whose clients speak as `wire` says, and are told the `mtu` if
-    /// they introduce themselves.
-    /// Those of datagrams are connected by the `introducer`.
+    /// they introduce themselves. Those that send datagrams are connected by the `introducer`.
     pub(super) fn new(
         listener: UnixListener,
         peers: Peers,
@@ -79,21 +78,15 @@ impl Door {
 
     /// The socket of datagrams, connected to whoever has sent one.
     fn introduce<L: ClientLink>(&mut self, ctx: &mut Context<L>) -> Option<OwnedFd> {
-        if !self.introducer.as_ref()?.connect() {
-            return None;
+        let connected = self.introducer.as_ref()?.connect();
+        let client = connected.then(|| socket::keep(self.listener.as_fd()).ok()).flatten();
+        if client.is_some() {
+            self.watched = ctx.core.unwatch(&self.listener).is_err();
+        } else {
+            // What came stays there, or more does.
+            self.look_again(ctx);
         }
-        match socket::keep(self.listener.as_fd()) {
-            Ok(client) => {
-                self.watched = ctx.core.unwatch(&self.listener).is_err();
-                Some(client)
-            }
-            Err(error) => {
-                log::warn!("Couldn't accept a connection: {error}");
-                let _ = rustix::net::connect_unspec(&self.listener);
-                self.look_again(ctx);
-                None
-            }
-        }
+        client
     }
 
     /// Descriptor `number` is readable: who is the client from now on, if somebody else. The link was

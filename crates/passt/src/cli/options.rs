@@ -120,7 +120,7 @@ const MACHINE: &[Opt] = &all_only(
         value(
             "--framing NAME",
             "How frames come and go: qemu, bess, vfkit, hyperkit, or\n\
-             stdio for standard input and output\ndefault: qemu",
+             stdio for standard input and output; vfkit serves one client\ndefault: qemu",
             |d, arg| {
                 d.passt.wire = arg.parse("framing", wire)?;
                 Ok(())

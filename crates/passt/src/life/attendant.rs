@@ -1,11 +1,11 @@
 //! The attendant: a process that stays outside, where files have names, and does for the isolated
 //! one what that can't do any more.
 //!
-//! It tells when the host's `/etc/resolv.conf` says something else, and removes the API socket when
-//! whoever started us ends us. It connects a socket of datagrams to whoever has sent one there, whose
-//! socket has a path. It is forked while the process is still who started it. It can
-//! read that one file and remove that one: what the isolated process can ask for is a single byte, and
-//! its system calls are limited too. It ends with its end of the socket pair.
+//! It has one of three roles, or two: it tells when the host's `/etc/resolv.conf` says something
+//! else; it removes the API socket when whoever started us ends us; it connects a socket of datagrams
+//! to whoever has sent one there, whose socket has a path. It is forked while the process is still who
+//! started it. The isolated process can ask it for that alone, by a single byte. Its system calls
+//! are those of its roles, and it has no capabilities. It ends with its end of the socket pair.
 //!
 //! Left out: what only the start has to take away, which is in [`leftovers`](super::leftovers).
 
@@ -32,28 +32,30 @@ use super::leftovers::Made;
 /// System calls made here once the isolated process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::read), Call::any(Sysno::recvmsg), Call::any(Sysno::sendmsg)];
 
-/// Those of the attendant itself.
+/// Those of the attendant itself, whatever it is for.
 const OWN_CALLS: &[Call] = &[
     Call::any(Sysno::brk),
-    Call::any(Sysno::close),
-    Call::any(Sysno::connect),
     Call::any(Sysno::epoll_pwait),
     Call::any(Sysno::exit_group),
-    Call::any(Sysno::inotify_add_watch),
     // What memory is asked for can't be executed: `PROT_READ | PROT_WRITE`.
     Call::only(Sysno::mmap, &[&[(2, 3)]]),
     Call::any(Sysno::mremap),
     Call::any(Sysno::munmap),
+    Call::any(Sysno::recvmsg),
+    Call::any(Sysno::sendmsg),
+];
+/// To follow a file.
+const FOLLOW_CALLS: &[Call] = &[
+    Call::any(Sysno::close),
+    Call::any(Sysno::inotify_add_watch),
     Call::only(Sysno::openat, &[&[(2, OPEN)], &[(2, OPEN_LARGE)]]),
     Call::any(Sysno::read),
     Call::any(Sysno::readlinkat),
-    Call::any(Sysno::recvfrom),
-    Call::any(Sysno::sendmsg),
-    Call::any(Sysno::recvmsg),
-    Call::any(Sysno::newfstatat),
-    Call::any(Sysno::statx),
-    Call::any(Sysno::unlinkat),
 ];
+/// To remove one.
+const REMOVE_CALLS: &[Call] = &[Call::any(Sysno::newfstatat), Call::any(Sysno::unlinkat)];
+/// To connect a socket of datagrams.
+const CONNECT_CALLS: &[Call] = &[Call::any(Sysno::connect), Call::any(Sysno::recvfrom)];
 
 /// How files are opened: for reading, and without waiting for anybody.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
@@ -199,7 +201,13 @@ impl Process {
         fd::close_leaked(&kept)?;
         process::limit_capabilities(CapabilitySet::empty())?;
         set_no_new_privs(true)?;
-        let mut calls = OWN_CALLS.to_vec();
+        let roles = [
+            (file.is_some(), FOLLOW_CALLS),
+            (made.is_some(), REMOVE_CALLS),
+            (datagrams.is_some(), CONNECT_CALLS),
+        ];
+        let calls = roles.iter().filter(|(is_on, _)| *is_on).flat_map(|(_, calls)| *calls);
+        let mut calls: Vec<_> = OWN_CALLS.iter().chain(calls).copied().collect();
         if cfg!(debug_assertions) {
             calls.push(Call::any(Sysno::fcntl));
         }
@@ -208,7 +216,7 @@ impl Process {
     }
 
     fn run(mut self) {
-        while !self.is_over() {
+        while !self.obey() {
             if let Some(file) = &mut self.file {
                 file.settle(&self.epoll);
                 let has_changed = file.has_changed();
@@ -223,8 +231,8 @@ impl Process {
         }
     }
 
-    /// Whether the isolated process is gone, or wants us to be.
-    fn is_over(&self) -> bool {
+    /// Does what the isolated process asks for; whether it is gone, or needs us no more.
+    fn obey(&self) -> bool {
         let mut asked = [0];
         let mut into = Scatter::new();
         into.push(&mut asked);

@@ -21,8 +21,8 @@ use passt_proto::responder::custom::Lease;
 
 use self::options::{OPTIONS, Opt, Take};
 use super::config::{
-    Config, GuestSocket, Mode, PasstOptions, PastaOptions, PerFamily, RepairSocket, Splice, Starter, Target,
-    Userns, Verbosity, Wire,
+    Addresses, Config, GuestSocket, Mode, PasstOptions, PastaOptions, PerFamily, RepairSocket, Splice,
+    Starter, Target, Userns, Verbosity, Wire,
 };
 use super::getopt::{Getopt, Order, Word};
 use super::subnet::{Subnet, SubnetV4, SubnetV6};
@@ -227,27 +227,15 @@ impl Draft {
     }
 
     fn finish(&mut self, guest: Guest, host: &dyn Host) -> Result<Config, Refusal> {
-        let outbound = PerFamily {
-            v4: self
-                .outbound(false, host)?
-                .and_then(|addr| if let IpAddr::V4(addr) = addr { Some(addr) } else { None }),
-            v6: self
-                .outbound(true, host)?
-                .and_then(|addr| if let IpAddr::V6(addr) = addr { Some(addr) } else { None }),
-        };
+        let outbound = self.outbound(host)?;
         let (network, prefix_len) = self.network()?;
-        let mut v4 = SubnetV4::like_libslirp(network, prefix_len);
-        let mut v6 = self.v6.then(SubnetV6::like_libslirp);
+        let v4 = SubnetV4::like_libslirp(network, prefix_len);
         if self.api_socket.as_ref().is_some_and(|path| path.as_os_str().as_bytes().len() > MAX_PATH) {
             return Err(Refusal::new("the specified API socket path is too long (>= 108)\n"));
         }
-        let notice = match &guest {
-            Guest::Bess(path) => format!("Waiting for connection to {}\n", path.display()),
-            _ => String::new(),
-        };
         let mtu = self.mtu.unwrap_or(MTU);
-        let mode = self.mode(guest)?;
-        let mut config = draft::default_config(Program::Passt, mode);
+        let starter = self.starter(&guest, &words::Banner { draft: self, v4, network, mtu, outbound });
+        let mut config = draft::default_config(Program::Passt, self.mode(guest)?);
         config.name = "slirp4netns";
         config.log.verbosity = Verbosity::Quiet;
         config.foreground = true;
@@ -255,30 +243,41 @@ impl Draft {
         config.mtu = Some(mtu);
         let [a, b, c, d] = v4.gateway.octets();
         config.mac = Mac([0x52, 0x55, a, b, c, d]);
-        let banner = words::Banner { draft: self, v4, network, mtu, outbound };
-        config.starter = Starter {
+        config.starter = starter;
+        self.apply_network(v4, &mut config);
+        config.custom.dhcp_lease = Lease { valid: LEASE, ..Lease::default() };
+        config.host.outbound = outbound;
+        config.host.outbound_to_loopback = true;
+        config.api_socket = self.api_socket.take();
+        Ok(config)
+    }
+
+    /// How whoever started us is spoken to.
+    fn starter(&self, guest: &Guest, banner: &words::Banner<'_>) -> Starter {
+        let notice = match guest {
+            Guest::Bess(path) => format!("Waiting for connection to {}\n", path.display()),
+            _ => String::new(),
+        };
+        Starter {
             banner: banner.to_string(),
             notice,
             warnings: self.said.clone(),
             ready: self.ready,
             exit: self.exit,
             default_signals: true,
-        };
-        if self.closed_host {
-            v4.host = None;
-            v6 = v6.map(|v6| SubnetV6 { host: None, ..v6 });
         }
-        Subnet { v4: Some(v4), v6 }.apply(&mut config);
+    }
+
+    /// Has the guest's network be its own, without what was disabled.
+    fn apply_network(&self, v4: SubnetV4, config: &mut Config) {
+        let v6 = self.v6.then(SubnetV6::like_libslirp);
+        config.mapping.gateway = !self.closed_host;
+        Subnet { v4: Some(v4), v6 }.apply(config);
         if self.closed_host {
             config.mapping.closed_host = config.guest.gateway;
         }
         config.dns.closed = self.closed_dns;
         config.dns.announce_servers = !self.closed_dns;
-        config.custom.dhcp_lease = Lease { valid: LEASE, ..Lease::default() };
-        config.host.outbound = outbound;
-        config.host.outbound_to_loopback = true;
-        config.api_socket = self.api_socket.take();
-        Ok(config)
     }
 
     fn mode(&self, guest: Guest) -> Result<Mode, Refusal> {
@@ -331,19 +330,20 @@ impl Draft {
         })
     }
 
-    /// The source address of what leaves the host: one that was given, or the first of an
+    /// The source addresses of what leaves the host: those that were given, or the first of an
     /// interface.
-    fn outbound(&self, v6: bool, host: &dyn Host) -> Result<Option<IpAddr>, Refusal> {
-        let text = if v6 { &self.outbound.v6 } else { &self.outbound.v4 };
-        let Some(text) = text else { return Ok(None) };
-        let addr = text.parse::<IpAddr>().ok().or_else(|| host.address_of(text, v6));
-        let addr = addr.filter(|addr| addr.is_ipv6() == v6);
+    fn outbound(&self, host: &dyn Host) -> Result<Addresses, Refusal> {
+        let mut addresses = Addresses::default();
         // Callers know the words of the second, too, as they are.
-        let line = if v6 {
-            "outbound-addr has to be valid ipv4 address or iterface name."
-        } else {
-            "outbound-addr has to be valid ipv4 address or interface name."
-        };
-        addr.map(Some).ok_or(Refusal::new(line))
+        for (v6, text, line) in [
+            (false, &self.outbound.v4, "outbound-addr has to be valid ipv4 address or interface name."),
+            (true, &self.outbound.v6, "outbound-addr has to be valid ipv4 address or iterface name."),
+        ] {
+            let Some(text) = text else { continue };
+            let addr = text.parse::<IpAddr>().ok().or_else(|| host.address_of(text, v6));
+            let addr = addr.filter(|addr| addr.is_ipv6() == v6).ok_or(Refusal::new(line))?;
+            addresses.replace(addr);
+        }
+        Ok(addresses)
     }
 }
