@@ -61,6 +61,7 @@ impl End for Memory {
     }
 
     fn receive(&mut self, link: &mut Channel) -> Vec<Packet> {
+        link.spent.clear();
         link.to_guest.drain(..).collect()
     }
 }

@@ -2,7 +2,7 @@
 //! once, and kept in the user's cache.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,14 +14,21 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The directory of this name in the cache. If there is none, it becomes what
 /// `make` leaves as `parts` in the directory that it is given.
 pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let parts = cache()?.join(name);
+    let cache = cache()?;
+    let parts = cache.join(name);
+    if parts.exists() {
+        return Ok(parts);
+    }
+    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    // Of processes that need the same, one makes it; and apt's lists are fetched by one at a time.
+    let lock = File::create(cache.join("lock")).context("a lock in the cache")?;
+    lock.lock().context("a lock in the cache")?;
     if !parts.exists() {
         let work = parts.with_extension(std::process::id().to_string());
         fs::create_dir_all(work.join("parts")).with_context(|| work.display().to_string())?;
         let made = make(&work).and_then(|()| Ok(fs::rename(work.join("parts"), &parts)?));
         drop(fs::remove_dir_all(&work));
-        // Another process may have been faster.
-        made.or_else(|error| if parts.exists() { Ok(()) } else { Err(error) })?;
+        made?;
     }
     Ok(parts)
 }

@@ -1,6 +1,7 @@
 //! Programs of tests, as cargo builds them. All are built at once: for some packages alone cargo
 //! chooses other features of what these depend on, and would build all of that again.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +19,12 @@ pub(crate) struct Tests {
 }
 
 impl Tests {
+    /// What the program is called: after the file, or the package, that the tests are in.
+    pub(crate) fn name(&self) -> &str {
+        let name = self.program.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        name.rsplit_once('-').map_or(name, |(name, _)| name)
+    }
+
     /// Runs them all, where cargo would, and says so.
     pub(crate) fn command(&self) -> Command {
         println!("Running {}", self.program.display());

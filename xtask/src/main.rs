@@ -11,6 +11,7 @@ mod links;
 mod machine;
 mod manual;
 mod mutants;
+mod schedule;
 mod tally;
 
 use std::path::Path;
@@ -68,8 +69,12 @@ fn bench(options: &[String]) -> Result<bool> {
 fn test() -> Result<bool> {
     let root = root()?;
     machine::prepare();
-    let programs = ["build", "--release", "--bins", "--package", "passt", "--package", "passt-tools"];
-    ensure!(cargo(root, &programs).status()?.success(), "the programs do not build");
+    // One after the other, as `cargo install` builds them, which a test does: for both at once cargo
+    // chooses other features of what they depend on.
+    for package in ["passt", "passt-tools"] {
+        let build = ["build", "--release", "--bins", "--package", package];
+        ensure!(cargo(root, &build).status()?.success(), "the programs do not build");
+    }
     let tests = built::tests(root)?;
 
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
@@ -82,10 +87,10 @@ fn test() -> Result<bool> {
         tally.run(tests.command().env("PASST_TEST_SKIPS", &skips))?;
     }
     tally.run(&mut cargo(root, &["test", "--workspace", "--doc", "--no-fail-fast"]))?;
-    // One at a time: the namespace tests measure, and use all the machine has.
-    for tests in real {
-        tally.run(tests.command().arg("--test-threads=1").env("PASST_TEST_SKIPS", &skips))?;
-    }
+    let prepare = |command: &mut Command| {
+        command.arg("--test-threads=1").env("PASST_TEST_SKIPS", &skips);
+    };
+    schedule::run(real, prepare, &mut tally)?;
     tally.count_skips(&skips)?;
     gauge::compare(root, &mut tally)?;
     fuzz::run(&root.join("fuzz"), &mut tally)?;

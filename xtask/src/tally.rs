@@ -33,6 +33,15 @@ impl Tally {
         Ok(())
     }
 
+    /// Adds the results of a program that has ended, from its `output`.
+    pub(crate) fn add_all(&mut self, output: &str, succeeded: bool, name: &str) {
+        let before = self.failed;
+        output.lines().for_each(|line| self.add(line));
+        if !succeeded && self.failed == before {
+            self.record(false, name);
+        }
+    }
+
     /// Adds one line of libtest's output, if it is a result.
     fn add(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {

@@ -80,7 +80,7 @@ pub struct Core<L> {
     /// What the guest is told; also its MTU, our address and families that are on.
     pub services: Box<responder::Config>,
     /// Addresses for DHCP clients, where there is more than one.
-    pub(crate) leases: Option<Leases>,
+    pub(crate) leases: Option<Box<Leases>>,
     /// What is known about the guest.
     pub guest: Known,
     /// Neighbours of the host.

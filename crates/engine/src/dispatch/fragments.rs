@@ -136,14 +136,7 @@ impl<L: Link> Engine<L> {
         let class = classify::reassembled(&packet.packet, body)?;
         core.guest.heard(packet.station, sender(&class));
         let is_segment = matches!(class, Class::Tcp { .. });
-        let outcome = match class {
-            // Requests to a responder have to be in one piece: RFC 6980, section 5; and no client
-            // of DHCP has so much to say.
-            Class::Arp { .. } | Class::Ndp { .. } | Class::Dhcp(_) | Class::Dhcpv6(_) => {
-                Err(DropReason::Fragment)
-            }
-            class => self.packet(Storage::Block(block), class, &Offload::default()),
-        };
+        let outcome = self.packet(Storage::Block(block), class, &Offload::default());
         if is_segment {
             self.tcp_end_batch();
         }

@@ -97,7 +97,7 @@ impl<L: Link> Engine<L> {
         let mut leases = core.leases.take();
         let holder = |addr| core.holder(addr, source);
         let response =
-            responder::respond(&core.services, leases.as_mut(), source, class, frame, holder, reply);
+            responder::respond(&core.services, leases.as_deref_mut(), source, class, frame, holder, reply);
         core.leases = leases;
         let response = response?;
         let reply = response.reply.and_then(|len| reply.get(..len).ok_or(DropReason::Truncated));

@@ -52,7 +52,7 @@ pub(super) fn engine<L: Link>(link: L, options: &EngineOptions, now: Instant) ->
         groups: Groups::new(guest, *secrets, now),
     };
     let mut core = Core::new(link, services, guest, outbound, now, pools)?;
-    core.leases.clone_from(leases);
+    core.leases = leases.clone().map(Box::new);
     let ctx = Context { core, ports: Ports::new(*max_flows, ours) };
     let (fragments, reply) = (Fragments::new()?, vec![0; REPLY_ROOM].into());
     Ok(Box::new(Engine { ctx, flows, common, fragments, protocols: *protocols, reply }))

@@ -75,6 +75,10 @@ fn headers(body: &[u8], packet: &Packet) -> Result<(), DropReason> {
 /// Finds out what the packet is whose payload `body` was put together of fragments; `first` says
 /// what the first of these did. All ranges are those of `body`. Transport checksums are verified:
 /// that is how fragments of two packets are found out that had the same identification (RFC 4963).
+///
+/// What is answered or kept inside has to be in one piece: neighbour discovery (RFC 6980, section
+/// 5), reports of groups, which their senders split themselves (RFC 3376, section 4.2.16; RFC 3810,
+/// section 5.2.15), and DHCP, whose clients have not so much to say.
 pub fn reassembled(first: &Packet, body: &[u8]) -> Result<Class, DropReason> {
     let v4 = first.src.is_v4();
     let (kind, start) = if v4 {
@@ -86,7 +90,14 @@ pub fn reassembled(first: &Packet, body: &[u8]) -> Result<Class, DropReason> {
     let len = body.len().saturating_sub(start);
     let marks = Marks { dont_fragment: false, ..first.marks };
     let packet = Packet { protocol: kind, marks, offset: start, len, is_atomic: true, ..*first };
-    let class = network(body, packet)?;
+    let class = match network(body, packet)? {
+        class @ (Class::Tcp { .. } | Class::Udp(_) | Class::Echo { .. } | Class::Complaint { .. }) => class,
+        Class::Arp { .. }
+        | Class::Ndp { .. }
+        | Class::Membership { .. }
+        | Class::Dhcp(_)
+        | Class::Dhcpv6(_) => return Err(DropReason::Fragment),
+    };
     if !is_intact(&packet, body.get(start..).unwrap_or_default()) {
         return Err(DropReason::FragmentChecksum);
     }

@@ -421,6 +421,33 @@ fn fragments_and_what_is_made_of_them() {
     }
 }
 
+/// What is answered or kept inside is refused in fragments, however well it is made.
+#[test]
+fn what_has_to_come_in_one_piece() {
+    let link: (Ipv6Addr, Ipv6Addr) = ("fe80::2".parse().unwrap(), "fe80::1".parse().unwrap());
+    let (v4, v6) = (path(V4.0, V4.1), Path { ttl: 255, ..path(link.0, link.1) });
+    let datagram =
+        |port: u16| [&(port + 1).to_be_bytes(), &port.to_be_bytes(), &[1, 52][..], &[0; 302]].concat();
+    let solicitation = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &link.1.octets(), &[0; 280]].concat();
+    let report = [&[0x22, 0, 0, 0, 0, 0, 0, 35][..], &[4, 0, 0, 0, 239, 1, 2, 3].repeat(35)].concat();
+    let listeners = [&[143, 0, 0, 0, 0, 0, 0, 14][..], &[4; 20].repeat(14)].concat();
+    for (path, kind, at, mut body, expected) in [
+        (&v4, protocol::UDP, 6, datagram(DHCP_SERVER), DropReason::Fragment),
+        (&v6, protocol::UDP, 6, datagram(DHCPV6_SERVER), DropReason::Fragment),
+        (&v4, protocol::IGMP, 2, report, DropReason::Fragment),
+        (&v6, protocol::ICMPV6, 2, solicitation, DropReason::Fragment),
+        (&v6, protocol::ICMPV6, 2, listeners, DropReason::GroupInvalid),
+    ] {
+        let pseudo = Sum::pseudo(path.src, path.dst, kind, body.len());
+        let sum = if kind == protocol::IGMP { Sum::new() } else { pseudo };
+        let sum = sum.bytes(&body).finish().to_be_bytes();
+        body[at..at + 2].copy_from_slice(&sum);
+        let first = fragments(path, kind, &body, 200).remove(0);
+        let found = fragment(&first, first.len()).unwrap();
+        assert_eq!(reassembled(&found.packet, &body), Err(expected), "{kind}");
+    }
+}
+
 /// Fragments that are none, and first fragments without all headers (RFC 7112).
 #[test]
 fn bad_fragments() {

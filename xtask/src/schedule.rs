@@ -1,0 +1,70 @@
+//! In which order test programs run, and which of them at once.
+//!
+//! Most tests wait: for guests to boot, for clocks, for what the other end does. Two at a time make
+//! use of a machine with two processors, more would be in each other's way. Those that measure what
+//! time or memory something takes have the machine to themselves, after all others.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Seek as _};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+
+use crate::built::Tests;
+use crate::tally::Tally;
+
+/// Programs that run at once.
+const AT_ONCE: usize = 2;
+/// What measures, by the name of the program.
+const ALONE: [&str; 2] = ["busy", "memory"];
+/// What takes longest begins first, so that nothing is left to run beside it at the end.
+const LONG: [&str; 8] =
+    ["vm", "vhost_life", "vhost_user", "replacing", "sim", "slirp4netns", "isolation", "starting"];
+
+/// Runs all of `tests`, each with `prepare`d arguments and environment.
+pub(crate) fn run(
+    tests: Vec<&Tests>,
+    prepare: impl Fn(&mut Command) + Sync,
+    tally: &mut Tally,
+) -> Result<()> {
+    let (alone, mut shared): (Vec<_>, Vec<_>) =
+        tests.into_iter().partition(|tests| ALONE.contains(&tests.name()));
+    shared.sort_by_key(|tests| LONG.iter().position(|name| *name == tests.name()).unwrap_or(LONG.len()));
+    let queue = Mutex::new(VecDeque::from(shared));
+    let all = Mutex::new(&mut *tally);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || -> Result<()> {
+        while let Some(tests) = next() {
+            let mut command = tests.command();
+            prepare(&mut command);
+            let (output, succeeded) = gather(&mut command)?;
+            let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
+            print!("{output}");
+            tally.add_all(&output, succeeded, tests.name());
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic in a worker"))
+    })?;
+    for tests in alone {
+        let mut command = tests.command();
+        prepare(&mut command);
+        tally.run(&mut command)?;
+    }
+    Ok(())
+}
+
+/// Runs it to its end: what it wrote, to either output, and whether it succeeded. Into a file, as
+/// what a failed test leaves running would keep a pipe open.
+fn gather(command: &mut Command) -> Result<(String, bool)> {
+    let mut file = tempfile::tempfile().context("a file for what tests print")?;
+    let succeeded = command.stdout(file.try_clone()?).stderr(file.try_clone()?).status()?.success();
+    let mut output = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut output)?;
+    Ok((String::from_utf8_lossy(&output).into_owned(), succeeded))
+}
