@@ -59,10 +59,12 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 }
 
 /// A program under test: named by the environment, as in `PASTA=/usr/bin/pasta`, or the release
-/// build.
+/// build; of the tools, which carry no traffic, what was built along with the tests.
 pub fn program_path(name: &str) -> PathBuf {
     let named = std::env::var_os(name.to_uppercase());
-    named.map_or_else(|| built(&format!("release/{name}")), PathBuf::from)
+    let is_tool = ["pesto", "passtop"].contains(&name);
+    let own = || built(&if is_tool { name.to_owned() } else { format!("release/{name}") });
+    named.map_or_else(own, PathBuf::from)
 }
 
 /// The transfer helper that cargo built along with the tests.
@@ -74,5 +76,7 @@ fn peer_path() -> PathBuf {
 pub fn built(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
     let found = exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("no {name}: build it first: cargo build --release"))
+    found.unwrap_or_else(|| {
+        panic!("no {name}: build it first: cargo build --release; cargo build --package passt-tools")
+    })
 }

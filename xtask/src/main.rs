@@ -69,12 +69,10 @@ fn bench(options: &[String]) -> Result<bool> {
 fn test() -> Result<bool> {
     let root = root()?;
     machine::prepare();
-    // One after the other, as `cargo install` builds them, which a test does: for both at once cargo
-    // chooses other features of what they depend on.
-    for package in ["passt", "passt-tools"] {
-        let build = ["build", "--release", "--bins", "--package", package];
-        ensure!(cargo(root, &build).status()?.success(), "the programs do not build");
-    }
+    // As `cargo install` builds them, which a test does: together with the tools, whose libraries want
+    // other features of libraries of both, they would be built again there.
+    let programs = ["build", "--release", "--bins", "--package", "passt"];
+    ensure!(cargo(root, &programs).status()?.success(), "the programs do not build");
     let tests = built::tests(root)?;
 
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));

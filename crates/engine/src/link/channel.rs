@@ -42,7 +42,7 @@ pub struct Channel {
     /// What the engine sent.
     pub to_guest: VecDeque<Packet>,
     batch: Vec<Packet>,
-    /// Earlier batches, up to [`SPENT`] frames, for whoever counts the engine's instructions to
+    /// Earlier batches, up to some thousand frames, for whoever counts the engine's instructions to
     /// clear: to free them is no work of the engine's, and costs now more and now less.
     pub spent: Vec<Packet>,
     /// Frames received at once, at most.
