@@ -48,7 +48,7 @@ fn arrive(vm: &Vm, transfers: [Process; 2]) {
 
 /// Waits until the guest has its interface, or has it no more.
 fn wait_for_interface(vm: &Vm, there: bool) {
-    eventually("the interface", || (vm.sh("ls /sys/class/net").contains("eth0") == there).then_some(()));
+    eventually("the interface", || (vm.sh("echo /sys/class/net/*").contains("eth0") == there).then_some(()));
 }
 
 /// Takes the device out; it is gone when the guest has let it go.

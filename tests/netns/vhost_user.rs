@@ -174,7 +174,7 @@ fn the_driver_comes_again() {
     let Some((vm, _passt)) = start(&net, "") else { return };
     for _ in 0..3 {
         vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
-        eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
+        eventually("the interface", || vm.sh("echo /sys/class/net/*").contains("eth0").then_some(()));
         vm.configure();
         for address in [FAR4, FAR6] {
             exchange(&vm, &at(address, 5001));
@@ -311,7 +311,7 @@ fn moving_is_given_up() {
         transfers();
         if starts_again {
             vm.sh("rmmod virtio_net && insmod /modules/*virtio_net.ko*");
-            eventually("the interface", || vm.sh("ls /sys/class/net").contains("eth0").then_some(()));
+            eventually("the interface", || vm.sh("echo /sys/class/net/*").contains("eth0").then_some(()));
             vm.configure();
             transfers();
         }

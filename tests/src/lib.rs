@@ -21,7 +21,7 @@ mod guest;
 mod machine;
 mod net;
 mod newest;
-mod packages;
+pub mod packages;
 mod process;
 pub mod selinux;
 mod starters;

@@ -73,6 +73,8 @@ pub(crate) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Re
         "Dir::State::status=/dev/null".to_owned(),
         "APT::Architecture=amd64".to_owned(),
         "APT::Sandbox::User=root".to_owned(),
+        // A mirror that follows late, or no more, serves lists that are signed and out of date.
+        "Acquire::Check-Valid-Until=false".to_owned(),
         // A mirror that lacks the suite is an error, not a warning.
         "APT::Update::Error-Mode=any".to_owned(),
     ];
@@ -110,7 +112,7 @@ pub(crate) fn by_loader(loader: &Path, libraries: &Path) -> [OsString; 3] {
 }
 
 /// Runs a program in a directory to its success and returns its output.
-pub(crate) fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+pub fn output(dir: &Path, program: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(dir).stdin(Stdio::null());
     let output = command.output().with_context(|| program.to_owned())?;

@@ -1,9 +1,10 @@
-//! Development commands: `cargo xtask test`, `bench`, `completions`, `gauge`, `imports`, `links`, `man`,
-//! `mutants`.
+//! Development commands: `cargo xtask test`, `bench`, `completions`, `dist`, `gauge`, `imports`,
+//! `links`, `man`, `mutants`.
 
 mod bench;
 mod built;
 mod completions;
+mod dist;
 mod fuzz;
 mod gauge;
 mod imports;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
         Some((command, [])) if command == "links" => root().and_then(links::print),
         Some((command, options)) if command == "bench" => bench(options),
+        Some((command, options)) if command == "dist" => root().and_then(|root| dist::run(root, options)),
         Some((command, options)) if command == "mutants" => {
             root().and_then(|root| mutants::run(root, options))
         }
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}",
+                dist::USAGE,
                 mutants::USAGE,
                 bench::USAGE
             );

@@ -13,3 +13,11 @@ mod outlet;
 pub mod pcap;
 pub mod setup;
 mod stats;
+
+/// The version that the programs tell: the workspace's, and, where one was given when they were
+/// built, the date of the commit and its name, as in `0.1.0~git20261129.3167fe3`. Who compares
+/// versions does so by the date.
+pub const VERSION: &str = match option_env!("PASST_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

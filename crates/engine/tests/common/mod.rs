@@ -114,6 +114,8 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
 pub(crate) fn own_network() -> io::Result<()> {
     // SAFETY: descriptors stay shared; nothing of the thread depends on the network that it leaves.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    // Ports that tests name are not those that the kernel gives to sockets that name none.
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 60999")?;
     loopback_up()
 }
 

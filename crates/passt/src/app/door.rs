@@ -257,9 +257,10 @@ impl Hall {
         Ok(true)
     }
 
-    /// The MAC address of a client: the same whenever it comes.
+    /// The MAC address of a client: the same whenever it comes, but for one without a name.
     fn mac_of(&mut self, uuid: &Uuid) -> Mac {
-        let known = self.names.iter().position(|name| name == uuid);
+        let is_named = uuid.iter().any(|&byte| byte != 0);
+        let known = self.names.iter().position(|name| name == uuid).filter(|_| is_named);
         let index = known.unwrap_or_else(|| {
             // The last of too many has that of the one before it.
             let _ = self.names.try_push(*uuid);

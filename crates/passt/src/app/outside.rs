@@ -97,9 +97,6 @@ impl<L: Link, F: FnMut(u32, &mut Control<'_, L>) -> bool> External<L> for Outsid
             _ if number == EXIT => {
                 // The line is what callers look for.
                 let _ = msg::write_slice(io::stderr().as_fd(), b"exitfd event\n");
-                if let Some(outsider) = &self.outsider {
-                    outsider.dismiss();
-                }
                 true
             }
             _ if number == OUTSIDER => {

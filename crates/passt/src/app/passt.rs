@@ -146,6 +146,9 @@ fn run_on<L: ClientLink>(
         ready: (),
     };
     let result = serve(&mut worker, door.as_mut(), outside, passt.one_off);
+    if let Some(outsider) = &outsider {
+        outsider.dismiss();
+    }
     end(&mut worker, server.as_mut(), result)
 }
 

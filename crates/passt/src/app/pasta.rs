@@ -122,6 +122,9 @@ fn serve<L: Link>(
         ready: (),
     };
     let result = work(&mut worker, &watch, outside);
+    if let Some(outsider) = &outsider {
+        outsider.dismiss();
+    }
     end(&mut worker, server.as_mut(), result)
 }
 

@@ -50,7 +50,7 @@ pub(super) fn version(program: Program, _name: &str) -> String {
          <https://www.gnu.org/licenses/old-licenses/gpl-2.0.html>.\n\
          Free software: you may change it and pass it on under these terms.\n\
          It comes with no warranty, as far as the law permits.\n",
-        env!("CARGO_PKG_VERSION")
+        crate::VERSION
     )
 }
 

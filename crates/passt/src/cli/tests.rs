@@ -207,7 +207,7 @@ fn a_hint_follows_what_getopt_says_and_nothing_else() {
 
 #[test]
 fn options_that_print() {
-    let version = format!("pasta {}\n", env!("CARGO_PKG_VERSION"));
+    let version = format!("pasta {}\n", crate::VERSION);
     assert!(printed("/usr/bin/pasta.avx2 --host-lo-to-ns-lo --version").starts_with(&version));
     assert!(printed("passt --version --foo").starts_with("passt "));
     assert!(fail("passt --foo --version").contains("unrecognized"));

@@ -71,7 +71,8 @@ pub(super) enum NotNetwork {
 pub(super) fn network(text: &str) -> Result<(Ipv4Addr, u8), NotNetwork> {
     let (addr, len) = text.split_once('/').ok_or(NotNetwork::Text)?;
     let addr: Ipv4Addr = addr.parse().map_err(|_| NotNetwork::Text)?;
-    let len: u32 = digits(len).and_then(|len| len.parse().ok()).ok_or(NotNetwork::Text)?;
+    let len: u32 =
+        digits(len).filter(|len| len.len() <= 2).and_then(|len| len.parse().ok()).ok_or(NotNetwork::Text)?;
     let bits = u8::try_from(len).ok().filter(|len| (1..=25).contains(len)).ok_or(NotNetwork::Length)?;
     if addr.to_bits() << len == 0 { Ok((addr, bits)) } else { Err(NotNetwork::Host) }
 }

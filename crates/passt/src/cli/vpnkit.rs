@@ -185,7 +185,7 @@ fn usage(name: &str) -> String {
 }
 
 fn version(_: &str) -> String {
-    format!("passt.{}\n", env!("CARGO_PKG_VERSION"))
+    format!("passt.{}\n", crate::VERSION)
 }
 
 /// Turns the arguments, the program's name first, into what they ask for.

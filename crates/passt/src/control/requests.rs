@@ -81,7 +81,7 @@ impl Server {
         let program = if self.terms.has_namespace() { "pasta" } else { "passt" };
         Answer::Hello(reply::Hello {
             program: program.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::VERSION.into(),
             link: self.terms.link.into(),
             uptime_ms: self.uptime(control),
         })

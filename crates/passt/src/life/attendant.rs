@@ -48,6 +48,7 @@ const OWN_CALLS: &[Call] = &[
 const FOLLOW_CALLS: &[Call] = &[
     Call::any(Sysno::close),
     Call::any(Sysno::inotify_add_watch),
+    Call::any(Sysno::inotify_rm_watch),
     Call::only(Sysno::openat, &[&[(2, OPEN)], &[(2, OPEN_LARGE)]]),
     Call::any(Sysno::read),
     Call::any(Sysno::readlinkat),
@@ -167,6 +168,8 @@ struct Followed {
     inotify: Option<OwnedFd>,
     /// The kernel tells of all changes.
     is_watched: bool,
+    /// What is watched. Their number is limited for all programs of a user.
+    watches: Vec<i32>,
     /// What was told last could not be sent: there is no room for it yet.
     is_behind: bool,
     /// A byte that is no content, and the content as it was told last.
@@ -288,6 +291,7 @@ impl Followed {
             path: path.into(),
             inotify: None,
             is_watched: false,
+            watches: Vec::new(),
             is_behind: false,
             told: room(),
             now: room(),
@@ -301,18 +305,31 @@ impl Followed {
     fn begin(&mut self) {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         self.inotify = inotify::init(flags).ok();
-        self.is_watched = self.watch();
+        self.watch();
     }
 
     /// Has the kernel tell of changes of the file, and of each directory on the way to it, links
-    /// included: any name there may become another. What is watched already stays so. Whether nothing
-    /// can be missed then.
-    fn watch(&self) -> bool {
-        let Some(inotify) = &self.inotify else { return false };
+    /// included: any name there may become another. What is watched already stays so, what is no
+    /// longer on the way is let go.
+    fn watch(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
         let of_file = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MODIFY;
-        // There may be none at the moment.
-        let _ = inotify::add_watch(inotify, &self.path, of_file);
-        watch_way(inotify, &self.path)
+        let mut watches = Vec::with_capacity(self.watches.len());
+        let is_file_watched = match inotify::add_watch(inotify, &self.path, of_file) {
+            Ok(watch) => {
+                watches.push(watch);
+                true
+            }
+            // There is none at the moment. Any other error, of too many watches for one, hides changes.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => true,
+            Err(_) => false,
+        };
+        self.is_watched = watch_way(inotify, &self.path, &mut watches) && is_file_watched;
+        for &gone in self.watches.iter().filter(|watch| !watches.contains(watch)) {
+            // The kernel has let go of it already, if the file itself is gone.
+            let _ = inotify::remove_watch(inotify, gone);
+        }
+        self.watches = watches;
     }
 
     /// Waits until nothing happens any more, for a moment, and watches what is there now.
@@ -321,7 +338,7 @@ impl Followed {
             wait(epoll, Some(PAUSE));
             self.take_events();
         }
-        self.is_watched = self.watch();
+        self.watch();
     }
 
     /// Takes what the kernel has told; whether it was anything.
@@ -355,9 +372,9 @@ impl Followed {
     }
 }
 
-/// Watches the directories on the way to a path, following links as the kernel does; whether all of
-/// them are there, and watched.
-fn watch_way(inotify: &OwnedFd, path: &Path) -> bool {
+/// Watches the directories on the way to a path, following links as the kernel does, and adds them to
+/// `watches`; whether all of them are there, and watched.
+fn watch_way(inotify: &OwnedFd, path: &Path, watches: &mut Vec<i32>) -> bool {
     let of_names = inotify::WatchFlags::CREATE
         | inotify::WatchFlags::MOVED_TO
         | inotify::WatchFlags::MOVED_FROM
@@ -372,9 +389,8 @@ fn watch_way(inotify: &OwnedFd, path: &Path) -> bool {
             b".." => drop(at.pop()),
             b"." => {}
             _ => {
-                if inotify::add_watch(inotify, &at, of_names).is_err() {
-                    return false;
-                }
+                let Ok(watch) = inotify::add_watch(inotify, &at, of_names) else { return false };
+                watches.push(watch);
                 let next = at.join(&name);
                 match rustix::fs::readlink(&next, Vec::with_capacity(256)) {
                     Ok(_) if links == MAX_LINKS => return false,
@@ -457,6 +473,39 @@ mod tests {
         }
         fs::write(directory.join("run2/file"), "seven").unwrap();
         wait_for(&mut attendant, "seven");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// Files that were there once are not watched for ever.
+    #[test]
+    fn files_that_were_replaced() {
+        let directory = std::env::temp_dir().join(format!("followed-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = directory.join("file");
+        fs::write(&file, "0").unwrap();
+        let mut followed = Followed::new(&file);
+        followed.begin();
+        let inotify = followed.inotify.as_ref().expect("room for one").as_raw_fd();
+        let count = || {
+            let all = fs::read_to_string(format!("/proc/self/fdinfo/{inotify}")).unwrap();
+            all.lines().filter(|line| line.starts_with("inotify")).count()
+        };
+        let before = count();
+        for number in 1..20 {
+            fs::hard_link(&file, directory.join(format!("old{number}"))).unwrap();
+            fs::write(directory.join("new"), number.to_string()).unwrap();
+            fs::rename(directory.join("new"), &file).unwrap();
+            followed.watch();
+            assert!(followed.is_watched && followed.has_changed());
+        }
+        assert_eq!(count(), before);
+        // There may be none; but one that can't be watched has to be looked at.
+        fs::remove_file(&file).unwrap();
+        followed.watch();
+        assert!(followed.is_watched);
+        followed.path = directory.join("x".repeat(300));
+        followed.watch();
+        assert!(!followed.is_watched);
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use passt_sys::{fd, msg};
+use rustix::pipe::PipeFlags;
 
 use crate::cli;
 
@@ -22,7 +23,7 @@ pub struct Starter {
 
 impl Starter {
     /// Says what is to be said first, and takes over the descriptors. To be called before anything is
-    /// opened. A number that is no descriptor is none of anybody's.
+    /// opened. A number that is no descriptor is nobody's, who is told nothing, and whose end has come.
     pub fn new(starter: &cli::Starter) -> Self {
         let take = |number: i32| {
             let taken = fd::take_inherited(number);
@@ -32,7 +33,7 @@ impl Starter {
             banner: starter.banner.clone(),
             notice: starter.notice.clone(),
             ready: starter.ready.and_then(take),
-            exit: starter.exit.and_then(take),
+            exit: starter.exit.and_then(|number| take(number).or_else(ended)),
         };
         say(&starter.warnings);
         taken
@@ -61,6 +62,11 @@ impl Starter {
     pub fn exit(&self) -> Option<&OwnedFd> {
         self.exit.as_ref()
     }
+}
+
+/// A descriptor whose end has come.
+fn ended() -> Option<OwnedFd> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok().map(|(reader, _)| reader)
 }
 
 /// Says something on standard output, where nobody may read it.

@@ -237,7 +237,7 @@ impl Sink {
         let stderr = Outlet::standard(rustix::stdio::stderr()).ok();
         destinations.push(To::Stderr(stderr, options.verbosity >= Verbosity::Debug).into());
         if let Some(path) = &options.file {
-            let header = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+            let header = format!("{name} {}", crate::VERSION);
             let file = open(path, options.size, header);
             destinations.push(file.map_err(|error| LogError::File { path: path.clone(), error })?.into());
         } else if let Ok(socket) = connect(syslog) {
@@ -483,7 +483,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let (first, second) = text.split_once('\n').unwrap();
-        assert_eq!(first, format!("pasta {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(first, format!("pasta {}", crate::VERSION));
         let (time, message) = second.split_once(": ").unwrap();
         assert_eq!(message, "wrong: Permission denied\n");
         assert!(time.parse::<f64>().is_ok(), "{time}");

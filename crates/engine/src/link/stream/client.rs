@@ -17,6 +17,8 @@ use rustix::net::{Shutdown, SocketType, shutdown, sockopt};
 
 /// Send buffer asked for, more than the default; what waits there delays what comes after it.
 const SEND_BUFFER: usize = 256 * 1024;
+/// Empty messages in a row that are taken for the end.
+const EMPTY: usize = 64;
 /// Number of the descriptor for output, where it is another than that for input.
 const OUTPUT: u32 = 1;
 
@@ -27,8 +29,10 @@ pub(super) struct Client {
     output: Option<Port>,
     /// The output is the file that the input is, opened once more.
     is_twin: bool,
-    /// Reading nothing means the end: an empty datagram is a message as any other.
-    ends_empty: bool,
+    /// How often nothing is read at the end and never else, in a row: an empty datagram is a message
+    /// as any other, and of messages in order the end can't be told from empty ones but by their
+    /// number.
+    end: Option<usize>,
     /// It took no more, for ever.
     is_lost: bool,
 }
@@ -58,14 +62,18 @@ impl Client {
     }
 
     fn new(input: Port, output: Option<Port>, is_twin: bool, framing: Framing) -> Self {
-        let ends_empty = framing != Framing::Message
-            || sockopt::socket_type(&input.fd).is_ok_and(|kind| kind != SocketType::DGRAM);
+        let kind = sockopt::socket_type(&input.fd);
+        let end = match framing {
+            Framing::Message if kind == Ok(SocketType::DGRAM) => None,
+            Framing::Message => Some(EMPTY),
+            Framing::Be32 | Framing::Le16 => Some(1),
+        };
         let sends = output.as_ref().unwrap_or(&input);
         if sends.is_socket {
             // A smaller buffer means more wake-ups, no more than that.
             let _ = sockopt::set_socket_send_buffer_size(&sends.fd, SEND_BUFFER);
         }
-        Self { input, output, is_twin, ends_empty, is_lost: false }
+        Self { input, output, is_twin, end, is_lost: false }
     }
 
     /// Its descriptors: what it sends comes by the first.
@@ -83,9 +91,10 @@ impl Client {
         self.output.as_ref().map_or(0, |_| OUTPUT)
     }
 
-    /// Reads once; `None` if nothing is there now. An error means that it left.
-    pub(super) fn receive(&self, into: &Scatter<'_>) -> io::Result<Option<usize>> {
-        self.outcome(self.input.receive(into))
+    /// Reads once, after nothing was read `empty` times in a row; `None` if nothing is there now. An
+    /// error means that it left.
+    pub(super) fn receive(&self, into: &Scatter<'_>, empty: usize) -> io::Result<Option<usize>> {
+        self.outcome(self.input.receive(into), empty)
     }
 
     /// Looks what an event of descriptor `number` means: whether there is something to receive. An
@@ -100,12 +109,13 @@ impl Client {
         let mut scratch = [0; 4096];
         let mut into = Scatter::new();
         into.push(&mut scratch);
-        self.outcome(output.receive(&into)).map(|_| false)
+        self.outcome(output.receive(&into), EMPTY).map(|_| false)
     }
 
-    fn outcome(&self, result: io::Result<usize>) -> io::Result<Option<usize>> {
+    fn outcome(&self, result: io::Result<usize>, empty: usize) -> io::Result<Option<usize>> {
+        let is_end = self.is_lost || self.end.is_some_and(|end| empty + 1 >= end);
         match result {
-            Ok(0) if self.ends_empty || self.is_lost => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if is_end => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => Ok(Some(len)),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted if !self.is_lost => Ok(None),

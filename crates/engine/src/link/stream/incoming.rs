@@ -1,7 +1,7 @@
 //! What was received: frames where they lie, and the start of the next.
 
-use std::io;
 use std::ops::Range;
+use std::{io, iter, mem};
 
 use passt_proto::wire::ethernet;
 use passt_proto::wire::stream::{BadLength, Framing, MAX_FRAME, PREFIX};
@@ -76,7 +76,7 @@ impl Incoming {
         self.received = left;
         let mut room = Scatter::new();
         room.push(&mut self.bytes[left..]);
-        let Some(len) = client.receive(&room)? else { return Ok(0) };
+        let Some(len) = client.receive(&room, 0)? else { return Ok(0) };
         self.received += len;
         self.is_full = self.received == self.bytes.len();
         match self.framing {
@@ -105,19 +105,31 @@ impl Incoming {
     /// its place in the batch, to be counted; those that came before the end do come.
     fn receive_messages(&mut self, client: &mut Client) -> io::Result<usize> {
         self.clear();
+        let mut empty = 0;
         while self.frames.len() < BATCH_MESSAGES
+            && empty < BATCH_MESSAGES
             && let Some(room) = self.bytes.get_mut(self.received..self.received + MESSAGE)
         {
             let mut into = Scatter::new();
             into.push(room);
-            match client.receive(&into) {
-                Ok(Some(len)) => self.take_message(len),
+            match client.receive(&into, empty) {
+                // Perhaps the end; if not, no frames.
+                Ok(Some(0)) => empty += 1,
+                Ok(Some(len)) => {
+                    self.frames.extend(iter::repeat_n(MALFORMED, mem::take(&mut empty)));
+                    self.take_message(len);
+                }
                 // An error of a socket is told once, and messages may be behind it.
-                Err(_) if client.give_up() => {}
+                Err(_) if client.give_up() => empty = 0,
                 Err(error) if self.frames.is_empty() => return Err(error),
-                Ok(None) | Err(_) => return Ok(self.frames.len()),
+                Err(_) => return Ok(self.frames.len()),
+                Ok(None) => {
+                    self.frames.extend(iter::repeat_n(MALFORMED, empty));
+                    return Ok(self.frames.len());
+                }
             }
         }
+        self.frames.extend(iter::repeat_n(MALFORMED, empty));
         self.is_full = true;
         Ok(self.frames.len())
     }

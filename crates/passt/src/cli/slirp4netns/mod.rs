@@ -296,7 +296,7 @@ impl Draft {
                         "\"{text}\" is an invalid MAC address.\nmacaddress has to be a valid MAC address (hex \
                          string, 6 bytes, each byte separated by a ':')."
                     );
-                    values::mac(text).ok_or(Refusal::new(line))
+                    values::mac(&padded(text)).ok_or(Refusal::new(line))
                 });
                 Mode::Pasta(PastaOptions {
                     target,
@@ -346,4 +346,10 @@ impl Draft {
         }
         Ok(addresses)
     }
+}
+
+/// A MAC address with two digits for each byte, where callers may leave out a zero.
+fn padded(text: &str) -> String {
+    let pad = |byte: &str| if byte.len() == 1 { format!("0{byte}") } else { byte.to_owned() };
+    text.split(':').map(pad).collect::<Vec<_>>().join(":")
 }

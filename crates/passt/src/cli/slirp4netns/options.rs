@@ -68,7 +68,8 @@ pub(super) static OPTIONS: &[Opt] = &[
         d.say("WARNING: Support for IPv6 is experimental");
     }),
     value("-a, --api-socket=PATH", "take requests to forward ports on socket PATH", |d, arg| {
-        d.api_socket = Some(PathBuf::from(arg));
+        // A variable that is empty asks for none.
+        d.api_socket = Some(PathBuf::from(arg)).filter(|path| !path.as_os_str().is_empty());
         Ok(())
     }),
     value("--cidr=CIDR", "IPv4 network of the guest (default=10.0.2.0/24)", |d, arg| {

@@ -56,6 +56,7 @@ fn mistakes() {
         ("--cidr foo/24 1 tap0", "invalid CIDR: foo/24\n", false),
         ("--cidr 10.0.2.0 1 tap0", "invalid CIDR: 10.0.2.0\n", false),
         ("--cidr 10.0.2.0/+24 1 tap0", "invalid CIDR: 10.0.2.0/+24\n", false),
+        ("--cidr 10.0.2.0/024 1 tap0", "invalid CIDR: 10.0.2.0/024\n", false),
         ("--cidr 10.0.2.0/26 1 tap0", "prefix length needs to be 1-25\n", false),
         ("--cidr 10.0.2.0/0 1 tap0", "prefix length needs to be 1-25\n", false),
         (
@@ -74,6 +75,7 @@ fn mistakes() {
         ),
         ("--userns-path=/no 1 tap0", "userns path doesn't exist: /no\n", true),
         ("--macaddress=02:00:00:00:00:01 1 tap0", "--macaddr cannot be specified", true),
+        ("-c --macaddress=:::::2 1 tap0", "\":::::2\" is an invalid MAC address.", false),
         ("-c --macaddress=x 1 tap0", "\"x\" is an invalid MAC address.\nmacaddress has to be", false),
         ("--outbound-addr x 1 tap0", "outbound-addr has to be valid ipv4 address or interface name.", false),
         ("--outbound-addr ::1 1 tap0", "outbound-addr has to be valid ipv4", false),
@@ -124,6 +126,10 @@ fn namespaces() {
     for (line, target, userns) in cases {
         let pasta = pasta(line);
         assert_eq!((pasta.target, pasta.userns), (target, userns), "{line}");
+    }
+    for line in ["-c --macaddress=2:50:0:0:0:1 7 tap0", "-c --macaddress=02:50:00:00:00:01 --api-socket= 7 tap0"] {
+        assert_eq!(pasta(line).mac, Some(Mac([2, 0x50, 0, 0, 0, 1])), "{line}");
+        assert_eq!(config(line).api_socket.as_deref(), None, "{line}");
     }
     for (line, socket) in [
         ("--netns-type=tapfd 5", GuestSocket::Tap(5)),

@@ -34,7 +34,7 @@ pub(super) fn usage(name: &str) -> String {
 
 /// The lines by which callers tell what there is.
 pub(super) fn version(_: &str) -> String {
-    let own = env!("CARGO_PKG_VERSION");
+    let own = crate::VERSION;
     format!(
         "slirp4netns version {LIKE}+passt.{own}\n\
          commit: unknown\n\

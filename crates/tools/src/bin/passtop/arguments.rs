@@ -48,7 +48,7 @@ impl Arguments {
             match word {
                 Arg::Short('h') | Arg::Long("help") => return Ok(Outcome::Print(usage())),
                 Arg::Long("version") => {
-                    return Ok(Outcome::Print(format!("passtop {}\n", env!("CARGO_PKG_VERSION"))));
+                    return Ok(Outcome::Print(format!("passtop {}\n", passt::VERSION)));
                 }
                 Arg::Short('1') | Arg::Long("once") => arguments.once = true,
                 Arg::Short('j') | Arg::Long("json") => {

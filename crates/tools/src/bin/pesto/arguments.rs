@@ -238,7 +238,7 @@ fn listen(value: &OsStr) -> anyhow::Result<SocketAddr> {
 fn version() -> String {
     format!(
         "pesto {}\nLicence: GNU General Public License, version 2 or (at your option) later\n",
-        env!("CARGO_PKG_VERSION")
+        passt::VERSION
     )
 }
 

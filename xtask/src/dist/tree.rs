@@ -1,0 +1,115 @@
+//! The files of an installation, as they lie below `/`, and the archive of them.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::programs::{NAMES, Program, Target};
+use super::version::Version;
+
+/// Files that go there as they are: from where in the workspace, to where, and with which end of
+/// the name.
+const FILES: [(&str, &str, &str); 9] = [
+    ("contrib/apparmor", "etc/apparmor.d", ""),
+    ("contrib/apparmor/abstractions", "etc/apparmor.d/abstractions", ""),
+    ("contrib/vhost-user", "usr/share/qemu/vhost-user", ".json"),
+    ("contrib/systemd", "usr/lib/systemd/user", ".service"),
+    ("contrib/selinux", "usr/share/doc/passt-rs/selinux", ""),
+    ("contrib/grafana", "usr/share/doc/passt-rs/grafana", ".json"),
+    ("docs", "usr/share/doc/passt-rs", ".md"),
+    ("contrib/completions", "usr/share/fish/vendor_completions.d", ".fish"),
+    (".", "usr/share/doc/passt-rs", ".md"),
+];
+
+/// The directory that stands for `/`.
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+}
+
+impl Tree {
+    /// Puts everything to `to`, which is emptied before.
+    pub(super) fn make(workspace: &Path, to: &Path, programs: &[Program]) -> Result<Self> {
+        if to.exists() {
+            fs::remove_dir_all(to).with_context(|| to.display().to_string())?;
+        }
+        let tree = Self { root: to.to_owned() };
+        for program in programs {
+            tree.put(&program.path, &format!("usr/bin/{}", program.name), 0o755)?;
+        }
+        for name in NAMES {
+            symlink("passt", to.join("usr/bin").join(name))?;
+        }
+        for (from, to, end) in FILES {
+            for file in files(&workspace.join(from), end)? {
+                tree.put(&file, &format!("{to}/{}", name(&file)), 0o644)?;
+            }
+        }
+        for page in files(&workspace.join("docs/man"), ".1")? {
+            tree.compressed(&page, &format!("usr/share/man/man1/{}.gz", name(&page)))?;
+        }
+        for file in files(&workspace.join("contrib/completions"), ".bash")? {
+            let command = name(&file).trim_end_matches(".bash").to_owned();
+            tree.put(&file, &format!("usr/share/bash-completion/completions/{command}"), 0o644)?;
+        }
+        for file in files(&workspace.join("contrib/completions"), ".zsh")? {
+            let command = name(&file).trim_end_matches(".zsh").to_owned();
+            tree.put(&file, &format!("usr/share/zsh/vendor-completions/_{command}"), 0o644)?;
+        }
+        tree.put(&workspace.join("LICENSE"), "usr/share/doc/passt-rs/LICENSE", 0o644)?;
+        Ok(tree)
+    }
+
+    fn put(&self, from: &Path, to: &str, mode: u32) -> Result<()> {
+        let to = self.place(to)?;
+        fs::copy(from, &to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
+        Ok(fs::set_permissions(&to, fs::Permissions::from_mode(mode))?)
+    }
+
+    /// Puts a file there without a name or a time in what compresses it.
+    fn compressed(&self, from: &Path, to: &str) -> Result<()> {
+        let output = Command::new("gzip").args(["-9n", "--stdout"]).arg(from).stdin(Stdio::null()).output();
+        let output = output.context("gzip")?;
+        ensure!(output.status.success(), "gzip {}: {}", from.display(), output.status);
+        let to = self.place(to)?;
+        Ok(fs::File::create(&to)?.write_all(&output.stdout)?)
+    }
+
+    /// Where a file goes, in a directory that is there.
+    fn place(&self, to: &str) -> Result<PathBuf> {
+        let to = self.root.join(to);
+        fs::create_dir_all(to.parent().context("a directory")?)?;
+        Ok(to)
+    }
+
+    /// An archive of everything in `dir`; its name.
+    pub(super) fn archive(&self, dir: &Path, target: &Target, version: &Version) -> Result<String> {
+        let name = format!("passt-{}-{}.tar.xz", version.full, target.arch());
+        let mut tar = Command::new("tar");
+        tar.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=ustar"]);
+        tar.arg(format!("--mtime=@{}", version.time)).arg("-cJf").arg(dir.join(&name));
+        tar.arg("-C").arg(&self.root).arg(".").env("XZ_OPT", "-9 -T1").stdin(Stdio::null());
+        ensure!(tar.status().context("tar")?.success(), "no archive");
+        Ok(name)
+    }
+}
+
+/// Files in a directory whose names end so, in order.
+fn files(dir: &Path, end: &str) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_file() && name(&path).ends_with(end) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn name(file: &Path) -> &str {
+    file.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
