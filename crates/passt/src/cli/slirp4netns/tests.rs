@@ -127,7 +127,9 @@ fn namespaces() {
         let pasta = pasta(line);
         assert_eq!((pasta.target, pasta.userns), (target, userns), "{line}");
     }
-    for line in ["-c --macaddress=2:50:0:0:0:1 7 tap0", "-c --macaddress=02:50:00:00:00:01 --api-socket= 7 tap0"] {
+    for line in
+        ["-c --macaddress=2:50:0:0:0:1 7 tap0", "-c --macaddress=02:50:00:00:00:01 --api-socket= 7 tap0"]
+    {
         assert_eq!(pasta(line).mac, Some(Mac([2, 0x50, 0, 0, 0, 1])), "{line}");
         assert_eq!(config(line).api_socket.as_deref(), None, "{line}");
     }
