@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use crate::{cargo, machine, tally::Tally};
+use crate::tally::Tally;
+use crate::{cargo, machine, schedule};
 
 /// Seconds for each target.
 const SECONDS: u32 = 10;
@@ -30,17 +32,24 @@ pub(crate) fn run(dir: &Path, tally: &mut Tally) -> Result<()> {
         tally.record(false, "the fuzz targets do not build");
         return Ok(());
     }
+    let mut names = Vec::new();
     for source in fs::read_dir(dir.join("fuzz_targets"))? {
-        let path = source?.path();
-        let name = path.file_stem().context("target")?.to_string_lossy().into_owned();
-        let program = dir.join("target").join(&host).join("release").join(&name);
-        tally.record(fuzz(dir, &program, &name)?, &format!("fuzzing {name}"));
+        names.push(source?.path().file_stem().context("target")?.to_string_lossy().into_owned());
     }
-    Ok(())
+    names.sort();
+    let all = Mutex::new(tally);
+    schedule::side_by_side(names, |name| {
+        let program = dir.join("target").join(&host).join("release").join(&name);
+        let (output, succeeded) = fuzz(dir, &program, &name)?;
+        print!("fuzzing {name} for {SECONDS} s\n{output}");
+        let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.record(succeeded, &format!("fuzzing {name}"));
+        Ok(())
+    })
 }
 
-fn fuzz(dir: &Path, program: &Path, name: &str) -> Result<bool> {
-    println!("fuzzing {name} for {SECONDS} s");
+/// What a target wrote, and whether it found nothing.
+fn fuzz(dir: &Path, program: &Path, name: &str) -> Result<(String, bool)> {
     let corpus = format!("corpus/{name}");
     fs::create_dir_all(dir.join(&corpus))?;
     let time = format!("-max_total_time={SECONDS}");
@@ -51,5 +60,5 @@ fn fuzz(dir: &Path, program: &Path, name: &str) -> Result<bool> {
     if dir.join(&seeds).is_dir() {
         command.arg(&seeds);
     }
-    Ok(command.status()?.success())
+    schedule::gather(&mut command)
 }

@@ -32,23 +32,15 @@ pub(crate) fn run(
     let (alone, mut shared): (Vec<_>, Vec<_>) =
         tests.into_iter().partition(|tests| ALONE.contains(&tests.name()));
     shared.sort_by_key(|tests| LONG.iter().position(|name| *name == tests.name()).unwrap_or(LONG.len()));
-    let queue = Mutex::new(VecDeque::from(shared));
     let all = Mutex::new(&mut *tally);
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let work = || -> Result<()> {
-        while let Some(tests) = next() {
-            let mut command = tests.command();
-            prepare(&mut command);
-            let (output, succeeded) = gather(&mut command)?;
-            let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
-            print!("{output}");
-            tally.add_all(&output, succeeded, tests.name());
-        }
+    side_by_side(shared, |tests| {
+        let mut command = tests.command();
+        prepare(&mut command);
+        let (output, succeeded) = gather(&mut command)?;
+        let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
+        print!("{output}");
+        tally.add_all(&output, succeeded, tests.name());
         Ok(())
-    };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic in a worker"))
     })?;
     for tests in alone {
         let mut command = tests.command();
@@ -58,9 +50,25 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// Does `work` with each of `items` in their order, with as many at once as run well beside each other.
+pub(crate) fn side_by_side<T: Send>(items: Vec<T>, work: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let queue = Mutex::new(VecDeque::from(items));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let one_after_the_other = || -> Result<()> {
+        while let Some(item) = next() {
+            work(item)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(one_after_the_other)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic in a worker"))
+    })
+}
+
 /// Runs it to its end: what it wrote, to either output, and whether it succeeded. Into a file, as
 /// what a failed test leaves running would keep a pipe open.
-fn gather(command: &mut Command) -> Result<(String, bool)> {
+pub(crate) fn gather(command: &mut Command) -> Result<(String, bool)> {
     let mut file = tempfile::tempfile().context("a file for what tests print")?;
     let succeeded = command.stdout(file.try_clone()?).stderr(file.try_clone()?).status()?.success();
     let mut output = Vec::new();
