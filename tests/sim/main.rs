@@ -11,12 +11,12 @@
 #[cfg(feature = "inject")]
 mod batches;
 mod closing;
+mod content;
 mod control;
 mod engine;
 #[cfg(feature = "inject")]
 mod equivalence;
 mod every_link;
-mod gauge;
 mod guest;
 mod host;
 mod link;
@@ -28,7 +28,7 @@ mod ring;
 mod stream;
 mod transfers;
 
-use std::time::Duration;
+pub(crate) use content::{DOWN, UP, check, fill, ms, secs};
 
 /// The seeds to run with.
 pub(crate) fn seeds() -> Vec<u64> {
@@ -36,33 +36,3 @@ pub(crate) fn seeds() -> Vec<u64> {
     let parse = |s: &str| s.strip_prefix("0x").map_or_else(|| s.parse(), |hex| u64::from_str_radix(hex, 16));
     list.lines().map(|line| parse(line).expect("a seed")).collect()
 }
-
-pub(crate) const fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-pub(crate) const fn secs(n: u64) -> Duration {
-    Duration::from_secs(n)
-}
-
-/// Fills `out` with what the stream `stream` has at `offset`.
-pub(crate) fn fill(stream: u8, offset: u64, out: &mut [u8]) {
-    for (at, byte) in (offset..).zip(out) {
-        *byte = content(stream, at);
-    }
-}
-
-/// Fails if `bytes` is not what the stream `stream` has at `offset`.
-pub(crate) fn check(stream: u8, offset: u64, bytes: &[u8]) {
-    for (at, byte) in (offset..).zip(bytes) {
-        assert_eq!(*byte, content(stream, at), "content at {at} of stream {stream}");
-    }
-}
-
-fn content(stream: u8, at: u64) -> u8 {
-    at.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0] ^ stream
-}
-
-/// The stream from the guest, and the one to it.
-pub(crate) const UP: u8 = 0x55;
-pub(crate) const DOWN: u8 = 0xaa;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::tally::Tally;
 use crate::{built, cargo, machine};
 
-/// Kinds of traffic, as the tests are called.
+/// Kinds of traffic.
 const KINDS: [&str; 5] = ["tcp_out", "tcp_in", "tcp_rr", "tcp_crr", "udp_rr"];
 /// How many more are no regression yet, in percent.
 const TOLERANCE: u64 = 5;
@@ -69,27 +69,27 @@ fn compiler() -> Result<String> {
 }
 
 fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
-    let tests = build(root)?;
-    KINDS.iter().map(|kind| Ok(((*kind).to_owned(), count_one(&tests, kind)?))).collect()
+    let program = build(root)?;
+    KINDS.iter().map(|kind| Ok(((*kind).to_owned(), count_one(&program, kind)?))).collect()
 }
 
-/// Builds the tests with what users get, so without what interferes with calls; where they are.
+/// Builds the program as the programs for users are, so without what interferes with calls; where it
+/// is.
 fn build(root: &Path) -> Result<PathBuf> {
-    let options = ["test", "--release", "--package", "passt-tests", "--test", "sim", "--no-run"];
+    let options = ["build", "--release", "--package", "passt-tests", "--example", "gauge"];
     let mut command = cargo(root, &options);
     command.arg("--no-default-features");
-    let messages = built::run(command.arg("--message-format=json"), "the tests do not build")?;
-    let mut tests = messages.iter().filter(|message| message["target"]["name"] == "sim");
-    let program = tests.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
+    let messages = built::run(command.arg("--message-format=json"), "the gauge does not build")?;
+    let mut programs = messages.iter().filter(|message| message["target"]["name"] == "gauge");
+    let program = programs.find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)));
     program.context("cargo names no program")
 }
 
 /// Instructions for each of what a kind of traffic consists of.
-fn count_one(tests: &Path, kind: &str) -> Result<u64> {
+fn count_one(program: &Path, kind: &str) -> Result<u64> {
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
-    command.arg("--toggle-collect=*engine*turn*").arg(tests);
-    command.args([&format!("gauge::{kind}"), "--exact", "--nocapture", "--test-threads=1"]);
+    command.arg("--toggle-collect=*engine*turn*").args([program, Path::new(kind)]);
     let output = command.stdin(Stdio::null()).output().context("valgrind")?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let number = |text: &str, before: &str| {

@@ -71,7 +71,16 @@ pub(super) fn build(
 
 /// What the compiler is told: no path of this machine gets into the programs.
 fn flags(root: &Path) -> Result<Vec<String>> {
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut flags: Vec<String> = [
+        "-Ctarget-feature=+crt-static",
+        // A panic ends the process, and there are no symbols to show where it was: nothing unwinds.
+        "-Cforce-unwind-tables=no",
+        // For each kind of link there is a copy of the engine, much of which is the same.
+        "-Clink-arg=-Wl,--icf=all",
+        "-Clink-arg=-Wl,-z,pack-relative-relocs",
+    ]
+    .map(str::to_owned)
+    .into();
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home =
         home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"))).context("no HOME")?;
