@@ -62,9 +62,8 @@ impl Client {
     }
 
     fn new(input: Port, output: Option<Port>, is_twin: bool, framing: Framing) -> Self {
-        let kind = sockopt::socket_type(&input.fd);
         let end = match framing {
-            Framing::Message if kind == Ok(SocketType::DGRAM) => None,
+            Framing::Message if sockopt::socket_type(&input.fd) == Ok(SocketType::DGRAM) => None,
             Framing::Message => Some(EMPTY),
             Framing::Be32 | Framing::Le16 => Some(1),
         };
