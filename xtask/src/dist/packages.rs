@@ -59,8 +59,7 @@ impl Build<'_> {
         fs::remove_file(doc.join("LICENSE"))?;
         self.documents(&doc, "passt-rs")?;
         self.template("lintian-overrides", &own.join("usr/share/lintian/overrides/passt-rs"), "", 0)?;
-        let size = output(&own, "du", &["-sk", "--apparent-size", "."])?;
-        let size = size.split_whitespace().next().and_then(|size| size.parse().ok()).unwrap_or(0);
+        let size = kibibytes(&own)?;
         self.template("control", &own.join("DEBIAN/control"), arch, size)?;
         for script in ["preinst", "postinst", "prerm"] {
             let to = own.join("DEBIAN").join(script);
@@ -75,12 +74,15 @@ impl Build<'_> {
         let other = self.dir.join("deb.slirp4netns");
         empty(&other)?;
         fs::create_dir_all(other.join("usr/bin"))?;
-        std::os::unix::fs::symlink("passt", other.join("usr/bin/slirp4netns"))?;
+        fs::copy(self.tree.root.join("usr/bin/slirp4netns"), other.join("usr/bin/slirp4netns"))?;
+        let overrides = other.join("usr/share/lintian/overrides/passt-rs-slirp4netns");
+        self.template("lintian-overrides.slirp4netns", &overrides, "", 0)?;
         self.documents(&other.join("usr/share/doc/passt-rs-slirp4netns"), "passt-rs-slirp4netns")?;
-        self.template("control.slirp4netns", &other.join("DEBIAN/control"), arch, 0)?;
+        self.template("control.slirp4netns", &other.join("DEBIAN/control"), arch, kibibytes(&other)?)?;
 
         let full = &self.version.full;
-        let names = [format!("passt-rs_{full}_{arch}.deb"), format!("passt-rs-slirp4netns_{full}_all.deb")];
+        let names =
+            [format!("passt-rs_{full}_{arch}.deb"), format!("passt-rs-slirp4netns_{full}_{arch}.deb")];
         for (tree, name) in [own, other].iter().zip(&names) {
             // Sums of all files, which dpkg verifies them by.
             let sums = "find . -type f ! -path './DEBIAN/*' -printf '%P\\0' | sort -z | xargs -0r md5sum > DEBIAN/md5sums";
@@ -132,13 +134,11 @@ impl Build<'_> {
         words.push(&spec);
         output(self.dir, "env", &words)?;
         let mut names = Vec::new();
-        for arch in [arch, "noarch"] {
-            for entry in fs::read_dir(top.join("RPMS").join(arch))? {
-                let path = entry?.path();
-                let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
-                fs::rename(&path, self.dir.join(&name))?;
-                names.push(name);
-            }
+        for entry in fs::read_dir(top.join("RPMS").join(arch))? {
+            let path = entry?.path();
+            let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+            fs::rename(&path, self.dir.join(&name))?;
+            names.push(name);
         }
         names.sort();
         Ok(names)
@@ -187,6 +187,12 @@ impl Build<'_> {
 fn maintainer() -> String {
     let of = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
     format!("{} <{}>", of("DEBFULLNAME", "Whoever built it"), of("DEBEMAIL", "nobody@example.org"))
+}
+
+/// The size of what is in a directory.
+fn kibibytes(dir: &Path) -> Result<u64> {
+    let size = output(dir, "du", &["-sk", "--apparent-size", "."])?;
+    size.split_whitespace().next().and_then(|size| size.parse().ok()).context("a size")
 }
 
 /// A directory with nothing in it.

@@ -15,9 +15,6 @@ pub(super) const MOST: u64 = 4_000_000;
 /// Programs, by package: one file is all that go by the name it is called by.
 const PROGRAMS: [(&str, &[&str]); 2] =
     [("passt", &["passt", "qrap"]), ("passt-tools", &["pesto", "passtop"])];
-/// Further names of the first, which tells by its own what it is.
-pub(super) const NAMES: [&str; 3] = ["pasta", "slirp4netns", "vpnkit"];
-
 /// What they are built for.
 pub(super) struct Target {
     /// As rustc calls it.

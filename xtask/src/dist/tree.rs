@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::programs::{NAMES, Program, Target};
+use super::programs::{Program, Target};
 use super::version::Version;
 
 /// Files that go there as they are: from where in the workspace, to where, and with which end of
@@ -25,6 +25,12 @@ const FILES: [(&str, &str, &str); 9] = [
     (".", "usr/share/doc/passt-rs", ".md"),
 ];
 
+/// Further names of the first program, which tells by its own what it is. AppArmor goes by the path
+/// that a symbolic link leads to, SELinux by the file: what may do other things is another file.
+const COPIES: [&str; 2] = ["pasta", "slirp4netns"];
+/// Those that may do the same.
+const LINKS: [&str; 1] = ["vpnkit"];
+
 /// The directory that stands for `/`.
 pub(super) struct Tree {
     pub(super) root: PathBuf,
@@ -40,8 +46,12 @@ impl Tree {
         for program in programs {
             tree.put(&program.path, &format!("usr/bin/{}", program.name), 0o755)?;
         }
-        for name in NAMES {
-            symlink("passt", to.join("usr/bin").join(name))?;
+        let (bin, passt) = (to.join("usr/bin"), to.join("usr/bin/passt"));
+        for name in COPIES {
+            fs::copy(&passt, bin.join(name))?;
+        }
+        for name in LINKS {
+            fs::hard_link(&passt, bin.join(name))?;
         }
         for (from, to, end) in FILES {
             for file in files(&workspace.join(from), end)? {
