@@ -19,6 +19,8 @@ use crate::tally::Tally;
 const AT_ONCE: usize = 2;
 /// What measures, by the name of the program.
 const ALONE: [&str; 2] = ["busy", "memory"];
+/// What needs more than is built here, and what makes that.
+const ON_DEMAND: [(&str, &str); 1] = [("given_away", "cargo xtask dist, then the test by itself")];
 /// What takes longest begins first, so that nothing is left to run beside it at the end.
 const LONG: [&str; 8] =
     ["vm", "vhost_life", "vhost_user", "replacing", "sim", "slirp4netns", "isolation", "starting"];
@@ -29,8 +31,14 @@ pub(crate) fn run(
     prepare: impl Fn(&mut Command) + Sync,
     tally: &mut Tally,
 ) -> Result<()> {
-    let (alone, mut shared): (Vec<_>, Vec<_>) =
-        tests.into_iter().partition(|tests| ALONE.contains(&tests.name()));
+    for (name, how) in ON_DEMAND {
+        println!("On demand: {name} ({how})");
+    }
+    let is_on_demand = |tests: &&Tests| ON_DEMAND.iter().any(|(name, _)| *name == tests.name());
+    let (alone, mut shared): (Vec<_>, Vec<_>) = tests
+        .into_iter()
+        .filter(|tests| !is_on_demand(tests))
+        .partition(|tests| ALONE.contains(&tests.name()));
     shared.sort_by_key(|tests| LONG.iter().position(|name| *name == tests.name()).unwrap_or(LONG.len()));
     let all = Mutex::new(&mut *tally);
     side_by_side(shared, |tests| {

@@ -42,15 +42,17 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
         made.extend(packages::build(root, &tree, &dir, &options.target, &version)?);
     }
     println!("{:32} {:>9}", "program", "bytes");
+    let mut longest = 0;
     for program in &programs {
         let len = fs::metadata(&program.path)?.len();
         println!("{:32} {len:>9}", program.name);
-        ensure!(len < programs::MOST, "{} has more than {} bytes", program.name, programs::MOST);
+        longest = longest.max(len);
     }
     let sums = passt_tests::packages::output(&dir, "sha256sum", &names(&made))?;
     fs::write(dir.join("SHA256SUMS"), &sums)?;
     print!("{sums}");
     println!("in {}", dir.display());
+    ensure!(longest < programs::MOST, "one has {longest} bytes, more than {}", programs::MOST);
     Ok(true)
 }
 
