@@ -12,7 +12,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNREAD)]])];
 
 /// `FIONREAD` (`ioctl_fionread(2)`), in the type of the filter.
-const UNREAD: i64 = libc::FIONREAD.cast_signed();
+#[allow(clippy::cast_possible_wrap, clippy::cast_lossless, reason = "C libraries differ in its type")]
+const UNREAD: i64 = libc::FIONREAD as i64;
 
 /// Most bytes that a pipe takes as a whole or not at all, pipe(7).
 pub const PIPE_BUF: usize = libc::PIPE_BUF;

@@ -15,7 +15,8 @@ pub const CALLS: &[Call] = &[Call::only(Sysno::ioctl, &[&[(1, UNSENT)]])];
 /// `SIOCGIFINDEX` (`netdevice(7)`): the index of an interface by its name, in the type of the filter.
 pub const INTERFACE_INDEX: i64 = 0x8933;
 /// `SIOCOUTQ` (`tcp(7)`), in the type of the filter.
-const UNSENT: i64 = libc::TIOCOUTQ.cast_signed();
+#[allow(clippy::cast_possible_wrap, clippy::cast_lossless, reason = "C libraries differ in its type")]
+const UNSENT: i64 = libc::TIOCOUTQ as i64;
 
 /// Options of sockets: what modules that set or read one once the process runs declare of
 /// `setsockopt` and `getsockopt`.
