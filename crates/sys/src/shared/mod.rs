@@ -81,9 +81,10 @@ impl Region {
     /// start: an offset need not be a multiple of the file's pages, which may be huge.
     /// `InvalidInput` if the file is shorter, or the region empty.
     pub fn map(file: BorrowedFd<'_>, offset: u64, size: usize) -> io::Result<Self> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let status = rustix::fs::fstat(file)?;
         let len = u64::try_from(status.st_size).unwrap_or(0);
+        let invalid =
+            || io::Error::new(io::ErrorKind::InvalidInput, format!("none of the file's {len} bytes"));
         let end = offset.checked_add(size as u64).filter(|end| *end <= len && size > 0);
         let end = usize::try_from(end.ok_or_else(invalid)?).map_err(|_| invalid())?;
         // Huge pages are mapped, and unmapped, as a whole (mmap(2)).

@@ -5,7 +5,7 @@
 //! them, and is looked up again after each. A message that can't be obeyed changes nothing, and is
 //! answered so if an answer is wanted. None is fatal.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use passt_sys::event::Event;
@@ -222,7 +222,7 @@ impl Backend {
             Message::SetMemTable(places) => set_memory(device, &places, &descriptors),
             Message::AddMemReg(place) => {
                 let file = descriptors.first().ok_or(Refusal("no descriptor"))?;
-                device.memory.add(file.as_fd(), place).map_err(|_| Refusal("no such memory"))
+                add_memory(&mut device.memory, file.as_fd(), place)
             }
             Message::RemMemReg(place) => {
                 device.memory.remove(&place).then_some(()).ok_or(Refusal("no such region"))
@@ -418,10 +418,18 @@ fn set_memory(device: &mut Device, places: &[Place], files: &[OwnedFd]) -> Resul
     }
     let mut memory = Memory::new();
     for (place, file) in places.iter().zip(files) {
-        memory.add(file.as_fd(), *place).map_err(|_| Refusal("no such memory"))?;
+        add_memory(&mut memory, file.as_fd(), *place)?;
     }
     device.memory.replace(memory);
     Ok(())
+}
+
+/// Adds a region to the guest's memory.
+fn add_memory(memory: &mut Memory, file: BorrowedFd<'_>, place: Place) -> Result<(), Refusal> {
+    memory.add(file, place).map_err(|error| {
+        log::debug!("{place:x?} is not to be had beside {} regions: {error}", memory.regions());
+        Refusal("no such memory")
+    })
 }
 
 /// The descriptor of a message that is to have one, or says that it has none.
