@@ -1,8 +1,7 @@
 //! What is given away: `cargo xtask dist` makes executables that need nothing of the machine they
 //! run on, an archive of them, and packages.
 //!
-//! All is under `target/dist`, and the same from any directory and at any time: paths, the time and
-//! the machine's names stay out of it.
+//! All is under `target/dist`. Paths, the time and the machine's names are kept out of it.
 
 mod packages;
 mod programs;

@@ -1,6 +1,6 @@
 //! Packages for Debian and for systems with RPM, made by the tools of both, `dpkg-deb` and
-//! `rpmbuild`: these are where packages are made, know symbolic links, and are there without
-//! building anything. Where one of them is missing, that kind of package is left out, and said so.
+//! `rpmbuild`: these are there without building anything, and what they make is what such systems
+//! expect. Where one of them is missing, that kind of package is left out, and said so.
 //!
 //! slirp4netns has a package of its own, so that the distribution's can stay.
 
@@ -14,9 +14,6 @@ use super::programs::Target;
 use super::tree::Tree;
 use super::version::Version;
 use crate::machine;
-
-/// What only a package of one kind has.
-const OF_DEBIAN: [&str; 2] = ["etc/apparmor.d", "usr/share/zsh/vendor-completions"];
 
 /// What packages of one build have in common.
 struct Build<'b> {
@@ -101,15 +98,10 @@ impl Build<'_> {
 
     fn rpm(&self, target: &Target) -> Result<Vec<String>> {
         let tree = self.copy_of_tree("rpm")?;
-        for only in OF_DEBIAN {
-            let path = tree.join(only);
-            if only.ends_with("vendor-completions") {
-                fs::rename(&path, path.with_file_name("site-functions"))?;
-            } else {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        drop(fs::remove_dir(tree.join("etc")));
+        // Profiles of AppArmor, which such systems do not have.
+        fs::remove_dir_all(tree.join("etc"))?;
+        let zsh = tree.join("usr/share/zsh");
+        fs::rename(zsh.join("vendor-completions"), zsh.join("site-functions"))?;
         self.settle(&tree)?;
         let text = fs::read_to_string(self.workspace.join("contrib/packages/rpm/passt-rs.spec"))?;
         let text = text.replace("@VERSION@", &self.version.full).replace("@TREE@", &tree.to_string_lossy());
