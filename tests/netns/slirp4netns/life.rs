@@ -228,6 +228,15 @@ fn the_exit_descriptor() {
     }
 }
 
+/// One that is not open has ended already: a caller that closed it too early is served no more.
+#[test]
+fn an_exit_descriptor_that_is_none() {
+    let Some(rig) = Rig::new() else { return };
+    let slirp = rig.begin("", &format!("-c --exit-fd=777 {}", rig.by_path()));
+    let ended = slirp.process.finish();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
 /// A signal is no order to tidy up; the next start replaces the socket.
 #[test]
 fn signals_end_it() {
@@ -251,10 +260,14 @@ fn the_end_of_the_namespace_is_its_own() {
     }
     let Some(rig) = Rig::new() else { return };
     let users = Users::new(&rig);
-    let slirp = rig.launch_through(BY_USER, &format!("-c {} tap0", users.holder.pid()));
+    let socket = rig.net.dir().join("api");
+    let options = format!("-c --api-socket={} {} tap0", socket.display(), users.holder.pid());
+    let slirp = rig.launch_through(BY_USER, &options);
+    assert!(socket.exists());
     users.holder.finish();
     let ended = slirp.process.finish();
     assert!(ended.status.success(), "{ended:?}");
+    assert!(!socket.exists(), "nobody is left to ask there");
 }
 
 /// What it can't have ends it before it is ready.

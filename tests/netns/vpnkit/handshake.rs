@@ -114,6 +114,18 @@ fn an_address_that_is_taken() {
     assert_eq!(second.discover().address, address, "and nothing has changed for who is served");
 }
 
+/// Those who leave the name to the server are strangers to each other.
+#[test]
+fn clients_without_a_name() {
+    let Some(rig) = Rig::new() else { return };
+    let _vpnkit = rig.start(1500, "");
+    let nameless = "\0".repeat(36);
+    let first = rig.vif(&nameless);
+    let address = first.discover().address;
+    let second = rig.vif_after(&nameless);
+    assert_ne!((second.mac, second.discover().address), (first.mac, address));
+}
+
 #[test]
 fn byte_by_byte() {
     let Some(rig) = Rig::new() else { return };

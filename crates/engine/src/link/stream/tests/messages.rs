@@ -127,6 +127,16 @@ fn empty_messages() {
         assert!(link.is_connected());
     }
 
+    // One less than are taken for the end.
+    let (mut link, client) = pair(SocketType::SEQPACKET);
+    for _ in 0..63 {
+        put(&client, &[]).unwrap();
+    }
+    put(&client, &[1; 60]).unwrap();
+    let got = lengths(&mut link);
+    assert_eq!((got.len(), got.last()), (64, Some(&Some(60))));
+    assert!(link.is_connected());
+
     let (mut link, client) = pair(SocketType::SEQPACKET);
     put(&client, &[1; 60]).unwrap();
     rustix::net::shutdown(&client, rustix::net::Shutdown::Write).unwrap();
