@@ -28,8 +28,8 @@ fn sh(line: &str) -> String {
     Process::start(Command::new("sh").args(["-ec", line])).succeed()
 }
 
-/// In a root directory of nothing but the file: it tells what it is by each name, and connects a
-/// namespace.
+/// In a root file system of nothing but the file, as a container's from scratch: it tells what it is
+/// by each name, and connects a namespace.
 #[test]
 fn where_there_is_nothing_else() {
     let Some(dir) = made() else { return };
@@ -52,7 +52,7 @@ fn where_there_is_nothing_else() {
     let guest = net.empty_guest();
     let _server = net.peer.serve(&at(FAR4, 5001));
     let line = format!(
-        "mount --rbind /dev {root}/dev; mount --rbind /proc {root}/proc; \
+        "mount --bind {root} {root}; mount --rbind /dev {root}/dev; mount --rbind /proc {root}/proc; \
          mount --bind /run/netns/{} {root}/netns; \
          exec chroot {root} /pasta --config-net --chroot-fallback --foreground --netns /netns",
         guest.name()

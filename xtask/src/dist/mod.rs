@@ -33,8 +33,9 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     let all =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into).join("dist");
     let dir = all.join(&options.target.triple);
-    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     let programs = programs::build(root, &all.join("build"), &options.target, &version)?;
+    // What was made of another commit goes.
+    tree::empty(&dir)?;
     let tree = Tree::make(root, &dir.join("root"), &programs)?;
     let mut made = vec![tree.archive(&dir, &options.target, &version)?];
     if options.packages {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use passt_tests::packages::output;
 
 use super::programs::Target;
-use super::tree::Tree;
+use super::tree::{Tree, empty};
 use super::version::Version;
 use crate::machine;
 
@@ -185,14 +185,6 @@ fn maintainer() -> String {
 fn kibibytes(dir: &Path) -> Result<u64> {
     let size = output(dir, "du", &["-sk", "--apparent-size", "."])?;
     size.split_whitespace().next().and_then(|size| size.parse().ok()).context("a size")
-}
-
-/// A directory with nothing in it.
-fn empty(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir)?;
-    }
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())
 }
 
 /// How Debian calls a processor.

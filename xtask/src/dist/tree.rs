@@ -39,9 +39,7 @@ pub(super) struct Tree {
 impl Tree {
     /// Puts everything to `to`, which is emptied before.
     pub(super) fn make(workspace: &Path, to: &Path, programs: &[Program]) -> Result<Self> {
-        if to.exists() {
-            fs::remove_dir_all(to).with_context(|| to.display().to_string())?;
-        }
+        empty(to)?;
         let tree = Self { root: to.to_owned() };
         for program in programs {
             tree.put(&program.path, &format!("usr/bin/{}", program.name), 0o755)?;
@@ -105,6 +103,14 @@ impl Tree {
         ensure!(tar.status().context("tar")?.success(), "no archive");
         Ok(name)
     }
+}
+
+/// A directory with nothing in it.
+pub(super) fn empty(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    fs::create_dir_all(dir).with_context(|| dir.display().to_string())
 }
 
 /// Files in a directory whose names end so, in order.
