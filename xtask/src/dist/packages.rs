@@ -58,7 +58,7 @@ impl Build<'_> {
         self.template("lintian-overrides", &own.join("usr/share/lintian/overrides/passt-rs"), "", 0)?;
         let size = kibibytes(&own)?;
         self.template("control", &own.join("DEBIAN/control"), arch, size)?;
-        for script in ["preinst", "postinst", "prerm"] {
+        for script in ["postinst", "prerm"] {
             let to = own.join("DEBIAN").join(script);
             self.template(script, &to, arch, size)?;
             output(&own, "chmod", &["0755", &to.to_string_lossy()])?;
