@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passt_tests::dhcp::wait_for_address;
+use passt_tests::packages::{cached, output};
 use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, upload};
 use passt_tests::{
     FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Launch, Net, Newest, Ns, Place as _, Process, User, Vm,
@@ -313,4 +314,49 @@ fn serves_vhost_user(net: &Net, launch: Launch<'_>, length: u64) {
     for address in ["127.0.0.1", "::1"] {
         exchange(&net.host, &at(address, 5001));
     }
+}
+
+/// The demonstration, as a user of a desktop would start it: a command in the machine, by ssh through
+/// passt in pasta's namespace. Its status comes back, and nothing is left running.
+#[test]
+fn demonstration() {
+    const NOBODY: &str = "65534";
+    let Some(net) = Net::new() else { return };
+    if !have(&[QEMU, "ssh", "ssh-keygen", "dpkg-deb", "xz"]) {
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/demo.sh");
+    let prepare = |work: &Path| {
+        let (parts, script) = (work.join("parts"), script.to_string_lossy());
+        let set = format!("PASST_DEMO={}", parts.display());
+        output(work, "env", &[&set, "PASTA=sh", "PASST=sh", &script, "--prepare"]).map(drop)
+    };
+    let made = match cached("demo", prepare) {
+        Ok(made) => made,
+        Err(error) => return skip(&format!("no machine for the demonstration: {error:#}")),
+    };
+    let dir = net.dir().join("demo");
+    std::fs::create_dir(&dir).expect("a directory");
+    for name in ["vmlinuz", "initramfs", "key"] {
+        std::fs::copy(made.join(name), dir.join(name)).expect("copied");
+    }
+    std::fs::copy(&script, dir.join("demo.sh")).expect("copied");
+    output(&dir, "chown", &["-R", NOBODY, "."]).expect("chown");
+    let command = |line: &str| {
+        let mut command = net.host.command("setpriv");
+        command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups", "env"]);
+        for (name, path) in [("PASST_DEMO", "demo"), ("PASTA", "pasta"), ("PASST", "passt")] {
+            command.arg(format!("{name}={}", net.dir().join(path).display()));
+        }
+        command.arg(dir.join("demo.sh")).arg(line);
+        Process::start(&mut command).finish()
+    };
+    let done = command("hostname; ip address show eth0; exit 7");
+    assert_eq!(done.status.code(), Some(7), "{done:?}");
+    assert!(done.stdout.starts_with("machine\n") && done.stdout.contains(HOST4), "{done:?}");
+    let running = eventually("all has ended", || {
+        let all = output(&dir, "ps", &["-eo", "args"]).expect("ps");
+        (!all.contains(&*dir.to_string_lossy())).then_some(all)
+    });
+    assert!(!running.is_empty());
 }

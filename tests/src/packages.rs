@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{FlockOperation, flock};
 
 /// Has the keys of the next release too, in Debian 12 since an update.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The directory of this name in the cache. If there is none, it becomes what
 /// `make` leaves as `parts` in the directory that it is given.
-pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache()?;
     let parts = cache.join(name);
     if parts.exists() {
@@ -22,7 +23,7 @@ pub(crate) fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Resu
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     // Of processes that need the same, one makes it; and apt's lists are fetched by one at a time.
     let lock = File::create(cache.join("lock")).context("a lock in the cache")?;
-    lock.lock().context("a lock in the cache")?;
+    flock(&lock, FlockOperation::LockExclusive).context("a lock in the cache")?;
     if !parts.exists() {
         let work = parts.with_extension(std::process::id().to_string());
         fs::create_dir_all(work.join("parts")).with_context(|| work.display().to_string())?;

@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("g++", "g++"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("lowdown", "lowdown"),
     ("mandoc", "mandoc"),
     ("mtr", "mtr-tiny"),
     ("nft", "nftables"),

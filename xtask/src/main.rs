@@ -1,7 +1,8 @@
-//! Development commands: `cargo xtask test`, `bench`, `completions`, `dist`, `gauge`, `imports`,
-//! `links`, `man`, `mutants`.
+//! Development commands: `cargo xtask test`, `bench`, `book`, `completions`, `dist`, `gauge`,
+//! `imports`, `links`, `man`, `mutants`, `release`.
 
 mod bench;
+mod book;
 mod built;
 mod completions;
 mod dist;
@@ -12,6 +13,7 @@ mod links;
 mod machine;
 mod manual;
 mod mutants;
+mod release;
 mod schedule;
 mod tally;
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let outcome = match args.split_first() {
         Some((command, [])) if command == "test" => test(),
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
+        Some((command, [])) if command == "book" => root().and_then(book::write),
         Some((command, [])) if command == "completions" => root().and_then(completions::write).map(|()| true),
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
@@ -35,18 +38,23 @@ fn main() -> ExitCode {
         Some((command, options)) if command == "mutants" => {
             root().and_then(|root| mutants::run(root, options))
         }
+        Some((command, options)) if command == "release" => {
+            root().and_then(|root| release::run(root, options))
+        }
         _ => {
             let test = "test     install what the tests need, build, run all of them";
             let man = "man      write the manual pages, docs/man, from the table of options";
+            let book = "book     render the documents as HTML and manual pages, target/book";
             let completions = "completions  write the shells' completions, contrib/completions, likewise";
             let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
             let imports =
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}",
                 dist::USAGE,
                 mutants::USAGE,
+                release::USAGE,
                 bench::USAGE
             );
             return ExitCode::from(2);
@@ -82,6 +90,7 @@ fn test() -> Result<bool> {
     let mut tally = Tally::default();
     imports::check(root, &mut tally)?;
     links::check(root, &mut tally)?;
+    release::dependencies::check(root, &mut tally)?;
     let real = root.join("tests");
     let (real, quick): (Vec<_>, Vec<_>) = tests.iter().partition(|tests| tests.directory == real);
     for tests in quick {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::programs::{Program, Target};
 use super::version::Version;
+use crate::book;
 
 /// Files that go there as they are: from where in the workspace, to where, and with which end of
 /// the name.
@@ -59,6 +60,7 @@ impl Tree {
         for page in files(&workspace.join("docs/man"), ".1")? {
             tree.compressed(&page, &format!("usr/share/man/man1/{}.gz", name(&page)))?;
         }
+        tree.put_book(workspace)?;
         for file in files(&workspace.join("contrib/completions"), ".bash")? {
             let command = name(&file).trim_end_matches(".bash").to_owned();
             tree.put(&file, &format!("usr/share/bash-completion/completions/{command}"), 0o644)?;
@@ -69,6 +71,21 @@ impl Tree {
         }
         tree.put(&workspace.join("LICENSE"), "usr/share/doc/passt-rs/LICENSE", 0o644)?;
         Ok(tree)
+    }
+
+    /// Puts the documents there as manual pages.
+    fn put_book(&self, workspace: &Path) -> Result<()> {
+        if !book::can() {
+            println!("without the documents as manual pages: lowdown is not installed");
+            return Ok(());
+        }
+        let dir = tempfile::tempdir()?;
+        for (name, page) in book::pages(workspace)? {
+            let file = dir.path().join(&name);
+            fs::write(&file, page)?;
+            self.compressed(&file, &format!("usr/share/man/man7/{name}.gz"))?;
+        }
+        Ok(())
     }
 
     fn put(&self, from: &Path, to: &str, mode: u32) -> Result<()> {

@@ -9,7 +9,7 @@ use passt_tests::packages::output;
 /// A version, of a commit.
 pub(super) struct Version {
     /// As programs tell it and packages have it, `0.1.0~git20261129.3167fe3`: before the release
-    /// 0.1.0, after the C program's `0.0~git…`, and in the order of dates.
+    /// `0.1.0+git…`, after the C program's `0.0~git…`, and in the order of dates.
     pub(super) full: String,
     /// The time of the commit, in seconds since 1970: that of all files.
     pub(super) time: String,
@@ -28,7 +28,11 @@ impl Version {
         ensure!(!commit.is_empty() && !time.is_empty(), "git knows no commit");
         let changed = output(root, "git", &["status", "--porcelain", "--untracked-files=no"])?;
         let mark = if changed.is_empty() { "" } else { ".changed" };
-        let full = format!("{}~git{commit}{mark}", env!("CARGO_PKG_VERSION"));
+        let release = env!("CARGO_PKG_VERSION");
+        let tags = output(root, "git", &["tag", "--points-at", "HEAD"])?;
+        let is_release = tags.lines().any(|tag| tag.strip_prefix('v') == Some(release));
+        let sign = if is_release { '+' } else { '~' };
+        let full = format!("{release}{sign}git{commit}{mark}");
         Ok(Self { full, time: time.to_owned() })
     }
 }
