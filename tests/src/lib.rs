@@ -23,6 +23,7 @@ mod net;
 mod newest;
 pub mod packages;
 mod process;
+pub mod roots;
 pub mod selinux;
 mod starters;
 pub mod stream;

@@ -15,14 +15,24 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The directory of this name in the cache. If there is none, it becomes what
 /// `make` leaves as `parts` in the directory that it is given.
 pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    // Apt's lists are fetched by one at a time.
+    cached_under("lock", name, make)
+}
+
+/// The same for what others need not wait for: it uses no lists of this machine's apt.
+pub fn cached_alone(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    cached_under(&format!("{name}.lock"), name, make)
+}
+
+fn cached_under(lock: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache()?;
     let parts = cache.join(name);
     if parts.exists() {
         return Ok(parts);
     }
     fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    // Of processes that need the same, one makes it; and apt's lists are fetched by one at a time.
-    let lock = File::create(cache.join("lock")).context("a lock in the cache")?;
+    // Of processes that need the same, one makes it.
+    let lock = File::create(cache.join(lock)).context("a lock in the cache")?;
     flock(&lock, FlockOperation::LockExclusive).context("a lock in the cache")?;
     if !parts.exists() {
         let work = parts.with_extension(std::process::id().to_string());
@@ -89,7 +99,7 @@ pub(crate) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Re
 }
 
 /// Where this machine gets Debian's packages from.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let wanted = ["$(REPO_URI)", "Label: Debian", "Created-By: Packages", "Component: main"];
     let arguments: Vec<&str> = ["indextargets", "--format"].into_iter().chain(wanted).collect();
     let listed = output(Path::new("/"), "apt-get", &arguments)?;
