@@ -52,8 +52,8 @@ impl Recipe<'_> {
     /// The directory's name in the cache.
     fn name(&self) -> String {
         let all = [self.architectures.join(","), self.packages.join(",")].join(" ");
-        let hash: String = Sha256::digest(all).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        format!("root-{}-{}-{hash}", self.suite, self.architectures.join("-"))
+        let hash = Sha256::digest(all).iter().take(4).fold(0_u32, |hash, byte| hash << 8 | u32::from(*byte));
+        format!("root-{}-{}-{hash:08x}", self.suite, self.architectures.join("-"))
     }
 
     fn make(&self, work: &Path) -> Result<()> {
