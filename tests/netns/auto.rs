@@ -289,7 +289,7 @@ fn iperf3_by_udp() {
 fn without_sock_diag() {
     let Some(net) = Net::new() else { return };
     let (peer, pasta) = (net.dir().join("peer"), net.dir().join("pasta"));
-    let words = format!("without-sock-diag {} --debug --config-net", pasta.display());
+    let words = format!("lacking sock_diag {} --debug --config-net", pasta.display());
     let mut guest = net.pasta(User::Normal).program(&peer).with(&words).start();
     for _ in 0..2 {
         let inside = [guest.serve("0.0.0.0:5001"), udp_server(&guest, &at(HOST6, 6001))];

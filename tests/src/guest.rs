@@ -26,6 +26,7 @@ impl User {
 pub struct Launch<'n> {
     net: &'n Net,
     user: User,
+    outer: Vec<String>,
     wrapper: Vec<String>,
     program: PathBuf,
     options: Vec<String>,
@@ -33,7 +34,14 @@ pub struct Launch<'n> {
 
 impl<'n> Launch<'n> {
     pub(crate) fn new(net: &'n Net, user: User, name: &str) -> Self {
-        Self { net, user, wrapper: Vec::new(), program: net.dir().join(name), options: Vec::new() }
+        Self {
+            net,
+            user,
+            outer: Vec::new(),
+            wrapper: Vec::new(),
+            program: net.dir().join(name),
+            options: Vec::new(),
+        }
     }
 
     /// Starts another program instead, to compare with.
@@ -48,6 +56,13 @@ impl<'n> Launch<'n> {
     #[must_use]
     pub fn through(mut self, wrapper: &str) -> Self {
         self.wrapper.extend(wrapper.split_whitespace().map(str::to_owned));
+        self
+    }
+
+    /// Like [`Self::through`], but by the user who runs the tests, before it becomes this one.
+    #[must_use]
+    pub fn under(mut self, wrapper: &str) -> Self {
+        self.outer.extend(wrapper.split_whitespace().map(str::to_owned));
         self
     }
 
@@ -69,6 +84,7 @@ impl<'n> Launch<'n> {
     /// The command, with `operands` after the options.
     pub fn command(&self, operands: &str) -> Command {
         let mut command = self.net.host.command("env");
+        command.args(&self.outer);
         if self.user == User::Normal {
             let id = User::NORMAL_ID;
             command.args(["setpriv", &format!("--reuid={id}"), &format!("--regid={id}")]);

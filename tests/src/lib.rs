@@ -18,6 +18,8 @@ pub mod device;
 pub mod dhcp;
 pub mod frame;
 mod guest;
+#[cfg(feature = "provoke")]
+pub mod lacking;
 mod machine;
 mod net;
 mod newest;

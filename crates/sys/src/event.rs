@@ -1,9 +1,9 @@
 //! Descriptors by which one process tells another that there is something to do: eventfd(2).
 //!
 //! Both have the same open file, with its flags. Reading says itself that it does not wait
-//! (`RWF_NOWAIT` of preadv2(2), which an eventfd takes since Linux 5.8). Writing can't: whoever has
-//! the file too can have it wait again. A front end that does so, and fills it, stops the process
-//! that serves it alone.
+//! (`RWF_NOWAIT` of preadv2(2), which an eventfd takes since Linux 5.8). Writing can't, nor can
+//! reading before: whoever has the file too can have it wait again. A front end that does so, and
+//! fills it, stops the process that serves it alone.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,8 +92,15 @@ impl Event {
     fn take(&self) -> Result<u64, Errno> {
         let mut number = [0; 8];
         // There is no position to read from.
-        let into = &mut [IoSliceMut::new(&mut number)];
-        rustix::io::preadv2(&self.0, into, u64::MAX, ReadWriteFlags::NOWAIT)?;
+        let mut read =
+            |flags| rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut number)], u64::MAX, flags);
+        match read(ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP) => {
+                rustix::fs::fcntl_setfl(&self.0, OFlags::NONBLOCK)?;
+                read(ReadWriteFlags::empty())
+            }
+            outcome => outcome,
+        }?;
         Ok(u64::from_ne_bytes(number))
     }
 }

@@ -19,6 +19,8 @@ pub mod groups;
 #[cfg(feature = "inject")]
 pub mod inject;
 pub mod iovec;
+#[cfg(feature = "provoke")]
+pub mod lacking;
 pub mod msg;
 pub mod namespace;
 pub mod netlink;

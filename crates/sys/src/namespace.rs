@@ -14,9 +14,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use crate::fd;
-use crate::seccomp::{Call, Sysno};
+use crate::seccomp::{self, Call, Sysno};
 use crate::socket::{self, Kind, SOCKETS, option};
+use crate::{fd, result};
 
 /// System calls of a [`Resident`] and of whoever gives it work, but for what the work itself needs;
 /// and those of [`socket::open`].
@@ -56,6 +56,7 @@ impl Netns {
             move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
             Ok(work())
         };
+        allow_threads();
         thread::scope(|scope| {
             let worker = thread::Builder::new().stack_size(WORK_STACK).spawn_scoped(scope, inside);
             let worker = worker.map_err(|error| no_thread(&error))?;
@@ -170,6 +171,7 @@ impl Resident {
         // Room for all that can be ordered, and one thing more to do.
         let (jobs, todo) = sync_channel(SUPPLIES * KINDS.len() + 1);
         let (entered, result) = sync_channel(1);
+        allow_threads();
         let thread = thread::Builder::new().name("namespace".into()).stack_size(STACK).spawn(move || {
             let inside = enter();
             let stay = inside.is_ok();
@@ -285,8 +287,19 @@ impl Userns {
     }
 }
 
-/// Why there is no thread. The C library uses clone3(2), and clone(2) only where the kernel says
-/// that it lacks it.
+/// Has the C library start threads by clone(2) where a filter refuses clone3(2), which profiles of
+/// container engines do that are older than it: it does so only where the kernel says that it lacks
+/// the other one.
+fn allow_threads() {
+    // SAFETY: no argument at all is never enough to do anything (`EINVAL`).
+    let asked = result(unsafe { libc::syscall(libc::SYS_clone3, 0, 0) } as isize);
+    if asked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
+        // Where that fails, so does the thread, and says why.
+        let _ = seccomp::forget(Sysno::clone3);
+    }
+}
+
+/// Why there is no thread.
 fn no_thread(error: &io::Error) -> io::Error {
     let reason = match error.raw_os_error() {
         Some(libc::EPERM) => "can't start a thread, as if a filter refused clone3",

@@ -159,6 +159,16 @@ pub fn limit_capabilities(keep: CapabilitySet) -> io::Result<()> {
     keep_capabilities(keep)
 }
 
+/// Does something without capabilities that this thread has, as it will have to later.
+pub fn without<T>(capabilities: CapabilitySet, work: impl FnOnce() -> T) -> io::Result<T> {
+    let all = rustix::thread::capabilities(None)?;
+    let some = CapabilitySets { effective: all.effective - capabilities, ..all };
+    rustix::thread::set_capabilities(None, some)?;
+    let outcome = work();
+    rustix::thread::set_capabilities(None, all)?;
+    Ok(outcome)
+}
+
 /// Gives up all capabilities of this thread but those of `keep` that it has.
 fn keep_capabilities(keep: CapabilitySet) -> io::Result<()> {
     let kept = rustix::thread::capabilities(None)?.permitted & keep;

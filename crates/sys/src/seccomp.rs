@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::sync::OnceLock;
 
 use seccompiler::{
@@ -116,6 +116,31 @@ fn rule(choice: &[(u8, i64)]) -> Result<SeccompRule, seccompiler::BackendError> 
         SeccompCondition::new(argument, len, equal, value.cast_unsigned() & u64::from(u32::MAX))
     };
     SeccompRule::new(choice.iter().map(condition).collect::<Result<_, _>>()?)
+}
+
+/// Has a call fail from now on as on a kernel that lacks it, in this thread and in those that it
+/// starts, whatever another filter has it fail with: of several that refuse a call the newest says
+/// how (seccomp(2)). There are no new privileges afterwards.
+pub(crate) fn forget(call: Sysno) -> io::Result<()> {
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let answer = |k: u32| step(libc::BPF_RET | libc::BPF_K, 0, k);
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, offset_of!(libc::seccomp_data, nr) as u32),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call.id().cast_unsigned()),
+        answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    rustix::thread::set_no_new_privs(true)?;
+    load(&mut program, 0).map(drop)
+}
+
+/// Installs a filter for this thread, `SECCOMP_SET_MODE_FILTER` of seccomp(2).
+pub(crate) fn load(program: &mut [libc::sock_filter], flags: libc::c_ulong) -> io::Result<usize> {
+    let program = libc::sock_fprog { len: program.len() as _, filter: program.as_mut_ptr() };
+    let set = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel reads a program of this length, which is alive.
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) };
+    crate::result(done as isize)
 }
 
 fn catch_violations() -> io::Result<()> {

@@ -4,9 +4,11 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use passt_engine::core::Outbound;
+use passt_sys::process;
 use passt_sys::socket::{self, Kind};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
+use rustix::thread::CapabilitySet;
 
 use crate::cli::{Config, PerFamily};
 
@@ -18,7 +20,8 @@ pub(super) fn interfaces(config: &Config) -> [Option<Outbound>; 2] {
     let v6 = (v6, "IPv6", AddressFamily::INET6, config.families.v6());
     [v4, v6].map(|(name, family, number, on)| {
         let interface = name.clone().filter(|_| on)?;
-        let probed = probe(&interface, number);
+        // Before Linux 5.7 that takes a right, which is given up.
+        let probed = process::without(CapabilitySet::NET_RAW, || probe(&interface, number)).and_then(|probed| probed);
         if let Err(error) = &probed {
             log::warn!(
                 "Outgoing {family} connections can't be bound to interface {interface}, and go by any: {error}"

@@ -10,7 +10,6 @@ mod groups;
 mod held;
 mod icmp;
 mod keep;
-mod lacking;
 mod machine;
 mod mangle;
 mod rr;
@@ -22,6 +21,8 @@ mod udp;
 mod vm;
 
 use std::io::{Read as _, Write as _};
+#[cfg(feature = "provoke")]
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -94,7 +95,11 @@ fn main() -> Result<()> {
         ["group-say", to, interface, from, ttl, text] => {
             say(&groups::say_to(to, interface, from.parse()?, ttl.parse()?, text)?)
         }
-        ["without-sock-diag", program, arguments @ ..] => lacking::sock_diag(program, arguments),
+        #[cfg(feature = "provoke")]
+        ["lacking", what, program, arguments @ ..] => {
+            passt_tests::lacking::lack(what)?;
+            Err(Command::new(program).args(arguments).exec().into())
+        }
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
         ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),
         ["front-end", socket, memory] => front::ask(socket, memory),
