@@ -292,7 +292,7 @@ impl Userns {
 /// the other one.
 fn allow_threads() {
     // SAFETY: no argument at all is never enough to do anything (`EINVAL`).
-    let asked = result(unsafe { libc::syscall(libc::SYS_clone3, 0, 0) } as isize);
+    let asked = result(unsafe { libc::syscall(libc::SYS_clone3, 0_usize, 0_usize) } as isize);
     if asked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
         // Where that fails, so does the thread, and says why.
         let _ = seccomp::forget(Sysno::clone3);
