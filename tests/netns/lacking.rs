@@ -115,7 +115,7 @@ impl Hosts {
         machine.peer(&format!("udp-many {} 100", at(FAR4, 6001)));
         let server = machine.serve("[::]:5002");
         exchange(&self.net.peer, &at(HOST4, 5002));
-        assert_locked_in(passt.pid());
+        assert_locked_in(passt.pid(), 2);
         drop((server, machine));
         let finished = passt.finish();
         assert!(finished.status.success(), "{what}: {finished:?}");
@@ -148,7 +148,8 @@ impl Hosts {
         }
         exchange(&guest, "[::1]:5003");
         assert_eq!(guest.peer("udp-ask 127.0.0.1:6003 hello").trim(), "hello");
-        assert_locked_in(guest.pasta.pid());
+        // One more has `clone3` be missing where another refuses it.
+        assert_locked_in(guest.pasta.pid(), if what.starts_with("EPERM,") { 3 } else { 2 });
         guest.assert_alive();
         assert_quiet(what, &guest.stop());
     }
@@ -160,12 +161,12 @@ fn udp_server(place: &dyn Place, address: &str) -> Process {
     server
 }
 
-/// Requires that a process can do no more than anywhere else.
-fn assert_locked_in(pid: u32) {
+/// Requires that a process can do no more than anywhere else. It has so many filters for system
+/// calls: that which takes things away is one, too.
+fn assert_locked_in(pid: u32, filters: usize) {
     let status = eventually("a sealed process", || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        // That which takes things away is one, too.
-        status.contains("Seccomp_filters:\t2").then_some(status)
+        status.contains(&format!("Seccomp_filters:\t{filters}\n")).then_some(status)
     });
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     assert_eq!(field("NoNewPrivs:"), Some("1"), "{status}");

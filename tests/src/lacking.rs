@@ -54,7 +54,7 @@ fn one(call: Sysno) -> RangeInclusive<u32> {
 }
 
 /// System calls since Linux 5.0, which have the same numbers on all architectures; those up to 423
-/// are for times of 64 bits where others have 32. Others have no name of their own.
+/// are for times of 64 bits where others have 32. The last is all others.
 const CALLS: [(Version, &str, RangeInclusive<u32>); 22] = [
     ((5, 1), "time64", 403..=423),
     ((5, 1), "pidfd_send_signal", 424..=424),
@@ -77,7 +77,7 @@ const CALLS: [(Version, &str, RangeInclusive<u32>); 22] = [
     ((5, 17), "numa", 450..=450),
     ((6, 5), "cachestat", 451..=451),
     ((6, 6), "fchmodat2", 452..=452),
-    ((6, 6), "after 6.6", 453..=4095),
+    ((6, 6), "after_6.6", 453..=4095),
 ];
 
 /// What was added since Linux 4.18 that the programs, their libraries or commands ask for, or might;
