@@ -13,19 +13,19 @@ use super::{Exception, Refusal, Test, take};
 use crate::result;
 
 /// `SECCOMP_IOCTL_NOTIF_RECV` and `SECCOMP_IOCTL_NOTIF_SEND` of include/uapi/linux/seccomp.h.
-const RECEIVE: libc::Ioctl = request::<libc::seccomp_notif>(0);
-const SEND: libc::Ioctl = request::<libc::seccomp_notif_resp>(1);
+const RECEIVE: u32 = request::<libc::seccomp_notif>(0);
+const SEND: u32 = request::<libc::seccomp_notif_resp>(1);
 /// `SIOCGSKNS` of include/uapi/linux/sockios.h: the network namespace of a socket.
-const SOCKET_NAMESPACE: libc::Ioctl = 0x894c;
+const SOCKET_NAMESPACE: u32 = 0x894c;
 /// `NS_GET_USERNS` and `NS_GET_PARENT` of include/uapi/linux/nsfs.h.
-const OWNER: libc::Ioctl = 0xb701;
-const PARENT: libc::Ioctl = 0xb702;
+const OWNER: u32 = 0xb701;
+const PARENT: u32 = 0xb702;
 /// `CAP_NET_RAW`, as a mask.
 const NET_RAW: u64 = 1 << 13;
 
 /// `_IOWR('!', number, T)` of include/uapi/asm-generic/ioctl.h.
-const fn request<T>(number: libc::Ioctl) -> libc::Ioctl {
-    3 << 30 | (size_of::<T>() as libc::Ioctl) << 16 | (b'!' as libc::Ioctl) << 8 | number
+const fn request<T>(number: u32) -> u32 {
+    3 << 30 | (size_of::<T>() as u32) << 16 | (b'!' as u32) << 8 | number
 }
 
 /// Decides until nobody is left who is asked about.
@@ -39,7 +39,7 @@ pub(super) fn supervise(listener: &OwnedFd, refusals: &[Refusal]) -> io::Result<
         // SAFETY: all-zero is a valid notification, and what the kernel asks for.
         let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one notification.
-        let done = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut asked) };
+        let done = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut asked) };
         if result(done as isize).is_err() {
             // Whoever made the call is gone.
             continue;
@@ -54,7 +54,7 @@ pub(super) fn supervise(listener: &OwnedFd, refusals: &[Refusal]) -> io::Result<
         };
         // It is gone, if that fails.
         // SAFETY: the kernel reads one answer.
-        let _ = unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const answer) };
+        let _ = unsafe { libc::ioctl(listener.as_raw_fd(), SEND as _, &raw const answer) };
     }
 }
 
@@ -107,9 +107,9 @@ fn is_privileged(caller: u32, socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// What an ioctl opens that has no argument.
-fn open(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<File> {
+fn open(fd: BorrowedFd<'_>, request: u32) -> io::Result<File> {
     // SAFETY: these take no argument.
-    let opened = result(unsafe { libc::ioctl(fd.as_raw_fd(), request) } as isize)?;
+    let opened = result(unsafe { libc::ioctl(fd.as_raw_fd(), request as _) } as isize)?;
     // SAFETY: the call has opened it just now.
     Ok(unsafe { File::from_raw_fd(i32::try_from(opened).unwrap_or(-1)) })
 }
