@@ -13,7 +13,9 @@
 #![expect(clippy::missing_panics_doc, reason = "a test helper panics where the test has failed")]
 
 mod avahi;
+pub mod boot;
 pub mod client;
+mod cpio;
 pub mod device;
 pub mod dhcp;
 pub mod frame;
@@ -21,6 +23,7 @@ mod guest;
 #[cfg(feature = "provoke")]
 pub mod lacking;
 mod machine;
+mod modules;
 mod net;
 mod newest;
 pub mod packages;
@@ -39,7 +42,7 @@ pub use machine::Machine;
 pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use newest::Newest;
 pub use passt_testing::skip;
-pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
+pub use process::{DEADLINE, Finished, Process, eventually, eventually_within, slowness};
 pub use starters::Starters;
 pub use testpmd::Testpmd;
 pub use vm::{Extras, MAC, Qemu, Vm, uml, vhost};

@@ -64,38 +64,90 @@ pub(crate) fn with_fresh_lists<T>(attempt: impl Fn() -> Result<T>) -> Result<T> 
 /// Unpacks packages of another Debian suite to `work/root`, with all that they need, down to the C
 /// library. Nothing is installed.
 pub(crate) fn take_from_suite(work: &Path, suite: &str, packages: &[&str]) -> Result<()> {
-    let mirror = with_fresh_lists(mirror)?;
-    let source = format!("deb [signed-by={KEYRING} target=Packages lang=none] {mirror} {suite} main\n");
-    fs::write(work.join("sources.list"), source)?;
-    // Of the machine's apt nothing is used but how it reaches the network.
-    fs::create_dir_all(work.join("state/lists/partial"))?;
-    fs::create_dir_all(work.join("cache/archives/partial"))?;
-    let at = |key: &str, name: &str| format!("{key}={}", work.join(name).display());
-    let options = [
-        at("Dir::State", "state"),
-        at("Dir::State::Lists", "state/lists"),
-        at("Dir::Cache", "cache"),
-        at("Dir::Cache::Archives", "cache/archives"),
-        at("Dir::Etc::SourceList", "sources.list"),
-        "Dir::Etc::SourceParts=/dev/null".to_owned(),
-        "Dir::Etc::Preferences=/dev/null".to_owned(),
-        "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
-        // With nothing installed, all that is needed is downloaded.
-        "Dir::State::status=/dev/null".to_owned(),
-        "APT::Architecture=amd64".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-        // A mirror that follows late, or no more, serves lists that are signed and out of date.
-        "Acquire::Check-Valid-Until=false".to_owned(),
-        // A mirror that lacks the suite is an error, not a warning.
-        "APT::Update::Error-Mode=any".to_owned(),
-    ];
-    let apt = |arguments: &[&str]| {
-        let options = options.iter().flat_map(|option| ["-o", option]);
-        output(work, "apt-get", &options.chain(arguments.iter().copied()).collect::<Vec<_>>())
-    };
-    apt(&["update", "-q"]).with_context(|| format!("no package lists of Debian {suite}"))?;
-    apt(&[&["install", "-qy", "--download-only", "--no-install-recommends"], packages].concat())?;
-    unpack(work, &work.join("cache/archives"))
+    Suite::open(work, suite, "amd64")?.take(packages)
+}
+
+/// The packages of another Debian suite, for an architecture of one's choice.
+pub(crate) struct Suite<'a> {
+    work: &'a Path,
+    options: Vec<String>,
+}
+
+impl<'a> Suite<'a> {
+    /// Fetches the suite's lists to the directory `work`.
+    pub(crate) fn open(work: &'a Path, suite: &str, architecture: &str) -> Result<Self> {
+        let mirror = with_fresh_lists(mirror)?;
+        let source = format!("deb [signed-by={KEYRING} target=Packages lang=none] {mirror} {suite} main\n");
+        fs::write(work.join("sources.list"), source)?;
+        // Of the machine's apt nothing is used but how it reaches the network.
+        fs::create_dir_all(work.join("state/lists/partial"))?;
+        fs::create_dir_all(work.join("cache/archives/partial"))?;
+        let at = |key: &str, name: &str| format!("{key}={}", work.join(name).display());
+        let options = vec![
+            at("Dir::State", "state"),
+            at("Dir::State::Lists", "state/lists"),
+            at("Dir::Cache", "cache"),
+            at("Dir::Cache::Archives", "cache/archives"),
+            at("Dir::Etc::SourceList", "sources.list"),
+            "Dir::Etc::SourceParts=/dev/null".to_owned(),
+            "Dir::Etc::Preferences=/dev/null".to_owned(),
+            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
+            // With nothing installed, all that is needed is downloaded.
+            "Dir::State::status=/dev/null".to_owned(),
+            format!("APT::Architecture={architecture}"),
+            format!("APT::Architectures={architecture}"),
+            "APT::Sandbox::User=root".to_owned(),
+            // A mirror that follows late, or no more, serves lists that are signed and out of date.
+            "Acquire::Check-Valid-Until=false".to_owned(),
+            // A mirror that lacks the suite is an error, not a warning.
+            "APT::Update::Error-Mode=any".to_owned(),
+        ];
+        let this = Self { work, options };
+        this.apt("apt-get", &["update", "-q"])
+            .with_context(|| format!("no package lists of Debian {suite}"))?;
+        Ok(this)
+    }
+
+    /// Unpacks packages to `work/root`, with all that they need.
+    fn take(&self, packages: &[&str]) -> Result<()> {
+        let install = ["install", "-qy", "--download-only", "--no-install-recommends"];
+        self.apt("apt-get", &[&install, packages].concat())?;
+        unpack(self.work, &self.work.join("cache/archives"))
+    }
+
+    /// Unpacks packages to `work/root`, and nothing that they need.
+    pub(crate) fn take_alone(&self, packages: &[&str]) -> Result<()> {
+        self.apt("apt-get", &[&["download", "-q"], packages].concat())?;
+        unpack(self.work, self.work)
+    }
+
+    /// The packages that one depends on by these names, directly or by others of them, and itself.
+    pub(crate) fn with_needs(&self, package: &str, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let mut found = vec![package.to_owned()];
+        let mut next = 0;
+        while let Some(package) = found.get(next) {
+            let listed = self.apt("apt-cache", &["depends", "--important", package])?;
+            let names = listed.lines().filter_map(|line| line.trim().split_once("Depends: "));
+            for name in names.map(|(_, name)| name).filter(|name| is_wanted(name)) {
+                if !found.iter().any(|other| other == name) {
+                    found.push(name.to_owned());
+                }
+            }
+            next += 1;
+        }
+        Ok(found)
+    }
+
+    fn apt(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let options = self.options.iter().flat_map(|option| ["-o", option]);
+        output(self.work, program, &options.chain(arguments.iter().copied()).collect::<Vec<_>>())
+    }
+}
+
+/// A file of the unpacked packages in `work/root`, which may or may not have it under /usr.
+pub(crate) fn merged(work: &Path, path: &str) -> PathBuf {
+    let usr = work.join("root/usr").join(path);
+    if usr.exists() { usr } else { work.join("root").join(path) }
 }
 
 /// Where this machine gets Debian's packages from.

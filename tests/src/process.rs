@@ -15,9 +15,10 @@ pub fn eventually<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, ready)
 }
 
-/// [`eventually`] with a deadline of its own.
+/// [`eventually`] with a deadline of its own, which is later on machines that are slow.
 pub fn eventually_within<T>(deadline: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
+    let deadline = deadline * slowness();
     loop {
         if let Some(value) = ready() {
             return value;
@@ -25,6 +26,12 @@ pub fn eventually_within<T>(deadline: Duration, what: &str, mut ready: impl FnMu
         assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// How many times longer than usual anything may take on this machine: `PASST_TEST_SLOWNESS`.
+pub fn slowness() -> u32 {
+    let given = std::env::var("PASST_TEST_SLOWNESS").ok();
+    given.and_then(|given| given.parse().ok()).unwrap_or(1)
 }
 
 /// A running program. It is killed at the end of the scope, and if the test

@@ -33,6 +33,15 @@ impl Tests {
         command.env("CARGO_MANIFEST_DIR", &self.directory);
         command
     }
+
+    /// For a shell elsewhere: what to do before the program runs, and the program.
+    pub(crate) fn shell(&self) -> (String, String) {
+        let directory = self.directory.display();
+        (
+            format!("cd '{directory}' && CARGO_MANIFEST_DIR='{directory}'"),
+            format!("'{}'", self.program.display()),
+        )
+    }
 }
 
 /// Builds all tests but those in documentation.

@@ -1,14 +1,16 @@
-//! Development commands: `cargo xtask test`, `bench`, `book`, `completions`, `dist`, `gauge`,
+//! Development commands: `cargo xtask test`, `bench`, `book`, `boot`, `completions`, `dist`, `gauge`,
 //! `imports`, `links`, `man`, `mutants`, `release`.
 
 mod bench;
 mod book;
+mod boot;
 mod built;
 mod completions;
 mod dist;
 mod fuzz;
 mod gauge;
 mod imports;
+mod kernels;
 mod links;
 mod machine;
 mod manual;
@@ -27,12 +29,16 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.split_first() {
         Some((command, [])) if command == "test" => test(),
+        Some((command, [option, words @ ..])) if command == "test" && option == "--kernel" => {
+            kernels::run(words, build)
+        }
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
         Some((command, [])) if command == "book" => root().and_then(book::write),
         Some((command, [])) if command == "completions" => root().and_then(completions::write).map(|()| true),
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
         Some((command, [])) if command == "links" => root().and_then(links::print),
+        Some((command, words)) if command == "boot" => boot::run(words),
         Some((command, options)) if command == "bench" => bench(options),
         Some((command, options)) if command == "dist" => root().and_then(|root| dist::run(root, options)),
         Some((command, options)) if command == "mutants" => {
@@ -51,7 +57,9 @@ fn main() -> ExitCode {
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}",
+                kernels::USAGE,
+                boot::USAGE,
                 dist::USAGE,
                 mutants::USAGE,
                 release::USAGE,
@@ -79,13 +87,7 @@ fn bench(options: &[String]) -> Result<bool> {
 /// Runs every test there is; true if none failed.
 fn test() -> Result<bool> {
     let root = root()?;
-    machine::prepare();
-    // As `cargo install` builds them, which a test does: together with the tools, whose libraries want
-    // other features of libraries of both, they would be built again there.
-    let programs = ["build", "--release", "--bins", "--package", "passt"];
-    ensure!(cargo(root, &programs).status()?.success(), "the programs do not build");
-    let tests = built::tests(root)?;
-
+    let tests = build()?;
     let skips = std::env::temp_dir().join(format!("passt-skips-{}", std::process::id()));
     let mut tally = Tally::default();
     imports::check(root, &mut tally)?;
@@ -106,6 +108,17 @@ fn test() -> Result<bool> {
     fuzz::run(&root.join("fuzz"), &mut tally)?;
     tally.print();
     Ok(tally.failed == 0)
+}
+
+/// Makes the machine ready and builds the programs and all tests.
+fn build() -> Result<Vec<built::Tests>> {
+    let root = root()?;
+    machine::prepare();
+    // As `cargo install` builds them, which a test does: together with the tools, whose libraries want
+    // other features of libraries of both, they would be built again there.
+    let programs = ["build", "--release", "--bins", "--package", "passt"];
+    ensure!(cargo(root, &programs).status()?.success(), "the programs do not build");
+    built::tests(root)
 }
 
 fn root() -> Result<&'static Path> {

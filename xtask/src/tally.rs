@@ -43,7 +43,7 @@ impl Tally {
     }
 
     /// Adds one line of libtest's output, if it is a result.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         }
@@ -74,13 +74,18 @@ impl Tally {
         self.skips.push(reason.to_owned());
     }
 
+    /// Moves a test that libtest takes for passed to where it belongs.
+    pub(crate) fn skip_passed(&mut self, reason: &str) {
+        self.skip(reason);
+        self.passed = self.passed.saturating_sub(1);
+    }
+
     /// Moves the tests that said they were skipped, which libtest takes for
     /// passed, to where they belong.
     pub(crate) fn count_skips(&mut self, file: &Path) -> Result<()> {
         let Ok(lines) = std::fs::read_to_string(file) else { return Ok(()) };
         for line in lines.lines() {
-            self.skip(line.trim_start_matches("SKIP "));
-            self.passed = self.passed.saturating_sub(1);
+            self.skip_passed(line.trim_start_matches("SKIP "));
         }
         std::fs::remove_file(file).context("list of skipped tests")
     }
@@ -93,7 +98,12 @@ impl Tally {
         for skip in &self.skips {
             println!("SKIPPED {skip}");
         }
-        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
+        println!("{}", self.counts());
+    }
+
+    /// How many tests came to which end.
+    pub(crate) fn counts(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len())
     }
 }
 

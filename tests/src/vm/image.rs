@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 
-use super::cpio::Archive;
-use crate::packages::{cached, output, unpack, with_fresh_lists};
-use crate::{dhcp, find_program};
+use crate::cpio::Archive;
+use crate::packages::{cached, merged, output, unpack, with_fresh_lists};
+use crate::{dhcp, find_program, modules};
 
 /// The package that depends on the newest kernel without drivers for real machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
@@ -100,38 +100,17 @@ fn download(work: &Path) -> Result<String> {
     Ok(kernel.to_owned())
 }
 
-/// Copies modules and what each needs, numbered in the order to load them.
+/// Moves modules and what each needs, numbered in the order to load them.
 fn take_modules(work: &Path, version: &str) -> Result<()> {
     fs::create_dir_all(work.join("parts/modules"))?;
     let modules = merged(work, &format!("lib/modules/{version}"));
-    output(&modules, "sh", &["-c", "find . -name '*.ko.xz' -exec xz -d {} +"])?;
     let base = modules.ancestors().nth(3).context("modules")?;
-    let busybox = work.join("parts/busybox");
-    output(work, &busybox.to_string_lossy(), &["depmod", "-b", &base.to_string_lossy(), version])?;
-    let dependencies = fs::read_to_string(modules.join("modules.dep"))?;
-    let mut order: Vec<&str> = Vec::new();
-    for module in MODULES {
-        let name = format!("/{module}.ko:");
-        let line = dependencies.lines().find(|line| line.replace('-', "_").contains(&name));
-        // Itself comes first in its line, what must be loaded first last.
-        for path in line.iter().flat_map(|line| line.split_whitespace().rev()) {
-            if !order.contains(&path.trim_end_matches(':')) {
-                order.push(path.trim_end_matches(':'));
-            }
-        }
-    }
-    for (number, path) in order.into_iter().enumerate() {
-        let name = Path::new(path).file_name().context("a module's name")?;
-        let to = format!("parts/modules/{number:02}-{}", name.display());
-        fs::rename(modules.join(path), work.join(to)).with_context(|| path.to_owned())?;
+    modules::index(base, version, &work.join("parts/busybox"))?;
+    for (number, path) in modules::load_order(&modules, &MODULES)?.into_iter().enumerate() {
+        let to = work.join("parts/modules").join(modules::numbered(number, &path)?);
+        fs::rename(modules.join(&path), to).context(path)?;
     }
     Ok(())
-}
-
-/// A file of the unpacked packages, which may or may not have it under /usr.
-fn merged(work: &Path, path: &str) -> PathBuf {
-    let usr = work.join("root/usr").join(path);
-    if usr.exists() { usr } else { work.join("root").join(path) }
 }
 
 /// The shared libraries of a program, and what loads them.

@@ -7,7 +7,6 @@
 //! agent` inside runs what `peer in-vm` here was asked to, one command at a
 //! time on each port. None of this touches the network that is tested.
 
-mod cpio;
 mod image;
 mod monitor;
 mod qemu;

@@ -17,8 +17,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::cpio::Archive;
 use super::image::libraries;
+use crate::cpio::Archive;
 use crate::packages::{cached, take_from_suite};
 use crate::{DEADLINE, Net, Place, Process, dhcp, eventually, find_program, skip};
 

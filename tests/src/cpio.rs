@@ -9,7 +9,7 @@ const EXECUTABLE: u32 = 0o100_755;
 
 /// An archive that is being written, in memory.
 #[derive(Default)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     directories: BTreeSet<String>,
     entries: u32,
@@ -17,7 +17,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Adds an executable file at an absolute path, and the directories above it.
-    pub(super) fn add(&mut self, path: &str, content: &[u8]) {
+    pub(crate) fn add(&mut self, path: &str, content: &[u8]) {
         let path = path.trim_start_matches('/');
         if let Some(parent) = Path::new(path).parent().and_then(Path::to_str) {
             self.add_directory(parent);
@@ -26,7 +26,7 @@ impl Archive {
     }
 
     /// Adds a directory and those above it, unless they are there.
-    pub(super) fn add_directory(&mut self, path: &str) {
+    pub(crate) fn add_directory(&mut self, path: &str) {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for directory in ends.map(|end| &path[..end]).filter(|directory| !directory.is_empty()) {
             if self.directories.insert(directory.to_owned()) {
@@ -36,7 +36,7 @@ impl Archive {
     }
 
     /// The whole archive.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, b"");
         self.bytes
     }

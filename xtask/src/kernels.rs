@@ -1,0 +1,181 @@
+//! `cargo xtask test --kernel`: the core of the namespace tests on other kernels.
+//!
+//! Debian's kernel is booted in an emulated machine that has this machine's files, with the programs
+//! and tests built here. What is left out is long, or of this machine more than of its kernel.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use passt_tests::boot::{Arch, Boot, Kernel};
+
+use crate::built::Tests;
+use crate::tally::Tally;
+
+pub(crate) const USAGE: &str = "test --kernel SUITE|all|list [TESTS…]
+           boot the kernel of a Debian suite and run the core of the namespace tests on it";
+
+/// Debian's suites with a kernel, from the oldest to the newest.
+const SUITES: [(&str, &str); 4] =
+    [("bullseye", "5.10"), ("bookworm", "6.1"), ("trixie", "6.12"), ("unstable", "newest")];
+
+/// Programs of tests, and which of their tests, where it is not all of them.
+const CORE: &[(&str, &[&str])] = &[
+    ("syscalls", &["control", "passt", "pasta"]),
+    ("tcp_transfer", &[]),
+    ("udp", &[]),
+    ("ping", &[]),
+    ("icmp_errors", &[]),
+    ("services", &[]),
+    ("config", &[]),
+    ("ports", &[]),
+    ("auto", &[]),
+    ("bypass", &[]),
+    ("udp_bypass", &[]),
+    ("isolation", &[]),
+    ("life", &[]),
+    ("tcp_semantics", &[]),
+    ("passt_life", &[]),
+    ("passt_net", &[]),
+    ("control", &[]),
+];
+
+/// How many times longer than without emulation anything may take.
+const SLOWNESS: u32 = 4;
+/// How long a program of tests may take.
+const PROGRAM: Duration = Duration::from_secs(600);
+/// How long a kernel's tests may take.
+const ALL: Duration = Duration::from_secs(3600);
+/// A machine's memory, in MiB.
+const MEMORY: u32 = 3072;
+
+/// What `words` ask for.
+enum Wanted<'a> {
+    List,
+    Suites(Vec<&'static str>, &'a [String]),
+}
+
+fn parse(words: &[String]) -> Result<Wanted<'_>> {
+    let known = || SUITES.map(|(suite, _)| suite).join(", ");
+    let Some((suite, tests)) = words.split_first() else {
+        bail!("--kernel needs a suite: {}, all or list", known());
+    };
+    match suite.as_str() {
+        "list" => Ok(Wanted::List),
+        "all" => Ok(Wanted::Suites(SUITES.map(|(suite, _)| suite).into(), tests)),
+        other => {
+            let found = SUITES.iter().find(|(suite, _)| *suite == other);
+            let (suite, _) = found.with_context(|| format!("no suite '{other}': there are {}", known()))?;
+            Ok(Wanted::Suites(vec![suite], tests))
+        }
+    }
+}
+
+/// Runs the tests on the kernels that `words` name; true if none failed. `build` is called for the
+/// tests if there is something to run.
+pub(crate) fn run(words: &[String], build: impl Fn() -> Result<Vec<Tests>>) -> Result<bool> {
+    let (suites, named) = match parse(words)? {
+        Wanted::List => {
+            for (suite, version) in SUITES {
+                println!("{suite:10} {version}");
+            }
+            return Ok(true);
+        }
+        Wanted::Suites(suites, named) => (suites, named),
+    };
+    let tests = build()?;
+    let script = script(&tests, named)?;
+    let mut lines = Vec::new();
+    let mut failed = false;
+    for suite in suites {
+        let mut tally = Tally::default();
+        let outcome = on_kernel(suite, &script, &mut tally);
+        let line = outcome.unwrap_or_else(|error| {
+            tally.record(false, &format!("{suite}: {error:#}"));
+            format!("{suite}: not to its end")
+        });
+        tally.print();
+        println!("{line}");
+        failed |= tally.failed > 0;
+        lines.push(format!("{line}: {}", tally.counts()));
+    }
+    if lines.len() > 1 {
+        println!("\n{}", lines.join("\n"));
+    }
+    Ok(!failed)
+}
+
+/// What the machine's shell does: run the core, or all tests of the programs that are `named`.
+fn script(tests: &[Tests], named: &[String]) -> Result<String> {
+    let wanted: Vec<(&str, &[&str])> = match named {
+        [] => CORE.to_vec(),
+        names => names.iter().map(|name| (name.as_str(), &[][..])).collect(),
+    };
+    let mut script = String::new();
+    for (name, only) in wanted {
+        let found = tests.iter().find(|tests| tests.name() == name);
+        let (directory, program) = found.with_context(|| format!("no tests '{name}'"))?.shell();
+        let only = if only.is_empty() { String::new() } else { format!("--exact {}", only.join(" ")) };
+        let limit = PROGRAM.as_secs();
+        script.extend([
+            format!("echo 'Running {name}'\n"),
+            format!("{directory} timeout -k 5 {limit} {program} --test-threads=1 {only}\n"),
+            format!("echo \"Status {name} $?\"\n"),
+        ]);
+    }
+    Ok(script + "cat $PASST_TEST_SKIPS 2>/dev/null || :\n")
+}
+
+/// Runs the script on the kernel of one suite; a line about that.
+fn on_kernel(suite: &str, script: &str, tally: &mut Tally) -> Result<String> {
+    let arch = Arch::called(std::env::consts::ARCH).context("no machine for this processor")?;
+    let kernel = Kernel::get(arch, suite)?;
+    println!("Linux {} of {suite}", kernel.version());
+    let work = tempfile::tempdir()?;
+    let mut environment = vec![
+        ("PASST_TEST_SKIPS".to_owned(), "/run/skips".to_owned()),
+        ("PASST_TEST_SLOWNESS".to_owned(), SLOWNESS.to_string()),
+    ];
+    let own = ["PASTA", "PASST", "RUST_BACKTRACE", "PATH"];
+    environment.extend(own.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    let boot = Boot {
+        arch,
+        kernel: &kernel,
+        root: Path::new("/"),
+        command: script,
+        environment: &environment,
+        memory: MEMORY,
+        limit: ALL,
+        work: work.path(),
+    };
+    let mut before = tally.failed;
+    let ended = boot.run(|line| {
+        println!("{line}");
+        tally.add(line);
+        if let Some(reason) = line.strip_prefix("SKIP ") {
+            tally.skip_passed(reason);
+        }
+        if let Some((name, status)) = line.strip_prefix("Status ").and_then(|rest| rest.split_once(' ')) {
+            if status != "0" && tally.failed == before {
+                tally.record(false, &format!("{name}: status {status}"));
+            }
+            before = tally.failed;
+        }
+    })?;
+    let how = if ended.quick { "not emulated" } else { "emulated" };
+    let (boot, all) = (ended.booted_in.as_secs_f32(), ended.took.as_secs());
+    Ok(format!("{suite}: Linux {}, {how}, booted in {boot:.1} s, {all} s in all", kernel.version()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_that_is_not_there_is_one_line() {
+        for words in [&[][..], &["sid".to_owned()], &[String::new()]] {
+            let error = parse(words).err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(error.contains("bullseye") && !error.contains('\n'), "{error}");
+        }
+    }
+}
