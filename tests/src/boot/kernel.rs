@@ -94,9 +94,12 @@ fn make_parts(work: &Path, arch: &Arch, suite: &str) -> Result<()> {
     names.push("busybox-static".to_owned());
     packages.take_alone(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
     let version = only_entry(&merged(work, "lib/modules"))?;
+    // Beside the modules in newer packages, or with the first name for a compressed one.
     let boot = work.join("root/boot");
-    let file = ["vmlinuz", "vmlinux"].map(|name| boot.join(format!("{name}-{version}")));
-    let file = file.iter().find(|file| file.exists()).context("a package without a kernel")?;
+    let places = ["vmlinuz", "vmlinux"].map(|name| boot.join(format!("{name}-{version}")));
+    let beside = merged(work, "lib/modules").join(&version).join("vmlinuz");
+    let file = places.into_iter().chain([beside]).find(|file| file.exists());
+    let file = file.context("a package without a kernel")?;
     fs::rename(file, work.join("parts/vmlinuz"))?;
     fs::rename(merged(work, "bin/busybox"), work.join("parts/busybox"))?;
     fs::write(work.join("parts/version"), &version)?;
