@@ -33,7 +33,12 @@ pub struct Root(PathBuf);
 impl Root {
     /// Made if it is not there yet, which needs root. An error is one line, and final.
     pub fn get(recipe: Recipe<'_>) -> Result<Self> {
-        Ok(Self(cached_alone(&recipe.name(), |work| recipe.make(work))?.join("root")))
+        Self::with_kept(recipe, &[])
+    }
+
+    /// One in which apt can install packages of `kept` without a network, and all that they need.
+    pub fn with_kept(recipe: Recipe<'_>, kept: &[&str]) -> Result<Self> {
+        Ok(Self(cached_alone(&recipe.name(kept), |work| recipe.make(work, kept))?.join("root")))
     }
 
     /// Its path.
@@ -50,13 +55,16 @@ impl Root {
 
 impl Recipe<'_> {
     /// The directory's name in the cache.
-    fn name(&self) -> String {
-        let all = [self.architectures.join(","), self.packages.join(",")].join(" ");
-        let hash = Sha256::digest(all).iter().take(4).fold(0_u32, |hash, byte| hash << 8 | u32::from(*byte));
+    fn name(&self, kept: &[&str]) -> String {
+        let all = [self.architectures, self.packages, kept].map(|names| names.join(",")).join(" ");
+        let hash = Sha256::digest(all.trim_end())
+            .iter()
+            .take(4)
+            .fold(0_u32, |hash, byte| hash << 8 | u32::from(*byte));
         format!("root-{}-{}-{hash:08x}", self.suite, self.architectures.join("-"))
     }
 
-    fn make(&self, work: &Path) -> Result<()> {
+    fn make(&self, work: &Path, kept: &[&str]) -> Result<()> {
         ensure!(rustix::process::geteuid().is_root(), "only root can make a root directory of Debian");
         if find_program("mmdebstrap").is_none() {
             println!("Installing: mmdebstrap");
@@ -64,7 +72,7 @@ impl Recipe<'_> {
             with_fresh_lists(|| output(work, "apt-get", &install))?;
         }
         let mirror = with_fresh_lists(mirror)?;
-        println!("Making once, for the cache: {}", self.name());
+        println!("Making once, for the cache: {}", self.name(kept));
         // What it mounts is gone when it ends, however it does.
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "mmdebstrap", "--quiet"]);
@@ -77,11 +85,18 @@ impl Recipe<'_> {
         }
         command.arg(format!("--architectures={}", self.architectures.join(",")));
         command.arg(format!("--include={}", self.packages.join(",")));
+        if !kept.is_empty() {
+            let download = "apt-get clean; apt-get install -qqy --download-only --no-install-recommends";
+            let download = format!("{download} {}", kept.join(" "));
+            command.arg(format!("--customize-hook=chroot \"$1\" sh -ec '{download}'"));
+            // Lists and packages of apt stay.
+            command.arg("--skip=cleanup/apt");
+        }
         command.arg(self.suite).arg(work.join("parts/root")).arg(&mirror);
         let made = command.stdin(Stdio::null()).output().context("mmdebstrap")?;
         let errors = String::from_utf8_lossy(&made.stderr);
         let reason = errors.lines().rfind(|line| line.starts_with("E: ")).unwrap_or("no reason given");
-        ensure!(made.status.success(), "{}: {reason}", self.name());
+        ensure!(made.status.success(), "{}: {reason}", self.name(kept));
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! the release after it are unpacked, not installed, and run in a root directory of these files, in
 //! a PID namespace that ends all of them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::packages::{cached, output, take_from_suite};
+use crate::rooted::Rooted;
 use crate::vm::Qemu;
 use crate::{Net, Place, Process, User, skip};
 
@@ -47,8 +49,7 @@ const SETUP: &str = include_str!("starters.sh");
 pub struct Starters<'n> {
     net: &'n Net,
     parts: PathBuf,
-    pid: u32,
-    _holder: Process,
+    rooted: Rooted,
 }
 
 impl<'n> Starters<'n> {
@@ -67,14 +68,17 @@ impl<'n> Starters<'n> {
         };
         let root = net.dir().join("root");
         fs::create_dir_all(&root).expect("a mount point");
-        let mut command = net.host.command("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", SETUP, "sh"]);
-        command.args([&parts, &root, installed]).arg(User::NORMAL_ID.to_string());
-        command.args([net.dir(), parts.parent().expect("the cache")]);
-        let mut holder = Process::start(&mut command);
-        let line = holder.wait_for("READY");
-        let pid = line.split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).expect("a process id");
-        Some(Self { net, parts, pid, _holder: holder })
+        let (id, cache) = (User::NORMAL_ID.to_string(), parts.parent().expect("the cache"));
+        let arguments: [&OsStr; 6] = [
+            parts.as_ref(),
+            root.as_ref(),
+            installed.as_ref(),
+            id.as_ref(),
+            net.dir().as_ref(),
+            cache.as_ref(),
+        ];
+        let rooted = Rooted::start(net.host.command("unshare"), SETUP, &arguments);
+        Some(Self { net, parts, rooted })
     }
 
     /// A busybox that needs no libraries: a program for containers, and for the other namespaces.
@@ -123,9 +127,7 @@ impl<'n> Starters<'n> {
 
     /// A command here, as root, which is to be given a program.
     fn entered(&self) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string(), "--mount", "--pid", "--net", "--wdns=/home/user", "--"]);
-        command
+        self.rooted.enter("/home/user")
     }
 }
 

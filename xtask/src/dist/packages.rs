@@ -15,6 +15,9 @@ use super::tree::{Tree, empty};
 use super::version::Version;
 use crate::machine;
 
+/// Files of the package that goes in the place of slirp4netns.
+const SLIRP4NETNS: [&str; 2] = ["usr/bin/slirp4netns", "usr/share/man/man1/slirp4netns.1.gz"];
+
 /// What packages of one build have in common.
 struct Build<'b> {
     workspace: &'b Path,
@@ -51,14 +54,16 @@ impl Build<'_> {
     fn debian(&self, target: &Target) -> Result<Vec<String>> {
         let arch = debian_arch(target.arch());
         let own = self.copy_of_tree("deb")?;
-        fs::remove_file(own.join("usr/bin/slirp4netns"))?;
+        for file in SLIRP4NETNS {
+            fs::remove_file(own.join(file))?;
+        }
         let doc = own.join("usr/share/doc/passt-rs");
         fs::remove_file(doc.join("LICENSE"))?;
         self.documents(&doc, "passt-rs")?;
         self.template("lintian-overrides", &own.join("usr/share/lintian/overrides/passt-rs"), "", 0)?;
         let size = kibibytes(&own)?;
         self.template("control", &own.join("DEBIAN/control"), arch, size)?;
-        for script in ["postinst", "prerm"] {
+        for script in ["postinst", "prerm", "postrm"] {
             let to = own.join("DEBIAN").join(script);
             self.template(script, &to, arch, size)?;
             output(&own, "chmod", &["0755", &to.to_string_lossy()])?;
@@ -70,8 +75,11 @@ impl Build<'_> {
 
         let other = self.dir.join("deb.slirp4netns");
         empty(&other)?;
-        fs::create_dir_all(other.join("usr/bin"))?;
-        fs::copy(self.tree.root.join("usr/bin/slirp4netns"), other.join("usr/bin/slirp4netns"))?;
+        for file in SLIRP4NETNS {
+            let to = other.join(file);
+            fs::create_dir_all(to.parent().context("a directory")?)?;
+            fs::copy(self.tree.root.join(file), to)?;
+        }
         let overrides = other.join("usr/share/lintian/overrides/passt-rs-slirp4netns");
         self.template("lintian-overrides.slirp4netns", &overrides, "", 0)?;
         self.documents(&other.join("usr/share/doc/passt-rs-slirp4netns"), "passt-rs-slirp4netns")?;
@@ -102,9 +110,16 @@ impl Build<'_> {
         fs::remove_dir_all(tree.join("etc"))?;
         let zsh = tree.join("usr/share/zsh");
         fs::rename(zsh.join("vendor-completions"), zsh.join("site-functions"))?;
+        // Documents there, a package of its own here.
+        let policies = tree.join("usr/share/selinux/packages");
+        fs::create_dir_all(&policies)?;
+        fs::rename(tree.join("usr/share/doc/passt-rs/selinux"), policies.join("passt-rs"))?;
         self.settle(&tree)?;
         let text = fs::read_to_string(self.workspace.join("contrib/packages/rpm/passt-rs.spec"))?;
+        let day = format!("@{}", self.version.time);
+        let date = output(&tree, "env", &["LC_ALL=C", "date", "-u", "-d", &day, "+%a %b %d %Y"])?;
         let text = text.replace("@VERSION@", &self.version.full).replace("@TREE@", &tree.to_string_lossy());
+        let text = text.replace("@MAINTAINER@", &maintainer()).replace("@DATE@", date.trim());
         let spec = self.dir.join("passt-rs.spec");
         fs::write(&spec, text)?;
         let top = self.dir.join("rpmbuild");
@@ -126,11 +141,13 @@ impl Build<'_> {
         words.push(&spec);
         output(self.dir, "env", &words)?;
         let mut names = Vec::new();
-        for entry in fs::read_dir(top.join("RPMS").join(arch))? {
-            let path = entry?.path();
-            let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
-            fs::rename(&path, self.dir.join(&name))?;
-            names.push(name);
+        for entry in [arch, "noarch"].map(|arch| fs::read_dir(top.join("RPMS").join(arch))) {
+            for entry in entry? {
+                let path = entry?.path();
+                let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+                fs::rename(&path, self.dir.join(&name))?;
+                names.push(name);
+            }
         }
         names.sort();
         Ok(names)

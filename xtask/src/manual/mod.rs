@@ -16,7 +16,7 @@ use passt_tools::{PASSTOP, PESTO};
 use roff::{Inline, Roff, bold, italic, roman};
 
 /// The programs that have a page, all in section 1.
-const PAGES: [&str; 4] = ["passt", "pasta", "passtop", "pesto"];
+const PAGES: [&str; 7] = ["passt", "pasta", "passtop", "pesto", "qrap", "slirp4netns", "vpnkit"];
 
 /// Writes every page.
 pub(crate) fn write(root: &Path) -> Result<()> {
@@ -39,18 +39,26 @@ fn page(name: &str) -> String {
         "TH",
         [name, "1", text::DATE, &format!("{name} {}", env!("CARGO_PKG_VERSION")), "User Commands"],
     );
-    let tool = match name {
-        "pesto" => Some((tools::PESTO, PESTO)),
-        "passtop" => Some((tools::PASSTOP, PASSTOP)),
+    let named = |options: &[(&'static str, &'static str)]| -> Vec<cli::Described> {
+        options.iter().map(|&(names, help)| cli::Described { names, help }).collect()
+    };
+    let short = match name {
+        "pesto" => Some((tools::PESTO, named(PESTO))),
+        "passtop" => Some((tools::PASSTOP, named(PASSTOP))),
+        "qrap" => Some((tools::QRAP, Vec::new())),
+        "slirp4netns" => Some((tools::SLIRP4NETNS, cli::described_slirp4netns())),
+        "vpnkit" => Some((tools::VPNKIT, cli::described_vpnkit())),
         _ => None,
     };
-    if let Some(((before, after), options)) = tool {
+    if let Some(((before, after), options)) = short {
         for section in before {
             prose(&mut page, section);
         }
-        page.control("SH", ["OPTIONS"]);
-        for &(names, help) in options {
-            describe(&mut page, cli::Described { names, help });
+        if !options.is_empty() {
+            page.control("SH", ["OPTIONS"]);
+        }
+        for option in options {
+            describe(&mut page, option);
         }
         for section in after {
             prose(&mut page, section);
@@ -80,10 +88,11 @@ fn describe(page: &mut Roff, option: cli::Described) {
     let mut names = Vec::new();
     for (i, name) in option.names.split(", ").enumerate() {
         names.extend((i > 0).then(|| roman(", ")));
-        let (name, argument) = name.split_once(' ').unwrap_or((name, ""));
+        let (name, argument) = name.split_at(name.find([' ', '=']).unwrap_or(name.len()));
         names.push(bold(name));
         if !argument.is_empty() {
-            names.extend([roman(" "), italic(argument)]);
+            let (sign, argument) = argument.split_at(1);
+            names.extend([roman(sign), italic(argument)]);
         }
     }
     page.text(names);

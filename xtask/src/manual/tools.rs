@@ -1,4 +1,5 @@
-//! What the tools' manual pages say besides the options.
+//! What the short manual pages say besides the options: those of the tools, and of passt under other
+//! programs' names.
 
 /// Sections of a page: before the options, and behind them.
 pub(super) type Sections = (&'static [&'static str], &'static [&'static str]);
@@ -84,5 +85,90 @@ EXIT STATUS
         "\
 SEE ALSO
 *passt*(1), *pasta*(1), *pesto*(1)",
+    ],
+);
+
+pub(super) const QRAP: Sections = (
+    &[
+        "\
+NAME
+qrap - start a qemu that can't connect to passt by itself",
+        "\
+SYNOPSIS
+*qrap* FDNUM COMMAND [ARG]...
+
+*qrap* QEMU_ARG...",
+        "\
+DESCRIPTION
+*qrap* connects to a *passt* that has no client, and becomes COMMAND, with the connection as descriptor FDNUM, which the
+command's arguments refer to themselves. Without a number it becomes qemu, with arguments for a network device that uses
+the connection: for programs that start qemu and can be given another name for it. A qemu from 7.2 on needs none of this.
+
+The socket is looked for at the default names of *passt*, or at PASST_SOCKET, for 2.5 seconds.",
+    ],
+    &[
+        "\
+ENVIRONMENT
+PASST_SOCKET ::
+Path of the socket.",
+        "\
+EXAMPLES
+A qemu that is given the descriptor:
+
+    passt
+    qrap 5 qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 -netdev socket,id=n0,fd=5",
+        "\
+EXIT STATUS
+That of the command; 1 if there is none.",
+        "\
+SEE ALSO
+*passt*(1), *qemu*(1)",
+    ],
+);
+
+pub(super) const SLIRP4NETNS: Sections = (
+    &[
+        "\
+NAME
+slirp4netns - network for a namespace, with the options of slirp4netns",
+        "\
+SYNOPSIS
+*slirp4netns* [OPTION]... PID|PATH|FD [TAPNAME]",
+        "\
+DESCRIPTION
+*slirp4netns* is *pasta* for programs that start the one of this name: it has its options and messages, and the network
+of its own that these expect. The operand names a process or a file whose namespace is connected, or a descriptor of a tap device;
+TAPNAME is that device, *tap0* unless it is given.",
+    ],
+    &[
+        "\
+EXIT STATUS
+0 if it was ended by a signal or by its exit descriptor, 1 if it could not do what it was asked for.",
+        "\
+SEE ALSO
+*pasta*(1), *vpnkit*(1), *network_namespaces*(7)",
+    ],
+);
+
+pub(super) const VPNKIT: Sections = (
+    &[
+        "\
+NAME
+vpnkit - network for a namespace, with the options of VPNKit",
+        "\
+SYNOPSIS
+*vpnkit* [OPTION]... *--ethernet*=SOCKET",
+        "\
+DESCRIPTION
+*vpnkit* is *passt* for RootlessKit and what starts it, which expect VPNKit at a socket. Options of VPNKit that are for
+Docker Desktop are refused.",
+    ],
+    &[
+        "\
+EXIT STATUS
+0 if it was ended by a signal, 1 if it could not do what it was asked for, 124 if the command line makes no sense.",
+        "\
+SEE ALSO
+*passt*(1), *slirp4netns*(1)",
     ],
 );

@@ -129,6 +129,16 @@ pub fn described(pasta: bool) -> Vec<(&'static str, Vec<Described>)> {
         .collect()
 }
 
+/// All options of slirp4netns.
+pub fn described_slirp4netns() -> Vec<Described> {
+    slirp4netns::described()
+}
+
+/// All options of vpnkit that have an effect, or none but are let pass.
+pub fn described_vpnkit() -> Vec<Described> {
+    vpnkit::described()
+}
+
 /// A name that an interface can have.
 pub fn interface(text: &str) -> Option<String> {
     values::interface(text)

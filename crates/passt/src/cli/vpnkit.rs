@@ -16,7 +16,7 @@ use super::config::{
 };
 use super::getopt::{Getopt, Order, Spec, Word};
 use super::subnet::{Subnet, SubnetV4};
-use super::{MAX_MTU, Outcome, Program, draft, values};
+use super::{Described, MAX_MTU, Outcome, Program, draft, values};
 
 /// What a command line that makes no sense ends with, as cmdliner has it.
 const MISUSE: u8 = 124;
@@ -186,6 +186,12 @@ fn usage(name: &str) -> String {
 
 fn version(_: &str) -> String {
     format!("passt.{}\n", crate::VERSION)
+}
+
+/// The options that the help shows.
+pub(super) fn described() -> Vec<Described> {
+    let options = OPTIONS.iter().filter(|option| !option.help.is_empty());
+    options.map(|option| Described { names: option.names, help: option.help }).collect()
 }
 
 /// Turns the arguments, the program's name first, into what they ask for.

@@ -26,7 +26,7 @@ use super::config::{
 };
 use super::getopt::{Getopt, Order, Word};
 use super::subnet::{Subnet, SubnetV4, SubnetV6};
-use super::{Host, Outcome, Program, draft, values};
+use super::{Described, Host, Outcome, Program, draft, values};
 
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
@@ -74,6 +74,12 @@ impl Refusal {
     fn with_usage(line: impl Into<String>) -> Self {
         Self { line: line.into(), usage: true }
     }
+}
+
+/// The options that the help shows.
+pub(super) fn described() -> Vec<Described> {
+    let options = OPTIONS.iter().filter(|option| !option.help.is_empty());
+    options.map(|option| Described { names: option.names, help: option.help }).collect()
 }
 
 /// Turns the arguments, the program's name first, into what they ask for.
