@@ -31,10 +31,12 @@ bitflags::bitflags! {
 /// library doesn't notice, so the child should soon execute a program or end.
 pub fn fork_into(namespaces: NewNamespaces) -> io::Result<Option<Pid>> {
     let flags = libc::c_long::from(namespaces.bits() | libc::SIGCHLD);
+    // Flags and stack have each other's place on s390x (clone(2)).
+    let (first, second) = if cfg!(target_arch = "s390x") { (0, flags) } else { (flags, 0) };
     // SAFETY: without CLONE_VM and with a null stack this is a fork: memory is
     // copied, and both sides go on here on their own copy of the stack. All
     // further arguments are unused with these flags.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone, first, second, 0, 0, 0) };
     forked(pid).map_err(crate::namespace::refused)
 }
 

@@ -127,7 +127,7 @@ fn request(name: &str, flags: i32) -> io::Result<libc::ifreq> {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     Ok(request)
@@ -156,7 +156,7 @@ fn interface_name(file: &File) -> io::Result<String> {
 }
 
 fn name_in(request: &libc::ifreq) -> io::Result<String> {
-    let name = request.ifr_name.iter().map(|c| c.cast_unsigned()).take_while(|&b| b != 0).collect();
+    let name = request.ifr_name.iter().flat_map(|c| c.to_ne_bytes()).take_while(|&b| b != 0).collect();
     String::from_utf8(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
