@@ -45,7 +45,6 @@ pub use net::{FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, HOST6, Net, Ns, Place};
 pub use newest::Newest;
 pub use passt_testing::skip;
 pub use process::{DEADLINE, Finished, Process, eventually, eventually_within, slowness};
-pub use process::{DEADLINE, Finished, Process, eventually, eventually_within};
 pub use roots::{Recipe, Root};
 pub use starters::Starters;
 pub use system::System;

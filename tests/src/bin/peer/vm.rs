@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use passt_tests::eventually;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
@@ -227,7 +227,7 @@ fn free_port(dir: &Path) -> Result<(File, UnixStream)> {
             break;
         }
         let lock = File::create(path.with_extension("lock"))?;
-        if lock.try_lock().is_ok() {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             return Ok((lock, UnixStream::connect(path)?));
         }
     }
