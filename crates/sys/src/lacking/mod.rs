@@ -3,7 +3,7 @@
 //! A filter for system calls (`seccomp(2)`) has calls fail as they do where the kernel, or the
 //! profile of a container, lacks them: by number, and by arguments that are passed by value. What
 //! depends on more than that, as an option of a socket that takes a privilege, is decided by
-//! another process, the [supervisor](supervise). Both hold for the program that is executed next and
+//! another process, the supervisor. Both hold for the program that is executed next and
 //! for all that it starts.
 //!
 //! What a kernel *says* can't be changed this way: an answer of netlink, a control message, the
