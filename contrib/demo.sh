@@ -20,6 +20,7 @@ say() { echo "demo: $*" >&2; }
 # Packages with all that they need, and nothing that is only recommended.
 download() {
 	say "downloading a kernel, busybox and an ssh server to $dir/packages"
+	rm -rf "$dir/new"
 	mkdir -p "$dir/new"
 	kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
 	needed=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
@@ -93,8 +94,16 @@ dropbear -F -E -R
 poweroff -f
 SCRIPT
 	chmod 755 "$dir/root/init" "$dir/root/etc/udhcpc"
-	(cd "$dir/root" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$dir/initramfs"
+	(cd "$dir/root" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$dir/initramfs.new"
+	# What is there is whole.
+	mv "$dir/initramfs.new" "$dir/initramfs"
 	rm -rf "$dir/unpacked" "$dir/root"
+}
+
+# Words for ssh, of which the first may be further options.
+login() {
+	ssh -q -i "$dir/key" -p "$port" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+		-o IdentitiesOnly=yes -l root "$@"
 }
 
 # What happens in the namespace.
@@ -112,10 +121,9 @@ inside() {
 		-netdev "stream,id=n0,server=off,addr.type=unix,addr.path=$work/socket" 2>>"$work/console" &
 	qemu=$!
 	say 'the machine boots'
-	login="ssh -q -i $dir/key -p $port -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes root@127.0.0.1"
 	# passt takes the connection at once; the machine answers when it is up.
 	tries=0
-	until $login -o ConnectTimeout=5 -o BatchMode=yes true 2>/dev/null; do
+	until login -o ConnectTimeout=5 -o BatchMode=yes 127.0.0.1 true 2>/dev/null; do
 		tries=$((tries + 1))
 		if [ "$tries" -gt 60 ] || ! kill -0 "$qemu" 2>/dev/null; then
 			say 'the machine does not answer; what its console shows:'
@@ -125,7 +133,7 @@ inside() {
 		sleep 1
 	done
 	say 'in the machine, by ssh through passt:'
-	if [ -t 0 ]; then $login -t "$@"; else $login "$@"; fi
+	if [ -t 0 ]; then login -t 127.0.0.1 "$@"; else login 127.0.0.1 "$@"; fi
 }
 
 if [ "${PASST_DEMO_INSIDE:-}" ]; then

@@ -34,6 +34,14 @@ impl Tests {
         command
     }
 
+    /// Which of these names no test here has.
+    pub(crate) fn missing<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>> {
+        let output = Command::new(&self.program).arg("--list").stdin(Stdio::null()).output()?;
+        let listed = String::from_utf8(output.stdout)?;
+        let tests: Vec<_> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+        Ok(names.iter().copied().filter(|name| !tests.contains(name)).collect())
+    }
+
     /// For a shell elsewhere: what to do before the program runs, and the program.
     pub(crate) fn shell(&self) -> (String, String) {
         let directory = self.directory.display();

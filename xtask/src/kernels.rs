@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use passt_tests::boot::{Arch, Boot, Kernel};
 
 use crate::built::Tests;
@@ -117,7 +117,11 @@ fn script(tests: &[Tests], named: &[String]) -> Result<String> {
     let mut script = String::new();
     for (name, only) in wanted {
         let found = tests.iter().find(|tests| tests.directory == real && tests.name() == name);
-        let (directory, program) = found.with_context(|| format!("no tests '{name}'"))?.shell();
+        let found = found.with_context(|| format!("no tests '{name}'"))?;
+        // Of tests that are not there, libtest would pass none.
+        let missing = found.missing(only)?;
+        ensure!(missing.is_empty(), "{name} has no test {}", missing.join(", "));
+        let (directory, program) = found.shell();
         let only = if only.is_empty() { String::new() } else { format!("--exact {}", only.join(" ")) };
         let limit = PROGRAM.as_secs();
         script.extend([

@@ -90,7 +90,7 @@ fn deny() -> Result<PathBuf> {
     if crate::machine::installed("cargo-deny") {
         return Ok("cargo-deny".into());
     }
-    let made = passt_tests::packages::cached("cargo-deny", |work| {
+    let made = passt_tests::packages::cached_alone("cargo-deny", |work| {
         println!("Building cargo-deny");
         let mut install = cargo(work, &["install", "--quiet", "--locked", "--debug", "cargo-deny"]);
         // It is built to be run once or a few times.
