@@ -149,6 +149,8 @@ if ! [ -f "$dir/initramfs" ]; then
 	make_machine
 fi
 [ "${1:-}" != --prepare ] || exit 0
+# Started by root, pasta and the command become nobody, who can't read root's files.
+[ "$(id -u)" != 0 ] || { say 'start it as an ordinary user, not as root'; exit 1; }
 export PASST_DEMO="$dir" PASST_DEMO_INSIDE=1
 # No port of the host leads in, and none of the host's loopback can be reached from inside.
 exec "$pasta" --config-net --no-map-gw -t none -u none -T none -U none "$0" "$@"
