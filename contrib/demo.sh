@@ -13,6 +13,8 @@ set -eu
 dir=${PASST_DEMO:-${XDG_CACHE_HOME:-$HOME/.cache}/passt-demo}
 pasta=${PASTA:-pasta}
 passt=${PASST:-passt}
+case $passt in */*) passt=$(cd "$(dirname "$passt")" && pwd)/${passt##*/} ;; esac
+script=$(cd "$(dirname "$0")" && pwd)/${0##*/}
 port=2222
 
 say() { echo "demo: $*" >&2; }
@@ -20,14 +22,17 @@ say() { echo "demo: $*" >&2; }
 # Packages with all that they need, and nothing that is only recommended.
 download() {
 	say "downloading a kernel, busybox and an ssh server to $dir/packages"
-	rm -rf "$dir/new"
-	mkdir -p "$dir/new"
+	for program in apt-get apt-cache; do
+		command -v $program >/dev/null || { say "needs $program, or packages in $dir/packages"; exit 1; }
+	done
+	new=$dir/new.$$
+	mkdir -p "$new"
 	kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9]\)/\1/p' | head -n 1)
 	needed=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
 		--no-replaces --no-enhances dropbear-bin | grep '^[a-z]' | sort -u)
 	# shellcheck disable=SC2086 # Names of packages, one word each.
-	(cd "$dir/new" && apt-get -q download "$kernel" busybox-static $needed)
-	mv "$dir/new" "$dir/packages"
+	(cd "$new" && apt-get -q download "$kernel" busybox-static $needed)
+	mv "$new" "$dir/packages"
 }
 
 # The machine's first and only file system, in memory.
@@ -112,13 +117,14 @@ inside() {
 	qemu=
 	trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null; rm -rf "$work"' EXIT
 	say "in the namespace: $(ip -brief -4 address show scope global | tr -s ' ')"
+	cd "$work"
 	"$passt" --quiet --one-off --socket "$work/socket" --tcp-ports "$port:22"
 	accel=tcg
 	[ -w /dev/kvm ] && accel=kvm
 	qemu-system-x86_64 -accel "$accel" -m 256 -nodefaults -nographic -no-reboot \
 		-kernel "$dir/vmlinuz" -initrd "$dir/initramfs" -append 'console=ttyS0 quiet' \
 		-serial "file:$work/console" -device virtio-net-pci,netdev=n0 \
-		-netdev "stream,id=n0,server=off,addr.type=unix,addr.path=$work/socket" 2>>"$work/console" &
+		-netdev "stream,id=n0,server=off,addr.type=unix,addr.path=socket" 2>>"$work/console" &
 	qemu=$!
 	say 'the machine boots'
 	# passt takes the connection at once; the machine answers when it is up.
@@ -144,6 +150,7 @@ for program in "$pasta" "$passt" qemu-system-x86_64 ssh ssh-keygen dpkg-deb xz; 
 	command -v "$program" >/dev/null || { say "needs $program"; exit 1; }
 done
 mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
 if ! [ -f "$dir/initramfs" ]; then
 	[ -d "$dir/packages" ] || download
 	make_machine
@@ -151,6 +158,6 @@ fi
 [ "${1:-}" != --prepare ] || exit 0
 # Started by root, pasta and the command become nobody, who can't read root's files.
 [ "$(id -u)" != 0 ] || { say 'start it as an ordinary user, not as root'; exit 1; }
-export PASST_DEMO="$dir" PASST_DEMO_INSIDE=1
+export PASST_DEMO="$dir" PASST="$passt" PASST_DEMO_INSIDE=1
 # No port of the host leads in, and none of the host's loopback can be reached from inside.
-exec "$pasta" --config-net --no-map-gw -t none -u none -T none -U none "$0" "$@"
+exec "$pasta" --config-net --no-map-gw -t none -u none -T none -U none sh "$script" "$@"

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
 
 /// Has the keys of the next release too, in Debian 12 since an update.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -148,6 +149,12 @@ impl<'a> Suite<'a> {
 pub(crate) fn merged(work: &Path, path: &str) -> PathBuf {
     let usr = work.join("root/usr").join(path);
     if usr.exists() { usr } else { work.join("root").join(path) }
+}
+
+/// A name for what is made from a text.
+pub fn short_hash(text: &str) -> String {
+    let hash = Sha256::digest(text).iter().take(4).fold(0_u32, |hash, byte| hash << 8 | u32::from(*byte));
+    format!("{hash:08x}")
 }
 
 /// Where this machine gets Debian's packages from.

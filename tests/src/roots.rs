@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use sha2::{Digest as _, Sha256};
 
 use crate::find_program;
-use crate::packages::{cached_alone, mirror, output, with_fresh_lists};
+use crate::packages::{cached_alone, mirror, output, short_hash, with_fresh_lists};
 
 /// Packages of one suite of Debian.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +56,7 @@ impl Recipe<'_> {
     /// The directory's name in the cache.
     fn name(&self, kept: &[&str]) -> String {
         let all = [self.architectures, self.packages, kept].map(|names| names.join(",")).join(" ");
-        let hash = Sha256::digest(all.trim_end())
-            .iter()
-            .take(4)
-            .fold(0_u32, |hash, byte| hash << 8 | u32::from(*byte));
-        format!("root-{}-{}-{hash:08x}", self.suite, self.architectures.join("-"))
+        format!("root-{}-{}-{}", self.suite, self.architectures.join("-"), short_hash(all.trim_end()))
     }
 
     fn make(&self, work: &Path, kept: &[&str]) -> Result<()> {

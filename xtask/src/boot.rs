@@ -22,6 +22,9 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
         match word.as_str() {
             "--arch" => arch = words.next().context("--arch ARCH")?,
             "--root" => root = Path::new(words.next().context("--root DIRECTORY")?),
+            option if option.starts_with('-') => {
+                bail!("unrecognized option '{option}'\nusage: cargo xtask {USAGE}")
+            }
             operand => operands.push(operand),
         }
     }

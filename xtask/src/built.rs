@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use passt_tests::boot::quoted;
 use serde_json::Value;
 
 use crate::cargo;
@@ -44,11 +45,9 @@ impl Tests {
 
     /// For a shell elsewhere: what to do before the program runs, and the program.
     pub(crate) fn shell(&self) -> (String, String) {
-        let directory = self.directory.display();
-        (
-            format!("cd '{directory}' && CARGO_MANIFEST_DIR='{directory}'"),
-            format!("'{}'", self.program.display()),
-        )
+        let directory = quoted(&self.directory.to_string_lossy());
+        let before = format!("cd {directory} && CARGO_MANIFEST_DIR={directory}");
+        (before, quoted(&self.program.to_string_lossy()))
     }
 }
 

@@ -101,6 +101,11 @@ impl Tally {
         println!("{}", self.counts());
     }
 
+    /// Whether nothing was skipped.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.skips.is_empty()
+    }
+
     /// How many tests came to which end.
     pub(crate) fn counts(&self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len())

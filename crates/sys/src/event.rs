@@ -37,13 +37,16 @@ impl Event {
     /// that counts down (`EFD_SEMAPHORE`), which could be filled and then be readable for ever.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let event = Self::of_type(fd, &[0])?;
+        // Nothing else takes a zero. Whether what is read would wait is not asked of other files.
+        if !event.takes(0) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let was_signalled = match event.take() {
             Ok(_) => true,
             Err(Errno::AGAIN) => false,
             Err(_) => return Err(io::ErrorKind::InvalidInput.into()),
         };
-        // A full one has no room, which is another error.
-        if event.add(2).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+        if !event.takes(2) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         match event.take() {
@@ -80,6 +83,14 @@ impl Event {
         let _ = self.add(1);
     }
 
+    /// Whether a number can be added, or could if there was room.
+    fn takes(&self, number: u64) -> bool {
+        match self.add(number) {
+            Ok(length) => length == size_of::<u64>(),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
     fn add(&self, number: u64) -> io::Result<usize> {
         msg::write_slice(self.0.as_fd(), &number.to_ne_bytes())
     }
@@ -94,14 +105,14 @@ impl Event {
         // There is no position to read from.
         let mut read =
             |flags| rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut number)], u64::MAX, flags);
-        match read(ReadWriteFlags::NOWAIT) {
+        let length = match read(ReadWriteFlags::NOWAIT) {
             Err(Errno::OPNOTSUPP) => {
                 rustix::fs::fcntl_setfl(&self.0, OFlags::NONBLOCK)?;
                 read(ReadWriteFlags::empty())
             }
             outcome => outcome,
         }?;
-        Ok(u64::from_ne_bytes(number))
+        if length == number.len() { Ok(u64::from_ne_bytes(number)) } else { Err(Errno::INVAL) }
     }
 }
 
@@ -200,7 +211,9 @@ mod tests {
         let (a, b) = std::os::unix::net::UnixStream::pair().expect("sockets");
         let polls = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("a set");
         let device = crate::fd::null().expect("a device");
-        for fd in [file, reader, writer, a.into(), b.into(), device, polls] {
+        // Read without waiting in one way only, as an eventfd of old kernels is.
+        let watches = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).expect("watches");
+        for fd in [file, reader, writer, a.into(), b.into(), device, polls, watches] {
             assert_eq!(Event::adopt(fd).expect_err("no eventfd").kind(), io::ErrorKind::InvalidInput);
         }
     }

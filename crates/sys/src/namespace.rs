@@ -291,6 +291,10 @@ impl Userns {
 /// container engines do that are older than it: it does so only where the kernel says that it lacks
 /// the other one.
 fn allow_threads() {
+    if cfg!(not(target_env = "gnu")) {
+        // Other C libraries don't use it.
+        return;
+    }
     // SAFETY: no argument at all is never enough to do anything (`EINVAL`).
     let asked = result(unsafe { libc::syscall(libc::SYS_clone3, 0_usize, 0_usize) } as isize);
     if asked.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {

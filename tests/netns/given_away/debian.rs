@@ -68,7 +68,7 @@ impl Debian {
         assert_eq!(left, [""; 0], "nothing is left");
         assert_eq!(before.len(), after.lines().count(), "and nothing else is gone");
         assert_eq!(
-            self.system.sh("find /etc/apparmor.d /var/cache/apparmor -name '*pass?*' 2>&1 || true"),
+            self.system.sh("find /etc/apparmor.d /var/cache/apparmor \\( -name '*passt*' -o -name '*pasta*' \\) 2>&1 || true"),
             ""
         );
     }
@@ -180,6 +180,7 @@ impl Debian {
         self.purge(OURS);
         assert_eq!(self.system.sh(&format!("dpkg --verify {THEIRS}")), "");
         assert!(!self.system.sh("cat /etc/apparmor.d/usr.bin.passt").contains("passt-engine"));
+        self.system.sh("grep -q mine /etc/apparmor.d/local/usr.bin.passt");
         self.install(FILES);
         self.purge(THEIRS);
         self.assert_ours();

@@ -9,11 +9,10 @@ use super::{made, sh};
 #[test]
 fn packages_have_no_errors() {
     let Some(dir) = made() else { return };
-    if have(&["lintian"]) {
-        sh(&format!("lintian --fail-on error {}/*.deb", dir.display()));
+    if !have(&["lintian", "rpmlint"]) {
+        return;
     }
-    if have(&["rpmlint"]) {
-        let meant = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("contrib/packages/rpm/rpmlintrc");
-        sh(&format!("rpmlint --rpmlintrc {} {}/*.rpm", meant.display(), dir.display()));
-    }
+    sh(&format!("lintian --fail-on error '{}'/*.deb", dir.display()));
+    let meant = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("contrib/packages/rpm/rpmlintrc");
+    sh(&format!("rpmlint --rpmlintrc '{}' '{}'/*.rpm", meant.display(), dir.display()));
 }

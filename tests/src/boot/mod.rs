@@ -136,10 +136,7 @@ impl Boot<'_> {
     }
 
     fn script(&self) -> String {
-        let exports = self
-            .environment
-            .iter()
-            .map(|(key, value)| format!("export {key}='{}'\n", value.replace('\'', r"'\''")));
+        let exports = self.environment.iter().map(|(key, value)| format!("export {key}={}\n", quoted(value)));
         exports.chain([self.command.to_owned()]).collect()
     }
 
@@ -251,6 +248,11 @@ fn pass_on(output: impl Read, to: &mpsc::Sender<String>) {
         }
         line.clear();
     }
+}
+
+/// A word of the shell.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Of a kernel's messages, from where it went wrong, or the last ones.

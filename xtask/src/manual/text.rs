@@ -157,7 +157,7 @@ A server, reached at port 8080 of the host, and nothing else forwarded:
 
 A program that is to find nothing of what listens on the host's loopback:
 
-    pasta --config-net --no-map-gw -T none -U none ./untrusted
+    pasta --config-net --no-map-gw -t none -u none -T none -U none ./untrusted
 
 The namespace of a process:
 

@@ -133,17 +133,20 @@ NAME
 slirp4netns - network for a namespace, with the options of slirp4netns",
         "\
 SYNOPSIS
-*slirp4netns* [OPTION]... PID|PATH|FD [TAPNAME]",
+*slirp4netns* [OPTION]... PID|PATH TAPNAME
+
+*slirp4netns* [OPTION]... FD|SOCKET",
         "\
 DESCRIPTION
 *slirp4netns* is *pasta* for programs that start the one of this name: it has its options and messages, and the network
-of its own that these expect. The operand names a process or a file whose namespace is connected, or a descriptor of a tap device;
-TAPNAME is that device, *tap0* unless it is given.",
+of its own that these expect. The operand names a process or a file whose namespace is connected, and TAPNAME the tap
+device in it. With *--netns-type=tapfd* it is a descriptor, with *--target-type=bess* a socket; there is no TAPNAME then.",
     ],
     &[
         "\
 EXIT STATUS
-0 if it was ended by a signal or by its exit descriptor, 1 if it could not do what it was asked for.",
+0 if its exit descriptor or the end of the namespace ended it, 1 if it could not do what it was asked for. A signal ends
+it as it ends any program.",
         "\
 SEE ALSO
 *pasta*(1), *vpnkit*(1), *network_namespaces*(7)",
@@ -166,7 +169,8 @@ Docker Desktop are refused.",
     &[
         "\
 EXIT STATUS
-0 if it was ended by a signal, 1 if it could not do what it was asked for, 124 if the command line makes no sense.",
+1 if it could not do what it was asked for, 124 for an option that there is not or a value that can't be one. A signal
+ends it as it ends any program.",
         "\
 SEE ALSO
 *passt*(1), *slirp4netns*(1)",

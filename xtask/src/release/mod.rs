@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use passt_tests::packages::output;
 
 pub(crate) const USAGE: &str = "release VERSION [--dry-run] [--skip-tests]
-           make a release of what is committed: version, changes, all tests, what is given away
-           (twice, which must be the same), commit and tag; with --dry-run without the last two,
-           which alone can go without tests";
+           make a release of what is committed: version, changes, what is given away (twice, which
+           must be the same), all tests, none skipped, commit and tag; with --dry-run without the
+           last two, which alone can go without tests";
 
 /// The heading in the list of changes is this behind the version, before a release.
 const OPEN: &str = ", not released";
@@ -53,25 +53,29 @@ pub(crate) fn run(root: &Path, options: &[String]) -> Result<bool> {
     output(&first, "git", &[all.as_slice(), &[&format!("Release {version}")]].concat())?;
     output(&first, "git", &["tag", "--annotate", &tag, "--message", &format!("Release {version}")])?;
 
-    if options.tests {
-        step("tests");
-        succeed(Command::new(first.join(".ci/run")).current_dir(&first))?;
-    } else {
-        step("tests: NOT run");
-    }
     step("what is given away, made twice");
     let second = clone(&first, &work.path().join("second"), branch.trim())?;
     let sums = [given_away(&first)?, given_away(&second)?];
     ensure!(sums[0] == sums[1], "the two differ:\n{}\n{}", sums[0], sums[1]);
 
+    if options.tests {
+        step("tests, also of what is given away");
+        succeed(Command::new(first.join(".ci/run")).current_dir(&first).env(crate::WHOLE, "1"))?;
+        let given_away =
+            ["test", "--package", "passt-tests", "--test", "given_away", "--", "--test-threads=1"];
+        cargo_in(&first, &given_away)?;
+    } else {
+        step("tests: NOT run");
+    }
     if options.dry {
         println!("\nAll is well. Nothing was changed, as this was a dry run.");
         return Ok(true);
     }
     step("commit and tag");
-    let from = first.to_string_lossy();
-    output(root, "git", &["pull", "--quiet", "--ff-only", "--tags", &from, branch.trim()])?;
     let place = keep(root, &first, version)?;
+    let from = first.to_string_lossy();
+    output(root, "git", &["pull", "--quiet", "--ff-only", "--tags", &from, branch.trim()])
+        .with_context(|| format!("what is given away is in {}", place.display()))?;
     println!("\nReleased: commit and tag {tag}, and in {}:\n{}", place.display(), sums[0]);
     println!("To publish: git push --follow-tags; sign SHA256SUMS; upload what is in the directory.");
     Ok(true)
@@ -124,7 +128,11 @@ fn set_version(clone: &Path, version: &str) -> Result<()> {
     let old = format!("\nversion = \"{}\"\n", env!("CARGO_PKG_VERSION"));
     ensure!(text.matches(&old).count() == 1, "Cargo.toml has not this version once: {}", old.trim());
     fs::write(&path, text.replace(&old, &format!("\nversion = \"{version}\"\n")))?;
-    cargo_in(clone, &["update", "--quiet", "--workspace"])
+    // The fuzz targets are a workspace of their own.
+    for workspace in [clone.to_owned(), clone.join("fuzz")] {
+        cargo_in(&workspace, &["update", "--quiet", "--workspace"])?;
+    }
+    Ok(())
 }
 
 /// The list of changes, in which what was not released is of this version and this day.
