@@ -91,8 +91,12 @@ impl Hosts {
         launch.under(&format!("{} lacking {what}", self.net.dir().join("peer").display()))
     }
 
-    /// Requires that pasta carries data both ways.
+    /// Requires that pasta carries data both ways, and that a program in its place does lack that.
     fn carries(&self, what: &str) {
+        let peer = self.net.dir().join("peer");
+        let lacks = self.net.pasta(User::Normal).program(&peer).with(&format!("lacks {what}"));
+        let found = self.lacking(lacks, what).run("");
+        assert!(found.status.success(), "{}", found.stderr);
         let launch = self.net.pasta(User::Normal).with("--config-net -t 5002");
         let guest = self.lacking(launch, what).start();
         let server = guest.serve("[::]:5002");

@@ -1,12 +1,13 @@
 //! A kernel, or a sandbox, that lacks things, as far as a program can tell.
 
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, ensure};
-use passt_sys::lacking::{Exception, Refusal, Test, refuse};
+use passt_sys::lacking::{Exception, Refusal, Test, attempt, refuse};
 use passt_sys::seccomp::Sysno;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, netlink};
+use rustix::net::{AddressFamily, SocketType, netlink};
 
 /// Version of Linux.
 type Version = (u32, u32);
@@ -155,6 +156,18 @@ pub fn lack(what: &str) -> Result<()> {
         ensure!(refusals.len() > before, "nothing is called {name}");
     }
     refuse(&refusals).context("filter for system calls")
+}
+
+/// Requires of this process that it lacks one of [`features`], by name; `EPERM,` as for [`lack`].
+pub fn require_lacking(what: &str) -> Result<()> {
+    let name = what.trim_start_matches("EPERM,");
+    let feature = features().into_iter().find(|feature| feature.name == name).context("a feature")?;
+    let errno = if name == what { feature.refusal.errno } else { Errno::PERM.raw_os_error() };
+    let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None)?;
+    for error in attempt(&feature.refusal, socket.as_fd()) {
+        ensure!(error == Some(errno), "{what}: {error:?}");
+    }
+    Ok(())
 }
 
 fn version(text: &str) -> Option<Version> {

@@ -14,14 +14,14 @@ mod supervisor;
 use std::io;
 use std::mem::offset_of;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, getpid, pidfd_getfd, pidfd_open, waitpid,
 };
 
-use crate::{fd, process, seccomp};
+use crate::{fd, process, result, seccomp};
 
 /// Calls that fail.
 #[derive(Clone, Debug)]
@@ -97,6 +97,28 @@ pub fn refuse(refusals: &[Refusal]) -> io::Result<()> {
         process::exit_now(u8::from(ready.is_err()));
     }
     process::exit_now(0);
+}
+
+/// Makes each of the calls that are refused, with the arguments for which they are, and `socket` as
+/// the first one if it is asked about; what they fail with, or none for one that does not.
+pub fn attempt<'r>(
+    refusal: &'r Refusal,
+    socket: BorrowedFd<'_>,
+) -> impl Iterator<Item = Option<i32>> + use<'r> {
+    let mut arguments = [0_usize; 6];
+    if refusal.unless != Exception::Never {
+        arguments[0] = usize::try_from(socket.as_raw_fd()).unwrap_or(usize::MAX);
+    }
+    for &(argument, test) in &refusal.arguments {
+        let (Test::Is(value) | Test::Has(value)) = test;
+        arguments[usize::from(argument)] = value as usize;
+    }
+    let [a, b, c, d, e, f] = arguments;
+    [*refusal.calls.start(), *refusal.calls.end()].into_iter().map(move |call| {
+        // SAFETY: pointers are null, and lengths zero: no call changes this process's memory.
+        let done = unsafe { libc::syscall(call.into(), a, b, c, d, e, f) };
+        result(done as isize).err().and_then(|error| error.raw_os_error())
+    })
 }
 
 /// A descriptor of another process.

@@ -100,6 +100,8 @@ fn main() -> Result<()> {
             passt_tests::lacking::lack(what)?;
             Err(Command::new(program).args(arguments).exec().into())
         }
+        #[cfg(feature = "provoke")]
+        ["lacks", what] => passt_tests::lacking::require_lacking(what),
         ["icmp-forge", family, kinds @ ..] => icmp::forge(family, kinds),
         ["icmp-watch", family, last] => icmp::watch(family, last.parse()?),
         ["front-end", socket, memory] => front::ask(socket, memory),
