@@ -316,7 +316,7 @@ fn transfers_survive_new_connections() {
         wait_for_connection(&machine, number);
     }
     for transfer in transfers {
-        let summary = transfer.succeed_within(Duration::from_secs(60));
+        let summary = transfer.succeed_within(Duration::from_mins(1));
         assert_eq!(summary.trim(), passt_tests::stream::expected(256 * MIB, 1));
     }
     assert!(passt.stderr().matches("Client connection closed").count() >= 6, "{}", passt.stderr());
@@ -340,6 +340,6 @@ fn a_machine_that_sleeps_loses_nothing() {
         std::thread::sleep(Duration::from_millis(100));
     }
     machine.device.signal("CONT");
-    let received = download.succeed_within(Duration::from_secs(60));
+    let received = download.succeed_within(Duration::from_mins(1));
     assert_eq!(received.trim(), passt_tests::stream::expected(256 * MIB, 1));
 }

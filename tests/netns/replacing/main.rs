@@ -65,7 +65,7 @@ fn cargo(line: &str, root: &Path) {
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace"));
     // What the release build has made is taken, as its dependencies are: no network is needed.
     command.env("CARGO_NET_OFFLINE", "true");
-    Process::start(&mut command).succeed_within(Duration::from_secs(1200));
+    Process::start(&mut command).succeed_within(Duration::from_mins(20));
 }
 
 /// Where the programs are, installed once by the document's line, unless they are already: below

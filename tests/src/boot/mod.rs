@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, bail};
 pub use kernel::Kernel;
 
 /// How long a kernel may take to start the first process, emulated on a busy machine.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_mins(3);
 /// The same without emulation. Some machines offer it, and nothing ever runs.
 const QUICK_START: Duration = Duration::from_secs(15);
 

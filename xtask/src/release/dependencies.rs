@@ -19,6 +19,9 @@ use crate::tally::Tally;
 /// What `deny.toml` has rules for, besides known faults.
 const RULES: [&str; 3] = ["licenses", "bans", "sources"];
 
+/// The packages that the programs are in.
+const PROGRAMS: [&str; 2] = ["passt", "passt-tools"];
+
 /// Documents that tell the oldest compiler.
 const TOLD: [&str; 2] = ["CONTRIBUTING.md", "docs/installing.md"];
 
@@ -49,8 +52,8 @@ pub(crate) fn check(root: &Path, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The packages that say they need a newer compiler than the workspace's `rust-version`, and the
-/// documents that tell another one; a line each.
+/// The packages in the programs that say they need a newer compiler than the workspace's
+/// `rust-version`, and the documents that tell another one; a line each.
 fn needing_newer(root: &Path) -> Result<Vec<String>> {
     let output = cargo(root, &["metadata", "--locked", "--format-version=1"])
         .stderr(Stdio::inherit())
@@ -58,11 +61,13 @@ fn needing_newer(root: &Path) -> Result<Vec<String>> {
         .context("cargo metadata")?;
     ensure!(output.status.success(), "cargo metadata: {}", output.status);
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"].as_array().context("packages")?;
+    let packages = list(&metadata["packages"]);
     let own = packages.iter().find(|package| package["name"] == "passt").context("package passt")?;
     let own = own["rust_version"].as_str().context("rust-version")?;
+    let parts = parts(&metadata);
+    ensure!(parts.len() > PROGRAMS.len(), "the programs are made of nothing");
     let mut wrong = Vec::new();
-    for package in packages {
+    for package in packages.iter().filter(|package| parts.contains(&&package["id"])) {
         if let Some(needed) = package["rust_version"].as_str()
             && numbers(needed) > numbers(own)
         {
@@ -76,6 +81,30 @@ fn needing_newer(root: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
+}
+
+/// What the programs are built of: packages by their name for cargo, without those of tests.
+fn parts(metadata: &Value) -> Vec<&Value> {
+    let nodes = list(&metadata["resolve"]["nodes"]);
+    let is_program = |package: &&Value| PROGRAMS.iter().any(|name| package["name"] == *name);
+    let mut parts: Vec<_> =
+        list(&metadata["packages"]).iter().filter(is_program).map(|package| &package["id"]).collect();
+    let mut next = 0;
+    while let Some(&part) = parts.get(next) {
+        let node = nodes.iter().find(|node| node["id"] == *part);
+        for other in node.iter().flat_map(|node| list(&node["deps"])) {
+            let is_built_in = list(&other["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
+            if is_built_in && !parts.contains(&&other["pkg"]) {
+                parts.push(&other["pkg"]);
+            }
+        }
+        next += 1;
+    }
+    parts
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The first two numbers of a version.
@@ -118,6 +147,25 @@ fn run(program: &Path, root: &Path, checks: &[&str]) -> Result<(bool, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_are_those_of_the_programs() {
+        let text = r#"{
+            "packages": [{"id": "p", "name": "passt"}, {"id": "t", "name": "passt-tests"}],
+            "resolve": {"nodes": [
+                {"id": "p", "deps": [
+                    {"pkg": "a", "dep_kinds": [{"kind": null}]},
+                    {"pkg": "d", "dep_kinds": [{"kind": "dev"}]}
+                ]},
+                {"id": "a", "deps": [
+                    {"pkg": "b", "dep_kinds": [{"kind": "build"}, {"kind": "dev"}]},
+                    {"pkg": "p", "dep_kinds": [{"kind": null}]}
+                ]},
+                {"id": "t", "deps": [{"pkg": "s", "dep_kinds": [{"kind": null}]}]}
+            ]}
+        }"#;
+        assert_eq!(parts(&serde_json::from_str(text).expect("JSON")), ["p", "a", "b"]);
+    }
 
     #[test]
     fn versions_are_compared_by_numbers() {
