@@ -50,7 +50,7 @@ fn refusal(calls: RangeInclusive<u32>, arguments: &[(u8, Test)], errno: Errno) -
 }
 
 fn one(call: Sysno) -> RangeInclusive<u32> {
-    let number = u32::try_from(call.id()).unwrap_or(u32::MAX);
+    let number = call.number().and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
     number..=number
 }
 

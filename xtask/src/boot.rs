@@ -33,7 +33,8 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     let kernel = Kernel::get(arch, suite)?;
     let work = tempfile::tempdir()?;
     let (memory, limit, environment, work) = (MEMORY, LIMIT, &[][..], work.path());
-    let boot = Boot { arch, kernel: &kernel, root, command, environment, memory, limit, work };
+    let shares = &[][..];
+    let boot = Boot { arch, kernel: &kernel, root, shares, command, environment, memory, limit, work };
     let ended = boot.run(|line| println!("{line}"))?;
     eprintln!("Linux {}, booted in {:.1} s", kernel.version(), ended.booted_in.as_secs_f32());
     Ok(ended.status == 0)

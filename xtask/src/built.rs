@@ -55,7 +55,12 @@ impl Tests {
 pub(crate) fn tests(root: &Path) -> Result<Vec<Tests>> {
     let mut all =
         cargo(root, &["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
-    let messages = run(&mut all, "the tests do not build")?;
+    among(&mut all)
+}
+
+/// Those that a command of cargo builds, which says so in JSON.
+pub(crate) fn among(command: &mut Command) -> Result<Vec<Tests>> {
+    let messages = run(command, "the tests do not build")?;
     let mut tests: Vec<_> = messages.iter().filter_map(program).collect();
     // Cargo names them as they are built.
     tests.sort_by(|one, other| one.program.cmp(&other.program));

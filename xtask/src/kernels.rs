@@ -4,7 +4,7 @@
 //! and tests built here. What is left out is long, boots a machine itself, or is of this machine
 //! more than of its kernel.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -72,6 +72,19 @@ fn parse(words: &[String]) -> Result<Wanted<'_>> {
     }
 }
 
+/// A machine's processor, and where its programs are.
+pub(crate) struct Place<'a> {
+    pub(crate) arch: &'static Arch,
+    /// Its root directory.
+    pub(crate) root: &'a Path,
+    /// Directories of this machine that it has beside.
+    pub(crate) shares: &'a [PathBuf],
+    /// Variables for the tests.
+    pub(crate) environment: Vec<(String, String)>,
+    /// How many times longer than here anything may take.
+    pub(crate) slowness: u32,
+}
+
 /// Runs the tests on the kernels that `words` name; true if none failed. `build` is called for the
 /// tests if there is something to run.
 pub(crate) fn run(words: &[String], build: impl Fn() -> Result<Vec<Tests>>) -> Result<bool> {
@@ -84,30 +97,57 @@ pub(crate) fn run(words: &[String], build: impl Fn() -> Result<Vec<Tests>>) -> R
         }
         Wanted::Suites(suites, named) => (suites, named),
     };
-    let tests = build()?;
-    let script = script(&tests, named)?;
-    let mut lines = Vec::new();
-    let mut failed = false;
+    let own = ["PASTA", "PASST", "RUST_BACKTRACE", "PATH"];
+    let place = Place {
+        arch: Arch::called(std::env::consts::ARCH).context("no machine for this processor")?,
+        root: Path::new("/"),
+        shares: &[],
+        environment: own
+            .iter()
+            .filter_map(|name| Some(((*name).into(), std::env::var(name).ok()?)))
+            .collect(),
+        slowness: SLOWNESS,
+    };
+    let script = script(&build()?, named, &place)?;
+    let mut outcomes = Outcomes::default();
     for suite in suites {
+        outcomes.add(suite, |tally| on_kernel(&place, suite, &script, tally));
+    }
+    Ok(outcomes.finish())
+}
+
+/// How the tests of several machines ended.
+#[derive(Default)]
+pub(crate) struct Outcomes {
+    lines: Vec<String>,
+    failed: bool,
+}
+
+impl Outcomes {
+    /// Runs those of one, which make a line about that.
+    pub(crate) fn add(&mut self, name: &str, tests: impl FnOnce(&mut Tally) -> Result<String>) {
         let mut tally = Tally::default();
-        let outcome = on_kernel(suite, &script, &mut tally);
-        let line = outcome.unwrap_or_else(|error| {
-            tally.record(false, &format!("{suite}: {error:#}"));
-            format!("{suite}: not to its end")
+        let line = tests(&mut tally).unwrap_or_else(|error| {
+            tally.record(false, &format!("{name}: {error:#}"));
+            format!("{name}: not to its end")
         });
         tally.print();
         println!("{line}");
-        failed |= tally.failed > 0;
-        lines.push(format!("{line}: {}", tally.counts()));
+        self.failed |= tally.failed > 0;
+        self.lines.push(format!("{line}: {}", tally.counts()));
     }
-    if lines.len() > 1 {
-        println!("\n{}", lines.join("\n"));
+
+    /// Prints all lines; true if nothing has failed.
+    pub(crate) fn finish(self) -> bool {
+        if self.lines.len() > 1 {
+            println!("\n{}", self.lines.join("\n"));
+        }
+        !self.failed
     }
-    Ok(!failed)
 }
 
 /// What the machine's shell does: run the core, or all tests of the programs that are `named`.
-fn script(tests: &[Tests], named: &[String]) -> Result<String> {
+pub(crate) fn script(tests: &[Tests], named: &[String], place: &Place<'_>) -> Result<String> {
     let wanted: Vec<(&str, &[&str])> = match named {
         [] => CORE.to_vec(),
         names => names.iter().map(|name| (name.as_str(), &[][..])).collect(),
@@ -118,12 +158,14 @@ fn script(tests: &[Tests], named: &[String]) -> Result<String> {
     for (name, only) in wanted {
         let found = tests.iter().find(|tests| tests.directory == real && tests.name() == name);
         let found = found.with_context(|| format!("no tests '{name}'"))?;
-        // Of tests that are not there, libtest would pass none.
-        let missing = found.missing(only)?;
-        ensure!(missing.is_empty(), "{name} has no test {}", missing.join(", "));
+        if place.arch.name == std::env::consts::ARCH {
+            // Of tests that are not there, libtest would pass none.
+            let missing = found.missing(only)?;
+            ensure!(missing.is_empty(), "{name} has no test {}", missing.join(", "));
+        }
         let (directory, program) = found.shell();
         let only = if only.is_empty() { String::new() } else { format!("--exact {}", only.join(" ")) };
-        let limit = PROGRAM.as_secs();
+        let limit = PROGRAM.as_secs() * u64::from(place.slowness / SLOWNESS);
         script.extend([
             format!("echo 'Running {name}'\n"),
             format!("{directory} timeout -k 5 {limit} {program} --test-threads=1 {only}\n"),
@@ -134,25 +176,24 @@ fn script(tests: &[Tests], named: &[String]) -> Result<String> {
 }
 
 /// Runs the script on the kernel of one suite; a line about that.
-fn on_kernel(suite: &str, script: &str, tally: &mut Tally) -> Result<String> {
-    let arch = Arch::called(std::env::consts::ARCH).context("no machine for this processor")?;
-    let kernel = Kernel::get(arch, suite)?;
+pub(crate) fn on_kernel(place: &Place<'_>, suite: &str, script: &str, tally: &mut Tally) -> Result<String> {
+    let kernel = Kernel::get(place.arch, suite)?;
     println!("Linux {} of {suite}", kernel.version());
     let work = tempfile::tempdir()?;
     let mut environment = vec![
         ("PASST_TEST_SKIPS".to_owned(), "/run/skips".to_owned()),
-        ("PASST_TEST_SLOWNESS".to_owned(), SLOWNESS.to_string()),
+        ("PASST_TEST_SLOWNESS".to_owned(), place.slowness.to_string()),
     ];
-    let own = ["PASTA", "PASST", "RUST_BACKTRACE", "PATH"];
-    environment.extend(own.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    environment.extend(place.environment.iter().cloned());
     let boot = Boot {
-        arch,
+        arch: place.arch,
         kernel: &kernel,
-        root: Path::new("/"),
+        root: place.root,
+        shares: place.shares,
         command: script,
         environment: &environment,
         memory: MEMORY,
-        limit: ALL,
+        limit: ALL * (place.slowness / SLOWNESS),
         work: work.path(),
     };
     let mut before = tally.failed;

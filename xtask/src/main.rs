@@ -15,6 +15,7 @@ mod links;
 mod machine;
 mod manual;
 mod mutants;
+mod processors;
 mod release;
 mod schedule;
 mod tally;
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "test" => test(),
         Some((command, [option, words @ ..])) if command == "test" && option == "--kernel" => {
             kernels::run(words, build)
+        }
+        Some((command, [option, words @ ..])) if command == "test" && option == "--arch" => {
+            root().and_then(|root| processors::run(root, words))
         }
         Some((command, [])) if command == "man" => root().and_then(manual::write).map(|()| true),
         Some((command, [])) if command == "book" => root().and_then(book::write),
@@ -60,8 +64,9 @@ fn main() -> ExitCode {
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}",
                 kernels::USAGE,
+                processors::USAGE,
                 boot::USAGE,
                 dist::USAGE,
                 mutants::USAGE,

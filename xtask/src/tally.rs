@@ -18,6 +18,12 @@ pub(crate) struct Tally {
 impl Tally {
     /// Runs `cargo test`, passing its output on, and adds its results.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
+        let name = format!("{command:?}");
+        self.run_called(&name, command)
+    }
+
+    /// The same for what is called `name` if it has no results.
+    pub(crate) fn run_called(&mut self, name: &str, command: &mut Command) -> Result<()> {
         let before = self.failed;
         let mut child = command.stdout(Stdio::piped()).spawn().context("cargo")?;
         let output = child.stdout.take().context("standard output")?;
@@ -28,7 +34,7 @@ impl Tally {
         }
         // A program that did not build or crashed has no result line.
         if !child.wait()?.success() && self.failed == before {
-            self.record(false, &format!("{command:?}"));
+            self.record(false, name);
         }
         Ok(())
     }

@@ -133,10 +133,11 @@ impl Provocation {
 }
 
 fn make(call: Sysno, arguments: [usize; 6]) -> io::Result<usize> {
+    let number = call.number().ok_or(io::ErrorKind::Unsupported)?;
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: pointers among the arguments are to constants and to what the caller has; no call
     // changes this process's memory but to add to it, if it is allowed at all.
-    let result = unsafe { libc::syscall(call.id().into(), a, b, c, d, e, f) };
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     crate::result(result as isize)
 }
 

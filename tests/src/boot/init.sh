@@ -18,6 +18,10 @@ mount -t overlay -o lowerdir=/below,upperdir=/above/upper,workdir=/above/work ov
 cd /new
 mkdir -p proc sys dev run tmp lib/modules
 mount -t 9p -o $share modules lib/modules
+while read -r tag place; do
+	mkdir -p "/new$place"
+	mount -t 9p -o $share "$tag" "/new$place"
+done </mounts
 mount -t tmpfs run run
 mkdir run/boot
 cp /bin/busybox /root.sh /command run/boot

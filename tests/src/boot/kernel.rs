@@ -67,13 +67,14 @@ impl Kernel {
         self.parts.join("lib/modules")
     }
 
-    /// Writes the ramdisk, with `command` for the shell of the root directory.
-    pub(super) fn write_ramdisk(&self, command: &str, to: &Path) -> Result<()> {
+    /// Writes the ramdisk, with `command` for the shell of the root directory and `mounts`, tags of
+    /// shares and their places.
+    pub(super) fn write_ramdisk(&self, command: &str, mounts: &str, to: &Path) -> Result<()> {
         let mut archive = Archive::default();
         for directory in ["dev", "proc", "sys", "below", "above", "new"] {
             archive.add_directory(directory);
         }
-        for (path, text) in [("init", INIT), ("root.sh", ROOT), ("command", command)] {
+        for (path, text) in [("init", INIT), ("root.sh", ROOT), ("command", command), ("mounts", mounts)] {
             archive.add(path, text.as_bytes());
         }
         archive.add("bin/busybox", &fs::read(self.parts.join("busybox"))?);

@@ -13,7 +13,7 @@ mod kernel;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -92,6 +92,8 @@ pub struct Boot<'a> {
     pub kernel: &'a Kernel,
     /// The root directory, for this processor.
     pub root: &'a Path,
+    /// Further directories of this machine, which are at the same place there; read only.
+    pub shares: &'a [PathBuf],
     /// Lines for the shell in there, which root executes.
     pub command: &'a str,
     /// What the command finds in its environment beside `PATH`, `HOME` and `TMPDIR`.
@@ -121,7 +123,7 @@ impl Boot<'_> {
     /// Boots the machine, hands each line that the command writes to `line`, and waits for its end.
     /// An error says why there was none, with the kernel's last words.
     pub fn run(&self, mut line: impl FnMut(&str)) -> Result<Ended> {
-        self.kernel.write_ramdisk(&self.script(), &self.work.join("ramdisk"))?;
+        self.kernel.write_ramdisk(&self.script(), &self.mounts(), &self.work.join("ramdisk"))?;
         if self.arch.can_be_quick() {
             let start = Instant::now();
             let mut machine = Machine::start(self, "kvm")?;
@@ -140,6 +142,13 @@ impl Boot<'_> {
         exports.chain([self.command.to_owned()]).collect()
     }
 
+    /// Tags of the shares and where they are to be, a line each.
+    fn mounts(&self) -> String {
+        let numbered = self.shares.iter().enumerate();
+        numbered
+            .fold(String::new(), |all, (number, path)| all + &format!("share{number} {}\n", path.display()))
+    }
+
     fn command(&self, accelerator: &str) -> Command {
         let Self { arch, kernel, work, .. } = self;
         let mut command = Command::new(format!("qemu-system-{}", arch.name));
@@ -151,7 +160,10 @@ impl Boot<'_> {
         // What shakes a kernel is no place to go on.
         command.args(["-append", &format!("console={} panic=-1 oops=panic loglevel=5", arch.console)]);
         let modules = kernel.modules();
-        for (name, directory) in [("root", self.root), ("modules", modules.as_path())] {
+        let shares = self.shares.iter().enumerate();
+        let shares = shares.map(|(number, path)| (format!("share{number}"), path.as_path()));
+        let all = [("root".to_owned(), self.root), ("modules".to_owned(), modules.as_path())];
+        for (name, directory) in all.into_iter().chain(shares) {
             let path = directory.display().to_string().replace(',', ",,");
             let share =
                 format!("local,id={name},path={path},security_model=none,readonly=on,multidevs=remap");
@@ -170,7 +182,7 @@ struct Machine {
     qemu: Child,
     /// What the command writes. It is closed when qemu has ended.
     lines: Receiver<String>,
-    console: std::path::PathBuf,
+    console: PathBuf,
 }
 
 impl Machine {

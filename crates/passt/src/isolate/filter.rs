@@ -1,8 +1,10 @@
 //! The filter for system calls, from what the modules declare that a mode uses.
 
+use std::io;
+
 use passt_engine::link::{stream, vhost_user};
 use passt_engine::{forward, protocols, worker};
-use passt_sys::seccomp::{self, Call, Error, Sysno};
+use passt_sys::seccomp::{self, Call, Sysno};
 use passt_sys::{dgram, event, groups, msg, namespace, netlink, sender, shared, socket, tun};
 
 use crate::cli::{Config, GuestSocket, Mode, PasstOptions, Wire};
@@ -96,7 +98,7 @@ pub fn calls(config: &Config, own: &[Call]) -> Vec<Call> {
 }
 
 /// Has the kernel refuse all others, for good.
-pub(super) fn install(config: &Config, own: &[Call]) -> Result<(), Error> {
+pub(super) fn install(config: &Config, own: &[Call]) -> io::Result<()> {
     let mut calls = calls(config, own);
     if cfg!(debug_assertions) {
         // The standard library asks whether a descriptor is open before it closes it: F_GETFD
@@ -113,6 +115,7 @@ mod tests {
     use std::ffi::OsString;
 
     use rustix::process::Pid;
+    use syscall_numbers::aarch64;
 
     use super::calls;
     use crate::cli::{Outcome, parse};
@@ -127,8 +130,8 @@ mod tests {
             };
             let own = [watch::missing_calls(0), command::calls(Pid::INIT, Some(0)), peers::calls(0).to_vec()];
             for call in calls(&config, &own.concat()) {
-                let number = call.name().parse::<syscalls::aarch64::Sysno>();
-                assert!(number.is_ok(), "{line}: AArch64 has no {}", call.name());
+                let named = |number| aarch64::sys_call_name(number) == Some(call.name());
+                assert!((0..1024).any(named), "{line}: AArch64 has no {}", call.name());
             }
         }
     }

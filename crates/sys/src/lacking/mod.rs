@@ -12,7 +12,6 @@
 mod supervisor;
 
 use std::io;
-use std::mem::offset_of;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
@@ -21,6 +20,7 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, getpid, pidfd_getfd, pidfd_open, waitpid,
 };
 
+use crate::seccomp::bpf::{self, Program};
 use crate::{fd, process, result, seccomp};
 
 /// Calls that fail.
@@ -131,44 +131,29 @@ fn install(refusals: &[Refusal], flags: libc::c_ulong) -> io::Result<usize> {
     seccomp::load(&mut program(refusals), flags)
 }
 
-/// The filter, in classic BPF (`linux/filter.h`): each refusal is tried in turn.
-fn program(refusals: &[Refusal]) -> Vec<libc::sock_filter> {
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let step = |code: u32, jt: usize, jf: usize, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: jt as u8,
-        jf: jf as u8,
-        k,
-    };
-    let mut program = Vec::new();
+/// The filter: each refusal is tried in turn.
+fn program(refusals: &[Refusal]) -> Program {
+    let mut program = Program::new();
     for refusal in refusals {
-        let mut steps = vec![step(LOAD, 0, 0, offset_of!(libc::seccomp_data, nr) as u32)];
-        let number = |test: u32| libc::BPF_JMP | test | libc::BPF_K;
+        let mut steps = vec![bpf::load(bpf::NUMBER)];
         // Steps from here to the end of this refusal, beyond the one that is added.
-        let beyond = |done: usize| 3 + 2 * refusal.arguments.len() + 1 - done - 1;
-        steps.push(step(number(libc::BPF_JGE), 0, beyond(1), *refusal.calls.start()));
-        steps.push(step(number(libc::BPF_JGT), beyond(2), 0, *refusal.calls.end()));
+        let beyond = |done: usize| (3 + 2 * refusal.arguments.len() + 1 - done - 1) as u8;
+        steps.push(bpf::compare(libc::BPF_JGE, *refusal.calls.start(), 0, beyond(1)));
+        steps.push(bpf::compare(libc::BPF_JGT, *refusal.calls.end(), beyond(2), 0));
         for &(argument, test) in &refusal.arguments {
-            steps.push(step(LOAD, 0, 0, low_half(argument)));
+            steps.push(bpf::load(bpf::argument(argument)));
             let (jump, value) = match test {
                 Test::Is(value) => (libc::BPF_JEQ, value),
                 Test::Has(bits) => (libc::BPF_JSET, bits),
             };
-            steps.push(step(number(jump), 0, beyond(steps.len()), value));
+            steps.push(bpf::compare(jump, value, 0, beyond(steps.len())));
         }
-        let action = match refusal.unless {
+        steps.push(bpf::answer(match refusal.unless {
             Exception::Never => libc::SECCOMP_RET_ERRNO | refusal.errno.cast_unsigned(),
             Exception::Privileged | Exception::OtherThanIpv6 => libc::SECCOMP_RET_USER_NOTIF,
-        };
-        steps.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, action));
+        }));
         program.append(&mut steps);
     }
-    program.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
+    program.push(bpf::answer(libc::SECCOMP_RET_ALLOW));
     program
-}
-
-/// Where the lower 32 bits of an argument are in `struct seccomp_data`.
-fn low_half(argument: u8) -> u32 {
-    let start = offset_of!(libc::seccomp_data, args) as u32 + 8 * u32::from(argument);
-    if cfg!(target_endian = "big") { start + 4 } else { start }
 }

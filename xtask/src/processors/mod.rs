@@ -1,0 +1,297 @@
+//! `cargo xtask test --arch`: tests of the libraries and the engine for other processors.
+//!
+//! Compilers of Debian unstable build them in a root directory of their own, and qemu's user
+//! emulation runs them there, which translates system calls for this machine's kernel. Of those it
+//! knows not all, and of options of sockets few: what is left out for that is listed with its
+//! reason. With `--kernel` the core of the namespace tests is built, too, and run on a kernel for that
+//! processor in an emulated machine, where nothing is left out for the emulation.
+#![expect(clippy::disallowed_methods, reason = "how long tests take is told")]
+
+mod lacks;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use passt_tests::boot::Arch;
+use passt_tests::roots::{Recipe, Root};
+
+use crate::kernels::{Outcomes, Place};
+use crate::tally::Tally;
+
+pub(crate) const USAGE: &str = "test --arch ARCH|all|list [PACKAGES… | --kernel SUITE [TESTS…]]
+           build the tests of libraries and engine for another processor and run them emulated,
+           or the core of the namespace tests, and run them on a kernel for it";
+
+/// A kind of processor.
+#[derive(Debug)]
+pub(crate) struct Processor {
+    /// As it is asked for.
+    pub(crate) name: &'static str,
+    /// As Debian calls it.
+    debian: &'static str,
+    /// Rust's target.
+    target: &'static str,
+    /// What programs of its compiler begin with.
+    gnu: &'static str,
+    /// qemu's program; none if this processor runs the programs itself.
+    emulator: Option<&'static str>,
+}
+
+const PROCESSORS: [Processor; 6] = [
+    Processor {
+        name: "aarch64",
+        debian: "arm64",
+        target: "aarch64-unknown-linux-gnu",
+        gnu: "aarch64-linux-gnu",
+        emulator: Some("qemu-aarch64"),
+    },
+    Processor {
+        name: "armv7",
+        debian: "armhf",
+        target: "armv7-unknown-linux-gnueabihf",
+        gnu: "arm-linux-gnueabihf",
+        emulator: Some("qemu-arm"),
+    },
+    Processor {
+        name: "i686",
+        debian: "i386",
+        target: "i686-unknown-linux-gnu",
+        gnu: "i686-linux-gnu",
+        emulator: None,
+    },
+    Processor {
+        name: "ppc64le",
+        debian: "ppc64el",
+        target: "powerpc64le-unknown-linux-gnu",
+        gnu: "powerpc64le-linux-gnu",
+        emulator: Some("qemu-ppc64le"),
+    },
+    Processor {
+        name: "riscv64",
+        debian: "riscv64",
+        target: "riscv64gc-unknown-linux-gnu",
+        gnu: "riscv64-linux-gnu",
+        emulator: Some("qemu-riscv64"),
+    },
+    Processor {
+        name: "s390x",
+        debian: "s390x",
+        target: "s390x-unknown-linux-gnu",
+        gnu: "s390x-linux-gnu",
+        emulator: Some("qemu-s390x"),
+    },
+];
+
+/// Packages of the workspace whose tests need nothing of the machine.
+const PACKAGES: [&str; 6] =
+    ["passt-proto", "passt-sys", "passt-control", "passt-engine", "passt-testing", "passt"];
+
+/// What tests in namespaces run, beside what every Debian has.
+const USERLAND: [&str; 12] = [
+    "busybox",
+    "curl",
+    "dnsmasq-base",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "procps",
+    "socat",
+    "strace",
+    "traceroute",
+    "udhcpc",
+];
+
+/// Lines of the shell that make the root directory's copy and go there.
+const ENTER: &str = include_str!("enter.sh");
+
+impl Processor {
+    /// A root directory with compilers and libraries.
+    fn root(&self) -> Result<Root> {
+        let host = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let libraries = ["libstd-rust-dev", "libc6-dev", "libgcc-s1"];
+        let libraries = libraries.map(|library| format!("{library}:{}", self.debian));
+        let compiler = format!("gcc-{}", self.gnu.replace('_', "-"));
+        let mut packages = vec!["cargo", "rustc", "gcc", "libc6-dev", &compiler];
+        packages.extend(libraries.iter().map(String::as_str));
+        packages.extend(self.emulator.map(|_| "qemu-user"));
+        let architectures = [host, self.debian];
+        Root::get(Recipe { suite: "unstable", architectures: &architectures, packages: &packages })
+    }
+
+    /// What the compiler and cargo find in their environment.
+    fn environment(&self) -> BTreeMap<String, String> {
+        let of_target =
+            |what: &str| format!("CARGO_TARGET_{}_{what}", self.target.replace('-', "_").to_uppercase());
+        let mut environment = BTreeMap::from([
+            (of_target("LINKER"), format!("{}-gcc", self.gnu)),
+            (format!("CC_{}", self.target.replace('-', "_")), format!("{}-gcc", self.gnu)),
+            ("CARGO_PROFILE_DEV_DEBUG".to_owned(), "0".to_owned()),
+            ("CARGO_INCREMENTAL".to_owned(), "0".to_owned()),
+            ("PASST_TEST_SLOWNESS".to_owned(), "8".to_owned()),
+        ]);
+        environment.extend(self.emulator.map(|emulator| (of_target("RUNNER"), emulator.to_owned())));
+        environment
+    }
+
+    /// A command in a copy of the root directory that ends with it, with this machine's network and
+    /// the directories of the workspace and of cargo.
+    fn command(&self, root: &Root, workspace: &Path, target: &Path) -> Result<Command> {
+        let cargo_home = cargo_home()?;
+        std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ENTER, "sh"]);
+        command.arg(root.path()).args([workspace, &cargo_home, target]).arg("--");
+        command.arg("env").arg(format!("--chdir={}", workspace.display()));
+        command.args(["-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp"]);
+        command.arg(format!("CARGO_HOME={}", cargo_home.display()));
+        command.arg(format!("CARGO_TARGET_DIR={}", target.display()));
+        command.args(self.environment().iter().map(|(key, value)| format!("{key}={value}")));
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+}
+
+/// What is wanted of a processor.
+enum Wanted<'a> {
+    /// Tests of these packages, or of all that need nothing of the machine, emulated.
+    Emulated(&'a [String]),
+    /// These tests in namespaces, or the core of them, on the kernel of a suite.
+    Booted(&'a str, &'a [String]),
+}
+
+/// Runs the tests for the processors that `words` name; true if none failed.
+pub(crate) fn run(workspace: &Path, words: &[String]) -> Result<bool> {
+    let known = || PROCESSORS.map(|processor| processor.name).join(", ");
+    let Some((name, words)) = words.split_first() else {
+        bail!("--arch needs a processor: {}, all or list", known());
+    };
+    let processors: Vec<&Processor> = match name.as_str() {
+        "list" => {
+            for Processor { name, target, .. } in &PROCESSORS {
+                println!("{name:8} {target}");
+            }
+            return Ok(true);
+        }
+        "all" => PROCESSORS.iter().collect(),
+        other => {
+            let found = PROCESSORS.iter().find(|processor| processor.name == other);
+            vec![found.with_context(|| format!("no processor '{other}': there are {}", known()))?]
+        }
+    };
+    let wanted = match words {
+        [option, suite, names @ ..] if option == "--kernel" => Wanted::Booted(suite, names),
+        packages => Wanted::Emulated(packages),
+    };
+    // Those in there ask nobody.
+    ensure!(crate::cargo(workspace, &["fetch", "--locked"]).status()?.success(), "cargo fetch");
+    let mut outcomes = Outcomes::default();
+    for processor in processors {
+        outcomes.add(processor.name, |tally| {
+            let root = processor.root()?;
+            let version = root.version("rustc")?;
+            println!("{}: rustc {version} of Debian unstable", processor.name);
+            let line = match wanted {
+                Wanted::Emulated(packages) => emulated(processor, &root, workspace, packages, tally),
+                Wanted::Booted(suite, names) => booted(processor, &root, workspace, suite, names, tally),
+            };
+            Ok(format!("{}: rustc {version}, {}", processor.name, line?))
+        });
+    }
+    Ok(outcomes.finish())
+}
+
+/// Builds and runs tests under qemu's user emulation; a line about that.
+fn emulated(
+    processor: &Processor,
+    root: &Root,
+    workspace: &Path,
+    packages: &[String],
+    tally: &mut Tally,
+) -> Result<String> {
+    let mut command = processor.command(root, workspace, &target_directory(workspace))?;
+    command.args(["cargo", "test", "--offline", "--locked", "--no-fail-fast", "--target", processor.target]);
+    let named: Vec<&str> = packages.iter().map(String::as_str).collect();
+    for package in if named.is_empty() { &PACKAGES[..] } else { &named[..] } {
+        command.args(["--package", package]);
+    }
+    command.args(["--lib", "--tests", "--"]);
+    let lacks = lacks::of(processor);
+    for (test, _) in &lacks {
+        command.args(["--skip", test]);
+    }
+    let start = Instant::now();
+    tally.run_called(&format!("{}: the tests do not build, or ended early", processor.name), &mut command)?;
+    for (test, reason) in lacks {
+        tally.skip(&format!("{test}: {reason}"));
+    }
+    let how = if processor.emulator.is_some() { "emulated" } else { "not emulated" };
+    Ok(format!("{how}, {} s", start.elapsed().as_secs()))
+}
+
+/// Builds the programs and the tests in namespaces, and runs them on the kernel of a suite.
+fn booted(
+    processor: &Processor,
+    root: &Root,
+    workspace: &Path,
+    suite: &str,
+    names: &[String],
+    tally: &mut Tally,
+) -> Result<String> {
+    let arch = Arch::called(processor.name);
+    let arch = arch.with_context(|| format!("no machine to boot for {}", processor.name))?;
+    let target = target_directory(workspace);
+    let cargo = |words: &[&str]| {
+        let mut command = processor.command(root, workspace, &target)?;
+        command.args(["cargo"]).args(words).args(["--offline", "--locked", "--target", processor.target]);
+        Ok::<_, anyhow::Error>(command)
+    };
+    let built = cargo(&["build", "--bins", "--package", "passt"])?.status()?.success();
+    ensure!(built, "the programs do not build");
+    let json = "--message-format=json-render-diagnostics";
+    let tests = crate::built::among(&mut cargo(&["test", "--workspace", "--no-run", json])?)?;
+    let userland =
+        Root::get(Recipe { suite: "unstable", architectures: &[processor.debian], packages: &USERLAND })?;
+    let programs = target.join(processor.target).join("debug");
+    let program = |name: &str| (name.to_uppercase(), programs.join(name).display().to_string());
+    let shares = [workspace.to_owned(), target.clone()];
+    let place = Place {
+        arch,
+        root: userland.path(),
+        shares: &shares,
+        environment: ["pasta", "passt", "slirp4netns"].map(program).into(),
+        slowness: 16,
+    };
+    // Packages that are not configured leave no users behind, nor names.
+    let users = "printf 'root:x:0:0::/root:/bin/sh\\nnobody:x:65534:65534::/nonexistent:/bin/sh\\n' \
+                 >/etc/passwd\nprintf 'root:x:0:\\nnogroup:x:65534:\\n' >/etc/group\n";
+    let script = users.to_owned() + &crate::kernels::script(&tests, names, &place)?;
+    crate::kernels::on_kernel(&place, suite, &script, tally)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("no HOME")
+}
+
+fn target_directory(workspace: &Path) -> PathBuf {
+    let base = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    base.unwrap_or_else(|| workspace.join("target")).join("processors")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_that_is_not_there_is_one_line() {
+        for words in [&[][..], &["m68k".to_owned()], &[String::new()]] {
+            let error =
+                run(Path::new("/"), words).err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(error.contains("s390x") && !error.contains('\n'), "{error}");
+        }
+    }
+}
