@@ -146,33 +146,47 @@ impl Outcomes {
     }
 }
 
-/// What the machine's shell does: run the core, or all tests of the programs that are `named`.
+/// What the machine's shell does: run the core, or all tests of the programs that are `named`. For
+/// another processor than this the core has all tests of the libraries, and the simulation.
 pub(crate) fn script(tests: &[Tests], named: &[String], place: &Place<'_>) -> Result<String> {
     let wanted: Vec<(&str, &[&str])> = match named {
         [] => CORE.to_vec(),
         names => names.iter().map(|name| (name.as_str(), &[][..])).collect(),
     };
-    // Other packages have programs of the same names.
-    let real = crate::root()?.join("tests");
+    let root = crate::root()?;
+    let is_native = place.arch.name == std::env::consts::ARCH;
     let mut script = String::new();
+    if named.is_empty() && !is_native {
+        let libraries = root.join("crates");
+        let is_portable = |tests: &&Tests| tests.directory.starts_with(&libraries) || tests.name() == "sim";
+        script.extend(tests.iter().filter(is_portable).map(|tests| lines(tests, "", place)));
+    }
+    // Other packages have programs of the same names.
+    let real = root.join("tests");
     for (name, only) in wanted {
         let found = tests.iter().find(|tests| tests.directory == real && tests.name() == name);
         let found = found.with_context(|| format!("no tests '{name}'"))?;
-        if place.arch.name == std::env::consts::ARCH {
+        if is_native {
             // Of tests that are not there, libtest would pass none.
             let missing = found.missing(only)?;
             ensure!(missing.is_empty(), "{name} has no test {}", missing.join(", "));
         }
-        let (directory, program) = found.shell();
         let only = if only.is_empty() { String::new() } else { format!("--exact {}", only.join(" ")) };
-        let limit = PROGRAM.as_secs() * u64::from(place.slowness / SLOWNESS);
-        script.extend([
-            format!("echo 'Running {name}'\n"),
-            format!("{directory} timeout -k 5 {limit} {program} --test-threads=1 {only}\n"),
-            format!("echo \"Status {name} $?\"\n"),
-        ]);
+        script += &lines(found, &format!("--test-threads=1 {only}"), place);
     }
     Ok(script + "cat $PASST_TEST_SKIPS 2>/dev/null || :\n")
+}
+
+/// The shell's lines for a program of tests.
+fn lines(tests: &Tests, arguments: &str, place: &Place<'_>) -> String {
+    let (directory, program) = tests.shell();
+    let limit = PROGRAM.as_secs() * u64::from(place.slowness / SLOWNESS);
+    let name = tests.name();
+    format!(
+        "echo 'Running {name}'\n\
+         {directory} timeout -k 5 {limit} {program} {arguments}\n\
+         echo \"Status {name} $?\"\n"
+    )
 }
 
 /// Runs the script on the kernel of one suite; a line about that.

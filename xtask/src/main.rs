@@ -5,6 +5,7 @@ mod bench;
 mod book;
 mod boot;
 mod built;
+mod compilers;
 mod completions;
 mod dist;
 mod fuzz;

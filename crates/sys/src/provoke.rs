@@ -147,7 +147,8 @@ fn address(name: &[u8]) -> libc::sockaddr_un {
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     for (to, from) in address.sun_path.iter_mut().zip(name) {
-        *to = from.cast_signed();
+        // A signed number on some processors.
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     address
 }

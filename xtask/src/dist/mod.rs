@@ -17,7 +17,7 @@ use programs::Target;
 use tree::Tree;
 use version::Version;
 
-pub(crate) const USAGE: &str = "dist [--target TRIPLE] [--no-packages]
+pub(crate) const USAGE: &str = "dist [--musl | --target TRIPLE] [--no-packages]
            make static executables, an archive and packages of them, target/dist";
 
 /// What is asked for.
@@ -66,6 +66,7 @@ fn parse(options: &[String]) -> Result<Options> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--target" => parsed.target = Target::new(words.next().context("--target TRIPLE")?),
+            "--musl" => parsed.target = Target::musl()?,
             "--no-packages" => parsed.packages = false,
             other => bail!("unrecognized option '{other}'\nusage: cargo xtask {USAGE}"),
         }

@@ -2,8 +2,8 @@
 //!
 //! Compilers of Debian unstable build them in a root directory of their own, and qemu's user
 //! emulation runs them there, which translates system calls for this machine's kernel. Of those it
-//! knows not all, and of options of sockets few: what is left out for that is listed with its
-//! reason. With `--kernel` the core of the namespace tests is built, too, and run on a kernel for that
+//! knows not all, and of options of sockets few: those tests are left out whose subject is what the
+//! kernel does, with their reasons. With `--kernel` the core of the namespace tests is built, too, and run on a kernel for that
 //! processor in an emulated machine, where nothing is left out for the emulation.
 #![expect(clippy::disallowed_methods, reason = "how long tests take is told")]
 
@@ -11,17 +11,18 @@ mod lacks;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use passt_tests::boot::Arch;
 use passt_tests::roots::{Recipe, Root};
 
+use crate::compilers;
 use crate::kernels::{Outcomes, Place};
 use crate::tally::Tally;
 
-pub(crate) const USAGE: &str = "test --arch ARCH|all|list [PACKAGES… | --kernel SUITE [TESTS…]]
+pub(crate) const USAGE: &str = "test --arch ARCH|all|list [--kernel SUITE [TESTS…]]
            build the tests of libraries and engine for another processor and run them emulated,
            or the core of the namespace tests, and run them on a kernel for it";
 
@@ -85,9 +86,10 @@ const PROCESSORS: [Processor; 6] = [
     },
 ];
 
-/// Packages of the workspace whose tests need nothing of the machine.
-const PACKAGES: [&str; 6] =
-    ["passt-proto", "passt-sys", "passt-control", "passt-engine", "passt-testing", "passt"];
+/// Packages whose libraries' tests need nothing of the kernel but what the emulation knows, or little
+/// else.
+const INDEPENDENT: [&str; 6] =
+    ["passt-proto", "passt-sys", "passt-control", "passt-engine", "passt", "passt-tests"];
 
 /// What tests in namespaces run, beside what every Debian has.
 const USERLAND: [&str; 12] = [
@@ -105,9 +107,6 @@ const USERLAND: [&str; 12] = [
     "udhcpc",
 ];
 
-/// Lines of the shell that make the root directory's copy and go there.
-const ENTER: &str = include_str!("enter.sh");
-
 impl Processor {
     /// A root directory with compilers and libraries.
     fn root(&self) -> Result<Root> {
@@ -115,7 +114,7 @@ impl Processor {
         let libraries = ["libstd-rust-dev", "libc6-dev", "libgcc-s1"];
         let libraries = libraries.map(|library| format!("{library}:{}", self.debian));
         let compiler = format!("gcc-{}", self.gnu.replace('_', "-"));
-        let mut packages = vec!["cargo", "rustc", "gcc", "libc6-dev", &compiler];
+        let mut packages = vec!["cargo", "rustc", "gcc", "libc6-dev", "iproute2", &compiler];
         packages.extend(libraries.iter().map(String::as_str));
         packages.extend(self.emulator.map(|_| "qemu-user"));
         let architectures = [host, self.debian];
@@ -130,35 +129,24 @@ impl Processor {
             (of_target("LINKER"), format!("{}-gcc", self.gnu)),
             (format!("CC_{}", self.target.replace('-', "_")), format!("{}-gcc", self.gnu)),
             ("CARGO_PROFILE_DEV_DEBUG".to_owned(), "0".to_owned()),
-            ("CARGO_INCREMENTAL".to_owned(), "0".to_owned()),
             ("PASST_TEST_SLOWNESS".to_owned(), "8".to_owned()),
         ]);
         environment.extend(self.emulator.map(|emulator| (of_target("RUNNER"), emulator.to_owned())));
         environment
     }
 
-    /// A command in a copy of the root directory that ends with it, with this machine's network and
-    /// the directories of the workspace and of cargo.
+    /// A command there.
     fn command(&self, root: &Root, workspace: &Path, target: &Path) -> Result<Command> {
-        let cargo_home = cargo_home()?;
-        std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", ENTER, "sh"]);
-        command.arg(root.path()).args([workspace, &cargo_home, target]).arg("--");
-        command.arg("env").arg(format!("--chdir={}", workspace.display()));
-        command.args(["-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp"]);
-        command.arg(format!("CARGO_HOME={}", cargo_home.display()));
-        command.arg(format!("CARGO_TARGET_DIR={}", target.display()));
-        command.args(self.environment().iter().map(|(key, value)| format!("{key}={value}")));
-        command.stdin(Stdio::null());
+        let mut command = compilers::command(root, workspace, target)?;
+        command.args(self.environment().iter().map(|(key, value)| compilers::variable(key, value)));
         Ok(command)
     }
 }
 
 /// What is wanted of a processor.
 enum Wanted<'a> {
-    /// Tests of these packages, or of all that need nothing of the machine, emulated.
-    Emulated(&'a [String]),
+    /// What can be run here.
+    Here,
     /// These tests in namespaces, or the core of them, on the kernel of a suite.
     Booted(&'a str, &'a [String]),
 }
@@ -184,7 +172,8 @@ pub(crate) fn run(workspace: &Path, words: &[String]) -> Result<bool> {
     };
     let wanted = match words {
         [option, suite, names @ ..] if option == "--kernel" => Wanted::Booted(suite, names),
-        packages => Wanted::Emulated(packages),
+        [] => Wanted::Here,
+        _ => bail!("usage: cargo xtask {USAGE}"),
     };
     // Those in there ask nobody.
     ensure!(crate::cargo(workspace, &["fetch", "--locked"]).status()?.success(), "cargo fetch");
@@ -195,7 +184,7 @@ pub(crate) fn run(workspace: &Path, words: &[String]) -> Result<bool> {
             let version = root.version("rustc")?;
             println!("{}: rustc {version} of Debian unstable", processor.name);
             let line = match wanted {
-                Wanted::Emulated(packages) => emulated(processor, &root, workspace, packages, tally),
+                Wanted::Here => here(processor, &root, workspace, tally),
                 Wanted::Booted(suite, names) => booted(processor, &root, workspace, suite, names, tally),
             };
             Ok(format!("{}: rustc {version}, {}", processor.name, line?))
@@ -204,31 +193,35 @@ pub(crate) fn run(workspace: &Path, words: &[String]) -> Result<bool> {
     Ok(outcomes.finish())
 }
 
-/// Builds and runs tests under qemu's user emulation; a line about that.
-fn emulated(
-    processor: &Processor,
-    root: &Root,
-    workspace: &Path,
-    packages: &[String],
-    tally: &mut Tally,
-) -> Result<String> {
-    let mut command = processor.command(root, workspace, &target_directory(workspace))?;
-    command.args(["cargo", "test", "--offline", "--locked", "--no-fail-fast", "--target", processor.target]);
-    let named: Vec<&str> = packages.iter().map(String::as_str).collect();
-    for package in if named.is_empty() { &PACKAGES[..] } else { &named[..] } {
-        command.args(["--package", package]);
-    }
-    command.args(["--lib", "--tests", "--"]);
+/// Builds and runs tests, under qemu's user emulation if it takes that; a line about it.
+fn here(processor: &Processor, root: &Root, workspace: &Path, tally: &mut Tally) -> Result<String> {
     let lacks = lacks::of(processor);
-    for (test, _) in &lacks {
-        command.args(["--skip", test]);
+    let is_emulated = processor.emulator.is_some();
+    let skipped: Vec<_> = lacks.iter().map(|(test, _)| format!("--skip={test}")).collect();
+    let mut independent: Vec<_> = INDEPENDENT.iter().flat_map(|package| ["--package", package]).collect();
+    independent.push("--lib");
+    let mut all = vec![independent];
+    if !is_emulated {
+        all.push(vec!["--package", "passt-engine", "--tests"]);
+        all.push(vec!["--package", "passt-tests", "--test", "sim"]);
     }
     let start = Instant::now();
-    tally.run_called(&format!("{}: the tests do not build, or ended early", processor.name), &mut command)?;
+    for tests in all {
+        let mut command = processor.command(root, workspace, &target_directory(workspace))?;
+        command.args(["cargo", "test", "--offline", "--locked", "--no-fail-fast"]);
+        command.args(["--target", processor.target]).args(tests).arg("--").args(&skipped);
+        let name = format!("{}: the tests do not build, or ended early", processor.name);
+        tally.run_called(&name, &mut command)?;
+    }
+    if is_emulated {
+        tally.skip(
+            "the simulation, the engine's tests: they have sockets of the kernel; with --kernel they run",
+        );
+    }
     for (test, reason) in lacks {
         tally.skip(&format!("{test}: {reason}"));
     }
-    let how = if processor.emulator.is_some() { "emulated" } else { "not emulated" };
+    let how = if is_emulated { "emulated" } else { "not emulated" };
     Ok(format!("{how}, {} s", start.elapsed().as_secs()))
 }
 
@@ -270,11 +263,6 @@ fn booted(
                  >/etc/passwd\nprintf 'root:x:0:\\nnogroup:x:65534:\\n' >/etc/group\n";
     let script = users.to_owned() + &crate::kernels::script(&tests, names, &place)?;
     crate::kernels::on_kernel(&place, suite, &script, tally)
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
-    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("no HOME")
 }
 
 fn target_directory(workspace: &Path) -> PathBuf {

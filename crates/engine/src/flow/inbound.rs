@@ -419,7 +419,8 @@ mod tests {
             (Room::Full, None)
         );
         inbound.lasts(9);
-        assert_eq!(size_of::<InboundEntry>(), 24);
+        // Numbers of 64 bits are aligned to 32 on some processors.
+        assert!(size_of::<InboundEntry>() <= 24);
     }
 
     #[test]

@@ -115,8 +115,10 @@ pub fn attempt<'r>(
     }
     let [a, b, c, d, e, f] = arguments;
     [*refusal.calls.start(), *refusal.calls.end()].into_iter().map(move |call| {
+        #[allow(clippy::cast_lossless, clippy::cast_possible_wrap, reason = "of 32 or 64 bits")]
+        let call = call as libc::c_long;
         // SAFETY: pointers are null, and lengths zero: no call changes this process's memory.
-        let done = unsafe { libc::syscall(call.into(), a, b, c, d, e, f) };
+        let done = unsafe { libc::syscall(call, a, b, c, d, e, f) };
         result(done as isize).err().and_then(|error| error.raw_os_error())
     })
 }

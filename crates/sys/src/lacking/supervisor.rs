@@ -1,5 +1,7 @@
 //! The process that decides about calls of others (`seccomp_unotify(2)`).
 
+#![allow(clippy::cast_lossless, clippy::cast_possible_wrap, reason = "C libraries differ in ioctl's type")]
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -39,7 +41,7 @@ pub(super) fn supervise(listener: &OwnedFd, refusals: &[Refusal]) -> io::Result<
         // SAFETY: all-zero is a valid notification, and what the kernel asks for.
         let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
         // SAFETY: the kernel writes one notification.
-        let done = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE.into(), &raw mut asked) };
+        let done = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut asked) };
         if result(done as isize).is_err() {
             // Whoever made the call is gone.
             continue;
@@ -54,7 +56,7 @@ pub(super) fn supervise(listener: &OwnedFd, refusals: &[Refusal]) -> io::Result<
         };
         // It is gone, if that fails.
         // SAFETY: the kernel reads one answer.
-        let _ = unsafe { libc::ioctl(listener.as_raw_fd(), SEND.into(), &raw const answer) };
+        let _ = unsafe { libc::ioctl(listener.as_raw_fd(), SEND as _, &raw const answer) };
     }
 }
 
@@ -109,7 +111,7 @@ fn is_privileged(caller: u32, socket: BorrowedFd<'_>) -> io::Result<bool> {
 /// What an ioctl opens that has no argument.
 fn open(fd: BorrowedFd<'_>, request: u32) -> io::Result<File> {
     // SAFETY: these take no argument.
-    let opened = result(unsafe { libc::ioctl(fd.as_raw_fd(), request.into()) } as isize)?;
+    let opened = result(unsafe { libc::ioctl(fd.as_raw_fd(), request as _) } as isize)?;
     // SAFETY: the call has opened it just now.
     Ok(unsafe { File::from_raw_fd(i32::try_from(opened).unwrap_or(-1)) })
 }

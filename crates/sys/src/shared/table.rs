@@ -338,7 +338,8 @@ mod tests {
                 .add(file.as_fd(), place(number * 100 * PAGE, 1, number << 32, 0))
                 .expect("room for one more");
         }
-        let error = memory.add(file.as_fd(), place(1 << 40, 1, 1 << 50, 0)).expect_err("one too many");
+        let next = MAX_REGIONS as u64 * 100 * PAGE;
+        let error = memory.add(file.as_fd(), place(next, 1, 1 << 50, 0)).expect_err("one too many");
         assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
         let pipe = rustix::pipe::pipe().expect("a pipe").0;
         assert!(Memory::new().add(pipe.as_fd(), place(0, 1, 0, 0)).is_err(), "no memory");
