@@ -134,7 +134,7 @@ impl Host {
         let mut process = Process::start(self.shell().args(["-c", &format!("{line}\nexit $?")]));
         process.close_stdin();
         let url = serves.map(|port| format!("http://127.0.0.1:{port}/"));
-        for _ in 0..600 {
+        for _ in 0..300 {
             let ended = process.try_wait();
             let is_done = url.as_ref().map_or(ended.is_some(), |url| answers(&self.net.host, url));
             if is_done || ended.is_some() {
@@ -165,7 +165,7 @@ fn python() -> String {
 /// A moment between two looks.
 #[expect(clippy::disallowed_methods, reason = "real programs live in real time")]
 fn pause() {
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(100));
 }
 
 /// A shell that is typed into, and what came out of it so far.
@@ -199,7 +199,7 @@ impl Terminal {
     /// what it shows may come a second later.
     fn agree(&mut self, command: &str, expected: &[String]) -> Result<(), String> {
         let mut printed = self.say(command)?;
-        for _ in 0..100 {
+        for _ in 0..15 {
             if examples::agrees(&printed, expected) {
                 return Ok(());
             }

@@ -92,8 +92,8 @@ the host unless one is named: *-t 127.0.0.1/8080* is for this host alone.
 The gateway's address stands for the host's loopback: what listens there is reached by the command, unless *--no-map-gw* is given.
 *--isolate-host* is that, and no ports either way.
 
-*/etc/resolv.conf* is the host's. Where it names a resolver on a loopback address, names don't resolve inside without *--resolv-conf* or
-*--dns-forward*.
+The command sees the host's */etc/resolv.conf*. Where all name servers in it are on the host's loopback, it sees one that names the gateway
+instead, which stands for the host. With *--isolate-host* or *--no-map-gw* that takes *--resolv-conf*.
 
 */sys* is the host's, too, so what it says of interfaces is not true inside. *ip*(8) says what is.";
 
@@ -184,10 +184,10 @@ A shell with a network:
 <!-- run -->
     pasta --config-net
 
-A web page, where the host's resolver may be on its loopback:
+A web page:
 
 <!-- run -->
-    pasta --config-net --resolv-conf curl -sS http://example.org/
+    pasta --config-net curl -sS http://example.org/
 
 A server, reached at port 8080 of the host, and nothing else forwarded:
 
@@ -198,6 +198,11 @@ A program that is to find nothing of what listens on the host's loopback:
 
 <!-- run -->
     pasta --config-net --isolate-host ./untrusted
+
+The same with names, by the host's resolver alone:
+
+<!-- run -->
+    pasta --config-net --isolate-host --resolv-conf curl -sS http://example.org/
 
 The namespace of a process:
 
@@ -212,7 +217,7 @@ A resolver at an address of its own:
 Record everything:
 
 <!-- run -->
-    pasta --config-net --resolv-conf --pcap frames.pcap curl -sS http://example.org/";
+    pasta --config-net --pcap frames.pcap curl -sS http://example.org/";
 
 const EXAMPLES_PASST: &str = "\
 EXAMPLES
