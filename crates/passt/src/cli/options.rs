@@ -10,6 +10,7 @@ use std::time::Duration;
 use passt_engine::forward::rule::Families;
 
 use super::Error;
+use super::advice;
 use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity, Wire};
 use super::draft::Draft;
 use super::help;
@@ -21,7 +22,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Longest path of a file, likewise.
 const MAX_PATH: usize = 4095;
 /// A log file must hold a few lines, however long.
-const MIN_LOG_SIZE: u64 = 5 * 8192;
+pub(super) const MIN_LOG_SIZE: u64 = 5 * 8192;
 /// Servers for each family, and domains, that fit what we announce.
 const MAX_DNS: usize = 3;
 const MAX_SEARCH: usize = 6;
@@ -104,6 +105,9 @@ const MESSAGES: &[Opt] = &[
         set(&mut d.config.stats, arg.parse("--stats interval", interval))
     }),
     value("-p, --pcap FILE", "Record all frames in FILE", |d, arg| {
+        if let Some(line) = advice::capture(&arg.lossy()) {
+            d.warn(line);
+        }
         set(&mut d.config.pcap, arg.path("capture file", MAX_PATH))
     }),
 ];
@@ -418,7 +422,11 @@ fn name_server(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let addr = arg.value.to_str().and_then(values::unicast);
-    let addr = addr.ok_or_else(|| Error::Dns { what: "address", value: arg.lossy() })?;
+    let addr = addr.ok_or_else(|| Error::Dns {
+        what: "address",
+        value: arg.lossy(),
+        example: "the address of a resolver, as in 192.0.2.53",
+    })?;
     let fits = |list: &[IpAddr]| list.iter().filter(|a| a.is_ipv4() == addr.is_ipv4()).count() < MAX_DNS;
     if !servers.add(addr, fits) {
         d.warn(format!("Too many DNS servers, {addr} is ignored"));
@@ -432,7 +440,8 @@ fn search(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
         d.config.dns.search = Source::None;
         return Ok(());
     }
-    let refused = || Error::Dns { what: "search domain", value: arg.lossy() };
+    let refused =
+        || Error::Dns { what: "search domain", value: arg.lossy(), example: "a domain, as in example.org" };
     let list = arg.value.to_str().ok_or_else(refused)?;
     if list.trim_ascii().is_empty() {
         return Err(refused());
