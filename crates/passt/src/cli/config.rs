@@ -73,6 +73,8 @@ pub struct Config {
     pub starter: Starter,
     /// Lines to log as warnings once logging works, in the order of the options.
     pub warnings: Vec<String>,
+    /// The same for a person at a terminal alone: nothing is wrong.
+    pub hints: Vec<String>,
 }
 
 impl Config {

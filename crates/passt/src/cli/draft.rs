@@ -24,6 +24,10 @@ use super::{Error, Program};
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 
+/// What somebody who is new to it meets first.
+const UNCONFIGURED: &str = "The network interface in the new namespace is down until something there configures \
+                            it: --config-net does";
+
 /// Options read so far. What is complete by itself is in `config`, `passt` and `pasta` already;
 /// the rest waits for [`Draft::finish`].
 pub(super) struct Draft {
@@ -247,6 +251,9 @@ impl Draft {
         if pasta.target.spawns() {
             self.config.foreground = true;
             let verbosity = &mut self.config.log.verbosity;
+            if *verbosity > Verbosity::Quiet && !pasta.config_net && !self.splice_only {
+                self.config.hints.push(UNCONFIGURED.into());
+            }
             if *verbosity < Verbosity::Debug {
                 *verbosity = Verbosity::Quiet;
             }
@@ -401,5 +408,6 @@ pub(super) fn default_config(program: Program, mode: Mode) -> Config {
         custom: Custom::default(),
         starter: Starter::default(),
         warnings: Vec::new(),
+        hints: Vec::new(),
     }
 }

@@ -35,11 +35,11 @@ pub use config::{
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
     Source, Splice, Starter, Target, Userns, Verbosity, Wire,
 };
-pub use nearest::nearest;
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;
 use getopt::{Getopt, Order, Spec as _, Word};
+use nearest::nearest;
 use option::{Action, Arg};
 
 /// What a command line asks for.
@@ -146,6 +146,17 @@ pub fn described_slirp4netns() -> Vec<Described> {
 /// All options of vpnkit that have an effect, or none but are let pass.
 pub fn described_vpnkit() -> Vec<Described> {
     vpnkit::described()
+}
+
+/// What is said of an option that there is not, by its long name, where these are `known`. The same
+/// for other programs of this project.
+pub fn unrecognized<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    format!("unrecognized option '--{name}'{}", advice::meant(nearest(name, known)))
+}
+
+/// A message about a program's options, and where they are listed.
+pub fn see_help(message: &str, program: &str) -> String {
+    advice::see_help(message, program)
 }
 
 /// A name that an interface can have.

@@ -15,7 +15,7 @@ const ELSEWHERE: [(&str, &str); 6] = [
 ];
 
 /// The one of the `known` names that is most like `name`, or means the same, if there is one.
-pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let ours = ELSEWHERE.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
     if let Some(same) = known.clone().find(|known| Some(*known) == ours) {
         return Some(same);

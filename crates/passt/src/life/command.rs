@@ -24,6 +24,7 @@ use rustix::process::{
 use rustix::system::{sethostname, uname};
 
 use super::start::Inherited;
+use crate::advice;
 
 /// Longest host name (`HOST_NAME_MAX` of limits.h).
 const HOST_NAME_MAX: usize = 64;
@@ -31,7 +32,7 @@ const HOST_NAME_MAX: usize = 64;
 /// Why the command couldn't be started.
 #[derive(Debug, thiserror::Error)]
 #[error("Couldn't start command or shell")]
-pub struct Error(#[from] io::Error);
+pub struct Error(#[from] pub io::Error);
 
 /// A command or shell in its own namespaces.
 #[derive(Debug)]
@@ -174,7 +175,9 @@ fn run(argv: &[OsString], prepared: io::Result<()>, mut ready: PipeReader) -> u8
     let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
     let mut command = to_command(argv, shell.unwrap_or_else(|| "/bin/sh".into()));
     let error = command.exec();
-    log::error!("Failed to start command or shell {}: {error}", command.get_program().display());
+    let program = command.get_program();
+    let message = format!("Failed to start command or shell {}: {error}", program.display());
+    log::error!("{}", advice::with(message, advice::program(Path::new(program), &error)));
     1
 }
 

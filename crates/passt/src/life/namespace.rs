@@ -83,6 +83,21 @@ pub struct Entered {
     pub watch: Watch,
 }
 
+/// Whether there is anything at the path of the namespace, before much else is done for it.
+pub fn look(pasta: &PastaOptions) -> Result<(), Error> {
+    let Some(path) = pasta.target.netns_path() else { return Ok(()) };
+    if is_missing(&path) && Netns::open(&path).is_err() {
+        let source = io::Error::from(Errno::NOENT);
+        return Err(Error::Open { kind: "network", path, source });
+    }
+    Ok(())
+}
+
+/// No user namespace has this path either.
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Changes identity, after what `before` does as who started us, enters the user namespace, and
 /// finds or makes the network namespace, with the command waiting in it to be
 /// [released](Watch::release).
@@ -114,8 +129,7 @@ fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<E
         Ok(Entered { netns, watch })
     };
     let early = open();
-    if early.is_err() && fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-        // No user namespace has it either.
+    if early.is_err() && is_missing(path) {
         let source = io::Error::from(Errno::NOENT);
         return Err(Error::Open { kind: "network", path: path.into(), source });
     }

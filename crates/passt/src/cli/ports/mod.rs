@@ -15,6 +15,8 @@
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Entry;
 use passt_engine::forward::by_port::ByPort;
 use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
 
@@ -130,18 +132,20 @@ impl Ports {
             Self::None => &[][..],
             Self::Specs(specs) => specs,
         };
-        let of_spec = |spec| PortSpec::rules(spec, ephemeral).map(move |rule| (rule, spec.given.as_str()));
-        let rules: Vec<(Rule, &str)> = specs.iter().flat_map(of_spec).collect();
+        let mut rules: Vec<(Rule, &PortSpec)> = Vec::new();
+        for spec in specs {
+            rules.extend(spec.rules(ephemeral).map(|rule| (rule, spec)));
+        }
         let mut earlier = ByPort::default();
         let at = |number: u32| rules.get(usize::try_from(number).ok()?);
-        for (number, (rule, given)) in (0..).zip(&rules) {
+        for (number, found @ (rule, _)) in (0..).zip(&rules) {
             let addr = rule.listen.addr;
             let overlaps = |&other: &u32| at(other).is_some_and(|(other, _)| other.overlaps(rule));
             let other = earlier.meeting(rule.ports, addr).filter(overlaps).min();
-            if let Some((other, other_given)) = other.and_then(at) {
+            if let Some(other) = other.and_then(at) {
                 return Err(PortError::Overlap {
-                    rules: [other, rule].map(ToString::to_string),
-                    options: [other_given, given].map(|given| (*given).to_owned()),
+                    rules: [other, found].map(|(rule, spec)| spec.name(rule)),
+                    options: [other, found].map(|(_, spec)| spec.given.clone()),
                 });
             }
             earlier.insert(rule.ports, addr, number);
@@ -248,6 +252,14 @@ impl PortSpec {
             }
             None => Some(format!("{target} needs a listening address of {family}, such as {any}/")),
         }
+    }
+
+    /// One of its rules as other messages have it.
+    fn name(&self, rule: &Rule) -> String {
+        let option = self.given.as_bytes().get(1);
+        let side = if matches!(option, Some(b't' | b'u')) { Side::Host } else { Side::Namespace };
+        let protocol = if matches!(option, Some(b't' | b'T')) { Protocol::Tcp } else { Protocol::Udp };
+        Entry { side, protocol, rule: rule.clone() }.name(rule.ports)
     }
 
     fn rules(&self, ephemeral: PortRange) -> impl Iterator<Item = Rule> {
