@@ -44,6 +44,9 @@ fn on_namespace(error: &namespace::Error) -> Option<String> {
         namespace::Error::Open { path, source, .. } => advice::open_namespace(path, source),
         namespace::Error::Enter { kind, source, .. } => advice::enter_namespace(kind, source),
         namespace::Error::NoProc => Some("as root, 'mount -t proc proc /proc' mounts it".into()),
+        namespace::Error::Command(_) if !namespace::may_enter() => {
+            Some("new namespaces take a user namespace, or CAP_SYS_ADMIN with --netns-only".into())
+        }
         namespace::Error::Detach(source) | namespace::Error::Command(command::Error(source)) => {
             advice::user_namespace(source, advice::setting)
         }

@@ -48,8 +48,10 @@ pub(super) fn run(
     namespace::look(pasta)?;
     // What needs the rights and the view of whoever started us comes before the change of identity.
     let mut prepared = Prepared::new(config, Leftovers::default())?;
-    let entered =
-        namespace::enter(config, pasta, inherited, |identity| hand_over(&prepared.listeners, identity))?;
+    let resolv_conf = prepared.setup.resolv_conf.as_deref();
+    let entered = namespace::enter(config, pasta, resolv_conf, inherited, |identity| {
+        hand_over(&prepared.listeners, identity);
+    })?;
     let Some(wanted) = prepared.setup.tap.take() else {
         let mut netlink = inside(&entered.netns, || Ok(Rtnl::open()?))?;
         if pasta.loopback {

@@ -32,8 +32,8 @@ use std::path::Path;
 pub use announce::{NamedOption, named_options};
 pub use config::{
     Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
-    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
-    Source, Splice, Starter, Target, Userns, Verbosity, Wire,
+    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, ResolvConf, RunAs,
+    Services, Source, Splice, Starter, Target, Userns, Verbosity, Wire,
 };
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
@@ -273,6 +273,9 @@ enum Error {
     /// A DNS server or search domain that can't be one.
     #[error("Cannot use DNS {what} {value}; write {example}, or none")]
     Dns { what: &'static str, value: String, example: &'static str },
+    /// An option that says the opposite of `--isolate-host`.
+    #[error("{0} and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach")]
+    Isolated(String),
     /// Options that exclude or lack each other.
     #[error("{0}")]
     Conflict(&'static str),

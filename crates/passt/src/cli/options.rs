@@ -11,7 +11,7 @@ use passt_engine::forward::rule::Families;
 
 use super::Error;
 use super::advice;
-use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity, Wire};
+use super::config::{Addresses, MAX_MTU, RepairSocket, ResolvConf, Source, Userns, Verbosity, Wire};
 use super::draft::Draft;
 use super::help;
 use super::option::{Arg, Family, Opt, Scope, all_only, flag, print, value};
@@ -286,6 +286,13 @@ const HOST: &[Opt] = &[
     flag("--no-map-gw", "The gateway's address doesn't stand for the host", |d| {
         d.config.mapping.gateway = false;
     }),
+    flag(
+        "--isolate-host",
+        "Leave nothing of the host's loopback in the guest's reach, and\n\
+         forward no ports by default: --no-map-gw, and none for -t, -u,\n\
+         -T and -U; ports may be given to -t and -u",
+        |d| d.isolate_host = true,
+    ),
     value(
         "--map-guest-addr ADDR",
         "Address that stands for the host where host and guest have\nthe same, for each of IPv4 and IPv6, or none\ndefault: none",
@@ -320,6 +327,18 @@ const NAMES: &[Opt] = &[
         "Domain to search, may be repeated; or none\ndefault: those of resolv.conf",
         search,
     ),
+    flag(
+        "--resolv-conf",
+        "Give COMMAND or shell a resolv.conf of its own, with servers in\n\
+         its reach; the host's loopback has 169.254.1.1 if no other\n\
+         default: where it can reach none of the host's but others",
+        |d| d.pasta.resolv_conf = ResolvConf::Always,
+    )
+    .only(Scope::Pasta),
+    flag("--keep-resolv-conf", "Leave COMMAND or shell the host's resolv.conf", |d| {
+        d.pasta.resolv_conf = ResolvConf::Never;
+    })
+    .only(Scope::Pasta),
     flag("--no-dhcp-dns", "Don't announce name servers", |d| d.config.dns.announce_servers = false)
         .only(Scope::Passt),
     flag("--no-dhcp-search", "Don't announce domains", |d| d.config.dns.announce_search = false)

@@ -181,6 +181,27 @@ fn refused_together() {
         ("passt --no-pidns", "--no-pidns is for pasta mode only"),
         ("pasta --no-splice --splice-only", "--no-splice and --splice-only exclude each other"),
         ("pasta --host-lo-to-ns-lo --no-splice", "--no-splice and --host-lo-to-ns-lo exclude each other"),
+        (
+            "pasta --isolate-host -T 80",
+            "-T 80 and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "pasta -U auto --isolate-host",
+            "-U auto and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "pasta -t 80 -t 127.0.0.1/8000-8080,auto --isolate-host",
+            "-t 127.0.0.1/8000-8080,auto and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "passt --map-host-loopback ::9 --isolate-host",
+            "--map-host-loopback ::9 and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        ("pasta --resolv-conf 1", "--resolv-conf is for a command or shell that pasta starts"),
+        ("pasta --resolv-conf --netns x", "--resolv-conf is for a command or shell that pasta starts"),
+        ("pasta --resolv-conf -D none true", "--resolv-conf and --dns none exclude each other"),
+        ("pasta --resolv-conf --splice-only true", "--resolv-conf and --splice-only exclude each other"),
+        ("passt --resolv-conf", "--resolv-conf is for pasta mode only"),
         // Ports are read last.
         ("pasta -t 0 --no-copy-addrs", "Invalid port specifier 0"),
         ("passt -t auto", "-t auto is for pasta mode only"),
@@ -222,6 +243,23 @@ fn advice_follows() {
     }
     assert!(whole("passt --no").starts_with("passt: option '--no' is ambiguous; possibilities: '--no-"));
     assert!(whole("passt --no").contains(" '--no-tcp'"));
+}
+
+/// What goes together with `--isolate-host`: what says the same, and ports that are given.
+#[test]
+fn isolation_leaves_ports_that_are_given() {
+    for (line, forwards) in [
+        ("pasta --isolate-host true", false),
+        ("pasta --isolate-host -T none -U none -t none -u none --no-map-gw true", false),
+        ("pasta --isolate-host --map-host-loopback none 1", false),
+        ("pasta -t 8080:80 --isolate-host 1", true),
+        ("passt --isolate-host -t all", true),
+    ] {
+        let config = run(line);
+        assert!(!config.mapping.gateway && config.mapping.host_loopback == Addresses::default(), "{line}");
+        assert_eq!(config.ports.tcp_in != Ports::None, forwards, "{line}");
+        assert!(config.ports.tcp_out == Ports::None && config.ports.udp_out == Ports::None, "{line}");
+    }
 }
 
 /// What is no mistake, but looks like one.
