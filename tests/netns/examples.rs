@@ -52,6 +52,9 @@ fn run_all(user: User, on_loopback: bool) {
                 && example.on_loopback.is_none_or(|only| only == on_loopback)
         };
         let meant: Page = page.iter().filter(is_meant).cloned().collect();
+        if meant.iter().all(|example| matches!(example.how, How::Not(_))) {
+            continue;
+        }
         let Some(host) = Host::new(user, on_loopback) else { return };
         failures += &host.run(&meant);
     }
@@ -79,13 +82,16 @@ impl Host {
         let mut web = net.peer.command(&python());
         let web = Process::start(web.args(["-m", "http.server", "80", "--bind", FAR4]).current_dir("/srv"));
         eventually("a web server", || answers(&net.peer, &format!("http://{FAR4}/")).then_some(()));
+        let mut own = net.host.command(&python());
+        let own = Process::start(own.args(["-m", "http.server", "8500"]).current_dir("/srv"));
+        eventually("the host's own", || answers(&net.host, "http://127.0.0.1:8500/").then_some(()));
         for name in ["pesto", "passtop"] {
             net.tool(name);
         }
         let script = net.dir().join("untrusted");
         fs::write(&script, "#!/bin/sh\nexit 0\n").expect("a script");
         Process::start(Command::new("chmod").arg("755").arg(script)).succeed();
-        Some(Self { net, user, _services: vec![dns, web] })
+        Some(Self { net, user, _services: vec![dns, web, own] })
     }
 
     /// Runs a page's examples; what is not as it should be.
@@ -140,11 +146,22 @@ impl Host {
             if is_done || ended.is_some() {
                 let well = is_done && ended.is_none_or(|status| status.success());
                 let said = process.stderr();
+                drop(process);
+                self.wait_for_port(serves);
                 return if well { Ok(()) } else { Err(format!("{line}: {ended:?}: {said}")) };
             }
             pause();
         }
         Err(format!("{line}: takes too long: {}", process.stderr()))
+    }
+}
+
+impl Host {
+    /// The end of a namespace takes a moment, and with it the end of whoever has a port.
+    fn wait_for_port(&self, port: Option<u16>) {
+        let Some(port) = port else { return };
+        let listed = || self.net.host.run(&format!("ss -Hltn sport = :{port}"));
+        eventually("a port is free", || listed().trim().is_empty().then_some(()));
     }
 }
 
