@@ -126,7 +126,8 @@ impl Host {
         if self.user == User::Normal {
             let id = User::NORMAL_ID;
             command.args(["setpriv", &format!("--reuid={id}"), &format!("--regid={id}")]);
-            command.args(["--clear-groups", "--inh-caps=-all"]);
+            // Another user is not killed along with its parent unless it asks for that itself.
+            command.args(["--clear-groups", "--inh-caps=-all", "--pdeathsig=KILL"]);
         }
         let dir = self.net.dir();
         command.arg("bash").current_dir(dir).env("HOME", dir).env("SHELL", "/bin/bash").env("LC_ALL", "C");
