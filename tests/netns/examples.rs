@@ -181,7 +181,6 @@ fn python() -> String {
 }
 
 /// A moment between two looks.
-#[expect(clippy::disallowed_methods, reason = "real programs live in real time")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(100));
 }
@@ -235,7 +234,7 @@ impl Terminal {
         // A shell that the command starts reads this, or else the one that is here.
         self.shell.write(&format!("printf '\\n%s\\n' '{mark}'\n"));
         let ended = format!("{command}: no answer");
-        let text = eventually_within(Duration::from_secs(60), &ended, || {
+        let text = eventually_within(Duration::from_mins(1), &ended, || {
             let all = self.shell.stdout();
             let end = all.get(self.seen..).and_then(|new| new.find(&format!("{mark}\n")));
             match end {

@@ -197,7 +197,9 @@ fn manual_blocks(text: &str) -> Vec<Block> {
 pub fn agrees(printed: &[String], expected: &[String]) -> bool {
     match expected.split_first() {
         None => printed.is_empty(),
-        Some((first, rest)) if first == "..." => (0..=printed.len()).any(|from| agrees(&printed[from..], rest)),
+        Some((first, rest)) if first == "..." => {
+            (0..=printed.len()).any(|from| agrees(&printed[from..], rest))
+        }
         Some((first, rest)) => {
             printed.split_first().is_some_and(|(line, more)| line_agrees(line, first) && agrees(more, rest))
         }

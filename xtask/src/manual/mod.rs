@@ -113,7 +113,7 @@ fn prose(page: &mut Roff, section: &str) {
     for (i, paragraph) in body.trim_end().split("\n\n").enumerate() {
         let commented = paragraph.strip_prefix("<!-- ").and_then(|text| text.split_once(" -->\n"));
         if let Some((comment, text)) = commented {
-            page.control(&format!("\\\" {comment}"), []);
+            page.control(format!("\\\" {comment}"), []);
             example(page, text);
         } else if paragraph.starts_with("    ") {
             example(page, paragraph);

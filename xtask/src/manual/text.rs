@@ -15,16 +15,7 @@ pub(super) fn before(pasta: bool) -> [&'static str; 3] {
 /// Sections behind the options.
 pub(super) fn after(pasta: bool) -> Vec<&'static str> {
     if pasta {
-        vec![
-            KNOW_PASTA,
-            PORTS,
-            ADDRESSES,
-            LIFE_PASTA,
-            ISOLATION,
-            EXAMPLES_PASTA,
-            STATUS_PASTA,
-            SEE_PASTA,
-        ]
+        vec![KNOW_PASTA, PORTS, ADDRESSES, LIFE_PASTA, ISOLATION, EXAMPLES_PASTA, STATUS_PASTA, SEE_PASTA]
     } else {
         vec![PORTS, ADDRESSES, LIFE_PASST, ISOLATION, FILES_PASST, EXAMPLES_PASST, STATUS_PASST, SEE_PASST]
     }
