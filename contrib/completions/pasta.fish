@@ -64,7 +64,7 @@ complete -c pasta -l no-splice -d 'Send what comes from the host\'s loopback thr
 complete -c pasta -l splice-only -d 'Connect loopbacks alone, leave that interface unused'
 complete -c pasta -l no-map-gw -d 'The gateway\'s address doesn\'t stand for the host'
 complete -c pasta -l isolate-host -d 'Leave nothing of the host\'s loopback in the guest\'s reach, and'
-complete -c pasta -l resolv-conf -d 'Give COMMAND or shell a resolv.conf of its own, with servers in'
+complete -c pasta -l resolv-conf -d 'Give COMMAND or shell a resolv.conf of its own, with servers that'
 complete -c pasta -l keep-resolv-conf -d 'Leave COMMAND or shell the host\'s resolv.conf'
 complete -c pasta -l dhcp-dns -d 'Announce name servers'
 complete -c pasta -l dhcp-search -d 'Announce domains'

@@ -105,7 +105,7 @@ _pasta() {
 '*--splice-only[Connect loopbacks alone, leave that interface unused]' \
 '*--no-map-gw[The gateway'\''s address doesn'\''t stand for the host]' \
 '*--isolate-host[Leave nothing of the host'\''s loopback in the guest'\''s reach, and]' \
-'*--resolv-conf[Give COMMAND or shell a resolv.conf of its own, with servers in]' \
+'*--resolv-conf[Give COMMAND or shell a resolv.conf of its own, with servers that]' \
 '*--keep-resolv-conf[Leave COMMAND or shell the host'\''s resolv.conf]' \
 '*--dhcp-dns[Announce name servers]' \
 '*--dhcp-search[Announce domains]' \

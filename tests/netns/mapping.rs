@@ -44,10 +44,10 @@ fn isolate_host() {
         udp
     });
     let _far = net.peer.serve(&at(FAR4, 5001));
-    let loopbacks = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6, "169.254.1.1", "169.254.2.2"];
+    let loopbacks = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6];
     for user in User::BOTH {
         for (options, in_reach) in [
-            ("--config-net", &loopbacks[..4]),
+            ("--config-net", &loopbacks[..]),
             ("--config-net --isolate-host", &[]),
             ("--config-net --isolate-host --resolv-conf", &[]),
         ] {
@@ -71,8 +71,10 @@ fn isolate_host() {
                 }
                 assert_eq!((connects(), answers()), (reached, reached), "{what}");
             }
-            let resolver = guest.peer("connect 169.254.1.1:53").starts_with("connected");
-            assert_eq!(resolver, options.contains("--resolv-conf"), "{options} as {user:?}");
+            if options.contains("--resolv-conf") {
+                let resolver = guest.peer("connect 169.254.1.1:53");
+                assert!(resolver.starts_with("connected"), "{resolver}");
+            }
         }
         let guest = net.pasta(user).with("--config-net --isolate-host -t 8080:80").start();
         let _servers = [guest.serve("[::]:80"), guest.serve("[::]:81")];

@@ -9,7 +9,7 @@ use passt_tests::{Finished, Net, Place as _, Process, User, eventually, have};
 /// A resolver on the host like systemd's, and a resolv.conf that names it.
 const STUB: &str = "# The host's\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.test\n";
 
-/// A host with a resolver on this address that knows one name.
+/// A host with a resolver on these addresses that knows one name.
 fn host(address: &str) -> Option<(Net, Process)> {
     let net = Net::new()?;
     if !have(&["dnsmasq", "dig", "getent"]) {
@@ -18,12 +18,9 @@ fn host(address: &str) -> Option<(Net, Process)> {
     let line = "--keep-in-foreground --no-resolv --no-hosts --bind-interfaces --conf-file=/dev/null \
                 --address=/name.example.test/203.0.113.7";
     let resolver = net.host.start(&format!("dnsmasq {line} --listen-address={address}"));
-    eventually("dnsmasq", || {
-        net.host
-            .run(&format!("dig +short +tries=1 +time=1 @{address} name.example.test"))
-            .contains("203.0.113.7")
-            .then_some(())
-    });
+    let asked = address.split(',').next().unwrap_or_default();
+    let ask = format!("dig +short +tries=1 +time=1 @{asked} name.example.test");
+    eventually("dnsmasq", || net.host.start(&ask).finish().stdout.contains("203.0.113.7").then_some(()));
     Some((net, resolver))
 }
 
@@ -52,7 +49,7 @@ fn a_resolver_on_loopback() {
             ("--no-pidns", Some("192.0.2.1")),
             ("--resolv-conf", Some("192.0.2.1")),
             ("--resolv-conf --no-map-gw", Some("169.254.1.1")),
-            ("--resolv-conf --no-copy-routes --no-map-gw", Some("169.254.1.1")),
+            ("--resolv-conf --gateway 192.0.2.1 --no-map-gw", Some("169.254.1.1")),
             ("--resolv-conf --subnet 10.0.2.0/24 -4", Some("10.0.2.3")),
             ("--no-map-gw --dns-forward 10.9.9.9", Some("10.9.9.9")),
             ("--no-map-gw", None),
@@ -88,7 +85,7 @@ fn a_resolver_on_loopback_of_ipv6() {
 /// One that the command reaches is left as it is, unless a file of its own is asked for.
 #[test]
 fn a_resolver_on_the_network() {
-    let Some((net, _resolver)) = host("127.0.0.53") else { return };
+    let Some(net) = Net::new() else { return };
     let text = "nameserver 192.0.2.53\nsearch a.test\n";
     net.host.resolv_conf(text);
     for (options, expected) in [
@@ -96,7 +93,8 @@ fn a_resolver_on_the_network() {
         ("--dns 192.0.2.54", text.to_owned()),
         ("--resolv-conf", format!("# By pasta, for this mount namespace alone\n{text}")),
     ] {
-        assert_eq!(look(&net, User::Normal, options).0, expected, "{options}");
+        let finished = net.pasta(User::Normal).with("--config-net").with(options).run("cat /etc/resolv.conf");
+        assert_eq!((finished.stdout, finished.stderr), (expected, String::new()), "{options}");
     }
 }
 
@@ -104,7 +102,7 @@ fn a_resolver_on_the_network() {
 /// is none, the command runs without, and is told so if it was asked for.
 #[test]
 fn files_that_are_links() {
-    let Some((net, _resolver)) = host("127.0.0.53") else { return };
+    let Some((net, _resolver)) = host("127.0.0.53,127.0.0.1") else { return };
     let dir = net.dir().display().to_string();
     let script = net.dir().join("in-etc");
     fs::write(net.dir().join("stub"), STUB).expect("file");

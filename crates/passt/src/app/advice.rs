@@ -10,33 +10,31 @@ use crate::setup::SetupError;
 
 use super::pasta::TapError;
 
+/// About an interface that can be no template.
+const UNUSABLE: &str = "it needs an address and a route: 'ip address' and 'ip route' show who has";
+
 /// What can be done about the first of the causes that anything can be done about.
 pub(super) fn on(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(on_cause)
 }
 
 fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
-    if let Some(namespace::Error::Identity(error)) = cause.downcast_ref() {
-        Some(on_identity(error))
-    } else if let Some(error) = cause.downcast_ref() {
-        Some(on_identity(error))
-    } else if let Some(error) = cause.downcast_ref() {
-        on_namespace(error)
-    } else if let Some(error) = cause.downcast_ref() {
-        on_socket(error)
-    } else if let Some(TapError { source, .. }) = cause.downcast_ref() {
-        advice::tap(source, advice::setting)
-    } else if let Some(background::Error::PidFile { source, .. }) = cause.downcast_ref() {
-        advice::file(source)
-    } else if let Some(LogError::File { error, .. }) = cause.downcast_ref() {
-        advice::file(error)
-    } else if let Some(SetupError::Interface) = cause.downcast_ref() {
-        Some("it needs an address and a route: 'ip address' and 'ip route' show who has".into())
-    } else if let Some(host::Error::NoInterface(_)) = cause.downcast_ref() {
-        Some("'ip link' shows the interfaces that the host has".into())
-    } else {
-        None
-    }
+    about(cause, on_namespace)
+        .or_else(|| about(cause, |error| Some(on_identity(error))))
+        .or_else(|| about(cause, on_socket))
+        .or_else(|| about(cause, |SetupError::Interface| Some(UNUSABLE.into())))
+        .or_else(|| about(cause, on_host))
+        .or_else(|| about(cause, |TapError { source, .. }| advice::tap(source, advice::setting)))
+        .or_else(|| about(cause, |LogError::File { error, .. }| advice::file(error)))
+        .or_else(|| about(cause, on_background))
+}
+
+/// What `advice` there is if the cause is an error of this type.
+fn about<E: Error + 'static>(
+    cause: &(dyn Error + 'static),
+    advice: impl FnOnce(&E) -> Option<String>,
+) -> Option<String> {
+    cause.downcast_ref().and_then(advice)
 }
 
 fn on_namespace(error: &namespace::Error) -> Option<String> {
@@ -50,7 +48,8 @@ fn on_namespace(error: &namespace::Error) -> Option<String> {
         namespace::Error::Detach(source) | namespace::Error::Command(command::Error(source)) => {
             advice::user_namespace(source, advice::setting)
         }
-        namespace::Error::Identity(_) | namespace::Error::Watch(_) => None,
+        namespace::Error::Identity(error) => Some(on_identity(error)),
+        namespace::Error::Watch(_) => None,
     }
 }
 
@@ -70,5 +69,19 @@ fn on_socket(error: &socket::Error) -> Option<String> {
         socket::Error::NoName => Some("--socket takes another path".into()),
         socket::Error::Fd(_) => Some("it has to be a connected UNIX socket, open when passt starts".into()),
         socket::Error::Device(_) | socket::Error::Listening(_) => None,
+    }
+}
+
+fn on_host(error: &host::Error) -> Option<String> {
+    match error {
+        host::Error::NoInterface(_) => Some("'ip link' shows the interfaces that the host has".into()),
+        host::Error::Links(_) => None,
+    }
+}
+
+fn on_background(error: &background::Error) -> Option<String> {
+    match error {
+        background::Error::PidFile { source, .. } => advice::file(source),
+        background::Error::Detach(_) => None,
     }
 }

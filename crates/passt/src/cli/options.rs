@@ -289,8 +289,8 @@ const HOST: &[Opt] = &[
     flag(
         "--isolate-host",
         "Leave nothing of the host's loopback in the guest's reach, and\n\
-         forward no ports by default: --no-map-gw, and none for -t, -u,\n\
-         -T and -U; ports may be given to -t and -u",
+         forward no port that is not given to -t or -u: the same as\n\
+         --no-map-gw -T none -U none -t none -u none",
         |d| d.isolate_host = true,
     ),
     value(
@@ -329,9 +329,10 @@ const NAMES: &[Opt] = &[
     ),
     flag(
         "--resolv-conf",
-        "Give COMMAND or shell a resolv.conf of its own, with servers in\n\
-         its reach; the host's loopback has 169.254.1.1 if no other\n\
-         default: where it can reach none of the host's but others",
+        "Give COMMAND or shell a resolv.conf of its own, with servers that\n\
+         it reaches; 169.254.1.1 stands for one on the host's loopback\n\
+         where no other address does\n\
+         default: only where it reaches none of those in the host's",
         |d| d.pasta.resolv_conf = ResolvConf::Always,
     )
     .only(Scope::Pasta),

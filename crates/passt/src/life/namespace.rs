@@ -115,21 +115,19 @@ pub fn enter(
     if let Some(identity) = wanted {
         before(identity);
     }
-    match pasta.target.netns_path() {
-        Some(path) => join(path.as_ref(), pasta, wanted),
-        None => {
-            let mut namespaces = NewNamespaces::all();
-            namespaces.set(NewNamespaces::PID, pasta.pid_namespace);
-            let asked = pasta.resolv_conf == ResolvConf::Always;
-            let room = Room {
-                namespaces,
-                hostname: config.guest.hostname.as_deref(),
-                resolv_conf,
-                without_it: if asked { log::Level::Warn } else { log::Level::Debug },
-            };
-            create(pasta, room, wanted, inherited)
-        }
+    if let Some(path) = pasta.target.netns_path() {
+        return join(path.as_ref(), pasta, wanted);
     }
+    let mut namespaces = NewNamespaces::all();
+    namespaces.set(NewNamespaces::PID, pasta.pid_namespace);
+    let asked = pasta.resolv_conf == ResolvConf::Always;
+    let room = Room {
+        namespaces,
+        hostname: config.guest.hostname.as_deref(),
+        resolv_conf,
+        without_it: if asked { log::Level::Warn } else { log::Level::Debug },
+    };
+    create(pasta, room, wanted, inherited)
 }
 
 fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<Entered, Error> {
