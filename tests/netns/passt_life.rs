@@ -557,7 +557,8 @@ fn what_fails_before_it_is_ready_says_why() {
         let socket = if options == taken { "" } else { " --socket other" };
         let finished = net.passt(User::Root).with("--quiet").run(&format!("{socket} {options}"));
         assert_eq!(finished.status.code(), Some(1), "{options}");
-        let lines: Vec<&str> = finished.stderr.lines().filter(|line| !line.contains("as root")).collect();
+        let lines: Vec<&str> =
+            finished.stderr.lines().filter(|line| !line.starts_with("Started as root")).collect();
         assert!(lines.first().is_some_and(|line| line.contains(reason)), "{options}: {lines:?}");
         assert_eq!(finished.stdout, "");
     }

@@ -159,7 +159,11 @@ impl Arguments {
             let (spec, option, what) = match action {
                 Action::Clear(name) => {
                     let table = server.tables.iter().find(|table| table.name == *name);
-                    let side = table.with_context(|| format!("Unsupported pif name {name}"))?.side;
+                    let side = table
+                        .with_context(|| {
+                            format!("Unsupported pif name {name}; there are HOST and, of pasta, SPLICE")
+                        })?
+                        .side;
                     changes.push(Change::Clear(Which { side: Some(side), protocol: None }));
                     continue;
                 }
@@ -323,7 +327,10 @@ mod tests {
         assert_eq!(list("-T none S").as_deref(), Ok("0SPLICE"));
         assert_eq!(list("-C HOST -A -t none S").as_deref(), Ok("0HOST"));
         assert_eq!(list("-t 80 -t none S"), Err("-t none conflicts with previous options".into()));
-        assert_eq!(list("-C FOO S"), Err("Unsupported pif name FOO".into()));
+        assert_eq!(
+            list("-C FOO S"),
+            Err("Unsupported pif name FOO; there are HOST and, of pasta, SPLICE".into())
+        );
         assert_eq!(list("-t 0 S"), Err("Invalid port specifier 0".into()));
         let of_passt = Greeting { tables: vec![server(Caps::V4).tables.remove(0)] };
         let Outcome::Run(arguments) =

@@ -4,10 +4,10 @@ use std::io;
 
 use anyhow::{Context as _, bail};
 use passt::advice;
-use passt_control::Protocol;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Refused};
 use passt_control::request::{Change, Changes, Request};
+use passt_control::{Protocol, Side};
 
 use crate::holder;
 
@@ -54,8 +54,10 @@ fn line(refused: &Refused) -> String {
     }
     let protocol = if rule.protocol == Protocol::Tcp { "t" } else { "u" };
     let error = errno.map(io::Error::from_raw_os_error);
-    let advice =
-        port.zip(error).and_then(|(port, error)| advice::port(port, protocol, &error, advice::setting));
+    let advice = port
+        .filter(|_| rule.side == Side::Host)
+        .zip(error)
+        .and_then(|(port, error)| advice::port(port, protocol, &error, advice::setting));
     advice::with(reason, advice)
 }
 
