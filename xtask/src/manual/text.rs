@@ -81,7 +81,7 @@ Each of *-t*, *-u*, *-T* and *-U* that is not given is *auto*. Ports of *-t* and
 the host unless one is named: *-t 127.0.0.1/8080* is for this host alone.
 
 The gateway's address stands for the host's loopback: what listens there is reached by the command, unless *--no-map-gw* is given.
-*--isolate-host* is that, and no ports either way.
+*--isolate-host* is that, and no ports either way but those given to *-t* and *-u*.
 
 The command sees the host's */etc/resolv.conf*. Where all name servers in it are on the host's loopback, it sees one that names the gateway
 instead, which stands for the host. With *--isolate-host* or *--no-map-gw* that takes *--resolv-conf*.
