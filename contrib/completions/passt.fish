@@ -57,6 +57,7 @@ complete -c passt -l print-capabilities -d 'Print what vhost-user front ends ask
 complete -c passt -l migrate-exit -d 'Does nothing, for compatibility'
 complete -c passt -l migrate-no-linger -d 'Does nothing, for compatibility'
 complete -c passt -l no-map-gw -d 'The gateway\'s address doesn\'t stand for the host'
+complete -c passt -l isolate-host -d 'Leave nothing of the host\'s loopback in the guest\'s reach, and'
 complete -c passt -l no-dhcp-dns -d 'Don\'t announce name servers'
 complete -c passt -l no-dhcp-search -d 'Don\'t announce domains'
 complete -c passt -s 4 -l ipv4-only -d 'Use IPv4 alone'

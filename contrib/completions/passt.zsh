@@ -98,6 +98,7 @@ _passt() {
 '*--migrate-exit[Does nothing, for compatibility]' \
 '*--migrate-no-linger[Does nothing, for compatibility]' \
 '*--no-map-gw[The gateway'\''s address doesn'\''t stand for the host]' \
+'*--isolate-host[Leave nothing of the host'\''s loopback in the guest'\''s reach, and]' \
 '*--no-dhcp-dns[Don'\''t announce name servers]' \
 '*--no-dhcp-search[Don'\''t announce domains]' \
 '*-4[Use IPv4 alone]' \

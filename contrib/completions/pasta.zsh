@@ -104,6 +104,9 @@ _pasta() {
 '*--no-splice[Send what comes from the host'\''s loopback through that]' \
 '*--splice-only[Connect loopbacks alone, leave that interface unused]' \
 '*--no-map-gw[The gateway'\''s address doesn'\''t stand for the host]' \
+'*--isolate-host[Leave nothing of the host'\''s loopback in the guest'\''s reach, and]' \
+'*--resolv-conf[Give COMMAND or shell a resolv.conf of its own, with servers that]' \
+'*--keep-resolv-conf[Leave COMMAND or shell the host'\''s resolv.conf]' \
 '*--dhcp-dns[Announce name servers]' \
 '*--dhcp-search[Announce domains]' \
 '*-4[Use IPv4 alone]' \

@@ -30,6 +30,61 @@ fn no_map_gw_leaves_the_gateway_alone() {
     assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
 }
 
+/// What a guest reaches of the host without `--isolate-host`, and with it. Ports that are given are
+/// forwarded all the same, and a resolver has a name if it is asked for.
+#[test]
+fn isolate_host() {
+    let Some(net) = Net::new() else { return };
+    net.host.resolv_conf("nameserver 127.0.0.53\n");
+    let _servers =
+        [net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001"), net.host.serve("127.0.0.53:53")];
+    let _udp = [("127.0.0.1:6001"), ("[::1]:6001")].map(|addr| {
+        let mut udp = net.host.start_peer(&format!("udp-serve {addr}"));
+        udp.wait_for("LISTENING");
+        udp
+    });
+    let _far = net.peer.serve(&at(FAR4, 5001));
+    let loopbacks = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6];
+    for user in User::BOTH {
+        for (options, in_reach) in [
+            ("--config-net", &loopbacks[..]),
+            ("--config-net --isolate-host", &[]),
+            ("--config-net --isolate-host --resolv-conf", &[]),
+        ] {
+            let guest = net.pasta(user).with(options).start();
+            exchange(&guest, &at(FAR4, 5001));
+            for address in loopbacks {
+                let what = format!("{address} {options} as {user:?}");
+                let reached = in_reach.contains(&address);
+                let connects =
+                    || guest.peer(&format!("connect {}", at(address, 5001))).starts_with("connected");
+                let answers = || {
+                    guest
+                        .start_peer(&format!("udp-ask {} hello", at(address, 6001)))
+                        .finish()
+                        .stdout
+                        .contains("hello")
+                };
+                if reached {
+                    // Ports are looked for in intervals.
+                    eventually(&what, || connects().then_some(()));
+                }
+                assert_eq!((connects(), answers()), (reached, reached), "{what}");
+            }
+            if options.contains("--resolv-conf") {
+                let resolver = guest.peer("connect 169.254.1.1:53");
+                assert!(resolver.starts_with("connected"), "{resolver}");
+            }
+        }
+        let guest = net.pasta(user).with("--config-net --isolate-host -t 8080:80").start();
+        let _servers = [guest.serve("[::]:80"), guest.serve("[::]:81")];
+        exchange(&net.peer, &at(HOST4, 8080));
+        exchange(&net.host, "127.0.0.1:8080");
+        let outcome = net.peer.peer(&format!("connect {}", at(HOST4, 81)));
+        assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+    }
+}
+
 #[test]
 fn map_host_loopback() {
     let Some(net) = Net::new() else { return };

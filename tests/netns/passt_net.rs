@@ -268,6 +268,8 @@ fn all_ports_also_from_the_hosts_loopback() {
     let _server = machine.serve("[::]:1100");
     exchange(&net.host, "127.0.0.1:1100");
     assert_eq!(net.host.peer("who 127.0.0.1:1100").trim(), GATEWAY4);
+    // The host's own address is the machine's, too.
+    assert_eq!(net.host.peer(&format!("who {HOST4}:1100")).trim(), GATEWAY4);
     exchange(&net.host, "[::1]:1100");
     exchange(&net.peer, &at(HOST4, 1100));
     let mut udp = machine.start_peer("udp-serve 0.0.0.0:1101");

@@ -83,8 +83,8 @@ fn a_connection_is_waited_for() {
 fn what_fails_says_why() {
     for (args, reason) in [
         (&[][..], "Usage: qrap FDNUM COMMAND"),
-        (&["5"], "Usage: qrap FDNUM COMMAND"),
-        (&["1", "true"], "Usage: qrap FDNUM COMMAND"),
+        (&["5"], "no command to run with descriptor 5"),
+        (&["1", "true"], "1 is no descriptor to give away: take 3 or more"),
         (&["5", "true"], "/no/socket"),
     ] {
         let finished = Process::start(&mut qrap(Path::new("/no/socket"), args)).finish();

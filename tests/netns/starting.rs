@@ -398,7 +398,7 @@ fn committed(pid: u32) -> u64 {
 fn one_line(finished: &Finished) -> String {
     assert_eq!(finished.status.code(), Some(1), "{finished:?}");
     // A warning each time; and one for each port, before the reason.
-    let warnings = ["as root", "Listen failed for", "in the new namespace"];
+    let warnings = ["Started as root", "Listen failed for", "in the new namespace"];
     let is_reason = |line: &&str| !warnings.iter().any(|warning| line.contains(warning));
     let lines: Vec<&str> = finished.stderr.lines().filter(is_reason).collect();
     assert_eq!(lines.len(), 1, "{finished:?}");

@@ -18,6 +18,7 @@ pub mod client;
 mod cpio;
 pub mod device;
 pub mod dhcp;
+pub mod examples;
 pub mod frame;
 mod guest;
 #[cfg(feature = "provoke")]

@@ -13,7 +13,8 @@ use anyhow::{Context as _, Result};
 use crate::tally::Tally;
 
 /// Documents, and directories of documents.
-const DOCUMENTS: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "fuzz/README.md", "docs"];
+const DOCUMENTS: [&str; 6] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "fuzz/README.md", "docs"];
 /// What introduces a name in Rust.
 const KEYWORDS: [&str; 9] =
     ["fn", "struct", "enum", "trait", "const", "static", "type", "mod", "macro_rules!"];

@@ -1,5 +1,5 @@
-//! Development commands: `cargo xtask test`, `bench`, `book`, `boot`, `completions`, `dist`, `gauge`,
-//! `imports`, `links`, `man`, `mutants`, `release`.
+//! Development commands: `cargo xtask test`, `bench`, `book`, `boot`, `completions`, `dist`,
+//! `examples`, `gauge`, `imports`, `links`, `man`, `mutants`, `release`, `spelling`.
 
 mod bench;
 mod book;
@@ -19,6 +19,7 @@ mod mutants;
 mod processors;
 mod release;
 mod schedule;
+mod spelling;
 mod tally;
 
 use std::path::Path;
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "gauge" => root().and_then(gauge::write).map(|()| true),
         Some((command, [])) if command == "imports" => root().and_then(imports::print),
         Some((command, [])) if command == "links" => root().and_then(links::print),
+        Some((command, [])) if command == "spelling" => root().and_then(spelling::print),
+        Some((command, [])) if command == "examples" => root().and_then(list_examples),
         Some((command, words)) if command == "boot" => boot::run(words),
         Some((command, options)) if command == "bench" => bench(options),
         Some((command, options)) if command == "dist" => root().and_then(|root| dist::run(root, options)),
@@ -64,8 +67,10 @@ fn main() -> ExitCode {
             let imports =
                 "imports  list which modules of the engine import which; fail if one imports from above";
             let links = "links    check that what the documents link to is there";
+            let spelling = "spelling check the documents' spelling by codespell";
+            let examples = "examples list the examples of the documents that no test runs, and why";
             eprintln!(
-                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}",
+                "usage: cargo xtask COMMAND\n\n  {test}\n  {man}\n  {book}\n  {completions}\n  {gauge}\n  {imports}\n  {links}\n  {spelling}\n  {examples}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}\n  {}",
                 kernels::USAGE,
                 processors::USAGE,
                 boot::USAGE,
@@ -101,6 +106,7 @@ fn test() -> Result<bool> {
     let mut tally = Tally::default();
     imports::check(root, &mut tally)?;
     links::check(root, &mut tally)?;
+    spelling::check(root, &mut tally)?;
     release::dependencies::check(root, &mut tally)?;
     let real = root.join("tests");
     let (real, quick): (Vec<_>, Vec<_>) = tests.iter().partition(|tests| tests.directory == real);
@@ -115,8 +121,20 @@ fn test() -> Result<bool> {
     tally.count_skips(&skips)?;
     gauge::compare(root, &mut tally)?;
     fuzz::run(&root.join("fuzz"), &mut tally)?;
+    list_examples(root)?;
     tally.print();
     Ok(tally.failed == 0 && (tally.is_whole() || std::env::var_os(WHOLE).is_none()))
+}
+
+/// Prints the examples of the documents that no test runs, and why; true, as what fails is an error.
+fn list_examples(root: &Path) -> Result<bool> {
+    for example in passt_tests::examples::all(root)?.iter().flatten() {
+        if let passt_tests::examples::How::Not(reason) = &example.how {
+            let first = example.lines.first().map_or("", String::as_str);
+            println!("NOT RUN {}: {reason}: {first}", example.place);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the machine ready and builds the programs and all tests.

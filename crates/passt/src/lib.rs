@@ -1,6 +1,7 @@
 //! The programs passt and pasta: command line, configuration, isolation and life of the process
 //! around the engine.
 
+pub mod advice;
 pub mod app;
 pub mod cli;
 pub mod control;

@@ -20,7 +20,11 @@ fn command_lines() {
     let path = path.display();
     for (line, code, expected) in [
         (String::new(), 1, "Please provide an --ethernet argument\n"),
-        (format!("--bogus --ethernet {path}"), 124, "vpnkit: unrecognized option '--bogus'\n"),
+        (
+            format!("--bogus --ethernet {path}"),
+            124,
+            "vpnkit: unrecognized option '--bogus'; try 'vpnkit --help' for a list of options\n",
+        ),
         (format!("--ethernet {path} --mtu many"), 124, "vpnkit: option --mtu: invalid value many\n"),
         (
             format!("--ethernet {path} --port /tmp/x"),

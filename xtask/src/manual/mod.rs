@@ -111,7 +111,11 @@ fn prose(page: &mut Roff, section: &str) {
     let (title, body) = section.split_once('\n').unwrap_or((section, ""));
     page.control("SH", [title]);
     for (i, paragraph) in body.trim_end().split("\n\n").enumerate() {
-        if paragraph.starts_with("    ") {
+        let commented = paragraph.strip_prefix("<!-- ").and_then(|text| text.split_once(" -->\n"));
+        if let Some((comment, text)) = commented {
+            page.control(format!("\\\" {comment}"), []);
+            example(page, text);
+        } else if paragraph.starts_with("    ") {
             example(page, paragraph);
         } else if let Some((term, meaning)) = paragraph.split_once(" ::\n") {
             page.control("TP", []);

@@ -1,7 +1,7 @@
 //! What the manual pages say besides the options.
 
 /// When something in here last changed.
-pub(super) const DATE: &str = "2026-11-28";
+pub(super) const DATE: &str = "2026-11-29";
 
 /// Sections before the options.
 pub(super) fn before(pasta: bool) -> [&'static str; 3] {
@@ -15,7 +15,7 @@ pub(super) fn before(pasta: bool) -> [&'static str; 3] {
 /// Sections behind the options.
 pub(super) fn after(pasta: bool) -> Vec<&'static str> {
     if pasta {
-        vec![PORTS, ADDRESSES, LIFE_PASTA, ISOLATION, EXAMPLES_PASTA, STATUS_PASTA, SEE_PASTA]
+        vec![KNOW_PASTA, PORTS, ADDRESSES, LIFE_PASTA, ISOLATION, EXAMPLES_PASTA, STATUS_PASTA, SEE_PASTA]
     } else {
         vec![PORTS, ADDRESSES, LIFE_PASST, ISOLATION, FILES_PASST, EXAMPLES_PASST, STATUS_PASST, SEE_PASST]
     }
@@ -48,14 +48,14 @@ the addresses, routes and name servers of the host. What the namespace sends is 
 ping sockets, and the other way round. There is no bridge and no address translation, and neither root nor any
 capability is needed.
 
-With a COMMAND, or else with the user's shell, it runs that in new network, mount, IPC, UTS, PID and user namespaces and ends
-with it. With a PID, or with *--netns*, it serves a namespace that is there, goes to the background when all is
-ready, and ends with the namespace.
+It runs COMMAND, or without one the user's shell, in new network, mount, IPC, UTS, PID and user namespaces, and ends
+with it. With a PID, or with *--netns*, it serves a namespace that is there already: it goes to the background when all
+is ready, and ends with the namespace.
 
 Connections between the loopback interfaces of the namespace and of the host bypass the tap device.
 
-With *--config-net* the interface is configured. Without it, it stays down, and is for a DHCP client or
-router advertisements to be configured.";
+With *--config-net* the interface is configured. Without it, it stays down until a DHCP client or router
+advertisements configure it.";
 
 const DESCRIPTION_PASST: &str = "\
 DESCRIPTION
@@ -65,6 +65,28 @@ machine sends is translated to ordinary TCP, UDP and ping sockets, and the other
 address translation, and neither root nor any capability is needed.
 
 The machine gets the addresses, routes and name servers of the host by DHCP, DHCPv6 and router advertisements.";
+
+const KNOW_PASTA: &str = "\
+GOOD TO KNOW
+The command is root *inside* only, of one user and one group, so it can't become another user. Files are the host's own: what it deletes is gone.
+
+Started as root, pasta and its command become *nobody*, who may read and write little. *--runas* names another user.
+
+The namespace ends with the command, and so does all that the command has started, unless *--no-pidns* is given. A command that goes to
+the background by itself ends at once: tell it to stay in the foreground.
+
+The host's name inside is *pasta-* and the host's name, unless *--hostname* gives another.
+
+Each of *-t*, *-u*, *-T* and *-U* that is not given is *auto*. Ports of *-t* and *-u*, automatic ones too, are bound for all addresses of
+the host unless one is named: *-t 127.0.0.1/8080* is for this host alone.
+
+The gateway's address stands for the host's loopback: what listens there is reached by the command, unless *--no-map-gw* is given.
+*--isolate-host* is that, and no ports either way but those given to *-t* and *-u*.
+
+The command sees the host's */etc/resolv.conf*. Where all name servers in it are on the host's loopback, it sees one that names the gateway
+instead, which stands for the host. With *--isolate-host* or *--no-map-gw* that takes *--resolv-conf*.
+
+*/sys* is the host's, too, so what it says of interfaces is not true inside. *ip*(8) says what is.";
 
 const PORTS: &str = "\
 PORT FORWARDING
@@ -81,8 +103,8 @@ forwarded to other ports; ranges must have the same length. *:ADDRESS/TO* is ano
 left out of what the other items say. A list that only leaves out is about all other ports.
 
 all ::
-all ports but ephemeral ones, as far as they can be bound, and while they take no more than three of four
-descriptors that the process may have.
+all ports but ephemeral ones that can be bound. Each takes a descriptor, and together they take at most three quarters of
+those that the process may have (*ulimit -Hn*). A line names the port at which these ended; the rest is not forwarded.
 
 auto ::
 pasta only, and its default: what listens on the other side, found once a second. With ranges in the list, only those.
@@ -91,16 +113,17 @@ pasta only, and its default: what listens on the other side, found once a second
 
 const ADDRESSES: &str = "\
 ADDRESSES
-The guest has the host's addresses, which therefore lead to the guest itself as long as it uses them. The address of the gateway stands for
-the host's loopback, unless *--no-map-gw* is given or *--map-host-loopback* names another; *--map-guest-addr* names one that
-stands for the host's own address. At the address of *--dns-forward* there is the host's resolver.
+The guest has the host's addresses, so these lead to the guest itself as long as it uses them. The address of the gateway stands for
+the host's loopback, unless *--no-map-gw* is given or *--map-host-loopback* names another. The address of *--map-guest-addr*
+stands for the host's own address, and that of *--dns-forward* for the host's resolver.
 
-What listens on the host's loopback alone is out of the guest's reach with *--no-map-gw*, and for pasta *-T none* and *-U none* beside it, without
-the other options named here. What listens on all addresses of the host is reached at any of them that the guest does
-not use, as from other machines.
+What listens on the host's loopback alone is out of the guest's reach with *--no-map-gw*, for pasta together with *-T none* and *-U none*,
+if none of the other options named here is given. What listens on all addresses of the host is reached at any of them that the
+guest does not use, as from other machines.
 
 Connections that the host makes to a forwarded port by its own loopback arrive from the gateway's address, or for pasta, where they bypass
-the tap device, from the namespace's own address. All others arrive from where they come from.";
+the tap device, from the namespace's own address. Those that it makes to its own address arrive from the gateway's, as long as the guest has the same. All
+others arrive from where they come from.";
 
 const LIFE_PASTA: &str = "\
 LIFE
@@ -149,43 +172,64 @@ const EXAMPLES_PASTA: &str = "\
 EXAMPLES
 A shell with a network:
 
+<!-- run -->
     pasta --config-net
+
+A web page:
+
+<!-- run -->
+    pasta --config-net curl -sS http://example.org/
 
 A server, reached at port 8080 of the host, and nothing else forwarded:
 
-    pasta --config-net -t 8080:80 -u none -T none -U none ./server
+<!-- run: serves 8080 -->
+    pasta --config-net -t 8080:8000 -u none -T none -U none python3 -m http.server 8000
 
 A program that is to find nothing of what listens on the host's loopback:
 
-    pasta --config-net --no-map-gw -t none -u none -T none -U none ./untrusted
+<!-- run -->
+    pasta --config-net --isolate-host ./untrusted
+
+The same with names, by the host's resolver alone:
+
+<!-- run -->
+    pasta --config-net --isolate-host --resolv-conf curl -sS http://example.org/
 
 The namespace of a process:
 
+<!-- not run: needs a namespace that exists -->
     pasta --config-net 4242
 
 A resolver at an address of its own:
 
+<!-- run -->
     pasta --config-net --dns-forward 169.254.1.1 dig @169.254.1.1 example.org
 
 Record everything:
 
-    pasta --config-net --pcap frames.pcap curl http://example.org/";
+<!-- run -->
+    pasta --config-net --pcap frames.pcap curl -sS http://example.org/";
 
 const EXAMPLES_PASST: &str = "\
 EXAMPLES
 A machine whose port 22 is the host's port 2222:
 
+<!-- run -->
     passt --socket vm.socket -t 2222:22
-    qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 -netdev stream,id=n0,server=off,addr.type=unix,addr.path=vm.socket
+
+<!-- not run: needs a disk -->
+    qemu-system-x86_64 -m 1G -drive file=disk.qcow2 -device virtio-net-pci,netdev=n0 -netdev stream,id=n0,server=off,addr.type=unix,addr.path=vm.socket
 
 A machine that boots from the network, by TFTP from another host:
 
+<!-- run -->
     passt --socket vm.socket --dhcp-boot pxelinux.0,192.0.2.9
 
 With a qemu older than 7.2:
 
+<!-- not run: needs a disk -->
     passt
-    qrap 5 qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 -netdev socket,id=n0,fd=5";
+    qrap 5 qemu-system-x86_64 -m 1G -drive file=disk.qcow2 -device virtio-net-pci,netdev=n0 -netdev socket,id=n0,fd=5";
 
 const STATUS_PASTA: &str = "\
 EXIT STATUS

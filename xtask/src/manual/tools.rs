@@ -15,8 +15,8 @@ SYNOPSIS
         "\
 DESCRIPTION
 *pesto* talks to the *passt* or *pasta* that was started with *--conf-path* PATH. Without options it lists the forwarded
-ports. With specifiers it changes them: all changes of one call take effect together, or none, and what can't be had is
-told, a line each, with who has a port as far as the user may see that. Adding what is there and deleting what is not
+ports. With specifiers it changes them: all changes of one call take effect together, or none. For each port that can't be had
+there is a line, which names who has it where the user may see that. Adding what is there and deleting what is not
 is no error. Connections that were accepted stay.
 
 A specifier before any *--add* or *--delete* replaces all rules of its interface, which is HOST for *-t* and *-u*, and
@@ -29,11 +29,13 @@ A server of the C program is understood as well. It answers nothing: what could 
 EXAMPLES
 Publish a port of a running container, and take it away:
 
+<!-- not run: docs/walkthrough.md has these -->
     pesto --add -t 127.0.0.1/8080:80 pasta.sock
     pesto --delete -t 127.0.0.1/8080:80 pasta.sock
 
 Look at frames from now on:
 
+<!-- not run: it ends with the instance -->
     pesto --capture - pasta.sock | tcpdump -nr -",
         "\
 EXIT STATUS
@@ -54,10 +56,11 @@ SYNOPSIS
 *passtop* [OPTION]... [PATH]",
         "\
 DESCRIPTION
-*passtop* shows what the *passt* or *pasta* does that was started with *--conf-path* PATH, or the only one that it finds, among sockets in whose names are pasta, passt, pesto, ctl, control or conf:
-rates of traffic now and before, flows by rate with both sides' addresses, state, round-trip time and segments sent
-again, forwarded ports and who uses them, what is dropped and why, and how full everything is. It needs no right
-but to connect to that socket.",
+*passtop* shows what a *passt* or *pasta* does that was started with *--conf-path* PATH. It shows rates of traffic, flows with
+their addresses, state, round-trip time and segments sent again, forwarded ports and who uses them, what is dropped
+and why, and how full everything is. It needs no right but to connect to that socket.
+
+Without PATH it takes the only socket that it finds with pasta, passt, pesto, ctl, control or conf in its name.",
     ],
     &[
         "\
@@ -115,8 +118,9 @@ Path of the socket.",
 EXAMPLES
 A qemu that is given the descriptor:
 
+<!-- not run: needs a disk -->
     passt
-    qrap 5 qemu-system-x86_64 ... -device virtio-net-pci,netdev=n0 -netdev socket,id=n0,fd=5",
+    qrap 5 qemu-system-x86_64 -m 1G -drive file=disk.qcow2 -device virtio-net-pci,netdev=n0 -netdev socket,id=n0,fd=5",
         "\
 EXIT STATUS
 That of the command; 1 if there is none.",

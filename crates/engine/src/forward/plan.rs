@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use passt_sys::plain::Plain;
 
 use super::rule::{Families, Listen, Rule};
-use super::table::{Conflict, Entry, RuleId, Rules, side_name};
+use super::table::{Conflict, Entry, RuleId, Rules};
 use crate::flow::{Protocol, Side};
 
 /// Rules at most, on both sides together.
@@ -249,13 +249,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { entry, reason, .. } = self;
         let Reason::Port { port, .. } = reason else { return reason.fmt(f) };
-        let (side, protocol) = (side_name(entry.side), entry.protocol);
-        let listen = &entry.rule.listen;
-        if *listen == Listen::default() {
-            write!(f, "Listen failed for {side} {protocol} port {port}: {reason}")
-        } else {
-            write!(f, "Listen failed for {side} {protocol} port {listen}/{port}: {reason}")
-        }
+        write!(f, "Listen failed for {}: {reason}", entry.name(port))
     }
 }
 
@@ -326,7 +320,10 @@ mod tests {
         assert_eq!(back, [(1, 0, 0), (1, 1, 1)], "its place is taken");
         let plan = Rules::default().plan([Add(over()), Add(a())], Families::Both);
         let told: Vec<_> = plan.refused().iter().map(Refusal::to_string).collect();
-        assert_eq!(told, ["Forwarding configuration conflict: */1-100 versus 127.0.0.1/80"]);
+        assert_eq!(
+            told,
+            ["Forwarding configuration conflict: HOST TCP port 1-100 versus HOST TCP port 127.0.0.1/80"]
+        );
     }
 
     /// A rule that was deleted and added again in one go has its name, and so its sockets.

@@ -10,7 +10,7 @@ use passt_proto::addr::Addr;
 use passt_proto::guest::{Bypass, Guest};
 
 use super::by_port::ByPort;
-use super::rule::{Families, PortRange, Rule};
+use super::rule::{Families, Listen, PortRange, Rule};
 use crate::flow::{Protocol, Side};
 
 /// A rule, and where it applies.
@@ -40,6 +40,20 @@ impl fmt::Display for Entry {
         }
         let kinds = [(rule.weak, ", those that are free"), (rule.scan, ", where a service listens")];
         kinds.into_iter().filter(|(is, _)| *is).try_for_each(|(_, kind)| f.write_str(kind))
+    }
+}
+
+impl Entry {
+    /// Some of its ports for the user: `HOST TCP port 80`, with an address or interface before the
+    /// ports if there is one.
+    pub fn name(&self, ports: impl fmt::Display) -> String {
+        let Self { side, protocol, rule } = self;
+        let side = side_name(*side);
+        if rule.listen == Listen::default() {
+            format!("{side} {protocol} port {ports}")
+        } else {
+            format!("{side} {protocol} port {}/{ports}", rule.listen)
+        }
     }
 }
 
@@ -117,7 +131,7 @@ impl Rules {
     /// Puts a rule back by the name that it had, unless it meets another one.
     pub(super) fn restore(&mut self, id: RuleId, entry: Entry) -> Result<(), Conflict> {
         if let Some(other) = self.first(&entry, |other| other.meets(&entry)).and_then(|id| self.get(id)) {
-            return Err(Conflict(other.rule.to_string(), entry.rule.to_string()));
+            return Err(Conflict(other.name(other.rule.ports), entry.name(entry.rule.ports)));
         }
         self.ports.insert(entry.rule.ports, entry.rule.listen.addr, id.0);
         self.entries.insert(id, entry);
@@ -298,7 +312,7 @@ mod tests {
     use passt_proto::guest::Configured;
 
     use super::*;
-    use crate::forward::rule::{Listen, PortRange};
+    use crate::forward::rule::PortRange;
 
     /// The guest's address.
     const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -451,7 +465,11 @@ mod tests {
         assert_eq!(rules.add(entry(Host, Tcp, rule("", 20, 30))), Ok(first));
         for other in [rule("", 30, 31), rule("127.0.0.1", 25, 25), rule("::", 1, 65535)] {
             let conflict = rules.add(entry(Host, Tcp, other)).expect_err("it meets");
-            assert!(conflict.to_string().starts_with("Forwarding configuration conflict: */20-30 versus "));
+            assert!(
+                conflict
+                    .to_string()
+                    .starts_with("Forwarding configuration conflict: HOST TCP port 20-30 versus ")
+            );
         }
         let second = rules.add(entry(Host, Udp, rule("", 30, 31))).expect("of another protocol");
         let third = rules.add(entry(Namespace, Tcp, rule("", 30, 31))).expect("of another side");

@@ -4,6 +4,7 @@
 //! process ends, or a command is released, everything is in place; a failure
 //! before that is one line on standard error and status 1.
 
+mod advice;
 mod door;
 mod outbound;
 mod outside;
@@ -89,11 +90,12 @@ fn end<L: Link>(worker: &mut Worker<L>, server: Option<&mut Server>, result: any
 
 /// Says why there is a failure; its exit status.
 fn report(error: &anyhow::Error) -> u8 {
+    let line = crate::advice::with(format_args!("{error:#}"), advice::on(error));
     if log::log_enabled!(log::Level::Error) {
-        log::error!("{error:#}");
+        log::error!("{line}");
     } else {
         // Without standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{}", Plain(format_args!("{error:#}")));
+        let _ = writeln!(io::stderr(), "{}", Plain(line));
     }
     1
 }
@@ -145,6 +147,11 @@ fn run(config: &Config) -> anyhow::Result<u8> {
     let starter = Starter::new(&config.starter);
     for warning in &config.warnings {
         log::warn!("{warning}");
+    }
+    // Programs may expect nothing on standard error.
+    let hints = config.hints.iter().filter(|_| rustix::termios::isatty(rustix::stdio::stderr()));
+    for hint in hints {
+        log::warn!("{hint}");
     }
     match &config.mode {
         Mode::Passt(passt) => passt::run(config, passt, starter, client),
@@ -270,7 +277,13 @@ fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Res
         match &refusal.reason {
             // Of a range less what is left out some ports may be in use by others.
             Reason::Port { error, .. } if refusal.extent == Extent::Part && !is_shortage(error) => {}
-            Reason::Port { .. } => log::warn!("{refusal}"),
+            Reason::Port { port, error } => {
+                let protocol = if refusal.entry.protocol == Protocol::Tcp { "t" } else { "u" };
+                let advice = crate::advice::port(*port, protocol, error, crate::advice::setting);
+                // What has a port of the namespace can't be seen from the host.
+                let advice = advice.filter(|_| refusal.entry.side == Side::Host);
+                log::warn!("{}", crate::advice::with(refusal, advice));
+            }
             _ => anyhow::bail!("{refusal}"),
         }
         if refusal.extent == Extent::Whole {
@@ -293,7 +306,8 @@ fn capture(config: &Config) -> Option<Arc<dyn Capture>> {
     match Recording::create(path, origin) {
         Ok(recording) => Some(Arc::new(recording)),
         Err(error) => {
-            log::warn!("Couldn't record frames in {}: {error}", path.display());
+            let message = format!("Couldn't record frames in {}: {error}", path.display());
+            log::warn!("{}", crate::advice::with(message, crate::advice::file(&error)));
             None
         }
     }

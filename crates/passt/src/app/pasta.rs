@@ -29,6 +29,15 @@ use crate::netconf::Rtnl;
 use crate::netconf::guest;
 use crate::setup::TapSetup;
 
+/// There is no tap device.
+#[derive(Debug, thiserror::Error)]
+#[error("Couldn't create tap device {name}")]
+pub(super) struct TapError {
+    name: String,
+    /// Why.
+    pub(super) source: std::io::Error,
+}
+
 /// Runs until the command, the namespace or a signal ends the process; the exit status.
 pub(super) fn run(
     config: &Config,
@@ -36,10 +45,13 @@ pub(super) fn run(
     starter: Starter,
     inherited: Inherited,
 ) -> anyhow::Result<u8> {
+    namespace::look(pasta)?;
     // What needs the rights and the view of whoever started us comes before the change of identity.
     let mut prepared = Prepared::new(config, Leftovers::default())?;
-    let entered =
-        namespace::enter(config, pasta, inherited, |identity| hand_over(&prepared.listeners, identity))?;
+    let resolv_conf = prepared.setup.resolv_conf.as_deref();
+    let entered = namespace::enter(config, pasta, resolv_conf, inherited, |identity| {
+        hand_over(&prepared.listeners, identity);
+    })?;
     let Some(wanted) = prepared.setup.tap.take() else {
         let mut netlink = inside(&entered.netns, || Ok(Rtnl::open()?))?;
         if pasta.loopback {
@@ -155,7 +167,7 @@ fn create_tap(wanted: &TapSetup, loopback: bool) -> anyhow::Result<(Tap, Option<
     if loopback {
         loopback_up(&mut netlink);
     }
-    let tap = Tap::open(name, false).with_context(|| format!("Couldn't create tap device {name}"))?;
+    let tap = Tap::open(name, false).map_err(|source| TapError { name: name.clone(), source })?;
     let link = guest::configure(&mut netlink, tap.name(), config)?;
     Ok((tap, link.mac))
 }

@@ -73,6 +73,8 @@ pub struct Config {
     pub starter: Starter,
     /// Lines to log as warnings once logging works, in the order of the options.
     pub warnings: Vec<String>,
+    /// The same for a person at a terminal alone: nothing is wrong.
+    pub hints: Vec<String>,
 }
 
 impl Config {
@@ -212,6 +214,20 @@ pub struct PastaOptions {
     pub loopback: bool,
     /// A command that we start gets a PID namespace of its own, and a `/proc` that shows it.
     pub pid_namespace: bool,
+    /// When a command that we start gets a resolv.conf of its own.
+    pub resolv_conf: ResolvConf,
+}
+
+/// When a command that we start gets a resolv.conf of its own, in its mount namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResolvConf {
+    /// If it can reach none of the name servers in the host's, but others.
+    #[default]
+    IfNeeded,
+    /// Always, and one of the name servers is made to be in reach if none is.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// The network namespace that pasta connects.

@@ -1,7 +1,7 @@
 //! A configuration while its options are being read, and what follows from all of them together.
 
 use std::ffi::{OsStr, OsString};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use passt_engine::forward::rule::Families;
@@ -10,8 +10,8 @@ use passt_proto::responder::custom::Custom;
 use super::announce::Announce;
 use super::config::{
     Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU, MapOptions,
-    Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, Services, Source, Splice,
-    Starter, Target, Userns, Verbosity, Wire,
+    Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, ResolvConf, Services, Source,
+    Splice, Starter, Target, Userns, Verbosity, Wire,
 };
 use super::getopt::Spec as _;
 use super::option::{Family, Opt};
@@ -23,6 +23,10 @@ use super::{Error, Program};
 /// Smallest MTUs that the protocols allow (RFC 791, section 3.2; RFC 8200, section 5).
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
+
+/// What somebody who is new to it meets first.
+const UNCONFIGURED: &str = "The network interface in the new namespace is down until something there configures \
+                            it: --config-net does";
 
 /// Options read so far. What is complete by itself is in `config`, `passt` and `pasta` already;
 /// the rest waits for [`Draft::finish`].
@@ -41,6 +45,7 @@ pub(super) struct Draft {
     pub(super) no_copy_addrs: bool,
     pub(super) no_splice: bool,
     pub(super) splice_only: bool,
+    pub(super) isolate_host: bool,
     pub(super) addr_prefix_len: Option<u8>,
     pub(super) netmask: Option<u8>,
     pub(super) subnet: Option<(Ipv4Addr, u8)>,
@@ -81,6 +86,7 @@ impl Draft {
             no_copy_addrs: false,
             no_splice: false,
             splice_only: false,
+            isolate_host: false,
             addr_prefix_len: None,
             netmask: None,
             subnet: None,
@@ -116,6 +122,7 @@ impl Draft {
             return Err(Error::Conflict("Redundant prefix length specification"));
         }
         self.config.guest.prefix_len = self.netmask.or(self.addr_prefix_len);
+        self.apply_isolation()?;
         self.apply_subnet()?;
         self.warn_of_small_mtu();
         self.config.ports = self.ports()?;
@@ -129,6 +136,37 @@ impl Draft {
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
         self.config.custom.ra.unasked = unasked;
         Ok(self.config)
+    }
+
+    /// Closes all ways to the host's loopback, if they are to be.
+    fn apply_isolation(&mut self) -> Result<(), Error> {
+        if !self.isolate_host {
+            return Ok(());
+        }
+        let is_auto =
+            |spec: &str| spec.rsplit('/').next().is_some_and(|list| list.split(',').any(|i| i == "auto"));
+        let opens = |spec: &str, outbound| if outbound { spec != "none" } else { is_auto(spec) };
+        for (option, specs, outbound) in [
+            ("-t", &mut self.tcp_in, false),
+            ("-u", &mut self.udp_in, false),
+            ("-T", &mut self.tcp_out, true),
+            ("-U", &mut self.udp_out, true),
+        ] {
+            let shown = specs.iter().map(|spec| spec.to_string_lossy());
+            if let Some(spec) = shown.into_iter().find(|spec| opens(spec, outbound)) {
+                return Err(Error::Isolated(format!("{option} {spec}")));
+            }
+            if specs.is_empty() {
+                specs.push("none".into());
+            }
+        }
+        let mapping = &mut self.config.mapping;
+        let mapped = mapping.host_loopback;
+        if let Some(addr) = mapped.v4.map(IpAddr::V4).or(mapped.v6.map(IpAddr::V6)) {
+            return Err(Error::Isolated(format!("--map-host-loopback {addr}")));
+        }
+        mapping.gateway = false;
+        Ok(())
     }
 
     /// Has the guest's network be its own, if it is to be.
@@ -238,6 +276,9 @@ impl Draft {
         if !pasta.pid_namespace && !pasta.target.spawns() {
             return Err(Error::Conflict("--no-pidns is incompatible with PID or --netns"));
         }
+        if pasta.resolv_conf == ResolvConf::Always && !pasta.target.spawns() {
+            return Err(Error::Conflict("--resolv-conf is for a command or shell that pasta starts"));
+        }
         let own = match &pasta.target {
             Target::Command(_) | Target::Shell => Userns::New,
             Target::Pid(pid) => Userns::Join(format!("/proc/{pid}/ns/user").into()),
@@ -247,6 +288,9 @@ impl Draft {
         if pasta.target.spawns() {
             self.config.foreground = true;
             let verbosity = &mut self.config.log.verbosity;
+            if *verbosity > Verbosity::Quiet && !pasta.config_net && !self.splice_only {
+                self.config.hints.push(UNCONFIGURED.into());
+            }
             if *verbosity < Verbosity::Debug {
                 *verbosity = Verbosity::Quiet;
             }
@@ -275,6 +319,7 @@ impl Draft {
     }
 
     fn check_pasta(&self) -> Result<(), Error> {
+        let wants_file = self.pasta.resolv_conf == ResolvConf::Always;
         let conflicts = [
             (self.no_splice && self.splice_only, "--no-splice and --splice-only exclude each other"),
             (
@@ -283,6 +328,11 @@ impl Draft {
             ),
             (self.no_copy_routes && !self.pasta.config_net, "--no-copy-routes needs --config-net"),
             (self.no_copy_addrs && !self.pasta.config_net, "--no-copy-addrs needs --config-net"),
+            (wants_file && self.splice_only, "--resolv-conf and --splice-only exclude each other"),
+            (
+                wants_file && matches!(self.config.dns.servers, Source::None),
+                "--resolv-conf and --dns none exclude each other",
+            ),
         ];
         match conflicts.iter().find(|(exists, _)| *exists) {
             Some((_, text)) => Err(Error::Conflict(text)),
@@ -401,5 +451,6 @@ pub(super) fn default_config(program: Program, mode: Mode) -> Config {
         custom: Custom::default(),
         starter: Starter::default(),
         warnings: Vec::new(),
+        hints: Vec::new(),
     }
 }

@@ -3,8 +3,11 @@
 //! Tokens are lexopt's; added are abbreviations of long options, the end at the first operand where
 //! there is one, and the messages of glibc, which programs that start us compare.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
+
+use super::advice;
+use super::nearest::nearest;
 
 /// What is known of an option before it means anything.
 pub(super) trait Spec: 'static {
@@ -51,6 +54,7 @@ pub(super) struct Getopt<S: Spec> {
     words: lexopt::Parser,
     options: Vec<&'static S>,
     order: Order,
+    single_dash: Option<&'static str>,
 }
 
 impl<S: Spec> Getopt<S> {
@@ -60,12 +64,17 @@ impl<S: Spec> Getopt<S> {
         let name = argv.first().map(|name| name.to_string_lossy().into_owned());
         let mut words = lexopt::Parser::from_iter(argv);
         words.set_short_equals(false);
-        Self { name: name.unwrap_or_default(), words, options: options.collect(), order }
+        Self { name: name.unwrap_or_default(), words, options: options.collect(), order, single_dash: None }
     }
 
     /// The program's name as it was called.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The long option that a word with a single dash has spelt so far, and hardly ever by chance.
+    pub(super) fn single_dash(&self) -> Option<&'static str> {
+        self.single_dash
     }
 
     /// The next option, or the operands; `None` at the end.
@@ -96,7 +105,7 @@ impl<S: Spec> Getopt<S> {
                     word.push('=');
                     word.push_str(&value.to_string_lossy());
                 }
-                return Err(self.unknown(&word, found));
+                return Err(self.unknown(name, &word, found));
             }
         };
         let shown = format!("--{}", option.long());
@@ -113,13 +122,33 @@ impl<S: Spec> Getopt<S> {
     }
 
     fn short(&mut self, letter: char) -> Result<Word<S>, String> {
-        let Some(option) = self.options.iter().find(|option| option.short() == Some(letter)) else {
+        let option = self.options.iter().find(|option| option.short() == Some(letter)).copied();
+        let takes = option.is_some_and(Spec::takes_argument);
+        // Other letters stay for the next step.
+        let rest = if takes { self.words.optional_value() } else { self.words.clone().optional_value() };
+        if let Some(rest) = &rest {
+            self.note_single_dash(letter, rest);
+        }
+        let Some(option) = option else {
             return Err(self.fail(&format!("invalid option -- '{letter}'")));
         };
-        let option = *option;
-        let value = option.takes_argument().then(|| self.words.value()).transpose();
-        let value = value.map_err(|_| self.fail(&format!("option requires an argument -- '{letter}'")))?;
+        let value = match rest {
+            _ if !takes => None,
+            Some(rest) => Some(rest),
+            None => {
+                let value = self.words.value();
+                let missing = |_| self.fail(&format!("option requires an argument -- '{letter}'"));
+                Some(value.map_err(missing)?)
+            }
+        };
         Ok(Word::Option(option, format!("-{letter}"), value))
+    }
+
+    fn note_single_dash(&mut self, letter: char, rest: &OsStr) {
+        let word = format!("{letter}{}", rest.to_string_lossy());
+        let name = word.split('=').next().unwrap_or_default();
+        let long = self.options.iter().map(|option| option.long()).find(|long| *long == name);
+        self.single_dash = self.single_dash.or(long);
     }
 
     /// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases are one
@@ -135,9 +164,10 @@ impl<S: Spec> Getopt<S> {
     }
 
     /// No option, or more than one, begins like `word`.
-    fn unknown(&self, word: &str, found: &[&S]) -> String {
+    fn unknown(&self, name: &str, word: &str, found: &[&S]) -> String {
         if found.is_empty() {
-            return self.fail(&format!("unrecognized option '{word}'"));
+            let near = nearest(name, self.options.iter().map(|option| option.long()));
+            return self.fail(&format!("unrecognized option '{word}'{}", advice::meant(near)));
         }
         let mut text = format!("option '{word}' is ambiguous; possibilities:");
         for option in found {

@@ -7,11 +7,13 @@
 //!
 //! Left out: whatever needs the host (interfaces, users, paths that may not exist).
 
+mod advice;
 mod announce;
 mod config;
 mod draft;
 mod getopt;
 mod help;
+mod nearest;
 mod option;
 mod options;
 mod ports;
@@ -30,13 +32,14 @@ use std::path::Path;
 pub use announce::{NamedOption, named_options};
 pub use config::{
     Addresses, Config, DEFAULT_MAC, DnsOptions, GuestOptions, GuestSocket, HostOptions, LogOptions, MAX_MTU,
-    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, RunAs, Services,
-    Source, Splice, Starter, Target, Userns, Verbosity, Wire,
+    MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, ResolvConf, RunAs,
+    Services, Source, Splice, Starter, Target, Userns, Verbosity, Wire,
 };
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;
 use getopt::{Getopt, Order, Spec as _, Word};
+use nearest::nearest;
 use option::{Action, Arg};
 
 /// What a command line asks for.
@@ -101,13 +104,19 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     let Some(program) = Program::detect(&name, &argv) else {
         return Outcome::Fail(format!("{}\n", Error::Program));
     };
-    match read(program, argv) {
+    let mut words = Getopt::new(argv, options::all(), Order::First);
+    match read(program, &mut words) {
         Ok(outcome) => outcome,
-        Err(Error::Getopt(message)) => {
-            let name = name.to_string_lossy();
-            Outcome::Fail(format!("{message}\nTry '{name} --help' for a list of options\n"))
+        Err(error) => {
+            let line = match (&error, words.single_dash()) {
+                (_, Some(name)) => format!("{error}; {}", advice::two_dashes(name)),
+                (Error::Getopt(message), None) => advice::see_help(message, &name.to_string_lossy()),
+                (Error::Invalid { what, .. }, None) => format!("{error}{}", advice::expected(what)),
+                (Error::Conflict(text), None) => format!("{error}{}", advice::together(text)),
+                (_, None) => error.to_string(),
+            };
+            Outcome::Fail(format!("{line}\n"))
         }
-        Err(error) => Outcome::Fail(format!("{error}\n")),
     }
 }
 
@@ -139,6 +148,17 @@ pub fn described_vpnkit() -> Vec<Described> {
     vpnkit::described()
 }
 
+/// What is said of an option that there is not, by its long name, where these are `known`. The same
+/// for other programs of this project.
+pub fn unrecognized<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    format!("unrecognized option '--{name}'{}", advice::meant(nearest(name, known)))
+}
+
+/// A message about a program's options, and where they are listed.
+pub fn see_help(message: &str, program: &str) -> String {
+    advice::see_help(message, program)
+}
+
 /// A name that an interface can have.
 pub fn interface(text: &str) -> Option<String> {
     values::interface(text)
@@ -149,9 +169,8 @@ pub fn domain(text: &str) -> Option<String> {
     values::domain(text)
 }
 
-fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
+fn read(program: Program, words: &mut Getopt<option::Opt>) -> Result<Outcome, Error> {
     let mut draft = Draft::new(program);
-    let mut words = Getopt::new(argv, options::all(), Order::First);
     let mut operands = Vec::new();
     while let Some(token) = words.next().map_err(Error::Getopt)? {
         let (option, shown, value) = match token {
@@ -181,6 +200,9 @@ fn read(program: Program, argv: Vec<OsString>) -> Result<Outcome, Error> {
                 return Ok(Outcome::Print(text(program, words.name())));
             }
         }
+    }
+    if let Some(name) = words.single_dash() {
+        draft.warn(advice::two_dashes(name));
     }
     let config = draft.finish(operands)?;
     Ok(Outcome::Run(Box::new(config)))
@@ -228,7 +250,10 @@ enum Error {
     #[error("{0}")]
     Getopt(String),
     /// The program's name says nothing.
-    #[error("Cannot determine mode, invoke as \"passt\" or \"pasta\"")]
+    #[error(
+        "Cannot determine mode, invoke as \"passt\" or \"pasta\"; the program's name says which it is, \
+         and so do links to it by these names"
+    )]
     Program,
     /// An option of another mode.
     #[error("{shown} is for {mode} mode only")]
@@ -240,14 +265,17 @@ enum Error {
     #[error("Invalid interface name {0}: not a name that an interface can have")]
     Interface(String),
     /// An operand where none is taken.
-    #[error("Extra non-option argument: {0}")]
+    #[error("Extra non-option argument: {0}; passt has options alone, and pasta runs commands")]
     Operand(String),
     /// An MTU above the limit.
     #[error("MTU {0} too large (max {MAX_MTU})")]
     Mtu(u64),
     /// A DNS server or search domain that can't be one.
-    #[error("Cannot use DNS {what} {value}")]
-    Dns { what: &'static str, value: String },
+    #[error("Cannot use DNS {what} {value}; write {example}, or none")]
+    Dns { what: &'static str, value: String, example: &'static str },
+    /// An option that says the opposite of `--isolate-host`.
+    #[error("{0} and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach")]
+    Isolated(String),
     /// Options that exclude or lack each other.
     #[error("{0}")]
     Conflict(&'static str),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use passt_engine::forward::rule::Families;
 
 use super::Error;
-use super::config::{Addresses, MAX_MTU, RepairSocket, Source, Userns, Verbosity, Wire};
+use super::advice;
+use super::config::{Addresses, MAX_MTU, RepairSocket, ResolvConf, Source, Userns, Verbosity, Wire};
 use super::draft::Draft;
 use super::help;
 use super::option::{Arg, Family, Opt, Scope, all_only, flag, print, value};
@@ -21,7 +22,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Longest path of a file, likewise.
 const MAX_PATH: usize = 4095;
 /// A log file must hold a few lines, however long.
-const MIN_LOG_SIZE: u64 = 5 * 8192;
+pub(super) const MIN_LOG_SIZE: u64 = 5 * 8192;
 /// Servers for each family, and domains, that fit what we announce.
 const MAX_DNS: usize = 3;
 const MAX_SEARCH: usize = 6;
@@ -104,6 +105,9 @@ const MESSAGES: &[Opt] = &[
         set(&mut d.config.stats, arg.parse("--stats interval", interval))
     }),
     value("-p, --pcap FILE", "Record all frames in FILE", |d, arg| {
+        if let Some(line) = advice::capture(&arg.lossy()) {
+            d.warn(line);
+        }
         set(&mut d.config.pcap, arg.path("capture file", MAX_PATH))
     }),
 ];
@@ -282,6 +286,13 @@ const HOST: &[Opt] = &[
     flag("--no-map-gw", "The gateway's address doesn't stand for the host", |d| {
         d.config.mapping.gateway = false;
     }),
+    flag(
+        "--isolate-host",
+        "Leave nothing of the host's loopback in the guest's reach, and\n\
+         forward no port that is not given to -t or -u: the same as\n\
+         --no-map-gw -T none -U none -t none -u none",
+        |d| d.isolate_host = true,
+    ),
     value(
         "--map-guest-addr ADDR",
         "Address that stands for the host where host and guest have\nthe same, for each of IPv4 and IPv6, or none\ndefault: none",
@@ -316,6 +327,19 @@ const NAMES: &[Opt] = &[
         "Domain to search, may be repeated; or none\ndefault: those of resolv.conf",
         search,
     ),
+    flag(
+        "--resolv-conf",
+        "Give COMMAND or shell a resolv.conf of its own, with servers that\n\
+         it reaches; 169.254.1.1 stands for one on the host's loopback\n\
+         where no other address does\n\
+         default: only where it reaches none of those in the host's",
+        |d| d.pasta.resolv_conf = ResolvConf::Always,
+    )
+    .only(Scope::Pasta),
+    flag("--keep-resolv-conf", "Leave COMMAND or shell the host's resolv.conf", |d| {
+        d.pasta.resolv_conf = ResolvConf::Never;
+    })
+    .only(Scope::Pasta),
     flag("--no-dhcp-dns", "Don't announce name servers", |d| d.config.dns.announce_servers = false)
         .only(Scope::Passt),
     flag("--no-dhcp-search", "Don't announce domains", |d| d.config.dns.announce_search = false)
@@ -418,7 +442,11 @@ fn name_server(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let addr = arg.value.to_str().and_then(values::unicast);
-    let addr = addr.ok_or_else(|| Error::Dns { what: "address", value: arg.lossy() })?;
+    let addr = addr.ok_or_else(|| Error::Dns {
+        what: "address",
+        value: arg.lossy(),
+        example: "the address of a resolver, as in 192.0.2.53",
+    })?;
     let fits = |list: &[IpAddr]| list.iter().filter(|a| a.is_ipv4() == addr.is_ipv4()).count() < MAX_DNS;
     if !servers.add(addr, fits) {
         d.warn(format!("Too many DNS servers, {addr} is ignored"));
@@ -432,7 +460,8 @@ fn search(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
         d.config.dns.search = Source::None;
         return Ok(());
     }
-    let refused = || Error::Dns { what: "search domain", value: arg.lossy() };
+    let refused =
+        || Error::Dns { what: "search domain", value: arg.lossy(), example: "a domain, as in example.org" };
     let list = arg.value.to_str().ok_or_else(refused)?;
     if list.trim_ascii().is_empty() {
         return Err(refused());

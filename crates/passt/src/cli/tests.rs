@@ -38,12 +38,22 @@ fn passt(line: &str) -> PasstOptions {
     }
 }
 
-/// The first line of the error.
-fn fail(line: &str) -> String {
+/// The error, which is one line.
+fn whole(line: &str) -> String {
     match outcome(line) {
-        Outcome::Fail(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Outcome::Fail(text) => {
+            assert!(text.ends_with('\n') && text.lines().count() == 1, "{line}: {text}");
+            text.trim_end().to_owned()
+        }
         other => panic!("{line}: {other:?}"),
     }
+}
+
+/// The error without advice.
+fn fail(line: &str) -> String {
+    // A list of possibilities has one, too.
+    let text = whole(line).replace("; possibilities", "\0possibilities");
+    text.split("; ").next().unwrap_or_default().replace('\0', "; ")
 }
 
 fn printed(line: &str) -> String {
@@ -171,6 +181,27 @@ fn refused_together() {
         ("passt --no-pidns", "--no-pidns is for pasta mode only"),
         ("pasta --no-splice --splice-only", "--no-splice and --splice-only exclude each other"),
         ("pasta --host-lo-to-ns-lo --no-splice", "--no-splice and --host-lo-to-ns-lo exclude each other"),
+        (
+            "pasta --isolate-host -T 80",
+            "-T 80 and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "pasta -U auto --isolate-host",
+            "-U auto and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "pasta -t 80 -t 127.0.0.1/8000-8080,auto --isolate-host",
+            "-t 127.0.0.1/8000-8080,auto and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        (
+            "passt --map-host-loopback ::9 --isolate-host",
+            "--map-host-loopback ::9 and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
+        ),
+        ("pasta --resolv-conf 1", "--resolv-conf is for a command or shell that pasta starts"),
+        ("pasta --resolv-conf --netns x", "--resolv-conf is for a command or shell that pasta starts"),
+        ("pasta --resolv-conf -D none true", "--resolv-conf and --dns none exclude each other"),
+        ("pasta --resolv-conf --splice-only true", "--resolv-conf and --splice-only exclude each other"),
+        ("passt --resolv-conf", "--resolv-conf is for pasta mode only"),
         // Ports are read last.
         ("pasta -t 0 --no-copy-addrs", "Invalid port specifier 0"),
         ("passt -t auto", "-t auto is for pasta mode only"),
@@ -188,21 +219,68 @@ fn refused_together() {
     }
 }
 
+/// What to do follows what is wrong, on the same line.
 #[test]
-fn a_hint_follows_what_getopt_says_and_nothing_else() {
-    let Outcome::Fail(text) = outcome("pasta --foo") else {
-        panic!("accepted");
-    };
-    assert_eq!(text, "pasta: unrecognized option '--foo'\nTry 'pasta --help' for a list of options\n");
-    let Outcome::Fail(text) = outcome("pasta -m x") else {
-        panic!("accepted");
-    };
-    assert_eq!(text, "Invalid MTU: x\n");
-    let Outcome::Fail(text) = outcome("passt --no") else {
-        panic!("accepted");
-    };
-    assert!(text.starts_with("passt: option '--no' is ambiguous; possibilities: '--no-"));
-    assert!(text.lines().next().unwrap().contains(" '--no-tcp'"));
+fn advice_follows() {
+    for (line, advice) in [
+        ("pasta --foo", "try 'pasta --help' for a list of options"),
+        ("pasta --confg-net", "did you mean '--config-net'? Try 'pasta --help' for a list of options"),
+        ("pasta --confg-net=1", "did you mean '--config-net'? Try 'pasta --help' for a list of options"),
+        ("passt -p 1 --publish 80", "did you mean '--tcp-ports'? Try 'passt --help' for a list of options"),
+        ("pasta -m x", "it is a number of bytes up to 65520, or 0 for none"),
+        ("pasta --log-size 9", "the smallest is 40960 bytes"),
+        ("pasta -t 127.0.0.1:8080:80", "write 127.0.0.1/8080:80"),
+        ("pasta -t 80 -t 80:8080", "-t 80 and -t 80:8080 name the same port"),
+        ("pasta -D x", "write the address of a resolver, as in 192.0.2.53, or none"),
+        ("pasta -mtu 1500", "-mtu is several options of one letter: the long one is --mtu, with two dashes"),
+        (
+            "pasta -debug ls",
+            "-debug is several options of one letter: the long one is --debug, with two dashes",
+        ),
+    ] {
+        let text = whole(line);
+        assert_eq!(text.split_once("; ").map(|(_, advice)| advice), Some(advice), "{line}");
+    }
+    assert!(whole("passt --no").starts_with("passt: option '--no' is ambiguous; possibilities: '--no-"));
+    assert!(whole("passt --no").contains(" '--no-tcp'"));
+}
+
+/// What goes together with `--isolate-host`: what says the same, and ports that are given.
+#[test]
+fn isolation_leaves_ports_that_are_given() {
+    for (line, forwards) in [
+        ("pasta --isolate-host true", false),
+        ("pasta --isolate-host -T none -U none -t none -u none --no-map-gw true", false),
+        ("pasta --isolate-host --map-host-loopback none 1", false),
+        ("pasta -t 8080:80 --isolate-host 1", true),
+        ("passt --isolate-host -t all", true),
+    ] {
+        let config = run(line);
+        assert!(!config.mapping.gateway && config.mapping.host_loopback == Addresses::default(), "{line}");
+        assert_eq!(config.ports.tcp_in != Ports::None, forwards, "{line}");
+        assert!(config.ports.tcp_out == Ports::None && config.ports.udp_out == Ports::None, "{line}");
+    }
+}
+
+/// What is no mistake, but looks like one.
+#[test]
+fn what_looks_like_a_mistake() {
+    for (line, warning) in [
+        ("pasta -p 8080:80", Some("-p is --pcap: ")),
+        ("pasta --pcap 8080", Some("-p is --pcap: ")),
+        ("passt -pframes", None),
+        ("pasta -config-net", Some("-config-net is several options")),
+        ("pasta -f -- ip -stats link", None),
+        ("pasta -f ip -stats link", None),
+        ("pasta -fm1500", None),
+    ] {
+        let warnings = run(line).warnings;
+        assert_eq!(warnings.is_empty(), warning.is_none(), "{line}: {warnings:?}");
+        assert!(
+            warnings.iter().all(|told| told.starts_with(warning.unwrap_or_default())),
+            "{line}: {warnings:?}"
+        );
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::config::{
 };
 use super::getopt::{Getopt, Order, Spec, Word};
 use super::subnet::{Subnet, SubnetV4};
-use super::{Described, MAX_MTU, Outcome, Program, draft, values};
+use super::{Described, MAX_MTU, Outcome, Program, advice, draft, values};
 
 /// What a command line that makes no sense ends with, as cmdliner has it.
 const MISUSE: u8 = 124;
@@ -206,7 +206,8 @@ fn read(argv: Vec<OsString>) -> Result<Outcome, (String, u8)> {
     let misuse = |line: String| (line, MISUSE);
     let mut words = Getopt::new(argv, OPTIONS.iter(), Order::Any);
     let mut draft = Draft::default();
-    while let Some(word) = words.next().map_err(misuse)? {
+    let unclear = |message: String| misuse(advice::see_help(&message, "vpnkit"));
+    while let Some(word) = words.next().map_err(unclear)? {
         let (option, shown, value): (&Opt, _, _) = match word {
             Word::Option(option, shown, value) => (option, shown, value.unwrap_or_default()),
             Word::Operand(word) => {
@@ -337,7 +338,11 @@ mod tests {
     fn mistakes() {
         for (line, expected, code) in [
             ("", "Please provide an --ethernet argument\n", 1),
-            ("--bogus", "vpnkit: unrecognized option '--bogus'\n", 124),
+            (
+                "--bogus",
+                "vpnkit: unrecognized option '--bogus'; try 'vpnkit --help' for a list of options\n",
+                124,
+            ),
             ("--ethernet /s more", "vpnkit: too many arguments, don't know what to do with more\n", 124),
             ("--mtu x", "vpnkit: option --mtu: invalid value x\n", 124),
             ("--mtu 67", "vpnkit: option --mtu: invalid value 67\n", 124),

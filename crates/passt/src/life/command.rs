@@ -23,7 +23,9 @@ use rustix::process::{
 };
 use rustix::system::{sethostname, uname};
 
+use super::resolv_conf;
 use super::start::Inherited;
+use crate::advice;
 
 /// Longest host name (`HOST_NAME_MAX` of limits.h).
 const HOST_NAME_MAX: usize = 64;
@@ -31,7 +33,20 @@ const HOST_NAME_MAX: usize = 64;
 /// Why the command couldn't be started.
 #[derive(Debug, thiserror::Error)]
 #[error("Couldn't start command or shell")]
-pub struct Error(#[from] io::Error);
+pub struct Error(#[from] pub io::Error);
+
+/// What a command or shell finds around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    /// Namespaces of its own, the network's and that of mounts among them.
+    pub namespaces: NewNamespaces,
+    /// The host name there; else one that is made from the host's.
+    pub hostname: Option<&'a str>,
+    /// The text of `/etc/resolv.conf` there; else it is the host's.
+    pub resolv_conf: Option<&'a str>,
+    /// Level of the message if that can't be had.
+    pub without_it: log::Level,
+}
 
 /// A command or shell in its own namespaces.
 #[derive(Debug)]
@@ -47,24 +62,19 @@ pub struct Command {
 }
 
 impl Command {
-    /// Starts `argv`, or the user's login shell if there is none, in namespaces of its own, the
-    /// network's and that of mounts among them, waiting for [`release`](Self::release).
+    /// Starts `argv`, or the user's login shell if there is none, in a room of its own, waiting for
+    /// [`release`](Self::release).
     ///
     /// The process must have a single thread, and all capabilities in its user namespace.
-    pub fn start(
-        argv: &[OsString],
-        hostname: Option<&str>,
-        namespaces: NewNamespaces,
-        inherited: Inherited,
-    ) -> Result<Self, Error> {
+    pub fn start(argv: &[OsString], room: Room<'_>, inherited: Inherited) -> Result<Self, Error> {
+        let namespaces = room.namespaces;
         let signals: &[Signal] =
             if inherited.ignores_interrupt { &[Signal::CHILD] } else { &[Signal::CHILD, Signal::INT] };
         let signals = SignalFd::new(signals)?;
         let (ready, release) = io::pipe()?;
-        let hostname = hostname.map_or_else(default_hostname, str::to_owned);
         let Some(pid) = process::fork_into(namespaces)? else {
             drop(release);
-            let prepared = prepare(&hostname, namespaces, inherited);
+            let prepared = prepare(room, inherited);
             process::exit_now(run(argv, prepared, ready));
         };
         let status = format!("/proc/{pid}/status");
@@ -174,19 +184,29 @@ fn run(argv: &[OsString], prepared: io::Result<()>, mut ready: PipeReader) -> u8
     let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
     let mut command = to_command(argv, shell.unwrap_or_else(|| "/bin/sh".into()));
     let error = command.exec();
-    log::error!("Failed to start command or shell {}: {error}", command.get_program().display());
+    let program = command.get_program();
+    let message = format!("Failed to start command or shell {}: {error}", program.display());
+    log::error!("{}", advice::with(message, advice::program(Path::new(program), &error)));
     1
 }
 
-fn prepare(hostname: &str, namespaces: NewNamespaces, inherited: Inherited) -> io::Result<()> {
+fn prepare(room: Room<'_>, inherited: Inherited) -> io::Result<()> {
+    let Room { namespaces, hostname, resolv_conf, without_it } = room;
+    let hostname = hostname.map_or_else(default_hostname, str::to_owned);
     set_parent_process_death_signal(Some(Signal::KILL))?;
     inherited.restore()?;
     // In the user namespace we came from, its mounts would be seen outside.
     let separate = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
+    let separate = separate.map_err(io::Error::from);
+    if let (Ok(()), Some(text)) = (&separate, resolv_conf)
+        && let Err(error) = resolv_conf::cover(text)
+    {
+        log::log!(without_it, "Couldn't give the command a resolv.conf of its own: {error}");
+    }
     let proc = || if namespaces.contains(NewNamespaces::PID) { mount_proc() } else { Ok(()) };
     // Without these most commands run as well, so they are tried only.
     let tries = [
-        ("mount /proc", separate.map_err(io::Error::from).and_then(|()| proc())),
+        ("mount /proc", separate.and_then(|()| proc())),
         ("set host name", sethostname(hostname.as_bytes()).map_err(io::Error::from)),
         ("set ping_group_range", fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")),
     ];

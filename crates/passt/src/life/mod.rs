@@ -15,6 +15,7 @@ pub mod identity;
 pub mod leftovers;
 pub mod namespace;
 pub mod peers;
+mod resolv_conf;
 pub mod socket;
 pub mod start;
 pub mod starter;

@@ -19,11 +19,11 @@ use passt_sys::process::NewNamespaces;
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
-use super::command::{self, Command};
+use super::command::{self, Command, Room};
 use super::identity::{self, Identity};
 use super::start::Inherited;
 use super::watch::{self, Watch};
-use crate::cli::{Config, PastaOptions, Target, Userns};
+use crate::cli::{Config, PastaOptions, ResolvConf, Target, Userns};
 
 /// What of root's capabilities outlives the change of identity, until a user namespace replaces it:
 /// for joining and making namespaces, for devices and low ports in one that has no user
@@ -83,15 +83,31 @@ pub struct Entered {
     pub watch: Watch,
 }
 
+/// Whether there is anything at the path of the namespace, before much else is done for it.
+pub fn look(pasta: &PastaOptions) -> Result<(), Error> {
+    let Some(path) = pasta.target.netns_path() else { return Ok(()) };
+    if is_missing(&path) && Netns::open(&path).is_err() {
+        let source = io::Error::from(Errno::NOENT);
+        return Err(Error::Open { kind: "network", path, source });
+    }
+    Ok(())
+}
+
+/// No user namespace has this path either.
+fn is_missing(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Changes identity, after what `before` does as who started us, enters the user namespace, and
 /// finds or makes the network namespace, with the command waiting in it to be
-/// [released](Watch::release).
+/// [released](Watch::release), where it has this resolv.conf instead of the host's.
 ///
 /// The process must have a single thread. User and group IDs 0 of a new user namespace are
 /// the caller's.
 pub fn enter(
     config: &Config,
     pasta: &PastaOptions,
+    resolv_conf: Option<&str>,
     inherited: Inherited,
     before: impl FnOnce(Identity),
 ) -> Result<Entered, Error> {
@@ -99,10 +115,19 @@ pub fn enter(
     if let Some(identity) = wanted {
         before(identity);
     }
-    match pasta.target.netns_path() {
-        Some(path) => join(path.as_ref(), pasta, wanted),
-        None => create(config, pasta, wanted, inherited),
+    if let Some(path) = pasta.target.netns_path() {
+        return join(path.as_ref(), pasta, wanted);
     }
+    let mut namespaces = NewNamespaces::all();
+    namespaces.set(NewNamespaces::PID, pasta.pid_namespace);
+    let asked = pasta.resolv_conf == ResolvConf::Always;
+    let room = Room {
+        namespaces,
+        hostname: config.guest.hostname.as_deref(),
+        resolv_conf,
+        without_it: if asked { log::Level::Warn } else { log::Level::Debug },
+    };
+    create(pasta, room, wanted, inherited)
 }
 
 fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<Entered, Error> {
@@ -114,8 +139,7 @@ fn join(path: &Path, pasta: &PastaOptions, wanted: Option<Identity>) -> Result<E
         Ok(Entered { netns, watch })
     };
     let early = open();
-    if early.is_err() && fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-        // No user namespace has it either.
+    if early.is_err() && is_missing(path) {
         let source = io::Error::from(Errno::NOENT);
         return Err(Error::Open { kind: "network", path: path.into(), source });
     }
@@ -137,14 +161,15 @@ fn userns_for(pasta: &PastaOptions) -> Userns {
     }
 }
 
-fn may_enter() -> bool {
+/// Whether this process has the right to make and enter namespaces in its user namespace.
+pub fn may_enter() -> bool {
     let sets = rustix::thread::capabilities(None);
     sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 fn create(
-    config: &Config,
     pasta: &PastaOptions,
+    room: Room<'_>,
     wanted: Option<Identity>,
     inherited: Inherited,
 ) -> Result<Entered, Error> {
@@ -156,9 +181,7 @@ fn create(
         Target::Command(argv) => argv.as_slice(),
         _ => &[],
     };
-    let mut namespaces = NewNamespaces::all();
-    namespaces.set(NewNamespaces::PID, pasta.pid_namespace);
-    let command = Command::start(argv, config.guest.hostname.as_deref(), namespaces, inherited)?;
+    let command = Command::start(argv, room, inherited)?;
     let path = command.netns_path();
     let netns = Netns::open(&path).map_err(|source| Error::Open { kind: "network", path, source })?;
     Ok(Entered { netns, watch: Watch::Command(command) })

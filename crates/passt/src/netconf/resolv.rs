@@ -19,6 +19,9 @@ pub struct Resolv {
     pub servers: Vec<Server>,
     /// Domains to be searched: those of the last `search` or `domain` line.
     pub search: Vec<String>,
+    /// Other lines that say how to resolve: `options`, `sortlist`, and the last `search` or `domain`
+    /// as it is.
+    pub others: Vec<String>,
 }
 
 /// A name server.
@@ -82,11 +85,27 @@ impl Resolv {
                 Some("domain") => resolv.search = domains(words.take(1)),
                 _ => {}
             }
+            resolv.note(line.trim());
         }
         if resolv.servers.is_empty() {
             resolv.servers.push(IpAddr::from(Ipv4Addr::LOCALHOST).into());
         }
         resolv
+    }
+}
+
+impl Resolv {
+    /// Keeps a line that is worth it.
+    fn note(&mut self, line: &str) {
+        let is_list = |line: &str| matches!(line.split_ascii_whitespace().next(), Some("search" | "domain"));
+        let is_other = matches!(line.split_ascii_whitespace().next(), Some("options" | "sortlist"));
+        let is_control = |c: char| c.is_control() && c != '\t';
+        if is_list(line) {
+            self.others.retain(|other| !is_list(other));
+        }
+        if (is_list(line) || is_other) && !line.contains(is_control) {
+            self.others.push(line.to_owned());
+        }
     }
 }
 
@@ -145,6 +164,20 @@ mod tests {
             let got = parsed(content);
             assert_eq!(got.0, *servers, "{}", content.escape_ascii());
             assert_eq!(got.1, *search, "{}", content.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn how_to_resolve() {
+        for (content, others) in [
+            ("nameserver 192.0.2.1\n# search a\n", &[][..]),
+            (
+                "search a\noptions edns0 trust-ad\nsortlist 192.0.2.0\ndomain b\n",
+                &["options edns0 trust-ad", "sortlist 192.0.2.0", "domain b"],
+            ),
+            ("search . \n\toptions\tndots:2\noptions \0\n", &["search .", "options\tndots:2"]),
+        ] {
+            assert_eq!(Resolv::parse(content.as_bytes()).others, others, "{content}");
         }
     }
 

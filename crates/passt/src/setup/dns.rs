@@ -5,14 +5,18 @@
 //! serves if none was chosen. One on the gateway, as in many homes, would be hidden where the
 //! gateway's address stands for the host's loopback: queries to it reach the gateway all the same.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use passt_proto::addr::Addr;
 use passt_proto::guest::{Configured, FamilyConfig};
 
-use crate::cli::{Config, Source};
+use crate::cli::{Config, ResolvConf, Source};
 use crate::netconf::host::HostNetwork;
 use crate::netconf::resolv::{Resolv, Server};
+
+/// Names for the host's resolver where it is to have one, and the host's loopback has none.
+const OWN_NAME_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const OWN_NAME_V6: Ipv6Addr = Ipv6Addr::new(0xfd9d, 0x6c1f, 0x5e2a, 0, 0, 0, 0, 0x53);
 
 /// A name server as the host reaches it.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,7 @@ pub(super) fn servers(
 ) -> Vec<IpAddr> {
     let all = resolvers(host, resolv);
     let from_host = matches!(config.dns.servers, Source::Host);
+    let needed = config.pasta().is_some_and(|pasta| pasta.resolv_conf == ResolvConf::Always);
     let on = [guest.v4.ours.is_some(), guest.v6.ours.is_some()];
     let chosen = |family: &FamilyConfig| family.dns_host.map(|addr| Resolver { addr, scope: None });
     let chosen = [chosen(&guest.v4), chosen(&guest.v6)];
@@ -60,7 +65,8 @@ pub(super) fn servers(
         if on[usize::from(v6)] {
             let chosen = (chosen[usize::from(v6)], chosen[usize::from(!v6)]);
             resolve(family, v6, &all, chosen, on[usize::from(!v6)]);
-            announce(family, v6, &all, from_host);
+            let own_name = if v6 { Addr::from(OWN_NAME_V6) } else { OWN_NAME_V4.into() };
+            announce(family, v6, &all, from_host, needed.then_some(own_name));
         }
     }
     if config.dns.closed {
@@ -131,16 +137,24 @@ fn resolve(
 }
 
 /// Gives a family a name for its resolver, if the guest can't reach that by its own address, or none
-/// that the host has of the family.
-fn announce(family: &mut FamilyConfig, v6: bool, all: &[Resolver], from_host: bool) {
+/// that the host has of the family: the host's loopback has one, or else it is `own_name`, if any.
+fn announce(family: &mut FamilyConfig, v6: bool, all: &[Resolver], from_host: bool, own_name: Option<Addr>) {
     let Some(addr) = family.dns_host.filter(|_| from_host && family.dns_forward.is_none()) else { return };
     let host = Resolver { addr, scope: family.dns_scope };
     let is_across = addr.is_v4() == v6;
     let mut own = of(all, v6).peekable();
     let are_hidden = own.peek().is_some() && own.all(|resolver| resolver.is_hidden(family));
     if is_across || host.is_hidden(family) || are_hidden {
-        family.dns_forward = family.host_loopback;
+        family.dns_forward = family.host_loopback.or(own_name);
     }
+}
+
+/// Whether the guest reaches one of the host's resolvers by its own address.
+pub(super) fn reaches_any(host: &HostNetwork, resolv: &Resolv, guest: &Configured) -> bool {
+    resolvers(host, resolv).into_iter().any(|resolver| {
+        let own = if resolver.addr.is_v4() { &guest.v4 } else { &guest.v6 };
+        own.ours.is_some() && !resolver.is_hidden(own)
+    })
 }
 
 /// What stands for the host's resolvers, in their order.

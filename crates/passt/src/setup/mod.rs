@@ -14,7 +14,7 @@ use passt_proto::responder::dhcp::leases::Leases;
 use passt_proto::responder::{self, Name, Services, V4, V6};
 use thiserror::Error;
 
-use crate::cli::{Addresses, Config, MapOptions, PastaOptions, PerFamily, Source, Splice};
+use crate::cli::{Addresses, Config, MapOptions, PastaOptions, PerFamily, ResolvConf, Source, Splice};
 use crate::netconf::guest::{FamilyConfig, GuestNetwork, Routes, TapConfig};
 use crate::netconf::host::{HostNetwork, IfAddr, Select, Template};
 use crate::netconf::resolv::Resolv;
@@ -57,6 +57,8 @@ pub struct Setup {
     pub template: PerFamily<Option<String>>,
     /// The guest's network is to have none.
     pub apart: bool,
+    /// Text of a resolv.conf for a command that we start; `None` if it has the host's.
+    pub resolv_conf: Option<String>,
 }
 
 /// The tap interface in a namespace.
@@ -131,10 +133,23 @@ impl Setup {
             v6: nets.v6.as_ref().and_then(|n| n.template.clone()),
         };
         let tap = config.pasta().filter(|_| linked).map(|p| tap(config, p, &template, &nets));
+        let own_file =
+            wants_resolv_conf(config, || dns::reaches_any(host, resolv, &guest), &mut warnings, &dns);
+        let interface = tap.as_ref().map_or(TAP_NAME, |tap| tap.name.as_str());
+        let resolv_conf = own_file.then(|| resolv_conf(config, resolv, &dns, interface));
         let outbound_interface = config.host.outbound_interface.clone();
         let leases = config.guest.leases.map(|(first, count)| Leases::new(first, count));
         Ok((
-            Self { responder, leases, guest, outbound_interface, tap, template, apart: config.host.apart },
+            Self {
+                responder,
+                leases,
+                guest,
+                outbound_interface,
+                tap,
+                template,
+                apart: config.host.apart,
+                resolv_conf,
+            },
             warnings,
         ))
     }
@@ -463,6 +478,44 @@ fn search(config: &Config, resolv: &Resolv, warnings: &mut Vec<String>) -> Array
         Source::None => &[],
     };
     domains.iter().filter_map(|d| name(d, warnings)).take(6).collect()
+}
+
+/// Whether a command that we start gets a resolv.conf with these servers. The host's one is left where
+/// it does for the command what it does for others.
+fn wants_resolv_conf(
+    config: &Config,
+    host_does: impl FnOnce() -> bool,
+    warnings: &mut Vec<String>,
+    dns: &[IpAddr],
+) -> bool {
+    let Some(pasta) = config.pasta().filter(|pasta| pasta.target.spawns()) else { return false };
+    match pasta.resolv_conf {
+        ResolvConf::Always if dns.is_empty() => {
+            warnings.push("No name server for --resolv-conf".into());
+            false
+        }
+        ResolvConf::Always => true,
+        ResolvConf::IfNeeded => !dns.is_empty() && !host_does(),
+        ResolvConf::Never => false,
+    }
+}
+
+/// A resolv.conf like the host's with other servers (resolv.conf(5)).
+fn resolv_conf(config: &Config, resolv: &Resolv, dns: &[IpAddr], interface: &str) -> String {
+    let mut lines = vec!["# By pasta, for this mount namespace alone".to_owned()];
+    lines.extend(dns.iter().map(|server| match server {
+        IpAddr::V6(addr) if addr.is_unicast_link_local() => format!("nameserver {addr}%{interface}"),
+        server => format!("nameserver {server}"),
+    }));
+    let is_list = |line: &&String| line.starts_with("search") || line.starts_with("domain");
+    match &config.dns.search {
+        Source::Host => lines.extend(resolv.others.iter().filter(is_list).cloned()),
+        Source::Given(domains) => lines.push(format!("search {}", domains.join(" "))),
+        // Without a line it would be the domain of the host's name.
+        Source::None => lines.push("search .".into()),
+    }
+    lines.extend(resolv.others.iter().filter(|line| !is_list(line)).cloned());
+    lines.join("\n") + "\n"
 }
 
 fn name(text: &str, warnings: &mut Vec<String>) -> Option<Name> {

@@ -47,7 +47,7 @@ fn resolv(servers: &str) -> Resolv {
     let lines = servers.split_whitespace().map(|server| format!("nameserver {server}\n"));
     let lines: String = lines.collect();
     let servers = if lines.is_empty() { Vec::new() } else { Resolv::parse(lines.as_bytes()).servers };
-    Resolv { servers, search: vec!["example.org".into()] }
+    Resolv { servers, search: vec!["example.org".into()], others: Vec::new() }
 }
 
 fn text<T: ToString>(value: Option<T>) -> String {
@@ -467,4 +467,81 @@ fn networks_apart_by_options() {
     assert_eq!(network(&setup), ["10.9.1.1/16 10.9.0.1 - 10.9.0.1", "off"]);
     assert!(setup.leases.is_none() && setup.guest.v4.fixed);
     assert_eq!(setup.responder.v4.expect("IPv4").dns.as_slice(), [Ipv4Addr::new(10, 9, 0, 9)]);
+}
+
+/// A command's own resolv.conf: where the host's is of no use there, or whenever it is asked for.
+#[test]
+fn a_resolv_conf_for_the_command() {
+    let stub = "nameserver 127.0.0.53\noptions edns0\nsearch .\n";
+    let kept = "search .\noptions edns0\n";
+    let remote = "nameserver 192.0.2.53\n";
+    let own = "nameserver 169.254.1.1\n";
+    for (args, content, expected) in [
+        // The gateway's address is the host's loopback.
+        ("pasta true", stub, Some(format!("nameserver 192.0.2.1\n{kept}"))),
+        ("pasta", stub, Some(format!("nameserver 192.0.2.1\n{kept}"))),
+        ("pasta true", remote, None),
+        ("pasta true", "nameserver 127.0.0.53\nnameserver 192.0.2.53\n", None),
+        ("pasta --no-map-gw true", stub, None),
+        ("pasta --isolate-host true", stub, None),
+        ("pasta --no-map-gw --dns-forward 10.9.9.9 true", stub, Some(format!("nameserver 10.9.9.9\n{kept}"))),
+        ("pasta -D 192.0.2.7 true", stub, Some(format!("nameserver 192.0.2.7\n{kept}"))),
+        ("pasta -D 192.0.2.7 true", remote, None),
+        ("pasta --keep-resolv-conf true", stub, None),
+        ("pasta --dns none true", stub, None),
+        ("pasta 1", stub, None),
+        ("passt", stub, None),
+        ("pasta --resolv-conf true", remote, Some(remote.into())),
+        (
+            "pasta --resolv-conf -D 192.0.2.7 -S a -S b true",
+            remote,
+            Some("nameserver 192.0.2.7\nsearch a b\n".into()),
+        ),
+        (
+            "pasta --resolv-conf -S none true",
+            stub,
+            Some("nameserver 192.0.2.1\nsearch .\noptions edns0\n".into()),
+        ),
+        ("pasta --resolv-conf --isolate-host true", stub, Some(format!("{own}{kept}"))),
+        (
+            "pasta --resolv-conf --no-map-gw true",
+            "nameserver ::1\n",
+            Some("nameserver fd9d:6c1f:5e2a::53\n".into()),
+        ),
+        ("pasta --resolv-conf --no-map-gw true", "", Some(own.into())),
+        ("pasta --resolv-conf -6 true", stub, Some(format!("nameserver fe80::99%eth1\n{kept}"))),
+        (
+            "pasta --resolv-conf -6 true",
+            "nameserver fe80::5%eth1\n",
+            Some("nameserver fe80::5%eth1\n".into()),
+        ),
+        (
+            "pasta --resolv-conf --subnet 10.0.2.0/24 -4 true",
+            stub,
+            Some(format!("nameserver 10.0.2.3\n{kept}")),
+        ),
+    ] {
+        let (setup, warnings) =
+            Setup::new(&config(args), &host("46"), &Resolv::parse(content.as_bytes())).unwrap();
+        let expected = expected.map(|text| format!("# By pasta, for this mount namespace alone\n{text}"));
+        assert_eq!((setup.resolv_conf, warnings), (expected, Vec::<String>::new()), "{args}: {content}");
+    }
+}
+
+/// Nothing of the host's loopback has a name, and no port is forwarded that was not given.
+#[test]
+fn an_isolated_host() {
+    for program in
+        ["pasta --isolate-host 1", "passt --isolate-host", "pasta --isolate-host --subnet 10.0.2.0/24 1"]
+    {
+        let config = config(program);
+        let (setup, _) = Setup::new(&config, &host("46"), &resolv("127.0.0.53 ::1")).unwrap();
+        for family in [&setup.guest.v4, &setup.guest.v6] {
+            assert_eq!((family.host_loopback, family.host_itself), (None, None), "{program}");
+        }
+        let ports = &config.ports;
+        for ports in [&ports.tcp_in, &ports.udp_in, &ports.tcp_out, &ports.udp_out] {
+            assert_eq!(*ports, cli::Ports::None, "{program}");
+        }
+    }
 }

@@ -21,19 +21,32 @@ pub(crate) struct Plan {
     pub(crate) args: Vec<OsString>,
 }
 
+/// Why there is nothing to run.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// There are no arguments.
+    Nothing,
+    /// This is no descriptor that a command can be given.
+    Descriptor(String),
+    /// There is no command for this one.
+    NoCommand(RawFd),
+}
+
 impl Plan {
-    /// What these arguments of ours mean; `None` if nothing.
-    pub(crate) fn new(mut args: Vec<OsString>) -> Option<Self> {
-        let first = args.first()?.to_str().unwrap_or_default();
+    /// What these arguments of ours mean.
+    pub(crate) fn new(mut args: Vec<OsString>) -> Result<Self, Mistake> {
+        let first = args.first().ok_or(Mistake::Nothing)?.to_str().unwrap_or_default();
         if !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit()) {
-            let fd = descriptor(first)?;
+            let fd = descriptor(first).ok_or_else(|| Mistake::Descriptor(first.to_owned()))?;
             args.remove(0);
-            let program = (!args.is_empty()).then(|| args.remove(0))?;
-            return Some(Self { fd: Some(fd), programs: vec![program], args });
+            if args.is_empty() {
+                return Err(Mistake::NoCommand(fd));
+            }
+            return Ok(Self { fd: Some(fd), programs: vec![args.remove(0)], args });
         }
         let (fd, args) =
             if runs_machine(&args) { (Some(DEFAULT_FD), with_network(args)) } else { (None, args) };
-        Some(Self { fd, programs: qemu(), args })
+        Ok(Self { fd, programs: qemu(), args })
     }
 }
 
@@ -106,7 +119,7 @@ fn id(network: &OsStr) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn plan(line: &str) -> Option<Plan> {
+    fn plan(line: &str) -> Result<Plan, Mistake> {
         Plan::new(line.split_whitespace().map(OsString::from).collect())
     }
 
@@ -123,8 +136,13 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for line in ["", "5", "2 qemu", "99999999999 qemu"] {
-            assert_eq!(plan(line), None, "{line}");
+        for (line, mistake) in [
+            ("", Mistake::Nothing),
+            ("5", Mistake::NoCommand(5)),
+            ("2 qemu", Mistake::Descriptor("2".into())),
+            ("99999999999 qemu", Mistake::Descriptor("99999999999".into())),
+        ] {
+            assert_eq!(plan(line), Err(mistake), "{line}");
         }
     }
 

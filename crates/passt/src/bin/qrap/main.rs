@@ -27,7 +27,7 @@ use passt_sys::plain::Plain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
-use arguments::Plan;
+use arguments::{Mistake, Plan};
 
 /// Overrides the default names.
 const SOCKET: &str = "PASST_SOCKET";
@@ -49,7 +49,13 @@ fn main() -> ExitCode {
 
 /// Becomes the other program. Returns only errors.
 fn run(args: Vec<OsString>) -> anyhow::Result<std::convert::Infallible> {
-    let Some(plan) = Plan::new(args) else { bail!("{USAGE}") };
+    let plan = Plan::new(args).map_err(|mistake| match mistake {
+        Mistake::Nothing => anyhow::anyhow!(USAGE),
+        Mistake::Descriptor(text) => {
+            anyhow::anyhow!("{text} is no descriptor to give away: take 3 or more, as in 'qrap 5 COMMAND'")
+        }
+        Mistake::NoCommand(number) => anyhow::anyhow!("no command to run with descriptor {number}"),
+    })?;
     if let Some(number) = plan.fd {
         fd::place(connect()?, number).with_context(|| format!("Couldn't use descriptor {number}"))?;
     }

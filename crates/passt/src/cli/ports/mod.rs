@@ -15,16 +15,18 @@
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
+use passt_engine::flow::{Protocol, Side};
+use passt_engine::forward::Entry;
 use passt_engine::forward::by_port::ByPort;
 use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
 
-use super::values;
+use super::{advice, values};
 
 /// Why port options were refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     /// The specifier doesn't follow the grammar.
-    #[error("Invalid port specifier {0}")]
+    #[error("Invalid port specifier {0}{how}", how = advice::ports(.0))]
     Invalid(String),
     /// The addresses in it don't go together, or with the families that are on.
     #[error("Invalid port specifier {spec}: {reason}")]
@@ -46,7 +48,7 @@ pub enum PortError {
     #[error("{0} auto is for pasta mode only")]
     AutoInPasst(&'static str),
     /// A listening address where it's always loopback.
-    #[error("Listening address not allowed for {option}: {spec}")]
+    #[error("Listening address not allowed for {option}: {spec}; it is that of the namespace's loopback")]
     AddressOutbound {
         /// The option's short form.
         option: &'static str,
@@ -54,8 +56,22 @@ pub enum PortError {
         spec: String,
     },
     /// Two rules for the same port.
-    #[error("Forwarding configuration conflict: {0} versus {1}")]
-    Overlap(String, String),
+    #[error("Forwarding configuration conflict: {} versus {}; {}", .rules[0], .rules[1], culprits(.options))]
+    Overlap {
+        /// What each forwards.
+        rules: [String; 2],
+        /// The option of each, as it was given.
+        options: [String; 2],
+    },
+}
+
+/// Which options name the same port.
+fn culprits([one, other]: &[String; 2]) -> String {
+    if one == other {
+        format!("{one} names a port twice")
+    } else {
+        format!("{one} and {other} name the same port")
+    }
 }
 
 /// What one of the four options amounts to, all its occurrences taken together.
@@ -84,7 +100,11 @@ impl Ports {
     /// Parses the arguments of all occurrences of one option, in their order.
     pub fn parse(specs: &[OsString], context: PortContext) -> Result<Self, PortError> {
         if specs.is_empty() {
-            return Ok(if context.pasta { Self::Specs(vec![PortSpec::auto()]) } else { Self::None });
+            return Ok(if context.pasta {
+                Self::Specs(vec![PortSpec::auto(context.option)])
+            } else {
+                Self::None
+            });
         }
         // What follows `none` counts: a file may say it, and the command line more.
         let is_none = |spec: &&OsString| *spec == "none";
@@ -112,19 +132,25 @@ impl Ports {
             Self::None => &[][..],
             Self::Specs(specs) => specs,
         };
-        let rules: Vec<Rule> = specs.iter().flat_map(|s| s.rules(ephemeral)).collect();
+        let mut rules: Vec<(Rule, &PortSpec)> = Vec::new();
+        for spec in specs {
+            rules.extend(spec.rules(ephemeral).map(|rule| (rule, spec)));
+        }
         let mut earlier = ByPort::default();
         let at = |number: u32| rules.get(usize::try_from(number).ok()?);
-        for (number, rule) in (0..).zip(&rules) {
+        for (number, found @ (rule, _)) in (0..).zip(&rules) {
             let addr = rule.listen.addr;
-            let overlaps = |&other: &u32| at(other).is_some_and(|other| other.overlaps(rule));
-            if let Some(other) = earlier.meeting(rule.ports, addr).filter(overlaps).min() {
-                let other = at(other).map(ToString::to_string);
-                return Err(PortError::Overlap(other.unwrap_or_default(), rule.to_string()));
+            let overlaps = |&other: &u32| at(other).is_some_and(|(other, _)| other.overlaps(rule));
+            let other = earlier.meeting(rule.ports, addr).filter(overlaps).min();
+            if let Some(other) = other.and_then(at) {
+                return Err(PortError::Overlap {
+                    rules: [other, found].map(|(rule, spec)| spec.name(rule)),
+                    options: [other, found].map(|(_, spec)| spec.given.clone()),
+                });
             }
             earlier.insert(rule.ports, addr, number);
         }
-        Ok(rules)
+        Ok(rules.into_iter().map(|(rule, _)| rule).collect())
     }
 }
 
@@ -139,16 +165,19 @@ pub struct PortSpec {
     pub auto: bool,
     /// Ports left out.
     pub exclude: Vec<PortRange>,
+    /// The option as it was given, for messages.
+    pub given: String,
 }
 
 impl PortSpec {
-    /// `auto` alone: pasta's default.
-    pub fn auto() -> Self {
+    /// `auto` alone, as if it were given by an option: pasta's default.
+    pub fn auto(option: &str) -> Self {
         Self {
             listen: Listen::default(),
             items: vec![Item::All { target: None }],
             auto: true,
             exclude: Vec::new(),
+            given: format!("{option} auto"),
         }
     }
 
@@ -163,7 +192,8 @@ impl PortSpec {
             Some(split) => split,
             None => (Listen::default(), text),
         };
-        let parsed = Self::parse_list(listen, list).ok_or_else(|| PortError::Invalid(shown()))?;
+        let mut parsed = Self::parse_list(listen, list).ok_or_else(|| PortError::Invalid(shown()))?;
+        parsed.given = format!("{} {text}", context.option);
         if parsed.auto && !context.pasta {
             return Err(PortError::AutoInPasst(context.option));
         }
@@ -174,7 +204,8 @@ impl PortSpec {
     }
 
     fn parse_list(listen: Listen, list: &str) -> Option<Self> {
-        let mut spec = Self { listen, items: Vec::new(), auto: false, exclude: Vec::new() };
+        let mut spec =
+            Self { listen, items: Vec::new(), auto: false, exclude: Vec::new(), given: String::new() };
         for item in list.split(',') {
             if item == "auto" {
                 spec.auto = true;
@@ -221,6 +252,14 @@ impl PortSpec {
             }
             None => Some(format!("{target} needs a listening address of {family}, such as {any}/")),
         }
+    }
+
+    /// One of its rules as other messages have it.
+    fn name(&self, rule: &Rule) -> String {
+        let option = self.given.as_bytes().get(1);
+        let side = if matches!(option, Some(b't' | b'u')) { Side::Host } else { Side::Namespace };
+        let protocol = if matches!(option, Some(b't' | b'T')) { Protocol::Tcp } else { Protocol::Udp };
+        Entry { side, protocol, rule: rule.clone() }.name(rule.ports)
     }
 
     fn rules(&self, ephemeral: PortRange) -> impl Iterator<Item = Rule> {

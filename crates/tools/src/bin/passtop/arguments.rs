@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lexopt::{Arg, Parser, ValueExt as _};
+use passt::cli::{see_help, unrecognized};
 use passt_tools::{PASSTOP, listed};
 
 /// A command line.
@@ -37,7 +38,7 @@ impl Arguments {
     pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Outcome {
         match Self::read(words) {
             Ok(outcome) => outcome,
-            Err(error) => Outcome::Fail(format!("{error:#}; --help lists the options")),
+            Err(error) => Outcome::Fail(see_help(&format!("{error:#}"), "passtop")),
         }
     }
 
@@ -61,6 +62,11 @@ impl Arguments {
                     arguments.interval = Some(Duration::from_secs_f64(seconds));
                 }
                 Arg::Value(path) if arguments.path.is_none() => arguments.path = Some(path.into()),
+                Arg::Long(name) => {
+                    let known = PASSTOP.iter().filter_map(|(names, _)| names.split_once("--"));
+                    let known = known.filter_map(|(_, long)| long.split(' ').next());
+                    bail!(unrecognized(name, known))
+                }
                 other => bail!("{}", other.unexpected()),
             }
         }
@@ -90,9 +96,12 @@ mod tests {
         let arguments = parse("-j -i 0.5 /run/x").expect("a command line");
         assert!(arguments.once && arguments.json && arguments.path == Some("/run/x".into()));
         assert_eq!(arguments.interval, Some(Duration::from_millis(500)));
-        for (line, expected) in
-            [("-i 0", "not an interval"), ("a b", "unexpected argument \"b\""), ("--nix", "invalid option")]
-        {
+        for (line, expected) in [
+            ("-i 0", "not an interval"),
+            ("a b", "unexpected argument \"b\""),
+            ("--nix", "unrecognized option '--nix'; try 'passtop --help'"),
+            ("--intervall 1", "did you mean '--interval'? Try"),
+        ] {
             assert!(parse(line).is_err_and(|text| text.contains(expected)), "{line}");
         }
     }

@@ -18,7 +18,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use passt_control::client::Client;
+use passt::advice;
+use passt_control::client::{Client, Error};
 use passt_sys::plain::Plain;
 
 use arguments::{Arguments, Outcome};
@@ -47,7 +48,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => find::only()?,
     };
-    let client = Client::connect(&path).with_context(|| path.display().to_string())?;
+    let client = Client::connect(&path).map_err(|error| {
+        let advice = if let Error::Io(error) = &error { advice::control_socket(error) } else { None };
+        anyhow::anyhow!(advice::with(format_args!("{}: {error}", path.display()), advice))
+    })?;
     client.wait_at_most(PATIENCE)?;
     let monitor = Monitor::new(client, path)?;
     if arguments.once {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use lexopt::{Arg, Parser, ValueExt as _};
-use passt::cli::{PortContext, Ports};
+use passt::cli::{PortContext, Ports, see_help, unrecognized};
 use passt::control::rule_of;
 use passt::netconf::ephemeral_ports;
 use passt_control::request::{Change, Which};
@@ -53,8 +53,6 @@ pub(crate) enum Outcome {
     Run(Box<Arguments>),
     /// Print this on standard output.
     Print(String),
-    /// There is no command: print this on standard error.
-    Usage(String),
     /// It is wrong: one line.
     Fail(String),
 }
@@ -95,9 +93,7 @@ impl Arguments {
     pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Outcome {
         match Self::read(words) {
             Ok(outcome) => outcome,
-            Err(error) => {
-                Outcome::Fail(format!("pesto: {error:#}\nTry 'pesto --help' for a list of options"))
-            }
+            Err(error) => Outcome::Fail(see_help(&format!("pesto: {error:#}"), "pesto")),
         }
     }
 
@@ -152,7 +148,7 @@ impl Arguments {
         if !matches!(arguments.command, Command::Rules) && !arguments.actions.is_empty() {
             bail!("changes of rules and other requests don't go together");
         }
-        let Some(path) = path else { return Ok(Outcome::Usage(usage())) };
+        let path = path.context("no PATH of a control socket, which passt or pasta have with --conf-path")?;
         Ok(Outcome::Run(Box::new(Self { path, ..arguments })))
     }
 
@@ -163,7 +159,11 @@ impl Arguments {
             let (spec, option, what) = match action {
                 Action::Clear(name) => {
                     let table = server.tables.iter().find(|table| table.name == *name);
-                    let side = table.with_context(|| format!("Unsupported pif name {name}"))?.side;
+                    let side = table
+                        .with_context(|| {
+                            format!("Unsupported pif name {name}; there are HOST and, of pasta, SPLICE")
+                        })?
+                        .side;
                     changes.push(Change::Clear(Which { side: Some(side), protocol: None }));
                     continue;
                 }
@@ -262,7 +262,7 @@ fn by_prefix(name: &str) -> anyhow::Result<&'static str> {
     }
     let found: Vec<_> = all().filter(|long| long.starts_with(name)).collect();
     match found.as_slice() {
-        [] => bail!("unrecognized option '--{name}'"),
+        [] => bail!(unrecognized(name, all())),
         [one] => Ok(one),
         several => bail!("option '--{name}' is ambiguous: --{}", several.join(", --")),
     }
@@ -327,7 +327,10 @@ mod tests {
         assert_eq!(list("-T none S").as_deref(), Ok("0SPLICE"));
         assert_eq!(list("-C HOST -A -t none S").as_deref(), Ok("0HOST"));
         assert_eq!(list("-t 80 -t none S"), Err("-t none conflicts with previous options".into()));
-        assert_eq!(list("-C FOO S"), Err("Unsupported pif name FOO".into()));
+        assert_eq!(
+            list("-C FOO S"),
+            Err("Unsupported pif name FOO; there are HOST and, of pasta, SPLICE".into())
+        );
         assert_eq!(list("-t 0 S"), Err("Invalid port specifier 0".into()));
         let of_passt = Greeting { tables: vec![server(Caps::V4).tables.remove(0)] };
         let Outcome::Run(arguments) =
@@ -342,7 +345,11 @@ mod tests {
     #[test]
     fn what_is_wrong() {
         for (line, expected) in [
-            ("--ad -t 80", ""),
+            ("--ad -t 80", "no PATH"),
+            (
+                "--mettrics S",
+                "unrecognized option '--mettrics'; did you mean '--metrics'? Try 'pesto --help'",
+            ),
             ("--x S", "unrecognized option '--x'"),
             ("-x S", "invalid option -- 'x'"),
             ("--tcp=80 S", "option '--tcp' is ambiguous: --tcp-ports, --tcp-ns"),
@@ -351,8 +358,9 @@ mod tests {
             ("--metrics-listen x S", "not an address and a port: x"),
         ] {
             match Arguments::parse(line.split_whitespace().map(OsString::from)) {
-                Outcome::Fail(text) => assert!(!expected.is_empty() && text.contains(expected), "{text}"),
-                Outcome::Usage(_) => assert!(expected.is_empty(), "{line}"),
+                Outcome::Fail(text) => {
+                    assert!(text.contains(expected) && text.lines().count() == 1, "{text}");
+                }
                 other => panic!("{line}: {other:?}"),
             }
         }

@@ -20,6 +20,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use passt::advice;
 use passt_control::client::Greeted;
 use passt_control::v2::Greeting;
 use passt_sys::plain::Plain;
@@ -30,10 +31,6 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse(std::env::args_os().skip(1)) {
         Outcome::Run(arguments) => run(&arguments),
         Outcome::Print(text) => print(&text),
-        Outcome::Usage(text) => {
-            eprint!("{text}");
-            return ExitCode::FAILURE;
-        }
         Outcome::Fail(text) => Err(anyhow::anyhow!(text)),
     };
     match outcome {
@@ -68,7 +65,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn connect(path: &Path) -> anyhow::Result<Greeted> {
     use passt_control::client::Error;
     Greeted::connect(path).map_err(|error| match error {
-        Error::Io(error) => anyhow::anyhow!("Failed to connect to {}: {error}", path.display()),
+        Error::Io(error) => {
+            let message = format!("Failed to connect to {}: {error}", path.display());
+            anyhow::anyhow!(advice::with(message, advice::control_socket(&error)))
+        }
         error => anyhow::anyhow!("{}: {error}", path.display()),
     })
 }

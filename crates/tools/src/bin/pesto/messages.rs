@@ -1,9 +1,13 @@
 //! A server that speaks in messages: changes with results, and other requests.
 
+use std::io;
+
 use anyhow::{Context as _, bail};
+use passt::advice;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Refused};
 use passt_control::request::{Change, Changes, Request};
+use passt_control::{Protocol, Side};
 
 use crate::holder;
 
@@ -41,14 +45,20 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
     Ok(())
 }
 
-/// Why a rule can't be had, and who has what it needs.
+/// Why a rule can't be had, and who has what it needs, or else what to do.
 fn line(refused: &Refused) -> String {
     let Refused { rule, port, errno, reason, .. } = refused;
     let in_use = *errno == Some(rustix::io::Errno::ADDRINUSE.raw_os_error());
-    match port.filter(|_| in_use).and_then(|port| holder::of(rule, port)) {
-        Some(holder) => format!("{reason}: {holder}"),
-        None => reason.clone(),
+    if let Some(holder) = port.filter(|_| in_use).and_then(|port| holder::of(rule, port)) {
+        return format!("{reason}: {holder}");
     }
+    let protocol = if rule.protocol == Protocol::Tcp { "t" } else { "u" };
+    let error = errno.map(io::Error::from_raw_os_error);
+    let advice = port
+        .filter(|_| rule.side == Side::Host)
+        .zip(error)
+        .and_then(|(port, error)| advice::port(port, protocol, &error, advice::setting));
+    advice::with(reason, advice)
 }
 
 /// Sends a request as it was given, and prints its answer.

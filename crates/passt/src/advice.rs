@@ -1,0 +1,233 @@
+//! What to do where the host doesn't allow what was asked for: the words alone.
+//!
+//! Programs that start us compare how messages begin. So advice follows on the same line, behind a
+//! semicolon, and `None` is none. What to write instead of a mistaken command line is told by
+//! `cli::advice`.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use crate::files;
+
+/// A message, and behind it what to do.
+pub fn with(message: impl Display, advice: Option<String>) -> String {
+    match advice {
+        Some(advice) => format!("{message}; {advice}"),
+        None => message.to_string(),
+    }
+}
+
+/// A setting of the kernel by its name in sysctl(8).
+pub fn setting(name: &str) -> Option<u64> {
+    files::text(&format!("/proc/sys/{}", name.replace('.', "/"))).trim().parse().ok()
+}
+
+/// A file that can't be opened or made.
+pub fn file(error: &io::Error) -> Option<String> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => "its directory has to be there".into(),
+        ErrorKind::PermissionDenied => "this user can't write there".into(),
+        ErrorKind::AddrInUse => "a file is there that is no socket".into(),
+        _ => return None,
+    })
+}
+
+/// A port that can't be listened at. `protocol` is as ss(8) has it.
+pub fn port(
+    port: u16,
+    protocol: &str,
+    error: &io::Error,
+    setting: impl Fn(&str) -> Option<u64>,
+) -> Option<String> {
+    const FIRST: &str = "net.ipv4.ip_unprivileged_port_start";
+    Some(match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let first = setting(FIRST).unwrap_or(1024);
+            format!("ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'")
+        }
+        ErrorKind::AddrInUse => {
+            format!("'ss -ln{protocol}p sport = :{port}' shows, as root, who has it")
+        }
+        ErrorKind::AddrNotAvailable => {
+            "'ip address' shows the addresses that the host has; --freebind listens at others, too".into()
+        }
+        // SO_BINDTODEVICE (socket(7)).
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            "'ip link' shows the interfaces that the host has".into()
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            "each port takes a descriptor: 'ulimit -n' shows how many there are".into()
+        }
+        _ => return None,
+    })
+}
+
+/// A user namespace, or others in it, that can't be made.
+pub fn user_namespace(error: &io::Error, setting: impl Fn(&str) -> Option<u64>) -> Option<String> {
+    const CLONE: &str = "kernel.unprivileged_userns_clone";
+    const MAX: &str = "user.max_user_namespaces";
+    const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
+    Some(match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::PermissionDenied if setting(MAX) == Some(0) => {
+            format!("as root, 'sysctl {MAX}=15000' allows user namespaces")
+        }
+        ErrorKind::StorageFull => {
+            format!("as root, 'sysctl {MAX}' and the like of it show and set the limits")
+        }
+        ErrorKind::PermissionDenied if setting(CLONE) == Some(0) => {
+            format!("as root, 'sysctl {CLONE}=1' allows user namespaces")
+        }
+        ErrorKind::PermissionDenied if setting(APPARMOR) == Some(1) => format!(
+            "AppArmor allows user namespaces to programs with a profile: install pasta's, or, as root, \
+             'sysctl {APPARMOR}=0'"
+        ),
+        ErrorKind::PermissionDenied => {
+            "a container's seccomp filter or a chroot may be what forbids user namespaces".into()
+        }
+        ErrorKind::Unsupported | ErrorKind::InvalidInput => "it takes a kernel with CONFIG_USER_NS".into(),
+        _ => return None,
+    })
+}
+
+/// A tap device that can't be had.
+pub fn tap(error: &io::Error, setting: impl Fn(&str) -> Option<u64>) -> Option<String> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => {
+            "as root, 'modprobe tun' makes it; a container has to be given it, as by --device /dev/net/tun"
+                .into()
+        }
+        ErrorKind::PermissionDenied if setting("kernel.apparmor_restrict_unprivileged_userns") == Some(1) => {
+            return user_namespace(error, setting);
+        }
+        ErrorKind::PermissionDenied => {
+            "/dev/net/tun has to be open to this user, and the namespace to be its own".into()
+        }
+        ErrorKind::ResourceBusy | ErrorKind::InvalidInput => "--ns-ifname gives it another name".into(),
+        _ => return None,
+    })
+}
+
+/// A namespace that can't be opened at a path.
+pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
+    let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str());
+    let process = process.filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
+    let named = path.strip_prefix("/run/netns").ok();
+    Some(match (error.kind(), process, named) {
+        (ErrorKind::NotFound, Some(pid), _) => format!("there is no process {pid}, or it is gone"),
+        (ErrorKind::PermissionDenied, Some(pid), _) => {
+            format!("process {pid} is another user's, or may do more: take its user, or root")
+        }
+        (ErrorKind::NotFound, _, Some(name)) => {
+            format!("as root, 'ip netns add {}' makes it", name.display())
+        }
+        (ErrorKind::NotFound, ..) => {
+            "a process's are in /proc/PID/ns, and 'ip netns list' shows those with names".into()
+        }
+        (ErrorKind::PermissionDenied, ..) => "this user can't read there".into(),
+        _ => return None,
+    })
+}
+
+/// A namespace that is there, but can't be entered.
+pub fn enter_namespace(kind: &str, error: &io::Error) -> Option<String> {
+    Some(match (error.kind(), kind) {
+        (ErrorKind::PermissionDenied, "network") => {
+            "its user namespace is another one: --userns names that, or root may enter".into()
+        }
+        (ErrorKind::PermissionDenied, _) => "the user who made it may, or root".into(),
+        (ErrorKind::InvalidInput, _) => format!("the file is no {kind} namespace"),
+        _ => return None,
+    })
+}
+
+/// A control socket that can't be connected to.
+pub fn control_socket(error: &io::Error) -> Option<String> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => "passt or pasta makes it, started with --conf-path and this path".into(),
+        ErrorKind::ConnectionRefused => "whoever made it has ended".into(),
+        ErrorKind::PermissionDenied => "it is for the user who started passt or pasta, and root".into(),
+        _ => return None,
+    })
+}
+
+/// A program that can't be started.
+pub fn program(name: &Path, error: &io::Error) -> Option<String> {
+    let is_namespace = || name.components().count() == 1 && Path::new("/run/netns").join(name).exists();
+    Some(match error.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied if is_namespace() => {
+            format!("for the network namespace of this name: --netns {}", name.display())
+        }
+        ErrorKind::NotFound if name.exists() && name.components().count() > 1 => {
+            "the file is there: what it names as its interpreter is not".into()
+        }
+        ErrorKind::NotFound if name.components().count() > 1 => "there is no such file".into(),
+        ErrorKind::NotFound => "no directory of PATH has it".into(),
+        ErrorKind::PermissionDenied if name.components().count() > 1 => {
+            "the file is no program, or none that this user may run".into()
+        }
+        ErrorKind::PermissionDenied => "no directory of PATH that this user may search has it".into(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings<'a>(known: &'a [(&str, u64)]) -> impl Fn(&str) -> Option<u64> + 'a {
+        |name| known.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    #[test]
+    fn what_forbids_user_namespaces() {
+        use ErrorKind::{OutOfMemory, PermissionDenied, StorageFull, Unsupported};
+        let max = ("user.max_user_namespaces", 0);
+        let clone = ("kernel.unprivileged_userns_clone", 0);
+        let apparmor = ("kernel.apparmor_restrict_unprivileged_userns", 1);
+        for (kind, known, expected) in [
+            (StorageFull, &[max][..], Some("sysctl user.max_user_namespaces=15000")),
+            (StorageFull, &[], Some("sysctl user.max_user_namespaces'")),
+            (PermissionDenied, &[max, clone], Some("sysctl user.max_user_namespaces=15000")),
+            (PermissionDenied, &[clone, apparmor], Some("sysctl kernel.unprivileged_userns_clone=1")),
+            (PermissionDenied, &[apparmor], Some("sysctl kernel.apparmor_restrict_unprivileged_userns=0")),
+            (PermissionDenied, &[], Some("seccomp")),
+            (Unsupported, &[], Some("CONFIG_USER_NS")),
+            (OutOfMemory, &[max], None),
+        ] {
+            let advice = user_namespace(&kind.into(), settings(known));
+            assert_eq!(advice.is_some(), expected.is_some(), "{kind:?}");
+            assert!(advice.unwrap_or_default().contains(expected.unwrap_or_default()), "{kind:?} {known:?}");
+        }
+        let tap = tap(&PermissionDenied.into(), settings(&[apparmor])).expect("advice");
+        assert!(tap.contains("AppArmor"), "{tap}");
+    }
+
+    #[test]
+    fn ports_below_the_first() {
+        let advice = port(80, "t", &ErrorKind::PermissionDenied.into(), |_| Some(100)).expect("advice");
+        assert_eq!(
+            advice,
+            "ports below 100 take CAP_NET_BIND_SERVICE, or, as root, 'sysctl net.ipv4.ip_unprivileged_port_start=80'"
+        );
+        assert!(
+            port(80, "t", &ErrorKind::AddrInUse.into(), |_| None)
+                .is_some_and(|text| text.contains("ss -lntp"))
+        );
+        assert_eq!(port(80, "t", &ErrorKind::OutOfMemory.into(), |_| None), None);
+    }
+
+    #[test]
+    fn namespaces_by_their_paths() {
+        for (path, kind, expected) in [
+            ("/proc/77/ns/net", ErrorKind::NotFound, "there is no process 77, or it is gone"),
+            ("/proc/77/ns/net", ErrorKind::PermissionDenied, "process 77 is another user's"),
+            ("/run/netns/blue", ErrorKind::NotFound, "as root, 'ip netns add blue' makes it"),
+            ("/tmp/x", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
+            ("/proc/self/ns/net", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
+        ] {
+            let advice = open_namespace(Path::new(path), &kind.into()).expect("advice");
+            assert!(advice.starts_with(expected), "{path}: {advice}");
+        }
+    }
+}
