@@ -2,7 +2,8 @@
 root=$1
 shift
 mount --make-rprivate /
-layer=$(mktemp -d)
+# Nobody else sees what is mounted here.
+layer=/mnt
 mount -t tmpfs layer "$layer"
 mkdir "$layer/upper" "$layer/work" "$layer/new"
 mount -t overlay -o "lowerdir=$root,upperdir=$layer/upper,workdir=$layer/work" overlay "$layer/new"

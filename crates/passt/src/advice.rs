@@ -44,6 +44,9 @@ pub fn port(
     Some(match error.kind() {
         ErrorKind::PermissionDenied => {
             let first = setting(FIRST).unwrap_or(1024);
+            if u64::from(port) >= first {
+                return None;
+            }
             format!("ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'")
         }
         ErrorKind::AddrInUse => {
@@ -57,7 +60,7 @@ pub fn port(
             "'ip link' shows the interfaces that the host has".into()
         }
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-            "each port takes a descriptor: 'ulimit -n' shows how many there are".into()
+            "each port takes a descriptor: 'ulimit -Hn' shows how many there are".into()
         }
         _ => return None,
     })
@@ -118,7 +121,7 @@ pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
         (ErrorKind::PermissionDenied, Some(pid), _) => {
             format!("process {pid} is another user's, or may do more: take its user, or root")
         }
-        (ErrorKind::NotFound, _, Some(name)) => {
+        (ErrorKind::NotFound, _, Some(name)) if is_plain(name) => {
             format!("as root, 'ip netns add {}' makes it", name.display())
         }
         (ErrorKind::NotFound, ..) => {
@@ -127,6 +130,12 @@ pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
         (ErrorKind::PermissionDenied, ..) => "this user can't read there".into(),
         _ => return None,
     })
+}
+
+/// Whether a shell takes a name for one word, and that as it is.
+fn is_plain(name: &Path) -> bool {
+    let bytes = name.as_os_str().as_encoded_bytes();
+    bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b)) && !bytes.starts_with(b"-")
 }
 
 /// A namespace that is there, but can't be entered.
@@ -215,6 +224,8 @@ mod tests {
                 .is_some_and(|text| text.contains("ss -lntp"))
         );
         assert_eq!(port(80, "t", &ErrorKind::OutOfMemory.into(), |_| None), None);
+        // An interface that may not be bound to, or a security module: no setting of ports helps.
+        assert_eq!(port(8080, "t", &ErrorKind::PermissionDenied.into(), |_| None), None);
     }
 
     #[test]
@@ -223,6 +234,7 @@ mod tests {
             ("/proc/77/ns/net", ErrorKind::NotFound, "there is no process 77, or it is gone"),
             ("/proc/77/ns/net", ErrorKind::PermissionDenied, "process 77 is another user's"),
             ("/run/netns/blue", ErrorKind::NotFound, "as root, 'ip netns add blue' makes it"),
+            ("/run/netns/b; id", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
             ("/tmp/x", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
             ("/proc/self/ns/net", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
         ] {

@@ -391,6 +391,8 @@ pub struct DnsOptions {
     pub host: Addresses,
     /// Queries at `forward` are not answered.
     pub closed: bool,
+    /// Resolvers on the host's loopback are out of the guest's reach.
+    pub spare_loopback: bool,
     /// The resolver is another when resolv.conf names another.
     pub follow: bool,
     /// Announce the servers by DHCP, DHCPv6 and NDP.

@@ -103,6 +103,11 @@ impl Draft {
         self.config.warnings.push(text.into());
     }
 
+    /// The same for a person at a terminal, unless that wants to be told little.
+    pub(super) fn hint(&mut self, text: impl Into<String>) {
+        self.config.hints.push(text.into());
+    }
+
     /// Notes for which family an option is given; `none` takes back what it was given before.
     pub(super) fn note_family(&mut self, option: &'static Opt, value: &OsStr) {
         if option.family == Family::OfAddress && value == "none" {
@@ -122,6 +127,9 @@ impl Draft {
             return Err(Error::Conflict("Redundant prefix length specification"));
         }
         self.config.guest.prefix_len = self.netmask.or(self.addr_prefix_len);
+        if self.config.log.verbosity <= Verbosity::Quiet {
+            self.config.hints.clear();
+        }
         self.apply_isolation()?;
         self.apply_subnet()?;
         self.warn_of_small_mtu();
@@ -166,6 +174,9 @@ impl Draft {
             return Err(Error::Isolated(format!("--map-host-loopback {addr}")));
         }
         mapping.gateway = false;
+        let dns = &mut self.config.dns;
+        let is_asked = [&dns.forward, &dns.host].iter().any(|addrs| addrs.v4.is_some() || addrs.v6.is_some());
+        dns.spare_loopback = !is_asked && self.pasta.resolv_conf != ResolvConf::Always;
         Ok(())
     }
 
@@ -287,10 +298,10 @@ impl Draft {
         pasta.userns = self.userns.take().unwrap_or(own);
         if pasta.target.spawns() {
             self.config.foreground = true;
-            let verbosity = &mut self.config.log.verbosity;
-            if *verbosity > Verbosity::Quiet && !pasta.config_net && !self.splice_only {
-                self.config.hints.push(UNCONFIGURED.into());
+            if self.config.log.verbosity > Verbosity::Quiet && !pasta.config_net && !self.splice_only {
+                self.hint(UNCONFIGURED);
             }
+            let verbosity = &mut self.config.log.verbosity;
             if *verbosity < Verbosity::Debug {
                 *verbosity = Verbosity::Quiet;
             }
@@ -421,6 +432,7 @@ pub(super) fn default_config(program: Program, mode: Mode) -> Config {
             forward: PerFamily::default(),
             host: PerFamily::default(),
             closed: false,
+            spare_loopback: false,
             follow: false,
             announce_servers: announce,
             announce_search: announce,

@@ -54,7 +54,10 @@ pub(super) struct Getopt<S: Spec> {
     words: lexopt::Parser,
     options: Vec<&'static S>,
     order: Order,
-    single_dash: Option<&'static str>,
+    /// Letters that are left of the word that is being read.
+    letters: usize,
+    /// The long option that this word spells, and the first that any did.
+    single_dash: [Option<&'static str>; 2],
 }
 
 impl<S: Spec> Getopt<S> {
@@ -64,7 +67,14 @@ impl<S: Spec> Getopt<S> {
         let name = argv.first().map(|name| name.to_string_lossy().into_owned());
         let mut words = lexopt::Parser::from_iter(argv);
         words.set_short_equals(false);
-        Self { name: name.unwrap_or_default(), words, options: options.collect(), order, single_dash: None }
+        Self {
+            name: name.unwrap_or_default(),
+            words,
+            options: options.collect(),
+            order,
+            letters: 0,
+            single_dash: [None; 2],
+        }
     }
 
     /// The program's name as it was called.
@@ -72,14 +82,23 @@ impl<S: Spec> Getopt<S> {
         &self.name
     }
 
-    /// The long option that a word with a single dash has spelt so far, and hardly ever by chance.
+    /// The long option that the last word spells with a single dash, hardly by chance.
     pub(super) fn single_dash(&self) -> Option<&'static str> {
-        self.single_dash
+        self.single_dash[0]
+    }
+
+    /// The first that any word has spelt so far.
+    pub(super) fn first_single_dash(&self) -> Option<&'static str> {
+        self.single_dash[1]
     }
 
     /// The next option, or the operands; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
-        match self.words.next() {
+        let word = self.words.next();
+        if !matches!(word, Ok(Some(lexopt::Arg::Short(_)))) {
+            self.single_dash[0] = None;
+        }
+        match word {
             Ok(None) => Ok(None),
             Ok(Some(lexopt::Arg::Long(name))) => {
                 let name = name.to_owned();
@@ -124,10 +143,22 @@ impl<S: Spec> Getopt<S> {
     fn short(&mut self, letter: char) -> Result<Word<S>, String> {
         let option = self.options.iter().find(|option| option.short() == Some(letter)).copied();
         let takes = option.is_some_and(Spec::takes_argument);
-        // Other letters stay for the next step.
-        let rest = if takes { self.words.optional_value() } else { self.words.clone().optional_value() };
-        if let Some(rest) = &rest {
-            self.note_single_dash(letter, rest);
+        let begins = self.letters == 0;
+        // Other letters stay for the next step. They are looked at once, as there may be many.
+        let rest = match (takes, begins) {
+            (true, _) => self.words.optional_value(),
+            (false, true) => self.words.clone().optional_value(),
+            (false, false) => None,
+        };
+        if begins {
+            let name = rest.as_ref().and_then(|rest| self.spelt(letter, rest));
+            self.single_dash = [name, self.single_dash[1].or(name)];
+            self.letters = rest.as_ref().map_or(0, |rest| rest.to_string_lossy().chars().count());
+        } else {
+            self.letters -= 1;
+        }
+        if takes {
+            self.letters = 0;
         }
         let Some(option) = option else {
             return Err(self.fail(&format!("invalid option -- '{letter}'")));
@@ -144,11 +175,15 @@ impl<S: Spec> Getopt<S> {
         Ok(Word::Option(option, format!("-{letter}"), value))
     }
 
-    fn note_single_dash(&mut self, letter: char, rest: &OsStr) {
+    /// The long option that a word of several letters spells: not one of flags alone, as `-fd` is.
+    fn spelt(&self, letter: char, rest: &OsStr) -> Option<&'static str> {
         let word = format!("{letter}{}", rest.to_string_lossy());
         let name = word.split('=').next().unwrap_or_default();
-        let long = self.options.iter().map(|option| option.long()).find(|long| *long == name);
-        self.single_dash = self.single_dash.or(long);
+        let is_flag = |letter| {
+            self.options.iter().any(|option| option.short() == Some(letter) && !option.takes_argument())
+        };
+        let mut names = self.options.iter().map(|option| option.long());
+        names.find(|long| *long == name && long.len() > 2 && !name.chars().all(is_flag))
     }
 
     /// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases are one

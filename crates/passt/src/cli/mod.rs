@@ -109,15 +109,29 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
         Ok(outcome) => outcome,
         Err(error) => {
             let line = match (&error, words.single_dash()) {
-                (_, Some(name)) => format!("{error}; {}", advice::two_dashes(name)),
-                (Error::Getopt(message), None) => advice::see_help(message, &name.to_string_lossy()),
-                (Error::Invalid { what, .. }, None) => format!("{error}{}", advice::expected(what)),
-                (Error::Conflict(text), None) => format!("{error}{}", advice::together(text)),
-                (_, None) => error.to_string(),
+                (Error::Getopt(_) | Error::Invalid { .. } | Error::Scope { .. }, Some(name)) => {
+                    format!("{error}; {}", advice::two_dashes(name))
+                }
+                (Error::Getopt(message), _) => advice::see_help(message, &name.to_string_lossy()),
+                (Error::Invalid { what, .. }, _) => format!("{error}{}", advice::expected(what)),
+                (Error::Conflict(text), _) => format!("{error}{}", advice::together(text)),
+                _ => error.to_string(),
             };
-            Outcome::Fail(format!("{line}\n"))
+            Outcome::Fail(printable(&line) + "\n")
         }
     }
+}
+
+/// A line for a terminal: what controls one, in arguments that are named, is written as its number.
+pub fn printable(line: &str) -> String {
+    line.chars().fold(String::new(), |mut all, letter| {
+        if letter.is_control() {
+            all.extend(letter.escape_default());
+        } else {
+            all.push(letter);
+        }
+        all
+    })
 }
 
 /// An option as documentation shows it.
@@ -201,8 +215,8 @@ fn read(program: Program, words: &mut Getopt<option::Opt>) -> Result<Outcome, Er
             }
         }
     }
-    if let Some(name) = words.single_dash() {
-        draft.warn(advice::two_dashes(name));
+    if let Some(name) = words.first_single_dash() {
+        draft.hint(advice::two_dashes(name));
     }
     let config = draft.finish(operands)?;
     Ok(Outcome::Run(Box::new(config)))

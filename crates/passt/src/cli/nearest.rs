@@ -4,6 +4,9 @@
 /// `config-net`, but not `foo` and `foreground`.
 const ALIKE: f64 = 0.85;
 
+/// Bytes of a name that is compared with others, which takes time with its square.
+const LONGEST: usize = 64;
+
 /// What other programs call something that is known here by the second name.
 const ELSEWHERE: [(&str, &str); 6] = [
     ("publish", "tcp-ports"),
@@ -16,6 +19,9 @@ const ELSEWHERE: [(&str, &str); 6] = [
 
 /// The one of the `known` names that is most like `name`, or means the same, if there is one.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    if name.len() > LONGEST {
+        return None;
+    }
     let ours = ELSEWHERE.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
     if let Some(same) = known.clone().find(|known| Some(*known) == ours) {
         return Some(same);

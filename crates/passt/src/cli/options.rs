@@ -289,8 +289,8 @@ const HOST: &[Opt] = &[
     flag(
         "--isolate-host",
         "Leave nothing of the host's loopback in the guest's reach, and\n\
-         forward no port that is not given to -t or -u: the same as\n\
-         --no-map-gw -T none -U none -t none -u none",
+         forward no port that is not given to -t or -u: --no-map-gw,\n\
+         none for -t and -u, and for -T and -U of pasta",
         |d| d.isolate_host = true,
     ),
     value(

@@ -26,7 +26,7 @@ pub(super) fn cover(text: &str) -> io::Result<()> {
         .filter_map(|flags| open(FILE, flags, Mode::empty()).ok())
         .collect();
     if places.is_empty() {
-        return Err(io::ErrorKind::NotFound.into());
+        return Err(rustix::io::Errno::NOENT.into());
     }
     let flags = MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
     mount("none", DIR, "tmpfs", flags, c"mode=0755,size=256k,nr_inodes=4")?;

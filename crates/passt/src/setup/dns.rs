@@ -55,7 +55,9 @@ pub(super) fn servers(
     guest: &mut Configured,
     warnings: &mut Vec<String>,
 ) -> Vec<IpAddr> {
-    let all = resolvers(host, resolv);
+    let mut all = resolvers(host, resolv);
+    let there_are_some = !all.is_empty();
+    all.retain(|resolver| !(config.dns.spare_loopback && resolver.addr.is_loopback()));
     let from_host = matches!(config.dns.servers, Source::Host);
     let needed = config.pasta().is_some_and(|pasta| pasta.resolv_conf == ResolvConf::Always);
     let on = [guest.v4.ours.is_some(), guest.v6.ours.is_some()];
@@ -75,7 +77,12 @@ pub(super) fn servers(
         .iter()
         .any(|family| family.dns_forward.is_some() && family.dns_host.is_none())
     {
-        warnings.push("No name server on the host for --dns-forward".into());
+        warnings.push(if there_are_some && all.is_empty() {
+            "The host's name servers are on its loopback; --resolv-conf leads to them in spite of --isolate-host"
+                .into()
+        } else {
+            "No name server on the host for --dns-forward".into()
+        });
     }
     match &config.dns.servers {
         Source::Host => announced(guest, &all),
@@ -136,6 +143,17 @@ fn resolve(
     (family.dns_host, family.dns_scope) = (host.map(|host| host.addr), host.and_then(|host| host.scope));
 }
 
+/// An address, or the next one if the guest has that itself.
+fn unless_taken(addr: Addr, family: &FamilyConfig) -> Addr {
+    if !family.assigned.contains(&addr) {
+        return addr;
+    }
+    match addr.ip() {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() ^ 2).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() ^ 2).into(),
+    }
+}
+
 /// Gives a family a name for its resolver, if the guest can't reach that by its own address, or none
 /// that the host has of the family: the host's loopback has one, or else it is `own_name`, if any.
 fn announce(family: &mut FamilyConfig, v6: bool, all: &[Resolver], from_host: bool, own_name: Option<Addr>) {
@@ -145,7 +163,7 @@ fn announce(family: &mut FamilyConfig, v6: bool, all: &[Resolver], from_host: bo
     let mut own = of(all, v6).peekable();
     let are_hidden = own.peek().is_some() && own.all(|resolver| resolver.is_hidden(family));
     if is_across || host.is_hidden(family) || are_hidden {
-        family.dns_forward = family.host_loopback.or(own_name);
+        family.dns_forward = family.host_loopback.or(own_name.map(|name| unless_taken(name, family)));
     }
 }
 

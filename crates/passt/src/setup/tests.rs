@@ -504,6 +504,11 @@ fn a_resolv_conf_for_the_command() {
         ),
         ("pasta --resolv-conf --isolate-host true", stub, Some(format!("{own}{kept}"))),
         (
+            "pasta --resolv-conf --isolate-host -a 169.254.1.1 true",
+            stub,
+            Some(format!("nameserver 169.254.1.3\n{kept}")),
+        ),
+        (
             "pasta --resolv-conf --no-map-gw true",
             "nameserver ::1\n",
             Some("nameserver fd9d:6c1f:5e2a::53\n".into()),
@@ -528,6 +533,23 @@ fn a_resolv_conf_for_the_command() {
     }
 }
 
+/// Name servers that an isolated guest reaches: those elsewhere, and others where they are asked for.
+#[test]
+fn resolvers_of_an_isolated_host() {
+    let at = |text: &str| Some(text.parse::<IpAddr>().unwrap().into());
+    for (args, servers, expected) in [
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53", None),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53 192.0.2.53", at("192.0.2.53")),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 --resolv-conf true", "127.0.0.53", at("127.0.0.53")),
+        ("pasta --isolate-host --dns-forward 10.9.9.9 1", "127.0.0.53", at("127.0.0.53")),
+        ("passt --isolate-host --subnet 10.0.2.0/24 --dns-host 127.0.0.2", "", at("127.0.0.2")),
+        ("passt --subnet 10.0.2.0/24", "127.0.0.53", at("127.0.0.53")),
+    ] {
+        let (setup, _) = Setup::new(&config(args), &host("4"), &resolv(servers)).unwrap();
+        assert_eq!(setup.guest.v4.dns_host, expected, "{args}: {servers}");
+    }
+}
+
 /// Nothing of the host's loopback has a name, and no port is forwarded that was not given.
 #[test]
 fn an_isolated_host() {
@@ -538,6 +560,7 @@ fn an_isolated_host() {
         let (setup, _) = Setup::new(&config, &host("46"), &resolv("127.0.0.53 ::1")).unwrap();
         for family in [&setup.guest.v4, &setup.guest.v6] {
             assert_eq!((family.host_loopback, family.host_itself), (None, None), "{program}");
+            assert_eq!(family.dns_host, None, "{program}");
         }
         let ports = &config.ports;
         for ports in [&ports.tcp_in, &ports.udp_in, &ports.tcp_out, &ports.udp_out] {

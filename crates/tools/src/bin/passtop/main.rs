@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use passt::advice;
+use passt::cli::printable;
 use passt_control::client::{Client, Error};
 use passt_sys::plain::Plain;
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("passtop: {}", Plain(format_args!("{error:#}")));
+            eprintln!("passtop: {}", printable(&Plain(format_args!("{error:#}")).to_string()));
             ExitCode::FAILURE
         }
     }

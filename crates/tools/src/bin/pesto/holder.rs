@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 
+use passt::cli::printable;
 use passt_control::{Protocol, Rule, Side};
 
 /// State of a listening TCP socket in `/proc/net/tcp` (proc(5)).
@@ -63,7 +64,8 @@ fn process(inode: &str) -> Option<String> {
         });
         if has {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(format!("by {} (PID {pid})", name.trim_end()));
+            // Whoever has the process has chosen its name.
+            return Some(format!("by {} (PID {pid})", printable(name.trim_end())));
         }
     }
     None

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use passt::advice;
+use passt::cli::printable;
 use passt_control::client::Greeted;
 use passt_control::v2::Greeting;
 use passt_sys::plain::Plain;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Each line of what the server refused is one.
             for line in format!("{error:#}").lines() {
-                eprintln!("{}", Plain(format_args!("{line}")));
+                eprintln!("{}", printable(&Plain(line).to_string()));
             }
             ExitCode::FAILURE
         }
