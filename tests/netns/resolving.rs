@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use passt_tests::{Finished, Net, Place as _, Process, User, eventually, have};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A resolver on the host like systemd's, and a resolv.conf that names it.
 const STUB: &str = "# The host's\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.test\n";
@@ -80,6 +81,25 @@ fn a_resolver_on_loopback_of_ipv6() {
         let (_, finished) = look(&net, User::Normal, options);
         assert_eq!(finished.stdout.matches("203.0.113.7").count(), 2, "{options}: {finished:?}");
     }
+}
+
+/// More ports than the command may have descriptors are no reason for it to do without.
+#[test]
+fn beside_more_ports_than_descriptors() {
+    let Some((net, _resolver)) = host("127.0.0.53") else { return };
+    net.host.resolv_conf(STUB);
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..before }).expect("a lower limit");
+    for user in User::BOTH {
+        let launch = net.pasta(user).with("--config-net -u none -T none -U none -t 3000-3400");
+        let finished =
+            launch.run("sh -c 'getent hosts name; cat /proc/sys/net/ipv4/ping_group_range; ulimit -n'");
+        let words: Vec<_> = finished.stdout.split_whitespace().collect();
+        assert_eq!(words[..1], ["203.0.113.7"], "{finished:?}");
+        assert_eq!(words[words.len() - 3..], ["0", "0", "256"], "{finished:?}");
+        assert!(!finished.stderr.contains("Too many open files"), "{finished:?}");
+    }
+    setrlimit(Resource::Nofile, before).expect("the old limit");
 }
 
 /// One that the command reaches is left as it is, unless a file of its own is asked for.

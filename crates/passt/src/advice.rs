@@ -47,7 +47,11 @@ pub fn port(
             if u64::from(port) >= first {
                 return None;
             }
-            format!("ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'")
+            format!(
+                "ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'; \
+                     another port of the host takes nothing, as in -{protocol} {}:{port}",
+                8000 + u32::from(port)
+            )
         }
         ErrorKind::AddrInUse => {
             format!("'ss -ln{protocol}p sport = :{port}' shows, as root, who has it")
@@ -119,7 +123,7 @@ pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
     Some(match (error.kind(), process, named) {
         (ErrorKind::NotFound, Some(pid), _) => format!("there is no process {pid}, or it is gone"),
         (ErrorKind::PermissionDenied, Some(pid), _) => {
-            format!("process {pid} is another user's, or may do more: take its user, or root")
+            format!("process {pid} is another user's, or may do more: start it as that user, or as root")
         }
         (ErrorKind::NotFound, _, Some(name)) if is_plain(name) => {
             format!("as root, 'ip netns add {}' makes it", name.display())
@@ -217,7 +221,7 @@ mod tests {
         let advice = port(80, "t", &ErrorKind::PermissionDenied.into(), |_| Some(100)).expect("advice");
         assert_eq!(
             advice,
-            "ports below 100 take CAP_NET_BIND_SERVICE, or, as root, 'sysctl net.ipv4.ip_unprivileged_port_start=80'"
+            "ports below 100 take CAP_NET_BIND_SERVICE, or, as root, 'sysctl net.ipv4.ip_unprivileged_port_start=80'; another port of the host takes nothing, as in -t 8080:80"
         );
         assert!(
             port(80, "t", &ErrorKind::AddrInUse.into(), |_| None)

@@ -70,10 +70,11 @@ const KNOW_PASTA: &str = "\
 GOOD TO KNOW
 The command is root *inside* only, of one user and one group, so it can't become another user. Files are the host's own: what it deletes is gone.
 
-Started as root, pasta and its command become *nobody*, who may read and write little. *--runas* names another user.
+Started as root, pasta and its command become *nobody*, who may read and write little: not even the start-up files of root's shell. *--runas* names another user.
 
 The namespace ends with the command, and so does all that the command has started, unless *--no-pidns* is given. A command that goes to
-the background by itself ends at once: tell it to stay in the foreground.
+the background by itself ends at once: tell it to stay in the foreground. The command is process 1 of its PID namespace, which signals
+from outside that it doesn't handle don't end: end *pasta* instead.
 
 The host's name inside is *pasta-* and the host's name, unless *--hostname* gives another.
 

@@ -34,7 +34,7 @@ that of router advertisements (RFC 8910).
 *--ra-preference* and *--ra-route* are those of RFC 4191, *--ra-pref64* that of RFC 8781. Guests may
 ignore routes: Linux takes them up to the length of *accept_ra_rt_info_max_plen*. Advertisements
 come often enough to be heard three times before anything that they say ends, though not more often
-than every 3 seconds. With *--config-net* of pasta there are none.";
+than every 3 seconds. With *--config-net* of pasta there are none, but with *--subnet*.";
 
 /// Writes the section.
 pub(super) fn write(page: &mut Roff) {

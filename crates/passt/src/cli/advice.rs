@@ -85,6 +85,10 @@ pub(super) fn ports(spec: &str) -> String {
         "write none for no ports"
     } else if spec.bytes().all(|b| b.is_ascii_digit() || b":-,~".contains(&b)) && numbers.iter().any(is_out) {
         "ports are 1 to 65535"
+    } else if spec.contains("localhost") {
+        "write 127.0.0.1 or ::1 for localhost, as in 127.0.0.1/8080:80"
+    } else if numbers.len() == 2 && is_range(spec) {
+        "the first port of a range is the lower one"
     } else if lengths_differ {
         "a range is forwarded to one of the same length, as in 8000-8010:9000-9010"
     } else {

@@ -194,7 +194,6 @@ fn prepare(room: Room<'_>, inherited: Inherited) -> io::Result<()> {
     let Room { namespaces, hostname, resolv_conf, without_it } = room;
     let hostname = hostname.map_or_else(default_hostname, str::to_owned);
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    inherited.restore()?;
     // In the user namespace we came from, its mounts would be seen outside.
     let separate = mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC);
     let separate = separate.map_err(io::Error::from);
@@ -215,7 +214,8 @@ fn prepare(room: Room<'_>, inherited: Inherited) -> io::Result<()> {
             log::warn!("Couldn't {what} in the new namespace: {error}");
         }
     }
-    Ok(())
+    // With the limit that the command is to have nothing can be opened any more where many ports are.
+    inherited.restore()
 }
 
 fn mount_proc() -> io::Result<()> {

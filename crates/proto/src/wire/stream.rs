@@ -26,8 +26,19 @@ pub enum Framing {
 
 /// A length that no frame has. What follows in a stream cannot be made sense of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("frame of {0} bytes")]
+#[error("frame of {0} bytes{how}", how = self.advice())]
 pub struct BadLength(pub u32);
+
+impl BadLength {
+    /// What to do if it is the beginning of another protocol: vhost-user begins with the number of a
+    /// request, 32 bits, least significant first.
+    const fn advice(self) -> &'static str {
+        match self.0.swap_bytes() {
+            1..64 => ", as vhost-user begins, which takes --vhost-user",
+            _ => "",
+        }
+    }
+}
 
 impl Framing {
     /// Bytes before each frame, at most [`PREFIX`].
@@ -90,6 +101,14 @@ mod tests {
 
     /// Prefix, bytes behind it, what is found.
     type Case = (Framing, &'static [u8], usize, Result<Option<usize>, BadLength>);
+
+    #[test]
+    fn another_protocol_is_named() {
+        for (length, is_named) in [(0_u32, false), (13, false), (1 << 24, true), (u32::MAX, false)] {
+            let text = std::format!("{}", BadLength(length));
+            assert_eq!(text.contains("--vhost-user"), is_named, "{text}");
+        }
+    }
 
     #[test]
     fn lengths() {

@@ -35,7 +35,7 @@ pub(super) const SET_LOG_BASE: u32 = 6;
 /// A message that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
-    #[error("version {0} of the protocol")]
+    #[error("version {0} of the protocol; what is not by vhost-user takes no --vhost-user")]
     Version(u32),
     #[error("a reply to nothing")]
     Reply,
