@@ -331,7 +331,7 @@ mod tests {
             list("-C FOO S"),
             Err("Unsupported pif name FOO; there are HOST and, of pasta, SPLICE".into())
         );
-        assert_eq!(list("-t 0 S"), Err("Invalid port specifier 0".into()));
+        assert_eq!(list("-t 0 S"), Err("Invalid port specifier 0; ports are 1 to 65535".into()));
         let of_passt = Greeting { tables: vec![server(Caps::V4).tables.remove(0)] };
         let Outcome::Run(arguments) =
             Arguments::parse(["-A", "-t", "auto", "S"].map(OsString::from).into_iter())
