@@ -90,13 +90,14 @@ fn beside_more_ports_than_descriptors() {
     net.host.resolv_conf(STUB);
     let before = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..before }).expect("a lower limit");
+    let script = net.dir().join("limits");
+    fs::write(&script, "getent hosts name; cat /proc/sys/net/ipv4/ping_group_range; ulimit -n")
+        .expect("script");
     for user in User::BOTH {
         let launch = net.pasta(user).with("--config-net -u none -T none -U none -t 3000-3400");
-        let finished =
-            launch.run("sh -c 'getent hosts name; cat /proc/sys/net/ipv4/ping_group_range; ulimit -n'");
+        let finished = launch.run(&format!("sh {}", script.display()));
         let words: Vec<_> = finished.stdout.split_whitespace().collect();
-        assert_eq!(words[..1], ["203.0.113.7"], "{finished:?}");
-        assert_eq!(words[words.len() - 3..], ["0", "0", "256"], "{finished:?}");
+        assert!(words.first() == Some(&"203.0.113.7") && words.ends_with(&["0", "0", "256"]), "{finished:?}");
         assert!(!finished.stderr.contains("Too many open files"), "{finished:?}");
     }
     setrlimit(Resource::Nofile, before).expect("the old limit");
