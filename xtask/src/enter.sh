@@ -13,6 +13,10 @@ while [ "$1" != -- ]; do
 	shift
 done
 shift
+# Cargo fetches what it lacks.
+for file in etc/resolv.conf etc/ssl/certs/ca-certificates.crt; do
+	[ ! -e "/$file" ] || cp -L --parents "/$file" "$layer/new"
+done
 mount -t proc proc "$layer/new/proc"
 mount --rbind /dev "$layer/new/dev"
 mount --rbind /sys "$layer/new/sys"
