@@ -41,6 +41,15 @@ fn churn(socket: &Path, over: &AtomicBool) -> u64 {
     count
 }
 
+/// Tells clients that it is over.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Thousands of requests a second, beside a transfer and requests of the guest's own.
 #[test]
 fn ports_that_come_and_go() {
@@ -60,8 +69,10 @@ fn ports_that_come_and_go() {
                 upload(guest, &at(FAR4, 5001), 64 * MIB);
             }
         });
+        // However the rest ends, the clients do.
+        let end = End(&over);
         let longest = guest.peer(&format!("rr-longest {} {SECONDS}", at(FAR4, 5002)));
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         transfers.join().expect("transfers");
         (clients.join().expect("requests"), longest.trim().parse::<u64>().expect("microseconds"))
     });
