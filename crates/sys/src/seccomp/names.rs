@@ -3,7 +3,7 @@
 //! Each processor's table has its own numbers, and for some names a newer or a wider call beside or
 //! in place of the first: `mmap2` on 32-bit ones, `clock_gettime64` with 64 bits of time. Lists of
 //! calls have the name that most 64-bit processors have; what a C library calls instead is added
-//! here. Nothing here is asked for at run time but when a filter is made.
+//! here. All of this is looked up when a filter is made, and a name when a call is refused.
 
 use syscall_numbers::native;
 
@@ -107,7 +107,8 @@ impl Sysno {
         let own = own.filter_map(number).filter_map(|number| Some((u32::try_from(number).ok()?, None)));
         let one = MULTIPLEXED.iter().find(|(name, _)| *name == self.0).map(|(_, which)| *which);
         let which = one.into_iter().chain((self.0 == "recvfrom").then_some(RECV));
-        let shared = number("socketcall").filter(|_| IS_MULTIPLEXED).and_then(|n| u32::try_from(n).ok());
+        let shared =
+            IS_MULTIPLEXED.then(|| number("socketcall")).flatten().and_then(|n| u32::try_from(n).ok());
         own.chain(shared.into_iter().flat_map(move |shared| {
             which.clone().map(move |which| (shared, Some(which))).collect::<Vec<_>>()
         }))
