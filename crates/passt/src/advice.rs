@@ -158,7 +158,9 @@ pub fn enter_namespace(kind: &str, error: &io::Error) -> Option<String> {
 pub fn control_socket(error: &io::Error) -> Option<String> {
     Some(match error.kind() {
         ErrorKind::NotFound => "passt or pasta makes it, started with --conf-path and this path".into(),
-        ErrorKind::ConnectionRefused => "whoever made it has ended".into(),
+        ErrorKind::ConnectionRefused => {
+            "nobody listens there: whoever made it has ended, or it is no socket".into()
+        }
         ErrorKind::PermissionDenied => "it is for the user who started passt or pasta, and root".into(),
         _ => return None,
     })

@@ -98,7 +98,8 @@ PORT or FIRST-LAST ::
 forwarded to the same port of the guest. If one of them can't be bound, the program ends and says which.
 
 PORT:TO or FIRST-LAST:FIRST-LAST ::
-forwarded to other ports; ranges must have the same length. *:ADDRESS/TO* is another address of the guest.
+forwarded to other ports; ranges must have the same length. *:ADDRESS/TO* is another address of the guest; the list
+needs an address of the same family in front then, as in *0.0.0.0/8080:10.0.2.101/80*.
 
 ~PORT or ~FIRST-LAST ::
 left out of what the other items say. A list that only leaves out is about all other ports.
@@ -135,7 +136,10 @@ A command makes *--foreground* and *--quiet* the default. It is the first proces
 everything in there ends with it. It is let go when its network is ready. With *--no-pidns*, for where a */proc* can't be mounted, it is
 a process like any other, and what it has started goes on when it ends.
 
-SIGTERM and SIGQUIT end the program. It also ends when the namespace is gone, unless *--no-netns-quit* is given.";
+SIGTERM and SIGQUIT end the program. It also ends when the namespace is gone, unless *--no-netns-quit* is given.
+
+*--netns-only* keeps the user namespace as well: what may be done to the namespace is then decided by the rights of whoever starts the program.
+Who has no right to enter the namespace of a *PID* from there joins its user namespace all the same.";
 
 const LIFE_PASST: &str = "\
 LIFE
@@ -156,9 +160,6 @@ system calls. Another call ends it with status 159, and a line that names the ca
 
 A process can't change its own PID namespace, only its children's. So with *--foreground*, where there is no child, it stays in the PID namespace
 that it was started in.
-
-*--netns-only* keeps the user namespace as well: what may be done to the namespace is then decided by the rights of whoever starts the program.
-Who has no right to enter the namespace of a *PID* from there joins its user namespace all the same.
 
 Started as root, it becomes *nobody*, or whom *--runas* says. With *--chroot-fallback* it also runs where *pivot_root*(2) is refused,
 as in an initial ramdisk.";

@@ -230,7 +230,8 @@ const GUEST: &[Opt] = &[
         "--subnet CIDR",
         "Give the guest a network of its own, like none of the host's:\n\
          .2 is the gateway and the host's loopback, .3 its resolver, the\n\
-         guest .100, or .15 to .30 by DHCP; and fd00::/64 likewise",
+         guest .100, or .15 to .30 by DHCP; and fd00::/64 likewise, where\n\
+         the guest makes its address itself",
         |d, arg| {
             let is_usable = |(addr, _): &(Ipv4Addr, u8)| {
                 !(addr.is_loopback() || addr.is_multicast() || addr.is_unspecified())
