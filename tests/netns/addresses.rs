@@ -12,8 +12,7 @@ const NEAR6: &str = "2001:db8:7::1";
 
 /// Servers of both protocols in the guest, for both families.
 fn serve(guest: &Guest) -> [Process; 2] {
-    let mut udp = guest.start_peer("udp-serve [::]:5001");
-    udp.wait_for("LISTENING");
+    let udp = guest.listening("udp-serve [::]:5001");
     [guest.serve("[::]:5001"), udp]
 }
 
@@ -77,8 +76,7 @@ fn each_address_has_its_own_servers() {
     let mut servers = Vec::new();
     for address in [SECOND4, SECOND6] {
         servers.push(guest.serve(&at(address, 5001)));
-        let mut udp = guest.start_peer(&format!("udp-serve {}", at(address, 5001)));
-        udp.wait_for("LISTENING");
+        let udp = guest.listening(&format!("udp-serve {}", at(address, 5001)));
         servers.push(udp);
     }
     for (from, own, first) in [(FAR4, SECOND4, HOST4), (FAR6, SECOND6, HOST6)] {

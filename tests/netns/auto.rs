@@ -20,9 +20,7 @@ fn start(options: &str) -> Option<(Guest, Net)> {
 }
 
 fn udp_server(place: &impl Place, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }
 
 /// What listens in a place, as the kernel lists it.
@@ -209,8 +207,7 @@ fn a_port_in_use_is_taken_later() {
 #[test]
 fn connections_outlive_their_port() {
     let Some((guest, net)) = start("-T none -U none") else { return };
-    let mut server = guest.start_peer("serve-one [::]:5001");
-    server.wait_for("LISTENING");
+    let _server = guest.listening("serve-one [::]:5001");
     noticed("the service", || bound(&net.host, "tcp", 5001) == [true; 2]);
     let mut client = net.peer.start_peer(&format!("steady {}", at(HOST4, 5001)));
     client.wait_for("STEADY");

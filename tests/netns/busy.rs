@@ -153,8 +153,7 @@ fn shut(fd: BorrowedFd<'_>, how: Shutdown) {
 #[test]
 fn sockets_that_were_shut_down() {
     let Some(net) = Net::new() else { return };
-    let mut server = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6009)));
-    server.wait_for("LISTENING");
+    let _server = net.peer.listening(&format!("udp-serve {}", at(FAR4, 6009)));
     let _server = net.peer.serve(&at(FAR4, 5009));
     for how in [Shutdown::Read, Shutdown::Both] {
         let options = "--config-net --foreground --stats 1 -t 5001 -u 6001 -T 5002 -U 6002";

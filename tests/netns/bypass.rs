@@ -104,8 +104,7 @@ fn the_way_out_without_the_bypass() {
     let options = "--config-net --no-splice -t none -u none -T 5001,5002:7002 -U 5001,5002:7002";
     let guest = net.pasta(User::Normal).with(options).start();
     for (to, server) in [(5001, 5001), (5002, 7002)] {
-        let mut udp = net.host.start_peer(&format!("udp-serve [::]:{server}"));
-        udp.wait_for("LISTENING");
+        let _udp = net.host.listening(&format!("udp-serve [::]:{server}"));
         let _tcp = net.host.serve(&format!("[::]:{server}"));
         for loopback in LOOPBACKS {
             exchange(&guest, &at(loopback, to));
@@ -449,7 +448,5 @@ fn not_served(place: &dyn Place, to: &str) {
 }
 
 fn udp_server(place: &dyn Place, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }

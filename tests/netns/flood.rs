@@ -21,8 +21,7 @@ fn steady(place: &(impl Place + ?Sized), to: &str) -> Process {
 fn a_server_that_accepts_nothing() {
     let Some(net) = Net::new() else { return };
     let mut guest = net.pasta(User::Normal).with("--config-net -t 5001,5002 -u none -T none -U none").start();
-    let mut stuck = guest.start_peer("serve-late [::]:5001");
-    stuck.wait_for("LISTENING");
+    let mut stuck = guest.listening("serve-late [::]:5001");
     let _servers = [guest.serve("[::]:5002"), net.peer.serve(&at(FAR4, 5003))];
     let existing = [steady(&net.peer, &at(HOST4, 5002)), steady(&guest, &at(FAR4, 5003))];
     let before = guest.descriptors();
@@ -77,8 +76,7 @@ fn descriptors_are_kept_from_datagrams() {
     let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
     let mut guest = launch.with(&limited).with(options).start();
     let _server = net.peer.serve(&at(FAR4, 5003));
-    let mut udp = guest.start_peer("udp-serve [::]:6001");
-    udp.wait_for("LISTENING");
+    let _udp = guest.listening("udp-serve [::]:6001");
     let crowd = net.host.start_peer("udp-many 127.0.0.1:6001 1000").finish();
     assert!(!crowd.status.success() && guest.descriptors() > 200, "{} descriptors", guest.descriptors());
     exchange(&guest, &at(FAR4, 5003));
@@ -95,8 +93,7 @@ fn datagrams_that_nobody_answers() {
     let launch = net.pasta(User::Normal).program(Path::new("/usr/bin/prlimit"));
     let mut guest = launch.with(&limited).with(options).start();
     let _servers = [guest.serve("[::]:5001"), net.peer.serve(&at(FAR4, 5003))];
-    let mut udp = guest.start_peer("udp-serve [::]:6002");
-    udp.wait_for("LISTENING");
+    let _udp = guest.listening("udp-serve [::]:6002");
     let existing = steady(&net.host, "127.0.0.1:5001");
     let before = guest.descriptors();
     net.host.peer("udp-spray 127.0.0.1:6001 1000");
@@ -139,8 +136,7 @@ fn a_server_across_the_bypass_that_accepts_nothing() {
     for (client, server, port) in
         [(&net.host as &dyn Place, &guest as &dyn Place, 5001), (&guest, &net.host, 5004)]
     {
-        let mut stuck = server.start_peer(&format!("serve-late [::]:{port}"));
-        stuck.wait_for("LISTENING");
+        let mut stuck = server.listening(&format!("serve-late [::]:{port}"));
         let before = guest.descriptors();
         let mut crowd = client.start_peer(&format!("begin {} 10000", at("127.0.0.1", port)));
         crowd.wait_for("BEGUN");

@@ -29,9 +29,7 @@ fn behind(net: &Net) -> Ns {
 }
 
 fn udp_server(place: &impl passt_tests::Place, address: &str) -> passt_tests::Process {
-    let mut server = place.start_peer(&format!("udp-serve {}", at(address, 6001)));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {}", at(address, 6001)))
 }
 
 /// Datagrams of every size are echoed, whatever the guest's MTU: its kernel learns the path's by

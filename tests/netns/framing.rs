@@ -18,8 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Servers of the peer.
 fn servers(net: &Net) -> [Process; 2] {
-    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6001)));
-    udp.wait_for("LISTENING");
+    let udp = net.peer.listening(&format!("udp-serve {}", at(FAR4, 6001)));
     [net.peer.serve(&at(FAR4, 5001)), udp]
 }
 

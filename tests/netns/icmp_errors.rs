@@ -184,11 +184,8 @@ fn a_guest_that_rejects() {
 fn a_smaller_link_behind_the_guest() {
     let Some(net) = Net::new() else { return };
     let _servers = [FAR4, FAR6].map(|address| net.peer.serve(&at(address, 5009)));
-    let _answering = [FAR4, FAR6].map(|address| {
-        let mut server = net.peer.start_peer(&format!("udp-serve {}", at(address, 6009)));
-        server.wait_for("LISTENING");
-        server
-    });
+    let _answering =
+        [FAR4, FAR6].map(|address| net.peer.listening(&format!("udp-serve {}", at(address, 6009))));
     let guest = net.pasta(User::Normal).with("--config-net --mtu 9000").start();
     let inner = Inner::new(&guest);
     for (address, headers) in [(FAR4, 28), (FAR6, 48)] {

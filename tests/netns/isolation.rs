@@ -373,8 +373,7 @@ fn what_is_off_takes_nothing_from_the_rest() {
     let Some(net) = Net::new() else { return };
     net.host.sysctl("net.ipv4.ping_group_range=0 2147483647");
     let _tcp = net.peer.serve(&at(FAR4, 5001));
-    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6001)));
-    udp.wait_for("LISTENING");
+    let _udp = net.peer.listening(&format!("udp-serve {}", at(FAR4, 6001)));
     let none = "-t none -u none";
     for options in [
         "--no-multicast",

@@ -162,9 +162,7 @@ impl Hosts {
 }
 
 fn udp_server(place: &dyn Place, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }
 
 /// Requires that a process can do no more than anywhere else. It has so many filters for system

@@ -38,11 +38,8 @@ fn isolate_host() {
     net.host.resolv_conf("nameserver 127.0.0.53\n");
     let _servers =
         [net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001"), net.host.serve("127.0.0.53:53")];
-    let _udp = [("127.0.0.1:6001"), ("[::1]:6001")].map(|addr| {
-        let mut udp = net.host.start_peer(&format!("udp-serve {addr}"));
-        udp.wait_for("LISTENING");
-        udp
-    });
+    let _udp =
+        [("127.0.0.1:6001"), ("[::1]:6001")].map(|addr| net.host.listening(&format!("udp-serve {addr}")));
     let _far = net.peer.serve(&at(FAR4, 5001));
     let loopbacks = ["127.0.0.1", "::1", GATEWAY4, GATEWAY6];
     for user in User::BOTH {
@@ -89,8 +86,7 @@ fn isolate_host() {
 fn map_host_loopback() {
     let Some(net) = Net::new() else { return };
     let _servers = [net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001")];
-    let mut udp = net.host.start_peer("udp-serve 127.0.0.1:6001");
-    udp.wait_for("LISTENING");
+    let _udp = net.host.listening("udp-serve 127.0.0.1:6001");
     let guest = start(&net, "--map-host-loopback 203.0.113.9 --map-host-loopback 2001:db8:9::9");
     exchange(&guest, "203.0.113.9:5001");
     exchange(&guest, "[2001:db8:9::9]:5001");
@@ -185,8 +181,7 @@ fn the_example_for_an_untrusted_program() {
     let options = example.expect("the example");
     let mut servers = vec![net.host.serve("127.0.0.1:5001"), net.host.serve("[::1]:5001")];
     for address in ["127.0.0.1:6001", "[::1]:6001"] {
-        let mut server = net.host.start_peer(&format!("udp-serve {address}"));
-        server.wait_for("LISTENING");
+        let server = net.host.listening(&format!("udp-serve {address}"));
         servers.push(server);
     }
     servers.push(net.host.serve("0.0.0.0:5002"));

@@ -51,8 +51,7 @@ fn servers(net: &Net) -> Vec<Process> {
     for line in
         ["udp-serve [::]:6001", "rr-serve [::]:5002"].into_iter().chain(answering.iter().map(|l| &**l))
     {
-        let mut server = net.peer.start_peer(line);
-        server.wait_for("LISTENING");
+        let server = net.peer.listening(line);
         started.push(server);
     }
     started
@@ -70,8 +69,7 @@ fn traffic_of_a_namespace_allocates_nothing() {
     let servers: Vec<_> = ways
         .iter()
         .map(|(server, _, port)| {
-            let mut udp = server.start_peer(&format!("udp-serve [::]:{}", 6000 + port));
-            udp.wait_for("LISTENING");
+            let udp = server.listening(&format!("udp-serve [::]:{}", 6000 + port));
             (server.serve(&format!("[::]:{}", 5000 + port)), udp)
         })
         .collect();

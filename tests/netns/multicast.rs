@@ -21,9 +21,7 @@ fn started(net: &Net, options: &str) -> Guest {
 
 /// A member of a group, once the host knows of it where it is in a guest.
 fn member(place: &dyn Place, at: &str) -> Process {
-    let mut member = place.start_peer(&format!("group {at} eth0"));
-    member.wait_for("LISTENING");
-    member
+    place.listening(&format!("group {at} eth0"))
 }
 
 /// All that a member heard, up to a text; it leaves then.

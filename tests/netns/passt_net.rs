@@ -72,11 +72,8 @@ fn five_hundred_connections_at_once() {
 #[test]
 fn udp_of_every_size_is_echoed() {
     let Some(net) = Net::new() else { return };
-    let mut servers =
-        [FAR4, FAR6].map(|address| net.peer.start_peer(&format!("udp-serve {}", at(address, 6001))));
-    for server in &mut servers {
-        server.wait_for("LISTENING");
-    }
+    let _servers =
+        [FAR4, FAR6].map(|address| net.peer.listening(&format!("udp-serve {}", at(address, 6001))));
     let (_passt, machine) = configured(&net, User::Normal, "", 65_520);
     for (address, headers) in [(FAR4, 28), (FAR6, 48)] {
         machine.peer(&format!("udp-sweep {} {}", at(address, 6001), 65_520 - headers));
@@ -246,8 +243,7 @@ fn ports_lead_to_the_machine() {
     let options = "-t 5001,5002:7002 -u 6001";
     let (_passt, machine) = configured(&net, User::Normal, options, 1500);
     let _servers = ["[::]:5001", "[::]:7002"].map(|address| machine.serve(address));
-    let mut udp = machine.start_peer("udp-serve [::]:6001");
-    udp.wait_for("LISTENING");
+    let _udp = machine.listening("udp-serve [::]:6001");
     for (address, client) in [(HOST4, GATEWAY4), (HOST6, GATEWAY6)] {
         exchange(&net.peer, &at(address, 5001));
         exchange(&net.peer, &at(address, 5002));
@@ -272,8 +268,7 @@ fn all_ports_also_from_the_hosts_loopback() {
     assert_eq!(net.host.peer(&format!("who {HOST4}:1100")).trim(), GATEWAY4);
     exchange(&net.host, "[::1]:1100");
     exchange(&net.peer, &at(HOST4, 1100));
-    let mut udp = machine.start_peer("udp-serve 0.0.0.0:1101");
-    udp.wait_for("LISTENING");
+    let _udp = machine.listening("udp-serve 0.0.0.0:1101");
     assert!(net.host.peer("udp-ask 127.0.0.1:1101 who").starts_with(GATEWAY4));
     assert_eq!(net.host.peer("udp-ask 127.0.0.1:53 who").trim(), "ConnectionRefused");
 }

@@ -73,10 +73,8 @@ fn redirects_and_source_quench_are_kept_from_the_guest() {
         [("v4", FAR4, "5 4 12 3", 3, [5, 4], [12, 3]), ("v6", FAR6, "137 3 1", 1, [137, 137], [3, 1])];
     let mut guest = net.pasta(User::Normal).with("--foreground --config-net --stats 1").start();
     for (family, address, forged, last, kept, passed) in cases {
-        let mut forger = net.peer.start_peer(&format!("icmp-forge {family} {forged}"));
-        forger.wait_for("LISTENING");
-        let mut watcher = guest.start_peer(&format!("icmp-watch {family} {last}"));
-        watcher.wait_for("LISTENING");
+        let forger = net.peer.listening(&format!("icmp-forge {family} {forged}"));
+        let watcher = guest.listening(&format!("icmp-watch {family} {last}"));
         // Errors may end it before its reply is there.
         guest.start(&format!("ping -c 1 -W 5 {address}")).finish();
         forger.succeed();

@@ -20,9 +20,7 @@ fn start(options: &str) -> Option<(Guest, Net)> {
 }
 
 fn udp_server(guest: &(impl Place + ?Sized), address: &str) -> passt_tests::Process {
-    let mut server = guest.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    guest.listening(&format!("udp-serve {address}"))
 }
 
 #[test]

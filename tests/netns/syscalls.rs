@@ -109,8 +109,7 @@ impl Drop for Log {
 /// What both modes do for a guest: TCP, UDP and echo, to a server, to the host, and to nobody.
 fn use_network(guest: &impl Place, net: &Net) {
     let _server = net.peer.serve(&at(FAR4, 5009));
-    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6009)));
-    udp.wait_for("LISTENING");
+    let _udp = net.peer.listening(&format!("udp-serve {}", at(FAR4, 6009)));
     upload(guest, &at(FAR4, 5009), 64 * MIB);
     download(guest, &at(FAR4, 5009), 64 * MIB);
     guest.peer(&format!("udp-ask {} hello", at(FAR4, 6009)));
@@ -126,8 +125,7 @@ fn use_network(guest: &impl Place, net: &Net) {
     guest.peer(&format!("udp-ask {} hello", at(FAR6, 6010)));
     // Groups of both families, which the host's network is heard in.
     for at in ["224.0.0.251:5353", "[ff02::fb]:5353"] {
-        let mut member = guest.start_peer(&format!("group {at} eth0"));
-        member.wait_for("LISTENING");
+        let member = guest.listening(&format!("group {at} eth0"));
         eventually("a member", || {
             net.peer.peer(&format!("group-say {at} eth0 5353 255 hello"));
             member.stdout().contains("hello from").then_some(())
@@ -162,8 +160,7 @@ fn pasta() {
     for (server, client, port) in ways {
         let (tcp, udp) = (at("127.0.0.1", port), at("127.0.0.1", port + 1000));
         let _server = server.serve(&format!("[::]:{port}"));
-        let mut udp_server = server.start_peer(&format!("udp-serve [::]:{}", port + 1000));
-        udp_server.wait_for("LISTENING");
+        let _udp_server = server.listening(&format!("udp-serve [::]:{}", port + 1000));
         eventually("a forwarded port", || {
             let outcome = client.peer(&format!("udp-ask {udp} hello"));
             (outcome.trim() == "hello").then_some(())
@@ -174,8 +171,7 @@ fn pasta() {
         client.peer(&format!("abort {tcp}"));
     }
     // One that serves IPv4 alone is listened for there alone.
-    let mut v4_server = guest.start_peer("udp-serve 0.0.0.0:6003");
-    v4_server.wait_for("LISTENING");
+    let _v4_server = guest.listening("udp-serve 0.0.0.0:6003");
     eventually("a forwarded port of IPv4", || {
         let outcome = net.host.peer(&format!("udp-ask {} hello", at("127.0.0.1", 6003)));
         (outcome.trim() == "hello").then_some(())
@@ -221,8 +217,7 @@ fn passt() {
     machine.configure();
     use_network(&machine, &net);
     let _server = machine.serve("[::]:5001");
-    let mut udp = machine.start_peer("udp-serve [::]:6001");
-    udp.wait_for("LISTENING");
+    let _udp = machine.listening("udp-serve [::]:6001");
     exchange(&net.host, "127.0.0.1:5001");
     net.host.peer("udp-ask 127.0.0.1:6001 hello");
     // One too many.
@@ -256,8 +251,7 @@ fn passt_by_vhost_user() {
     vm.configure();
     use_network(&vm, &net);
     let _server = vm.serve("[::]:5001");
-    let mut udp = vm.start_peer("udp-serve [::]:6001");
-    udp.wait_for("LISTENING");
+    let _udp = vm.listening("udp-serve [::]:6001");
     exchange(&net.host, "127.0.0.1:5001");
     net.host.peer("udp-ask 127.0.0.1:6001 hello");
     // One too many.

@@ -27,8 +27,7 @@ fn frames_reach_a_server() {
     let (Some(net), Some(testpmd)) = (Net::new(), Testpmd::new()) else { return };
     let mut passt = vhost::passt(&net, "");
     for device in DEVICES {
-        let mut sink = net.peer.start_peer(&format!("udp-sink {}", at(FAR4, 6009)));
-        sink.wait_for("LISTENING");
+        let sink = net.peer.listening(&format!("udp-sink {}", at(FAR4, 6009)));
         let options = format!("--forward-mode=txonly --tx-ip={HOST4},{FAR4} --tx-udp=6009 --txpkts=1442");
         let mut source = testpmd.start(&net, "socket", device, &options);
         let packets = || {

@@ -48,8 +48,7 @@ fn ten_thousand_destinations() {
     // All of these are the peer's.
     net.peer.ip("route add local 10.9.0.0/16 dev lo");
     net.host.ip(&format!("route add 10.9.0.0/16 via {GATEWAY4}"));
-    let mut all = net.peer.start_peer("udp-gather 0.0.0.0:6001 10000");
-    all.wait_for("LISTENING");
+    let all = net.peer.listening("udp-gather 0.0.0.0:6001 10000");
     let guest = net.pasta(User::Normal).with("--config-net").start();
     let before = guest.descriptors();
     let _scatter = guest.start_peer("udp-scatter 10.9.0.1 10000 6001 41000");
@@ -60,7 +59,5 @@ fn ten_thousand_destinations() {
 }
 
 fn udp_server(net: &Net, address: &str) -> passt_tests::Process {
-    let mut server = net.peer.start_peer(&format!("udp-serve {}", at(address, 6001)));
-    server.wait_for("LISTENING");
-    server
+    net.peer.listening(&format!("udp-serve {}", at(address, 6001)))
 }

@@ -29,9 +29,7 @@ fn ways<'a>(guest: &'a Guest, net: &'a Net) -> [(&'a dyn Place, &'a dyn Place, u
 }
 
 fn serve(place: &dyn Place, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }
 
 #[test]

@@ -115,8 +115,7 @@ fn serves_a_port() {
     let Some(net) = Net::new() else { return };
     let Some((vm, _passt)) = start(&net, "-t 5001 -u 6001") else { return };
     let _server = vm.serve("[::]:5001");
-    let mut udp_server = vm.start_peer("udp-serve [::]:6001");
-    udp_server.wait_for("LISTENING");
+    let _udp_server = vm.listening("udp-serve [::]:6001");
     for address in ["127.0.0.1", "::1"] {
         exchange(&net.host, &at(address, 5001));
         assert_eq!(net.host.peer(&format!("udp-ask {} hello", at(address, 6001))).trim(), "hello");

@@ -86,8 +86,7 @@ fn serves_a_port() {
     let Some(net) = Net::new() else { return };
     let Some((vm, _passt)) = start(&net, "-t 5001 -u 6001") else { return };
     let _server = vm.serve("[::]:5001");
-    let mut udp_server = vm.start_peer("udp-serve [::]:6001");
-    udp_server.wait_for("LISTENING");
+    let _udp_server = vm.listening("udp-serve [::]:6001");
     // The peer's first address is the gateway's, which stands for the host.
     net.peer.ip(&format!("route add {HOST4}/32 dev eth0 src {FAR4}"));
     net.peer.ip(&format!("route add {HOST6}/128 dev eth0 src {FAR6}"));
@@ -299,8 +298,7 @@ fn serves_vhost_user(net: &Net, launch: Launch<'_>, length: u64) {
     let lease = guest.configure();
     assert!(lease.starts_with(&format!("LEASE {HOST4}/24 {GATEWAY4} ")), "{lease}");
     wait_for_address(&guest, "scope global");
-    let mut udp = net.peer.start_peer(&format!("udp-serve {}", at(FAR4, 6009)));
-    udp.wait_for("LISTENING");
+    let _udp = net.peer.listening(&format!("udp-serve {}", at(FAR4, 6009)));
     assert_eq!(guest.peer(&format!("udp-ask {} hello", at(FAR4, 6009))).trim(), "hello");
     for mtu in [65_520, 1500] {
         guest.run(&format!("ip link set eth0 mtu {mtu}"));

@@ -48,11 +48,16 @@ pub trait Place {
         self.start_peer(line).succeed()
     }
 
-    /// Starts the transfer helper's server on `address` and waits until it listens.
-    fn serve(&self, address: &str) -> Process {
-        let mut server = self.start_peer(&format!("serve {address}"));
+    /// Starts the transfer helper as a server of any kind and waits until it listens.
+    fn listening(&self, line: &str) -> Process {
+        let mut server = self.start_peer(line);
         server.wait_for("LISTENING");
         server
+    }
+
+    /// Starts the transfer helper's server on `address` and waits until it listens.
+    fn serve(&self, address: &str) -> Process {
+        self.listening(&format!("serve {address}"))
     }
 
     /// The transfer helper where this place's user can read it.

@@ -58,8 +58,8 @@ fn ports_that_come_and_go() {
     }
     let Some(served) = serve("--mtu=65520") else { return };
     let Rig { guest, net } = &served.rig;
-    let _servers =
-        [net.peer.serve(&at(FAR4, 5001)), net.peer.start_peer(&format!("rr-serve {}", at(FAR4, 5002)))];
+    let servers = [format!("serve {}", at(FAR4, 5001)), format!("rr-serve {}", at(FAR4, 5002))];
+    let _servers = servers.map(|line| net.peer.listening(&line));
     let over = AtomicBool::new(false);
     let (requests, longest) = std::thread::scope(|scope| {
         let clients = scope.spawn(|| churn(&served.socket, &over));

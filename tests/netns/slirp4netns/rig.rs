@@ -90,9 +90,7 @@ impl Rig {
 
 /// Echoes datagrams at an address of a place.
 pub(crate) fn udp_server(place: &Ns, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }
 
 /// A descriptor's number, which the next program that is started has too.

@@ -7,9 +7,7 @@ use crate::client::uuid;
 use crate::rig::{GW, HOST, Rig};
 
 fn udp_server(place: &impl Place, address: &str) -> Process {
-    let mut server = place.start_peer(&format!("udp-serve {address}"));
-    server.wait_for("LISTENING");
-    server
+    place.listening(&format!("udp-serve {address}"))
 }
 
 fn connect(place: &impl Place, to: &str) -> String {

@@ -353,7 +353,8 @@ impl World {
             return;
         }
         let (syn, fin) = (segment.flags.contains(Flags::SYN), segment.flags.contains(Flags::FIN));
-        self.open |= !syn;
+        // While it is being opened, an acknowledgement without SYN is a challenge.
+        self.open |= !syn && !self.conn.as_ref().is_some_and(Connection::is_opening);
         if syn {
             self.scale = segment.options.window_scale.unwrap_or(0);
         } else {
