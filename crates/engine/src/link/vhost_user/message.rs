@@ -303,6 +303,7 @@ impl Reader<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::mock::{pair, words};
     use super::*;
 
     fn header(request: u32, flags: u32, size: u32) -> [u8; HEADER] {
@@ -311,10 +312,6 @@ mod tests {
             place.copy_from_slice(&number.to_ne_bytes());
         }
         bytes
-    }
-
-    fn words(words: &[u64]) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
     #[test]
@@ -337,9 +334,9 @@ mod tests {
     fn messages() {
         let place = Place { guest: 0x1000, size: 0x2000, user: 0x3000, offset: 0x4000 };
         let region = words(&[0x1000, 0x2000, 0x3000, 0x4000]);
-        let pair = words(&[5 << 32 | 3]);
+        let both = words(&[pair(3, 5)]);
         let state = VringState { index: 3, num: 5 };
-        let table = [words(&[2]), region.clone(), region.clone()].concat();
+        let table = [words(&[pair(2, 0)]), region.clone(), region.clone()].concat();
         let single = [words(&[0]), region].concat();
         let there = |index| VringDescriptor { index, is_there: true };
         let range = ConfigRange { offset: 3, size: 5, flags: 1 };
@@ -352,21 +349,21 @@ mod tests {
             (5, table, Message::SetMemTable([place, place].into_iter().collect())),
             (6, words(&[8, 4096]), Message::SetLogBase(LogPlace { size: 8, offset: 4096 })),
             (7, vec![], Message::SetLogFd),
-            (8, pair.clone(), Message::SetVringNum(state)),
-            (9, words(&[1 << 32 | 3, 10, 20, 30, 40]), Message::SetVringAddr(address(Some(40)))),
-            (9, words(&[6 << 32 | 3, 10, 20, 30, 40]), Message::SetVringAddr(address(None))),
-            (10, pair.clone(), Message::SetVringBase(state)),
-            (11, pair.clone(), Message::GetVringBase(3)),
+            (8, both.clone(), Message::SetVringNum(state)),
+            (9, words(&[pair(3, 1), 10, 20, 30, 40]), Message::SetVringAddr(address(Some(40)))),
+            (9, words(&[pair(3, 6), 10, 20, 30, 40]), Message::SetVringAddr(address(None))),
+            (10, both.clone(), Message::SetVringBase(state)),
+            (11, both.clone(), Message::GetVringBase(3)),
             (12, words(&[3]), Message::SetVringKick(there(3))),
             (13, words(&[0xff]), Message::SetVringCall(there(0xff))),
             (14, words(&[0x103]), Message::SetVringErr(VringDescriptor { index: 3, is_there: false })),
             (15, vec![], Message::GetProtocolFeatures),
             (16, words(&[9]), Message::SetProtocolFeatures(9)),
             (17, vec![], Message::GetQueueNum),
-            (18, pair, Message::SetVringEnable(state)),
+            (18, both, Message::SetVringEnable(state)),
             (19, vec![], Message::SendRarp),
             (20, words(&[1500]), Message::NetSetMtu(1500)),
-            (24, [words(&[5 << 32 | 3]), 1u32.to_ne_bytes().to_vec()].concat(), Message::GetConfig(range)),
+            (24, [words(&[pair(3, 5)]), 1u32.to_ne_bytes().to_vec()].concat(), Message::GetConfig(range)),
             (25, vec![], Message::SetConfig),
             (31, vec![], Message::GetInflightFd),
             (32, vec![], Message::SetInflightFd),
@@ -396,10 +393,10 @@ mod tests {
     #[test]
     fn counts_of_regions() {
         for (count, expected) in [(33, Malformed::Regions(33)), (u32::MAX, Malformed::Regions(u32::MAX))] {
-            assert_eq!(Message::parse(5, &words(&[count.into(), 0, 0, 0, 0])), Err(expected));
+            assert_eq!(Message::parse(5, &words(&[pair(count, 0), 0, 0, 0, 0])), Err(expected));
         }
         assert_eq!(Message::parse(5, &words(&[0])), Ok(Message::SetMemTable(ArrayVec::new())));
-        assert_eq!(Message::parse(5, &words(&[2, 0, 0, 0, 0])), Err(Malformed::TooShort));
+        assert_eq!(Message::parse(5, &words(&[pair(2, 0), 0, 0, 0, 0])), Err(Malformed::TooShort));
     }
 
     #[test]
@@ -408,11 +405,11 @@ mod tests {
             (Reply::number(1, 0x1234), [header(1, 5, 8).to_vec(), words(&[0x1234])].concat()),
             (
                 Reply::state(11, VringState { index: 3, num: 5 }),
-                [header(11, 5, 8).to_vec(), words(&[5 << 32 | 3])].concat(),
+                [header(11, 5, 8).to_vec(), words(&[pair(3, 5)])].concat(),
             ),
             (
                 Reply::config(24, ConfigRange { offset: 3, size: 2, flags: 0 }, &[7, 8]),
-                [header(24, 5, 14).to_vec(), words(&[2 << 32 | 3]), vec![0, 0, 0, 0, 7, 8]].concat(),
+                [header(24, 5, 14).to_vec(), words(&[pair(3, 2)]), vec![0, 0, 0, 0, 7, 8]].concat(),
             ),
             (Reply::no_inflight(31), [header(31, 5, 20).to_vec(), vec![0; 20]].concat()),
         ];

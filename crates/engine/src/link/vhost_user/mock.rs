@@ -287,7 +287,7 @@ impl Machine {
     /// Lets a queue be used, where that has to be said.
     fn enable(&self, index: u32) {
         if self.shape.features.contains(Features::PROTOCOL_FEATURES) {
-            self.numbers(18, false, &[u64::from(index) | 1 << 32]);
+            self.numbers(18, false, &[pair(index, 1)]);
         }
     }
 
@@ -299,7 +299,12 @@ impl Machine {
     /// The guest's memory, in two regions.
     pub fn table(&self) {
         let files = [self.memory.as_fd(); 2];
-        self.request(5, false, &[words(&[2]), words(self.regions().as_flattened())].concat(), &files);
+        self.request(
+            5,
+            false,
+            &[words(&[pair(2, 0)]), words(self.regions().as_flattened())].concat(),
+            &files,
+        );
     }
 
     /// The regions as messages have them.
@@ -318,9 +323,8 @@ impl Machine {
     /// Where it is, and how long.
     fn place(&self, index: u32, base: u16) {
         let layout = self.layout(index);
-        let pair = |number: u16| u64::from(index) | u64::from(number) << 32;
-        self.numbers(8, false, &[pair(layout.size)]);
-        self.numbers(10, false, &[pair(base)]);
+        self.numbers(8, false, &[pair(index, layout.size.into())]);
+        self.numbers(10, false, &[pair(index, base.into())]);
         self.address(index, None);
     }
 
@@ -329,7 +333,7 @@ impl Machine {
     pub fn address(&self, index: u32, log: Option<u64>) {
         let layout = self.layout(index);
         let parts = [layout.descriptors, layout.used, layout.available].map(|at| USER[0] + at as u64);
-        let first = u64::from(index) | u64::from(log.is_some()) << 32;
+        let first = pair(index, log.is_some().into());
         self.numbers(9, false, &[&[first], parts.as_slice(), &[log.unwrap_or(0)]].concat());
     }
 
@@ -507,6 +511,12 @@ fn check(reply: &Reply, request: u32) {
 /// A queue's number as an index.
 fn number(index: u32) -> usize {
     usize::try_from(index).expect("a queue")
+}
+
+/// Two numbers of 32 bits that lie one behind the other, as one of 64 bits.
+pub fn pair(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Numbers of 64 bits in a message.

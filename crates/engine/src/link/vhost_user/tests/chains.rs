@@ -39,12 +39,12 @@ fn spoilt(size: u64, good: u16) -> Vec<(&'static str, Spoil)> {
     };
     let index = |index: u16| -> Spoil {
         Box::new(move |region: &Region, layout: Layout| {
-            assert!(region.store(layout.available_index(), index));
+            assert!(region.store(layout.available_index(), index.to_le()));
         })
     };
     let head = |head: u16| -> Spoil {
         Box::new(move |region: &Region, layout: Layout| {
-            assert!(region.store(layout.available_entry(0), head));
+            assert!(region.store(layout.available_entry(0), head.to_le()));
         })
     };
     vec![
@@ -133,7 +133,10 @@ fn a_table_at_the_end_of_a_chain() {
     describe(region, layout.descriptor(9), (data + 0x1000, 32, INDIRECT, 0));
     describe(region, 0x1_1000, (data + 12, 60, NEXT, 1));
     describe(region, 0x1_1010, (data + 72, 40, 0, 0));
-    assert!(region.store(layout.available_entry(0), 7) && region.store(layout.available_index(), 1));
+    assert!(
+        region.store(layout.available_entry(0), 7_u16.to_le())
+            && region.store(layout.available_index(), 1_u16.to_le())
+    );
     assert_eq!(listen(&mut link), 1);
     assert!(content(&link, 0) == pattern(100));
 }
@@ -152,13 +155,13 @@ fn chains_of_all_descriptors() {
             describe(region, layout.descriptor(number), buffer);
             assert!(region.store(layout.available_entry(number), 0_u16));
         }
-        assert!(region.store(layout.available_index(), layout.size));
+        assert!(region.store(layout.available_index(), layout.size.to_le()));
     }
     let mut taken = 0;
     for round in 2..20_u16 {
         taken += listen(&mut link);
         link.flush();
-        assert!(region.store(machine.transmit().available_index(), 1024_u16.wrapping_mul(round)));
+        assert!(region.store(machine.transmit().available_index(), 1024_u16.wrapping_mul(round).to_le()));
     }
     assert_eq!(taken, 18 * 1024);
     assert!(!machine.is_broken(TRANSMIT) && !machine.is_broken(RECEIVE));

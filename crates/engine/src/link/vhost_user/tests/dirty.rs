@@ -433,9 +433,9 @@ proptest! {
         let (machine, mut link, log) = logged(Shape { receive: 64, ..with(features) });
         let (region, layout) = (machine.region(), machine.receive());
         let data = layout.end().next_multiple_of(LOG_PAGE);
-        let mut number = 0;
+        let mut number = 0_u16;
         for (entry, chain) in (0..).zip(&chains) {
-            prop_assert!(region.store(layout.available_entry(entry), number));
+            prop_assert!(region.store(layout.available_entry(entry), number.to_le()));
             for (left, (start, len)) in (0..chain.len()).rev().zip(chain) {
                 let place = GUEST + (data + start) as u64;
                 let len = u32::try_from(*len).unwrap();
@@ -447,7 +447,7 @@ proptest! {
                 prop_assert!(region.copy_in(at + 8, &len.to_le_bytes()) && region.copy_in(at + 12, &[a, b, c, d]));
             }
         }
-        prop_assert!(region.store(layout.available_index(), u16::try_from(chains.len()).unwrap()));
+        prop_assert!(region.store(layout.available_index(), u16::try_from(chains.len()).unwrap().to_le()));
         let rings = &used(machine.transmit()) | &used(layout);
         for (sent, dropped) in frames {
             // No byte of what is written is like that.

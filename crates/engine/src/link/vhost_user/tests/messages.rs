@@ -36,8 +36,8 @@ fn questions_are_answered_whatever_is_wanted() {
             assert_eq!(machine.number(), Some((request, expected)), "{request}");
         }
         for (request, payload, expected) in [
-            (11, words(&[1]), words(&[1])),
-            (11, words(&[77]), words(&[77])),
+            (11, words(&[pair(1, 0)]), words(&[pair(1, 0)])),
+            (11, words(&[pair(77, 0)]), words(&[pair(77, 0)])),
             (31, vec![], vec![0; 20]),
             (24, [3u32, 0, 0].map(u32::to_ne_bytes).concat(), [3u32, 0, 0].map(u32::to_ne_bytes).concat()),
         ] {
@@ -84,26 +84,26 @@ fn orders_are_answered_if_that_was_agreed() {
         (0, vec![], false),
         (1000, vec![], false),
         // Queues that there are not.
-        (8, vec![32 | 256 << 32], false),
-        (9, vec![32, 0, 0, 0, 0], false),
-        (10, vec![32], false),
-        (18, vec![32 | 1 << 32], false),
-        (18, vec![u64::from(u32::MAX)], false),
+        (8, vec![pair(32, 256)], false),
+        (9, vec![pair(32, 0), 0, 0, 0, 0], false),
+        (10, vec![pair(32, 0)], false),
+        (18, vec![pair(32, 1)], false),
+        (18, vec![pair(u32::MAX, 0)], false),
         (12, vec![32 | 1 << 8], false),
         (13, vec![32 | 1 << 8], false),
         (14, vec![0xff | 1 << 8], false),
         // Queues that a front end may set up, and never use.
-        (8, vec![31 | 256 << 32], true),
-        (18, vec![31 | 1 << 32], true),
+        (8, vec![pair(31, 256)], true),
+        (18, vec![pair(31, 1)], true),
         (13, vec![31 | 1 << 8], true),
         // Sizes.
         (8, vec![0], false),
-        (8, vec![3 << 32], false),
-        (8, vec![65_536 << 32], false),
-        (8, vec![32_768 << 32], true),
-        (8, vec![1 << 32], true),
-        (10, vec![65_536 << 32], false),
-        (10, vec![65_535 << 32], true),
+        (8, vec![pair(0, 3)], false),
+        (8, vec![pair(0, 65_536)], false),
+        (8, vec![pair(0, 32_768)], true),
+        (8, vec![pair(0, 1)], true),
+        (10, vec![pair(0, 65_536)], false),
+        (10, vec![pair(0, 65_535)], true),
         // Without the descriptor that it says is there; and without one.
         (12, vec![0], false),
         (13, vec![0], false),
@@ -111,7 +111,7 @@ fn orders_are_answered_if_that_was_agreed() {
         (12, vec![1 << 8], false),
         (13, vec![1 << 8], true),
         (14, vec![1 << 8], true),
-        (18, vec![1 << 32], true),
+        (18, vec![pair(0, 1)], true),
         (18, vec![0], true),
         (19, vec![0], true),
         (20, vec![1499], false),
@@ -188,7 +188,9 @@ fn tables_of_memory_that_make_no_sense() {
     let (mut machine, mut link) = started(everything());
     let file = machine.memory();
     let [first, second] = machine.regions();
-    let table = |regions: &[[u64; 4]]| words(&[&[regions.len() as u64], regions.as_flattened()].concat());
+    let table = |regions: &[[u64; 4]]| {
+        words(&[&[pair(u32::try_from(regions.len()).unwrap(), 0)], regions.as_flattened()].concat())
+    };
     let with = |at: usize, value| {
         let mut region = first;
         region[at] = value;
@@ -207,8 +209,8 @@ fn tables_of_memory_that_make_no_sense() {
         (table(&[with(3, u64::MAX)]), vec![file]),
         (table(&[with(3, first[1] + 4096)]), vec![file]),
         (table(&[first]), vec![pipe.as_fd()]),
-        (words(&[33]), vec![]),
-        (words(&[2, 0]), vec![]),
+        (words(&[pair(33, 0)]), vec![]),
+        (words(&[pair(2, 0), 0]), vec![]),
     ];
     for (payload, files) in bad {
         assert_eq!(ask(&machine, &mut link, 5, &payload, &files), Some((5, 1)));
@@ -253,8 +255,8 @@ fn any_order() {
         &|machine| machine.table(),
         &|machine| machine.queue(RECEIVE, 0),
         &|machine| machine.queue(TRANSMIT, 0),
-        &|machine| machine.numbers(18, false, &[u64::from(RECEIVE) | 1 << 32]),
-        &|machine| machine.numbers(18, false, &[u64::from(TRANSMIT) | 1 << 32]),
+        &|machine| machine.numbers(18, false, &[pair(RECEIVE, 1)]),
+        &|machine| machine.numbers(18, false, &[pair(TRANSMIT, 1)]),
     ];
     for rotation in 0..steps.len() {
         for reverse in [false, true] {
@@ -388,7 +390,7 @@ fn memory_that_becomes_shorter() {
     let half = machine.regions()[0][1];
     rustix::fs::ftruncate(&file, 2 * half).unwrap();
     let regions = machine.regions();
-    let table = words(&[&[2], regions.as_flattened()].concat());
+    let table = words(&[&[pair(2, 0)], regions.as_flattened()].concat());
     assert_eq!(ask(&machine, &mut link, 5, &table, &[file.as_fd(); 2]), Some((5, 0)));
     rustix::fs::ftruncate(&file, 0).unwrap();
     assert_eq!(link.send(&pattern(60)).ok(), None);
@@ -415,7 +417,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<u64>(),
         Just(GUEST),
         Just(USER[0]),
-        (0u64..2, 0u64..300).prop_map(|(index, number)| index | number << 32),
+        (0u32..2, 0u32..300).prop_map(|(index, number)| pair(index, number)),
     ];
     let numbers = prop::collection::vec(number, 0..10);
     let message = (0u32..46, numbers, 0usize..3, any::<bool>());

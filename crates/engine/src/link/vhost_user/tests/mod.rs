@@ -8,7 +8,7 @@ use passt_proto::drop::DropReason;
 use passt_proto::wire::offload::Offload;
 use passt_sys::iovec::Gather;
 
-use super::mock::{GUEST, Machine, RECEIVE, Shape, TRANSMIT, USER, words};
+use super::mock::{GUEST, Machine, RECEIVE, Shape, TRANSMIT, USER, pair, words};
 use super::*;
 use crate::link::channel::Packet;
 

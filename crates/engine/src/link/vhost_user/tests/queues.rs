@@ -152,7 +152,7 @@ fn frames_of_the_guest_are_given_back() {
     assert_eq!(link.receive(ready).unwrap(), 1);
     link.flush();
     assert!(machine.is_interrupted(TRANSMIT));
-    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1));
+    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1u16.to_le()));
     assert!(link.frame(0).is_none());
 }
 
@@ -206,18 +206,18 @@ fn queues_are_stopped_and_started() {
         assert!(machine.send(&packet(60), &[]));
         assert_eq!(listen(&mut link), 1);
         if round == 3 {
-            assert!(machine.region().store(machine.transmit().available_index(), 30_000));
+            assert!(machine.region().store(machine.transmit().available_index(), 30_000_u16.to_le()));
             listen(&mut link);
             assert!(machine.is_broken(TRANSMIT));
-            assert!(machine.region().store(machine.transmit().available_index(), round + 1));
+            assert!(machine.region().store(machine.transmit().available_index(), (round + 1).to_le()));
         }
         let used = 3 * (round + 1);
         for (index, expected) in [(RECEIVE, used), (TRANSMIT, round + 1)] {
-            machine.numbers(11, false, &[index.into()]);
+            machine.numbers(11, false, &[pair(index, 0)]);
             listen(&mut link);
-            let state = u64::from(index) | u64::from(expected) << 32;
+            let state = pair(index, expected.into());
             assert_eq!(machine.number(), Some((11, state)), "round {round}");
-            machine.numbers(11, false, &[index.into()]);
+            machine.numbers(11, false, &[pair(index, 0)]);
             listen(&mut link);
             assert_eq!(machine.number(), Some((11, state)), "asked again");
         }
@@ -248,8 +248,7 @@ fn a_queue_that_begins_in_the_middle() {
 fn a_queue_that_is_not_enabled() {
     let (mut machine, mut link) = started(everything());
     machine.post();
-    let enable =
-        |machine: &Machine, index: u32, on: u64| machine.numbers(18, false, &[u64::from(index) | on << 32]);
+    let enable = |machine: &Machine, index: u32, on: u32| machine.numbers(18, false, &[pair(index, on)]);
     enable(&machine, RECEIVE, 0);
     enable(&machine, TRANSMIT, 0);
     listen(&mut link);
@@ -258,7 +257,7 @@ fn a_queue_that_is_not_enabled() {
     listen(&mut link);
     assert!(link.frame(0).is_none(), "it is thrown away");
     link.flush();
-    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1), "and given back");
+    assert_eq!(machine.region().load(machine.transmit().used_index()), Some(1u16.to_le()), "and given back");
     enable(&machine, RECEIVE, 1);
     enable(&machine, TRANSMIT, 1);
     assert!(machine.send(&packet(60), &[]));
@@ -283,7 +282,7 @@ fn memory_that_is_replaced_under_queues() {
     // A table without the queues: they wait.
     let file = machine.memory().try_clone_to_owned().unwrap();
     let [_, second] = machine.regions();
-    machine.request(5, false, &words(&[&[1], second.as_slice()].concat()), &[file.as_fd()]);
+    machine.request(5, false, &words(&[&[pair(1, 0)], second.as_slice()].concat()), &[file.as_fd()]);
     listen(&mut link);
     assert_eq!(link.send(&pattern(600)), Err(DropReason::LinkWrite));
     machine.table();
