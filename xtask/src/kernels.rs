@@ -108,6 +108,7 @@ pub(crate) fn run(words: &[String], build: impl Fn() -> Result<Vec<Tests>>) -> R
             .collect(),
         slowness: SLOWNESS,
     };
+    check(named)?;
     let script = script(&build()?, named, &place)?;
     let mut outcomes = Outcomes::default();
     for suite in suites {
@@ -146,11 +147,24 @@ impl Outcomes {
     }
 }
 
+/// The core without what it has more of for another processor.
+const CORE_ALONE: &str = "core";
+
+/// Checks names before anything is built.
+pub(crate) fn check(named: &[String]) -> Result<()> {
+    let manifest = std::fs::read_to_string(crate::root()?.join("tests/Cargo.toml"))?;
+    let is_there = |name: &&String| manifest.contains(&format!("\nname = \"{name}\"\n"));
+    let unknown = named.iter().find(|name| !is_there(name) && **name != CORE_ALONE);
+    unknown.map_or(Ok(()), |name| bail!("no tests '{name}'"))
+}
+
 /// What the machine's shell does: run the core, or all tests of the programs that are `named`. For
-/// another processor than this the core has all tests of the libraries, and the simulation.
+/// another processor than this all tests of the libraries and the simulation come before the core,
+/// unless it is named.
 pub(crate) fn script(tests: &[Tests], named: &[String], place: &Place<'_>) -> Result<String> {
     let wanted: Vec<(&str, &[&str])> = match named {
         [] => CORE.to_vec(),
+        [name] if name == CORE_ALONE => CORE.to_vec(),
         names => names.iter().map(|name| (name.as_str(), &[][..])).collect(),
     };
     let root = crate::root()?;

@@ -22,7 +22,7 @@ use crate::compilers;
 use crate::kernels::{Outcomes, Place};
 use crate::tally::Tally;
 
-pub(crate) const USAGE: &str = "test --arch ARCH|all|list [--kernel SUITE [TESTS…]]
+pub(crate) const USAGE: &str = "test --arch ARCH|all|list [--kernel SUITE [core|TESTS…]]
            build the tests of libraries and engine for another processor and run them emulated,
            or the core of the namespace tests, and run them on a kernel for it";
 
@@ -171,7 +171,10 @@ pub(crate) fn run(workspace: &Path, words: &[String]) -> Result<bool> {
         }
     };
     let wanted = match words {
-        [option, suite, names @ ..] if option == "--kernel" => Wanted::Booted(suite, names),
+        [option, suite, names @ ..] if option == "--kernel" => {
+            crate::kernels::check(names)?;
+            Wanted::Booted(suite, names)
+        }
         [] => Wanted::Here,
         _ => bail!("usage: cargo xtask {USAGE}"),
     };

@@ -56,6 +56,11 @@ pub(super) struct Draft {
     pub(super) udp_out: Vec<OsString>,
 }
 
+/// In what an option and `--isolate-host` exclude each other.
+const NOTHING_IN_REACH: &str = "that leaves nothing of the host's loopback in reach";
+const GUEST_WOULD_CHOOSE: &str =
+    "the guest would choose which ports of the host are open; name them, as in -t 8080";
+
 impl Draft {
     /// The defaults of a program.
     pub(super) fn new(program: Program) -> Self {
@@ -162,7 +167,8 @@ impl Draft {
         ] {
             let shown = specs.iter().map(|spec| spec.to_string_lossy());
             if let Some(spec) = shown.into_iter().find(|spec| opens(spec, outbound)) {
-                return Err(Error::Isolated(format!("{option} {spec}")));
+                let reason = if outbound { NOTHING_IN_REACH } else { GUEST_WOULD_CHOOSE };
+                return Err(Error::Isolated(format!("{option} {spec}"), reason));
             }
             if specs.is_empty() {
                 specs.push("none".into());
@@ -171,7 +177,7 @@ impl Draft {
         let mapping = &mut self.config.mapping;
         let mapped = mapping.host_loopback;
         if let Some(addr) = mapped.v4.map(IpAddr::V4).or(mapped.v6.map(IpAddr::V6)) {
-            return Err(Error::Isolated(format!("--map-host-loopback {addr}")));
+            return Err(Error::Isolated(format!("--map-host-loopback {addr}"), NOTHING_IN_REACH));
         }
         mapping.gateway = false;
         let dns = &mut self.config.dns;

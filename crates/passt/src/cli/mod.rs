@@ -287,9 +287,9 @@ enum Error {
     /// A DNS server or search domain that can't be one.
     #[error("Cannot use DNS {what} {value}; write {example}, or none")]
     Dns { what: &'static str, value: String, example: &'static str },
-    /// An option that says the opposite of `--isolate-host`.
-    #[error("{0} and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach")]
-    Isolated(String),
+    /// An option that says the opposite of `--isolate-host`, and in what.
+    #[error("{0} and --isolate-host exclude each other: {1}")]
+    Isolated(String, &'static str),
     /// Options that exclude or lack each other.
     #[error("{0}")]
     Conflict(&'static str),

@@ -78,8 +78,10 @@ pub enum Routes {
     Copied(Vec<RouteMessage>),
     /// A default route, by a gateway or to the link.
     Default(Option<IpAddr>),
-    /// What router advertisements tell.
-    Advertised,
+    /// What router advertisements tell, as the guest forms its address with this prefix of 64 bits.
+    /// The kernel would form one that is tentative for a second or two, so it gets the same one from
+    /// us before; `None`: nothing is advertised.
+    Advertised(Option<Ipv6Addr>),
 }
 
 /// Brings the loopback interface up.
@@ -103,7 +105,7 @@ pub fn configure(nl: &mut Rtnl, name: &str, config: &TapConfig) -> Result<Interf
         bring_up(nl, &link, network)?;
         for (v6, family) in [(false, &network.v4), (true, &network.v6)] {
             if let Some(family) = family {
-                assign(nl, link.index, v6, family);
+                assign(nl, &link, v6, family);
             }
         }
     }
@@ -158,16 +160,25 @@ fn generate_link_local(nl: &mut Rtnl, index: u32, mode: In6AddrGenMode) -> Resul
 
 /// The link-local address that belongs to a MAC address (RFC 4291, appendix A).
 pub fn link_local(mac: Mac) -> Ipv6Addr {
+    formed(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), mac)
+}
+
+/// The address with the first 64 bits of `prefix` that belongs to a MAC address.
+fn formed(prefix: Ipv6Addr, mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
-    let mut octets = [0; 16];
-    octets[..2].copy_from_slice(&[0xfe, 0x80]);
+    let mut octets = prefix.octets();
     octets[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     octets.into()
 }
 
 /// Assigns the addresses of a family and adds its routes.
-fn assign(nl: &mut Rtnl, index: u32, v6: bool, family: &FamilyConfig) {
-    for address in &family.addresses {
+fn assign(nl: &mut Rtnl, link: &Interface, v6: bool, family: &FamilyConfig) {
+    let index = link.index;
+    let formed = match (&family.routes, link.mac) {
+        (Routes::Advertised(Some(prefix)), Some(mac)) => Some(IfAddr::new(formed(*prefix, mac).into(), 64)),
+        _ => None,
+    };
+    for address in family.addresses.iter().chain(&formed) {
         match add_address(nl, index, address) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(EEXIST) => {}
@@ -177,7 +188,7 @@ fn assign(nl: &mut Rtnl, index: u32, v6: bool, family: &FamilyConfig) {
     match &family.routes {
         Routes::Copied(routes) => copy_routes(nl, index, &family.addresses, routes),
         Routes::Default(gateway) => copy_routes(nl, index, &[], &[default_route(v6, *gateway)]),
-        Routes::Advertised => {}
+        Routes::Advertised(_) => {}
     }
 }
 

@@ -73,16 +73,13 @@ pub(super) fn servers(
     }
     if config.dns.closed {
         (guest.v4.dns_host, guest.v6.dns_host) = (None, None);
-    } else if [&guest.v4, &guest.v6]
-        .iter()
-        .any(|family| family.dns_forward.is_some() && family.dns_host.is_none())
-    {
-        warnings.push(if there_are_some && all.is_empty() {
-            "The host's name servers are on its loopback; --resolv-conf leads to them in spite of --isolate-host"
-                .into()
-        } else {
-            "No name server on the host for --dns-forward".into()
-        });
+    }
+    let leads_nowhere = |family: &&FamilyConfig| family.dns_forward.is_some() && family.dns_host.is_none();
+    let nowhere = !config.dns.closed && [&guest.v4, &guest.v6].iter().any(leads_nowhere);
+    if nowhere && !(there_are_some && all.is_empty()) {
+        warnings.push("No name server on the host for --dns-forward".into());
+    } else if nowhere || there_are_some && is_told(config) && from_host && announced(guest, &all).is_empty() {
+        warnings.push(out_of_reach(config));
     }
     match &config.dns.servers {
         Source::Host => announced(guest, &all),
@@ -92,6 +89,20 @@ pub(super) fn servers(
         }
         Source::None => Vec::new(),
     }
+}
+
+/// Whether the guest learns of name servers by us, or by the host's file.
+fn is_told(config: &Config) -> bool {
+    let spawning = config.pasta().filter(|pasta| pasta.target.spawns());
+    let has_file = spawning.is_some_and(|pasta| pasta.resolv_conf != ResolvConf::Never);
+    !config.dns.closed && (has_file || config.dns.announce_servers)
+}
+
+/// What to say where the guest has no way to any of the host's name servers.
+fn out_of_reach(config: &Config) -> String {
+    let spawns = config.pasta().is_some_and(|pasta| pasta.target.spawns());
+    let option = if spawns { "--resolv-conf" } else { "--dns-forward with an address for them" };
+    format!("The host's name servers are on its loopback, out of the guest's reach; {option} leads to them")
 }
 
 /// The resolvers behind `dns_forward` of IPv4 and IPv6, and their interfaces, now that the host has

@@ -329,9 +329,12 @@ impl Net {
             None if v6 => OUR_V6.into(),
             other => other.unwrap_or(OUR_V4.into()),
         };
-        let is_formed = primary.is_some_and(|own| is_prefix(own.addr));
-        let family = if is_formed {
-            FamilyConfig { addresses: Vec::new(), routes: Routes::Advertised }
+        let prefix = primary.and_then(|own| prefix(own.addr));
+        let family = if let Some(prefix) = prefix {
+            FamilyConfig {
+                addresses: Vec::new(),
+                routes: Routes::Advertised(config.services.ra.then_some(prefix)),
+            }
         } else {
             let addresses = primary.into_iter().collect();
             FamilyConfig {
@@ -368,7 +371,7 @@ impl Net {
 
     /// Whether the guest forms its address by itself.
     fn is_formed(&self) -> bool {
-        matches!(self.family.routes, Routes::Advertised)
+        matches!(self.family.routes, Routes::Advertised(_))
     }
 
     /// Who answers pings on a link that is like none of the host's: all that are ours there.
@@ -461,10 +464,11 @@ fn router_of(gateway: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(prefix | gateway.to_bits() << 64 >> 64)
 }
 
-/// Whether an IPv6 address has no interface identifier: it is that of all routers there, and no
-/// guest's (RFC 4291, section 2.6.1).
-fn is_prefix(addr: IpAddr) -> bool {
-    matches!(addr, IpAddr::V6(addr) if addr.to_bits() << 64 == 0)
+/// An IPv6 address that has no interface identifier: it is that of all routers there, and no guest's
+/// (RFC 4291, section 2.6.1).
+fn prefix(addr: IpAddr) -> Option<Ipv6Addr> {
+    let IpAddr::V6(addr) = addr else { return None };
+    (addr.to_bits() << 64 == 0).then_some(addr)
 }
 
 fn either(values: PerFamily<bool>, v6: bool) -> bool {
