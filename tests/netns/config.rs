@@ -23,6 +23,19 @@ fn config_net_copies_the_template() {
     }
 }
 
+/// In a network of its own the guest forms an IPv6 address, which is usable when a command starts.
+#[test]
+fn a_formed_address_is_not_tentative() {
+    let Some(net) = Net::new() else { return };
+    let _server = net.peer.serve(&at(FAR6, 5001));
+    let guest = net.pasta(User::Normal).with("--config-net --subnet 10.9.8.0/24").start();
+    let addresses = guest.run("ip -o -6 addr show dev tap0 scope global");
+    assert!(addresses.contains("inet6 fd00::") && !addresses.contains("tentative"), "{addresses}");
+    exchange(&guest, &at(FAR6, 5001));
+    let addresses = guest.run("ip -o -6 addr show dev tap0 scope global");
+    assert_eq!(addresses.matches("inet6 fd00::").count(), 1, "{addresses}");
+}
+
 #[test]
 fn the_mtu_is_65520_or_what_is_asked() {
     let Some(net) = Net::new() else { return };

@@ -91,6 +91,12 @@ impl Addr {
         }
     }
 
+    /// Whether this is a group of IPv6 that stays on an interface, or has the reserved scope 0, which
+    /// is nowhere (RFC 4291, section 2.7): the last four of the first 16 bits.
+    pub const fn is_interface_local(self) -> bool {
+        !self.is_v4() && self.is_group() && (self.0.to_bits() >> 112) & 0xf < 2
+    }
+
     /// Whether the first `len` bits of an address of the same family are the same.
     pub fn shares_prefix(self, other: Self, len: u8) -> bool {
         let len = if self.is_v4() { u32::from(len) + 96 } else { u32::from(len) };
@@ -251,7 +257,10 @@ mod tests {
             "fec0::1",
             "feff:ffff::1",
             "ff00::",
+            "ff01::1",
             "ff02::1",
+            "ff11::2",
+            "ff1e::1",
             "ffff::1",
             "2001:db8::1",
         ] {
@@ -265,6 +274,8 @@ mod tests {
             let known = (addr.is_loopback(), addr.is_unspecified());
             assert_eq!(known, (ip.is_loopback(), ip.is_unspecified()), "{text}");
             assert_eq!((addr.is_group(), addr.is_link_local()), (group, link_local), "{text}");
+            let stays = ["ff00::", "ff01::1", "ff11::2"].contains(&text);
+            assert_eq!(addr.is_interface_local(), stays, "{text}");
         }
     }
 

@@ -75,7 +75,7 @@ reasons! {
     IpDestination = "ip-destination",
     /// It would come back to us for ever: a port is forwarded both ways between loopbacks.
     Circular = "circular",
-    /// A loopback address on a link.
+    /// A loopback address on a link, or a group that does not leave an interface.
     Loopback = "loopback",
     /// Malformed TCP header.
     TcpHeader = "tcp-header",

@@ -61,8 +61,12 @@ fn what_podman_does() {
     for port in [8080, 8081, 8082] {
         is_there(port);
     }
-    for _ in 0..2 {
-        served.pesto_succeeds(&format!("--delete {one}"));
+    for there in [true, false] {
+        let finished = served.start_tool("pesto", &format!("--delete {one}")).finish();
+        assert!(finished.status.success(), "{finished:?}");
+        let untold =
+            finished.stderr.lines().filter(|line| line.starts_with("Nothing to delete: TCP ")).count();
+        assert_eq!(untold == 0, there, "{finished:?}");
     }
     is_gone(8080);
     is_there(8081);

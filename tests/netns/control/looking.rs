@@ -252,6 +252,22 @@ fn nobody_reads() {
     }
 }
 
+/// What can't be done with an instance that is there is one line, too, and says what can.
+#[test]
+fn what_can_be_done_instead() {
+    let Some(served) = start(QUIET) else { return };
+    for (tool, options, expected) in [
+        ("passtop", "", "passtop: standard output is not a terminal; --once shows all once"),
+        ("pesto", "--request x", "Not a request, as in '{\"rules\":{}}': "),
+        ("pesto", "--request {\"rule\":{}}", "Not a request, as in '{\"rules\":{}}': unknown variant `rule`"),
+    ] {
+        let finished = served.start_tool(tool, options).finish();
+        let lines: Vec<_> = finished.stderr.lines().collect();
+        assert!(finished.status.code() == Some(1) && lines.len() == 1, "{tool} {options}: {finished:?}");
+        assert!(lines[0].starts_with(expected), "{tool} {options}: {finished:?}");
+    }
+}
+
 /// What can't be reached is one line with one reason.
 #[test]
 fn nobody_is_there() {

@@ -74,7 +74,7 @@ pub struct GuestSide {
 impl Guest {
     /// The host's side of a flow that the guest sends to `remote`.
     pub fn from_guest(&self, protocol: Protocol, remote: Endpoint) -> Result<HostSide, DropReason> {
-        if remote.addr.is_loopback() {
+        if remote.addr.is_loopback() || remote.addr.is_interface_local() {
             return Err(DropReason::Loopback);
         }
         let map = self.family(remote.addr);

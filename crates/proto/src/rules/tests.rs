@@ -62,7 +62,7 @@ fn note_claim(guest: &mut Guest, claimed: Addr) {
 #[test]
 fn from_guest() {
     use Protocol::{Echo, Tcp, Udp};
-    let cases: [(_, _, Result<(_, _), _>); 14] = [
+    let cases: [(_, _, Result<(_, _), _>); 17] = [
         (Tcp, "203.0.113.5:80", Ok(("203.0.113.5:80", "198.51.100.9"))),
         (Tcp, "192.0.2.1:80", Ok(("127.0.0.1:80", "127.0.0.1"))),
         (Echo, "192.0.2.1:80", Ok(("127.0.0.1:80", "127.0.0.1"))),
@@ -77,6 +77,9 @@ fn from_guest() {
         (Udp, "[2001:db8::53]:53", Ok(("[2001:db8:5::5]:53", "2001:db8:9::9"))),
         (Udp, "[ff02::fb]:5353", Ok(("[ff02::fb]:5353", "2001:db8:9::9"))),
         (Udp, "[::1]:5353", Err(DropReason::Loopback)),
+        (Udp, "[ff01::fb]:5353", Err(DropReason::Loopback)),
+        (Udp, "[ff10::fb]:5353", Err(DropReason::Loopback)),
+        (Echo, "[ff31::1]:7", Err(DropReason::Loopback)),
     ];
     for (protocol, remote, expected) in cases {
         let expected = expected.map(|(remote, bind)| HostSide {

@@ -2,8 +2,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use passt_sys::signal::SignalFd;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use rustix::process::Signal;
@@ -16,6 +18,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 /// Shows everything until the user has seen enough, or the instance ends.
 pub(crate) fn run(mut monitor: Monitor, interval: Duration) -> anyhow::Result<()> {
+    ensure!(std::io::stdout().is_terminal(), "standard output is not a terminal; --once shows all once");
     // Whoever ends it is to find the terminal as it was.
     let signals = SignalFd::new(&[Signal::TERM, Signal::HUP])?;
     let mut terminal = ratatui::try_init()?;

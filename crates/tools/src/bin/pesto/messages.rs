@@ -5,9 +5,9 @@ use std::io;
 use anyhow::{Context as _, bail};
 use passt::advice;
 use passt_control::client::Client;
-use passt_control::reply::{Answer, Changed, Refused};
+use passt_control::reply::{Answer, Changed, Outcome, Refused};
 use passt_control::request::{Change, Changes, Request};
-use passt_control::{Protocol, Side};
+use passt_control::{Protocol, Rule, Side};
 
 use crate::holder;
 
@@ -30,7 +30,7 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
     };
     let Changed { committed, outcomes, refused, .. } = changed;
     if debug {
-        for (outcome, count) in outcomes {
+        for (outcome, count) in &outcomes {
             eprintln!("{count} {outcome:?}");
         }
     }
@@ -42,7 +42,22 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
     for refused in refused.iter().filter(|refused| refused.part) {
         eprintln!("Left out: {}", line(refused));
     }
+    for rule in absent(changes, &outcomes) {
+        eprintln!("Nothing to delete: {rule}");
+    }
     Ok(())
+}
+
+/// The rules that were to be deleted, and were not there.
+fn absent<'a>(
+    changes: &'a [Change],
+    outcomes: &'a [(Outcome, usize)],
+) -> impl Iterator<Item = &'a Rule> + 'a {
+    let each = outcomes.iter().flat_map(|(outcome, count)| std::iter::repeat_n(*outcome, *count));
+    each.zip(changes).filter_map(|(outcome, change)| match change {
+        Change::Delete(rule) if outcome == Outcome::Absent => Some(rule),
+        _ => None,
+    })
 }
 
 /// Why a rule can't be had, and who has what it needs, or else what to do.
@@ -63,7 +78,8 @@ fn line(refused: &Refused) -> String {
 
 /// Sends a request as it was given, and prints its answer.
 pub(crate) fn request(mut server: Client, text: &str) -> anyhow::Result<()> {
-    let request = serde_json::from_str(text).context("Not a request")?;
+    let request =
+        serde_json::from_str(text).with_context(|| format!("Not a request, as in {}", "'{\"rules\":{}}'"))?;
     let answer = server.ask(request)?;
     super::print(&(serde_json::to_string(&answer)? + "\n"))
 }

@@ -33,7 +33,13 @@ fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> a
             }
             rules.push(rule.clone());
         }
-        Change::Delete(rule) if rule.side == side => rules.retain(|other| other != rule),
+        Change::Delete(rule) if rule.side == side => {
+            let before = rules.len();
+            rules.retain(|other| other != rule);
+            if rules.len() == before {
+                eprintln!("Nothing to delete: {rule}");
+            }
+        }
         Change::Clear(which) if which.side.is_none_or(|of| of == side) => {
             rules.retain(|rule| which.protocol.is_some_and(|protocol| protocol != rule.protocol));
         }
