@@ -14,6 +14,7 @@ use super::options::GROUPS;
 use super::*;
 
 mod families;
+mod told;
 
 /// Words with single blanks between them.
 fn outcome(line: &str) -> Outcome {
