@@ -150,11 +150,14 @@ impl Outcomes {
 /// The core without what it has more of for another processor.
 const CORE_ALONE: &str = "core";
 
-/// Checks names before anything is built.
+/// Checks names before anything is built: of tests in namespaces, and of libraries (`passt_engine`).
 pub(crate) fn check(named: &[String]) -> Result<()> {
-    let manifest = std::fs::read_to_string(crate::root()?.join("tests/Cargo.toml"))?;
-    let is_there = |name: &&String| manifest.contains(&format!("\nname = \"{name}\"\n"));
-    let unknown = named.iter().find(|name| !is_there(name) && **name != CORE_ALONE);
+    let root = crate::root()?;
+    let manifest = std::fs::read_to_string(root.join("tests/Cargo.toml"))?;
+    let is_test = |name: &String| manifest.contains(&format!("\nname = \"{name}\"\n"));
+    let directory = |name: &String| name.strip_prefix("passt_").unwrap_or(name).to_owned();
+    let is_library = |name: &String| root.join("crates").join(directory(name)).join("src/lib.rs").is_file();
+    let unknown = named.iter().find(|name| !is_test(name) && !is_library(name) && *name != CORE_ALONE);
     unknown.map_or(Ok(()), |name| bail!("no tests '{name}'"))
 }
 
@@ -178,7 +181,10 @@ pub(crate) fn script(tests: &[Tests], named: &[String], place: &Place<'_>) -> Re
     // Other packages have programs of the same names.
     let real = root.join("tests");
     for (name, only) in wanted {
-        let found = tests.iter().find(|tests| tests.directory == real && tests.name() == name);
+        let mut found = tests.iter().find(|tests| tests.directory == real && tests.name() == name);
+        if found.is_none() {
+            found = tests.iter().find(|tests| tests.name() == name);
+        }
         let found = found.with_context(|| format!("no tests '{name}'"))?;
         if is_native {
             // Of tests that are not there, libtest would pass none.
