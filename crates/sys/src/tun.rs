@@ -58,7 +58,9 @@ impl Tap {
             .map_err(|error| fd::at(DEVICE, &error))?;
         let base = libc::IFF_TAP | libc::IFF_NO_PI;
         let header = !plain && set_interface(&file, name, base | libc::IFF_VNET_HDR).is_ok();
-        if !header {
+        if header {
+            set_byte_order(&file)?;
+        } else {
             set_interface(&file, name, base).map_err(|error| refused(&error))?;
         }
         let name = interface_name(&file)?;
@@ -83,6 +85,7 @@ impl Tap {
         let header = flags & libc::IFF_VNET_HDR != 0;
         if header {
             set_header_len(&file)?;
+            set_byte_order(&file)?;
         }
         let offloads = if header { set_offloads(&file) } else { Offloads::empty() };
         Ok(Self { name: name_in(&request)?, file, header, offloads })
@@ -158,6 +161,18 @@ fn interface_name(file: &File) -> io::Result<String> {
 fn name_in(request: &libc::ifreq) -> io::Result<String> {
     let name = request.ifr_name.iter().flat_map(|c| c.to_ne_bytes()).take_while(|&b| b != 0).collect();
     String::from_utf8(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Has the header's numbers be little-endian, as those of virtio 1.0 are. Without this they are in the
+/// order of the machine, or in that which the device's owner has chosen.
+fn set_byte_order(file: &File) -> io::Result<()> {
+    // Since Linux 3.20; missing from the C library's headers.
+    let request = rustix::ioctl::opcode::write::<libc::c_int>(b'T', 220);
+    let on: libc::c_int = 1;
+    // SAFETY: TUNSETVNETLE reads one int.
+    let set = result(unsafe { libc::ioctl(file.as_raw_fd(), request as _, &raw const on) } as isize);
+    // It is the order of most machines anyway.
+    if cfg!(target_endian = "little") { Ok(()) } else { set.map(drop) }
 }
 
 /// Has the header be as long as we know it.

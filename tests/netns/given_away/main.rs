@@ -3,6 +3,7 @@
 
 mod debian;
 mod lint;
+mod rpm;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -58,6 +59,23 @@ fn connect(net: &Net, system: &System) {
     let fetched = system.sh_as_user(&format!("pasta --config-net -- bash -c '{fetch}'"));
     let sum = fetched.split(' ').next().expect("a sum");
     assert_eq!(format!("100000 {sum}"), stream::expected(100_000, 1));
+}
+
+/// The one file alone, copied to releases of Debian that are older and newer than the one it was built
+/// on.
+#[test]
+fn on_releases_of_debian() {
+    let Some(dir) = made() else { return };
+    let Some(net) = Net::new() else { return };
+    for suite in ["bullseye", "bookworm", "trixie", "unstable"] {
+        let recipe = Recipe { suite, architectures: &["amd64"], packages: &[] };
+        let Some(system) = system(&net, recipe, &[], &dir) else { continue };
+        system.sh("cp /mnt/root/usr/bin/passt /usr/local/bin/");
+        for name in &NAMES[1..] {
+            system.sh(&format!("ln -s passt /usr/local/bin/{name}"));
+        }
+        connect(&net, &system);
+    }
 }
 
 fn sh(line: &str) -> String {

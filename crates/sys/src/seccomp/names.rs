@@ -36,6 +36,7 @@ names! {
 /// What a processor's table may have in the place of a call, or beside it.
 const RELATIVES: &[(&str, &[&str])] = &[
     ("clock_gettime", &["clock_gettime64"]),
+    ("epoll_pwait", &["epoll_wait"]),
     ("fcntl", &["fcntl64"]),
     // Of 32-bit processors; the C library or the standard library takes the newest.
     ("fstat", &["fstat64", "statx"]),
@@ -68,6 +69,9 @@ const MULTIPLEXED: &[(&str, u32)] = &[
 ];
 /// `SYS_RECV`, of which `recv(3)` makes use.
 const RECV: u32 = 10;
+
+/// Whether the C library makes all calls: rustix has no assembly for this processor.
+const BY_C_LIBRARY: bool = cfg!(any(target_arch = "powerpc64", target_arch = "s390x"));
 
 /// Whether calls of sockets may go through `socketcall(2)`: where kernels older than 4.3 have no
 /// others, the C library and rustix still use it.
@@ -102,7 +106,11 @@ impl Sysno {
         let relatives = RELATIVES.iter().filter(move |(name, _)| *name == self.0).flat_map(|(_, all)| *all);
         // On 64-bit processors the first is the only one that is made.
         let wide = cfg!(target_pointer_width = "64") && number(self.0).is_some();
-        let relatives = relatives.filter(move |name| !wide || **name == "recv");
+        let relatives = relatives.filter(move |name| match **name {
+            "recv" => true,
+            "epoll_wait" => BY_C_LIBRARY,
+            _ => !wide,
+        });
         let own = [self.0].into_iter().chain(relatives.copied());
         let own = own.filter_map(number).filter_map(|number| Some((u32::try_from(number).ok()?, None)));
         let one = MULTIPLEXED.iter().find(|(name, _)| *name == self.0).map(|(_, which)| *which);
