@@ -165,7 +165,7 @@ fn what_is_refused_is_named() {
         (pasta().with_mounts("mount -t tmpfs none /dev/net"), new, "/dev/net/tun: No such file"),
         (trace("openat:error=ENOENT -P /dev/null"), &other, "/dev/null: No such file"),
         (pasta().with_mounts("mount -t tmpfs none /proc"), new, "No file system of type proc at /proc"),
-        (pasta(), &join, "second pasta"),
+        (pasta(), &join, "second one of this"),
         (pasta(), &join.replace("link0", "eth0"), "interface of another kind"),
     ];
     for (number, (launch, operands, cause)) in cases.into_iter().enumerate() {

@@ -110,7 +110,9 @@ pub fn tap(error: &io::Error, setting: impl Fn(&str) -> Option<u64>) -> Option<S
         ErrorKind::PermissionDenied => {
             "/dev/net/tun has to be open to this user, and the namespace to be its own".into()
         }
-        ErrorKind::ResourceBusy | ErrorKind::InvalidInput => "--ns-ifname gives it another name".into(),
+        ErrorKind::ResourceBusy | ErrorKind::InvalidInput => {
+            "give it another name: --ns-ifname of pasta, the last word of slirp4netns".into()
+        }
         _ => return None,
     })
 }

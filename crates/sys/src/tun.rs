@@ -11,6 +11,10 @@ use crate::{fd, result};
 /// System calls made here once the process runs.
 pub const CALLS: &[Call] = &[Call::any(Sysno::read), Call::any(Sysno::write)];
 
+/// Missing from crate libc (`include/uapi/linux/if_tun.h`, Linux 3.20).
+#[allow(clippy::cast_lossless, clippy::cast_possible_wrap, reason = "each C library has a type of its own")]
+const TUNSETVNETLE: libc::Ioctl = rustix::ioctl::opcode::write::<libc::c_int>(b'T', 220) as libc::Ioctl;
+
 /// What makes devices.
 const DEVICE: &str = "/dev/net/tun";
 
@@ -145,7 +149,9 @@ fn set_interface(file: &File, name: &str, flags: i32) -> io::Result<()> {
 /// Why there is no device of the name wanted (`tun_set_iff` of drivers/net/tun.c).
 fn refused(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => fd::at("the name is taken by another process, perhaps a second pasta", error),
+        Some(libc::EBUSY) => {
+            fd::at("the name is taken by another process, perhaps a second one of this", error)
+        }
         Some(libc::EINVAL) => fd::at("the name is taken by an interface of another kind", error),
         _ => io::Error::new(error.kind(), error.to_string()),
     }
@@ -166,11 +172,9 @@ fn name_in(request: &libc::ifreq) -> io::Result<String> {
 /// Has the header's numbers be little-endian, as those of virtio 1.0 are. Without this they are in the
 /// order of the machine, or in that which the device's owner has chosen.
 fn set_byte_order(file: &File) -> io::Result<()> {
-    // Since Linux 3.20; missing from the C library's headers.
-    let request = rustix::ioctl::opcode::write::<libc::c_int>(b'T', 220);
     let on: libc::c_int = 1;
     // SAFETY: TUNSETVNETLE reads one int.
-    let set = result(unsafe { libc::ioctl(file.as_raw_fd(), request as _, &raw const on) } as isize);
+    let set = result(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETVNETLE, &raw const on) } as isize);
     // It is the order of most machines anyway.
     if cfg!(target_endian = "little") { Ok(()) } else { set.map(drop) }
 }

@@ -61,7 +61,7 @@ fn rpm_system() {
     let recipe = Recipe { suite: "unstable", architectures: &["amd64"], packages: &["rpm"] };
     let Some(system) = system(&net, recipe, &[], &dir) else { return };
     let needs = rpm(&system, &format!("-qp --requires {OURS} | grep -v '^rpmlib(\\|^passt-rs' | sort -u"));
-    let provides: String = needs.lines().map(|line| format!("Provides: {line}\n")).collect();
+    let provides = needs.lines().map(|line| format!("Provides: {line}")).collect::<Vec<_>>().join("\n");
     package(&system, "base", "1", &provides, "");
     package(&system, "passt", "0^20260101.g1234567", "", "/usr/bin/passt");
     package(&system, "passt-selinux", "0^20260101.g1234567", "", "");

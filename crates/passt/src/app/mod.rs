@@ -185,6 +185,7 @@ impl Prepared {
         let attendant = Outsider::start(config)?;
         leftovers.entrust().context("Couldn't start a process")?;
         let (setup, neighbours, host) = set_up(&outbound::template_config(config))?;
+        outbound::check_addresses(config);
         Ok(Self {
             leftovers,
             pid_file,

@@ -1,6 +1,7 @@
-//! Interfaces that outgoing connections are bound to, as the host has them at the start.
+//! Interfaces and addresses that outgoing connections are bound to, as the host has them at the start.
 
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 
 use passt_engine::core::Outbound;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::CapabilitySet;
 
-use crate::cli::{Config, PerFamily};
+use crate::cli::{Addresses, Config, PerFamily};
 
 /// Those that the command line names for IPv4 and IPv6. One that nothing can be bound to is no
 /// failure: the user is told, and the engine goes without it as long as that is so.
@@ -29,6 +30,20 @@ pub(super) fn interfaces(config: &Config) -> [Option<Outbound>; 2] {
         }
         Some(Outbound { interface, strict: probed.is_ok() })
     })
+}
+
+/// Tells of addresses to leave from that the host does not have: nothing leaves from there until it
+/// does.
+pub(super) fn check_addresses(config: &Config) {
+    let Addresses { v4, v6 } = config.host.outbound;
+    let of_both = [(v4.map(IpAddr::V4), config.families.v4()), (v6.map(IpAddr::V6), config.families.v6())];
+    for addr in of_both.into_iter().filter_map(|(addr, on)| addr.filter(|_| on)) {
+        if let Err(error) = UdpSocket::bind((addr, 0))
+            && error.kind() == io::ErrorKind::AddrNotAvailable
+        {
+            log::warn!("The host doesn't have the address {addr}: nothing leaves from there until it does");
+        }
+    }
 }
 
 /// The command line as it is for the choice of a template, which an interface can't be that does

@@ -52,13 +52,23 @@ impl Tcp {
         marks: ip::Marks,
     ) -> Result<(TcpFlow, Option<Errno>), DropReason> {
         let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
-        let fd = protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, side.bind)
-            .map_err(|_| DropReason::Socket)?;
+        let open = |bind| protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, bind);
+        // An address to leave from that the host does not have is told as any other way that there
+        // is not.
+        let (opened, no_address) = match open(side.bind) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => (open(None), true),
+            opened => (opened, false),
+        };
+        let fd = opened.map_err(|_| DropReason::Socket)?;
         // A peer that vanished is noticed by the host's kernel. Accepted sockets have it from the listening one.
         let _ = sockopt::set_socket_keepalive(&fd, true);
         let marks = Marks::set(&fd, !side.remote.addr.is_v4(), marks);
         let connect = || rustix::net::connect(&fd, &side.socket_addr(side.remote));
-        let connected = if side.closed { Err(Errno::NETUNREACH) } else { connect() };
+        let connected = match (side.closed, no_address) {
+            (true, _) => Err(Errno::NETUNREACH),
+            (_, true) => Err(Errno::ADDRNOTAVAIL),
+            _ => connect(),
+        };
         let iss = self.isn.initial(key.guest, key.remote, core.now);
         let conn = Connection::from_guest(self.config(key.guest.addr), syn, iss);
         // The loop tells when it is connected.
