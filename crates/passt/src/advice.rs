@@ -4,11 +4,20 @@
 //! semicolon, and `None` is none. What to write instead of a mistaken command line is told by
 //! `cli::advice`.
 
+use std::env;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Component, Path};
+
+use rustix::fs::{Access, access};
 
 use crate::files;
+
+/// Where network namespaces have names.
+const NAMESPACES: &str = "/run/netns";
+/// Where programs are looked for without a PATH (execvp(3)).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A message, and behind it what to do.
 pub fn with(message: impl Display, advice: Option<String>) -> String {
@@ -47,10 +56,15 @@ pub fn port(
             if u64::from(port) >= first {
                 return None;
             }
-            format!(
-                "ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'; \
-                     another port of the host takes nothing, as in -{protocol} {}:{port}",
-                8000 + u32::from(port)
+            let other = unprivileged(port, first).map(|other| {
+                // Addresses and the guest's port aren't known here, so it is no whole option.
+                format!("another port of the host takes none, as {other}")
+            });
+            with(
+                format!(
+                    "ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {FIRST}={port}'"
+                ),
+                other,
             )
         }
         ErrorKind::AddrInUse => {
@@ -68,6 +82,12 @@ pub fn port(
         }
         _ => return None,
     })
+}
+
+/// A port that stands for a privileged one where `first` is the first that is not, if there is any.
+fn unprivileged(port: u16, first: u64) -> Option<u16> {
+    let usual = u64::from(port) + 8000;
+    [usual.max(first), first].into_iter().find_map(|port| u16::try_from(port).ok())
 }
 
 /// A user namespace, or others in it, that can't be made.
@@ -121,7 +141,7 @@ pub fn tap(error: &io::Error, setting: impl Fn(&str) -> Option<u64>) -> Option<S
 pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
     let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str());
     let process = process.filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
-    let named = path.strip_prefix("/run/netns").ok();
+    let named = path.strip_prefix(NAMESPACES).ok();
     Some(match (error.kind(), process, named) {
         (ErrorKind::NotFound, Some(pid), _) => format!("there is no process {pid}, or it is gone"),
         (ErrorKind::PermissionDenied, Some(pid), _) => {
@@ -170,26 +190,59 @@ pub fn control_socket(error: &io::Error) -> Option<String> {
 
 /// A program that can't be started.
 pub fn program(name: &Path, error: &io::Error) -> Option<String> {
-    let is_namespace = || name.components().count() == 1 && Path::new("/run/netns").join(name).exists();
-    Some(match error.kind() {
-        ErrorKind::NotFound | ErrorKind::PermissionDenied if is_namespace() => {
-            format!("for the network namespace of this name: --netns {}", name.display())
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    program_among(name, error, &path, Path::new(NAMESPACES))
+}
+
+/// The same where these directories are looked through, and namespaces have their names there.
+fn program_among(name: &Path, error: &io::Error, path: &OsStr, namespaces: &Path) -> Option<String> {
+    if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) {
+        return None;
+    }
+    let is_absent = error.kind() == ErrorKind::NotFound;
+    let is_path = name.as_os_str().as_encoded_bytes().contains(&b'/');
+    let is_word = !is_path && matches!(name.components().next(), Some(Component::Normal(_)));
+    Some(if is_word && is_plain(name) && namespaces.join(name).exists() {
+        format!("for the network namespace of this name: --netns {}", name.display())
+    } else if name.as_os_str().is_empty() {
+        "the name is empty".into()
+    } else if !is_word && name.is_dir() {
+        "it is a directory".into()
+    } else if !is_word {
+        match (is_absent, name.exists()) {
+            (true, true) => "the file is there: what it names as its interpreter is not",
+            (true, false) => "there is no such file",
+            (false, _) => "the file is no program, or none that this user may run",
         }
-        ErrorKind::NotFound if name.exists() && name.components().count() > 1 => {
-            "the file is there: what it names as its interpreter is not".into()
-        }
-        ErrorKind::NotFound if name.components().count() > 1 => "there is no such file".into(),
-        ErrorKind::NotFound => "no directory of PATH has it".into(),
-        ErrorKind::PermissionDenied if name.components().count() > 1 => {
-            "the file is no program, or none that this user may run".into()
-        }
-        ErrorKind::PermissionDenied => "no directory of PATH that this user may search has it".into(),
-        _ => return None,
+        .into()
+    } else if let Some(what) = env::split_paths(path).find_map(|dir| obstacle(&dir.join(name), is_absent)) {
+        format!("PATH has {}, {what}", name.display())
+    } else if is_absent {
+        "no directory of PATH has it".into()
+    } else {
+        "no directory of PATH that this user may search has it".into()
+    })
+}
+
+/// Why a file is not run, if it is there.
+fn obstacle(file: &Path, is_absent: bool) -> Option<&'static str> {
+    Some(if file.metadata().ok()?.is_dir() {
+        "which is a directory"
+    } else if access(file, Access::EXEC_OK).is_err() {
+        "which is not executable"
+    } else if is_absent {
+        "whose interpreter is not there"
+    } else {
+        "which may not be run"
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
     use super::*;
 
     fn settings<'a>(known: &'a [(&str, u64)]) -> impl Fn(&str) -> Option<u64> + 'a {
@@ -222,11 +275,24 @@ mod tests {
 
     #[test]
     fn ports_below_the_first() {
-        let advice = port(80, "t", &ErrorKind::PermissionDenied.into(), |_| Some(100)).expect("advice");
-        assert_eq!(
-            advice,
-            "ports below 100 take CAP_NET_BIND_SERVICE, or, as root, 'sysctl net.ipv4.ip_unprivileged_port_start=80'; another port of the host takes nothing, as in -t 8080:80"
-        );
+        const SETTING: &str = "net.ipv4.ip_unprivileged_port_start";
+        for (number, first, expected) in [
+            (80, 100, Some("8080")),
+            (80, 1024, Some("8080")),
+            (5000, 13000, Some("13000")),
+            (5000, 20000, Some("20000")),
+            (60000, 65000, Some("65000")),
+            (65534, 65535, Some("65535")),
+            (80, 65536, None),
+        ] {
+            let advice = port(number, "t", &ErrorKind::PermissionDenied.into(), |_| Some(first));
+            let other = expected.map(|port| format!("; another port of the host takes none, as {port}"));
+            let told = format!(
+                "ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {SETTING}={number}'{}",
+                other.unwrap_or_default()
+            );
+            assert_eq!(advice, Some(told));
+        }
         assert!(
             port(80, "t", &ErrorKind::AddrInUse.into(), |_| None)
                 .is_some_and(|text| text.contains("ss -lntp"))
@@ -249,5 +315,72 @@ mod tests {
             let advice = open_namespace(Path::new(path), &kind.into()).expect("advice");
             assert!(advice.starts_with(expected), "{path}: {advice}");
         }
+    }
+
+    /// Files below a directory of this test's own, gone with it.
+    struct Files(PathBuf);
+
+    impl Files {
+        fn new() -> Self {
+            let files = Self(env::temp_dir().join(format!("advice-{}", std::process::id())));
+            for dir in ["netns", "first/directory", "second"] {
+                fs::create_dir_all(files.0.join(dir)).expect("directory");
+            }
+            for name in ["blue", "x;id", "$(id)", "-x", "both"] {
+                files.write(&format!("netns/{name}"), 0o444);
+            }
+            files.write("first/plain", 0o644);
+            files.write("second/script", 0o755);
+            files.write("second/both", 0o644);
+            files
+        }
+
+        fn write(&self, name: &str, mode: u32) {
+            let file = self.0.join(name);
+            fs::write(&file, "#!/no/such/interpreter\n").expect("file");
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).expect("mode");
+        }
+    }
+
+    impl Drop for Files {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn programs() {
+        use ErrorKind::{NotFound, OutOfMemory, PermissionDenied};
+        let files = Files::new();
+        let path = env::join_paths(["first", "second"].map(|dir| files.0.join(dir))).expect("path");
+        let of = |name: &str, kind: ErrorKind| {
+            program_among(Path::new(name), &kind.into(), &path, &files.0.join("netns"))
+        };
+        let none = "no directory of PATH has it";
+        for (name, kind, expected) in [
+            ("blue", NotFound, "for the network namespace of this name: --netns blue"),
+            ("both", PermissionDenied, "for the network namespace of this name: --netns both"),
+            ("x;id", NotFound, none),
+            ("$(id)", NotFound, none),
+            ("-x", NotFound, none),
+            ("red", NotFound, none),
+            ("red", PermissionDenied, "no directory of PATH that this user may search has it"),
+            (".", PermissionDenied, "it is a directory"),
+            ("..", PermissionDenied, "it is a directory"),
+            ("/", PermissionDenied, "it is a directory"),
+            ("", NotFound, "the name is empty"),
+            ("plain", PermissionDenied, "PATH has plain, which is not executable"),
+            ("directory", PermissionDenied, "PATH has directory, which is a directory"),
+            ("script", NotFound, "PATH has script, whose interpreter is not there"),
+            ("script", PermissionDenied, "PATH has script, which may not be run"),
+            ("./blue", NotFound, "there is no such file"),
+            ("blue/", NotFound, "there is no such file"),
+        ] {
+            assert_eq!(of(name, kind).as_deref(), Some(expected), "{name} {kind:?}");
+        }
+        let there = |name: &str, kind| of(&files.0.join(name).to_string_lossy(), kind).unwrap_or_default();
+        assert!(there("second/script", NotFound).starts_with("the file is there: "));
+        assert!(there("first/plain", PermissionDenied).starts_with("the file is no program"));
+        assert_eq!(of("blue", OutOfMemory), None);
     }
 }

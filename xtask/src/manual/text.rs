@@ -109,7 +109,8 @@ all ports but ephemeral ones that can be bound. Each takes a descriptor, and tog
 those that the process may have (*ulimit -Hn*). A line names the port at which these ended; the rest is not forwarded.
 
 auto ::
-pasta only, and its default: what listens on the other side, found once a second. With ranges in the list, only those.
+pasta only, and its default: what listens on the other side, found once a second, at other than ephemeral ports. With
+ranges in the list, only those.
 
 *-T* and *-U* of pasta are for ports from the namespace's loopback to the host's, without address and interface.";
 
@@ -235,7 +236,8 @@ With a qemu older than 7.2:
 
 const STATUS_PASTA: &str = "\
 EXIT STATUS
-That of the command, or 128 and the number of the signal that ended it. Without a command, 0. 1 if the program could not do what it was asked
+That of the command, or 128 and the number of the signal that ended it. 0 without a command, and where the program
+itself was ended by a signal. 1 if the program could not do what it was asked
 for, 159 if it made a system call that is not allowed.";
 
 const STATUS_PASST: &str = "\

@@ -272,7 +272,8 @@ fn booted(
         slowness: 16,
     };
     // Packages that are not configured leave no users behind, nor names.
-    let users = "printf 'root:x:0:0::/root:/bin/sh\\nnobody:x:65534:65534::/nonexistent:/bin/sh\\n' \
+    let users = "printf 'root:x:0:0::/root:/bin/sh\\nnobody:x:65534:65534::/nonexistent:/bin/sh\\n\
+                 tcpdump:x:100:65534::/nonexistent:/bin/sh\\n' \
                  >/etc/passwd\nprintf 'root:x:0:\\nnogroup:x:65534:\\n' >/etc/group\n";
     let script = users.to_owned() + &crate::kernels::script(&tests, names, &place)?;
     crate::kernels::on_kernel(&place, suite, &script, tally)

@@ -370,6 +370,8 @@ pub struct HostOptions {
     pub apart: bool,
     /// Interface whose addresses and routes are the guest's template.
     pub interface: Option<String>,
+    /// Nothing leads to its loopback, and the guest does not choose which of its ports are open.
+    pub closed: bool,
     /// Source addresses of outgoing connections.
     pub outbound: Addresses,
     /// Those to the host's loopback have them, too.
@@ -431,6 +433,13 @@ pub struct Services {
     pub ra: bool,
     /// Multicast groups that the guest joins.
     pub multicast: bool,
+}
+
+impl Services {
+    /// Whether routers are advertised, which is a part of NDP.
+    pub fn advertises(&self) -> bool {
+        self.ndp && self.ra
+    }
 }
 
 /// Addresses, as the guest sees them, that stand for something else.

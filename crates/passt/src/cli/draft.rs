@@ -156,8 +156,7 @@ impl Draft {
         if !self.isolate_host {
             return Ok(());
         }
-        let is_auto =
-            |spec: &str| spec.rsplit('/').next().is_some_and(|list| list.split(',').any(|i| i == "auto"));
+        let is_auto = |spec: &str| spec.split([',', '/']).any(|item| item == "auto");
         let opens = |spec: &str, outbound| if outbound { spec != "none" } else { is_auto(spec) };
         for (option, specs, outbound) in [
             ("-t", &mut self.tcp_in, false),
@@ -180,6 +179,7 @@ impl Draft {
             return Err(Error::Isolated(format!("--map-host-loopback {addr}"), NOTHING_IN_REACH));
         }
         mapping.gateway = false;
+        self.config.host.closed = true;
         let dns = &mut self.config.dns;
         let is_asked = [&dns.forward, &dns.host].iter().any(|addrs| addrs.v4.is_some() || addrs.v6.is_some());
         dns.spare_loopback = !is_asked && self.pasta.resolv_conf != ResolvConf::Always;
@@ -213,8 +213,7 @@ impl Draft {
     }
 
     fn warn_of_no_advertisements(&mut self) {
-        let Services { ndp, ra, .. } = self.config.services;
-        if self.announce.has_ra() && !(ndp && ra) {
+        if self.announce.has_ra() && !self.config.services.advertises() {
             self.warn("Router advertisements are off: options of theirs have no effect");
         }
     }

@@ -54,8 +54,6 @@ pub(super) struct Getopt<S: Spec> {
     words: lexopt::Parser,
     options: Vec<&'static S>,
     order: Order,
-    /// Letters that are left of the word that is being read.
-    letters: usize,
     /// The long option that this word spells, and the first that any did.
     single_dash: [Option<&'static str>; 2],
 }
@@ -72,7 +70,6 @@ impl<S: Spec> Getopt<S> {
             words,
             options: options.collect(),
             order,
-            letters: 0,
             single_dash: [None; 2],
         }
     }
@@ -94,9 +91,14 @@ impl<S: Spec> Getopt<S> {
 
     /// The next option, or the operands; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
+        // Each word is looked at where it begins; within one, its letters are left.
+        let begun =
+            self.words.try_raw_args().map(|words| words.peek().and_then(|word| spelt(&self.options, word)));
         let word = self.words.next();
         if !matches!(word, Ok(Some(lexopt::Arg::Short(_)))) {
             self.single_dash[0] = None;
+        } else if let Some(name) = begun {
+            self.single_dash = [name, self.single_dash[1].or(name)];
         }
         match word {
             Ok(None) => Ok(None),
@@ -142,48 +144,18 @@ impl<S: Spec> Getopt<S> {
 
     fn short(&mut self, letter: char) -> Result<Word<S>, String> {
         let option = self.options.iter().find(|option| option.short() == Some(letter)).copied();
-        let takes = option.is_some_and(Spec::takes_argument);
-        let begins = self.letters == 0;
-        // Other letters stay for the next step. They are looked at once, as there may be many.
-        let rest = match (takes, begins) {
-            (true, _) => self.words.optional_value(),
-            (false, true) => self.words.clone().optional_value(),
-            (false, false) => None,
-        };
-        if begins {
-            let name = rest.as_ref().and_then(|rest| self.spelt(letter, rest));
-            self.single_dash = [name, self.single_dash[1].or(name)];
-            self.letters = rest.as_ref().map_or(0, |rest| rest.to_string_lossy().chars().count());
-        } else {
-            self.letters -= 1;
-        }
-        if takes {
-            self.letters = 0;
-        }
         let Some(option) = option else {
             return Err(self.fail(&format!("invalid option -- '{letter}'")));
         };
-        let value = match rest {
-            _ if !takes => None,
-            Some(rest) => Some(rest),
-            None => {
-                let value = self.words.value();
-                let missing = |_| self.fail(&format!("option requires an argument -- '{letter}'"));
-                Some(value.map_err(missing)?)
-            }
+        let value = if option.takes_argument() {
+            let value = self.words.value();
+            let missing = |_| self.fail(&format!("option requires an argument -- '{letter}'"));
+            Some(value.map_err(missing)?)
+        } else {
+            // Other letters stay for the next step.
+            None
         };
         Ok(Word::Option(option, format!("-{letter}"), value))
-    }
-
-    /// The long option that a word of several letters spells: not one of flags alone, as `-fd` is.
-    fn spelt(&self, letter: char, rest: &OsStr) -> Option<&'static str> {
-        let word = format!("{letter}{}", rest.to_string_lossy());
-        let name = word.split('=').next().unwrap_or_default();
-        let is_flag = |letter| {
-            self.options.iter().any(|option| option.short() == Some(letter) && !option.takes_argument())
-        };
-        let mut names = self.options.iter().map(|option| option.long());
-        names.find(|long| *long == name && long.len() > 2 && !name.chars().all(is_flag))
     }
 
     /// Options that a long name, perhaps abbreviated, can mean: one if it is clear. Aliases are one
@@ -214,5 +186,82 @@ impl<S: Spec> Getopt<S> {
 
     fn fail(&self, message: &str) -> String {
         format!("{}: {message}", self.name)
+    }
+}
+
+/// The long option that a word spells with a single dash: not one of flags alone, as `-fd` is.
+fn spelt<S: Spec>(options: &[&'static S], word: &OsStr) -> Option<&'static str> {
+    let word = word.to_string_lossy();
+    let name = word.strip_prefix('-')?.split('=').next().unwrap_or_default();
+    let is_flag =
+        |letter| options.iter().any(|option| option.short() == Some(letter) && !option.takes_argument());
+    let mut names = options.iter().map(|option| option.long());
+    names.find(|long| *long == name && long.len() > 2 && !name.chars().all(is_flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Known(&'static str, bool);
+
+    impl Spec for Known {
+        fn names(&self) -> &'static str {
+            self.0
+        }
+
+        fn takes_argument(&self) -> bool {
+            self.1
+        }
+    }
+
+    const KNOWN: &[Known] =
+        &[Known("-d, --debug", false), Known("-f, --foreground", false), Known("-m, --mtu MTU", true)];
+
+    fn getopt<'a>(words: impl IntoIterator<Item = &'a str>) -> Getopt<Known> {
+        let argv = ["program"].into_iter().chain(words).map(OsString::from).collect();
+        Getopt::new(argv, KNOWN.iter(), Order::First)
+    }
+
+    /// A step costs no more where many words follow: to copy them at each would take an hour here.
+    #[test]
+    fn many_words() {
+        const WORDS: usize = 200_000;
+        for (word, options) in [("-d", 1), ("-dfd", 3), ("-fm5", 2), ("--mtu=5", 1)] {
+            let mut words = getopt(std::iter::repeat_n(word, WORDS));
+            let mut found = 0;
+            while let Ok(Some(Word::Option(..))) = words.next() {
+                found += 1;
+            }
+            assert_eq!(found, WORDS * options, "{word}");
+        }
+        // So does one of many letters.
+        let letters = format!("-{}", "d".repeat(WORDS));
+        let mut words = getopt([&*letters]);
+        assert_eq!((0..=WORDS).filter(|_| matches!(words.next(), Ok(Some(_)))).count(), WORDS);
+    }
+
+    /// What the last word spells, and the first that any did, once all were read.
+    #[test]
+    fn single_dashes() {
+        for (words, expected) in [
+            (&["-mtu"][..], [Some("mtu"), Some("mtu")]),
+            (&["-mtu=1", "-d"], [None, Some("mtu")]),
+            (&["-mtu", "-debug"], [Some("debug"), Some("mtu")]),
+            (&["-df", "-debug"], [Some("debug"), Some("debug")]),
+            (&["-debug", "--foreground"], [None, Some("debug")]),
+            (&["-m", "-debug"], [None, None]),
+            (&["--mtu", "-debug"], [None, None]),
+            (&["--", "-debug"], [None, None]),
+            (&["-fdebug"], [None, None]),
+        ] {
+            let mut read = getopt(words.iter().copied());
+            // A letter that is none is passed over.
+            let mut last = [None; 2];
+            while !matches!(read.next(), Ok(None | Some(Word::Operands(_)))) {
+                last = [read.single_dash(), read.first_single_dash()];
+            }
+            assert_eq!(last, expected, "{words:?}");
+        }
     }
 }

@@ -195,6 +195,10 @@ fn refused_together() {
             "-t 127.0.0.1/8000-8080,auto and --isolate-host exclude each other: the guest would choose which ports of the host are open",
         ),
         (
+            "pasta --isolate-host -t 0.0.0.0/auto,1-9:198.51.100.5/1-9 1",
+            "-t 0.0.0.0/auto,1-9:198.51.100.5/1-9 and --isolate-host exclude each other: the guest would choose which ports of the host are open",
+        ),
+        (
             "passt --map-host-loopback ::9 --isolate-host",
             "--map-host-loopback ::9 and --isolate-host exclude each other: that leaves nothing of the host's loopback in reach",
         ),

@@ -26,6 +26,8 @@ pub(super) struct Terms {
     udp: bool,
     /// There is a namespace, where rules can listen, and whose services they can follow.
     namespace: bool,
+    /// Nothing leads to the host's loopback, and the guest does not choose the host's ports.
+    closed: bool,
     /// How the guest is connected.
     pub(super) link: &'static str,
 }
@@ -37,6 +39,7 @@ impl Terms {
             tcp: config.services.tcp,
             udp: config.services.udp,
             namespace: config.pasta().is_some(),
+            closed: config.host.closed,
             link: match &config.mode {
                 Mode::Pasta(_) | Mode::Passt(PasstOptions { socket: GuestSocket::Tap(_), .. }) => "tap",
                 Mode::Passt(passt) if passt.vhost_user => "vhost-user",
@@ -76,6 +79,10 @@ impl Terms {
         let converted = engine_rule(rule).ok_or("ports out of range")?;
         if rule.side == Side::Namespace && !self.namespace {
             return Err("there is no namespace");
+        }
+        // Who is isolated may have a way to the socket.
+        if self.closed && (rule.side == Side::Namespace || rule.auto) {
+            return Err("--isolate-host excludes ports of the namespace, and automatic ones");
         }
         let (protocol, on) = match rule.protocol {
             said::Protocol::Tcp => (Protocol::Tcp, self.tcp),

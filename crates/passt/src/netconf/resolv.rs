@@ -49,9 +49,9 @@ impl From<IpAddr> for Server {
     }
 }
 
-/// What a host reaches by an address: the unspecified one means itself.
+/// What a host reaches by an address: the unspecified one means itself, as a mapped one, too.
 fn on_host(addr: IpAddr) -> IpAddr {
-    match addr {
+    match addr.to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         other => other,

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use passt_proto::addr::Addr;
 use passt_proto::guest::{Configured, FamilyConfig};
 
-use crate::cli::{Config, ResolvConf, Source};
+use crate::cli::{Config, Ports, ResolvConf, Source};
 use crate::netconf::host::HostNetwork;
 use crate::netconf::resolv::{Resolv, Server};
 
@@ -56,7 +56,7 @@ pub(super) fn servers(
     warnings: &mut Vec<String>,
 ) -> Vec<IpAddr> {
     let mut all = resolvers(host, resolv);
-    let there_are_some = !all.is_empty();
+    let on_loopback = !all.is_empty() && all.iter().all(|resolver| resolver.addr.is_loopback());
     all.retain(|resolver| !(config.dns.spare_loopback && resolver.addr.is_loopback()));
     let from_host = matches!(config.dns.servers, Source::Host);
     let needed = config.pasta().is_some_and(|pasta| pasta.resolv_conf == ResolvConf::Always);
@@ -76,9 +76,9 @@ pub(super) fn servers(
     }
     let leads_nowhere = |family: &&FamilyConfig| family.dns_forward.is_some() && family.dns_host.is_none();
     let nowhere = !config.dns.closed && [&guest.v4, &guest.v6].iter().any(leads_nowhere);
-    if nowhere && !(there_are_some && all.is_empty()) {
+    if nowhere && !(on_loopback && all.is_empty()) {
         warnings.push("No name server on the host for --dns-forward".into());
-    } else if nowhere || there_are_some && is_told(config) && from_host && announced(guest, &all).is_empty() {
+    } else if nowhere || on_loopback && is_told(config) && from_host && announced(guest, &all).is_empty() {
         warnings.push(out_of_reach(config));
     }
     match &config.dns.servers {
@@ -91,18 +91,23 @@ pub(super) fn servers(
     }
 }
 
-/// Whether the guest learns of name servers by us, or by the host's file.
+/// Whether the guest learns of name servers by us, or by the host's file, and no port of the
+/// namespace's loopback leads to the host's.
 fn is_told(config: &Config) -> bool {
     let spawning = config.pasta().filter(|pasta| pasta.target.spawns());
     let has_file = spawning.is_some_and(|pasta| pasta.resolv_conf != ResolvConf::Never);
-    !config.dns.closed && (has_file || config.dns.announce_servers)
+    let leads_there = config.ports.udp_out != Ports::None;
+    !config.dns.closed && !leads_there && (has_file || config.dns.announce_servers)
 }
 
 /// What to say where the guest has no way to any of the host's name servers.
 fn out_of_reach(config: &Config) -> String {
     let spawns = config.pasta().is_some_and(|pasta| pasta.target.spawns());
     let option = if spawns { "--resolv-conf" } else { "--dns-forward with an address for them" };
-    format!("The host's name servers are on its loopback, out of the guest's reach; {option} leads to them")
+    format!(
+        "The host's name servers are on its loopback, out of the guest's reach; {option} leads to them, \
+         ports 53 and 853 there"
+    )
 }
 
 /// The resolvers behind `dns_forward` of IPv4 and IPv6, and their interfaces, now that the host has

@@ -333,7 +333,7 @@ impl Net {
         let family = if let Some(prefix) = prefix {
             FamilyConfig {
                 addresses: Vec::new(),
-                routes: Routes::Advertised(config.services.ra.then_some(prefix)),
+                routes: Routes::Advertised(config.services.advertises().then_some(prefix)),
             }
         } else {
             let addresses = primary.into_iter().collect();

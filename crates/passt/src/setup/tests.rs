@@ -533,9 +533,9 @@ fn a_resolv_conf_for_the_command() {
             Setup::new(&config(args), &host("46"), &Resolv::parse(content.as_bytes())).unwrap();
         let expected = expected.map(|text| format!("# By pasta, for this mount namespace alone\n{text}"));
         assert_eq!(setup.resolv_conf, expected, "{args}: {content}");
-        // With these nothing leads to the host's loopback.
-        let closed = ["pasta --no-map-gw true", "pasta --isolate-host true"].contains(&args);
-        let to_do = "out of the guest's reach; --resolv-conf leads to them";
+        // With the others -U leads to the host's loopback.
+        let closed = args == "pasta --isolate-host true";
+        let to_do = "out of the guest's reach; --resolv-conf leads to them, ports 53 and 853 there";
         let told = warnings.iter().filter(|warning| warning.ends_with(to_do)).count();
         assert_eq!((told, warnings.len()), if closed { (1, 1) } else { (0, 0) }, "{args}: {warnings:?}");
     }
@@ -549,6 +549,7 @@ fn resolvers_of_an_isolated_host() {
         ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53", None),
         ("pasta --isolate-host true", "127.0.0.53 127.0.0.1", None),
         ("pasta --isolate-host -D none 1", "127.0.0.53", None),
+        ("pasta --isolate-host true", "::ffff:0.0.0.0", None),
         ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53 192.0.2.53", at("192.0.2.53")),
         ("pasta --isolate-host --subnet 10.0.2.0/24 --resolv-conf true", "127.0.0.53", at("127.0.0.53")),
         ("pasta --isolate-host --dns-forward 10.9.9.9 1", "127.0.0.53", at("127.0.0.53")),

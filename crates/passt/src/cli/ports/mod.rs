@@ -26,8 +26,8 @@ use super::{advice, values};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     /// The specifier doesn't follow the grammar.
-    #[error("Invalid port specifier {0}{how}", how = advice::ports(.0))]
-    Invalid(String),
+    #[error("Invalid port specifier {0}{how}", how = advice::ports(.0, *.1))]
+    Invalid(String, PortContext),
     /// The addresses in it don't go together, or with the families that are on.
     #[error("Invalid port specifier {spec}: {reason}")]
     Addresses {
@@ -84,7 +84,7 @@ pub enum Ports {
 }
 
 /// Where specifiers are found, for what depends on it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortContext {
     /// The option's short form, for messages.
     pub option: &'static str,
@@ -184,7 +184,7 @@ impl PortSpec {
     /// Parses one argument other than `none`.
     pub fn parse(spec: &OsStr, context: PortContext) -> Result<Self, PortError> {
         let shown = || spec.to_string_lossy().into_owned();
-        let text = spec.to_str().ok_or_else(|| PortError::Invalid(shown()))?;
+        let text = spec.to_str().ok_or_else(|| PortError::Invalid(shown(), context))?;
         let (listen, list) = match split_listen(text) {
             Some(_) if context.outbound => {
                 return Err(PortError::AddressOutbound { option: context.option, spec: shown() });
@@ -192,7 +192,8 @@ impl PortSpec {
             Some(split) => split,
             None => (Listen::default(), text),
         };
-        let mut parsed = Self::parse_list(listen, list).ok_or_else(|| PortError::Invalid(shown()))?;
+        let parsed = Self::parse_list(listen, list);
+        let mut parsed = parsed.ok_or_else(|| PortError::Invalid(shown(), context))?;
         parsed.given = format!("{} {text}", context.option);
         if parsed.auto && !context.pasta {
             return Err(PortError::AutoInPasst(context.option));
@@ -318,7 +319,7 @@ fn range(text: &str) -> Option<PortRange> {
 }
 
 /// An address, in brackets or not.
-fn bracketed(text: &str) -> Option<IpAddr> {
+pub(super) fn bracketed(text: &str) -> Option<IpAddr> {
     let inner = match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']')?,
         None => text,

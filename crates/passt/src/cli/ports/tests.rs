@@ -106,10 +106,8 @@ fn invalid() {
         "[*]/22",
         "0.0.0.0/80:10.0.0.2/",
     ] {
-        assert_eq!(
-            ports(&[spec], context(false, true, Families::Both)),
-            Err(PortError::Invalid(spec.to_owned()))
-        );
+        let both = context(false, true, Families::Both);
+        assert_eq!(ports(&[spec], both), Err(PortError::Invalid(spec.to_owned(), both)));
     }
 }
 
