@@ -383,7 +383,9 @@ impl Reader<'_> {
         }
         let (mut tables, mut seen) = (Vec::new(), Vec::new());
         while let Some(side) = self.side(&mut seen)? {
-            let name = name(&self.take::<NAME>()?).ok_or(Error::Rule("name of an interface"))?;
+            // It is shown as it is. Interfaces of the kernel may have names in any script, but not these.
+            let name = name(&self.take::<NAME>()?).filter(|name| name.bytes().all(|c| c.is_ascii_graphic()));
+            let name = name.ok_or(Error::Rule("name of an interface"))?;
             let caps = Caps::from_bits_retain(self.word()?);
             let count = self.word()?;
             let mut rules = Some(Vec::new());
@@ -463,6 +465,15 @@ mod tests {
             let mut bytes = good.clone();
             bytes[at] = byte;
             assert_eq!(Greeting::decode(&bytes), Err(expected));
+        }
+    }
+
+    #[test]
+    fn names_that_would_not_be_seen() {
+        for name in ["HOST\u{202e}", "HO\u{200b}ST", "HO\u{1b}ST", "HO ST", "HÖST"] {
+            let table = Table { side: Side::Host, name: name.into(), caps: Caps::V4, rules: None };
+            let bytes = Greeting { tables: vec![table] }.encode();
+            assert_eq!(Greeting::decode(&bytes), Err(Error::Rule("name of an interface")), "{name}");
         }
     }
 

@@ -1,4 +1,8 @@
 //! Options of the tools, by name: their help is made of them, and so are manual pages and completions.
+//! Beside them what both tools need: how they connect, and how they say what others have written.
+
+pub mod connect;
+pub mod visible;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

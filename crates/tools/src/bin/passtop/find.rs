@@ -5,12 +5,11 @@
 //! user may connect to.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
-use passt_control::client::Greeted;
+use passt_tools::connect;
 
 /// Flag of a socket that accepts connections (`__SO_ACCEPTCON`, include/linux/net.h).
 const ACCEPTS: u32 = 1 << 16;
@@ -56,9 +55,7 @@ fn looks_like_one(path: &Path) -> bool {
 }
 
 fn is_one(path: &Path) -> bool {
-    let Ok(socket) = UnixStream::connect(path) else { return false };
-    let timed = socket.set_read_timeout(Some(PATIENCE)).is_ok();
-    timed && Greeted::over(socket).is_ok_and(|greeted| greeted.greeting().has_messages())
+    connect::greeted(path, PATIENCE).is_ok_and(|greeted| greeted.greeting().has_messages())
 }
 
 #[cfg(test)]

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use passt::advice;
-use passt::cli::printable;
-use passt_control::client::{Client, Error};
+use passt_control::client::{Error, Greeted};
 use passt_sys::plain::Plain;
+use passt_tools::connect;
+use passt_tools::visible::tell;
 
 use arguments::{Arguments, Outcome};
 use sample::Monitor;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("passtop: {}", printable(&Plain(format_args!("{error:#}")).to_string()));
+            tell(format_args!("passtop: {}", Plain(format_args!("{error:#}"))));
             ExitCode::FAILURE
         }
     }
@@ -49,11 +50,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => find::only()?,
     };
-    let client = Client::connect(&path).map_err(|error| {
+    let client = connect::greeted(&path, PATIENCE).and_then(Greeted::speak).map_err(|error| {
         let advice = if let Error::Io(error) = &error { advice::control_socket(error) } else { None };
         anyhow::anyhow!(advice::with(format_args!("{}: {error}", path.display()), advice))
     })?;
-    client.wait_at_most(PATIENCE)?;
     let monitor = Monitor::new(client, path)?;
     if arguments.once {
         return once::run(monitor, arguments);

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use passt_tools::visible::json;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
@@ -23,7 +24,7 @@ pub(crate) fn run(mut monitor: Monitor, arguments: &Arguments) -> anyhow::Result
     sleep(arguments.interval.unwrap_or(INTERVAL));
     let sample = monitor.look()?;
     let text = if arguments.json {
-        serde_json::to_string(&sample)? + "\n"
+        json(&serde_json::to_string(&sample)?) + "\n"
     } else {
         let mut text = String::new();
         for page in Page::ALL {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
-use passt_control::request::{Carried, Names, Request};
+use passt_control::request::{Names, Request};
 use serde::Serialize;
 
 /// Rates that are remembered.
@@ -158,20 +158,8 @@ impl Monitor {
     /// time.
     fn carried(&mut self, within: Option<Duration>) -> anyhow::Result<HashMap<(u32, u32), (u64, u64)>> {
         let within_ms = within.map(|within| u32::try_from(within.as_millis()).unwrap_or(u32::MAX));
-        let (mut all, mut from) = (HashMap::new(), Some(0));
-        while let Some(next) = from {
-            let wanted = Carried { from: next, most: None, within_ms };
-            let Answer::Carried(page) = self.client.ask(Request::Carried(wanted))? else {
-                bail!("Unexpected answer")
-            };
-            all.extend(
-                page.flows
-                    .into_iter()
-                    .map(|(index, generation, out, inward)| ((index, generation), (out, inward))),
-            );
-            from = page.next;
-        }
-        Ok(all)
+        let flows = self.client.carried(within_ms)?.into_iter();
+        Ok(flows.map(|(index, generation, out, inward)| ((index, generation), (out, inward))).collect())
     }
 
     /// The first of these flows, without those that have ended, which are forgotten.

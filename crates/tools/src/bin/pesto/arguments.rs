@@ -114,8 +114,8 @@ impl Arguments {
                 Arg::Short(letter) => by_letter(letter)?,
                 Arg::Long(name) => by_prefix(name)?,
                 Arg::Value(value) => {
-                    if path.replace(PathBuf::from(&value)).is_some() {
-                        bail!("more than one path: {}", value.to_string_lossy());
+                    if let Some(other) = path.replace(PathBuf::from(&value)) {
+                        bail!(more_than_one(other.as_os_str(), &value));
                     }
                     continue;
                 }
@@ -224,6 +224,19 @@ fn meaning(option: &str) -> (Side, Protocol) {
         "-u" => (Side::Host, Protocol::Udp),
         "-T" => (Side::Namespace, Protocol::Tcp),
         _ => (Side::Namespace, Protocol::Udp),
+    }
+}
+
+/// What is said of two operands, where there is one: the path.
+fn more_than_one(first: &OsStr, second: &OsStr) -> String {
+    let is_ports = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_digit() || ":-/,.".contains(c))
+    };
+    let [first, second] = [first.to_string_lossy(), second.to_string_lossy()];
+    match [&first, &second].into_iter().find(|text| is_ports(text)) {
+        Some(ports) => format!("{ports}: ports take -t or -u"),
+        None => format!("more than one path: {second}"),
     }
 }
 
@@ -354,6 +367,8 @@ mod tests {
             ("-x S", "invalid option -- 'x'"),
             ("--tcp=80 S", "option '--tcp' is ambiguous: --tcp-ports, --tcp-ns"),
             ("S T", "more than one path: T"),
+            ("--add 8083:80 S", "pesto: 8083:80: ports take -t or -u"),
+            ("S 127.0.0.1/80-81,90", "pesto: 127.0.0.1/80-81,90: ports take -t or -u"),
             ("-A -t 80 --metrics S", "don't go together"),
             ("--metrics-listen x S", "not an address and a port: x"),
         ] {

@@ -15,6 +15,7 @@ use passt_control::reply::{Answer, Message as Reply};
 use passt_control::request::{Message, Request};
 use passt_sys::msg;
 use passt_sys::signal::SignalFd;
+use passt_tools::visible::tell;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::Signal;
@@ -45,7 +46,7 @@ pub(crate) fn run(mut server: Client, file: &Path) -> anyhow::Result<()> {
     let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]);
     let signals = signals.context("Couldn't set up signals")?;
     begin(&mut server, created.as_fd())?;
-    eprintln!("Recording in {}; interrupt to end", file.display());
+    tell(format_args!("Recording in {}; interrupt to end", file.display()));
     wait(server.socket().as_fd(), &signals)?;
     end(&mut server)
 }

@@ -21,10 +21,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use passt::advice;
-use passt::cli::printable;
+use passt_control::Rule;
 use passt_control::client::Greeted;
 use passt_control::v2::Greeting;
 use passt_sys::plain::Plain;
+use passt_tools::visible::{line, tell};
 
 use arguments::{Arguments, Command, Outcome};
 
@@ -37,14 +38,19 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Each line of what the server refused is one.
-            for line in format!("{error:#}").lines() {
-                eprintln!("{}", printable(&Plain(line).to_string()));
+            match error.downcast_ref::<Several>() {
+                Some(Several(lines)) => lines.iter().for_each(|line| tell(Plain(line))),
+                None => tell(Plain(format_args!("{error:#}"))),
             }
             ExitCode::FAILURE
         }
     }
 }
+
+/// Several errors, a line each. What is within one of them does not begin another line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub(crate) struct Several(pub(crate) Vec<String>);
 
 /// Does what the command line asks for.
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -64,8 +70,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn connect(path: &Path) -> anyhow::Result<Greeted> {
-    use passt_control::client::Error;
-    Greeted::connect(path).map_err(|error| match error {
+    use passt_control::client::{Error, PATIENCE};
+    passt_tools::connect::greeted(path, PATIENCE).map_err(|error| match error {
         Error::Io(error) => {
             let message = format!("Failed to connect to {}: {error}", path.display());
             anyhow::anyhow!(advice::with(message, advice::control_socket(&error)))
@@ -105,7 +111,7 @@ fn rules(greeted: Greeted, arguments: &Arguments) -> anyhow::Result<()> {
 /// Lists all rules. Those that a greeting has no room for are asked for.
 fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
     // Writing to a string can't fail.
-    let mut text = format!("{title}\n");
+    let mut text = line(title) + "\n";
     let all = if greeting.tables.iter().any(|table| table.rules.is_none()) {
         speak(connect(path)?)?.rules()?
     } else {
@@ -116,10 +122,17 @@ fn show(title: &str, greeting: Greeting, path: &Path) -> anyhow::Result<()> {
         let of_side = all.iter().map(|now| &now.rule).filter(|rule| rule.side == table.side);
         let of_side = of_side.cloned().collect();
         for rule in table.rules.unwrap_or(of_side) {
-            let _ = writeln!(text, "    {rule}");
+            let _ = writeln!(text, "    {}", shown(&rule));
         }
     }
     print(&text)
+}
+
+/// A rule as the C program's pesto lists it, with the blank that is at the end of most.
+fn shown(rule: &Rule) -> String {
+    let text = rule.to_string();
+    let blank = if text.ends_with(' ') { " " } else { "" };
+    line(text) + blank
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -8,8 +8,9 @@ use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Outcome, Refused};
 use passt_control::request::{Change, Changes, Request};
 use passt_control::{Protocol, Rule, Side};
+use passt_tools::visible::{json, tell};
 
-use crate::holder;
+use crate::{Several, holder};
 
 /// Changes sent at once: they fit a message, whatever they say.
 const CHUNK: usize = 200;
@@ -28,24 +29,33 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
         Answer::Done => return Ok(()),
         other => bail!("Unexpected answer: {other:?}"),
     };
-    let Changed { committed, outcomes, refused, .. } = changed;
     if debug {
-        for (outcome, count) in &outcomes {
-            eprintln!("{count} {outcome:?}");
+        for (outcome, count) in &changed.outcomes {
+            tell(format_args!("{count} {outcome:?}"));
         }
     }
-    let whole = refused.iter().filter(|refused| !committed || !refused.part);
-    let lines: Vec<_> = whole.map(line).collect();
-    if !committed {
-        bail!("{}", if lines.is_empty() { "Nothing was changed".to_owned() } else { lines.join("\n") });
+    if !changed.committed {
+        let mut lines: Vec<_> = changed.refused.iter().map(line).collect();
+        if lines.is_empty() {
+            lines.push("Nothing was changed".to_owned());
+        }
+        return Err(Several(lines).into());
     }
-    for refused in refused.iter().filter(|refused| refused.part) {
-        eprintln!("Left out: {}", line(refused));
-    }
-    for rule in absent(changes, &outcomes) {
-        eprintln!("Nothing to delete: {rule}");
-    }
+    notes(changes, &changed).iter().for_each(tell);
     Ok(())
+}
+
+/// What is to be said of changes that took effect, a line each.
+fn notes(changes: &[Change], changed: &Changed) -> Vec<String> {
+    let in_part = changed.refused.iter().filter(|refused| refused.part);
+    let mut lines: Vec<_> = in_part.map(|refused| format!("Left out: {}", line(refused))).collect();
+    lines.extend(absent(changes, &changed.outcomes).map(|rule| format!("Nothing to delete: {rule}")));
+    let told = changed.outcomes.iter().fold(0_usize, |all, (_, count)| all.saturating_add(*count));
+    let mut untold = changes.iter().skip(told);
+    if changed.cut && untold.any(|change| matches!(change, Change::Delete(_))) {
+        lines.push("More rules were not there, or are not told".to_owned());
+    }
+    lines
 }
 
 /// The rules that were to be deleted, and were not there.
@@ -81,7 +91,7 @@ pub(crate) fn request(mut server: Client, text: &str) -> anyhow::Result<()> {
     let request =
         serde_json::from_str(text).with_context(|| format!("Not a request, as in {}", "'{\"rules\":{}}'"))?;
     let answer = server.ask(request)?;
-    super::print(&(serde_json::to_string(&answer)? + "\n"))
+    super::print(&(json(&serde_json::to_string(&answer)?) + "\n"))
 }
 
 /// Prints events as they come, until the server has ended.
@@ -93,8 +103,35 @@ pub(crate) fn events(mut server: Client) -> anyhow::Result<()> {
             Err(passt_control::client::Error::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if !passt_tools::print(&(serde_json::to_string(&event)? + "\n"))? {
+        if !passt_tools::print(&(json(&serde_json::to_string(&event)?) + "\n"))? {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(port: u16) -> Rule {
+        serde_json::from_str(&format!(r#"{{"protocol":"tcp","first":{port}}}"#)).expect("a rule")
+    }
+
+    #[test]
+    fn outcomes_that_are_not_told() {
+        let changes: Vec<_> = (1..=3).map(|port| Change::Delete(rule(port))).collect();
+        let changed = |count, cut| Changed {
+            committed: true,
+            outcomes: vec![(Outcome::Absent, count)],
+            cut,
+            ..Changed::default()
+        };
+        let absent = |port| format!("Nothing to delete: {}", rule(port));
+        let more = || "More rules were not there, or are not told".to_owned();
+        assert_eq!(notes(&changes, &changed(2, true)), [absent(1), absent(2), more()]);
+        assert_eq!(notes(&changes, &changed(3, false)), [absent(1), absent(2), absent(3)]);
+        // What is not told is no deletion.
+        let changes = [Change::Delete(rule(1)), Change::Add(rule(2))];
+        assert_eq!(notes(&changes, &changed(1, true)), [absent(1)]);
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{anyhow, bail};
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Hello};
 use passt_control::request::Request;
+use passt_tools::visible::{is_hidden, line, tell};
 use tiny_http::{Header, Response, Server};
 
 /// The counters of a server.
@@ -25,12 +26,12 @@ pub(crate) fn text(server: &mut Client) -> anyhow::Result<String> {
 /// Serves the counters at an address until this process is ended.
 pub(crate) fn serve(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
     let server = Server::http(address).map_err(|error| anyhow!("Couldn't listen on {address}: {error}"))?;
-    eprintln!("Metrics at http://{}/metrics", server.server_addr());
+    tell(format_args!("Metrics at http://{}/metrics", server.server_addr()));
     for request in server.incoming_requests() {
         let url = request.url();
         let is_known = matches!(url.split_once('?').map_or(url, |(path, _)| path), "/" | "/metrics");
         let text = if is_known {
-            Some(Client::connect(path).map_err(Into::into).and_then(|mut c| text(&mut c)))
+            Some(super::connect(path).and_then(super::speak).and_then(|mut client| text(&mut client)))
         } else {
             None
         };
@@ -41,9 +42,8 @@ pub(crate) fn serve(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
                 let response = Response::from_string(text);
                 request.respond(kind.into_iter().fold(response, Response::with_header))
             }
-            Some(Err(error)) => {
-                request.respond(Response::from_string(format!("{error:#}\n")).with_status_code(503))
-            }
+            Some(Err(error)) => request
+                .respond(Response::from_string(line(format_args!("{error:#}")) + "\n").with_status_code(503)),
             None => request.respond(Response::from_string("Not found: see /metrics\n").with_status_code(404)),
         };
     }
@@ -75,9 +75,11 @@ impl Metrics {
     }
 }
 
-/// A label's value as the format wants it.
+/// A label's value as the format wants it. What is hidden has no escape there, and is told as `?`:
+/// the text may be printed on a terminal.
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    value.replace(is_hidden, "?")
 }
 
 fn write(hello: &Hello, counters: &Counters) -> String {
@@ -132,6 +134,12 @@ mod tests {
     use passt_control::reply::{Drop, Level};
 
     use super::*;
+
+    #[test]
+    fn labels_of_a_hostile_server() {
+        let label = "a\u{1b}[2J\u{7}\r\u{7f}\u{9b}\u{202e}\u{2069}\u{200f}\u{2029}\n\"\\ö";
+        assert_eq!(escape(label), "a?[2J????????\\n\\\"\\\\ö");
+    }
 
     #[test]
     fn text_of_counters() {

@@ -5,6 +5,9 @@ use passt::control::engine_rule;
 use passt_control::client::Greeted;
 use passt_control::request::Change;
 use passt_control::{Rule, v2};
+use passt_tools::visible::tell;
+
+use crate::Several;
 
 /// Makes changes of the rules that the server has shown, and waits until it is done. Another client
 /// that does the same has to wait until then.
@@ -27,9 +30,8 @@ fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> a
     match change {
         Change::Add(rule) if rule.side == side && !rules.contains(rule) => {
             if let Some(other) = rules.iter().find(|other| meets(other, rule)) {
-                anyhow::bail!(
-                    "Forwarding configuration conflict: {rule} versus {other}\nUnable to add rule {rule}"
-                );
+                let conflict = format!("Forwarding configuration conflict: {rule} versus {other}");
+                return Err(Several(vec![conflict, format!("Unable to add rule {rule}")]).into());
             }
             rules.push(rule.clone());
         }
@@ -37,7 +39,7 @@ fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> a
             let before = rules.len();
             rules.retain(|other| other != rule);
             if rules.len() == before {
-                eprintln!("Nothing to delete: {rule}");
+                tell(format_args!("Nothing to delete: {rule}"));
             }
         }
         Change::Clear(which) if which.side.is_none_or(|of| of == side) => {
