@@ -97,7 +97,7 @@ fn is_told(config: &Config) -> bool {
     let spawning = config.pasta().filter(|pasta| pasta.target.spawns());
     let has_file = spawning.is_some_and(|pasta| pasta.resolv_conf != ResolvConf::Never);
     let leads_there = config.ports.udp_out != Ports::None;
-    !config.dns.closed && !leads_there && (has_file || config.dns.announce_servers)
+    config.host.closed && !config.dns.closed && !leads_there && (has_file || config.dns.announce_servers)
 }
 
 /// What to say where the guest has no way to any of the host's name servers.

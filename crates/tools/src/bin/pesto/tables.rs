@@ -5,7 +5,6 @@ use passt::control::engine_rule;
 use passt_control::client::Greeted;
 use passt_control::request::Change;
 use passt_control::{Rule, v2};
-use passt_tools::visible::tell;
 
 use crate::Several;
 
@@ -35,13 +34,7 @@ fn apply(change: &Change, side: passt_control::Side, rules: &mut Vec<Rule>) -> a
             }
             rules.push(rule.clone());
         }
-        Change::Delete(rule) if rule.side == side => {
-            let before = rules.len();
-            rules.retain(|other| other != rule);
-            if rules.len() == before {
-                tell(format_args!("Nothing to delete: {rule}"));
-            }
-        }
+        Change::Delete(rule) if rule.side == side => rules.retain(|other| other != rule),
         Change::Clear(which) if which.side.is_none_or(|of| of == side) => {
             rules.retain(|rule| which.protocol.is_some_and(|protocol| protocol != rule.protocol));
         }
