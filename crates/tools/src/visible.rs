@@ -37,7 +37,7 @@ pub fn json(text: &str) -> String {
     })
 }
 
-/// Says something on standard error, as one [line].
+/// Says something on standard error, as one [line](line()).
 pub fn tell(text: impl Display) {
     eprintln!("{}", line(text));
 }
