@@ -228,7 +228,7 @@ fn a_server_of_the_c_program() {
     served.pesto_succeeds("-D -t 18081:80");
     assert_eq!(served.pesto_succeeds(""), theirs(""));
     let conflict = served.pesto("-A -t 18080:81");
-    let line = "Forwarding configuration conflict: TCP [*]:18080  =>  81  versus TCP [*]:18080  =>  80 ";
+    let line = "Forwarding configuration conflict: TCP [*]:18080  =>  81  versus TCP [*]:18080  =>  80";
     assert!(conflict.stderr.starts_with(line) && !conflict.status.success(), "{conflict:?}");
     served.pesto_succeeds("-C HOST -A -T 19090");
     assert_eq!(served.pesto_succeeds(""), theirs(""));
