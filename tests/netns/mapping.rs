@@ -138,6 +138,26 @@ fn outbound_sets_the_source_address() {
     }
 }
 
+/// An address that the host lacks is told, and what would leave from there fails at once, of either
+/// family; the other one is not concerned.
+#[test]
+fn an_outbound_address_that_is_not_there() {
+    let Some(net) = Net::new() else { return };
+    let _servers = [FAR4, FAR6].map(|server| net.peer.serve(&at(server, 5001)));
+    for (addr, lost, other) in [("192.0.2.77", FAR4, FAR6), ("2001:db8::77", FAR6, FAR4)] {
+        let mut guest = start(&net, &format!("--outbound {addr}"));
+        for line in [format!("connect {}", at(lost, 5001)), format!("udp-ask {} hello", at(lost, 9))] {
+            let outcome = guest.peer(&line);
+            assert!(outcome.contains("NetworkUnreachable"), "{addr}: {line}: {outcome}");
+        }
+        exchange(&guest, &at(other, 5001));
+        guest.assert_alive();
+        let told =
+            format!("The host doesn't have the address {addr}: nothing leaves from there until it does\n");
+        assert_eq!(guest.stop().stderr, told);
+    }
+}
+
 /// Where the host's routes to the servers lead nowhere, naming the interface takes others.
 #[test]
 fn outbound_interface() {

@@ -3,25 +3,11 @@
 
 use std::fmt::{Display, Write as _};
 
-/// Whether a character is not seen as itself: controls, and what turns the direction of text or has
-/// no width (Unicode, UAX 9, and chapter 23.2).
-pub fn is_hidden(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(letter, '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
+use passt::cli::{is_hidden, printable};
 
 /// One line: what is hidden in a text is written as an escape, and blanks at its end are left out.
 pub fn line(text: impl Display) -> String {
-    let text = text.to_string();
-    text.trim_end_matches(' ').chars().fold(String::new(), |mut all, letter| {
-        if is_hidden(letter) {
-            all.extend(letter.escape_default());
-        } else {
-            all.push(letter);
-        }
-        all
-    })
+    printable(text.to_string().trim_end_matches(' '))
 }
 
 /// JSON of the same meaning without characters that are hidden: of these JSON has only in strings.

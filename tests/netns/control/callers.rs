@@ -72,6 +72,25 @@ fn what_podman_does() {
     is_there(8081);
 }
 
+/// Who is isolated and has a way to the socket opens none to the host's loopback, nor ports that it
+/// chooses; ports that are named can be had.
+#[test]
+fn an_isolated_guest_opens_nothing() {
+    let Some(served) = start("--isolate-host") else { return };
+    let _service = served.net.host.serve("127.0.0.1:7777");
+    for ports in ["-T 7777", "-U 7777", "-T auto", "-t auto", "-u auto"] {
+        let finished = served.pesto(&format!("--add {ports}"));
+        let told =
+            "Invalid forwarding rule: --isolate-host excludes ports of the namespace, and automatic ones";
+        assert!(!finished.status.success() && finished.stderr.starts_with(told), "{ports}: {finished:?}");
+    }
+    let outcome = served.guest.peer("connect 127.0.0.1:7777");
+    assert!(outcome.starts_with("ConnectionRefused"), "{outcome}");
+    served.pesto_succeeds("--add -t 8080:80");
+    let _inside = served.guest.serve("0.0.0.0:80");
+    exchange(&served.net.peer, &at(HOST4, 8080));
+}
+
 #[test]
 fn what_rootlesskit_does() {
     let Some(served) = start(QUIET) else { return };

@@ -113,7 +113,10 @@ pub(crate) fn unreachable(error: Errno) -> Option<icmp::Error> {
         Errno::CONNREFUSED => Some(icmp::Error::PortUnreachable),
         Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(icmp::Error::HostUnreachable),
         // `EINVAL`: no way leads there from the source address that was chosen (net/ipv4/route.c).
-        Errno::NETUNREACH | Errno::NETDOWN | Errno::INVAL => Some(icmp::Error::NetUnreachable),
+        // `EADDRNOTAVAIL`: the host does not have that address.
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::INVAL | Errno::ADDRNOTAVAIL => {
+            Some(icmp::Error::NetUnreachable)
+        }
         Errno::ACCESS | Errno::PERM => Some(icmp::Error::Prohibited),
         _ => None,
     }
@@ -144,6 +147,7 @@ mod tests {
             (Errno::NETUNREACH, Some(icmp::Error::NetUnreachable)),
             (Errno::NETDOWN, Some(icmp::Error::NetUnreachable)),
             (Errno::INVAL, Some(icmp::Error::NetUnreachable)),
+            (Errno::ADDRNOTAVAIL, Some(icmp::Error::NetUnreachable)),
             (Errno::ACCESS, Some(icmp::Error::Prohibited)),
             (Errno::PERM, Some(icmp::Error::Prohibited)),
             (Errno::TIMEDOUT, None),

@@ -122,10 +122,18 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     }
 }
 
-/// A line for a terminal: what controls one, in arguments that are named, is written as its number.
+/// Whether a character is not seen as itself on a terminal: controls, and what turns the direction of
+/// text or has no width (Unicode, UAX 9, and chapter 23.2).
+pub fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(letter, '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A line for a terminal: what is hidden, in arguments that are named, is written as its number.
 pub fn printable(line: &str) -> String {
     line.chars().fold(String::new(), |mut all, letter| {
-        if letter.is_control() {
+        if is_hidden(letter) {
             all.extend(letter.escape_default());
         } else {
             all.push(letter);

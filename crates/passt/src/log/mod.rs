@@ -31,7 +31,7 @@ use passt_sys::msg;
 use passt_sys::plain::Plain;
 use passt_sys::seccomp::Call;
 
-use crate::cli::{LogOptions, Verbosity};
+use crate::cli::{self, LogOptions, Verbosity};
 use crate::files;
 use crate::outlet::{self, Outlet};
 use file::LogFile;
@@ -402,15 +402,16 @@ impl Line {
 }
 
 impl fmt::Write for Line {
-    /// Control characters, which a guest may have sent, become blanks: a line stays one.
+    /// What is hidden, which a guest may have sent, becomes a blank: a line stays one, and is seen.
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.len..MAX_LINE - 1).unwrap_or_default();
-        let copied = room.iter_mut().zip(text.bytes()).map(|(to, byte)| {
-            *to = if byte.is_ascii_control() { b' ' } else { byte };
-        });
-        let copied = copied.count();
-        self.len += copied;
-        if copied == text.len() { Ok(()) } else { Err(fmt::Error) }
+        for letter in text.chars() {
+            let letter = if cli::is_hidden(letter) { ' ' } else { letter };
+            let room = self.bytes.get_mut(self.len..MAX_LINE - 1).unwrap_or_default();
+            let Some(place) = room.get_mut(..letter.len_utf8()) else { return Err(fmt::Error) };
+            letter.encode_utf8(place);
+            self.len += letter.len_utf8();
+        }
+        Ok(())
     }
 }
 
@@ -437,6 +438,10 @@ mod tests {
     fn lines() {
         let mut line = Line::new();
         assert_eq!(line.fill(|line| write!(line, "a\nb\x1b[0m {}", 1)), b"a b [0m 1\n");
+        assert_eq!(line.fill(|line| write!(line, "ö\u{9b}m\u{202e}")), "ö m \n".as_bytes());
+        // A letter that has no room as a whole is left out.
+        let full = line.fill(|line| write!(line, "{}ö", "x".repeat(1022)));
+        assert_eq!((full.len(), full[1022]), (1023, b'\n'));
         let full = line.fill(|line| write!(line, "{}{}", "x".repeat(1000), "y".repeat(100)));
         assert_eq!((full.len(), &full[998..1002], full[1023]), (1024, &b"xxyy"[..], b'\n'));
         assert_eq!(line.fill(|_| Ok(())), b"\n");

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use passt_proto::addr::Addr;
 use passt_proto::guest::{Configured, FamilyConfig};
 
-use crate::cli::{Config, Ports, ResolvConf, Source};
+use crate::cli::{Config, ResolvConf, Source};
 use crate::netconf::host::HostNetwork;
 use crate::netconf::resolv::{Resolv, Server};
 
@@ -91,13 +91,12 @@ pub(super) fn servers(
     }
 }
 
-/// Whether the guest learns of name servers by us, or by the host's file, and no port of the
-/// namespace's loopback leads to the host's.
+/// Whether the guest is isolated, by which no port of the namespace's loopback leads to the host's
+/// either, and learns of name servers by us or by the host's file.
 fn is_told(config: &Config) -> bool {
     let spawning = config.pasta().filter(|pasta| pasta.target.spawns());
     let has_file = spawning.is_some_and(|pasta| pasta.resolv_conf != ResolvConf::Never);
-    let leads_there = config.ports.udp_out != Ports::None;
-    config.host.closed && !config.dns.closed && !leads_there && (has_file || config.dns.announce_servers)
+    config.host.closed && (has_file || config.dns.announce_servers)
 }
 
 /// What to say where the guest has no way to any of the host's name servers.

@@ -409,6 +409,18 @@ fn prefixes_are_advertised_if_there_are_any() {
     assert!(!advertised("passt", "").contains(&3));
 }
 
+/// Where no router is advertised the guest forms no address, so it gets none.
+#[test]
+fn no_address_without_advertisements() {
+    for (option, prefix) in [("", Some("fd00::")), ("--no-ra", None), ("--no-ndp", None)] {
+        let args = format!("pasta --config-net --subnet 10.9.8.0/24 {option}");
+        let (setup, _) = Setup::new(&config(args.trim()), &host("46"), &Resolv::default()).unwrap();
+        let v6 = setup.tap.unwrap().config.network.unwrap().v6.unwrap();
+        let prefix = prefix.and_then(|text| text.parse().ok());
+        assert_eq!(v6.routes, Routes::Advertised(prefix), "{args}");
+    }
+}
+
 /// Networks of the guest's own are like none of the host's, whatever that has.
 #[test]
 fn networks_apart() {

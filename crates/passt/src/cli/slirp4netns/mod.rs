@@ -26,7 +26,7 @@ use super::config::{
 };
 use super::getopt::{Getopt, Order, Word};
 use super::subnet::{Subnet, SubnetV4, SubnetV6};
-use super::{Described, Host, Outcome, Program, draft, values};
+use super::{Described, Host, Outcome, Program, draft, printable, values};
 
 /// The MTU unless one is given, and the largest.
 const MTU: u16 = 1500;
@@ -101,7 +101,7 @@ pub(super) fn parse(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
 fn read(argv: Vec<OsString>, draft: &mut Draft, host: &dyn Host) -> Result<Outcome, Refusal> {
     let mut words = Getopt::new(argv, OPTIONS.iter(), Order::Any);
     let mut operands = Vec::new();
-    let unclear = |message: String| Refusal::with_usage(format!("{message}\n"));
+    let unclear = |message: String| Refusal::with_usage(printable(&message) + "\n");
     while let Some(word) = words.next().map_err(unclear)? {
         let (option, value): (&Opt, _) = match word {
             Word::Option(option, _, value) => (option, value.unwrap_or_default()),
@@ -117,7 +117,7 @@ fn read(argv: Vec<OsString>, draft: &mut Draft, host: &dyn Host) -> Result<Outco
         match option.take {
             Take::Flag(set) => set(draft),
             Take::Value(set) => {
-                set(draft, &value).map_err(|line| Refusal::with_usage(format!("{line}\n")))?;
+                set(draft, &value).map_err(|line| unclear(line.to_string()))?;
             }
             Take::Print(text) => {
                 return Ok(Outcome::Print(std::mem::take(&mut draft.said) + &text(words.name())));

@@ -45,6 +45,8 @@ fn mistakes() {
         ("", "", true),
         ("1", "", true),
         ("--foo 1 tap0", "slirp4netns: unrecognized option '--foo'\n", true),
+        ("--f\u{1b}[31m 1 tap0", "slirp4netns: unrecognized option '--f\\u{1b}[31m'\n", true),
+        ("--f\u{9b}\u{202e}m 1 tap0", "slirp4netns: unrecognized option '--f\\u{9b}\\u{202e}m'\n", true),
         ("--outbound 1 tap0", "ambiguous; possibilities: '--outbound-addr' '--outbound-addr6'\n", true),
         ("-c -z", "slirp4netns: invalid option -- 'z'\n", true),
         ("1 tap0 -m", "slirp4netns: option requires an argument -- 'm'\n", true),

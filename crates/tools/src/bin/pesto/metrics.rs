@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
+use passt::cli::is_hidden;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Hello};
 use passt_control::request::Request;
-use passt_tools::visible::{is_hidden, line, tell};
+use passt_tools::visible::{line, tell};
 use tiny_http::{Header, Response, Server};
 
 /// The counters of a server.
