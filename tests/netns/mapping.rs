@@ -146,10 +146,16 @@ fn an_outbound_address_that_is_not_there() {
     let _servers = [FAR4, FAR6].map(|server| net.peer.serve(&at(server, 5001)));
     for (addr, lost, other) in [("192.0.2.77", FAR4, FAR6), ("2001:db8::77", FAR6, FAR4)] {
         let mut guest = start(&net, &format!("--outbound {addr}"));
-        for line in [format!("connect {}", at(lost, 5001)), format!("udp-ask {} hello", at(lost, 9))] {
-            let outcome = guest.peer(&line);
-            assert!(outcome.contains("NetworkUnreachable"), "{addr}: {line}: {outcome}");
-        }
+        let told = || {
+            let table = guest.run("nstat -asz IcmpInDestUnreachs Icmp6InDestUnreachs");
+            table.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
+        };
+        let outcome = guest.peer(&format!("connect {}", at(lost, 5001)));
+        assert!(outcome.contains("NetworkUnreachable"), "{addr}: {outcome}");
+        // A socket is not told of that error; its kernel is.
+        let before = told();
+        let _asking = guest.start_peer(&format!("udp-ask {} hello", at(lost, 9)));
+        eventually("an ICMP error", || (told() > before).then_some(()));
         exchange(&guest, &at(other, 5001));
         guest.assert_alive();
         let told =
