@@ -117,6 +117,7 @@ fn flags(root: &Path, target: &Target) -> Result<Vec<String>> {
         "-Ctarget-feature=+crt-static",
         // A panic ends the process, and there are no symbols to show where it was: nothing unwinds.
         "-Cforce-unwind-tables=no",
+        "-Clink-arg=-Wl,--no-eh-frame-hdr",
         // For each kind of link there is a copy of the engine, much of which is the same.
         "-Clink-arg=-Wl,--icf=all",
         "-Clink-arg=-Wl,-z,pack-relative-relocs",
