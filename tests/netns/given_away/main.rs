@@ -68,7 +68,7 @@ fn on_releases_of_debian() {
     let Some(dir) = made() else { return };
     let Some(net) = Net::new() else { return };
     for suite in ["bullseye", "bookworm", "trixie", "unstable"] {
-        let recipe = Recipe { suite, architectures: &["amd64"], packages: &[] };
+        let recipe = Recipe { suite, architectures: &["amd64"], packages: &["passwd"] };
         let Some(system) = system(&net, recipe, &[], &dir) else { continue };
         system.sh("cp /mnt/root/usr/bin/passt /usr/local/bin/");
         for name in &NAMES[1..] {
