@@ -20,7 +20,7 @@ use crate::v2::{self, Greeting};
 /// How long a server may take for a greeting or an answer, where nothing else was said.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Elements of all pages of a list at most: more than there can be flows or rules.
-const MAX_ELEMENTS: usize = 1 << 18;
+pub const MAX_ELEMENTS: usize = 1 << 18;
 /// Bytes of events that wait for [`Client::event`] at most.
 const MAX_WAITING: usize = 1 << 20;
 

@@ -106,7 +106,7 @@ left out of what the other items say. A list that only leaves out is about all o
 
 all ::
 all ports but ephemeral ones that can be bound. Each takes a descriptor, and together they take at most three quarters of
-those that the process may have (*ulimit -Hn*). A line names the port at which these ended; the rest is not forwarded.
+those that the process may have (*ulimit -Hn*). Lines name the ports at which these ended; the rest is not forwarded.
 
 auto ::
 pasta only, and its default: what listens on the other side, found once a second, at other than ephemeral ports. With

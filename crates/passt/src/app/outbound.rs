@@ -41,7 +41,9 @@ pub(super) fn check_addresses(config: &Config) {
         if let Err(error) = UdpSocket::bind((addr, 0))
             && error.kind() == io::ErrorKind::AddrNotAvailable
         {
-            log::warn!("The host doesn't have the address {addr}: nothing leaves from there until it does");
+            log::warn!(
+                "The host doesn't have the address {addr}, or not yet: nothing leaves from there until it does"
+            );
         }
     }
 }

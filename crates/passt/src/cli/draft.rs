@@ -58,8 +58,7 @@ pub(super) struct Draft {
 
 /// In what an option and `--isolate-host` exclude each other.
 const NOTHING_IN_REACH: &str = "that leaves nothing of the host's loopback in reach";
-const GUEST_WOULD_CHOOSE: &str =
-    "the guest would choose which ports of the host are open; name them, as in -t 8080";
+const GUEST_WOULD_CHOOSE: &str = "the guest would choose which ports of the host are open; name them";
 
 impl Draft {
     /// The defaults of a program.

@@ -179,10 +179,12 @@ fn assign(nl: &mut Rtnl, link: &Interface, v6: bool, family: &FamilyConfig) {
         _ => None,
     };
     for address in family.addresses.iter().chain(&formed) {
+        // What the guest forms by itself it may also do without.
+        let level = if formed.is_some() { log::Level::Debug } else { log::Level::Warn };
         match add_address(nl, index, address) {
             Ok(()) => {}
             Err(error) if error.errno() == Some(EEXIST) => {}
-            Err(error) => log::warn!("Can't assign {} in the namespace: {error}", address.addr),
+            Err(error) => log::log!(level, "Can't assign {} in the namespace: {error}", address.addr),
         }
     }
     match &family.routes {

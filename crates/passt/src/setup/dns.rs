@@ -26,7 +26,15 @@ struct Resolver {
     scope: Option<u32>,
 }
 
+/// The loopback interface's index, in every namespace.
+const LOOPBACK: u32 = 1;
+
 impl Resolver {
+    /// Whether it is on the host's loopback, by its address or by its interface.
+    fn is_on_loopback(self) -> bool {
+        self.addr.is_loopback() || self.scope == Some(LOOPBACK)
+    }
+
     /// Whether the guest of this family can't reach it by its own address: it is on loopback, on
     /// another link, or at an address that the guest has as well.
     fn is_hidden(self, family: &FamilyConfig) -> bool {
@@ -56,8 +64,8 @@ pub(super) fn servers(
     warnings: &mut Vec<String>,
 ) -> Vec<IpAddr> {
     let mut all = resolvers(host, resolv);
-    let on_loopback = !all.is_empty() && all.iter().all(|resolver| resolver.addr.is_loopback());
-    all.retain(|resolver| !(config.dns.spare_loopback && resolver.addr.is_loopback()));
+    let on_loopback = !all.is_empty() && all.iter().all(|resolver| resolver.is_on_loopback());
+    all.retain(|resolver| !(config.dns.spare_loopback && resolver.is_on_loopback()));
     let from_host = matches!(config.dns.servers, Source::Host);
     let needed = config.pasta().is_some_and(|pasta| pasta.resolv_conf == ResolvConf::Always);
     let on = [guest.v4.ours.is_some(), guest.v6.ours.is_some()];

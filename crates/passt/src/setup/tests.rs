@@ -561,6 +561,7 @@ fn resolvers_of_an_isolated_host() {
         ("pasta --isolate-host true", "127.0.0.53 127.0.0.1", None),
         ("pasta --isolate-host -D none 1", "127.0.0.53", None),
         ("pasta --isolate-host true", "::ffff:0.0.0.0", None),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "fe80::5%1", None),
         ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53 192.0.2.53", at("192.0.2.53")),
         ("pasta --isolate-host --subnet 10.0.2.0/24 --resolv-conf true", "127.0.0.53", at("127.0.0.53")),
         ("pasta --isolate-host --dns-forward 10.9.9.9 1", "127.0.0.53", at("127.0.0.53")),

@@ -53,10 +53,11 @@ impl Tcp {
     ) -> Result<(TcpFlow, Option<Errno>), DropReason> {
         let side = core.host_side(key.protocol, key.guest.addr, key.remote)?;
         let open = |bind| protocols::socket::socket(core, SocketType::STREAM, None, side.remote.addr, bind);
-        // An address to leave from that the host does not have is told as any other way that there
-        // is not.
+        // An address to leave from that the host does not have, or that has no port left, is told as
+        // any other way that there is not.
+        let is_lacking = |error| matches!(error, Errno::ADDRNOTAVAIL | Errno::ADDRINUSE);
         let (opened, no_address) = match open(side.bind) {
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => (open(None), true),
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_lacking) => (open(None), true),
             opened => (opened, false),
         };
         let fd = opened.map_err(|_| DropReason::Socket)?;

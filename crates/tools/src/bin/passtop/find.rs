@@ -2,11 +2,15 @@
 //!
 //! Every listening UNIX socket with a path is in `/proc/net/unix` (proc(5)). Which of these are
 //! control sockets their greeting tells: so those are asked whose name looks like it, and that this
-//! user may connect to.
+//! user may connect to. Anybody may leave some that say nothing: so there is a time for all, and
+//! those of this user and of root come first.
+
+#![expect(clippy::disallowed_methods, reason = "who waits lives in real time")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use passt_tools::connect;
@@ -15,6 +19,8 @@ use passt_tools::connect;
 const ACCEPTS: u32 = 1 << 16;
 /// How long a server may take to greet.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long all together may take.
+const ALL: Duration = Duration::from_secs(5);
 
 /// The only instance that there is.
 pub(crate) fn only() -> anyhow::Result<PathBuf> {
@@ -33,9 +39,12 @@ pub(crate) fn only() -> anyhow::Result<PathBuf> {
 fn all() -> Vec<PathBuf> {
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let mut paths: Vec<_> = text.lines().filter_map(listening).filter(|path| looks_like_one(path)).collect();
-    paths.sort();
+    let user = rustix::process::geteuid().as_raw();
+    let is_strangers = |path: &PathBuf| !fs::metadata(path).is_ok_and(|file| [0, user].contains(&file.uid()));
+    paths.sort_by_cached_key(|path| (is_strangers(path), path.clone()));
     paths.dedup();
-    paths.retain(|path| is_one(path));
+    let begun = Instant::now();
+    paths.retain(|path| is_one(path, PATIENCE.min(ALL.saturating_sub(begun.elapsed()))));
     paths
 }
 
@@ -54,8 +63,9 @@ fn looks_like_one(path: &Path) -> bool {
         && !name.starts_with("passt_")
 }
 
-fn is_one(path: &Path) -> bool {
-    connect::greeted(path, PATIENCE).is_ok_and(|greeted| greeted.greeting().has_messages())
+fn is_one(path: &Path, patience: Duration) -> bool {
+    !patience.is_zero()
+        && connect::greeted(path, patience).is_ok_and(|greeted| greeted.greeting().has_messages())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use passt_control::client::Client;
+use passt_control::client::{Client, MAX_ELEMENTS};
 use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
 use passt_control::request::{Names, Request};
 use serde::Serialize;
@@ -18,6 +18,10 @@ const HISTORY: usize = 120;
 const DESCRIBED: usize = 256;
 /// How much longer ago than the last sample a flow may have carried something that is new.
 const MARGIN: Duration = Duration::from_secs(1);
+/// How long is looked for flows to describe, where many have ended.
+const SEARCH: Duration = Duration::from_secs(1);
+/// Users of all ports that are named at most.
+const NAMED: usize = 4096;
 
 /// An instance that is watched.
 #[derive(Debug)]
@@ -105,7 +109,7 @@ impl Monitor {
         let flow_count = counters.levels.iter().find(|(name, _)| name == "flows");
         let flow_count = flow_count.map_or(0, |(_, level)| usize::try_from(level.used).unwrap_or(usize::MAX));
         // Names of flows that have ended do not come again.
-        let is_all = self.before.is_empty() || self.before.len() > flow_count + DESCRIBED;
+        let is_all = self.before.is_empty() || self.before.len() > flow_count.min(MAX_ELEMENTS) + DESCRIBED;
         let carried = self.carried((!is_all).then_some(passed + MARGIN))?;
         let mut rates: Vec<_> = carried
             .iter()
@@ -121,7 +125,7 @@ impl Monitor {
             self.before.clear();
         }
         self.before.extend(carried);
-        rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out + inward), *name));
+        rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out.saturating_add(*inward)), *name));
         let flows = self.describe_first(&rates)?;
         let ports = ports(self.client.rules()?, &flows);
         let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
@@ -164,8 +168,9 @@ impl Monitor {
 
     /// The first of these flows, without those that have ended, which are forgotten.
     fn describe_first(&mut self, rates: &[((u32, u32), u64, u64)]) -> anyhow::Result<Vec<FlowNow>> {
-        let mut all = Vec::new();
-        for part in rates.chunks(DESCRIBED) {
+        let (mut all, begun) = (Vec::new(), Instant::now());
+        // Those that are left out are found at the next look.
+        for part in rates.chunks(DESCRIBED).take_while(|_| begun.elapsed() < SEARCH) {
             let flows = self.describe(part)?;
             let there: HashSet<&str> = flows.iter().map(|flow| flow.flow.flow.as_str()).collect();
             for (name, ..) in part.iter().filter(|(name, ..)| !there.contains(name_of(*name).as_str())) {
@@ -227,11 +232,13 @@ fn drops(before: &Counters, now: &Counters, seconds: f64) -> Vec<DropNow> {
 
 /// Rules with who uses them now: remote addresses of flows through their ports.
 fn ports(rules: Vec<RuleNow>, flows: &[FlowNow]) -> Vec<PortNow> {
-    let port = |rule: RuleNow| {
+    let mut left = NAMED;
+    let mut port = |rule: RuleNow| {
         let uses = |flow: &&FlowNow| {
             let last_part = |end: &str| end.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             let of_rule = &rule.rule;
-            let (first, last) = (of_rule.to(), of_rule.to().saturating_add(of_rule.last() - of_rule.first));
+            let more = of_rule.last().saturating_sub(of_rule.first);
+            let (first, last) = (of_rule.to(), of_rule.to().saturating_add(more));
             let is_protocol = flow.flow.protocol.eq_ignore_ascii_case(&of_rule.protocol.to_string());
             // By the link the guest's end is the target; past it that is our peer's.
             let target =
@@ -240,15 +247,41 @@ fn ports(rules: Vec<RuleNow>, flows: &[FlowNow]) -> Vec<PortNow> {
                 target.is_some_and(|end| last_part(end).is_some_and(|port| (first..=last).contains(&port)));
             is_protocol && is_target
         };
-        let users = flows.iter().filter(uses).map(|flow| flow.flow.remote.clone()).collect();
+        let users = flows.iter().filter(uses).take(left).map(|flow| flow.flow.remote.clone());
+        let users: Vec<_> = users.collect();
+        left -= users.len();
         PortNow { rule, users }
     };
-    rules.into_iter().map(port).collect()
+    rules.into_iter().map(&mut port).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn flow(number: u32) -> FlowNow {
+        let text = format!(
+            r#"{{"flow":"{number}.0","protocol":"tcp","via":"link","guest":"10.0.0.1:80",
+            "remote":"192.0.2.9:{number}","state":"open","age_ms":0,"idle_ms":0,"out_bytes":0,
+            "out_units":0,"in_bytes":0,"in_units":0,"retransmitted":0}}"#
+        );
+        FlowNow { flow: serde_json::from_str(&text).expect("a flow"), rate_out: 0, rate_in: 0 }
+    }
+
+    fn rule(text: &str) -> RuleNow {
+        serde_json::from_str(&format!(r#"{{"rule":{text},"sockets":1}}"#)).expect("a rule")
+    }
+
+    /// A server may say what it likes: ranges that end before they begin, and many rules for a port.
+    #[test]
+    fn ports_of_a_hostile_server() {
+        let flows: Vec<_> = (0..256).map(flow).collect();
+        let odd = ports(vec![rule(r#"{"protocol":"tcp","first":80,"last":1}"#)], &flows);
+        assert_eq!(odd[0].users.len(), 256);
+        let many = vec![rule(r#"{"protocol":"tcp","first":80}"#); 1000];
+        let named: usize = ports(many, &flows).iter().map(|port| port.users.len()).sum();
+        assert_eq!(named, NAMED);
+    }
 
     #[test]
     fn rates_of_counts() {

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use passt::cli::is_hidden;
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::KeyCode;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Modifier, Style};
@@ -176,6 +178,7 @@ impl View {
             Page::State => self.state(frame, body, sample),
         }
         frame.render_widget(Paragraph::new(self.foot(sample)), foot);
+        conceal(frame.buffer_mut());
     }
 
     fn tabs(&self) -> Line<'static> {
@@ -375,8 +378,19 @@ fn micros(time: u32) -> String {
     }
 }
 
+/// Puts a mark in the place of what is hidden: names and addresses are what a server says.
+fn conceal(screen: &mut Buffer) {
+    for cell in &mut screen.content {
+        if cell.symbol().contains(is_hidden) {
+            cell.set_symbol("?");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use ratatui::widgets::Widget as _;
+
     use super::*;
 
     #[test]
@@ -396,6 +410,16 @@ mod tests {
             ("50µs".into(), "1.5ms".into(), "250ms".into())
         );
         assert_eq!(count(1500), "1.50K");
+    }
+
+    #[test]
+    fn what_is_hidden_is_marked() {
+        let mut screen = Buffer::empty(Rect::new(0, 0, 12, 2));
+        Paragraph::new("a\u{202e}b\u{200b}c\nö 80").render(screen.area, &mut screen);
+        screen[(11, 1)].set_symbol("\u{2028}");
+        conceal(&mut screen);
+        let seen: String = screen.content.iter().map(ratatui::buffer::Cell::symbol).collect();
+        assert!(!seen.contains(is_hidden) && seen.ends_with('?') && seen.contains("ö 80"), "{seen:?}");
     }
 
     #[test]
