@@ -25,6 +25,13 @@ pub struct Recipe<'a> {
     pub packages: &'a [&'a str],
 }
 
+/// Packages beside those of a recipe.
+#[derive(Clone, Copy, Default)]
+struct More<'a> {
+    kept: &'a [&'a str],
+    unpacked: &'a [&'a str],
+}
+
 /// A directory in the cache, which tests share: nobody writes there.
 #[derive(Clone, Debug)]
 pub struct Root(PathBuf);
@@ -32,12 +39,21 @@ pub struct Root(PathBuf);
 impl Root {
     /// Made if it is not there yet, which needs root. An error is one line, and final.
     pub fn get(recipe: Recipe<'_>) -> Result<Self> {
-        Self::with_kept(recipe, &[])
+        Self::with(recipe, More::default())
     }
 
     /// One in which apt can install packages of `kept` without a network, and all that they need.
     pub fn with_kept(recipe: Recipe<'_>, kept: &[&str]) -> Result<Self> {
-        Ok(Self(cached_alone(&recipe.name(kept), |work| recipe.make(work, kept))?.join("root")))
+        Self::with(recipe, More { kept, ..More::default() })
+    }
+
+    /// One that has the files of `unpacked`, but not what these packages need.
+    pub fn with_unpacked(recipe: Recipe<'_>, unpacked: &[&str]) -> Result<Self> {
+        Self::with(recipe, More { unpacked, ..More::default() })
+    }
+
+    fn with(recipe: Recipe<'_>, more: More<'_>) -> Result<Self> {
+        Ok(Self(cached_alone(&recipe.name(more), |work| recipe.make(work, more))?.join("root")))
     }
 
     /// Its path.
@@ -54,12 +70,14 @@ impl Root {
 
 impl Recipe<'_> {
     /// The directory's name in the cache.
-    fn name(&self, kept: &[&str]) -> String {
-        let all = [self.architectures, self.packages, kept].map(|names| names.join(",")).join(" ");
+    fn name(&self, more: More<'_>) -> String {
+        let all = [self.architectures, self.packages, more.kept, more.unpacked]
+            .map(|names| names.join(","))
+            .join(" ");
         format!("root-{}-{}-{}", self.suite, self.architectures.join("-"), short_hash(all.trim_end()))
     }
 
-    fn make(&self, work: &Path, kept: &[&str]) -> Result<()> {
+    fn make(&self, work: &Path, more: More<'_>) -> Result<()> {
         ensure!(rustix::process::geteuid().is_root(), "only root can make a root directory of Debian");
         if find_program("mmdebstrap").is_none() {
             println!("Installing: mmdebstrap");
@@ -67,7 +85,7 @@ impl Recipe<'_> {
             with_fresh_lists(|| output(work, "apt-get", &install))?;
         }
         let mirror = with_fresh_lists(mirror)?;
-        println!("Making once, for the cache: {}", self.name(kept));
+        println!("Making once, for the cache: {}", self.name(more));
         // What it mounts is gone when it ends, however it does.
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "mmdebstrap", "--quiet"]);
@@ -80,10 +98,19 @@ impl Recipe<'_> {
         }
         command.arg(format!("--architectures={}", self.architectures.join(",")));
         command.arg(format!("--include={}", self.packages.join(",")));
-        if !kept.is_empty() {
+        let mut last = |line: &str| {
+            command.arg(format!("--customize-hook=chroot \"$1\" sh -ec '{line}'"));
+        };
+        if !more.unpacked.is_empty() {
+            let packages = more.unpacked.join(" ");
+            last(&format!(
+                "cd /tmp; apt-get -qq download {packages}; \
+                 for file in *.deb; do dpkg-deb --extract \"$file\" /; rm \"$file\"; done"
+            ));
+        }
+        if !more.kept.is_empty() {
             let download = "apt-get clean; apt-get install -qqy --download-only --no-install-recommends";
-            let download = format!("{download} {}", kept.join(" "));
-            command.arg(format!("--customize-hook=chroot \"$1\" sh -ec '{download}'"));
+            last(&format!("{download} {}", more.kept.join(" ")));
             // Lists and packages of apt stay.
             command.arg("--skip=cleanup/apt");
         }
@@ -91,7 +118,7 @@ impl Recipe<'_> {
         let made = command.stdin(Stdio::null()).output().context("mmdebstrap")?;
         let errors = String::from_utf8_lossy(&made.stderr);
         let reason = errors.lines().rfind(|line| line.starts_with("E: ")).unwrap_or("no reason given");
-        ensure!(made.status.success(), "{}: {reason}", self.name(kept));
+        ensure!(made.status.success(), "{}: {reason}", self.name(more));
         Ok(())
     }
 }

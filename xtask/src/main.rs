@@ -114,6 +114,10 @@ fn test() -> Result<bool> {
         tally.run(tests.command().env("PASST_TEST_SKIPS", &skips))?;
     }
     tally.run(&mut cargo(root, &["test", "--workspace", "--doc", "--no-fail-fast"]))?;
+    let made = dist::run(root, &[]);
+    made.as_ref().inspect_err(|error| println!("xtask dist: {error:#}")).ok();
+    tally.record(made.is_ok(), "what is given away");
+    processors::sample(root, &mut tally)?;
     let prepare = |command: &mut Command| {
         command.arg("--test-threads=1").env("PASST_TEST_SKIPS", &skips);
     };

@@ -19,8 +19,12 @@ use crate::tally::Tally;
 const AT_ONCE: usize = 2;
 /// What measures, by the name of the program.
 const ALONE: [&str; 2] = ["busy", "memory"];
-/// What needs more than is built here, and what makes that.
-const ON_DEMAND: [(&str, &str); 1] = [("given_away", "cargo xtask dist, then the test by itself")];
+/// Programs of which most tests run on demand only: what runs here, and what the others are for.
+const IN_PART: [(&str, &[&str], &str); 1] = [(
+    "given_away",
+    &["where_there_is_nothing_else", "lint::packages_have_no_errors"],
+    "packages in fresh systems, cargo xtask dist and then the test by itself",
+)];
 /// What takes longest begins first, so that nothing is left to run beside it at the end.
 const LONG: [&str; 8] =
     ["vm", "vhost_life", "vhost_user", "replacing", "sim", "slirp4netns", "isolation", "starting"];
@@ -31,19 +35,22 @@ pub(crate) fn run(
     prepare: impl Fn(&mut Command) + Sync,
     tally: &mut Tally,
 ) -> Result<()> {
-    for (name, how) in ON_DEMAND {
-        println!("On demand: {name} ({how})");
+    for (name, _, others) in IN_PART {
+        println!("On demand: the other tests of {name} ({others})");
     }
-    let is_on_demand = |tests: &&Tests| ON_DEMAND.iter().any(|(name, _)| *name == tests.name());
-    let (alone, mut shared): (Vec<_>, Vec<_>) = tests
-        .into_iter()
-        .filter(|tests| !is_on_demand(tests))
-        .partition(|tests| ALONE.contains(&tests.name()));
+    let prepare = |tests: &Tests, command: &mut Command| {
+        prepare(command);
+        if let Some((_, part, _)) = IN_PART.iter().find(|(name, ..)| *name == tests.name()) {
+            command.arg("--exact").args(*part);
+        }
+    };
+    let (alone, mut shared): (Vec<_>, Vec<_>) =
+        tests.into_iter().partition(|tests| ALONE.contains(&tests.name()));
     shared.sort_by_key(|tests| LONG.iter().position(|name| *name == tests.name()).unwrap_or(LONG.len()));
     let all = Mutex::new(&mut *tally);
     side_by_side(shared, |tests| {
         let mut command = tests.command();
-        prepare(&mut command);
+        prepare(tests, &mut command);
         let (output, succeeded) = gather(&mut command)?;
         let mut tally = all.lock().unwrap_or_else(PoisonError::into_inner);
         print!("{output}");
@@ -52,7 +59,7 @@ pub(crate) fn run(
     })?;
     for tests in alone {
         let mut command = tests.command();
-        prepare(&mut command);
+        prepare(tests, &mut command);
         tally.run(&mut command)?;
     }
     Ok(())

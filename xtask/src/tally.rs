@@ -13,6 +13,9 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     skips: Vec<String>,
     failures: Vec<String>,
+    /// What libtest tells of each failure.
+    details: Vec<String>,
+    in_details: bool,
 }
 
 impl Tally {
@@ -41,15 +44,25 @@ impl Tally {
 
     /// Adds the results of a program that has ended, from its `output`.
     pub(crate) fn add_all(&mut self, output: &str, succeeded: bool, name: &str) {
-        let before = self.failed;
+        let (before, named) = (self.failed, self.failures.len());
         output.lines().for_each(|line| self.add(line));
+        // Several programs have tests of the same name.
+        for failure in &mut self.failures[named..] {
+            *failure = format!("{name}: {failure}");
+        }
         if !succeeded && self.failed == before {
             self.record(false, name);
         }
     }
 
-    /// Adds one line of libtest's output, if it is a result.
+    /// Adds one line of libtest's output, if it is a result or tells of a failure.
     pub(crate) fn add(&mut self, line: &str) {
+        // Failures are told under this line, then listed under another one, before the result.
+        self.in_details |= line == "failures:";
+        self.in_details &= !line.starts_with("test result: ");
+        if self.in_details && line != "failures:" && !line.is_empty() {
+            self.details.push(line.to_owned());
+        }
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         }
@@ -96,8 +109,11 @@ impl Tally {
         std::fs::remove_file(file).context("list of skipped tests")
     }
 
-    /// Prints every failure and every skipped test, then the counts.
+    /// Prints every failure, again, and every skipped test, then the counts.
     pub(crate) fn print(&self) {
+        for line in &self.details {
+            println!("{line}");
+        }
         for failure in &self.failures {
             println!("FAILED {failure}");
         }
@@ -128,6 +144,15 @@ mod tests {
         for line in [
             "test a::b ... ok",
             "test a::c ... FAILED",
+            "",
+            "failures:",
+            "",
+            "---- a::c stdout ----",
+            "no",
+            "",
+            "failures:",
+            "    a::c",
+            "",
             "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
         ] {
@@ -135,5 +160,8 @@ mod tests {
         }
         assert_eq!((tally.passed, tally.failed, tally.skips.len()), (15, 1, 2));
         assert_eq!(tally.failures, ["a::c"]);
+        assert_eq!(tally.details, ["---- a::c stdout ----", "no", "    a::c"]);
+        tally.add_all("test b ... FAILED\ntest result: FAILED. 0 passed; 1 failed", false, "ports");
+        assert_eq!((tally.failed, &*tally.failures[1]), (2, "ports: b"));
     }
 }

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{free_port, open, pattern, rule, send_joined};
+use common::{free_port, guest_port, open, pattern, rule, send_joined};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, server};
 use passt_engine::flow::Protocol;
 use passt_engine::link::Caps;
@@ -49,7 +49,7 @@ fn flow(guest: &mut Guest, forwarded: bool) -> UdpSocket {
         guest.worker.listen(listeners).unwrap();
         peer.connect(("127.0.0.1", port)).unwrap();
     } else {
-        guest.send(true, (40_000, port), b"?");
+        guest.send(true, (guest_port(), port), b"?");
         let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
         peer.connect(from).unwrap();
     }
@@ -82,10 +82,10 @@ fn datagrams_are_joined_once_the_link_takes_that() {
 fn super_frames_of_the_guest_that_are_older() {
     let mut guest = Guest::new(OFFLOAD, 1500);
     let (peer, port) = server(true);
-    guest.queue(true, (40_000, port), &pattern(5000), 1400);
+    guest.queue(true, (guest_port(), port), &pattern(5000), 1400);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut conn = guest.connect(&listener, 40_001);
-    guest.queue(true, (40_000, port), &pattern(5000), 1400);
+    guest.queue(true, (guest_port(), port), &pattern(5000), 1400);
     guest.segment(conn.remote, &conn.next, &pattern(20_000));
     set(&mut guest, PLAIN);
     guest.turn();
@@ -194,7 +194,7 @@ fn packets_that_have_no_room() {
         for (limit, frames) in [(None, 1), (Some(1500), 3)] {
             let mut guest = Guest::new(Caps { packet_limit: limit, ..PLAIN }, 65_520);
             let (server, port) = server(v4);
-            guest.send(v4, (40_001, port), b"?");
+            guest.send(v4, (guest_port(), port), b"?");
             let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
             let payload: Vec<u8> = (0..4000u32).map(|i| i.to_le_bytes()[0]).collect();
             server.send_to(&payload, from).unwrap();

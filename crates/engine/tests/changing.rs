@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::{ip, own_network, own_socket, rule};
+use common::{guest_port, ip, own_network, own_socket, rule};
 use controlled::{apply, between, change, control, entry, home, own_port};
 use guest::{Guest, PLAIN, names, server};
 use passt_engine::control::Committed;
@@ -172,7 +172,7 @@ fn datagrams_end_with_their_socket() {
     client.send_to(b"?", (home(), ports[0])).unwrap();
     guest.one();
     let (_server, port) = server(true);
-    guest.send(true, (41_000, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     assert_eq!(guest.worker.flow_count(), 4);
     let committed = change(&mut guest.worker, &[Change::Delete(entry(Protocol::Udp, ports[0], 7))]);
     assert_eq!((counts(&committed), guest.worker.flow_count()), ((1, 2), 2));

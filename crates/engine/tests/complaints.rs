@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use common::{free_port, ip, own_socket, pattern, rule};
+use common::{free_port, guest_port, ip, own_socket, pattern, rule};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::flow::Protocol;
 use passt_engine::link::channel::Packet;
@@ -196,7 +196,7 @@ fn a_datagram_that_nobody_takes() {
     for v4 in [true, false] {
         let mut guest = Guest::new(PLAIN, 1500);
         let (peer, port) = server(v4);
-        guest.send(v4, (40_000, port), b"?");
+        guest.send(v4, (guest_port(), port), b"?");
         let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
         peer.connect(from).unwrap();
         peer.send(b"!").unwrap();
@@ -222,11 +222,11 @@ fn a_datagram_that_nobody_takes() {
 fn what_was_sent_before_the_error() {
     let mut guest = Guest::new(PLAIN, 1500);
     let (peer, port) = server(true);
-    guest.send(true, (40_000, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
     peer.send_to(b"!", from).unwrap();
     let answer = guest.frames().remove(0).bytes;
-    guest.queue(true, (40_000, port), b"last", 0);
+    guest.queue(true, (guest_port(), port), b"last", 0);
     guest.complain(&answer, closed(true));
     guest.turn();
     assert_eq!((peer.recv(&mut [0; 9]).unwrap(), guest.worker.flow_count()), (4, 0));
@@ -238,7 +238,7 @@ fn datagrams_on_a_path_that_takes_less() {
     for (v4, caps) in [(true, PLAIN), (true, OFFLOAD), (false, PLAIN), (false, OFFLOAD)] {
         let mut guest = Guest::new(caps, 1500);
         let (peer, port) = server(v4);
-        guest.send(v4, (40_000, port), b"?");
+        guest.send(v4, (guest_port(), port), b"?");
         let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
         let send = |guest: &mut Guest| {
             peer.send_to(&pattern(1400), from).unwrap();
@@ -260,7 +260,7 @@ fn datagrams_on_a_path_that_takes_less() {
         // The flow is used, so that it lives as long.
         for minute in 1..=10 {
             guest.now = guest.now + Duration::from_secs(60);
-            guest.send(v4, (40_000, port), b"?");
+            guest.send(v4, (guest_port(), port), b"?");
             let frames = send(&mut guest);
             assert_eq!(frames.len(), if minute < 10 { 2 } else { 1 }, "after {minute} minutes");
         }
@@ -272,11 +272,11 @@ fn datagrams_on_a_path_that_takes_less() {
 fn a_flow_that_sent_nothing() {
     let mut guest = Guest::new(PLAIN, 1500);
     let (_peer, port) = server(true);
-    guest.send(true, (40_000, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     let (own, host) = names(true);
     let mut frame = [0; MAX_HEADERS];
     let path = Path { src: host, dst: own, ..Guest::path(true) };
-    let (len, _) = path.emit_udp(&mut frame, (port, 40_000), 4, 0).unwrap();
+    let (len, _) = path.emit_udp(&mut frame, (port, guest_port()), 4, 0).unwrap();
     guest.complain(&frame[..len], closed(true));
     guest.turn();
     assert_eq!((guest.worker.flow_count(), guest.drops(ERRORS)), (1, [1, 0, 0, 0]));

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{own_limits, pattern, usual_limits};
+use common::{guest_port, own_limits, pattern, usual_limits};
 use controlled::{between, change, control, entry, home, list, own_port};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::control::{Cursor, NoFlow};
@@ -128,7 +128,7 @@ fn what_is_told_of_datagrams() {
     let (server, port) = server(true);
     let one = |guest: &mut Guest| list(&mut guest.worker, 10)[0];
     for (round, state) in [State::Single, State::Lasting].into_iter().enumerate() {
-        guest.send(true, (41_000, port), &pattern(100));
+        guest.send(true, (guest_port(), port), &pattern(100));
         let before = if round == 0 { State::Unanswered } else { State::Single };
         assert_eq!(one(&mut guest).state, before);
         let (_, from) = server.recv_from(&mut [0; 200]).unwrap();

@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use common::{addr, free_port, may_ping, pattern, send_joined};
+use common::{addr, free_port, guest_port, may_ping, pattern, send_joined};
 use guest::{Guest, OFFLOAD, PLAIN, ip_addr, names, server};
 use passt_engine::link::channel::Packet;
 use passt_proto::drop::DropReason;
@@ -40,7 +40,7 @@ fn datagrams_of_every_size_both_ways() {
             let payload = pattern(len);
             // More than that in a packet of IPv6 may nobody cut, and the loopback interface not send.
             if v4 || len <= 65_536 - 48 {
-                guest.send(v4, (40_000, port), &payload);
+                guest.send(v4, (guest_port(), port), &payload);
                 let (n, source) = server.recv_from(&mut buffer).unwrap();
                 assert!(buffer[..n] == payload, "{len} bytes arrived as {n}");
                 from = Some(source);
@@ -48,7 +48,7 @@ fn datagrams_of_every_size_both_ways() {
             server.send_to(&payload, from.unwrap()).unwrap();
             let reply = guest.one();
             let (own, host) = names(v4);
-            assert_eq!((reply.src, reply.dst, reply.ports()), (host, own, (port, 40_000)));
+            assert_eq!((reply.src, reply.dst, reply.ports()), (host, own, (port, guest_port())));
             assert!(reply.payload() == payload, "{len} bytes came back as {}", reply.payload().len());
         }
         assert_eq!(guest.worker.flow_count(), 1);
@@ -83,10 +83,10 @@ fn a_family_that_is_off() {
         });
         let [(server, port), (other, other_port)] = [v4, !v4].map(server);
         server.set_nonblocking(true).unwrap();
-        guest.send(v4, (40_000, port), b"?");
+        guest.send(v4, (guest_port(), port), b"?");
         assert!(guest.receive().is_empty() && server.recv(&mut [0; 9]).is_err());
         assert_eq!((guest.worker.drops(DropReason::Disabled), guest.worker.flow_count()), (1, 0));
-        guest.send(!v4, (40_000, other_port), b"?");
+        guest.send(!v4, (guest_port(), other_port), b"?");
         assert_eq!(other.recv(&mut [0; 9]).unwrap(), 1);
     }
 }
@@ -96,7 +96,7 @@ fn a_family_that_is_off() {
 fn strangers_are_not_heard() {
     let mut guest = Guest::new(PLAIN, 1500);
     let (peer, port) = server(true);
-    guest.send(true, (40_001, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     let (_, from) = peer.recv_from(&mut [0; 9]).unwrap();
     let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
     stranger.send_to(b"let me in", from).unwrap();
@@ -112,7 +112,7 @@ fn a_closed_port_is_reported_with_the_datagram() {
         let port = free_port();
         let mut header = [0; MAX_HEADERS];
         let path = Path { ttl: 33, ..Guest::path(v4) };
-        let (len, offload) = path.emit_udp(&mut header, (40_002, port), 14, 0).unwrap();
+        let (len, offload) = path.emit_udp(&mut header, (guest_port(), port), 14, 0).unwrap();
         let bytes = [&header[..len], b"anybody there?"].concat();
         guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
         guest.turn();
@@ -126,14 +126,14 @@ fn a_closed_port_is_reported_with_the_datagram() {
         let addresses = if v4 { &inner[12..] } else { &inner[8..] };
         let (src, dst) = addresses.split_at(addresses.len() / 2);
         assert_eq!((ip_addr(src), ip_addr(dst)), (own, host));
-        let ports = [40_002u16.to_be_bytes(), port.to_be_bytes()].concat();
+        let ports = [guest_port().to_be_bytes(), port.to_be_bytes()].concat();
         assert_eq!((&rest[..4], &rest[4..6]), (&ports[..], &[0, 22][..]));
         assert_eq!(inner[if v4 { 8 } else { 7 }], 33, "the guest's time to live");
         assert_eq!(if v4 { &inner[2..4] } else { &inner[4..6] }, if v4 { [0, 42] } else { [0, 22] });
         assert_eq!(&rest[8..], b"anybody there?");
         // The flow goes on.
         let again = UdpSocket::bind((if v4 { "127.0.0.1" } else { "::1" }, port)).unwrap();
-        guest.send(v4, (40_002, port), b"now?");
+        guest.send(v4, (guest_port(), port), b"now?");
         assert_eq!(again.recv(&mut [0; 9]).unwrap(), 4);
     }
 }
@@ -153,7 +153,7 @@ fn sequences_of_datagrams() {
         let v4 = round % 2 == 0;
         let mut guest = Guest::new(if round % 4 < 2 { PLAIN } else { OFFLOAD }, 1500);
         let (server, port) = server(v4);
-        guest.send(v4, (40_000, port), b"?");
+        guest.send(v4, (guest_port(), port), b"?");
         let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
         let kinds = 1 + below(3);
         let sizes = [(); 3].map(|()| [0, 1, 8, 100, 1452, 1472, 4000][below(7)]);
@@ -185,7 +185,7 @@ fn sequences_of_datagrams() {
         // And back, in one batch.
         for (number, &len) in sequence.iter().enumerate() {
             let fits = if v4 { 1472 } else { 1452 };
-            guest.queue(v4, (40_000, port), &vec![u8::try_from(number).unwrap(); len.min(fits)], 0);
+            guest.queue(v4, (guest_port(), port), &vec![u8::try_from(number).unwrap(); len.min(fits)], 0);
         }
         guest.turn();
         let mut buffer = vec![0; 65_536];
@@ -205,12 +205,12 @@ fn unused_flows_end() {
     let mut guest = Guest::new(PLAIN, 1500);
     let (server, port) = server(true);
     let mut buffer = [0; 9];
-    guest.send(true, (40_003, port), b"1");
+    guest.send(true, (guest_port(), port), b"1");
     assert_eq!(guest.worker.flow_count(), 1);
     let single = guest.sleep_until_flows_end();
     server.recv_from(&mut buffer).unwrap();
     for _ in 0..2 {
-        guest.send(true, (40_003, port), b"2");
+        guest.send(true, (guest_port(), port), b"2");
         let (_, from) = server.recv_from(&mut buffer).unwrap();
         server.send_to(b"3", from).unwrap();
         guest.one();
@@ -238,21 +238,21 @@ fn batches_and_super_frames_from_the_guest() {
     let (server, port) = server(true);
     let mut expected = Vec::new();
     let whole = pattern(1050);
-    guest.queue(true, (40_004, port), &whole, 100);
+    guest.queue(true, (guest_port(), port), &whole, 100);
     expected.extend(whole.chunks(100).map(<[u8]>::to_vec));
     for len in [500, 500, 500, 20, 500, 0, 0, 700, 600] {
-        guest.queue(true, (40_004, port), &pattern(len), 0);
+        guest.queue(true, (guest_port(), port), &pattern(len), 0);
         expected.push(pattern(len));
     }
     // More than the kernel takes at once.
     for i in 0..150u8 {
-        guest.queue(true, (40_004, port), &[i; 30], 0);
+        guest.queue(true, (guest_port(), port), &[i; 30], 0);
         expected.push(vec![i; 30]);
     }
     // Between them another flow.
     let (other, other_port) = crate::server(false);
-    guest.queue(false, (40_004, other_port), b"other", 0);
-    guest.queue(true, (40_004, port), b"last", 0);
+    guest.queue(false, (guest_port(), other_port), b"other", 0);
+    guest.queue(true, (guest_port(), port), b"last", 0);
     expected.push(b"last".to_vec());
     guest.turn();
     let mut buffer = [0; 2000];
@@ -268,7 +268,7 @@ fn batches_for_the_guest_are_joined_where_the_link_can() {
     for (caps, expected) in [(OFFLOAD, 3), (PLAIN, 7)] {
         let mut guest = Guest::new(caps, 1500);
         let (server, port) = server(true);
-        guest.send(true, (40_005, port), b"?");
+        guest.send(true, (guest_port(), port), b"?");
         let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
         let sizes = [1000, 1000, 1000, 400, 1200, 1200, 1300];
         for (i, len) in (0u8..).zip(sizes) {
@@ -288,7 +288,7 @@ fn batches_for_the_guest_are_joined_where_the_link_can() {
 fn joined_datagrams_stay_joined() {
     let mut guest = Guest::new(OFFLOAD, 1500);
     let (server, port) = server(true);
-    guest.send(true, (40_006, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
     server.connect(from).unwrap();
     let cases =
@@ -315,7 +315,7 @@ fn joined_datagrams_stay_joined() {
 fn joined_datagrams_keep_their_flow() {
     let mut guest = Guest::new(OFFLOAD, 1500);
     let (server, port) = server(true);
-    guest.send(true, (40_007, port), b"?");
+    guest.send(true, (guest_port(), port), b"?");
     let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
     server.connect(from).unwrap();
     let payload = pattern(1000);
@@ -404,7 +404,7 @@ fn the_address_that_datagrams_come_from() {
         for taken in [false, true] {
             let server = UdpSocket::bind((server, 0)).unwrap();
             server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let _other = taken.then(|| UdpSocket::bind((own, 40_000)).unwrap());
+            let _other = taken.then(|| UdpSocket::bind((own, guest_port())).unwrap());
             let mut guest = Guest::new(PLAIN, 1500);
             guest.worker.context().core.guest.change(|guest| {
                 let Configured { v4, v6, .. } = &mut guest.configured;
@@ -413,14 +413,14 @@ fn the_address_that_datagrams_come_from() {
             let at = server.local_addr().unwrap();
             let path = Path { dst: at.ip().into(), ..Guest::path(at.is_ipv4()) };
             let mut header = [0; MAX_HEADERS];
-            let (len, _) = path.emit_udp(&mut header, (40_000, at.port()), 0, 0).unwrap();
+            let (len, _) = path.emit_udp(&mut header, (guest_port(), at.port()), 0, 0).unwrap();
             guest.worker.context().core.link.from_guest.push_back(header[..len].to_vec().into());
             guest.turn();
             let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
-            assert_eq!((from.ip(), from.port() == 40_000), (own, !taken));
+            assert_eq!((from.ip(), from.port() == guest_port()), (own, !taken));
             // Answers find the guest.
             server.send_to(b"!", from).unwrap();
-            assert_eq!(guest.one().ports(), (at.port(), 40_000));
+            assert_eq!(guest.one().ports(), (at.port(), guest_port()));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{addr, free_port, ip, own_addresses, own_network, pattern, rule, send_joined};
+use common::{addr, free_port, guest_port, ip, own_addresses, own_network, pattern, rule, send_joined};
 use guest::{Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::flow::Protocol;
 use passt_engine::forward::rule::{PortRange, Rule};
@@ -105,7 +105,7 @@ fn a_burst_is_not_lost_while_nothing_reads() {
     for (caps, v4) in [(PLAIN, true), (OFFLOAD, true), (PLAIN, false), (OFFLOAD, false)] {
         let mut guest = Guest::new(caps, 1500);
         let (server, port) = server(v4);
-        guest.send(v4, (40_000, port), b"?");
+        guest.send(v4, (guest_port(), port), b"?");
         let (_, from) = server.recv_from(&mut [0; 9]).unwrap();
         arrive(&mut guest, &server, from);
 

@@ -10,7 +10,7 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{addr, may_ping, pattern};
+use common::{addr, guest_port, may_ping, pattern};
 use guest::{Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::link::Caps;
 use passt_engine::link::channel::Packet;
@@ -88,7 +88,7 @@ fn datagrams_in_fragments() {
                 let payload = pattern(len);
                 for order in 0..3 {
                     id += 1;
-                    let body = datagram(&path, (40_000, port), &payload);
+                    let body = datagram(&path, (guest_port(), port), &payload);
                     let mut all = frames(&path, protocol::UDP, id, &body, mtu);
                     if all.len() == 1 {
                         continue;
@@ -103,9 +103,9 @@ fn datagrams_in_fragments() {
                             all.push(last);
                         }
                     }
-                    guest.queue(v4, (40_000, port), b"before", 0);
+                    guest.queue(v4, (guest_port(), port), b"before", 0);
                     queue(&mut guest, all);
-                    guest.queue(v4, (40_000, port), b"behind", 0);
+                    guest.queue(v4, (guest_port(), port), b"behind", 0);
                     guest.turn();
                     for expected in [b"before", payload.as_slice(), b"behind"] {
                         let n = server.recv(&mut buffer).unwrap();
@@ -128,7 +128,7 @@ fn packets_whose_fragments_are_mixed() {
         let path = Guest::path(v4);
         let packets: Vec<_> = (0..u8::try_from(PACKETS).unwrap())
             .map(|id| {
-                let body = datagram(&path, (40_000, port), &[id; 1400]);
+                let body = datagram(&path, (guest_port(), port), &[id; 1400]);
                 frames(&path, protocol::UDP, id.into(), &body, 600)
             })
             .collect();
@@ -215,7 +215,7 @@ fn overlapping_fragments() {
         let (server, port) = server(v4);
         server.set_nonblocking(true).unwrap();
         let path = Guest::path(v4);
-        let body = datagram(&path, (40_000, port), &pattern(3000));
+        let body = datagram(&path, (guest_port(), port), &pattern(3000));
         let part = |offset, len, more| Fragment { offset, len, more };
         for (id, parts) in (1..).zip([
             [part(0, 1600, true), part(1592, 1400, true), part(1600, 1408, false)],
@@ -245,7 +245,7 @@ fn fragments_of_two_packets() {
     let (server, port) = server(true);
     server.set_nonblocking(true).unwrap();
     let path = Guest::path(true);
-    let [one, other] = [1, 2].map(|byte| datagram(&path, (40_000, port), &[byte; 2000]));
+    let [one, other] = [1, 2].map(|byte| datagram(&path, (guest_port(), port), &[byte; 2000]));
     let [one, other] = [one, other].map(|body| frames(&path, protocol::UDP, 7, &body, 1500));
     send(&mut guest, [one[0].clone(), other[1].clone()]);
     assert!(server.recv(&mut [0; 9000]).is_err());
@@ -263,7 +263,7 @@ fn floods_of_fragments() {
         let path = Guest::path(v4);
         let quiet = Path { src_mac: Mac([6; 6]), ..path };
         let payload = pattern(4000);
-        let body = datagram(&path, (40_000, port), &payload);
+        let body = datagram(&path, (guest_port(), port), &payload);
         let slow = frames(&quiet, protocol::UDP, 1, &body, 1280);
         send(&mut guest, [slow[0].clone()]);
         let flood = |number: u32| {
@@ -275,7 +275,7 @@ fn floods_of_fragments() {
         let mut buffer = [0; 9000];
         for round in 0..20 {
             queue(&mut guest, (round * 500..(round + 1) * 500).map(flood));
-            guest.queue(v4, (40_000, port), b"whole", 0);
+            guest.queue(v4, (guest_port(), port), b"whole", 0);
             queue(&mut guest, frames(&path, protocol::UDP, 1_000_000 + round, &body, 1280));
             guest.turn();
             assert_eq!(server.recv(&mut buffer).unwrap(), 5);
@@ -302,7 +302,7 @@ fn incomplete_packets_end() {
         for has_first in [true, false] {
             let mut guest = Guest::new(caps, 1500);
             let path = Path { ttl: 33, ..Guest::path(v4) };
-            let body = datagram(&path, (40_000, 9), &pattern(3000));
+            let body = datagram(&path, (guest_port(), 9), &pattern(3000));
             let mut all = frames(&path, protocol::UDP, 7, &body, 1500);
             all.remove(usize::from(has_first));
             let begun = guest.now;
@@ -360,11 +360,11 @@ fn the_bit_that_forbids_fragments() {
         let mut guest = Guest::new(PLAIN, 1500);
         let (server, port) = server(v4);
         let path = Guest::path(v4);
-        let body = datagram(&path, (40_000, port), &pattern(2000));
+        let body = datagram(&path, (guest_port(), port), &pattern(2000));
         let mut buffer = [0; 9000];
         for (id, whole) in (1..).zip([true, false, false, true]) {
             if whole {
-                guest.queue(v4, (40_000, port), b"whole", 0);
+                guest.queue(v4, (guest_port(), port), b"whole", 0);
             } else {
                 queue(&mut guest, frames(&path, protocol::UDP, id, &body, 1500));
             }
@@ -408,7 +408,7 @@ fn too_big_for_the_path() {
         let [a, b] = port.to_be_bytes();
         let ports = [0x9c, 0x40, a, b];
         for len in [fits, fits + 1, 5000, fits] {
-            guest.send(v4, (40_000, port), &pattern(len));
+            guest.send(v4, (guest_port(), port), &pattern(len));
             let received = server.recv(&mut [0; 9000]).ok();
             assert_eq!(received, (len == fits).then_some(len));
             if len > fits {
@@ -417,14 +417,14 @@ fn too_big_for_the_path() {
                 assert!(guest.receive().is_empty());
             }
         }
-        let body = datagram(&path, (40_000, port), &pattern(5000));
+        let body = datagram(&path, (guest_port(), port), &pattern(5000));
         send(&mut guest, frames(&path, protocol::UDP, 7, &body, 1280));
         assert_eq!(server.recv(&mut [0; 9000]).ok(), Some(5000));
         assert!(guest.receive().is_empty());
         // Several at once, each too big or none of them.
         for segment in [fits, fits + 1] {
             let whole = pattern(segment * 4);
-            guest.queue(v4, (40_000, port), &whole, u16::try_from(segment).unwrap());
+            guest.queue(v4, (guest_port(), port), &whole, u16::try_from(segment).unwrap());
             guest.turn();
             for _ in 0..4 {
                 let received = server.recv(&mut [0; 9000]).ok();

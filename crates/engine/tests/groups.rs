@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use common::{ENGINE, own_network};
+use common::{ENGINE, guest_port, own_network};
 use guest::{Guest, PLAIN};
 use passt_engine::link::channel::Packet;
 use passt_proto::addr::Mac;
@@ -196,7 +196,7 @@ fn floods_leave_room_for_well_known_groups() {
     let send = |guest: &mut Guest, group: Ipv4Addr, port: u16| {
         let mut header = [0; MAX_HEADERS];
         let path = Path { dst: group.into(), ..Guest::path(true) };
-        let (len, offload) = path.emit_udp(&mut header, (40_000, port), 5, 0).unwrap();
+        let (len, offload) = path.emit_udp(&mut header, (guest_port(), port), 5, 0).unwrap();
         let bytes = [&header[..len], b"hello"].concat();
         guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
         guest.turn();

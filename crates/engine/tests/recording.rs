@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use common::{pattern, usual_limits};
+use common::{guest_port, pattern, usual_limits};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, ip_addr, server};
 use passt_engine::core::Capture;
 use passt_proto::time::Instant;
@@ -65,7 +65,7 @@ fn checksums_are_complete() {
         peer.write_all(&pattern(20_001)).unwrap();
         guest.answers();
         let (server, port) = server(v4);
-        guest.queue(v4, (41_000, port), &pattern(3000), 1000);
+        guest.queue(v4, (guest_port(), port), &pattern(3000), 1000);
         guest.turn();
         let from = server.recv_from(&mut [0; 2000]).unwrap().1;
         server.send_to(b"odd", from).unwrap();

@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use common::{addr, options, usual_limits};
+use common::{addr, guest_port, options, usual_limits};
 use guest::{Connected, Guest, OFFLOAD, PLAIN, names, server};
 use passt_engine::link::channel::{Channel, Packet};
 use passt_engine::worker::Worker;
@@ -26,7 +26,7 @@ const OTHER: Mac = Mac([6; 6]);
 fn send(guest: &mut Guest, station: Mac, src: Addr, port: u16) {
     let mut header = [0; MAX_HEADERS];
     let path = Path { src_mac: station, src, ..Guest::path(src.is_v4()) };
-    let (len, offload) = path.emit_udp(&mut header, (41_000, port), 1, 0).unwrap();
+    let (len, offload) = path.emit_udp(&mut header, (guest_port(), port), 1, 0).unwrap();
     let bytes = [&header[..len], b"?"].concat();
     guest.worker.context().core.link.from_guest.push_back(Packet { bytes, offload });
     guest.turn();

@@ -14,8 +14,10 @@ pub fn line(text: impl Display) -> String {
 pub fn json(text: &str) -> String {
     text.chars().fold(String::new(), |mut all, letter| {
         if is_hidden(letter) {
-            // Writing to a string can't fail. None of these needs two words of UTF-16.
-            let _ = write!(all, "\\u{:04x}", u32::from(letter));
+            // Writing to a string can't fail.
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                let _ = write!(all, "\\u{unit:04x}");
+            }
         } else {
             all.push(letter);
         }
@@ -32,11 +34,11 @@ pub fn tell(text: impl Display) {
 mod tests {
     use super::*;
 
-    const HOSTILE: &str = "a\u{1b}[2J\r\n\u{7}\u{7f}\u{9b}\u{202e}\u{2066}\u{200b}\u{2028}ö";
+    const HOSTILE: &str = "a\u{1b}[2J\r\n\u{7}\u{7f}\u{9b}\u{202e}\u{2066}\u{200b}\u{2028}\u{ad}\u{e0041}ö";
 
     #[test]
     fn lines_are_seen() {
-        let escaped = r"a\u{1b}[2J\r\n\u{7}\u{7f}\u{9b}\u{202e}\u{2066}\u{200b}\u{2028}ö";
+        let escaped = r"a\u{1b}[2J\r\n\u{7}\u{7f}\u{9b}\u{202e}\u{2066}\u{200b}\u{2028}\u{ad}\u{e0041}ö";
         assert_eq!(line(HOSTILE), escaped);
         assert_eq!(line("TCP [*]:80  =>  80 "), "TCP [*]:80  =>  80");
     }

@@ -9,7 +9,7 @@ use super::{made, sh};
 #[test]
 fn packages_have_no_errors() {
     let Some(dir) = made() else { return };
-    if !have(&["lintian", "rpmlint"]) {
+    if !have(&["dpkg-deb", "lintian", "rpmbuild", "rpmlint"]) {
         return;
     }
     sh(&format!("lintian --fail-on error '{}'/*.deb", dir.display()));

@@ -47,6 +47,15 @@ pub(crate) fn free_port() -> u16 {
     (0..1000).map(|_| NEXT.fetch_add(1, Ordering::Relaxed)).find(is_free).expect("a free port")
 }
 
+/// A UDP port of the guest that no other test has: the host's socket gets the same one, and what a
+/// peer sends there once it is closed must not reach another test.
+pub(crate) fn guest_port() -> u16 {
+    thread_local! {
+        static PORT: u16 = free_port();
+    }
+    PORT.with(|port| *port)
+}
+
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

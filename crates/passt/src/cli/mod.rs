@@ -108,10 +108,16 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     match read(program, &mut words) {
         Ok(outcome) => outcome,
         Err(error) => {
-            let line = match (&error, words.single_dash()) {
-                (Error::Getopt(_) | Error::Invalid { .. } | Error::Scope { .. }, Some(name)) => {
-                    format!("{error}; {}", advice::two_dashes(name))
+            // Ports are looked at once all words were read.
+            let dashed = match &error {
+                Error::Ports(PortError::Invalid(ports, _)) => {
+                    words.first_single_dash().filter(|name| name.get(1..) == Some(ports))
                 }
+                Error::Ports(_) | Error::Conflict(_) | Error::Isolated(..) => None,
+                _ => words.single_dash(),
+            };
+            let line = match (&error, dashed) {
+                (_, Some(dashed)) => format!("{error}; {}", advice::two_dashes(dashed)),
                 (Error::Getopt(message), _) => advice::see_help(message, &name.to_string_lossy()),
                 (Error::Invalid { what, .. }, _) => format!("{error}{}", advice::expected(what)),
                 (Error::Conflict(text), _) => format!("{error}{}", advice::together(text)),
@@ -122,12 +128,17 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     }
 }
 
-/// Whether a character is not seen as itself on a terminal: controls, and what turns the direction of
-/// text or has no width (Unicode, UAX 9, and chapter 23.2).
+/// Whether a character is not seen as itself on a terminal: controls, separators of lines, and what
+/// Unicode has nobody show, as it joins, turns or marks others (UAX 44,
+/// `Default_Ignorable_Code_Point`).
 pub fn is_hidden(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(letter, '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(letter, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}')
+        || matches!(letter, '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
+        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(letter, '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
+        || matches!(letter, '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}')
+        || matches!(letter, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A line for a terminal: what is hidden, in arguments that are named, is written as its number.

@@ -246,6 +246,10 @@ fn advice_follows() {
         let text = whole(line);
         assert_eq!(text.split_once("; ").map(|(_, advice)| advice), Some(advice), "{line}");
     }
+    for name in ["tcp-ports", "tcp-ns", "udp-ports", "gateway", "address"] {
+        let text = whole(&format!("pasta -{name}"));
+        assert!(text.ends_with(&format!("; {}", advice::two_dashes(name))), "{text}");
+    }
     // A word before the one that is wrong has nothing to do with it.
     for line in ["pasta -mtu1 --foo", "pasta -fd -t 99999", "pasta -fd --foo"] {
         assert!(!whole(line).contains("two dashes"), "{line}");

@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long all together may take.
 const ALL: Duration = Duration::from_secs(5);
 
+/// How many are named where there are several.
+const SHOWN: usize = 20;
+
 /// The only instance that there is.
 pub(crate) fn only() -> anyhow::Result<PathBuf> {
     let found = all();
@@ -29,7 +32,10 @@ pub(crate) fn only() -> anyhow::Result<PathBuf> {
         [one] => Ok(one.clone()),
         [] => bail!("no passt or pasta with --conf-path found; a path says where there is one"),
         several => {
-            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            let mut names: Vec<_> =
+                several.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
+            let others = several.len().saturating_sub(SHOWN);
+            names.extend((others > 0).then(|| format!("and {others} more")));
             bail!("several found, one must be named: {}", names.join(" "))
         }
     }
