@@ -405,8 +405,8 @@ fn too_big_for_the_path() {
             let quoted = &bytes[8 + if v4 { 20 } else { 40 }..];
             assert_eq!(quoted[..4], first);
         };
-        let [a, b] = port.to_be_bytes();
-        let ports = [0x9c, 0x40, a, b];
+        let ([a, b], [c, d]) = (guest_port().to_be_bytes(), port.to_be_bytes());
+        let ports = [a, b, c, d];
         for len in [fits, fits + 1, 5000, fits] {
             guest.send(v4, (guest_port(), port), &pattern(len));
             let received = server.recv(&mut [0; 9000]).ok();
