@@ -196,7 +196,7 @@ fn wait_for_end(starters: &Starters<'_>, name: &str) {
 fn podman() {
     let Some(net) = Net::new() else { return };
     let Some(site) = Site::new(&net) else { return };
-    let [configuration, see] = &blocks("Podman")[..] else { panic!("two blocks") };
+    let [configuration, see, ..] = &blocks("Podman")[..] else { panic!("blocks") };
     let (see_configured, see_running) = see.trim().split_once('\n').expect("two lines");
     let configured = || site.starters.sh(see_configured).trim().to_owned();
     site.make_image();
