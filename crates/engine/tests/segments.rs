@@ -232,6 +232,43 @@ fn a_reset_is_no_end() {
     }
 }
 
+/// The kernel tells of a reset once. Whoever is told first, the guest sees no end in order: a read that
+/// comes before the event, as the link has room again, or as the guest's window was opened.
+#[test]
+fn a_reset_that_a_read_finds() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (text, by_window) in [(&b""[..], false), (b"all", false), (b"last words", true)] {
+        let mut guest = Guest::new(PLAIN, 1500);
+        let window = if by_window { u16::try_from(text.len()).unwrap() } else { 65_535 };
+        let Connected { mut peer, remote, next, .. } = guest.connect(&listener, 40_000);
+        rustix::net::sockopt::set_tcp_congestion(&peer, "reno").unwrap();
+        guest.segment(remote, &Segment { window, ..next }, &[]);
+        guest.turn();
+        let mut seen = Vec::new();
+        if by_window {
+            // All that the window takes, so that there may be more.
+            peer.write_all(text).unwrap();
+            seen.extend(guest.answers());
+        } else {
+            guest.worker.context().core.link.congested = true;
+            peer.write_all(text).unwrap();
+            assert!(guest.receive().is_empty());
+        }
+        rustix::net::sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO)).unwrap();
+        drop(peer);
+        guest.worker.context().core.link.congested = false;
+        let ack = next.ack + u32::try_from(seen.len() * text.len()).unwrap();
+        guest.segment(remote, &Segment { ack, ..next }, &[]);
+        seen.extend((0..3).flat_map(|_| guest.receive()));
+        let flags = seen
+            .iter()
+            .fold(Flags::empty(), |all, packet| all | Segment::parse(&packet.bytes).unwrap().0.flags);
+        let payload: Vec<u8> = seen.iter().flat_map(|packet| packet.bytes[20..].to_vec()).collect();
+        assert!(flags.contains(Flags::RST) && !flags.contains(Flags::FIN), "{text:?}: {flags:?}");
+        assert!(payload == text && guest.worker.flow_count() == 0, "{payload:?}");
+    }
+}
+
 /// What comes behind a reset in the same batch is for no connection, unless it opens one.
 #[test]
 fn what_comes_behind_a_reset() {

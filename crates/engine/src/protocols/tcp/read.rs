@@ -16,6 +16,12 @@ use crate::core::Core;
 use crate::flow::account::Direction;
 use crate::link::{Link, MAX_HEADERS, MAX_PIECES};
 
+/// Whether an error of a read ended the connection. The kernel tells it once: to whoever asks next
+/// the stream has come to its end, as if the peer had finished.
+fn is_final(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 impl TcpFlow {
     /// Has the kernel peek at `offset` next, where it knows a peek offset.
     pub(super) fn seek(&mut self, offset: u32) {
@@ -49,15 +55,14 @@ impl TcpFlow {
             let peek = || msg::peek(self.fd.as_fd(), &room);
             if self.urgent { msg::past_signals(peek) } else { peek() }
         };
-        let found = match found {
-            Ok(0) if !self.reset => None,
-            Ok(n) => Some(n.saturating_sub(skipped)),
-            Err(_) => Some(0),
-        };
+        self.reset |= found.as_ref().is_err_and(is_final);
         match found {
-            Some(n) if n > 0 => self.transmit(core, n, len),
-            Some(_) => self.conn.drained(Behind::Nothing),
-            None => self.conn.drained(Behind::End),
+            Ok(n) if n > skipped => self.transmit(core, n - skipped, len),
+            Ok(0) if !self.reset => self.conn.drained(Behind::End),
+            Ok(_) | Err(_) => self.conn.drained(Behind::Nothing),
+        }
+        if self.reset && !matches!(found, Ok(1..)) {
+            self.conn.handle(core.now, Event::Failed);
         }
         true
     }
@@ -99,6 +104,7 @@ impl TcpFlow {
         room.push(&mut byte);
         let found = msg::peek(self.fd.as_fd(), &room);
         *at += count(*found.as_ref().unwrap_or(&0));
+        self.reset |= found.as_ref().is_err_and(is_final);
         matches!(found, Ok(0)) && !self.reset
     }
 
