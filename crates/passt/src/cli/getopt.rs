@@ -54,8 +54,6 @@ pub(super) struct Getopt<S: Spec> {
     words: lexopt::Parser,
     options: Vec<&'static S>,
     order: Order,
-    /// The long option that this word spells, and the first that any did.
-    single_dash: [Option<&'static str>; 2],
 }
 
 impl<S: Spec> Getopt<S> {
@@ -65,13 +63,7 @@ impl<S: Spec> Getopt<S> {
         let name = argv.first().map(|name| name.to_string_lossy().into_owned());
         let mut words = lexopt::Parser::from_iter(argv);
         words.set_short_equals(false);
-        Self {
-            name: name.unwrap_or_default(),
-            words,
-            options: options.collect(),
-            order,
-            single_dash: [None; 2],
-        }
+        Self { name: name.unwrap_or_default(), words, options: options.collect(), order }
     }
 
     /// The program's name as it was called.
@@ -79,26 +71,16 @@ impl<S: Spec> Getopt<S> {
         &self.name
     }
 
-    /// The long option that the last word spells with a single dash, hardly by chance.
-    pub(super) fn single_dash(&self) -> Option<&'static str> {
-        self.single_dash[0]
-    }
-
-    /// The first that any word has spelt so far.
-    pub(super) fn first_single_dash(&self) -> Option<&'static str> {
-        self.single_dash[1]
-    }
-
-    /// The next option, or the operands; `None` at the end.
+    /// The next option, or the operands; `None` at the end. A word that spells a long option with a
+    /// single dash is refused: as letters it would be something that hardly anybody means, such as a
+    /// control socket called `onfig-net`.
     pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
         // Each word is looked at where it begins; within one, its letters are left.
         let begun =
             self.words.try_raw_args().map(|words| words.peek().and_then(|word| spelt(&self.options, word)));
         let word = self.words.next();
-        if !matches!(word, Ok(Some(lexopt::Arg::Short(_)))) {
-            self.single_dash[0] = None;
-        } else if let Some(name) = begun {
-            self.single_dash = [name, self.single_dash[1].or(name)];
+        if let (Some(name), Ok(Some(lexopt::Arg::Short(_)))) = (begun.flatten(), &word) {
+            return Err(self.fail(&advice::two_dashes(name)));
         }
         match word {
             Ok(None) => Ok(None),
@@ -241,27 +223,35 @@ mod tests {
         assert_eq!((0..=WORDS).filter(|_| matches!(words.next(), Ok(Some(_)))).count(), WORDS);
     }
 
-    /// What the last word spells, and the first that any did, once all were read.
+    /// Words that spell a long option with a single dash, and those that don't.
     #[test]
     fn single_dashes() {
-        for (words, expected) in [
-            (&["-mtu"][..], [Some("mtu"), Some("mtu")]),
-            (&["-mtu=1", "-d"], [None, Some("mtu")]),
-            (&["-mtu", "-debug"], [Some("debug"), Some("mtu")]),
-            (&["-df", "-debug"], [Some("debug"), Some("debug")]),
-            (&["-debug", "--foreground"], [None, Some("debug")]),
-            (&["-m", "-debug"], [None, None]),
-            (&["--mtu", "-debug"], [None, None]),
-            (&["--", "-debug"], [None, None]),
-            (&["-fdebug"], [None, None]),
+        for (words, refused) in [
+            (&["-mtu"][..], Some("mtu")),
+            (&["-mtu=1"], Some("mtu")),
+            (&["-df", "-debug", "-mtu"], Some("debug")),
+            (&["-m", "-debug"], None),
+            (&["--mtu", "-debug"], None),
+            (&["--", "-debug"], None),
+            (&["-fdebug"], None),
+            (&["-mdebug"], None),
+            (&["-mtu1"], None),
         ] {
             let mut read = getopt(words.iter().copied());
-            // A letter that is none is passed over.
-            let mut last = [None; 2];
-            while !matches!(read.next(), Ok(None | Some(Word::Operands(_)))) {
-                last = [read.single_dash(), read.first_single_dash()];
+            let mut told = None;
+            for _ in 0..10 {
+                match read.next() {
+                    Ok(None | Some(Word::Operands(_))) => break,
+                    Err(error) if error.contains("two dashes") => told = told.or(Some(error)),
+                    // A letter that is none is passed over.
+                    _ => {}
+                }
             }
-            assert_eq!(last, expected, "{words:?}");
+            assert_eq!(
+                told,
+                refused.map(|name| format!("program: {}", advice::two_dashes(name))),
+                "{words:?}"
+            );
         }
     }
 }

@@ -108,19 +108,10 @@ pub fn parse_on(argv: Vec<OsString>, host: &dyn Host) -> Outcome {
     match read(program, &mut words) {
         Ok(outcome) => outcome,
         Err(error) => {
-            // Ports are looked at once all words were read.
-            let dashed = match &error {
-                Error::Ports(PortError::Invalid(ports, _)) => {
-                    words.first_single_dash().filter(|name| name.get(1..) == Some(ports))
-                }
-                Error::Ports(_) | Error::Conflict(_) | Error::Isolated(..) => None,
-                _ => words.single_dash(),
-            };
-            let line = match (&error, dashed) {
-                (_, Some(dashed)) => format!("{error}; {}", advice::two_dashes(dashed)),
-                (Error::Getopt(message), _) => advice::see_help(message, &name.to_string_lossy()),
-                (Error::Invalid { what, .. }, _) => format!("{error}{}", advice::expected(what)),
-                (Error::Conflict(text), _) => format!("{error}{}", advice::together(text)),
+            let line = match &error {
+                Error::Getopt(message) => advice::see_help(message, &name.to_string_lossy()),
+                Error::Invalid { what, .. } => format!("{error}{}", advice::expected(what)),
+                Error::Conflict(text) => format!("{error}{}", advice::together(text)),
                 _ => error.to_string(),
             };
             Outcome::Fail(printable(&line) + "\n")
@@ -233,9 +224,6 @@ fn read(program: Program, words: &mut Getopt<option::Opt>) -> Result<Outcome, Er
                 return Ok(Outcome::Print(text(program, words.name())));
             }
         }
-    }
-    if let Some(name) = words.first_single_dash() {
-        draft.hint(advice::two_dashes(name));
     }
     let config = draft.finish(operands)?;
     Ok(Outcome::Run(Box::new(config)))
