@@ -6,7 +6,7 @@
 #
 # runs a command in the machine, or without one a shell; --prepare only makes the machine. PASTA and
 # PASST name other programs than those on PATH. The machine is made of Debian's packages, which apt
-# downloads once to the directory PASST_DEMO (~/.cache/passt-demo). Needed besides:
+# downloads once to the directory PASST_DEMO (~/.cache/passt-demo); it stays there. Needed besides:
 # qemu-system-x86_64 (7.2 or newer), ssh, dpkg-deb, xz.
 set -eu
 
@@ -146,6 +146,11 @@ if [ "${PASST_DEMO_INSIDE:-}" ]; then
 	inside "$@"
 	exit
 fi
+# Started by root, pasta and the command become nobody, who can't read root's files.
+if [ "${1:-}" != --prepare ] && [ "$(id -u)" = 0 ]; then
+	say 'start it as an ordinary user, not as root'
+	exit 1
+fi
 for program in "$pasta" "$passt" qemu-system-x86_64 ssh ssh-keygen dpkg-deb xz; do
 	command -v "$program" >/dev/null || { say "needs $program"; exit 1; }
 done
@@ -156,8 +161,6 @@ if ! [ -f "$dir/initramfs" ]; then
 	make_machine
 fi
 [ "${1:-}" != --prepare ] || exit 0
-# Started by root, pasta and the command become nobody, who can't read root's files.
-[ "$(id -u)" != 0 ] || { say 'start it as an ordinary user, not as root'; exit 1; }
 export PASST_DEMO="$dir" PASST="$passt" PASST_DEMO_INSIDE=1
 # No port of the host leads in, and none of the host's loopback can be reached from inside.
 exec "$pasta" --config-net --no-map-gw -t none -u none -T none -U none sh "$script" "$@"
