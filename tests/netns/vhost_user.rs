@@ -15,7 +15,7 @@ use passt_tests::transfer::{MIB, at, deadline, download, exchange, far_servers, 
 use passt_tests::vhost::{netdev, netdev_at, passt, qemu};
 use passt_tests::{
     DEADLINE, Extras, FAR4, FAR6, GATEWAY4, GATEWAY6, HOST4, Net, Place as _, Process, User, Vm, eventually,
-    eventually_within, vhost,
+    eventually_within, have, vhost,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -46,6 +46,26 @@ fn transfers(address: &str, mtu: u32) {
     vm.run(&format!("ip link set eth0 mtu {mtu}"));
     upload(&vm, &at(address, 5001), 256 * MIB);
     download(&vm, &at(address, 5001), 256 * MIB);
+}
+
+/// QEMU doesn't tell of memory that is not shared, and the guest hears nothing: passt's log tells. The
+/// driver is that of the ROM that a machine without a disk boots by.
+#[test]
+fn memory_that_is_not_shared() {
+    let Some(net) = Net::new() else { return };
+    if !have(&["qemu-system-x86_64"]) {
+        return;
+    }
+    let mut passt = passt(&net, "");
+    // Without `vectors=0` qemu 7.2 ends with a fault of its own.
+    let _qemu = net.host.start(&format!(
+        "qemu-system-x86_64 -accel tcg -m 128 -display none -nodefaults -chardev socket,id=c,path={} \
+         -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,vectors=0",
+        net.dir().join("socket").display()
+    ));
+    let line = passt.wait_for("memory is not shared");
+    assert!(line.contains("-object memory-backend-memfd"), "{line}");
+    assert!(passt.try_wait().is_none());
 }
 
 /// What is offered arrives at the guest's driver, as far as this qemu passes it on.

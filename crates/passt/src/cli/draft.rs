@@ -142,6 +142,7 @@ impl Draft {
             Program::Passt | Program::VhostUser => Mode::Passt(self.finish_passt(&operands)?),
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
         };
+        self.warn_of_control_in_reach();
         self.warn_of_no_advertisements();
         self.warn_of_family_that_is_off();
         let unasked = self.config.custom.ra.unasked;
@@ -183,6 +184,18 @@ impl Draft {
         let is_asked = [&dns.forward, &dns.host].iter().any(|addrs| addrs.v4.is_some() || addrs.v6.is_some());
         dns.spare_loopback = !is_asked && self.pasta.resolv_conf != ResolvConf::Always;
         Ok(())
+    }
+
+    /// Who is isolated may forward ports to itself by a socket that it reaches: the command is this
+    /// user's, and has this user's files.
+    fn warn_of_control_in_reach(&mut self) {
+        let starts_command = self.config.pasta().is_some_and(|pasta| pasta.target.is_command());
+        if self.isolate_host && starts_command && self.config.has_control() {
+            self.warn(
+                "The command reaches the control socket, too, and may add ports by it, in spite of \
+                 --isolate-host",
+            );
+        }
     }
 
     /// Has the guest's network be its own, if it is to be.

@@ -284,6 +284,22 @@ fn isolation_leaves_ports_that_are_given() {
     }
 }
 
+/// A command has the files of its user, so also a control socket.
+#[test]
+fn isolation_and_a_control_socket() {
+    for (line, warns) in [
+        ("pasta --isolate-host -c x true", true),
+        ("pasta --isolate-host -c x", true),
+        ("pasta -c x true", false),
+        ("pasta --isolate-host true", false),
+        ("pasta --isolate-host -c x 1", false),
+        ("passt --isolate-host -c x", false),
+    ] {
+        let warned = run(line).warnings.iter().any(|warning| warning.contains("may add ports"));
+        assert_eq!(warned, warns, "{line}");
+    }
+}
+
 /// What is no mistake, but looks like one.
 #[test]
 fn what_looks_like_a_mistake() {

@@ -232,7 +232,9 @@ pub fn admit(
     };
     let pid = peers.pid(&client);
     if taken {
-        log::info!("discarding connection from PID {pid}");
+        log::info!(
+            "discarding connection from PID {pid}; there is a client, and each takes a passt of its own"
+        );
         drop(client);
         spare.fill();
         return Ok(None);

@@ -45,6 +45,10 @@ pub(super) struct Backend {
     vrings: Vec<Vring>,
 }
 
+/// What a front end of a machine without shared memory is to be told; by the words of QEMU.
+const UNSHARED: &str = "The machine's memory is not shared, so its frames are out of reach; QEMU takes \
+                        -object memory-backend-memfd,id=m,size=SIZE,share=on and -machine memory-backend=m";
+
 /// How a front end begins, which tells what kind it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -321,7 +325,12 @@ impl Backend {
         vring: VringDescriptor,
         descriptors: Descriptors,
     ) -> Result<(), Refusal> {
+        let is_first = self.vrings.iter().all(|vring| !vring.started);
         let state = self.vring(vring.index)?;
+        // The front end doesn't say so itself: it has no region to tell of.
+        if is_first && device.memory.regions() == 0 {
+            log::warn!("{UNSHARED}");
+        }
         // One that is looked at all the time would keep the loop busy.
         let kick = event(vring, descriptors, Event::adopt)?.ok_or(Refusal("a queue that nobody kicks"))?;
         state.started = true;
