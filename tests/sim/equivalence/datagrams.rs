@@ -99,7 +99,15 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         options.services.services = Services::empty();
         let offload = link.caps().udp_segmentation;
         let mut worker = Worker::new(link, &options, now).expect("an engine");
-        let peers = (0..PEERS).map(|n| Peer::new(&mut worker, n % 2 == 0, n >= PEERS / 2)).collect();
+        let mut peers: Vec<Peer> = Vec::new();
+        while peers.len() < PEERS {
+            let n = peers.len();
+            let peer = Peer::new(&mut worker, n % 2 == 0, n >= PEERS / 2);
+            // The kernel chooses ports, and the guest's are taken from these.
+            if !peers.iter().any(|other| (other.v4, other.guest) == (peer.v4, peer.guest)) {
+                peers.push(peer);
+            }
+        }
         Self {
             tape,
             worker,
