@@ -14,6 +14,7 @@ mod sample;
 mod screen;
 mod view;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,11 +51,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => find::only()?,
     };
-    let client = connect::greeted(&path, PATIENCE).and_then(Greeted::speak).map_err(|error| {
-        let advice = if let Error::Io(error) = &error { advice::control_socket(error) } else { None };
+    watch(&path, arguments).map_err(|error| connect::plainly(&path, error))
+}
+
+fn watch(path: &Path, arguments: &Arguments) -> anyhow::Result<()> {
+    let client = connect::greeted(path, PATIENCE).and_then(Greeted::speak).map_err(|error| {
+        let advice = match &error {
+            Error::Io(error) => advice::control_socket(error),
+            Error::Unexpected(_) => return error.into(),
+            _ => None,
+        };
         anyhow::anyhow!(advice::with(format_args!("{}: {error}", path.display()), advice))
     })?;
-    let monitor = Monitor::new(client, path)?;
+    let monitor = Monitor::new(client, path.to_owned())?;
     if arguments.once {
         return once::run(monitor, arguments);
     }

@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use passt_control::client::{Client, MAX_ELEMENTS};
 use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
 use passt_control::request::{Names, Request};
+use passt_tools::connect::unexpected;
 use serde::Serialize;
 
 /// Rates that are remembered.
@@ -88,17 +88,17 @@ pub(crate) struct DropNow {
 impl Monitor {
     /// Begins to watch.
     pub(crate) fn new(mut client: Client, path: PathBuf) -> anyhow::Result<Self> {
-        let Answer::Hello(hello) = client.ask(Request::Hello)? else { bail!("Unexpected answer") };
+        let Answer::Hello(hello) = client.ask(Request::Hello)? else { return Err(unexpected().into()) };
         let history = [VecDeque::new(), VecDeque::new()];
         Ok(Self { client, path, hello, before: HashMap::new(), counters: None, history })
     }
 
     /// Looks again.
     pub(crate) fn look(&mut self) -> anyhow::Result<Sample> {
-        let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { bail!("Unexpected answer") };
+        let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { return Err(unexpected().into()) };
         self.hello = hello;
         let Answer::Counters(counters) = self.client.ask(Request::Counters)? else {
-            bail!("Unexpected answer")
+            return Err(unexpected().into());
         };
         let now = Instant::now();
         let (passed, before) = match self.counters.take() {
@@ -128,7 +128,7 @@ impl Monitor {
         rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out.saturating_add(*inward)), *name));
         let flows = self.describe_first(&rates)?;
         let ports = ports(self.client.rules()?, &flows);
-        let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
+        let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { return Err(unexpected().into()) };
         let of = |before, now| rate(before, now, interval);
         let [rate_out, rate_in] = [
             of(before.from_guest_bytes, counters.from_guest_bytes),
@@ -191,7 +191,7 @@ impl Monitor {
             rates.iter().map(|(name, out, inward)| (name_of(*name), (*out, *inward))).collect();
         let flows = rates.iter().map(|(name, ..)| name_of(*name)).collect();
         let Answer::Flows(described) = self.client.ask(Request::Describe(Names { flows }))? else {
-            bail!("Unexpected answer")
+            return Err(unexpected().into());
         };
         let with_rates = |flow: Flow| {
             let (rate_out, rate_in) = by_name.get(&flow.flow).copied().unwrap_or_default();

@@ -15,6 +15,7 @@ use passt_control::reply::{Answer, Message as Reply};
 use passt_control::request::{Message, Request};
 use passt_sys::msg;
 use passt_sys::signal::SignalFd;
+use passt_tools::connect::unexpected;
 use passt_tools::visible::tell;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
@@ -66,7 +67,7 @@ fn begin(server: &mut Client, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> 
     match server.receive()? {
         Reply::Reply { .. } => Ok(()),
         Reply::Failure { error, .. } => bail!(error),
-        Reply::Event { .. } => bail!("Unexpected answer"),
+        Reply::Event { .. } => Err(unexpected().into()),
     }
 }
 
@@ -75,7 +76,7 @@ fn end(server: &mut Client) -> anyhow::Result<()> {
         // There is nobody left who could go on.
         Err(passt_control::client::Error::Closed | passt_control::client::Error::Io(_))
         | Ok(Answer::Done) => Ok(()),
-        Ok(_) => bail!("Unexpected answer"),
+        Ok(_) => Err(unexpected().into()),
         Err(error) => Err(error.into()),
     }
 }

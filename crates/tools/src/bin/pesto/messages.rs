@@ -2,12 +2,13 @@
 
 use std::io;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use passt::advice;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Outcome, Refused};
 use passt_control::request::{Change, Changes, Request};
 use passt_control::{Protocol, Rule, Side};
+use passt_tools::connect::unexpected;
 use passt_tools::visible::{json, tell};
 
 use crate::{Several, holder};
@@ -27,7 +28,7 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
         Answer::Changed(changed) => changed,
         // There was nothing to do.
         Answer::Done => return Ok(()),
-        other => bail!("Unexpected answer: {other:?}"),
+        _ => return Err(unexpected().into()),
     };
     if debug {
         for (outcome, count) in &changed.outcomes {

@@ -6,11 +6,12 @@ use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use passt::cli::is_hidden;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Hello};
 use passt_control::request::Request;
+use passt_tools::connect::{plainly, unexpected};
 use passt_tools::visible::{line, tell};
 use tiny_http::{Header, Response, Server};
 
@@ -19,7 +20,7 @@ pub(crate) fn text(server: &mut Client) -> anyhow::Result<String> {
     let (Answer::Hello(hello), Answer::Counters(counters)) =
         (server.ask(Request::Hello)?, server.ask(Request::Counters)?)
     else {
-        bail!("Unexpected answer");
+        return Err(unexpected().into());
     };
     Ok(write(&hello, &counters))
 }
@@ -32,7 +33,8 @@ pub(crate) fn serve(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
         let url = request.url();
         let is_known = matches!(url.split_once('?').map_or(url, |(path, _)| path), "/" | "/metrics");
         let text = if is_known {
-            Some(super::connect(path).and_then(super::speak).and_then(|mut client| text(&mut client)))
+            let client = super::connect(path).and_then(super::speak);
+            Some(client.and_then(|mut client| text(&mut client)).map_err(|error| plainly(path, error)))
         } else {
             None
         };
