@@ -37,6 +37,11 @@ pub fn unexpected() -> Error {
     Error::Unexpected("an answer to something else".into())
 }
 
+/// There was no answer in this time.
+pub fn late(patience: Duration) -> Error {
+    Error::Unexpected(format!("none in {} s", patience.as_secs_f32()))
+}
+
 /// An error as it is for people: a message that nobody expects says nothing to them.
 pub fn plainly(path: &Path, error: anyhow::Error) -> anyhow::Error {
     let Some(Error::Unexpected(what)) = error.downcast_ref() else { return error };

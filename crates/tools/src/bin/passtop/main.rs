@@ -9,6 +9,8 @@
 
 mod arguments;
 mod find;
+mod keys;
+mod looks;
 mod once;
 mod sample;
 mod screen;
@@ -28,7 +30,7 @@ use passt_tools::visible::tell;
 use arguments::{Arguments, Outcome};
 use sample::Monitor;
 
-/// How long an answer is waited for: keys have to wait, too.
+/// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -63,9 +65,9 @@ fn watch(path: &Path, arguments: &Arguments) -> anyhow::Result<()> {
         };
         anyhow::anyhow!(advice::with(format_args!("{}: {error}", path.display()), advice))
     })?;
-    let monitor = Monitor::new(client, path.to_owned())?;
+    let monitor = Monitor::new(client)?;
     if arguments.once {
-        return once::run(monitor, arguments);
+        return once::run(monitor, path, arguments);
     }
-    screen::run(monitor, arguments.interval.unwrap_or(Duration::from_secs(1)))
+    screen::run(monitor, path, arguments.interval.unwrap_or(Duration::from_secs(1)))
 }

@@ -3,7 +3,6 @@
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use passt_control::client::{Client, MAX_ELEMENTS};
@@ -27,13 +26,10 @@ const NAMED: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Monitor {
     client: Client,
-    pub(crate) path: PathBuf,
-    pub(crate) hello: Hello,
     /// Bytes that each flow had carried, out and in.
     before: HashMap<(u32, u32), (u64, u64)>,
     counters: Option<(Instant, Counters)>,
-    /// Bytes a second from the guest and to it, the latest last.
-    pub(crate) history: [VecDeque<u64>; 2],
+    history: [VecDeque<u64>; 2],
 }
 
 /// What was seen at one time.
@@ -57,6 +53,9 @@ pub(crate) struct Sample {
     /// Reasons to drop, how often in all, and a second.
     pub(crate) drops: Vec<DropNow>,
     pub(crate) guest: Guest,
+    /// Bytes a second from the guest and to it, the latest last.
+    #[serde(skip)]
+    pub(crate) history: [VecDeque<u64>; 2],
 }
 
 /// A flow, and its rates in bytes a second.
@@ -87,16 +86,15 @@ pub(crate) struct DropNow {
 
 impl Monitor {
     /// Begins to watch.
-    pub(crate) fn new(mut client: Client, path: PathBuf) -> anyhow::Result<Self> {
-        let Answer::Hello(hello) = client.ask(Request::Hello)? else { return Err(unexpected().into()) };
+    pub(crate) fn new(mut client: Client) -> anyhow::Result<Self> {
+        let Answer::Hello(_) = client.ask(Request::Hello)? else { return Err(unexpected().into()) };
         let history = [VecDeque::new(), VecDeque::new()];
-        Ok(Self { client, path, hello, before: HashMap::new(), counters: None, history })
+        Ok(Self { client, before: HashMap::new(), counters: None, history })
     }
 
     /// Looks again.
     pub(crate) fn look(&mut self) -> anyhow::Result<Sample> {
         let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { return Err(unexpected().into()) };
-        self.hello = hello;
         let Answer::Counters(counters) = self.client.ask(Request::Counters)? else {
             return Err(unexpected().into());
         };
@@ -141,7 +139,7 @@ impl Monitor {
             history.push_back(rate);
         }
         let sample = Sample {
-            hello: self.hello.clone(),
+            hello,
             interval,
             rate_out,
             rate_in,
@@ -153,6 +151,7 @@ impl Monitor {
             drops: drops(&before, &counters, interval),
             counters: (*counters).clone(),
             guest: *guest,
+            history: self.history.clone(),
         };
         self.counters = Some((now, *counters));
         Ok(sample)

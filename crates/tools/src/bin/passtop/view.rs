@@ -1,6 +1,7 @@
 //! What is on the screen: a head with rates, and one of four pages below.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use passt::cli::is_hidden;
 use ratatui::Frame;
@@ -11,7 +12,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 
-use crate::sample::{FlowNow, Monitor, Sample};
+use crate::sample::{FlowNow, Sample};
 
 /// A page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,7 +150,7 @@ impl View {
     }
 
     /// Draws everything.
-    pub(crate) fn draw(&self, frame: &mut Frame<'_>, monitor: &Monitor, sample: Option<&Sample>) {
+    pub(crate) fn draw(&self, frame: &mut Frame<'_>, path: &Path, sample: Option<&Sample>) {
         let parts =
             [Constraint::Length(1), Constraint::Length(2), Constraint::Length(2), Constraint::Length(1)];
         let areas = Layout::vertical(parts.into_iter().chain([Constraint::Min(1), Constraint::Length(1)]));
@@ -157,12 +158,12 @@ impl View {
         let Some(sample) = sample else {
             return frame.render_widget(Paragraph::new("Looking …"), title);
         };
-        frame.render_widget(Paragraph::new(head(monitor, sample)), title);
+        frame.render_widget(Paragraph::new(head(path, sample)), title);
         let rates = [
             (out, "out", sample.rate_out, sample.frames_out),
             (inward, "in ", sample.rate_in, sample.frames_in),
         ];
-        for ((area, name, rate, frames), history) in rates.into_iter().zip(&monitor.history) {
+        for ((area, name, rate, frames), history) in rates.into_iter().zip(&sample.history) {
             let [text, line] = Layout::horizontal([Constraint::Length(32), Constraint::Min(1)]).areas(area);
             let told = format!("{name} {:>9}/s {:>7} frames", bytes(rate), count(frames));
             frame.render_widget(Paragraph::new(told), text);
@@ -325,7 +326,7 @@ impl View {
     }
 }
 
-fn head(monitor: &Monitor, sample: &Sample) -> String {
+fn head(path: &Path, sample: &Sample) -> String {
     let hello = &sample.hello;
     let seconds = hello.uptime_ms / 1000;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -335,7 +336,7 @@ fn head(monitor: &Monitor, sample: &Sample) -> String {
         hello.program,
         hello.version,
         hello.link,
-        monitor.path.display()
+        path.display()
     )
 }
 
