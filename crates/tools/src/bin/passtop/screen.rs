@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
 use std::io::IsTerminal as _;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,9 +38,10 @@ pub(crate) fn run(monitor: Monitor, path: &Path, interval: Duration) -> anyhow::
     let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP, Signal::WINCH])?;
     let looks = Looks::at(monitor)?;
     let keys = Keys::new()?;
-    let mut terminal = ratatui::try_init()?;
+    // What ratatui does with a terminal at its end panics if that is gone.
+    let mut terminal = ManuallyDrop::new(ratatui::try_init()?);
     let outcome = follow(&mut terminal, path, Sources { keys, signals, looks }, interval);
-    // The terminal may be gone.
+    let _ = terminal.show_cursor();
     let _ = ratatui::try_restore();
     outcome
 }
