@@ -4,11 +4,11 @@
 //! one end of a socket that keeps records apart, and they are passed on from here.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use passt_control::client::Client;
 use passt_control::frame;
 use passt_control::reply::{Answer, Message as Reply};
@@ -23,6 +23,15 @@ use rustix::process::Signal;
 
 /// Longest record: a frame and its header.
 const RECORD: usize = 1 << 18;
+
+/// Refuses to write frames, of which others choose every byte, to a terminal.
+pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
+    ensure!(
+        file != Path::new("-") || !io::stdout().is_terminal(),
+        "Frames would go to this terminal as they are; put '| tcpdump -nr -' behind, or name a file for -"
+    );
+    Ok(())
+}
 
 /// Records until this process is interrupted, or the server ends.
 pub(crate) fn run(mut server: Client, file: &Path) -> anyhow::Result<()> {

@@ -60,6 +60,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Command::MetricsServer(address) = &arguments.command {
         return metrics::serve(path, *address);
     }
+    if let Command::Capture(file) = &arguments.command {
+        capture::check(file)?;
+    }
     let greeted = connect(path)?;
     match &arguments.command {
         Command::Rules => rules(greeted, arguments),
