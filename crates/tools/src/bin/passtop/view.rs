@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use passt::cli::is_hidden;
+use passt_tools::visible::cut;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::KeyCode;
@@ -14,6 +15,8 @@ use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 
 use crate::sample::{FlowNow, Sample};
 
+/// Characters of each name at the head at most.
+const NAME: usize = 24;
 /// Characters in one place of the screen at most: a letter, and marks on it.
 const CELL: usize = 8;
 
@@ -340,13 +343,15 @@ fn head(path: &Path, sample: &Sample) -> String {
     let seconds = hello.uptime_ms / 1000;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let guest = if sample.guest.connected { "" } else { "  no guest" };
-    format!(
-        "{} {}  {}  up {hours}:{minutes:02}:{seconds:02}  {}{guest}",
-        hello.program,
-        hello.version,
-        hello.link,
-        path.display()
-    )
+    // There has to be room for the path, whatever the server says that it is.
+    let short = |text: &str| {
+        let mut text = text.to_owned();
+        cut(&mut text, NAME);
+        text
+    };
+    let [program, version, link] = [&hello.program, &hello.version, &hello.link].map(|text| short(text));
+    let up = format!("{hours}:{minutes:02}:{seconds:02}");
+    format!("{program} {version}  {link}  up {up}  {}{guest}", path.display())
 }
 
 /// A number of bytes, in at most six characters.
