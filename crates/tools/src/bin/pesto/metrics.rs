@@ -12,7 +12,7 @@ use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Hello};
 use passt_control::request::Request;
 use passt_tools::connect::{plainly, unexpected};
-use passt_tools::visible::{line, tell};
+use passt_tools::visible::{TEXT, cut, line, tell};
 use tiny_http::{Header, Response, Server};
 
 /// The counters of a server.
@@ -79,8 +79,10 @@ impl Metrics {
 }
 
 /// A label's value as the format wants it. What is hidden has no escape there, and is told as `?`:
-/// the text may be printed on a terminal.
+/// the text may be printed on a terminal. No label is longer than any that is meant.
 fn escape(value: &str) -> String {
+    let mut value = value.to_owned();
+    cut(&mut value, TEXT);
     let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     value.replace(is_hidden, "?")
 }
@@ -142,6 +144,7 @@ mod tests {
     fn labels_of_a_hostile_server() {
         let label = "a\u{1b}[2J\u{7}\r\u{7f}\u{9b}\u{202e}\u{2069}\u{200f}\u{2029}\n\"\\ö";
         assert_eq!(escape(label), "a?[2J????????\\n\\\"\\\\ö");
+        assert_eq!(escape(&"a".repeat(250_000)).chars().count(), TEXT);
     }
 
     #[test]
