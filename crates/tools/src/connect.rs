@@ -8,6 +8,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use passt_control::client::{Error, Greeted};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -31,6 +32,32 @@ pub fn greeted(path: &Path, patience: Duration) -> Result<Greeted, Error> {
     }
 }
 
+/// A server's answer to something else than what it was asked for.
+pub fn unexpected() -> Error {
+    Error::Unexpected("an answer to something else".into())
+}
+
+/// There was no answer in this time.
+pub fn late(patience: Duration) -> Error {
+    Error::Unexpected(format!("none in {} s", patience.as_secs_f32()))
+}
+
+/// An error as it is for people: a message that nobody expects says nothing to them.
+pub fn plainly(path: &Path, error: anyhow::Error) -> anyhow::Error {
+    let Some(Error::Unexpected(what)) = error.downcast_ref() else { return error };
+    let path = path.display();
+    if what == "it is the C program's" {
+        return anyhow!("{path}: this needs a server of this project; {what}");
+    }
+    if let Some(time) = what.strip_prefix("none in ") {
+        return anyhow!("{path}: the server did not answer in {time}");
+    }
+    let is_for_people = ["a list of", "a page from", "an answer to", "it ", "more than", "A message of"];
+    let is_for_people = is_for_people.iter().any(|begin| what.starts_with(begin));
+    let detail = if is_for_people { format!(": {what}") } else { String::new() };
+    anyhow!("{path}: the server does not speak this protocol as expected{detail}")
+}
+
 /// Connects if that can be done at once.
 fn attempt(path: &Path) -> Result<UnixStream, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -48,6 +75,24 @@ mod tests {
     use rustix::net::listen;
 
     use super::*;
+
+    #[test]
+    fn surprises_are_told_plainly() {
+        for (what, expected) in [
+            ("Reply { id: 1, answer: Done }", "/s: the server does not speak this protocol as expected"),
+            ("data did not match any variant", "/s: the server does not speak this protocol as expected"),
+            (
+                "a list of more than 9 elements",
+                "/s: the server does not speak this protocol as expected: a list of more than 9 elements",
+            ),
+            ("none in 5 s", "/s: the server did not answer in 5 s"),
+            ("it is the C program's", "/s: this needs a server of this project; it is the C program's"),
+        ] {
+            let error = anyhow::Error::from(Error::Unexpected(what.into())).context("why");
+            assert_eq!(format!("{:#}", plainly(Path::new("/s"), error)), expected);
+        }
+        assert_eq!(plainly(Path::new("/s"), anyhow!("another")).to_string(), "another");
+    }
 
     #[test]
     fn a_server_that_does_not_accept() {

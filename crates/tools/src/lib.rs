@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod visible;
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -50,6 +51,22 @@ pub fn listed(options: &[Described]) -> String {
         let _ = writeln!(text, "{names:column$}{help}");
     }
     text
+}
+
+/// The long name of an option, without dashes; empty if it has none.
+pub fn long((names, _): &Described) -> &'static str {
+    let (_, long) = names.split_once("--").unwrap_or_default();
+    long.split(' ').next().unwrap_or_default()
+}
+
+/// What is wrong with a word that spells a long option behind one dash, as `passt --help` has it, too.
+pub fn two_dashes(word: &OsStr, options: &[Described]) -> Option<String> {
+    let name = word.to_str()?.strip_prefix('-')?.split('=').next()?;
+    // What -help is in letters is the same.
+    let is_long = name != "help" && name.len() > 1 && options.iter().any(|option| long(option) == name);
+    is_long.then(|| {
+        format!("-{name} is several options of one letter: the long one is --{name}, with two dashes")
+    })
 }
 
 /// Writes to standard output at once, unless whoever read it has read enough; whether that is not so.

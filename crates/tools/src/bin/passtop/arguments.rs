@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lexopt::{Arg, Parser, ValueExt as _};
 use passt::cli::{see_help, unrecognized};
-use passt_tools::{PASSTOP, listed};
+use passt_tools::{PASSTOP, listed, long, two_dashes};
 
 /// A command line.
 #[derive(Debug, Default)]
@@ -45,7 +45,12 @@ impl Arguments {
     fn read(words: impl Iterator<Item = OsString>) -> anyhow::Result<Outcome> {
         let mut words = Parser::from_args(words);
         let mut arguments = Self::default();
-        while let Some(word) = words.next()? {
+        loop {
+            let next = words.try_raw_args();
+            if let Some(wrong) = next.and_then(|next| two_dashes(next.peek()?, PASSTOP)) {
+                bail!(wrong);
+            }
+            let Some(word) = words.next()? else { break };
             match word {
                 Arg::Short('h') | Arg::Long("help") => return Ok(Outcome::Print(usage())),
                 Arg::Long("version") => {
@@ -63,9 +68,7 @@ impl Arguments {
                 }
                 Arg::Value(path) if arguments.path.is_none() => arguments.path = Some(path.into()),
                 Arg::Long(name) => {
-                    let known = PASSTOP.iter().filter_map(|(names, _)| names.split_once("--"));
-                    let known = known.filter_map(|(_, long)| long.split(' ').next());
-                    bail!(unrecognized(name, known))
+                    bail!(unrecognized(name, PASSTOP.iter().map(long)))
                 }
                 other => bail!("{}", other.unexpected()),
             }
@@ -100,6 +103,10 @@ mod tests {
             ("-i 0", "not an interval"),
             ("a b", "unexpected argument \"b\""),
             ("--nix", "unrecognized option '--nix'; try 'passtop --help'"),
+            ("-json S", "-json is several options of one letter: the long one is --json, with two dashes"),
+            ("-once", "the long one is --once"),
+            ("S -interval=2", "the long one is --interval"),
+            ("-help", "Usage"),
             ("--intervall 1", "did you mean '--interval'? Try"),
         ] {
             assert!(parse(line).is_err_and(|text| text.contains(expected)), "{line}");

@@ -7,7 +7,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "who waits lives in real time")]
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const ALL: Duration = Duration::from_secs(5);
 
 /// How many are named where there are several.
-const SHOWN: usize = 20;
+const SHOWN: usize = 8;
 
 /// The only instance that there is.
 pub(crate) fn only() -> anyhow::Result<PathBuf> {
@@ -32,8 +34,7 @@ pub(crate) fn only() -> anyhow::Result<PathBuf> {
         [one] => Ok(one.clone()),
         [] => bail!("no passt or pasta with --conf-path found; a path says where there is one"),
         several => {
-            let mut names: Vec<_> =
-                several.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
+            let mut names: Vec<_> = several.iter().take(SHOWN).map(|path| named(path)).collect();
             let others = several.len().saturating_sub(SHOWN);
             names.extend((others > 0).then(|| format!("and {others} more")));
             bail!("several found, one must be named: {}", names.join(" "))
@@ -41,10 +42,18 @@ pub(crate) fn only() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// A path as one of several in a line.
+fn named(path: &Path) -> String {
+    let path = path.display().to_string();
+    if path.contains(' ') { format!("'{path}'") } else { path }
+}
+
 /// Control sockets that this user can reach.
 fn all() -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let mut paths: Vec<_> = text.lines().filter_map(listening).filter(|path| looks_like_one(path)).collect();
+    // Names are bytes: one that is no text must not hide the others.
+    let text = fs::read("/proc/net/unix").unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n');
+    let mut paths: Vec<_> = lines.filter_map(listening).filter(|path| looks_like_one(path)).collect();
     let user = rustix::process::geteuid().as_raw();
     let is_strangers = |path: &PathBuf| !fs::metadata(path).is_ok_and(|file| [0, user].contains(&file.uid()));
     paths.sort_by_cached_key(|path| (is_strangers(path), path.clone()));
@@ -54,12 +63,20 @@ fn all() -> Vec<PathBuf> {
     paths
 }
 
-/// The path of a socket that listens, from its line.
-fn listening(line: &str) -> Option<PathBuf> {
-    let mut fields = line.split_whitespace();
-    let flags = u32::from_str_radix(fields.nth(3)?, 16).ok()?;
-    let path = fields.nth(3)?;
-    (flags & ACCEPTS != 0 && path.starts_with('/')).then(|| PathBuf::from(path))
+/// The path of a socket that listens, from its line: all that is behind the inode and a blank.
+fn listening(line: &[u8]) -> Option<PathBuf> {
+    let mut rest = line;
+    let mut field = || {
+        let text = rest.trim_ascii_start();
+        let (field, behind) = text.split_at(text.iter().position(|byte| *byte == b' ')?);
+        rest = behind;
+        std::str::from_utf8(field).ok()
+    };
+    let [_num, _count, _protocol, flags] = [field()?, field()?, field()?, field()?];
+    let [_kind, _state, _inode] = [field()?, field()?, field()?];
+    let flags = u32::from_str_radix(flags, 16).ok()?;
+    let path = rest.strip_prefix(b" ").filter(|path| path.starts_with(b"/"))?;
+    (flags & ACCEPTS != 0).then(|| PathBuf::from(OsStr::from_bytes(path)))
 }
 
 /// Others are not to be disturbed: a passt's own socket may have one client only.
@@ -84,11 +101,15 @@ mod tests {
             ("ffff: 00000002 00000000 00010000 0001 01 123 /run/pasta.sock", Some("/run/pasta.sock")),
             ("ffff: 00000003 00000000 00000000 0001 03 123 /run/pasta.sock", None),
             ("ffff: 00000002 00000000 00010000 0001 01 123 @abstract", None),
+            ("ffff: 00000002 00000000 00010000 0001 01 123 @/run/pasta.sock", None),
             ("ffff: 00000002 00000000 00010000 0001 01 123", None),
+            ("ffff: 00000002 00000000 00010000 0001 01    12 /run/a  b/pasta ", Some("/run/a  b/pasta ")),
             ("Num       RefCount Protocol Flags    Type St Inode Path", None),
         ] {
-            assert_eq!(listening(line), expected.map(PathBuf::from), "{line}");
+            assert_eq!(listening(line.as_bytes()), expected.map(PathBuf::from), "{line}");
         }
+        let line = b"ffff: 00000002 00000000 00010000 0001 01 123 /run/\xffpasta";
+        assert_eq!(listening(line), Some(PathBuf::from(OsStr::from_bytes(b"/run/\xffpasta"))));
         assert!(looks_like_one(Path::new("/run/pasta.sock")));
         assert!(!looks_like_one(Path::new("/tmp/passt_1.socket")));
     }

@@ -9,11 +9,14 @@
 
 mod arguments;
 mod find;
+mod keys;
+mod looks;
 mod once;
 mod sample;
 mod screen;
 mod view;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,7 +30,7 @@ use passt_tools::visible::tell;
 use arguments::{Arguments, Outcome};
 use sample::Monitor;
 
-/// How long an answer is waited for: keys have to wait, too.
+/// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -50,13 +53,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => find::only()?,
     };
-    let client = connect::greeted(&path, PATIENCE).and_then(Greeted::speak).map_err(|error| {
-        let advice = if let Error::Io(error) = &error { advice::control_socket(error) } else { None };
+    watch(&path, arguments).map_err(|error| connect::plainly(&path, error))
+}
+
+fn watch(path: &Path, arguments: &Arguments) -> anyhow::Result<()> {
+    let client = connect::greeted(path, PATIENCE).and_then(Greeted::speak).map_err(|error| {
+        let advice = match &error {
+            Error::Io(error) => advice::control_socket(error),
+            Error::Unexpected(_) => return error.into(),
+            _ => None,
+        };
         anyhow::anyhow!(advice::with(format_args!("{}: {error}", path.display()), advice))
     })?;
-    let monitor = Monitor::new(client, path)?;
+    let monitor = Monitor::new(client)?;
     if arguments.once {
-        return once::run(monitor, arguments);
+        return once::run(monitor, path, arguments);
     }
-    screen::run(monitor, arguments.interval.unwrap_or(Duration::from_secs(1)))
+    screen::run(monitor, path, arguments.interval.unwrap_or(Duration::from_secs(1)))
 }

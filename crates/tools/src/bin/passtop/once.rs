@@ -1,5 +1,6 @@
 //! Everything once, for scripts: text or JSON.
 
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use crate::arguments::Arguments;
+use crate::looks::Looks;
 use crate::sample::Monitor;
 use crate::view::{Page, View};
 
@@ -19,10 +21,11 @@ const HEIGHT: u16 = 40;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Looks twice, for rates.
-pub(crate) fn run(mut monitor: Monitor, arguments: &Arguments) -> anyhow::Result<()> {
-    monitor.look()?;
+pub(crate) fn run(monitor: Monitor, path: &Path, arguments: &Arguments) -> anyhow::Result<()> {
+    let mut looks = Looks::at(monitor)?;
+    looks.look()?;
     sleep(arguments.interval.unwrap_or(INTERVAL));
-    let sample = monitor.look()?;
+    let sample = looks.look()?;
     let text = if arguments.json {
         json(&serde_json::to_string(&sample)?) + "\n"
     } else {
@@ -30,7 +33,7 @@ pub(crate) fn run(mut monitor: Monitor, arguments: &Arguments) -> anyhow::Result
         for page in Page::ALL {
             let view = View::of(page);
             let mut terminal = Terminal::new(TestBackend::new(WIDTH, HEIGHT))?;
-            terminal.draw(|frame| view.draw(frame, &monitor, Some(&sample)))?;
+            terminal.draw(|frame| view.draw(frame, path, Some(&sample)))?;
             text.push_str(&lines(terminal.backend()));
         }
         text

@@ -2,14 +2,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use passt_control::Protocol;
 use passt_control::client::{Client, MAX_ELEMENTS};
 use passt_control::reply::{Answer, Counters, Flow, Guest, Hello, RuleNow};
 use passt_control::request::{Names, Request};
+use passt_tools::connect::unexpected;
+use passt_tools::visible::{TEXT, cut};
 use serde::Serialize;
 
 /// Rates that are remembered.
@@ -27,13 +28,10 @@ const NAMED: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Monitor {
     client: Client,
-    pub(crate) path: PathBuf,
-    pub(crate) hello: Hello,
     /// Bytes that each flow had carried, out and in.
     before: HashMap<(u32, u32), (u64, u64)>,
     counters: Option<(Instant, Counters)>,
-    /// Bytes a second from the guest and to it, the latest last.
-    pub(crate) history: [VecDeque<u64>; 2],
+    history: [VecDeque<u64>; 2],
 }
 
 /// What was seen at one time.
@@ -57,6 +55,9 @@ pub(crate) struct Sample {
     /// Reasons to drop, how often in all, and a second.
     pub(crate) drops: Vec<DropNow>,
     pub(crate) guest: Guest,
+    /// Bytes a second from the guest and to it, the latest last.
+    #[serde(skip)]
+    pub(crate) history: [VecDeque<u64>; 2],
 }
 
 /// A flow, and its rates in bytes a second.
@@ -87,19 +88,19 @@ pub(crate) struct DropNow {
 
 impl Monitor {
     /// Begins to watch.
-    pub(crate) fn new(mut client: Client, path: PathBuf) -> anyhow::Result<Self> {
-        let Answer::Hello(hello) = client.ask(Request::Hello)? else { bail!("Unexpected answer") };
+    pub(crate) fn new(mut client: Client) -> anyhow::Result<Self> {
+        let Answer::Hello(_) = client.ask(Request::Hello)? else { return Err(unexpected().into()) };
         let history = [VecDeque::new(), VecDeque::new()];
-        Ok(Self { client, path, hello, before: HashMap::new(), counters: None, history })
+        Ok(Self { client, before: HashMap::new(), counters: None, history })
     }
 
     /// Looks again.
     pub(crate) fn look(&mut self) -> anyhow::Result<Sample> {
-        let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { bail!("Unexpected answer") };
-        self.hello = hello;
-        let Answer::Counters(counters) = self.client.ask(Request::Counters)? else {
-            bail!("Unexpected answer")
+        let Answer::Hello(hello) = self.client.ask(Request::Hello)? else { return Err(unexpected().into()) };
+        let Answer::Counters(mut counters) = self.client.ask(Request::Counters)? else {
+            return Err(unexpected().into());
         };
+        bound_counters(&mut counters);
         let now = Instant::now();
         let (passed, before) = match self.counters.take() {
             Some((at, before)) => (now.duration_since(at), before),
@@ -128,7 +129,7 @@ impl Monitor {
         rates.sort_by_key(|(name, out, inward)| (std::cmp::Reverse(out.saturating_add(*inward)), *name));
         let flows = self.describe_first(&rates)?;
         let ports = ports(self.client.rules()?, &flows);
-        let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { bail!("Unexpected answer") };
+        let Answer::Guest(guest) = self.client.ask(Request::Guest)? else { return Err(unexpected().into()) };
         let of = |before, now| rate(before, now, interval);
         let [rate_out, rate_in] = [
             of(before.from_guest_bytes, counters.from_guest_bytes),
@@ -141,7 +142,7 @@ impl Monitor {
             history.push_back(rate);
         }
         let sample = Sample {
-            hello: self.hello.clone(),
+            hello: bound_hello(hello),
             interval,
             rate_out,
             rate_in,
@@ -152,7 +153,8 @@ impl Monitor {
             ports,
             drops: drops(&before, &counters, interval),
             counters: (*counters).clone(),
-            guest: *guest,
+            guest: bound_guest(*guest),
+            history: self.history.clone(),
         };
         self.counters = Some((now, *counters));
         Ok(sample)
@@ -191,11 +193,11 @@ impl Monitor {
             rates.iter().map(|(name, out, inward)| (name_of(*name), (*out, *inward))).collect();
         let flows = rates.iter().map(|(name, ..)| name_of(*name)).collect();
         let Answer::Flows(described) = self.client.ask(Request::Describe(Names { flows }))? else {
-            bail!("Unexpected answer")
+            return Err(unexpected().into());
         };
         let with_rates = |flow: Flow| {
             let (rate_out, rate_in) = by_name.get(&flow.flow).copied().unwrap_or_default();
-            FlowNow { flow, rate_out, rate_in }
+            FlowNow { flow: bound_flow(flow), rate_out, rate_in }
         };
         Ok(described.flows.into_iter().map(with_rates).collect())
     }
@@ -219,8 +221,9 @@ fn rate(before: u64, now: u64, seconds: f64) -> u64 {
 
 #[expect(clippy::cast_precision_loss, reason = "a rate to be looked at")]
 fn drops(before: &Counters, now: &Counters, seconds: f64) -> Vec<DropNow> {
-    let old =
-        |reason: &str| before.drops.iter().find(|drop| drop.reason == reason).map_or(0, |drop| drop.count);
+    let before: HashMap<&str, u64> =
+        before.drops.iter().map(|drop| (drop.reason.as_str(), drop.count)).collect();
+    let old = |reason: &str| before.get(reason).copied().unwrap_or_default();
     let drop = |drop: &passt_control::reply::Drop| DropNow {
         reason: drop.reason.clone(),
         meaning: drop.meaning.clone(),
@@ -232,27 +235,69 @@ fn drops(before: &Counters, now: &Counters, seconds: f64) -> Vec<DropNow> {
 
 /// Rules with who uses them now: remote addresses of flows through their ports.
 fn ports(rules: Vec<RuleNow>, flows: &[FlowNow]) -> Vec<PortNow> {
+    let mut by_port: BTreeMap<(Protocol, u16), Vec<usize>> = BTreeMap::new();
+    for (place, flow) in flows.iter().enumerate() {
+        if let Some(target) = target(&flow.flow) {
+            by_port.entry(target).or_default().push(place);
+        }
+    }
     let mut left = NAMED;
-    let mut port = |rule: RuleNow| {
-        let uses = |flow: &&FlowNow| {
-            let last_part = |end: &str| end.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            let of_rule = &rule.rule;
-            let more = of_rule.last().saturating_sub(of_rule.first);
-            let (first, last) = (of_rule.to(), of_rule.to().saturating_add(more));
-            let is_protocol = flow.flow.protocol.eq_ignore_ascii_case(&of_rule.protocol.to_string());
-            // By the link the guest's end is the target; past it that is our peer's.
-            let target =
-                if flow.flow.via == "link" { Some(&flow.flow.guest) } else { flow.flow.target.as_ref() };
-            let is_target =
-                target.is_some_and(|end| last_part(end).is_some_and(|port| (first..=last).contains(&port)));
-            is_protocol && is_target
-        };
-        let users = flows.iter().filter(uses).take(left).map(|flow| flow.flow.remote.clone());
-        let users: Vec<_> = users.collect();
-        left -= users.len();
-        PortNow { rule, users }
+    let port = |rule: RuleNow| {
+        let of_rule = &rule.rule;
+        let more = of_rule.last().saturating_sub(of_rule.first);
+        let (first, last) = (of_rule.to(), of_rule.to().saturating_add(more));
+        let mut places: Vec<usize> = Vec::new();
+        if left > 0 {
+            let ports = (of_rule.protocol, first)..=(of_rule.protocol, last);
+            places.extend(by_port.range(ports).flat_map(|(_, places)| places));
+            // As the flows are: the busiest first.
+            places.sort_unstable();
+            places.truncate(left);
+            left -= places.len();
+        }
+        let users = places.iter().filter_map(|place| flows.get(*place)).map(|flow| flow.flow.remote.clone());
+        PortNow { users: users.collect(), rule }
     };
-    rules.into_iter().map(&mut port).collect()
+    rules.into_iter().map(port).collect()
+}
+
+/// What a flow is for, and the port that it goes to, if it is one that a rule may be for.
+fn target(flow: &Flow) -> Option<(Protocol, u16)> {
+    let protocols = [Protocol::Tcp, Protocol::Udp];
+    let protocol = protocols.into_iter().find(|of| flow.protocol.eq_ignore_ascii_case(&of.to_string()))?;
+    // By the link the guest's end is the target; past it that is our peer's.
+    let end = if flow.via == "link" { &flow.guest } else { flow.target.as_ref()? };
+    let (_, port) = end.rsplit_once(':')?;
+    Some((protocol, port.parse().ok()?))
+}
+
+/// Leaves of a text what there is room for.
+fn bound(text: &mut String) {
+    cut(text, TEXT);
+}
+
+fn bound_hello(mut hello: Hello) -> Hello {
+    [&mut hello.program, &mut hello.version, &mut hello.link].into_iter().for_each(bound);
+    hello
+}
+
+fn bound_flow(mut flow: Flow) -> Flow {
+    let texts = [&mut flow.flow, &mut flow.protocol, &mut flow.via, &mut flow.guest, &mut flow.remote];
+    texts.into_iter().chain([&mut flow.state]).for_each(bound);
+    [&mut flow.target, &mut flow.local].into_iter().flatten().for_each(bound);
+    flow
+}
+
+fn bound_counters(counters: &mut Counters) {
+    counters.levels.iter_mut().for_each(|(name, _)| bound(name));
+    counters.drops.iter_mut().flat_map(|drop| [&mut drop.reason, &mut drop.meaning]).for_each(bound);
+}
+
+fn bound_guest(mut guest: Guest) -> Guest {
+    guest.addresses.iter_mut().chain(&mut guest.macs).for_each(bound);
+    let told = [&mut guest.ipv4, &mut guest.gateway4, &mut guest.ipv6, &mut guest.gateway6];
+    told.into_iter().flatten().chain([&mut guest.our_mac]).for_each(bound);
+    guest
 }
 
 #[cfg(test)]
@@ -281,6 +326,59 @@ mod tests {
         let many = vec![rule(r#"{"protocol":"tcp","first":80}"#); 1000];
         let named: usize = ports(many, &flows).iter().map(|port| port.users.len()).sum();
         assert_eq!(named, NAMED);
+    }
+
+    #[test]
+    fn ports_and_their_users() {
+        let mut flows: Vec<_> = (0..5).map(flow).collect();
+        flows[1].flow.guest = "[fd00::1]:81".into();
+        flows[2].flow.protocol = "udp".into();
+        flows[3].flow.via = "host".into();
+        flows[4].flow.target = Some("127.0.0.1:80".into());
+        flows[4].flow.via = "namespace".into();
+        let rules = [
+            (r#"{"protocol":"tcp","first":80}"#, &["192.0.2.9:0", "192.0.2.9:4"][..]),
+            (r#"{"protocol":"tcp","first":8080,"last":8081,"to":80}"#, &["0", "1", "4"]),
+            (r#"{"protocol":"udp","first":80}"#, &["2"]),
+            (r#"{"protocol":"tcp","first":82}"#, &[]),
+        ];
+        let told = ports(rules.iter().map(|(text, _)| rule(text)).collect(), &flows);
+        for (port, (text, users)) in told.iter().zip(rules) {
+            assert_eq!(port.users.len(), users.len(), "{text}: {:?}", port.users);
+            assert!(port.users.iter().zip(users).all(|(user, end)| user.ends_with(end)), "{text}");
+        }
+    }
+
+    /// What is taken from a server has a length, however often it is shown.
+    #[test]
+    fn texts_of_a_hostile_server() {
+        let long = || "R".repeat(250_000);
+        let mut one = flow(1).flow;
+        (one.remote, one.target) = (long(), Some(long()));
+        let one = bound_flow(one);
+        assert_eq!(one.remote.chars().count(), TEXT);
+        assert!(one.remote.ends_with('…') && one.target.is_some_and(|target| target == one.remote));
+        let drop = passt_control::reply::Drop { reason: long(), meaning: long(), count: 1 };
+        let levels = vec![(long(), passt_control::reply::Level::default())];
+        let mut counters = Counters { drops: vec![drop], levels, ..Counters::default() };
+        bound_counters(&mut counters);
+        let hello = Hello { program: long(), version: long(), link: long(), uptime_ms: 1 };
+        let guest =
+            Guest { addresses: vec![long()], ipv4: Some(long()), our_mac: long(), ..Guest::default() };
+        let told = [
+            serde_json::to_string(&bound_hello(hello)),
+            serde_json::to_string(&bound_guest(guest)),
+            serde_json::to_string(&counters),
+        ];
+        assert!(told.iter().all(|text| text.as_ref().is_ok_and(|text| text.len() < 2000)), "{told:?}");
+    }
+
+    /// Very many rules and flows that don't meet are no more work than both.
+    #[test]
+    fn rules_of_other_ports() {
+        let flows: Vec<_> = (0..256).map(flow).collect();
+        let rules = vec![rule(r#"{"protocol":"udp","first":1}"#); 260_000];
+        assert!(ports(rules, &flows).iter().all(|port| port.users.is_empty()));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What is on the screen: a head with rates, and one of four pages below.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use passt::cli::is_hidden;
+use passt_tools::visible::cut;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::KeyCode;
@@ -11,7 +13,12 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 
-use crate::sample::{FlowNow, Monitor, Sample};
+use crate::sample::{FlowNow, Sample};
+
+/// Characters of each name at the head at most.
+const NAME: usize = 24;
+/// Characters in one place of the screen at most: a letter, and marks on it.
+const CELL: usize = 8;
 
 /// A page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,7 +156,7 @@ impl View {
     }
 
     /// Draws everything.
-    pub(crate) fn draw(&self, frame: &mut Frame<'_>, monitor: &Monitor, sample: Option<&Sample>) {
+    pub(crate) fn draw(&self, frame: &mut Frame<'_>, path: &Path, sample: Option<&Sample>) {
         let parts =
             [Constraint::Length(1), Constraint::Length(2), Constraint::Length(2), Constraint::Length(1)];
         let areas = Layout::vertical(parts.into_iter().chain([Constraint::Min(1), Constraint::Length(1)]));
@@ -157,12 +164,12 @@ impl View {
         let Some(sample) = sample else {
             return frame.render_widget(Paragraph::new("Looking …"), title);
         };
-        frame.render_widget(Paragraph::new(head(monitor, sample)), title);
+        frame.render_widget(Paragraph::new(seen(&head(path, sample))), title);
         let rates = [
             (out, "out", sample.rate_out, sample.frames_out),
             (inward, "in ", sample.rate_in, sample.frames_in),
         ];
-        for ((area, name, rate, frames), history) in rates.into_iter().zip(&monitor.history) {
+        for ((area, name, rate, frames), history) in rates.into_iter().zip(&sample.history) {
             let [text, line] = Layout::horizontal([Constraint::Length(32), Constraint::Min(1)]).areas(area);
             let told = format!("{name} {:>9}/s {:>7} frames", bytes(rate), count(frames));
             frame.render_widget(Paragraph::new(told), text);
@@ -212,9 +219,10 @@ impl View {
         area: Rect,
         names: &[&str],
         widths: &[Constraint],
-        lines: Vec<Vec<String>>,
+        lines: impl Iterator<Item = Vec<String>>,
     ) {
-        let shown = lines.into_iter().filter(|line| self.passes(line)).skip(self.scroll).map(Row::new);
+        let shown = lines.filter(|line| self.passes(line)).skip(self.scroll).take(area.height.into());
+        let shown = shown.map(|line| Row::new(line.iter().map(|cell| seen(cell)).collect::<Vec<_>>()));
         let head = Row::new(names.iter().map(|name| (*name).to_owned()));
         let head = head.style(Style::new().add_modifier(Modifier::BOLD));
         frame.render_widget(Table::new(shown, widths.to_vec()).header(head).column_spacing(1), area);
@@ -265,14 +273,13 @@ impl View {
             names.extend(["window", "cwnd", "socket's peer"]);
             widths.extend([Constraint::Length(7), Constraint::Length(5), Constraint::Fill(1)]);
         }
-        self.table(frame, area, &names, &widths, flows.into_iter().map(line).collect());
+        self.table(frame, area, &names, &widths, flows.into_iter().map(line));
     }
 
     fn ports(&self, frame: &mut Frame<'_>, area: Rect, sample: &Sample) {
         let lines = sample.ports.iter().map(|port| {
             let rule = port.rule.rule.to_string();
-            let mut users = port.users.clone();
-            users.truncate(3);
+            let users: Vec<_> = port.users.iter().take(3).cloned().collect();
             let side = port.rule.rule.side.pif_name().to_owned();
             vec![side, rule, port.rule.sockets.to_string(), port.users.len().to_string(), users.join(" ")]
         });
@@ -283,7 +290,7 @@ impl View {
             Constraint::Length(5),
             Constraint::Fill(2),
         ];
-        self.table(frame, area, &["side", "rule", "sockets", "flows", "who"], &widths, lines.collect());
+        self.table(frame, area, &["side", "rule", "sockets", "flows", "who"], &widths, lines);
     }
 
     fn drops(&self, frame: &mut Frame<'_>, area: Rect, sample: &Sample) {
@@ -292,7 +299,7 @@ impl View {
         });
         let widths =
             [Constraint::Length(8), Constraint::Length(8), Constraint::Length(18), Constraint::Fill(1)];
-        self.table(frame, area, &["in all", "a second", "reason", "meaning"], &widths, lines.collect());
+        self.table(frame, area, &["in all", "a second", "reason", "meaning"], &widths, lines);
     }
 
     fn state(&self, frame: &mut Frame<'_>, area: Rect, sample: &Sample) {
@@ -321,22 +328,30 @@ impl View {
                 .iter()
                 .map(|(name, level)| vec![name.clone(), format!("{} of {}", level.used, level.of)]),
         );
-        self.table(frame, area, &["what", "now"], &[Constraint::Length(18), Constraint::Fill(1)], lines);
+        self.table(
+            frame,
+            area,
+            &["what", "now"],
+            &[Constraint::Length(18), Constraint::Fill(1)],
+            lines.into_iter(),
+        );
     }
 }
 
-fn head(monitor: &Monitor, sample: &Sample) -> String {
+fn head(path: &Path, sample: &Sample) -> String {
     let hello = &sample.hello;
     let seconds = hello.uptime_ms / 1000;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     let guest = if sample.guest.connected { "" } else { "  no guest" };
-    format!(
-        "{} {}  {}  up {hours}:{minutes:02}:{seconds:02}  {}{guest}",
-        hello.program,
-        hello.version,
-        hello.link,
-        monitor.path.display()
-    )
+    // There has to be room for the path, whatever the server says that it is.
+    let short = |text: &str| {
+        let mut text = text.to_owned();
+        cut(&mut text, NAME);
+        text
+    };
+    let [program, version, link] = [&hello.program, &hello.version, &hello.link].map(|text| short(text));
+    let up = format!("{hours}:{minutes:02}:{seconds:02}");
+    format!("{program} {version}  {link}  up {up}  {}{guest}", path.display())
 }
 
 /// A number of bytes, in at most six characters.
@@ -378,11 +393,23 @@ fn micros(time: u32) -> String {
     }
 }
 
-/// Puts a mark in the place of what is hidden: names and addresses are what a server says.
+/// A text of a server with a mark in the place of each hidden character: a widget leaves out some of
+/// them, and begins another line at others.
+fn seen(text: &str) -> String {
+    text.replace(is_hidden, "?")
+}
+
+/// Puts a mark in the place of what is hidden, wherever it comes from, and cuts what has no end: any
+/// number of marks may be on one letter.
 fn conceal(screen: &mut Buffer) {
     for cell in &mut screen.content {
         if cell.symbol().contains(is_hidden) {
             cell.set_symbol("?");
+        }
+        let symbol = cell.symbol();
+        if let Some((end, _)) = symbol.char_indices().nth(CELL) {
+            let symbol = symbol.get(..end).unwrap_or_default().to_owned();
+            cell.set_symbol(&symbol);
         }
     }
 }
@@ -420,6 +447,24 @@ mod tests {
         conceal(&mut screen);
         let seen: String = screen.content.iter().map(ratatui::buffer::Cell::symbol).collect();
         assert!(!seen.contains(is_hidden) && seen.ends_with('?') && seen.contains("ö 80"), "{seen:?}");
+    }
+
+    #[test]
+    fn what_a_widget_leaves_out_is_marked() {
+        let view = View::default();
+        let screen = ratatui::backend::TestBackend::new(30, 3);
+        let mut terminal = ratatui::Terminal::new(screen).expect("a screen");
+        let line = vec!["192.0.2.\u{1b}\u{7}\u{b}\u{c}\n9".to_owned(), format!("a{}b", "\u{301}".repeat(99))];
+        let widths = [Constraint::Length(20), Constraint::Length(5)];
+        let draw = |frame: &mut Frame<'_>| {
+            view.table(frame, frame.area(), &["x", "y"], &widths, [line].into_iter());
+            conceal(frame.buffer_mut());
+        };
+        terminal.draw(draw).expect("a table");
+        let seen = crate::once::lines(terminal.backend());
+        let line = format!("192.0.2.?????9       a{}b", "\u{301}".repeat(CELL - 1));
+        assert_eq!(seen, format!("x                    y\n{line}\n"));
+        assert_eq!(super::seen("1\n2"), "1?2");
     }
 
     #[test]

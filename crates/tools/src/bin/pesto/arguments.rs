@@ -18,7 +18,7 @@ use passt_control::{Protocol, Side};
 use passt_engine::flow;
 use passt_engine::forward::Entry;
 use passt_engine::forward::rule::Families;
-use passt_tools::{PESTO, listed};
+use passt_tools::{PESTO, listed, long, two_dashes};
 
 /// A command line.
 #[derive(Debug)]
@@ -109,7 +109,12 @@ impl Arguments {
             show: false,
             debug: false,
         };
-        while let Some(word) = words.next()? {
+        loop {
+            let next = words.try_raw_args();
+            if let Some(wrong) = next.and_then(|next| two_dashes(next.peek()?, PESTO)) {
+                bail!(wrong);
+            }
+            let Some(word) = words.next()? else { break };
             let name = match word {
                 Arg::Short(letter) => by_letter(letter)?,
                 Arg::Long(name) => by_prefix(name)?,
@@ -255,21 +260,15 @@ fn version() -> String {
     )
 }
 
-/// The long name of an option, without dashes.
-fn long(names: &'static str) -> &'static str {
-    let (_, long) = names.split_once("--").unwrap_or_default();
-    long.split(' ').next().unwrap_or_default()
-}
-
 fn by_letter(letter: char) -> anyhow::Result<&'static str> {
     let begins = format!("-{letter},");
     let option = PESTO.iter().find(|(names, _)| names.starts_with(&begins));
-    Ok(long(option.with_context(|| format!("invalid option -- '{letter}'"))?.0))
+    Ok(long(option.with_context(|| format!("invalid option -- '{letter}'"))?))
 }
 
 /// The option that a long name means, perhaps abbreviated.
 fn by_prefix(name: &str) -> anyhow::Result<&'static str> {
-    let all = || PESTO.iter().map(|(names, _)| long(names));
+    let all = || PESTO.iter().map(long);
     if let Some(exact) = all().find(|long| *long == name) {
         return Ok(exact);
     }
@@ -370,6 +369,12 @@ mod tests {
             ("--add 8083:80 S", "pesto: 8083:80: ports take -t or -u"),
             ("S 127.0.0.1/80-81,90", "pesto: 127.0.0.1/80-81,90: ports take -t or -u"),
             ("-A -t 80 --metrics S", "don't go together"),
+            (
+                "-tcp-ports 80 S",
+                "pesto: -tcp-ports is several options of one letter: the long one is --tcp-ports, with two",
+            ),
+            ("-add -t 80 S", "the long one is --add"),
+            ("S -show", "the long one is --show"),
             ("--metrics-listen x S", "not an address and a port: x"),
         ] {
             match Arguments::parse(line.split_whitespace().map(OsString::from)) {

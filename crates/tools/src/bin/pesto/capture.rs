@@ -4,17 +4,18 @@
 //! one end of a socket that keeps records apart, and they are passed on from here.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use passt_control::client::Client;
 use passt_control::frame;
 use passt_control::reply::{Answer, Message as Reply};
 use passt_control::request::{Message, Request};
 use passt_sys::msg;
 use passt_sys::signal::SignalFd;
+use passt_tools::connect::unexpected;
 use passt_tools::visible::tell;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
@@ -22,6 +23,15 @@ use rustix::process::Signal;
 
 /// Longest record: a frame and its header.
 const RECORD: usize = 1 << 18;
+
+/// Refuses to write frames, of which others choose every byte, to a terminal.
+pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
+    ensure!(
+        file != Path::new("-") || !io::stdout().is_terminal(),
+        "Frames would go to this terminal as they are; put '| tcpdump -nr -' behind, or name a file for -"
+    );
+    Ok(())
+}
 
 /// Records until this process is interrupted, or the server ends.
 pub(crate) fn run(mut server: Client, file: &Path) -> anyhow::Result<()> {
@@ -66,7 +76,7 @@ fn begin(server: &mut Client, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> 
     match server.receive()? {
         Reply::Reply { .. } => Ok(()),
         Reply::Failure { error, .. } => bail!(error),
-        Reply::Event { .. } => bail!("Unexpected answer"),
+        Reply::Event { .. } => Err(unexpected().into()),
     }
 }
 
@@ -75,7 +85,7 @@ fn end(server: &mut Client) -> anyhow::Result<()> {
         // There is nobody left who could go on.
         Err(passt_control::client::Error::Closed | passt_control::client::Error::Io(_))
         | Ok(Answer::Done) => Ok(()),
-        Ok(_) => bail!("Unexpected answer"),
+        Ok(_) => Err(unexpected().into()),
         Err(error) => Err(error.into()),
     }
 }

@@ -31,7 +31,9 @@ use arguments::{Arguments, Command, Outcome};
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse(std::env::args_os().skip(1)) {
-        Outcome::Run(arguments) => run(&arguments),
+        Outcome::Run(arguments) => {
+            run(&arguments).map_err(|error| passt_tools::connect::plainly(&arguments.path, error))
+        }
         Outcome::Print(text) => print(&text),
         Outcome::Fail(text) => Err(anyhow::anyhow!(text)),
     };
@@ -58,6 +60,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Command::MetricsServer(address) = &arguments.command {
         return metrics::serve(path, *address);
     }
+    if let Command::Capture(file) = &arguments.command {
+        capture::check(file)?;
+    }
     let greeted = connect(path)?;
     match &arguments.command {
         Command::Rules => rules(greeted, arguments),
@@ -76,6 +81,7 @@ fn connect(path: &Path) -> anyhow::Result<Greeted> {
             let message = format!("Failed to connect to {}: {error}", path.display());
             anyhow::anyhow!(advice::with(message, advice::control_socket(&error)))
         }
+        error @ Error::Unexpected(_) => error.into(),
         error => anyhow::anyhow!("{}: {error}", path.display()),
     })
 }

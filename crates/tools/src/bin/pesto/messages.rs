@@ -2,18 +2,23 @@
 
 use std::io;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use passt::advice;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Changed, Outcome, Refused};
 use passt_control::request::{Change, Changes, Request};
 use passt_control::{Protocol, Rule, Side};
+use passt_tools::connect::unexpected;
 use passt_tools::visible::{json, tell};
 
 use crate::{Several, holder};
 
 /// Changes sent at once: they fit a message, whatever they say.
 const CHUNK: usize = 200;
+/// Refusals that are told at most: a server tells no more (docs/control.md).
+const REFUSALS: usize = 256;
+/// Of these, the first whose ports' holders are looked for: that is a search of all processes each.
+const HOLDERS: usize = 8;
 
 /// Makes changes, all or none. Those that can't be are the error, a line each.
 pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> anyhow::Result<()> {
@@ -27,15 +32,16 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
         Answer::Changed(changed) => changed,
         // There was nothing to do.
         Answer::Done => return Ok(()),
-        other => bail!("Unexpected answer: {other:?}"),
+        _ => return Err(unexpected().into()),
     };
     if debug {
-        for (outcome, count) in &changed.outcomes {
+        // There is one for each change at most.
+        for (outcome, count) in changed.outcomes.iter().take(changes.len()) {
             tell(format_args!("{count} {outcome:?}"));
         }
     }
     if !changed.committed {
-        let mut lines: Vec<_> = changed.refused.iter().map(line).collect();
+        let mut lines = refusals(changed.refused.iter(), "", holder::of);
         if lines.is_empty() {
             lines.push("Nothing was changed".to_owned());
         }
@@ -48,7 +54,7 @@ pub(crate) fn change(mut server: Client, changes: &[Change], debug: bool) -> any
 /// What is to be said of changes that took effect, a line each.
 fn notes(changes: &[Change], changed: &Changed) -> Vec<String> {
     let in_part = changed.refused.iter().filter(|refused| refused.part);
-    let mut lines: Vec<_> = in_part.map(|refused| format!("Left out: {}", line(refused))).collect();
+    let mut lines = refusals(in_part, "Left out: ", holder::of);
     lines.extend(absent(changes, &changed.outcomes).map(|rule| format!("Nothing to delete: {rule}")));
     let told = changed.outcomes.iter().fold(0_usize, |all, (_, count)| all.saturating_add(*count));
     let mut untold = changes.iter().skip(told);
@@ -70,11 +76,32 @@ fn absent<'a>(
     })
 }
 
+/// Why rules can't be had, a line each, and how many more there are than is told.
+fn refusals<'a>(
+    mut refused: impl Iterator<Item = &'a Refused>,
+    begin: &str,
+    holder: impl Fn(&Rule, u16) -> Option<String>,
+) -> Vec<String> {
+    let mut searches = HOLDERS;
+    let mut holder = |rule: &Rule, port| {
+        let left = searches.checked_sub(1)?;
+        searches = left;
+        holder(rule, port)
+    };
+    let mut lines: Vec<_> = Vec::new();
+    for refused in refused.by_ref().take(REFUSALS) {
+        lines.push(format!("{begin}{}", line(refused, &mut holder)));
+    }
+    let more = refused.count();
+    lines.extend((more > 0).then(|| format!("{begin}{more} more")));
+    lines
+}
+
 /// Why a rule can't be had, and who has what it needs, or else what to do.
-fn line(refused: &Refused) -> String {
+fn line(refused: &Refused, holder: &mut dyn FnMut(&Rule, u16) -> Option<String>) -> String {
     let Refused { rule, port, errno, reason, .. } = refused;
     let in_use = *errno == Some(rustix::io::Errno::ADDRINUSE.raw_os_error());
-    if let Some(holder) = port.filter(|_| in_use).and_then(|port| holder::of(rule, port)) {
+    if let Some(holder) = port.filter(|_| in_use).and_then(|port| holder(rule, port)) {
         return format!("{reason}: {holder}");
     }
     let protocol = if rule.protocol == Protocol::Tcp { "t" } else { "u" };
@@ -115,6 +142,28 @@ mod tests {
 
     fn rule(port: u16) -> Rule {
         serde_json::from_str(&format!(r#"{{"protocol":"tcp","first":{port}}}"#)).expect("a rule")
+    }
+
+    #[test]
+    fn very_many_refusals() {
+        let refused = Refused {
+            rule: rule(22),
+            port: Some(22),
+            errno: Some(rustix::io::Errno::ADDRINUSE.raw_os_error()),
+            reason: "in use".into(),
+            part: false,
+        };
+        let searches = std::cell::Cell::new(0);
+        let holder = |_: &Rule, _| {
+            searches.set(searches.get() + 1);
+            Some("by x".to_owned())
+        };
+        let lines = refusals(vec![refused.clone(); 3300].iter(), "", holder);
+        assert_eq!((lines.len(), searches.get()), (REFUSALS + 1, HOLDERS));
+        assert_eq!((&*lines[0], &*lines[REFUSALS]), ("in use: by x", "3044 more"));
+        assert!(lines[HOLDERS].starts_with("in use") && lines[HOLDERS] != lines[0], "{}", lines[HOLDERS]);
+        let lines = refusals(vec![refused; REFUSALS].iter(), "Left out: ", holder);
+        assert_eq!((lines.len(), &*lines[0]), (REFUSALS, "Left out: in use: by x"));
     }
 
     #[test]

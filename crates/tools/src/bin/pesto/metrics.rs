@@ -6,12 +6,13 @@ use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use passt::cli::is_hidden;
 use passt_control::client::Client;
 use passt_control::reply::{Answer, Counters, Hello};
 use passt_control::request::Request;
-use passt_tools::visible::{line, tell};
+use passt_tools::connect::{plainly, unexpected};
+use passt_tools::visible::{TEXT, cut, line, tell};
 use tiny_http::{Header, Response, Server};
 
 /// The counters of a server.
@@ -19,7 +20,7 @@ pub(crate) fn text(server: &mut Client) -> anyhow::Result<String> {
     let (Answer::Hello(hello), Answer::Counters(counters)) =
         (server.ask(Request::Hello)?, server.ask(Request::Counters)?)
     else {
-        bail!("Unexpected answer");
+        return Err(unexpected().into());
     };
     Ok(write(&hello, &counters))
 }
@@ -32,7 +33,8 @@ pub(crate) fn serve(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
         let url = request.url();
         let is_known = matches!(url.split_once('?').map_or(url, |(path, _)| path), "/" | "/metrics");
         let text = if is_known {
-            Some(super::connect(path).and_then(super::speak).and_then(|mut client| text(&mut client)))
+            let client = super::connect(path).and_then(super::speak);
+            Some(client.and_then(|mut client| text(&mut client)).map_err(|error| plainly(path, error)))
         } else {
             None
         };
@@ -77,8 +79,10 @@ impl Metrics {
 }
 
 /// A label's value as the format wants it. What is hidden has no escape there, and is told as `?`:
-/// the text may be printed on a terminal.
+/// the text may be printed on a terminal. No label is longer than any that is meant.
 fn escape(value: &str) -> String {
+    let mut value = value.to_owned();
+    cut(&mut value, TEXT);
     let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     value.replace(is_hidden, "?")
 }
@@ -140,6 +144,7 @@ mod tests {
     fn labels_of_a_hostile_server() {
         let label = "a\u{1b}[2J\u{7}\r\u{7f}\u{9b}\u{202e}\u{2069}\u{200f}\u{2029}\n\"\\ö";
         assert_eq!(escape(label), "a?[2J????????\\n\\\"\\\\ö");
+        assert_eq!(escape(&"a".repeat(250_000)).chars().count(), TEXT);
     }
 
     #[test]
