@@ -13,8 +13,15 @@ use anyhow::{Context as _, Result};
 use crate::tally::Tally;
 
 /// Documents, and directories of documents.
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "fuzz/README.md", "docs"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "fuzz/README.md",
+    "docs",
+];
 /// What introduces a name in Rust.
 const KEYWORDS: [&str; 9] =
     ["fn", "struct", "enum", "trait", "const", "static", "type", "mod", "macro_rules!"];
@@ -137,5 +144,18 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/links.rs");
         assert!(defines(&here, "defines") && defines(&here, "Link") && defines(&here, "KEYWORDS"));
         assert!(!defines(&here, "define") && !defines(&here, "nothing_of_this_name"));
+    }
+
+    /// Each document at the top of the tree is looked at.
+    #[test]
+    fn no_document_is_left_out() {
+        let root = crate::root().expect("the workspace");
+        let looked_at = documents(root).expect("documents");
+        for entry in fs::read_dir(root).expect("the tree") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                assert!(looked_at.contains(&path), "{} is left out", path.display());
+            }
+        }
     }
 }

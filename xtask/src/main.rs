@@ -62,7 +62,8 @@ fn main() -> ExitCode {
             let test = "test     install what the tests need, build, run all of them";
             let man = "man      write the manual pages, docs/man, from the table of options";
             let book = "book     render the documents as HTML and manual pages, target/book";
-            let completions = "completions  write the shells' completions, contrib/completions, likewise";
+            let completions =
+                "completions\n           write the shells' completions, contrib/completions, likewise";
             let gauge = "gauge    count the engine's instructions anew, docs/bench/instructions.json";
             let imports =
                 "imports  list which modules of the engine import which; fail if one imports from above";
@@ -162,4 +163,38 @@ fn cargo(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(dir).stdin(Stdio::null());
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    /// Cargo is told of each test by the manifest alone: one that is not there would never run.
+    #[test]
+    fn all_namespace_tests_are_in_the_manifest() {
+        let tests = root().expect("the workspace").join("tests");
+        let mut there = BTreeSet::new();
+        for entry in fs::read_dir(tests.join("netns")).expect("tests") {
+            let path = entry.expect("an entry").path();
+            let file = if path.is_dir() { path.join("main.rs") } else { path };
+            if file.is_file() && file.extension().is_some_and(|extension| extension == "rs") {
+                let name = file.strip_prefix(&tests).expect("a test").to_str().expect("UTF-8");
+                there.insert(name.to_owned());
+            }
+        }
+        let manifest = fs::read_to_string(tests.join("Cargo.toml")).expect("the manifest");
+        let listed: BTreeSet<String> = manifest
+            .split("[[test]]\n")
+            .skip(1)
+            .filter_map(|entry| entry.lines().find_map(|line| line.strip_prefix("path = ")))
+            .map(|path| path.trim_matches('"').to_owned())
+            .filter(|path| path.starts_with("netns/"))
+            .collect();
+        assert!(!listed.is_empty(), "no tests in the manifest");
+        let missing: Vec<_> = there.difference(&listed).collect();
+        assert!(missing.is_empty(), "without [[test]] in tests/Cargo.toml: {missing:?}");
+    }
 }

@@ -1,5 +1,6 @@
-//! Spelling of the documents and of the manual pages' texts, by codespell: words that are often
-//! written wrong. Words that it takes for such and that are not are in `xtask/words.txt`.
+//! Spelling of the documents, of the manual pages' texts, and of what the programs say, be it help,
+//! advice, reasons to drop or messages, by codespell: words that are often written wrong. Words that
+//! it takes for such and that are not are in `xtask/words.txt`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +19,7 @@ const TEXTS: [&str; 9] = [
     "fuzz/README.md",
     "docs",
     "xtask/src/manual",
-    "crates/passt/src/cli/options.rs",
+    "crates",
 ];
 const WORDS: &str = "xtask/words.txt";
 
@@ -40,4 +41,29 @@ pub(crate) fn check(root: &Path, tally: &mut Tally) -> Result<()> {
     let passed = print(root)?;
     tally.record(passed, "spelling of the documents");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What users read is looked at, wherever it is.
+    #[test]
+    fn texts_are_looked_at() {
+        let root = crate::root().expect("the workspace");
+        for text in TEXTS {
+            assert!(root.join(text).exists(), "{text} is not there");
+        }
+        for file in [
+            "crates/passt/src/advice.rs",
+            "crates/passt/src/app/advice.rs",
+            "crates/passt/src/cli/advice.rs",
+            "crates/passt/src/cli/options/announce.rs",
+            "crates/proto/src/drop.rs",
+            "crates/tools/src/lib.rs",
+        ] {
+            assert!(root.join(file).exists(), "{file} is not there");
+            assert!(TEXTS.iter().any(|text| Path::new(file).starts_with(text)), "{file} is left out");
+        }
+    }
 }

@@ -1,4 +1,7 @@
 //! What a server says: replies, each to one request, and events.
+//!
+//! Tools may be newer than servers that run, and what a server doesn't know yet is missing from
+//! what it says. So whatever may grow has defaults: a field that is added later has one.
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +83,8 @@ pub enum Answer {
 }
 
 /// Who is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Hello {
     /// `passt` or `pasta`.
     pub program: String,
@@ -107,11 +111,13 @@ pub struct RuleNow {
     /// The rule.
     pub rule: Rule,
     /// Sockets that listen for it.
+    #[serde(default)]
     pub sockets: usize,
 }
 
 /// What became of changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Changed {
     /// They took effect, at least in part.
     pub committed: bool,
@@ -119,7 +125,7 @@ pub struct Changed {
     /// count.
     pub outcomes: Vec<(Outcome, usize)>,
     /// There are more outcomes, for which there was no room.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
     /// Reasons of refusals; only the first where there are very many.
     pub refused: Vec<Refused>,
@@ -175,7 +181,8 @@ pub struct Flows {
 }
 
 /// A flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Flow {
     /// Its name, for as long as it lives.
     pub flow: String,
@@ -214,6 +221,7 @@ pub struct Flow {
 
 /// What TCP knows of both ways of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tcp {
     /// Smoothed round-trip time of the host's connection, in microseconds.
     pub host_rtt_us: u32,
@@ -238,6 +246,7 @@ pub struct Carried {
 
 /// How much of something is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Level {
     /// So much is.
     pub used: u64,
@@ -247,6 +256,7 @@ pub struct Level {
 
 /// What was counted since the start, and how full everything is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     /// Milliseconds since the process began to serve.
     pub uptime_ms: u64,
@@ -297,6 +307,7 @@ pub struct Drop {
 
 /// The guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Guest {
     /// Somebody is at the link.
     pub connected: bool,
@@ -320,6 +331,7 @@ pub struct Guest {
 
 /// What can be set while the program runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// The least level of lines that are logged.
     pub log_level: String,
@@ -391,6 +403,8 @@ impl Changed {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -415,6 +429,112 @@ mod tests {
             let text = serde_json::to_string(&message).expect("text");
             assert_eq!(text, expected);
             assert_eq!(serde_json::from_str::<Message>(&text).expect("a message"), message);
+        }
+    }
+
+    /// Each object in a value, by the names and numbers that lead there.
+    fn objects(value: &Value, path: &str, found: &mut Vec<(String, Vec<String>)>) {
+        if let Value::Object(fields) = value {
+            found.push((path.to_owned(), fields.keys().cloned().collect()));
+        }
+        let parts: Vec<(String, &Value)> = match value {
+            Value::Object(fields) => fields.iter().map(|(name, part)| (name.clone(), part)).collect(),
+            Value::Array(parts) => parts.iter().enumerate().map(|(i, part)| (i.to_string(), part)).collect(),
+            _ => Vec::new(),
+        };
+        for (name, part) in parts {
+            objects(part, &format!("{path}/{name}"), found);
+        }
+    }
+
+    /// Fields that an answer can't be read without.
+    fn needed(answer: Answer) -> Vec<String> {
+        let whole = serde_json::to_value(Message::Reply { id: 1, answer }).expect("a value");
+        let mut found = Vec::new();
+        objects(&whole["answer"], "/answer", &mut found);
+        let fields = found.iter().flat_map(|(path, names)| names.iter().map(move |name| (path, name)));
+        let is_needed = |(path, name): &(&String, &String)| {
+            let mut less = whole.clone();
+            let object = less.pointer_mut(path).and_then(Value::as_object_mut).expect("an object");
+            object.remove(*name).expect("a field");
+            serde_json::from_value::<Message>(less).is_err()
+        };
+        fields.filter(is_needed).map(|(path, name)| format!("{path}/{name}")).collect()
+    }
+
+    /// What a server that is older than we are leaves out is no error. Needed is only what each answer
+    /// had from the beginning, and means nothing without: none may be added.
+    #[test]
+    fn answers_are_read_with_fields_missing() {
+        let rule: Rule =
+            serde_json::from_str(r#"{"protocol":"tcp","first":80,"weak":true}"#).expect("a rule");
+        let refused = Refused {
+            rule: rule.clone(),
+            port: Some(80),
+            errno: Some(98),
+            reason: "Address in use".into(),
+            part: true,
+        };
+        let drop = Drop { reason: "short".into(), meaning: "too short".into(), count: 1 };
+        let text = || Some(String::new());
+        for (answer, expected) in [
+            (Answer::Hello(Hello::default()), &["hello"][..]),
+            (
+                Answer::Rules(Rules { rules: vec![RuleNow { rule, sockets: 1 }], next: Some(1) }),
+                &["rules", "rules/rules", "rules/0/rule", "rules/0/rule/first", "rules/0/rule/protocol"],
+            ),
+            (
+                Answer::Changed(Changed { cut: true, refused: vec![refused], ..Changed::default() }),
+                &[
+                    "changed",
+                    "refused/0/reason",
+                    "refused/0/rule",
+                    "refused/0/rule/first",
+                    "refused/0/rule/protocol",
+                ],
+            ),
+            (
+                Answer::Flows(Flows {
+                    flows: vec![Flow {
+                        target: text(),
+                        local: text(),
+                        tcp: Some(Tcp::default()),
+                        ..Flow::default()
+                    }],
+                    next: Some(1),
+                }),
+                &["flows", "flows/flows"],
+            ),
+            (
+                Answer::Carried(Carried { flows: vec![(1, 2, 3, 4)], next: Some(1) }),
+                &["carried", "carried/flows"],
+            ),
+            (
+                Answer::Counters(Box::new(Counters {
+                    kicks: Some(1),
+                    interrupts: Some(1),
+                    levels: vec![("flows".into(), Level::default())],
+                    drops: vec![drop],
+                    ..Counters::default()
+                })),
+                &["counters", "drops/0/count", "drops/0/meaning", "drops/0/reason"],
+            ),
+            (
+                Answer::Guest(Box::new(Guest {
+                    ipv4: text(),
+                    gateway4: text(),
+                    ipv6: text(),
+                    gateway6: text(),
+                    ..Guest::default()
+                })),
+                &["guest"],
+            ),
+            (Answer::Settings(Settings { host_name: text(), ..Settings::default() }), &["settings"]),
+        ] {
+            let needed = needed(answer);
+            let is_same = needed.len() == expected.len()
+                && needed.iter().zip(expected).all(|(path, end)| path.ends_with(&format!("/{end}")));
+            assert!(is_same, "needed {needed:?}, expected {expected:?}");
         }
     }
 }

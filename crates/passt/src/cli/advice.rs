@@ -34,9 +34,12 @@ pub(super) fn expected(what: &str) -> String {
         "--log-size" => return format!("; the smallest is {MIN_LOG_SIZE} bytes"),
         "--stats interval" => "it is a number of seconds, 1 or more",
         "netmask" => "write a number of bits or a mask, as in 24 or 255.255.255.0",
-        "MAC address" => "write six pairs of hexadecimal digits, as in 02:00:00:00:00:01",
+        "MAC address" => {
+            "write six pairs of hexadecimal digits, not all 0, and the first one even, for odd ones are \
+             groups, as in 02:00:00:00:00:01"
+        }
         "guest address" => "write the address of one host, as in 192.0.2.2/24 or 2001:db8::2",
-        "gateway address" | "outbound address" => {
+        "gateway address" | "outbound address" | "time server" => {
             "write the address of one host, as in 192.0.2.1 or 2001:db8::1"
         }
         "DNS forwarding address" => {
@@ -46,8 +49,13 @@ pub(super) fn expected(what: &str) -> String {
         "address to map to the host's loopback" | "address to map to the guest's address" => {
             "write an address that the guest doesn't need otherwise, as in 169.254.1.2, or none"
         }
-        "subnet" => "write a network of 128 addresses or more, as in 10.0.2.0/24",
-        "hostname" | "FQDN" => "names have up to 253 characters, with 1 to 63 between two dots",
+        "subnet" => {
+            "write a network of 128 addresses or more, of IPv4, by the first of them, neither loopback \
+             nor groups, as in 10.0.2.0/24"
+        }
+        "hostname" | "FQDN" | "domain name" => {
+            "names have up to 253 characters, no blanks, and 1 to 63 between two dots"
+        }
         "framing" => "it is qemu, bess, vfkit, hyperkit or stdio",
         "--runas option" => "write USER or USER:GROUP, names or numbers",
         "--fd" => "it is the number of an open descriptor of a connected UNIX socket",
@@ -56,9 +64,43 @@ pub(super) fn expected(what: &str) -> String {
         "log file path" | "PID file" | "capture file" | "network namespace" | "user namespace path" => {
             "it has 1 to 4095 bytes"
         }
-        _ => return String::new(),
+        _ => announced(what),
     };
-    format!("; {text}")
+    if text.is_empty() { String::new() } else { format!("; {text}") }
+}
+
+/// The same for what guests are told by DHCP, DHCPv6 and router advertisements.
+fn announced(what: &str) -> &'static str {
+    match what {
+        "--dhcp-opt, not CODE=VALUE" => "the code is a number or a name, as in 42=192.0.2.1",
+        "--dhcpv6-opt, not CODE=VALUE" => "the code is a number or a name, as in 31=2001:db8::1",
+        "--dhcp-lease" => {
+            "write seconds or infinite, as in 3600 or 3600,1800,3150, where 0 < T1 <= T2 <= TIME, and T1 \
+             is half of TIME by default"
+        }
+        "--dhcpv6-lease" => {
+            "write seconds or infinite, as in 7200 or 7200,3600,1800,2880, where \
+             0 < T1 <= T2 <= PREFERRED <= VALID, and T1 is half of PREFERRED by default"
+        }
+        "--dhcp-boot" => {
+            "FILE has 1 to 255 bytes, SERVER is an IPv4 address, as in pxelinux.0,192.0.2.1,tftp.example"
+        }
+        "captive portal URI" => {
+            "write a whole URI of up to 255 bytes, without blanks, as in https://portal.example/api"
+        }
+        "--ra-lifetime" => "it is a number of seconds from 4 to 65535, or 0",
+        "--ra-preference" => "it is high, medium or low",
+        "--ra-dns-lifetime" => "it is a number of seconds up to 4294967295, or infinite",
+        "--ra-route" => {
+            "write a prefix with 0 in all bits beyond its length, and perhaps high, medium or low, and \
+             seconds, as in 2001:db8::/32,high,600"
+        }
+        "--ra-pref64" => {
+            "write a prefix with a length of 32, 40, 48, 56, 64 or 96, and 0 in all bits beyond, and \
+             perhaps seconds up to 65528, as in 64:ff9b::/96,1800"
+        }
+        _ => "",
+    }
 }
 
 /// What else has to be done where options exclude or lack each other.
@@ -210,7 +252,105 @@ pub(super) fn capture(file: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::getopt::Spec as _;
+    use super::super::option::Action;
+    use super::super::{Outcome, options, parse};
     use super::*;
+
+    /// Values that each option refuses, behind the program that has it.
+    const WRONG: &[(&str, &str, &[&str])] = &[
+        ("passt", "pid", &[""]),
+        ("passt", "runas", &[":x", "x:"]),
+        ("passt", "conf-path", &[""]),
+        ("passt --vhost-user", "repair-path", &[""]),
+        ("passt", "log-file", &[""]),
+        ("passt", "log-size", &["x", "9"]),
+        ("passt -f", "stats", &["x", "0"]),
+        ("passt", "pcap", &[""]),
+        ("passt", "socket", &[""]),
+        ("passt", "socket-path", &[""]),
+        ("passt", "framing", &["x"]),
+        ("passt", "fd", &["x", "-1"]),
+        ("pasta", "netns", &[""]),
+        ("pasta", "userns", &[""]),
+        ("pasta", "ns-mac-addr", &["x", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"]),
+        ("passt", "mtu", &["x", "-1"]),
+        ("passt", "address", &["x", "127.0.0.1", "10.0.0.1/33"]),
+        ("passt", "netmask", &["x", "0", "255.0.255.0"]),
+        ("pasta", "subnet", &["x", "10.0.2.1/24", "10.0.2.0/26", "127.0.0.0/8", "224.0.0.0/8", "fd00::/64"]),
+        ("passt", "gateway", &["x", "224.0.0.1"]),
+        ("passt", "mac-addr", &["x", "01:00:5e:00:00:01"]),
+        ("passt", "hostname", &["a b", "a..b"]),
+        ("passt", "fqdn", &["a b", "a..b"]),
+        ("passt", "outbound", &["x", "::"]),
+        ("passt", "map-host-loopback", &["x"]),
+        ("passt", "map-guest-addr", &["x"]),
+        ("passt", "dns", &["x", ""]),
+        ("passt", "dns-forward", &["x", "::1"]),
+        ("passt", "dns-host", &["x"]),
+        ("passt", "search", &["a..b", ""]),
+        ("passt", "dhcp-opt", &["42"]),
+        ("passt", "dhcpv6-opt", &["31"]),
+        ("passt", "dhcp-lease", &["x", "0", "60,61", "60,50,40"]),
+        ("passt", "dhcpv6-lease", &["x", "0", "60,61"]),
+        ("passt", "dhcp-boot", &["", "x,host", "x,::1"]),
+        ("passt", "domain", &["", "a b"]),
+        ("passt", "ntp", &["pool"]),
+        ("passt", "captive-portal", &["portal", "http:a b"]),
+        ("passt", "ra-lifetime", &["x", "3", "65536"]),
+        ("passt", "ra-preference", &["x"]),
+        ("passt", "ra-dns-lifetime", &["x", "-1"]),
+        ("passt", "ra-route", &["x", "2001:db8::1/64", "::/0,x"]),
+        ("passt", "ra-pref64", &["x", "64:ff9b::/95", "64:ff9b::/96,65535"]),
+        ("passt", "tcp-ports", &["x", "0"]),
+        ("passt", "udp-ports", &["x", "0"]),
+        ("pasta", "tcp-ns", &["x", "0"]),
+        ("pasta", "udp-ns", &["x", "0"]),
+    ];
+
+    /// Options that say what is wrong and no more.
+    const WITHOUT: &[(&str, &str)] = &[
+        ("ns-ifname", "the message itself says that it is no name of an interface"),
+        ("interface", "likewise, and what names there are the host knows: app::advice"),
+        ("outbound-if4", "likewise"),
+        ("outbound-if6", "likewise"),
+    ];
+
+    #[test]
+    fn who_gives_a_wrong_value_is_told_a_right_one() {
+        for option in options::all().filter(|option| matches!(option.action, Action::Value(_))) {
+            let name = option.long();
+            let rows = WRONG.iter().filter(|(_, listed, _)| *listed == name).count();
+            let reasons = WITHOUT.iter().filter(|(listed, _)| *listed == name).count();
+            assert_eq!(rows + reasons, 1, "--{name} has to be in one of the tables, once");
+        }
+        for (program, name, values) in WRONG {
+            for value in *values {
+                let given = format!("--{name}={value}");
+                let words = program.split(' ').map(OsString::from).chain([given.into()]);
+                let Outcome::Fail(text) = parse(words.collect()) else { panic!("--{name}={value} is taken") };
+                let advice = text.trim_end().split_once("; ").map(|(_, advice)| advice);
+                assert!(advice.is_some_and(|advice| !advice.is_empty()), "--{name}={value}: {text}");
+            }
+        }
+    }
+
+    /// Values of the right form are told what else is wrong with them.
+    #[test]
+    fn advice_goes_beyond_the_form() {
+        for (what, words) in [
+            ("MAC address", &["even", "groups", "not all 0"][..]),
+            ("subnet", &["IPv4", "first", "loopback", "groups", "128 addresses"]),
+            ("domain name", &["no blanks"]),
+            ("--dhcp-lease", &["0 < T1 <= T2 <= TIME"]),
+            ("--ra-lifetime", &["from 4 to 65535"]),
+        ] {
+            let told = expected(what);
+            for word in words {
+                assert!(told.contains(word), "{what}: {told}");
+            }
+        }
+    }
 
     /// Where an option of pasta's is, with these families.
     fn of(option: &'static str, families: Families) -> PortContext {
