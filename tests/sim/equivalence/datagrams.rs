@@ -102,7 +102,7 @@ impl<'t, 'b, E: End> World<'t, 'b, E> {
         let mut peers: Vec<Peer> = Vec::new();
         while peers.len() < PEERS {
             let n = peers.len();
-            let peer = Peer::new(&mut worker, n % 2 == 0, n >= PEERS / 2);
+            let peer = Peer::new(&mut worker, n.is_multiple_of(2), n >= PEERS / 2);
             // The kernel chooses ports, and the guest's are taken from these.
             if !peers.iter().any(|other| (other.v4, other.guest) == (peer.v4, peer.guest)) {
                 peers.push(peer);
