@@ -232,8 +232,8 @@ fn encode_rule(rule: &Rule, families: Families) -> [u8; RULE] {
     let target = rule.target.map_or(Ipv6Addr::UNSPECIFIED, mapped);
     let interface = match (&rule.interface, rule.side) {
         (Some(name), _) => name,
-        (None, Side::Namespace) => "lo",
-        (None, Side::Host) => "",
+        (None, Side::Namespace) if is_loopback(rule.address) => "lo",
+        (None, _) => "",
     };
     let kinds = [(true, any), (rule.weak, WEAK), (rule.auto, SCAN)];
     let flags = kinds.into_iter().filter(|(is, _)| *is).fold(0, |all, (_, flag)| all | flag);
@@ -277,11 +277,10 @@ fn decode_rule(reader: &mut Reader<'_>, side: Side) -> Result<Rule, Stop> {
     let plain = |addr: Ipv6Addr| addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4);
     let address = (!is_any).then(|| plain(address));
     // In the namespace we listen on loopback, however that is told.
-    let is_loopback = side == Side::Namespace
-        && (interface.is_empty() || interface == "lo")
-        && address.is_none_or(|addr| addr.is_loopback() || addr.is_unspecified());
+    let is_usual =
+        side == Side::Namespace && (interface.is_empty() || interface == "lo") && is_loopback(address);
     let (address, interface) =
-        if is_loopback { (None, None) } else { (address, Some(interface).filter(|name| !name.is_empty())) };
+        if is_usual { (None, None) } else { (address, Some(interface).filter(|name| !name.is_empty())) };
     Ok(Rule {
         side,
         protocol,
@@ -401,6 +400,11 @@ impl Reader<'_> {
     }
 }
 
+/// Whether an address of the namespace stands for its loopback.
+fn is_loopback(address: Option<IpAddr>) -> bool {
+    address.is_none_or(|addr| addr.is_loopback() || addr.is_unspecified())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -429,6 +433,25 @@ mod tests {
             assert_eq!(encode_rule(&rule, BOTH)[..], bytes, "{rule}");
             let mut reader = Reader { bytes: &bytes, at: 0 };
             assert_eq!(decode_rule(&mut reader, rule.side).ok(), Some(rule));
+        }
+    }
+
+    /// What is written is read as the same, but that the namespace's loopback is told in one way.
+    #[test]
+    fn addresses_and_interfaces() {
+        for side in [Side::Host, Side::Namespace] {
+            for address in ["127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", "ff00::1"] {
+                for interface in [None, Some("lo"), Some("eth0")] {
+                    let address = address.parse().ok();
+                    let rule = Rule { side, address, interface: interface.map(Into::into), ..rule(1, 1) };
+                    let bytes = encode_rule(&rule, BOTH);
+                    let read = decode_rule(&mut Reader { bytes: &bytes, at: 0 }, side).ok();
+                    let is_usual =
+                        side == Side::Namespace && interface != Some("eth0") && is_loopback(address);
+                    let usual = Rule { address: None, interface: None, ..rule.clone() };
+                    assert_eq!(read, Some(if is_usual { usual } else { rule }));
+                }
+            }
         }
     }
 

@@ -58,7 +58,7 @@ pub fn port(
             }
             let other = unprivileged(port, first).map(|other| {
                 // Addresses and the guest's port aren't known here, so it is no whole option.
-                format!("another port of the host takes none, as {other}")
+                format!("or forward a higher port of the host, such as {other}")
             });
             with(
                 format!(
@@ -68,7 +68,9 @@ pub fn port(
             )
         }
         ErrorKind::AddrInUse => {
-            format!("'ss -ln{protocol}p sport = :{port}' shows, as root, who has it")
+            format!(
+                "'ss -ln{protocol}p sport = :{port}' shows who has it, as root also other users' programs"
+            )
         }
         ErrorKind::AddrNotAvailable => {
             "'ip address' shows the addresses that the host has; --freebind listens at others, too".into()
@@ -286,7 +288,8 @@ mod tests {
             (80, 65536, None),
         ] {
             let advice = port(number, "t", &ErrorKind::PermissionDenied.into(), |_| Some(first));
-            let other = expected.map(|port| format!("; another port of the host takes none, as {port}"));
+            let other =
+                expected.map(|port| format!("; or forward a higher port of the host, such as {port}"));
             let told = format!(
                 "ports below {first} take CAP_NET_BIND_SERVICE, or, as root, 'sysctl {SETTING}={number}'{}",
                 other.unwrap_or_default()

@@ -223,6 +223,9 @@ A machine whose port 22 is the host's port 2222:
 <!-- not run: needs a disk -->
     qemu-system-x86_64 -m 1G -drive file=disk.qcow2 -device virtio-net-pci,netdev=n0 -netdev stream,id=n0,server=off,addr.type=unix,addr.path=vm.socket
 
+passt stays when the machine ends, for the next one; with *--one-off* it ends, too. Each machine takes a passt of its
+own.
+
 A machine that boots from the network, by TFTP from another host:
 
 <!-- run -->

@@ -178,7 +178,9 @@ impl<L: Link> Core<L> {
 fn station(head: &[u8], ours: Mac, neighbours: &mut Neighbours) -> Result<Mac, DropReason> {
     let (destination, source) = classify::stations(head)?;
     if source == ours {
-        log::warn!("A frame is dropped that comes from {ours}, which is our own MAC address");
+        log::warn!(
+            "A frame is dropped that comes from {ours}, which is our own MAC address: the guest's has to differ"
+        );
         Err(DropReason::MacSource)
     } else if destination == ours || destination.is_group() || neighbours.has(destination) {
         Ok(source)

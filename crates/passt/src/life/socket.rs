@@ -232,9 +232,7 @@ pub fn admit(
     };
     let pid = peers.pid(&client);
     if taken {
-        log::info!(
-            "discarding connection from PID {pid}; there is a client, and each takes a passt of its own"
-        );
+        log::info!("discarding connection from PID {pid}");
         drop(client);
         spare.fill();
         return Ok(None);
