@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::tally::Tally;
 
 /// Documents, and directories of documents.
-const DOCUMENTS: [&str; 7] = [
+pub(crate) const DOCUMENTS: [&str; 7] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::built::Tests;
 use crate::tally::Tally;
@@ -35,8 +35,12 @@ pub(crate) fn run(
     prepare: impl Fn(&mut Command) + Sync,
     tally: &mut Tally,
 ) -> Result<()> {
-    for (name, _, others) in IN_PART {
+    for (name, part, others) in IN_PART {
         println!("On demand: the other tests of {name} ({others})");
+        // Of tests that are not there, libtest would pass none.
+        let found = tests.iter().find(|tests| tests.name() == name).context(name)?;
+        let missing = found.missing(part)?;
+        ensure!(missing.is_empty(), "{name} has no test {}", missing.join(", "));
     }
     let prepare = |tests: &Tests, command: &mut Command| {
         prepare(command);

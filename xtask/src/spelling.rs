@@ -7,27 +7,23 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
+use crate::links::DOCUMENTS;
 use crate::tally::Tally;
 
-/// What is looked at: files, and directories with all that is in them.
-const TEXTS: [&str; 9] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "fuzz/README.md",
-    "docs",
-    "xtask/src/manual",
-    "crates",
-];
+/// What is looked at beside the documents: directories with all that is in them.
+const TEXTS: [&str; 2] = ["xtask/src/manual", "crates"];
 const WORDS: &str = "xtask/words.txt";
+
+/// All that is looked at.
+fn texts() -> impl Iterator<Item = &'static str> {
+    DOCUMENTS.into_iter().chain(TEXTS)
+}
 
 /// Prints words that are wrong; whether there are none.
 pub(crate) fn print(root: &Path) -> Result<bool> {
     let mut command = Command::new("codespell");
     // The sources of the manual pages are looked at, without roff in them.
-    command.args(["--ignore-words", WORDS, "--skip", "*.json,*.svg,*.1"]).args(TEXTS);
+    command.args(["--ignore-words", WORDS, "--skip", "*.json,*.svg,*.1"]).args(texts());
     let status = command.current_dir(root).stdin(Stdio::null()).status().context("codespell")?;
     Ok(status.success())
 }
@@ -51,7 +47,7 @@ mod tests {
     #[test]
     fn texts_are_looked_at() {
         let root = crate::root().expect("the workspace");
-        for text in TEXTS {
+        for text in texts() {
             assert!(root.join(text).exists(), "{text} is not there");
         }
         for file in [
@@ -63,7 +59,7 @@ mod tests {
             "crates/tools/src/lib.rs",
         ] {
             assert!(root.join(file).exists(), "{file} is not there");
-            assert!(TEXTS.iter().any(|text| Path::new(file).starts_with(text)), "{file} is left out");
+            assert!(texts().any(|text| Path::new(file).starts_with(text)), "{file} is left out");
         }
     }
 }
