@@ -30,6 +30,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     }
     let [suite, command] = operands[..] else { bail!("usage: cargo xtask {USAGE}") };
     let arch = Arch::called(arch).with_context(|| format!("no machine for the processor '{arch}'"))?;
+    crate::machine::need_emulator(arch)?;
     let kernel = Kernel::get(arch, suite)?;
     let work = tempfile::tempdir()?;
     let (memory, limit, environment, work) = (MEMORY, LIMIT, &[][..], work.path());

@@ -7,6 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use anyhow::{Result, ensure};
+use passt_tests::boot::Arch;
+
 /// A program the tests run, or another file that they need, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/share/selinux/devel/Makefile", "selinux-policy-dev"),
@@ -63,12 +66,25 @@ pub(crate) fn prepare() {
     }
 }
 
+/// Has a machine's emulator be there, which only some tests need.
+pub(crate) fn need_emulator(arch: &Arch) -> Result<()> {
+    let (program, package) = (arch.emulator(), arch.emulator_package);
+    if !installed(&program) {
+        install(&[package]);
+    }
+    ensure!(installed(&program), "{program} is not installed: the package is {package}");
+    Ok(())
+}
+
 fn install_programs() {
     let missing: Vec<&str> =
         PROGRAMS.iter().filter(|(program, _)| !installed(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return;
+    if !missing.is_empty() {
+        install(&missing);
     }
+}
+
+fn install(missing: &[&str]) {
     let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
     if !is_root() || !installed("apt-get") {
         println!("For all tests, install as root: {install}");

@@ -12,6 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use crate::frame;
 use crate::reply::{self, Answer, Event, Failure, RuleNow};
 use crate::request::{self, Carried, Page, Request};
@@ -231,13 +234,26 @@ impl Client {
             let first = frame::first(&self.input, frame::MAX_REPLY);
             if let Some((json, length)) = first.map_err(|error| Error::Unexpected(error.to_string()))? {
                 let message = serde_json::from_slice(json);
+                // An event of a newer server's, which nobody here waits for.
+                let is_unknown = message.is_err() && serde_json::from_slice::<OtherEvent>(json).is_ok();
                 self.input.drain(..length);
-                let message = message.map_err(|error| Error::Unexpected(error.to_string()))?;
-                return Ok((message, length));
+                match message {
+                    Ok(message) => return Ok((message, length)),
+                    Err(error) if !is_unknown => return Err(Error::Unexpected(error.to_string())),
+                    Err(_) => continue,
+                }
             }
             read_some(&mut self.socket, &mut self.input, limit)?;
         }
     }
+}
+
+/// An event, whatever it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OtherEvent {
+    #[serde(rename = "event")]
+    _event: IgnoredAny,
 }
 
 /// Until when something has to be done.
@@ -303,6 +319,9 @@ fn read_some(socket: &mut UnixStream, into: &mut Vec<u8>, limit: Option<Limit>) 
 mod tests {
     use std::thread::{self, JoinHandle};
 
+    use serde::Serialize;
+    use serde_json::json;
+
     use super::*;
     use crate::rule::tests::rule;
     use crate::v2::{Caps, Table};
@@ -315,7 +334,7 @@ mod tests {
     }
 
     /// A client of a server that answers each request with these messages.
-    fn against(answer: impl Fn(request::Message) -> Vec<Message> + Send + 'static) -> Client {
+    fn against<M: Serialize>(answer: impl Fn(request::Message) -> Vec<M> + Send + 'static) -> Client {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         thread::spawn(move || {
             theirs.write_all(&greeting())?;
@@ -336,6 +355,28 @@ mod tests {
         });
         let greeted = Greeted::over(ours, Duration::from_secs(20)).expect("a greeting");
         greeted.speak().expect("messages")
+    }
+
+    /// What a newer server says is passed over where nobody asked for it, and understood as far as it is
+    /// known where somebody did.
+    #[test]
+    fn a_newer_server() {
+        let mut client = against(|message| {
+            let done = json!({ "id": message.id, "answer": "done" });
+            match message.request {
+                Request::Events => {
+                    vec![json!({ "event": "rested" }), json!({ "event": { "moved": { "to": [1] } } }), done]
+                }
+                _ => vec![
+                    json!({ "id": message.id, "error": { "code": "weary", "message": "later", "at": 1 } }),
+                ],
+            }
+        });
+        assert!(matches!(client.ask(Request::Events), Ok(Answer::Done)));
+        let Err(Error::Failure(failure)) = client.ask(Request::Guest) else { panic!("no failure") };
+        assert_eq!((failure.code, failure.message.as_str()), (reply::Code::Unknown, "later"));
+        let mut client = against(|_| vec![json!({ "event": 1, "answer": "done" })]);
+        assert!(matches!(client.ask(Request::Events), Err(Error::Unexpected(_))));
     }
 
     /// What a list is whose page from `from` says that there is another.

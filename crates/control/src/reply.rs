@@ -54,6 +54,9 @@ pub enum Code {
     Busy,
     /// The kernel, or what the command line said, does not allow it.
     Refused,
+    /// What a newer server says. The message tells it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What was asked for.
@@ -151,6 +154,9 @@ pub enum Outcome {
     Refused,
     /// Rules were taken out, or there were none.
     Cleared,
+    /// What a newer server says.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why a rule can't be had.
@@ -452,6 +458,16 @@ mod tests {
         let whole = serde_json::to_value(Message::Reply { id: 1, answer }).expect("a value");
         let mut found = Vec::new();
         objects(&whole["answer"], "/answer", &mut found);
+        // What a newer server adds anywhere is no error either.
+        for (path, _) in &found {
+            let mut more = whole.clone();
+            if let Some(object) = more.pointer_mut(path).and_then(Value::as_object_mut)
+                && path != "/answer"
+            {
+                object.insert("newer".into(), Value::Null);
+            }
+            assert!(serde_json::from_value::<Message>(more).is_ok(), "{path}");
+        }
         let fields = found.iter().flat_map(|(path, names)| names.iter().map(move |name| (path, name)));
         let is_needed = |(path, name): &(&String, &String)| {
             let mut less = whole.clone();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rule::{Protocol, Rule, Side};
+use crate::rule::{self, Protocol, Rule, Side};
 
 /// A frame of a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,9 +105,9 @@ pub struct Changes {
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// This one is to be there. That it was already is no error.
-    Add(Rule),
+    Add(#[serde(deserialize_with = "rule::asked")] Rule),
     /// This one is not. That it was not is no error.
-    Delete(Rule),
+    Delete(#[serde(deserialize_with = "rule::asked")] Rule),
     /// None of these is.
     Clear(Which),
 }
@@ -200,6 +200,14 @@ mod tests {
             (r#"{"request":"rule"}"#, "unknown variant `rule`, expected one of `hello`, `rules`, "),
             (r#"{"request":{"rules":{"form":1}}}"#, "unknown field `form`, expected `from` or `most`"),
             (r#"{"request":"hello","x":1}"#, "unknown field `x`"),
+            (
+                r#"{"request":{"change":{"changes":[{"add":{"protocol":"tcp","fist":1,"first":80}}]}}}"#,
+                "unknown field `fist`, expected one of `side`, `protocol`, ",
+            ),
+            (
+                r#"{"request":{"change":{"changes":[{"delete":{"protocol":"tcp","first":80,"":{}}}]}}}"#,
+                "unknown field ``",
+            ),
             ("[", "EOF"),
         ] {
             let error = read(text).expect_err(text);

@@ -2,10 +2,11 @@
 //!
 //! Plain data: whether it can be had is for the server to say.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::de::Error as _;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where we listen.
@@ -38,9 +39,9 @@ pub struct Families {
     pub v6: bool,
 }
 
-/// Consecutive ports that are forwarded the same way.
+/// Consecutive ports that are forwarded the same way. What else a newer server tells of them is
+/// passed over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Where to listen.
     #[serde(default)]
@@ -70,6 +71,27 @@ pub struct Rule {
     /// A port is bound only while something listens to its target.
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto: bool,
+}
+
+/// Fields of a rule.
+const FIELDS: &[&str] =
+    &["side", "protocol", "address", "interface", "first", "last", "to", "target", "weak", "auto"];
+
+/// A rule that is asked for: who asks for what is unknown here is told so, and gets no other rule.
+pub(crate) fn asked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(flatten)]
+        rule: Rule,
+        #[serde(flatten)]
+        #[expect(clippy::zero_sized_map_values, reason = "serde gathers fields in maps alone")]
+        others: BTreeMap<String, IgnoredAny>,
+    }
+    let Asked { rule, others } = Asked::deserialize(deserializer)?;
+    match others.into_keys().next() {
+        Some(unknown) => Err(D::Error::unknown_field(&unknown, FIELDS)),
+        None => Ok(rule),
+    }
 }
 
 /// A name no longer than an interface's can be (`IFNAMSIZ`): whoever stages many rules must not have
@@ -161,6 +183,8 @@ impl fmt::Display for Rule {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     /// A rule for some ports of any address.
@@ -215,6 +239,25 @@ pub(crate) mod tests {
             serde_json::to_string(&read).expect("text"),
             r#"{"side":"host","protocol":"tcp","first":80}"#
         );
-        assert!(serde_json::from_str::<Rule>(r#"{"protocol":"tcp","first":80,"fist":1}"#).is_err());
+    }
+
+    #[test]
+    fn fields_are_those_that_there_are() {
+        let whole = Rule {
+            address: Some(Ipv4Addr::LOCALHOST.into()),
+            interface: Some("eth0".into()),
+            last: Some(80),
+            to: Some(80),
+            target: Some(Ipv4Addr::LOCALHOST.into()),
+            weak: true,
+            auto: true,
+            ..rule(80, 80)
+        };
+        let text = serde_json::to_string(&whole).expect("text");
+        let known = |field: &&str| text.contains(&format!("\"{field}\":"));
+        assert_eq!(
+            (FIELDS.iter().filter(|field| known(field)).count(), text.matches("\":").count()),
+            (10, 10)
+        );
     }
 }

@@ -42,6 +42,8 @@ pub struct Arch {
     console: &'static str,
     /// How qemu's virtio devices are connected.
     bus: &'static str,
+    /// Debian's package with qemu's program for it.
+    pub emulator_package: &'static str,
 }
 
 /// The kinds that there are.
@@ -53,6 +55,7 @@ pub const ARCHES: [Arch; 3] = [
         machine: "-machine q35 -cpu max",
         console: "ttyS0",
         bus: "pci",
+        emulator_package: "qemu-system-x86",
     },
     Arch {
         name: "aarch64",
@@ -61,6 +64,7 @@ pub const ARCHES: [Arch; 3] = [
         machine: "-machine virt -cpu max,pauth-impdef=on",
         console: "ttyAMA0",
         bus: "pci",
+        emulator_package: "qemu-system-arm",
     },
     Arch {
         name: "s390x",
@@ -70,6 +74,7 @@ pub const ARCHES: [Arch; 3] = [
         machine: "-machine s390-ccw-virtio -cpu max,vx=off",
         console: "ttysclp0",
         bus: "ccw",
+        emulator_package: "qemu-system-misc",
     },
 ];
 
@@ -77,6 +82,11 @@ impl Arch {
     /// The kind of this name.
     pub fn called(name: &str) -> Option<&'static Self> {
         ARCHES.iter().find(|arch| arch.name == name)
+    }
+
+    /// qemu's program.
+    pub fn emulator(&self) -> String {
+        format!("qemu-system-{}", self.name)
     }
 
     fn can_be_quick(&self) -> bool {
@@ -152,7 +162,7 @@ impl Boot<'_> {
 
     fn command(&self, accelerator: &str) -> Command {
         let Self { arch, kernel, work, .. } = self;
-        let mut command = Command::new(format!("qemu-system-{}", arch.name));
+        let mut command = Command::new(arch.emulator());
         command.args(["-accel", accelerator]).args(arch.machine.split(' '));
         command.args(["-smp", "2", "-m", &format!("{}M", self.memory)]);
         command.args("-nodefaults -no-user-config -no-reboot -display none".split(' '));

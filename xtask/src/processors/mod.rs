@@ -274,6 +274,7 @@ fn booted(
 ) -> Result<String> {
     let arch = Arch::called(processor.name);
     let arch = arch.with_context(|| format!("no machine to boot for {}", processor.name))?;
+    crate::machine::need_emulator(arch)?;
     let target = target_directory(workspace);
     let cargo = |words: &[&str]| {
         let mut command = processor.command(root, workspace, &target)?;

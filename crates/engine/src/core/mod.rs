@@ -13,6 +13,7 @@ mod neighbours;
 mod paths;
 pub mod payload;
 pub(crate) mod pool;
+mod postponed;
 mod queue;
 pub(crate) mod readiness;
 mod timer;
@@ -48,6 +49,7 @@ pub(crate) use self::neighbours::Neighbours;
 pub(crate) use self::paths::Paths;
 pub use self::payload::{Payload, Storage};
 pub(crate) use self::pool::Pool;
+use self::postponed::Postponed;
 pub(crate) use self::queue::SlotQueue;
 pub use self::timer::Wheel;
 pub use self::token::{Handle, Token};
@@ -106,7 +108,7 @@ pub struct Core<L> {
     epoll: OwnedFd,
     /// An [external](Token::External) descriptor that is not watched, and when it is to be tried
     /// again.
-    postponed: Option<(u32, Instant)>,
+    postponed: Postponed,
 }
 
 /// An interface that sockets towards the network are bound to.
@@ -179,7 +181,7 @@ impl<L: Link> Core<L> {
             waiting,
             backlog: None,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            postponed: None,
+            postponed: Postponed::default(),
         })
     }
 
@@ -269,17 +271,22 @@ impl<L: Link> Core<L> {
     /// is ready for fails, and takes nothing from it. The caller has it [not
     /// watched](Self::unwatch) meanwhile.
     pub fn postpone(&mut self, number: u32) {
-        self.postponed = Some((number, self.now + LOOK_AGAIN));
+        self.postpone_for(number, LOOK_AGAIN);
     }
 
-    /// When the postponed descriptor is due.
+    /// The same after a `pause`; an earlier one for the same number is over.
+    pub fn postpone_for(&mut self, number: u32, pause: Duration) {
+        self.postponed.put(number, self.now + pause);
+    }
+
+    /// When the first of the postponed descriptors is due.
     pub(crate) fn postponed_until(&self) -> Option<Instant> {
-        self.postponed.map(|(_, due)| due)
+        self.postponed.due()
     }
 
-    /// The postponed descriptor, if it is due.
+    /// A postponed descriptor that is due.
     pub(crate) fn take_postponed(&mut self) -> Option<u32> {
-        self.postponed.take_if(|(_, due)| *due <= self.now).map(|(number, _)| number)
+        self.postponed.take(self.now)
     }
 
     pub(crate) fn epoll(&self) -> &OwnedFd {

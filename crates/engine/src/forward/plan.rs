@@ -7,11 +7,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 
 use passt_sys::plain::Plain;
 
-use super::rule::{Families, Listen, Rule};
+use super::rule::{Families, Listen, Rule, is_group, is_host};
 use super::table::{Conflict, Entry, RuleId, Rules};
 use crate::flow::{Protocol, Side};
 
@@ -227,7 +226,6 @@ fn valid(entry: &Entry, families: Families) -> Result<(), Reason> {
         (None, Families::V6Only) => Some(false),
         (None, Families::Both) => None,
     };
-    let is_host = |addr: &IpAddr| !addr.is_multicast() && !addr.is_unspecified();
     let reason = if *protocol == Protocol::Echo {
         "a protocol without ports"
     } else if *side == Side::Namespace && *listen != Listen::default() {
@@ -236,7 +234,9 @@ fn valid(entry: &Entry, families: Families) -> Result<(), Reason> {
         "target ports out of range"
     } else if listen.addr.is_some_and(|addr| !families.has(addr)) {
         "an address family that is off"
-    } else if target.is_some_and(|target| of_listen != Some(target.is_ipv4()) || !is_host(&target)) {
+    } else if *protocol == Protocol::Tcp && listen.addr.is_some_and(is_group) {
+        "an address of a group, which TCP has none of"
+    } else if target.is_some_and(|target| of_listen != Some(target.is_ipv4()) || !is_host(target)) {
         "a target that can't be reached from the listening address"
     } else {
         return Ok(());
@@ -344,6 +344,7 @@ mod tests {
         };
         let inside = |listen: &str| Entry { side: Side::Namespace, ..entry(listen, 80, 80) };
         let echo = Entry { protocol: Protocol::Echo, ..entry("", 80, 80) };
+        let udp = |listen: &str| Entry { protocol: Protocol::Udp, ..entry(listen, 80, 80) };
         for (entry, families, expected) in [
             (echo, Families::Both, "a protocol without ports"),
             (inside("127.0.0.5"), Families::Both, "an address of the namespace"),
@@ -360,6 +361,12 @@ mod tests {
             (target("", "::1"), Families::V6Only, ""),
             (target("0.0.0.0", "0.0.0.0"), Families::Both, "a target that"),
             (target("0.0.0.0", "224.0.0.1"), Families::Both, "a target that"),
+            (target("0.0.0.0", "255.255.255.255"), Families::Both, "a target that"),
+            (entry("224.0.0.1", 80, 80), Families::Both, "an address of a group"),
+            (entry("255.255.255.255", 80, 80), Families::Both, "an address of a group"),
+            (entry("ff02::1", 80, 80), Families::Both, "an address of a group"),
+            (udp("ff02::1"), Families::Both, ""),
+            (udp("224.0.0.1"), Families::Both, ""),
         ] {
             let plan = Rules::default().plan([Change::Add(entry.clone())], families);
             let told: String = plan.refused().iter().map(Refusal::to_string).collect();

@@ -3,7 +3,7 @@
 //! Plain data, as whoever sets up the engine gives it. How users write rules is not here.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Consecutive ports that are forwarded the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +145,17 @@ impl fmt::Display for PortRange {
             write!(f, "{}-{}", self.first, self.last)
         }
     }
+}
+
+/// Whether an address can be that of one host: no group's, no broadcast's, not any.
+pub fn is_host(addr: IpAddr) -> bool {
+    !addr.is_unspecified() && !is_group(addr)
+}
+
+/// Whether an address is that of a group, or of all hosts: there is no TCP with these (RFC 1122,
+/// section 4.2.3.10).
+pub fn is_group(addr: IpAddr) -> bool {
+    addr.is_multicast() || addr == Ipv4Addr::BROADCAST
 }
 
 /// The network protocols in use.

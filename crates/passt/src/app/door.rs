@@ -10,6 +10,7 @@ use passt_engine::core::Token;
 use passt_engine::forward::Context;
 use passt_engine::link::ClientLink;
 use passt_proto::addr::Mac;
+use passt_proto::time::Duration;
 use passt_sys::iovec::Scatter;
 use passt_sys::msg;
 use rustix::event::epoll::EventFlags;
@@ -28,6 +29,9 @@ const NEWCOMERS: Range<u32> = 20..28;
 const PARKED: usize = 4;
 /// Guests whose names are remembered.
 const NAMES: usize = 64;
+
+/// How long the next client waits if the one before did not speak what is spoken here.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The listening socket, and what is needed to let in who comes there.
 pub(super) struct Door {
@@ -137,6 +141,13 @@ impl Door {
         if !self.watched {
             ctx.core.postpone(LISTENER);
         }
+    }
+
+    /// Leaves who comes next waiting for a while, as the client before was seen off. QEMU comes again
+    /// at once, and says the same each time.
+    pub(super) fn pause<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
+        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
+        ctx.core.postpone_for(LISTENER, PAUSE);
     }
 
     fn look_again<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
@@ -288,7 +299,7 @@ impl Newcomer {
                 }
                 Step::Send(greeting) if send(&self.socket, &greeting) => self.introduction.take(&[]),
                 Step::SendAndClose(greeting) => {
-                    log::warn!("A client speaks another version of the protocol");
+                    log::warn!("A client speaks another version of VPNKit's protocol, and is sent away");
                     send(&self.socket, &greeting);
                     return Heard::Nonsense;
                 }

@@ -186,7 +186,7 @@ impl Prepared {
         leftovers.entrust().context("Couldn't start a process")?;
         let (setup, neighbours, host) = set_up(&outbound::template_config(config))?;
         outbound::check_addresses(config);
-        Ok(Self {
+        let prepared = Self {
             leftovers,
             pid_file,
             capture: capture(config),
@@ -198,7 +198,10 @@ impl Prepared {
             listeners: listen(config, Side::Host, &mut forward)?,
             forward,
             server,
-        })
+        };
+        // Behind what may fail: an error is found more easily with nothing before it.
+        prepared.setup.tell();
+        Ok(prepared)
     }
 }
 
@@ -328,12 +331,6 @@ fn set_up(config: &Config) -> anyhow::Result<(Setup, Option<Neighbours>, HostNet
     let (setup, warnings) = Setup::new(config, &host, &resolv)?;
     for warning in warnings {
         log::warn!("{warning}");
-    }
-    for line in setup.summary() {
-        log::info!("{line}");
-    }
-    for line in setup.names() {
-        log::debug!("{line}");
     }
     let neighbours = if config.host.apart { None } else { neighbours(&host) };
     Ok((setup, neighbours, host))

@@ -189,6 +189,9 @@ fn serve<L: ClientLink>(
             log::info!("Client connection closed");
             if let Some(door) = &mut door {
                 door.left();
+                if seen_off {
+                    door.pause(worker.context());
+                }
             }
         }
         if let Some(client) = client {

@@ -3,6 +3,7 @@
 //! Programs that start us compare how messages begin, so their words stay, and advice follows on the
 //! same line, behind a semicolon. What to do about the host is told by `app::advice`.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 
 use passt_engine::forward::rule::Families;
@@ -128,8 +129,10 @@ pub(super) fn ports(spec: &str, context: PortContext) -> String {
 /// `[ADDRESS:][PORT:]PORT[/PROTOCOL]`.
 struct Parts<'a> {
     addr: Option<&'a str>,
-    list: &'a str,
+    list: Cow<'a, str>,
     udp: Option<bool>,
+    /// They were to lead to `localhost`, which is left out.
+    to_localhost: bool,
 }
 
 impl<'a> Parts<'a> {
@@ -145,15 +148,21 @@ impl<'a> Parts<'a> {
             Some((Some(addr), given.get(end + 1..).unwrap_or_default()))
         });
         let (addr, list) = split.unwrap_or((None, given));
-        Self { addr, list, udp }
+        let guest = [":localhost:", ":localhost/"].iter().find(|name| list.contains(**name));
+        let (list, to_localhost) = match (guest, list.strip_suffix(":localhost")) {
+            (Some(name), _) => (list.replace(name, ":").into(), true),
+            (None, Some(rest)) => (rest.into(), true),
+            (None, None) => (list.into(), false),
+        };
+        Self { addr, list, udp, to_localhost }
     }
 
     /// The same as we have it, for an option that takes that, or why none does.
     fn ours(&self, context: PortContext) -> Option<String> {
         let (ours, without) = match self.addr {
-            Some(_) if context.outbound => (self.list.to_owned(), true),
+            Some(_) if context.outbound => (self.list.to_string(), true),
             Some(addr) => (format!("{addr}/{}", self.list), false),
-            None => (self.list.to_owned(), false),
+            None => (self.list.to_string(), false),
         };
         // It may be copied to a shell.
         if !ours.bytes().all(|b| b.is_ascii_alphanumeric() || b".:,-/[]".contains(&b)) {
@@ -171,13 +180,18 @@ impl<'a> Parts<'a> {
             (Some(true), false) => "-u ",
             (Some(true), true) => "-U ",
         };
-        let why = if without { ", for the address is always that of the loopback" } else { "" };
+        let why = match (without, self.to_localhost) {
+            (true, _) => ", for the address is always that of the loopback",
+            (false, true) if context.outbound => ", for ports lead to the host's localhost",
+            (false, true) => ", for ports lead to the guest unless another address is given",
+            (false, false) => "",
+        };
         Some(format!("write {option}{ours}{why}"))
     }
 
     /// What is wrong with it.
     fn mistake(&self, context: PortContext) -> String {
-        let Self { addr, list, .. } = *self;
+        let (addr, list) = (self.addr, self.list.as_ref());
         let is_listed = list.bytes().all(|b| b.is_ascii_digit() || b":-,~".contains(&b));
         let mut numbers = list.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty());
         let is_local = list.contains("localhost");
@@ -188,6 +202,8 @@ impl<'a> Parts<'a> {
         } else if addr.is_some() && list.is_empty() {
             let v6 = addr.and_then(ports::bracketed).is_some_and(|addr| addr.is_ipv6());
             format!("an address needs ports behind it, as in {}/8080", loopback(context, v6))
+        } else if list.split(',').any(|item| item == "none") {
+            "none stands alone, for no ports".into()
         } else if !list.is_empty() && list.split(',').any(str::is_empty) {
             let place = if list.contains(",,") { "between commas" } else { "beside a comma" };
             format!("a port is missing {place}")
@@ -385,6 +401,31 @@ mod tests {
                 "[::1]:53:53/udp",
                 "; write -U 53:53, for the address is always that of the loopback",
             ),
+            (
+                "-t",
+                Both,
+                "8080:localhost:80",
+                "; write 8080:80, for ports lead to the guest unless another address is given",
+            ),
+            (
+                "-u",
+                Both,
+                "127.0.0.1/53:localhost",
+                "; write 127.0.0.1/53, for ports lead to the guest unless another address is given",
+            ),
+            (
+                "-t",
+                Both,
+                "0.0.0.0:80-90:localhost/180-190/tcp",
+                "; write -t 0.0.0.0/80-90:180-190, for ports lead to the guest unless another address is given",
+            ),
+            ("-T", Both, "8080:localhost:80", "; write 8080:80, for ports lead to the host's localhost"),
+            (
+                "-t",
+                V6Only,
+                "127.0.0.1/8080:localhost",
+                "; 127.0.0.1 is of IPv4, which --ipv6-only switches off",
+            ),
             ("-t", V4Only, "[::1]:80:80", "; ::1 is of IPv6, which --ipv4-only switches off"),
             ("-t", V6Only, "127.0.0.1:80/tcp", "; 127.0.0.1 is of IPv4, which --ipv6-only switches off"),
             ("-t", Both, "[fe80::1]:80", "; fe80::1 needs an interface, as in fe80::1%eth0/"),
@@ -428,6 +469,9 @@ mod tests {
             ("-T", Both, "localhost:80", alone),
             ("-t", Both, "localhost:80", "; write 127.0.0.1 or ::1 for localhost, as in 127.0.0.1/8080:80"),
             ("-t", V6Only, "localhost/80", "; write ::1 for localhost, as in [::1]/8080:80"),
+            ("-t", Both, "18080,none", "; none stands alone, for no ports"),
+            ("-U", Both, "none,53", "; none stands alone, for no ports"),
+            ("-t", Both, "127.0.0.1/none", "; none stands alone, for no ports"),
             ("-t", Both, "80,,", "; a port is missing between commas"),
             ("-t", Both, "80,,81/tcp", "; a port is missing between commas"),
             ("-t", Both, "127.0.0.1/80,", "; a port is missing beside a comma"),

@@ -1,6 +1,6 @@
 //! A configuration while its options are being read, and what follows from all of them together.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -13,10 +13,9 @@ use super::config::{
     Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, ResolvConf, Services, Source,
     Splice, Starter, Target, Userns, Verbosity, Wire,
 };
-use super::getopt::Spec as _;
-use super::option::{Family, Opt};
 use super::ports::{PortContext, Ports};
 use super::subnet::{Subnet, SubnetV4, SubnetV6};
+use super::vain::Given;
 use super::values;
 use super::{Error, Program};
 
@@ -32,8 +31,7 @@ const UNCONFIGURED: &str = "The network interface in the new namespace is down u
 /// the rest waits for [`Draft::finish`].
 pub(super) struct Draft {
     program: Program,
-    /// Options that were given for one family, and whether that is IPv4.
-    of_one_family: Vec<(&'static Opt, bool)>,
+    pub(super) given: Given,
     pub(super) config: Config,
     pub(super) passt: PasstOptions,
     pub(super) pasta: PastaOptions,
@@ -73,7 +71,7 @@ impl Draft {
         };
         Self {
             program,
-            of_one_family: Vec::new(),
+            given: Given::default(),
             config: default_config(program, Mode::Passt(passt.clone())),
             passt,
             pasta: PastaOptions {
@@ -112,14 +110,6 @@ impl Draft {
         self.config.hints.push(text.into());
     }
 
-    /// Notes for which family an option is given; `none` takes back what it was given before.
-    pub(super) fn note_family(&mut self, option: &'static Opt, value: &OsStr) {
-        if option.family == Family::OfAddress && value == "none" {
-            self.of_one_family.retain(|(other, _)| other.long() != option.long());
-        }
-        self.of_one_family.extend(option.family.is_v4(value).map(|v4| (option, v4)));
-    }
-
     /// Warns of an option that is there for compatibility alone.
     pub(super) fn will_go(&mut self, option: &str) {
         self.warn(format!("{option} will be dropped soon"));
@@ -143,8 +133,7 @@ impl Draft {
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
         };
         self.warn_of_control_in_reach();
-        self.warn_of_no_advertisements();
-        self.warn_of_family_that_is_off();
+        self.warn_of_vain_options();
         let unasked = self.config.custom.ra.unasked;
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
         self.config.custom.ra.unasked = unasked;
@@ -221,27 +210,6 @@ impl Draft {
         let families: Vec<_> = v4.into_iter().chain(v6).collect();
         if !families.is_empty() {
             self.warn(format!("MTU {mtu} is too small for {}", families.join(" and ")));
-        }
-    }
-
-    fn warn_of_no_advertisements(&mut self) {
-        if self.announce.has_ra() && !self.config.services.advertises() {
-            self.warn("Router advertisements are off: options of theirs have no effect");
-        }
-    }
-
-    fn warn_of_family_that_is_off(&mut self) {
-        let families = self.config.families;
-        let is_vain = |v4: bool| if v4 { !families.v4() } else { !families.v6() };
-        let mut told: Vec<&str> = Vec::new();
-        for (option, v4) in std::mem::take(&mut self.of_one_family) {
-            if !is_vain(v4) || told.contains(&option.long()) {
-                continue;
-            }
-            told.push(option.long());
-            let family = if v4 { "IPv4" } else { "IPv6" };
-            let which = if option.family == Family::OfAddress { " of that family" } else { "" };
-            self.warn(format!("{family} is off: --{}{which} has no effect", option.long()));
         }
     }
 

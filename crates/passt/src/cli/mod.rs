@@ -21,6 +21,7 @@ mod slirp4netns;
 mod subnet;
 #[cfg(test)]
 mod tests;
+mod vain;
 mod values;
 mod vpnkit;
 
@@ -211,9 +212,7 @@ fn read(program: Program, words: &mut Getopt<option::Opt>) -> Result<Outcome, Er
         if let Some(mode) = option.scope.refuses(program) {
             return Err(Error::Scope { shown, mode });
         }
-        if let Some(value) = &value {
-            draft.note_family(option, value);
-        }
+        draft.given.note(option, value.as_deref().unwrap_or_default());
         match option.action {
             Action::Flag(set) => set(&mut draft),
             Action::Value(set) => {

@@ -18,6 +18,8 @@ pub(super) struct Opt {
     pub(super) action: Action,
     /// Families that it means something for.
     pub(super) family: Family,
+    /// What has to be on for it to mean anything.
+    pub(super) needs: Needs,
     /// Description for the help, in lines.
     pub(super) help: &'static str,
 }
@@ -78,6 +80,29 @@ impl Family {
                 values::addr(addr).map(|addr| addr.is_ipv4())
             }
         }
+    }
+}
+
+/// What has to be on for an option to mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    /// Ports are forwarded by TCP.
+    Tcp,
+    /// The same by UDP.
+    Udp,
+    /// Name servers are asked by either.
+    Resolver,
+    /// DHCP or, by the option's family, DHCPv6.
+    Lease,
+    /// Router advertisements.
+    Advertisement,
+}
+
+impl Needs {
+    /// Whether it is for ports, which `none` takes back.
+    pub(super) fn is_ports(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp)
     }
 }
 
@@ -148,7 +173,14 @@ impl<'a> Arg<'a> {
 
 /// An option without argument.
 pub(super) const fn flag(names: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Flag(set), family: Family::Any, help }
+    Opt {
+        names,
+        scope: Scope::Both,
+        action: Action::Flag(set),
+        family: Family::Any,
+        needs: Needs::Nothing,
+        help,
+    }
 }
 
 /// An option with an argument.
@@ -157,12 +189,26 @@ pub(super) const fn value(
     help: &'static str,
     set: fn(&mut Draft, &Arg<'_>) -> Result<(), Error>,
 ) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Value(set), family: Family::Any, help }
+    Opt {
+        names,
+        scope: Scope::Both,
+        action: Action::Value(set),
+        family: Family::Any,
+        needs: Needs::Nothing,
+        help,
+    }
 }
 
 /// An option that ends the program with a text.
 pub(super) const fn print(names: &'static str, help: &'static str, text: fn(Program, &str) -> String) -> Opt {
-    Opt { names, scope: Scope::Both, action: Action::Print(text), family: Family::Any, help }
+    Opt {
+        names,
+        scope: Scope::Both,
+        action: Action::Print(text),
+        family: Family::Any,
+        needs: Needs::Nothing,
+        help,
+    }
 }
 
 /// Gives options to some modes alone, apart from those that are limited already.
@@ -187,6 +233,12 @@ impl Opt {
     /// Has it mean something for some families alone.
     pub(super) const fn of(mut self, family: Family) -> Self {
         self.family = family;
+        self
+    }
+
+    /// Has it mean nothing unless that is on.
+    pub(super) const fn needing(mut self, needs: Needs) -> Self {
+        self.needs = needs;
         self
     }
 }

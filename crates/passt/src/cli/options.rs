@@ -14,7 +14,7 @@ use super::advice;
 use super::config::{Addresses, MAX_MTU, RepairSocket, ResolvConf, Source, Userns, Verbosity, Wire};
 use super::draft::Draft;
 use super::help;
-use super::option::{Arg, Family, Opt, Scope, all_only, flag, print, value};
+use super::option::{Arg, Family, Needs, Opt, Scope, all_only, flag, print, value};
 use super::values;
 
 /// Longest path of a UNIX socket, without the byte that ends it.
@@ -254,10 +254,13 @@ const GUEST: &[Opt] = &[
     ),
     value("-H, --hostname NAME", "Host name to assign", |d, arg| {
         set_name(&mut d.config.guest.hostname, arg, "hostname")
-    }),
+    })
+    .of(Family::V4)
+    .needing(Needs::Lease),
     value("--fqdn NAME", "Fully qualified domain name to assign", |d, arg| {
         set_name(&mut d.config.guest.fqdn, arg, "FQDN")
-    }),
+    })
+    .needing(Needs::Lease),
 ];
 
 const HOST: &[Opt] = &[
@@ -316,13 +319,15 @@ const NAMES: &[Opt] = &[
         "Address at which the guest reaches the host's resolver,\nonce for IPv4 and once for IPv6",
         |d, arg| set_addr(&mut d.config.dns.forward, arg.parse("DNS forwarding address", values::remote)),
     )
-    .of(Family::OfAddress),
+    .of(Family::OfAddress)
+    .needing(Needs::Resolver),
     // For both families: the resolver may be of the one that is off.
     value(
         "--dns-host ADDR",
         "That resolver, once for IPv4 and once for IPv6\ndefault: the first of resolv.conf",
         |d, arg| set_addr(&mut d.config.dns.host, arg.parse("DNS host address", values::unicast)),
-    ),
+    )
+    .needing(Needs::Resolver),
     value(
         "-S, --search DOMAIN",
         "Domain to search, may be repeated; or none\ndefault: those of resolv.conf",
@@ -336,7 +341,8 @@ const NAMES: &[Opt] = &[
          default: only where it reaches none of those in the host's",
         |d| d.pasta.resolv_conf = ResolvConf::Always,
     )
-    .only(Scope::Pasta),
+    .only(Scope::Pasta)
+    .needing(Needs::Resolver),
     flag("--keep-resolv-conf", "Leave COMMAND or shell the host's resolv.conf", |d| {
         d.pasta.resolv_conf = ResolvConf::Never;
     })
@@ -377,18 +383,22 @@ const PORTS: &[Opt] = &[
          for pasta, auto\n\
          default: none for passt, auto for pasta",
         |d, arg| arg.push_to(&mut d.tcp_in),
-    ),
+    )
+    .needing(Needs::Tcp),
     value("-u, --udp-ports SPEC", "UDP ports to forward to the guest, likewise", |d, arg| {
         arg.push_to(&mut d.udp_in)
-    }),
+    })
+    .needing(Needs::Udp),
     value(
         "-T, --tcp-ns SPEC",
         "TCP ports to forward from the namespace's loopback to the\nhost's, without ADDR and %NAME",
         |d, arg| arg.push_to(&mut d.tcp_out),
     )
-    .only(Scope::Pasta),
+    .only(Scope::Pasta)
+    .needing(Needs::Tcp),
     value("-U, --udp-ns SPEC", "UDP ports, likewise", |d, arg| arg.push_to(&mut d.udp_out))
-        .only(Scope::Pasta),
+        .only(Scope::Pasta)
+        .needing(Needs::Udp),
 ];
 
 fn set<T>(to: &mut Option<T>, value: Result<T, Error>) -> Result<(), Error> {

@@ -89,11 +89,18 @@ pub(super) fn servers(
     } else if nowhere || on_loopback && is_told(config) && from_host && announced(guest, &all).is_empty() {
         warnings.push(out_of_reach(config));
     }
+    warnings.extend(own_loopback(config));
+    // Where the host's are spared, a name for them leads nowhere.
+    let is_spared = |server: &IpAddr| {
+        let family = if server.is_ipv4() { &guest.v4 } else { &guest.v6 };
+        let is_name = family.dns_forward == Some(Addr::from(*server));
+        nowhere && on_loopback && config.dns.spare_loopback && is_name && family.dns_host.is_none()
+    };
     match &config.dns.servers {
         Source::Host => announced(guest, &all),
         Source::Given(servers) => {
             let is_on = |server: &&IpAddr| on[usize::from(server.is_ipv6())] && !server.is_unspecified();
-            servers.iter().filter(is_on).copied().collect()
+            servers.iter().filter(is_on).filter(|server| !is_spared(server)).copied().collect()
         }
         Source::None => Vec::new(),
     }
@@ -115,6 +122,17 @@ fn out_of_reach(config: &Config) -> String {
         "The host's name servers are on its loopback, out of the guest's reach; {option} leads to them, \
          ports 53 and 853 there"
     )
+}
+
+/// What to say where an isolated guest is told a name server on loopback, which is its own.
+fn own_loopback(config: &Config) -> Option<String> {
+    let Source::Given(servers) = &config.dns.servers else { return None };
+    let server = servers.iter().find(|server| server.is_loopback()).filter(|_| is_told(config))?;
+    let spawns = config.pasta().is_some_and(|pasta| pasta.target.spawns());
+    let option = if spawns { "--resolv-conf" } else { "--dns-forward with an address for it" };
+    Some(format!(
+        "--dns {server} is on the guest's own loopback; --dns-host {server} and {option} lead to the host's"
+    ))
 }
 
 /// The resolvers behind `dns_forward` of IPv4 and IPv6, and their interfaces, now that the host has

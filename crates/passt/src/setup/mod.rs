@@ -111,6 +111,7 @@ impl Setup {
             family.groups = template.as_ref().filter(|_| joins).map(|template| template.link.index);
         }
         (guest.v4.off, guest.v6.off) = (!config.families.v4(), !config.families.v6());
+        warnings.extend([&guest.v4, &guest.v6].into_iter().flat_map(|family| own_names(config, family)));
         let dns = dns::servers(config, host, resolv, &mut guest, &mut warnings);
         for (net, family) in [(&mut nets.v4, &guest.v4), (&mut nets.v6, &guest.v6)] {
             if let Some(net) = net {
@@ -159,6 +160,16 @@ impl Setup {
         names(&self.guest.v4).chain(names(&self.guest.v6)).collect()
     }
 
+    /// Logs the choices that were made.
+    pub fn tell(&self) {
+        for line in self.summary() {
+            log::info!("{line}");
+        }
+        for line in self.names() {
+            log::debug!("{line}");
+        }
+    }
+
     /// The choices that were made, for the user: some lines.
     pub fn summary(&self) -> Vec<String> {
         let told = &self.responder;
@@ -176,12 +187,14 @@ impl Setup {
         lines.extend(self.tap.as_ref().map(|tap| format!("Namespace interface: {}", tap.name)));
         lines.push(format!("MAC address of the host's side: {}", told.our_mac));
         if let Some(v4) = &told.v4 {
-            let (addr, len) = (v4.addr, v4.prefix_len);
-            lines.push(format!(
-                "IPv4: assign {addr}/{len}, router {}{}",
-                v4.gateway,
-                listed(", DNS", &v4.dns)
-            ));
+            let len = v4.prefix_len;
+            let is_given = self.tap.as_ref().is_some_and(|tap| tap.config.network.is_some());
+            let is_leased = told.services.contains(Services::DHCP) && !is_given;
+            let assigned = match self.leases.as_ref().filter(|_| is_leased).map(Leases::ends) {
+                Some((first, last)) => format!("{first}/{len} to {last}/{len} by DHCP"),
+                None => format!("{}/{len}", v4.addr),
+            };
+            lines.push(format!("IPv4: assign {assigned}, router {}{}", v4.gateway, listed(", DNS", &v4.dns)));
         }
         if let Some(v6) = &told.v6 {
             let assigned = match v6.addr {
@@ -205,6 +218,23 @@ pub fn follow(config: &Config, host: &HostNetwork, resolv: &Resolv, guest: &mut 
     let [v4, v6] = dns::others(config, host, resolv, guest);
     (guest.v4.dns_host, guest.v4.dns_scope) = v4;
     (guest.v6.dns_host, guest.v6.dns_scope) = v6;
+}
+
+/// Names for others that are the guest's own addresses, a warning each.
+fn own_names(config: &Config, family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
+    let names = [
+        ("--dns-forward", &config.dns.forward),
+        ("--map-host-loopback", &config.mapping.host_loopback),
+        ("--map-guest-addr", &config.mapping.guest_addr),
+        ("--gateway", &config.guest.gateway),
+    ];
+    names.into_iter().flat_map(|(option, names)| {
+        let own =
+            [false, true].map(|v6| of(names, v6).filter(|name| family.assigned.contains(&(*name).into())));
+        own.into_iter().flatten().map(move |name| {
+            format!("{option} {name} is the guest's own address: what it sends there does not leave it")
+        })
+    })
 }
 
 /// What a family's names stand for, a line each.

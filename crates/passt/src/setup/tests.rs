@@ -597,3 +597,60 @@ fn an_isolated_host() {
         }
     }
 }
+
+/// A name for others that is the guest's own address leads nowhere, which is told.
+#[test]
+fn names_that_are_the_guests_own() {
+    for (args, told) in [
+        ("passt --dns-forward 192.0.2.2", "--dns-forward 192.0.2.2 is the guest's own"),
+        ("passt -a 10.9.9.9 --dns-forward 10.9.9.9", "--dns-forward 10.9.9.9 is"),
+        ("passt --map-host-loopback 2001:db8::2", "--map-host-loopback 2001:db8::2 is"),
+        ("pasta --map-guest-addr 192.0.2.2 1", "--map-guest-addr 192.0.2.2 is"),
+        ("pasta -a 10.9.9.9 -g 10.9.9.9 1", "--gateway 10.9.9.9 is"),
+        ("pasta --isolate-host -D 127.0.0.53 true", "and --resolv-conf lead to the host's"),
+        ("passt --isolate-host -D 127.0.0.53", "and --dns-forward with an address for it lead to"),
+        ("passt -a 10.9.9.9 --dns-forward 192.0.2.2 --map-host-loopback 2001:db8::2 -a 2001:db8::9", ""),
+        ("passt -D 127.0.0.53", ""),
+        ("passt -g 192.0.2.77 --isolate-host -D 192.0.2.99", ""),
+    ] {
+        let (_, warnings) = Setup::new(&config(args), &host("46"), &resolv("192.0.2.53")).unwrap();
+        assert_eq!(warnings.len(), usize::from(!told.is_empty()), "{args}: {warnings:?}");
+        assert!(warnings.iter().all(|line| line.contains(told)), "{args}: {warnings:?}");
+    }
+}
+
+/// A name for resolvers that are spared is not announced, as nothing answers there.
+#[test]
+fn what_leads_nowhere_is_not_announced() {
+    for (args, servers, expected) in [
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53", ""),
+        ("passt --isolate-host --subnet 10.0.2.0/24", "127.0.0.53 ::1", ""),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53 192.0.2.53", "10.0.2.3 fd00::3"),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 --resolv-conf true", "127.0.0.53", "10.0.2.3 fd00::3"),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 -D 10.1.1.1 1", "127.0.0.53", "10.1.1.1"),
+        ("passt --subnet 10.0.2.0/24", "127.0.0.53", "10.0.2.3 fd00::3"),
+        // The host may have one later.
+        ("pasta --isolate-host --subnet 10.0.2.0/24 1", "", "10.0.2.3 fd00::3"),
+    ] {
+        let (setup, _) = Setup::new(&config(args), &host("46"), &resolv(servers)).unwrap();
+        let told = &setup.responder;
+        let v4 = told.v4.iter().flat_map(|v4| v4.dns.iter().map(ToString::to_string));
+        let v6 = told.v6.iter().flat_map(|v6| v6.dns.iter().map(ToString::to_string));
+        assert_eq!(v4.chain(v6).collect::<Vec<_>>().join(" "), expected, "{args}: {servers}");
+    }
+}
+
+/// What is told of the guest's address is what it gets.
+#[test]
+fn leases_are_told() {
+    for (args, told) in [
+        ("passt --subnet 10.0.2.0/24", "assign 10.0.2.15/24 to 10.0.2.30/24 by DHCP, router 10.0.2.2"),
+        ("passt --subnet 10.0.2.0/24 --no-dhcp", "assign 10.0.2.100/24, router 10.0.2.2"),
+        ("pasta --subnet 10.0.2.0/24 1", "assign 10.0.2.15/24 to 10.0.2.30/24 by DHCP, router 10.0.2.2"),
+        ("pasta --config-net --subnet 10.0.2.0/24 1", "assign 10.0.2.100/24, router 10.0.2.2"),
+        ("passt --subnet 10.0.2.0/24 -a 10.0.2.9", "assign 10.0.2.9/24, router 10.0.2.2"),
+    ] {
+        let (setup, _) = Setup::new(&config(args), &host("46"), &resolv("192.0.2.53")).unwrap();
+        assert!(setup.summary().iter().any(|line| line.contains(told)), "{args}: {:?}", setup.summary());
+    }
+}

@@ -6,6 +6,7 @@
 
 use passt_proto::wire;
 
+use super::super::nearest::nearest;
 use super::AnnounceError;
 use super::value::Kind::{
     self, Address, AddressPairs, Addresses, Addresses6, Bool, Bytes, Domain, Domains, I32, Ntp6, Routes, Sip,
@@ -81,8 +82,30 @@ impl Protocol {
         if let Some(code) = self.codes().iter().find(|code| is(code.number, code.names)) {
             return Ok(*code);
         }
-        let unknown = || AnnounceError::Unknown { protocol: self.name(), option: text.to_owned() };
+        let unknown = || AnnounceError::Unknown {
+            protocol: self.name(),
+            option: text.to_owned(),
+            advice: self.advice(text),
+        };
         number.filter(|&number| self.may_set(number)).map(|n| code(n, "", Bytes)).ok_or_else(unknown)
+    }
+
+    /// What to write instead of what is no option.
+    fn advice(self, text: &str) -> String {
+        let (last, example) = match self {
+            Self::Dhcp => (254, "42=192.0.2.1"),
+            Self::Dhcpv6 => (u16::MAX, "31=2001:db8::1"),
+        };
+        let names = self.codes().iter().flat_map(|code| code.names.split(' '));
+        match nearest(&text.to_ascii_lowercase(), names.filter(|name| !name.is_empty())) {
+            _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                format!("numbers go to {last}")
+            }
+            Some(name) => format!("did you mean {name}?"),
+            None => {
+                format!("the manual page has the names, and numbers up to {last} go, too, as in {example}")
+            }
+        }
     }
 
     /// Whether a number can be that of an option which is no part of the protocol.

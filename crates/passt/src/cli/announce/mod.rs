@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayString;
 use passt_proto::responder::Name;
-use passt_proto::responder::custom::{Advertised, Boot, Custom, INFINITE, Lease, MAX_OPTIONS, Options};
+use passt_proto::responder::custom::{Boot, Custom, INFINITE, Lease, MAX_OPTIONS, Options};
 use thiserror::Error;
 
 use super::values;
@@ -27,8 +27,8 @@ use value::Kind;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum AnnounceError {
     /// Neither a number nor a known name.
-    #[error("Unknown {protocol} option: {option}")]
-    Unknown { protocol: &'static str, option: String },
+    #[error("Unknown {protocol} option: {option}; {advice}")]
+    Unknown { protocol: &'static str, option: String, advice: String },
     /// An option that is not the user's to set.
     #[error("{protocol} option {option} can't be set: {reason}")]
     Refused { protocol: &'static str, option: String, reason: &'static str },
@@ -83,11 +83,6 @@ impl Announce {
     /// Sets an option of DHCPv6 likewise.
     pub(super) fn set_dhcpv6(&mut self, option: &str, value: &OsStr) -> Result<(), AnnounceError> {
         set_option(&mut self.dhcpv6, Protocol::Dhcpv6, option, value)
-    }
-
-    /// Whether anything concerns router advertisements alone.
-    pub(super) fn has_ra(&self) -> bool {
-        self.custom.ra != Advertised::default()
     }
 
     /// What all options together mean.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
-use passt_proto::responder::custom::{Pref64, Route};
+use passt_proto::responder::custom::{Advertised, Pref64, Route};
 use passt_proto::wire::ndp::{Pref64Len, Preference};
 use proptest::prelude::*;
 
@@ -251,7 +251,25 @@ fn values_that_are_no_text() {
     ] {
         let argument = OsString::from_vec([start, b"\xff="].concat());
         let found = parse(vec!["passt".into(), option.into(), argument]);
-        assert_eq!(found, Outcome::Fail(format!("{expected}\n")));
+        let Outcome::Fail(line) = found else { panic!("{option}: {found:?}") };
+        // Behind it may be what to write instead.
+        assert!(line.starts_with(expected) && line.lines().count() == 1, "{line}");
+    }
+}
+
+#[test]
+fn who_mistakes_an_option_is_told_another() {
+    for (option, name, advice) in [
+        ("--dhcp-opt", "ruoter=10.0.0.1", "did you mean router?"),
+        ("--dhcp-opt", "NTP-sever=10.0.0.1", "did you mean ntp-server?"),
+        ("--dhcp-opt", "256=1", "numbers go to 254"),
+        ("--dhcpv6-opt", "65536=", "numbers go to 65535"),
+        ("--dhcp-opt", "frobnicate=1", "as in 42=192.0.2.1"),
+        ("--dhcpv6-opt", "=1", "as in 31=2001:db8::1"),
+    ] {
+        let found = parse(["passt", option, name].map(OsString::from).to_vec());
+        let Outcome::Fail(line) = found else { panic!("{name}: {found:?}") };
+        assert!(line.trim_end().ends_with(advice), "{line}");
     }
 }
 

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use passt_engine::flow::{Protocol, Side};
 use passt_engine::forward::Entry;
 use passt_engine::forward::by_port::ByPort;
-use passt_engine::forward::rule::{Families, Listen, PortRange, Rule};
+use passt_engine::forward::rule::{Families, Listen, PortRange, Rule, is_group, is_host};
 
 use super::{advice, values};
 
@@ -229,6 +229,9 @@ impl PortSpec {
             Some(IpAddr::V6(addr)) if addr.is_unicast_link_local() && self.listen.interface.is_none() => {
                 Some(format!("{addr} needs an interface, as in {addr}%eth0/"))
             }
+            Some(addr) if is_group(addr) && matches!(context.option, "-t" | "-T") => {
+                Some(format!("{addr} is of a group or for all hosts, and TCP is between two"))
+            }
             _ => self.items.iter().filter_map(Item::target).find_map(|to| self.misfit_of(to, context)),
         }
     }
@@ -236,7 +239,7 @@ impl PortSpec {
     /// The same of a target: it needs a listening socket of its own family alone, and a host behind
     /// it.
     fn misfit_of(&self, target: IpAddr, context: PortContext) -> Option<String> {
-        if target.is_multicast() || target.is_unspecified() {
+        if !is_host(target) {
             return Some(format!("{target} is not the address of a host"));
         }
         if !context.families.has(target) {

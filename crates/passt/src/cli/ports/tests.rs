@@ -129,6 +129,14 @@ fn addresses_that_do_not_go_together() {
         ("[::]/80:10.0.0.2", both, ":: can't forward to 10.0.0.2, of the other family"),
         ("0.0.0.0/80:224.0.0.1", both, "224.0.0.1 is not the address of a host"),
         ("0.0.0.0/80:0.0.0.0", both, "0.0.0.0 is not the address of a host"),
+        ("0.0.0.0/80:255.255.255.255/80", both, "255.255.255.255 is not the address of a host"),
+        ("224.0.0.1/80", both, "224.0.0.1 is of a group or for all hosts, and TCP is between two"),
+        (
+            "255.255.255.255/80",
+            both,
+            "255.255.255.255 is of a group or for all hosts, and TCP is between two",
+        ),
+        ("ff02::1%eth0/all", both, "ff02::1 is of a group or for all hosts, and TCP is between two"),
         ("fe80::1/80", both, "fe80::1 needs an interface, as in fe80::1%eth0/"),
         ("::1/8080", v4_only, "::1 is of IPv6, which --ipv4-only switches off"),
         ("8080:fd00::2", v4_only, "fd00::2 is of IPv6, which --ipv4-only switches off"),
@@ -137,6 +145,8 @@ fn addresses_that_do_not_go_together() {
         let error = ports(&[spec], context).expect_err(spec);
         assert_eq!(error.to_string(), format!("Invalid port specifier {spec}: {reason}"));
     }
+    let udp = PortContext { option: "-u", ..both };
+    assert!(ports(&["224.0.0.1/5353"], udp).is_ok(), "whoever on the host is a member has it received");
 }
 
 #[test]

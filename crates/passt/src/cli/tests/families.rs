@@ -1,6 +1,7 @@
-//! Options that mean something for one family alone.
+//! Options that mean something for one family alone, or for one service.
 
 use super::super::option::Family;
+use super::super::options::all;
 use super::*;
 
 /// A family that is off, and what is given for it.
@@ -20,6 +21,7 @@ fn options_of_a_family_that_is_off() {
         ("IPv4", "--dhcp-lease", "600"),
         ("IPv4", "--dhcp-boot", "file"),
         ("IPv4", "--domain", "a.test"),
+        ("IPv4", "--hostname", "a"),
         ("IPv4", "--ntp", "10.0.0.1"),
         ("IPv6", "-a", "fd00::1/64"),
         ("IPv6", "-g", "fd00::1"),
@@ -67,11 +69,53 @@ fn options_have_their_families() {
             "dns-host" => Family::Any,
             name if is_value && (name.starts_with("ra-") || name.starts_with("dhcpv6-")) => Family::V6,
             name if is_value && name.starts_with("dhcp-") => Family::V4,
-            "netmask" | "domain" | "outbound-if4" => Family::V4,
+            "netmask" | "domain" | "hostname" | "outbound-if4" => Family::V4,
             "outbound-if6" => Family::V6,
             _ if argument.starts_with("ADDR") => Family::OfAddress,
             _ => Family::Any,
         };
         assert_eq!(option.family, expected, "{}", option.names);
     }
+}
+
+/// An option is told to have no effect where what it is for is off, and only there.
+#[test]
+fn options_of_a_service_that_is_off() {
+    let warnings = |line: &str| run(&format!("pasta {line} true")).warnings;
+    for (off, what, options) in [
+        (&["--no-tcp"][..], "TCP is", &["-t 80", "-T 80", "-t auto"][..]),
+        (&["--no-udp"], "UDP is", &["-u 80", "-U 80", "-U all"]),
+        (
+            &["--no-dhcp"],
+            "DHCP is",
+            &["--dhcp-opt 6=", "--dhcp-lease 60", "--dhcp-boot a", "--domain a", "--ntp 10.0.0.1", "-H a"],
+        ),
+        (&["--no-dhcpv6"], "DHCPv6 is", &["--dhcpv6-opt 23=", "--dhcpv6-lease 60", "--ntp fd00::1"]),
+        (&["--no-dhcp --no-dhcpv6"], "DHCP and DHCPv6 are", &["--fqdn a.test"]),
+        (
+            &["--no-ra", "--no-ndp", "--no-icmp", "--config-net"],
+            "Router advertisements are",
+            &["--ra-lifetime 9", "--ra-preference low", "--ra-dns-lifetime 9", "--ra-route fd00::/16"],
+        ),
+        (&["--no-tcp --no-udp"], "TCP and UDP are", &["--resolv-conf", "--dns-forward 10.0.0.9"]),
+    ] {
+        for (off, option) in off.iter().flat_map(|off| options.iter().map(move |option| (off, option))) {
+            let told = warnings(&format!("{option} {off}"));
+            let first = option.split(' ').next().unwrap();
+            let name = all().find(|known| first.starts_with("--") && first[2..] == *known.long());
+            let name = name.or_else(|| all().find(|known| known.short() == first.chars().nth(1)));
+            let name = name.expect("an option").long();
+            assert_eq!(told, [format!("{what} off: --{name} has no effect")], "{option} {off}");
+            assert_eq!(warnings(option), [""; 0], "{option}");
+            for other in ["--no-multicast", "-f"] {
+                assert_eq!(warnings(&format!("{other} {option}")), [""; 0], "{other} {option}");
+            }
+        }
+    }
+    for line in ["--no-tcp -t none", "--no-udp -u none -U none", "--no-tcp -t none -T none"] {
+        assert_eq!(warnings(line), [""; 0], "{line}");
+    }
+    let told = warnings("--no-udp --resolv-conf --dns-forward 10.0.0.9 --dns-host 10.0.0.10");
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|line| line.contains("by TCP alone")), "{told:?}");
 }
