@@ -26,7 +26,7 @@ _pesto() {
 '*-U+[UDP ports of the namespace, for the host]: :' \
 '*--udp-ns=[UDP ports of the namespace, for the host]: :' \
 '*--metrics-listen=[Serve them by HTTP at /metrics; ADDR is loopback by default]: :' \
-'*--capture=[Record frames in FILE until interrupted; - is standard output]: :_files' \
+'*--capture=[Record frames in FILE until interrupted; - is standard output, unless that is a terminal]: :_files' \
 '*--request=[Send a request of docs/control.md, print its answer]: :' \
 '*-A[Add what the following specifiers say]' \
 '*--add[Add what the following specifiers say]' \

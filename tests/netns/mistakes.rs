@@ -23,7 +23,7 @@ const PASTA: &[Mistake] = &[
     ("-config-net true", "-config-net is several options of one letter: the long one is --config-net"),
     ("--mtu 9k true", "Invalid MTU: 9k; it is a number of bytes up to 65520, or 0 for none"),
     ("--mtu 70000 true", "MTU 70000 too large (max 65520)"),
-    ("--log-size 1000 true", "Invalid --log-size: 1000; the smallest is 40960 bytes"),
+    ("--log-size 1000 true", "Invalid --log-size: 1000; it is a number of bytes, 40960 or more"),
     ("-t 127.0.0.1:8080:80 true", "Invalid port specifier 127.0.0.1:8080:80; write 127.0.0.1/8080:80"),
     ("-t [::1]:8080:80 true", "Invalid port specifier [::1]:8080:80; write [::1]/8080:80"),
     ("-t 8080:80/tcp true", "Invalid port specifier 8080:80/tcp; write -t 8080:80"),

@@ -115,7 +115,6 @@ impl Greeted {
         match read_some(&mut self.socket, &mut Vec::new(), Some(limit)) {
             // A server that closes while there is something that it has not read resets.
             Err(Error::Closed) => Ok(()),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
             Err(error) => Err(error),
             Ok(()) => Err(Error::Unexpected("it says more than its greeting".into())),
         }
@@ -289,6 +288,7 @@ fn write(socket: &mut UnixStream, mut bytes: &[u8], limit: Limit) -> Result<(), 
             Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(limit.is_over()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(Error::Closed),
             Err(error) => return Err(error.into()),
         }
     }
@@ -305,6 +305,7 @@ fn read_some(socket: &mut UnixStream, into: &mut Vec<u8>, limit: Option<Limit>) 
             (Err(error), Some(limit)) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(limit.is_over());
             }
+            (Err(error), _) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Error::Closed),
             (outcome, _) => break outcome?,
         }
     };

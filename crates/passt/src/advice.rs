@@ -140,7 +140,7 @@ pub fn tap(error: &io::Error, setting: impl Fn(&str) -> Option<u64>) -> Option<S
 }
 
 /// A namespace that can't be opened at a path.
-pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
+pub fn open_namespace(kind: &str, path: &Path, error: &io::Error) -> Option<String> {
     let process = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()?.to_str());
     let process = process.filter(|name| name.bytes().all(|b| b.is_ascii_digit()));
     let named = path.strip_prefix(NAMESPACES).ok();
@@ -152,6 +152,7 @@ pub fn open_namespace(path: &Path, error: &io::Error) -> Option<String> {
         (ErrorKind::NotFound, _, Some(name)) if is_plain(name) => {
             format!("as root, 'ip netns add {}' makes it", name.display())
         }
+        (ErrorKind::NotFound, ..) if kind == "user" => "a process's is /proc/PID/ns/user".into(),
         (ErrorKind::NotFound, ..) => {
             "a process's are in /proc/PID/ns, and 'ip netns list' shows those with names".into()
         }
@@ -315,9 +316,11 @@ mod tests {
             ("/tmp/x", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
             ("/proc/self/ns/net", ErrorKind::NotFound, "a process's are in /proc/PID/ns"),
         ] {
-            let advice = open_namespace(Path::new(path), &kind.into()).expect("advice");
+            let advice = open_namespace("network", Path::new(path), &kind.into()).expect("advice");
             assert!(advice.starts_with(expected), "{path}: {advice}");
         }
+        let advice = open_namespace("user", Path::new("/tmp/x"), &ErrorKind::NotFound.into());
+        assert_eq!(advice.as_deref(), Some("a process's is /proc/PID/ns/user"));
     }
 
     /// Files below a directory of this test's own, gone with it.

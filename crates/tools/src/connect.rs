@@ -44,8 +44,12 @@ pub fn late(patience: Duration) -> Error {
 
 /// An error as it is for people: a message that nobody expects says nothing to them.
 pub fn plainly(path: &Path, error: anyhow::Error) -> anyhow::Error {
-    let Some(Error::Unexpected(what)) = error.downcast_ref() else { return error };
     let path = path.display();
+    let what = match error.downcast_ref() {
+        Some(Error::Unexpected(what)) => what,
+        Some(Error::Closed) => return error.context(format!("{path}")),
+        _ => return error,
+    };
     if what == "it is the C program's" {
         return anyhow!("{path}: this needs a server of this project; {what}");
     }

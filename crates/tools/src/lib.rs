@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
+use passt::cli::{Name, with_one_dash};
+
 /// Letter, long name and argument of an option, as in `-C, --clear PIF`, and what it does.
 pub type Described = (&'static str, &'static str);
 
@@ -27,7 +29,10 @@ pub const PESTO: &[Described] = &[
     ("--metrics", "Print counters in the text format of Prometheus"),
     ("--metrics-listen [ADDR:]PORT", "Serve them by HTTP at /metrics; ADDR is loopback by default"),
     ("--events", "Print events as they come, a line of JSON each"),
-    ("--capture FILE", "Record frames in FILE until interrupted; - is standard output"),
+    (
+        "--capture FILE",
+        "Record frames in FILE until interrupted; - is standard output, unless that is a terminal",
+    ),
     ("--request JSON", "Send a request of docs/control.md, print its answer"),
 ];
 
@@ -59,14 +64,9 @@ pub fn long((names, _): &Described) -> &'static str {
     long.split(' ').next().unwrap_or_default()
 }
 
-/// What is wrong with a word that spells a long option behind one dash, as `passt --help` has it, too.
+/// What is wrong with a word that spells a long option behind one dash, as of passt's options.
 pub fn two_dashes(word: &OsStr, options: &[Described]) -> Option<String> {
-    let name = word.to_str()?.strip_prefix('-')?.split('=').next()?;
-    // What -help is in letters is the same.
-    let is_long = name != "help" && name.len() > 1 && options.iter().any(|option| long(option) == name);
-    is_long.then(|| {
-        format!("-{name} is several options of one letter: the long one is --{name}, with two dashes")
-    })
+    with_one_dash(word, options.iter().map(|option| Name::of(option.0, long(option) == "help")))
 }
 
 /// Writes to standard output at once, unless whoever read it has read enough; whether that is not so.

@@ -1,6 +1,8 @@
 //! What is shown: flows, counters, metrics, events, recordings, settings, and the live view.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 
 use passt_control::Protocol;
 use passt_control::client::Error;
@@ -8,6 +10,12 @@ use passt_control::reply::{Answer, Code, Event, Failure};
 use passt_control::request::{Carried, Change, Flows, Name, Request, Set};
 use passt_tests::transfer::{MIB, at, download, far_servers, upload};
 use passt_tests::{FAR4, HOST4, Place as _, eventually, have};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::write;
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::{QUIET, Served, change, port, start};
 
@@ -368,4 +376,39 @@ fn the_live_view_in_a_terminal() {
     shows(&[" icanon", " echo ", "ENDED"]);
     assert!(!screen().contains("1 Flows"));
     tmux(&["kill-server"]);
+}
+
+/// Who looks in a terminal whose other end nobody reads any more can be ended all the same.
+#[test]
+fn the_live_view_in_a_terminal_that_nobody_reads() {
+    let Some(served) = start(QUIET) else { return };
+    let (terminal, screen) = terminal();
+    let mut command = served.net.host.command(served.net.tool("passtop").to_str().expect("UTF-8"));
+    command.args(["-i", "0.1"]).arg(&served.socket);
+    let open = || Stdio::from(screen.try_clone().expect("the terminal"));
+    command.env("TERM", "xterm").stdin(open()).stdout(open()).stderr(open());
+    let mut passtop = command.spawn().expect("passtop");
+    eventually("the terminal takes nothing more", || {
+        // Only what changes is drawn: another page is much of the screen.
+        write(&terminal, b"\t").expect("a key");
+        let moment = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        poll(&mut [], Some(&moment)).expect("a moment");
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let takes = poll(&mut [PollFd::new(&screen, PollFlags::OUT)], Some(&now)).expect("a terminal");
+        (takes == 0).then_some(())
+    });
+    kill_process(Pid::from_child(&passtop), Signal::TERM).expect("passtop");
+    let status = eventually("it ends", || passtop.try_wait().expect("passtop"));
+    assert!(status.success(), "{status}");
+}
+
+/// A terminal of 24 lines, both its ends.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+    let name = ptsname(&master, Vec::new()).expect("a name");
+    let screen = open(&*name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("its other end");
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&screen, size).expect("a size");
+    (master, screen)
 }

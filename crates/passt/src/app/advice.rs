@@ -39,7 +39,7 @@ fn about<E: Error + 'static>(
 
 fn on_namespace(error: &namespace::Error) -> Option<String> {
     match error {
-        namespace::Error::Open { path, source, .. } => advice::open_namespace(path, source),
+        namespace::Error::Open { kind, path, source } => advice::open_namespace(kind, path, source),
         namespace::Error::Enter { kind, source, .. } => advice::enter_namespace(kind, source),
         namespace::Error::NoProc => Some("as root, 'mount -t proc proc /proc' mounts it".into()),
         namespace::Error::Command(_) if !namespace::may_enter() => {
@@ -56,7 +56,7 @@ fn on_namespace(error: &namespace::Error) -> Option<String> {
 fn on_identity(error: &identity::Error) -> String {
     match error {
         identity::Error::Invalid(_) => {
-            "names have to be in /etc/passwd and /etc/group, numbers need not".into()
+            "names have to be in /etc/passwd and /etc/group, numbers need not, and go to 4294967294".into()
         }
         identity::Error::Refused { .. } => "that takes root, or no --runas".into(),
     }

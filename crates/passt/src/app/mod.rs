@@ -285,7 +285,7 @@ fn open(forward: &mut Forward, add: impl Iterator<Item = Change>) -> anyhow::Res
                 let protocol = if refusal.entry.protocol == Protocol::Tcp { "t" } else { "u" };
                 let advice = crate::advice::port(*port, protocol, error, crate::advice::setting);
                 // What has a port of the namespace can't be seen from the host.
-                let advice = advice.filter(|_| refusal.entry.side == Side::Host);
+                let advice = advice.filter(|_| refusal.entry.side == Side::Host || is_shortage(error));
                 log::warn!("{}", crate::advice::with(refusal, advice));
             }
             _ => anyhow::bail!("{refusal}"),

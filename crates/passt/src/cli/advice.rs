@@ -28,11 +28,16 @@ pub(super) fn two_dashes(name: &str) -> String {
     format!("-{name} is several options of one letter: the long one is --{name}, with two dashes")
 }
 
+/// Where a word with one dash is the beginning of a long option, such as this.
+pub(super) fn begun_with_one_dash(name: &str, long: &str) -> String {
+    format!("-{name} is several options of one letter: long ones have two dashes, as in --{long}")
+}
+
 /// What a value should have been, behind the message that says `what` it was for.
 pub(super) fn expected(what: &str) -> String {
     let text = match what {
         "MTU" => "it is a number of bytes up to 65520, or 0 for none",
-        "--log-size" => return format!("; the smallest is {MIN_LOG_SIZE} bytes"),
+        "--log-size" => return format!("; it is a number of bytes, {MIN_LOG_SIZE} or more"),
         "--stats interval" => "it is a number of seconds, 1 or more",
         "netmask" => "write a number of bits or a mask, as in 24 or 255.255.255.0",
         "MAC address" => {
@@ -152,7 +157,7 @@ impl<'a> Parts<'a> {
         let (list, to_localhost) = match (guest, list.strip_suffix(":localhost")) {
             (Some(name), _) => (list.replace(name, ":").into(), true),
             (None, Some(rest)) => (rest.into(), true),
-            (None, None) => (list.into(), false),
+            (None, None) => (with_target(list).map_or(list.into(), Cow::Owned), false),
         };
         Self { addr, list, udp, to_localhost }
     }
@@ -162,7 +167,7 @@ impl<'a> Parts<'a> {
         let (ours, without) = match self.addr {
             Some(_) if context.outbound => (self.list.to_string(), true),
             Some(addr) => (format!("{addr}/{}", self.list), false),
-            None => (self.list.to_string(), false),
+            None => (self.any(context).unwrap_or_default().to_owned() + &self.list, false),
         };
         // It may be copied to a shell.
         if !ours.bytes().all(|b| b.is_ascii_alphanumeric() || b".:,-/[]".contains(&b)) {
@@ -187,6 +192,15 @@ impl<'a> Parts<'a> {
             (false, false) => "",
         };
         Some(format!("write {option}{ours}{why}"))
+    }
+
+    /// The listening address that a target needs where none was given.
+    fn any(&self, context: PortContext) -> Option<&'static str> {
+        let (_, target) = self.list.split_once(':')?;
+        let (target, _) = target.rsplit_once('/')?;
+        let target =
+            ports::bracketed(target).filter(|_| context.families == Families::Both && !context.outbound)?;
+        Some(if target.is_ipv4() { "0.0.0.0/" } else { "[::]/" })
     }
 
     /// What is wrong with it.
@@ -227,6 +241,15 @@ impl<'a> Parts<'a> {
             format!("write PORT, FIRST-LAST, PORT:PORT or ADDRESS/PORT:PORT, as in {addr}/8080:80")
         }
     }
+}
+
+/// `PORT:ADDRESS:PORT`, as ssh(1) has it, as we have it.
+fn with_target(list: &str) -> Option<String> {
+    let (from, rest) = list.split_once(':')?;
+    let (target, to) = rest.rsplit_once(':')?;
+    let is_target = target.starts_with('[') || !target.contains(':');
+    ports::bracketed(target).filter(|_| is_target && !from.is_empty() && !to.is_empty())?;
+    Some(format!("{from}:{target}/{to}"))
 }
 
 /// An address for examples, of a family that is on.
@@ -418,6 +441,19 @@ mod tests {
                 Both,
                 "0.0.0.0:80-90:localhost/180-190/tcp",
                 "; write -t 0.0.0.0/80-90:180-190, for ports lead to the guest unless another address is given",
+            ),
+            ("-t", Both, "8080:127.0.0.1:80", "; write 0.0.0.0/8080:127.0.0.1/80"),
+            ("-u", Both, "18080:10.0.0.2:80", "; write 0.0.0.0/18080:10.0.0.2/80"),
+            ("-t", Both, "0.0.0.0:8080:127.0.0.1:80", "; write 0.0.0.0/8080:127.0.0.1/80"),
+            ("-t", Both, "127.0.0.1/8080:10.0.0.2:80/tcp", "; write -t 127.0.0.1/8080:10.0.0.2/80"),
+            ("-t", Both, "8080:[fd00::2]:80", "; write [::]/8080:[fd00::2]/80"),
+            ("-t", V4Only, "8080:10.0.0.2:80", "; write 8080:10.0.0.2/80"),
+            ("-t", V6Only, "8080:10.0.0.2:80", "; 10.0.0.2 is of IPv4, which --ipv6-only switches off"),
+            (
+                "-T",
+                Both,
+                "8080:10.0.0.2:80",
+                "; 10.0.0.2 needs -4, or clients of the other family could not be served",
             ),
             ("-T", Both, "8080:localhost:80", "; write 8080:80, for ports lead to the host's localhost"),
             (

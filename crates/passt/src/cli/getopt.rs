@@ -17,15 +17,22 @@ pub(super) trait Spec: 'static {
     /// Whether it takes an argument.
     fn takes_argument(&self) -> bool;
 
+    /// Whether it prints something, and nothing behind it counts.
+    fn prints(&self) -> bool;
+
+    /// Its names, taken apart.
+    fn name(&self) -> Name<'static> {
+        Name::of(self.names(), self.prints())
+    }
+
     /// The long name, without dashes.
     fn long(&self) -> &'static str {
-        let (_, long) = self.names().split_once("--").unwrap_or_default();
-        long.split([' ', '=']).next().unwrap_or_default()
+        self.name().long
     }
 
     /// The letter.
     fn short(&self) -> Option<char> {
-        self.names().chars().nth(1).filter(|&letter| letter != '-')
+        self.name().letter
     }
 }
 
@@ -76,11 +83,11 @@ impl<S: Spec> Getopt<S> {
     /// control socket called `onfig-net`.
     pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
         // Each word is looked at where it begins; within one, its letters are left.
-        let begun =
-            self.words.try_raw_args().map(|words| words.peek().and_then(|word| spelt(&self.options, word)));
+        let names = self.options.iter().map(|option| option.name());
+        let wrong = self.words.try_raw_args().and_then(|words| with_one_dash(words.peek()?, names));
         let word = self.words.next();
-        if let (Some(name), Ok(Some(lexopt::Arg::Short(_)))) = (begun.flatten(), &word) {
-            return Err(self.fail(&advice::two_dashes(name)));
+        if let (Some(wrong), Ok(Some(lexopt::Arg::Short(_)))) = (wrong, &word) {
+            return Err(self.fail(&wrong));
         }
         match word {
             Ok(None) => Ok(None),
@@ -171,14 +178,46 @@ impl<S: Spec> Getopt<S> {
     }
 }
 
-/// The long option that a word spells with a single dash: not one of flags alone, as `-fd` is.
-fn spelt<S: Spec>(options: &[&'static S], word: &OsStr) -> Option<&'static str> {
-    let word = word.to_string_lossy();
-    let name = word.strip_prefix('-')?.split('=').next().unwrap_or_default();
-    let is_flag =
-        |letter| options.iter().any(|option| option.short() == Some(letter) && !option.takes_argument());
-    let mut names = options.iter().map(|option| option.long());
-    names.find(|long| *long == name && long.len() > 2 && !name.chars().all(is_flag))
+/// What an option is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Name<'a> {
+    letter: Option<char>,
+    long: &'a str,
+    takes_argument: bool,
+    /// It prints something, and nothing behind it counts.
+    prints: bool,
+}
+
+impl<'a> Name<'a> {
+    /// Of an option that is shown as this: `-m, --mtu MTU`, `--pid FILE`.
+    pub fn of(shown: &'a str, prints: bool) -> Self {
+        let (_, long) = shown.split_once("--").unwrap_or_default();
+        let (long, argument) = long.split_once([' ', '=']).unwrap_or((long, ""));
+        let letter = shown.chars().nth(1).filter(|&letter| letter != '-');
+        Self { letter, long, takes_argument: !argument.is_empty(), prints }
+    }
+}
+
+/// What is wrong with a word that spells a long option, or its beginning, with a single dash. Nothing is
+/// if it is of letters for flags alone, as `-fd`, or means the same, as `-help`.
+pub fn with_one_dash<'a>(word: &OsStr, options: impl Iterator<Item = Name<'a>> + Clone) -> Option<String> {
+    let word = word.to_str()?;
+    let name = word.strip_prefix('-')?.split('=').next()?;
+    let first = name.chars().next()?;
+    let by_letter = |letter| options.clone().find(|option| option.letter == Some(letter));
+    let is_same = by_letter(first).is_some_and(|option| option.prints && option.long == name);
+    let is_flag = |letter| by_letter(letter).is_some_and(|option| !option.takes_argument);
+    if name.len() < 3 || is_same || name.chars().all(is_flag) {
+        return None;
+    }
+    if options.clone().any(|option| option.long == name) {
+        return Some(advice::two_dashes(name));
+    }
+    let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
+    let begun = plain(name);
+    let meant = options.map(|option| option.long);
+    let meant = meant.filter(|long| long.starts_with(first)).find(|long| plain(long).starts_with(&begun));
+    meant.map(|long| advice::begun_with_one_dash(name, long))
 }
 
 #[cfg(test)]
@@ -195,10 +234,20 @@ mod tests {
         fn takes_argument(&self) -> bool {
             self.1
         }
+
+        fn prints(&self) -> bool {
+            self.0.contains("help")
+        }
     }
 
-    const KNOWN: &[Known] =
-        &[Known("-d, --debug", false), Known("-f, --foreground", false), Known("-m, --mtu MTU", true)];
+    const KNOWN: &[Known] = &[
+        Known("-d, --debug", false),
+        Known("-f, --foreground", false),
+        Known("-m, --mtu MTU", true),
+        Known("--map-gw ADDR", true),
+        Known("-h, --help", false),
+        Known("--host NAME", true),
+    ];
 
     fn getopt<'a>(words: impl IntoIterator<Item = &'a str>) -> Getopt<Known> {
         let argv = ["program"].into_iter().chain(words).map(OsString::from).collect();
@@ -227,9 +276,25 @@ mod tests {
     #[test]
     fn single_dashes() {
         for (words, refused) in [
-            (&["-mtu"][..], Some("mtu")),
-            (&["-mtu=1"], Some("mtu")),
-            (&["-df", "-debug", "-mtu"], Some("debug")),
+            (
+                &["-mtu"][..],
+                Some("-mtu is several options of one letter: the long one is --mtu, with two dashes"),
+            ),
+            (&["-mtu=1"], Some("the long one is --mtu, with two dashes")),
+            (&["-df", "-debug", "-mtu"], Some("the long one is --debug, with two dashes")),
+            (
+                &["-map"],
+                Some("-map is several options of one letter: long ones have two dashes, as in --map-gw"),
+            ),
+            (&["-map_gw=1.1.1.1"], Some("as in --map-gw")),
+            (&["-mapGW"], Some("as in --map-gw")),
+            (&["-foreg"], Some("as in --foreground")),
+            (&["-host", "x"], Some("the long one is --host, with two dashes")),
+            (&["-help"], None),
+            (&["-hel"], Some("as in --help")),
+            (&["-Map"], None),
+            (&["-ma"], None),
+            (&["-m68"], None),
             (&["-m", "-debug"], None),
             (&["--mtu", "-debug"], None),
             (&["--", "-debug"], None),
@@ -247,11 +312,9 @@ mod tests {
                     _ => {}
                 }
             }
-            assert_eq!(
-                told,
-                refused.map(|name| format!("program: {}", advice::two_dashes(name))),
-                "{words:?}"
-            );
+            let told = told.unwrap_or_default();
+            assert_eq!(told.is_empty(), refused.is_none(), "{words:?}: {told}");
+            assert!(told.ends_with(refused.unwrap_or_default()), "{words:?}: {told}");
         }
     }
 }

@@ -36,6 +36,7 @@ pub use config::{
     MapOptions, Mode, PasstOptions, PastaOptions, PerFamily, PortOptions, RepairSocket, ResolvConf, RunAs,
     Services, Source, Splice, Starter, Target, Userns, Verbosity, Wire,
 };
+pub use getopt::{Name, with_one_dash};
 pub use ports::{Item, PortContext, PortError, PortSpec, Ports};
 
 use draft::Draft;

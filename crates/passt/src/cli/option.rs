@@ -251,4 +251,8 @@ impl Spec for Opt {
     fn takes_argument(&self) -> bool {
         matches!(self.action, Action::Value(_))
     }
+
+    fn prints(&self) -> bool {
+        matches!(self.action, Action::Print(_))
+    }
 }

@@ -233,7 +233,7 @@ fn advice_follows() {
         ("pasta --confg-net=1", "did you mean '--config-net'? Try 'pasta --help' for a list of options"),
         ("passt -p 1 --publish 80", "did you mean '--tcp-ports'? Try 'passt --help' for a list of options"),
         ("pasta -m x", "it is a number of bytes up to 65520, or 0 for none"),
-        ("pasta --log-size 9", "the smallest is 40960 bytes"),
+        ("pasta --log-size 9", "it is a number of bytes, 40960 or more"),
         ("pasta -t 127.0.0.1:8080:80", "write 127.0.0.1/8080:80"),
         ("pasta -t 80 -t 80:8080", "-t 80 and -t 80:8080 name the same port"),
         ("pasta -D x", "write the address of a resolver, as in 192.0.2.53, or none"),
@@ -246,8 +246,8 @@ fn advice_follows() {
         for option in options {
             let (_, long) = option.names.split_once("--").expect("a long name");
             let long = long.split([' ', '=', ',']).next().expect("a name");
-            // Two flags.
-            if long == "fd" {
+            // Two flags; and what means the same.
+            if ["fd", "help"].contains(&long) {
                 continue;
             }
             for program in ["pasta", "passt"] {

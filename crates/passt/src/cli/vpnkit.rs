@@ -87,6 +87,10 @@ impl Spec for Opt {
     fn takes_argument(&self) -> bool {
         matches!(self.take, Take::Value(_) | Take::Ignored | Take::Refused)
     }
+
+    fn prints(&self) -> bool {
+        matches!(self.take, Take::Print(_))
+    }
 }
 
 const fn value(names: &'static str, help: &'static str, set: fn(&mut Draft, &str) -> Option<()>) -> Opt {

@@ -37,7 +37,6 @@ pub enum Error {
         /// What was to be done.
         what: &'static str,
         /// The kernel's answer.
-        #[source]
         error: rtnl::Error,
     },
 }

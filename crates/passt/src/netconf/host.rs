@@ -28,7 +28,7 @@ pub enum Error {
     NoInterface(String),
     /// The kernel did not even list the interfaces.
     #[error("Can't list network interfaces: {0}")]
-    Links(#[from] rtnl::Error),
+    Links(rtnl::Error),
 }
 
 /// The interfaces that the user chose, by name.
@@ -167,7 +167,7 @@ struct Seen {
 impl Seen {
     fn read(nl: &mut Rtnl) -> Result<Self, Error> {
         Ok(Self {
-            links: nl.dump(RTM_GETLINK, &LinkMessage::default(), parse::link)?,
+            links: nl.dump(RTM_GETLINK, &LinkMessage::default(), parse::link).map_err(Error::Links)?,
             addresses: or_none("addresses", nl.dump(RTM_GETADDR, &AddressMessage::default(), parse::address)),
             routes: or_none("routes", parse::routes(nl)),
         })

@@ -27,10 +27,17 @@ const DUMP_ATTEMPTS: usize = 5;
 pub enum Error {
     /// The socket failed.
     #[error("Netlink socket: {0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
     /// The kernel refused a request.
     #[error(transparent)]
     Refused(#[from] Refused),
+}
+
+// The message has the reason, and no source would say it again.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
 }
 
 impl Error {

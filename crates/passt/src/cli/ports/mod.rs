@@ -198,7 +198,12 @@ impl PortSpec {
         if parsed.auto && !context.pasta {
             return Err(PortError::AutoInPasst(context.option));
         }
-        match parsed.misfit(context) {
+        let misfit = parsed.misfit(context);
+        if misfit.is_some() && is_global(text) {
+            let reason = format!("an address needs ports behind it, as in [{text}]/8080");
+            return Err(PortError::Addresses { spec: shown(), reason });
+        }
+        match misfit {
             Some(reason) => Err(PortError::Addresses { spec: shown(), reason }),
             None => Ok(parsed),
         }
@@ -284,6 +289,12 @@ impl PortSpec {
             })
         })
     }
+}
+
+/// Whether this is a global address of IPv6 (RFC 4291, section 2.4), which may be read as a port and a
+/// target, too.
+fn is_global(text: &str) -> bool {
+    matches!(values::addr(text), Some(IpAddr::V6(addr)) if addr.segments()[0] >> 13 == 1)
 }
 
 /// Says that the family of an address is switched off.

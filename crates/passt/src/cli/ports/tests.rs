@@ -137,6 +137,8 @@ fn addresses_that_do_not_go_together() {
             "255.255.255.255 is of a group or for all hosts, and TCP is between two",
         ),
         ("ff02::1%eth0/all", both, "ff02::1 is of a group or for all hosts, and TCP is between two"),
+        ("2001:db8::1", both, "an address needs ports behind it, as in [2001:db8::1]/8080"),
+        ("2001:db8::1:80:80", both, "an address needs ports behind it, as in [2001:db8::1:80:80]/8080"),
         ("fe80::1/80", both, "fe80::1 needs an interface, as in fe80::1%eth0/"),
         ("::1/8080", v4_only, "::1 is of IPv6, which --ipv4-only switches off"),
         ("8080:fd00::2", v4_only, "fd00::2 is of IPv6, which --ipv4-only switches off"),

@@ -33,6 +33,10 @@ impl Spec for Opt {
     fn takes_argument(&self) -> bool {
         matches!(self.take, Take::Value(_))
     }
+
+    fn prints(&self) -> bool {
+        matches!(self.take, Take::Print(_))
+    }
 }
 
 const fn flag(names: &'static str, help: &'static str, set: fn(&mut Draft)) -> Opt {

@@ -46,11 +46,12 @@ impl Arguments {
         let mut words = Parser::from_args(words);
         let mut arguments = Self::default();
         loop {
-            let next = words.try_raw_args();
-            if let Some(wrong) = next.and_then(|next| two_dashes(next.peek()?, PASSTOP)) {
+            let wrong = words.try_raw_args().and_then(|next| two_dashes(next.peek()?, PASSTOP));
+            let Some(word) = words.next()? else { break };
+            // Behind -- it is a path.
+            if let (Some(wrong), Arg::Short(_)) = (wrong, &word) {
                 bail!(wrong);
             }
-            let Some(word) = words.next()? else { break };
             match word {
                 Arg::Short('h') | Arg::Long("help") => return Ok(Outcome::Print(usage())),
                 Arg::Long("version") => {

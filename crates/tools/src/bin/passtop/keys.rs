@@ -3,10 +3,14 @@
 //! What crossterm has for this goes on reading a terminal that is gone, and never returns: so it is
 //! read here, once there is something, and the end is an end.
 
+#![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
+
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use passt_sys::plain::Plain;
 use ratatui::crossterm::event::KeyCode;
 use rustix::io::{Errno, read};
 
@@ -21,6 +25,8 @@ pub(crate) struct Keys {
     terminal: OwnedFd,
     /// The beginning of a key, of which more may come.
     begun: Vec<u8>,
+    /// When the last of that came.
+    at: Instant,
 }
 
 impl Keys {
@@ -30,9 +36,10 @@ impl Keys {
         let terminal = if stdin.is_terminal() {
             stdin.as_fd().try_clone_to_owned()?
         } else {
-            File::open("/dev/tty")?.into()
+            let terminal = File::open("/dev/tty");
+            terminal.map_err(|error| other(&error))?.into()
         };
-        Ok(Self { terminal, begun: Vec::new() })
+        Ok(Self { terminal, begun: Vec::new(), at: Instant::now() })
     }
 
     /// Reads what there is; nothing if the terminal is gone. Waits if there was nothing.
@@ -45,12 +52,13 @@ impl Keys {
             Err(error) => return Err(error.into()),
         };
         self.begun.extend(bytes.get(..length).unwrap_or_default());
+        self.at = Instant::now();
         Ok(Some(taken(&mut self.begun, false)))
     }
 
-    /// Whether more is to come of a key: if it doesn't soon, it is [all](Self::rest).
-    pub(crate) fn has_begun(&self) -> bool {
-        !self.begun.is_empty()
+    /// Since when more is to come of a key: if it doesn't soon, it is [all](Self::rest).
+    pub(crate) fn begun(&self) -> Option<Instant> {
+        Some(self.at).filter(|_| !self.begun.is_empty())
     }
 
     /// What was read is all that comes.
@@ -63,6 +71,15 @@ impl AsFd for Keys {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.terminal.as_fd()
     }
+}
+
+/// No terminal for keys.
+fn other(error: &io::Error) -> io::Error {
+    let told = Plain(error).to_string();
+    io::Error::new(
+        error.kind(),
+        format!("keys come from a terminal, and neither standard input nor /dev/tty is one ({told})"),
+    )
 }
 
 /// Takes the keys from what a terminal has sent, and leaves the beginning of one, unless it is `all`.
@@ -176,7 +193,7 @@ mod tests {
         let name = ptsname(&master, Vec::new()).expect("a name");
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
         let terminal = rustix::fs::open(&*name, flags, rustix::fs::Mode::empty()).expect("its other end");
-        let mut keys = Keys { terminal, begun: b"\x1b[".to_vec() };
+        let mut keys = Keys { terminal, begun: b"\x1b[".to_vec(), at: Instant::now() };
         drop(master);
         assert_eq!(keys.read().expect("an end"), None);
     }

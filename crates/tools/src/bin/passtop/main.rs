@@ -12,6 +12,7 @@ mod find;
 mod keys;
 mod looks;
 mod once;
+mod output;
 mod sample;
 mod screen;
 mod view;

@@ -2,24 +2,33 @@
 
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
-use std::io::IsTerminal as _;
+use std::io::{BufWriter, IsTerminal as _};
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use passt_sys::signal::SignalFd;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::KeyCode;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::Signal;
 
 use crate::keys::{INTERRUPT, Keys};
 use crate::looks::{Looks, wait};
+use crate::output::{Output, Signals};
 use crate::sample::{Monitor, Sample};
 use crate::view::View;
 
 /// How long the rest of a key may take.
 const REST: Duration = Duration::from_millis(50);
+
+/// Bytes that are written at once.
+const BUFFER: usize = 1 << 16;
 
 /// What has happened.
 enum Happened {
@@ -35,26 +44,36 @@ enum Happened {
 pub(crate) fn run(monitor: Monitor, path: &Path, interval: Duration) -> anyhow::Result<()> {
     ensure!(std::io::stdout().is_terminal(), "standard output is not a terminal; --once shows all once");
     // Whoever ends it is to find the terminal as it was. All threads have these signals blocked.
-    let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP, Signal::WINCH])?;
+    let signals = Signals::new()?;
     let looks = Looks::at(monitor)?;
     let keys = Keys::new()?;
+    let output = BufWriter::with_capacity(BUFFER, Output::new(signals.clone())?);
+    enable_raw_mode()?;
     // What ratatui does with a terminal at its end panics if that is gone.
-    let mut terminal = ManuallyDrop::new(ratatui::try_init()?);
-    let outcome = follow(&mut terminal, path, Sources { keys, signals, looks }, interval);
-    let _ = terminal.show_cursor();
-    let _ = ratatui::try_restore();
+    let terminal = Terminal::new(CrosstermBackend::new(output)).map(ManuallyDrop::new);
+    let outcome = terminal.map_err(Into::into).and_then(|mut terminal| {
+        execute!(terminal.backend_mut(), EnterAlternateScreen)?;
+        let outcome =
+            follow(&mut terminal, path, Sources { keys, signals: signals.clone(), looks }, interval);
+        let _ = execute!(terminal.backend_mut(), LeaveAlternateScreen, Show);
+        if signals.have_ended() { Ok(()) } else { outcome }
+    });
+    let _ = disable_raw_mode();
     outcome
 }
 
 /// Where something may come from.
 struct Sources {
     keys: Keys,
-    signals: SignalFd,
+    signals: Signals,
     looks: Looks,
 }
 
+/// The screen.
+type Screen = Terminal<CrosstermBackend<BufWriter<Output>>>;
+
 fn follow(
-    terminal: &mut ratatui::DefaultTerminal,
+    terminal: &mut Screen,
     path: &Path,
     mut sources: Sources,
     interval: Duration,
@@ -90,16 +109,17 @@ impl Sources {
     /// to end.
     fn next(&mut self, due: Instant) -> anyhow::Result<Happened> {
         let until = self.looks.limit().unwrap_or(due);
-        let has_begun = self.keys.has_begun();
-        let until = if has_begun { until.min(Instant::now() + REST) } else { until };
+        let rest = self.keys.begun().map(|begun| begun + REST);
+        let until = rest.map_or(until, |rest| until.min(rest));
         let mut polled = [
             PollFd::new(&self.keys, PollFlags::IN),
-            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(self.signals.fd(), PollFlags::IN),
             PollFd::new(&self.looks, PollFlags::IN),
         ];
         wait(&mut polled, Some(until))?;
         let [keys, ..] = polled.map(|polled| polled.revents());
-        if self.signals.next()?.is_some_and(|signal| signal != Signal::WINCH) {
+        self.signals.take()?;
+        if self.signals.have_ended() {
             return Ok(Happened::End);
         }
         if keys.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
@@ -108,6 +128,7 @@ impl Sources {
         if keys.contains(PollFlags::IN) {
             return Ok(self.keys.read()?.map_or(Happened::End, Happened::Keys));
         }
-        Ok(if has_begun { Happened::Keys(self.keys.rest()) } else { Happened::Something })
+        let is_all = rest.is_some_and(|rest| rest <= Instant::now());
+        Ok(if is_all { Happened::Keys(self.keys.rest()) } else { Happened::Something })
     }
 }

@@ -1,5 +1,6 @@
 //! What is on the screen: a head with rates, and one of four pages below.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -54,7 +55,8 @@ pub(crate) struct View {
     filter: String,
     /// The filter is being typed.
     typing: bool,
-    scroll: usize,
+    /// Lines that are above the first one, no more than there are.
+    scroll: Cell<usize>,
 }
 
 impl Page {
@@ -129,27 +131,30 @@ impl View {
                 KeyCode::Char(letter) => self.filter.push(letter),
                 _ => {}
             }
-            self.scroll = 0;
+            self.scroll.set(0);
             return ControlFlow::Continue(());
         }
         match key {
             KeyCode::Char('q') => return ControlFlow::Break(()),
-            KeyCode::Tab => (self.page, self.scroll) = (self.page.next(), 0),
+            KeyCode::Tab => {
+                self.page = self.page.next();
+                self.scroll.set(0);
+            }
             KeyCode::Char(digit @ '1'..='4') => {
                 let place = digit.to_digit(10).and_then(|digit| usize::try_from(digit - 1).ok());
                 self.page = place.and_then(|place| Page::ALL.get(place).copied()).unwrap_or_default();
-                self.scroll = 0;
+                self.scroll.set(0);
             }
             KeyCode::Char('s') => self.order = self.order.next(),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char('p') => self.paused = !self.paused,
             KeyCode::Char('/') => self.typing = true,
             KeyCode::Esc => self.filter.clear(),
-            KeyCode::Down => self.scroll = self.scroll.saturating_add(1),
-            KeyCode::Up => self.scroll = self.scroll.saturating_sub(1),
-            KeyCode::PageDown => self.scroll = self.scroll.saturating_add(10),
-            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(10),
-            KeyCode::Home => self.scroll = 0,
+            KeyCode::Down => self.scroll.set(self.scroll.get().saturating_add(1)),
+            KeyCode::Up => self.scroll.set(self.scroll.get().saturating_sub(1)),
+            KeyCode::PageDown => self.scroll.set(self.scroll.get().saturating_add(10)),
+            KeyCode::PageUp => self.scroll.set(self.scroll.get().saturating_sub(10)),
+            KeyCode::Home => self.scroll.set(0),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -221,8 +226,12 @@ impl View {
         widths: &[Constraint],
         lines: impl Iterator<Item = Vec<String>>,
     ) {
-        let shown = lines.filter(|line| self.passes(line)).skip(self.scroll).take(area.height.into());
-        let shown = shown.map(|line| Row::new(line.iter().map(|cell| seen(cell)).collect::<Vec<_>>()));
+        let room = usize::from(area.height.saturating_sub(1));
+        let most = self.scroll.get().saturating_add(room);
+        let lines: Vec<_> = lines.filter(|line| self.passes(line)).take(most).collect();
+        self.scroll.set(self.scroll.get().min(lines.len().saturating_sub(room)));
+        let shown = lines.get(self.scroll.get()..).unwrap_or_default();
+        let shown = shown.iter().map(|line| Row::new(line.iter().map(|cell| seen(cell)).collect::<Vec<_>>()));
         let head = Row::new(names.iter().map(|name| (*name).to_owned()));
         let head = head.style(Style::new().add_modifier(Modifier::BOLD));
         frame.render_widget(Table::new(shown, widths.to_vec()).header(head).column_spacing(1), area);

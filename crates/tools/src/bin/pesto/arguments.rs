@@ -110,11 +110,12 @@ impl Arguments {
             debug: false,
         };
         loop {
-            let next = words.try_raw_args();
-            if let Some(wrong) = next.and_then(|next| two_dashes(next.peek()?, PESTO)) {
+            let wrong = words.try_raw_args().and_then(|next| two_dashes(next.peek()?, PESTO));
+            let Some(word) = words.next()? else { break };
+            // Behind -- it is a path.
+            if let (Some(wrong), Arg::Short(_)) = (wrong, &word) {
                 bail!(wrong);
             }
-            let Some(word) = words.next()? else { break };
             let name = match word {
                 Arg::Short(letter) => by_letter(letter)?,
                 Arg::Long(name) => by_prefix(name)?,

@@ -3,10 +3,10 @@
 //! A file is opened here and handed to the server, which writes to it. For standard output it gets
 //! one end of a socket that keeps records apart, and they are passed on from here.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use passt_control::client::Client;
@@ -52,13 +52,60 @@ pub(crate) fn run(mut server: Client, file: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    let created = File::create(file).with_context(|| format!("Couldn't create {}", file.display()))?;
+    let target = Target::open(file).with_context(|| format!("Couldn't create {}", file.display()))?;
     let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]);
     let signals = signals.context("Couldn't set up signals")?;
-    begin(&mut server, created.as_fd())?;
+    begin(&mut server, target.file.as_fd())?;
+    target.keep().with_context(|| format!("Couldn't create {}", file.display()))?;
     tell(format_args!("Recording in {}; interrupt to end", file.display()));
     wait(server.socket().as_fd(), &signals)?;
     end(&mut server)
+}
+
+/// What frames are recorded in. A file is beside the one that it is to replace until the server has begun:
+/// what is there may be the recording of somebody else, for whose sake the server refuses this one.
+struct Target {
+    file: File,
+    /// Where it is, and where it is to be.
+    paths: Option<(PathBuf, PathBuf)>,
+}
+
+impl Target {
+    fn open(path: &Path) -> io::Result<Self> {
+        let to = match path.metadata() {
+            // What a link leads to is replaced, not the link.
+            Ok(there) if there.is_file() => path.canonicalize()?,
+            // A pipe or a device, which keeps nothing.
+            Ok(_) => return Ok(Self { file: File::create(path)?, paths: None }),
+            Err(_) => path.to_owned(),
+        };
+        let mut name = to.clone().into_os_string();
+        name.push(format!(".{}", std::process::id()));
+        match File::create_new(&name) {
+            Ok(file) => {
+                if let Ok(there) = to.metadata() {
+                    file.set_permissions(there.permissions())?;
+                }
+                Ok(Self { file, paths: Some((name.into(), to)) })
+            }
+            // The directory is somebody else's, but not the file.
+            Err(_) => Ok(Self { file: File::create(path)?, paths: None }),
+        }
+    }
+
+    /// Puts it where it is to be.
+    fn keep(mut self) -> io::Result<()> {
+        self.paths.take().map_or(Ok(()), |(from, to)| fs::rename(from, to))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some((path, _)) = &self.paths {
+            // Nothing is in it.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Waits for a signal that ends this process, or for the server's end.
@@ -87,5 +134,35 @@ fn end(server: &mut Client) -> anyhow::Result<()> {
         | Ok(Answer::Done) => Ok(()),
         Ok(_) => Err(unexpected().into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is there stays until the recording has begun, and whoever has it open keeps it.
+    #[test]
+    fn a_file_is_replaced_only_by_a_recording() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (file, link) = (dir.path().join("a.pcap"), dir.path().join("b.pcap"));
+        fs::write(&file, "before").expect("a file");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        for path in [&file, &link] {
+            drop(Target::open(path).expect("a target"));
+            assert_eq!(fs::read_to_string(path).expect("a file"), "before");
+        }
+        let mut before = File::options().append(true).open(&file).expect("a file");
+        let target = Target::open(&link).expect("a target");
+        (&target.file).write_all(b"now").expect("a record");
+        target.keep().expect("a name");
+        before.write_all(b"more").expect("a record");
+        assert_eq!(fs::read_to_string(&file).expect("a file"), "now");
+        assert!(link.is_symlink());
+        let new = dir.path().join("c.pcap");
+        Target::open(&new).expect("a target").keep().expect("a name");
+        assert_eq!(fs::read_dir(dir.path()).expect("a list").count(), 3);
+        assert!(Target::open(&dir.path().join("none/c.pcap")).is_err());
+        assert!(Target::open(Path::new("/dev/null")).expect("a target").paths.is_none());
     }
 }
