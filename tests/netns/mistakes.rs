@@ -21,6 +21,17 @@ const PASTA: &[Mistake] = &[
     ("--no-d true", "option '--no-d' is ambiguous; possibilities: '--no-d"),
     ("-mtu 1500 true", "-mtu is several options of one letter: the long one is --mtu"),
     ("-config-net true", "-config-net is several options of one letter: the long one is --config-net"),
+    ("-conf x true", "-conf is several options of one letter: long ones have two dashes, as in --conf-path"),
+    ("-t 8080:localhost:80 true", "Invalid port specifier 8080:localhost:80; write 8080:80, for"),
+    ("-t 8080:10.0.0.2:80 true", "Invalid port specifier 8080:10.0.0.2:80; write 0.0.0.0/8080:10.0.0.2/80"),
+    (
+        "-t 2001:db8::1 true",
+        "Invalid port specifier 2001:db8::1: an address needs ports behind it, as in [2001:",
+    ),
+    ("-t 224.0.0.1/80 true", "Invalid port specifier 224.0.0.1/80: 224.0.0.1 is of a group or for all hosts"),
+    ("-t 80,none true", "Invalid port specifier 80,none; none stands alone, for no ports"),
+    ("--dhcp-opt ruoter=10.0.0.1 true", "Unknown DHCP option: ruoter; did you mean router?"),
+    ("--dhcp-opt 256=1 true", "Unknown DHCP option: 256; numbers go to 254"),
     ("--mtu 9k true", "Invalid MTU: 9k; it is a number of bytes up to 65520, or 0 for none"),
     ("--mtu 70000 true", "MTU 70000 too large (max 65520)"),
     ("--log-size 1000 true", "Invalid --log-size: 1000; it is a number of bytes, 40960 or more"),
@@ -190,6 +201,36 @@ fn is_told(what: &str, finished: &Finished, expected: &str) {
     let lines: Vec<_> = finished.stderr.lines().filter(|line| !known.contains(line)).collect();
     assert_eq!(lines.len(), 1, "{what}: {finished:?}");
     assert!(lines[0].contains(expected), "{what}: {:?} without {expected:?}", lines[0]);
+}
+
+/// What is as it was asked for, but of no use: one line says so, and all else goes on.
+#[test]
+fn what_has_no_effect() {
+    let Some(net) = Net::new() else { return };
+    for (line, expected) in [
+        ("--no-tcp -t 5003 -- true", "TCP is off: --tcp-ports has no effect"),
+        ("--no-udp -U 5003 -- true", "UDP is off: --udp-ns has no effect"),
+        ("--no-dhcp --dhcp-boot file -- true", "DHCP is off: --dhcp-boot has no effect"),
+        ("--ra-lifetime 60 -- true", "Router advertisements are off: --ra-lifetime has no effect"),
+        ("-4 --dns-forward fd00::9 -- true", "IPv6 is off: --dns-forward of that family has no effect"),
+        ("--no-udp --resolv-conf -- true", "UDP is off: what --resolv-conf leads to is asked by TCP alone"),
+        (
+            "-a 10.9.9.9/24 -g 10.9.9.1 --dns-forward 10.9.9.9 -- true",
+            "--dns-forward 10.9.9.9 is the guest's own address: what it sends there does not leave it",
+        ),
+        (
+            "--isolate-host -D 127.0.0.53 -- true",
+            "--dns 127.0.0.53 is on the guest's own loopback; --dns-host 127.0.0.53 and --resolv-conf lead to",
+        ),
+    ] {
+        for user in User::BOTH {
+            let finished = net.pasta(user).with("--config-net").run(line);
+            assert!(finished.status.success(), "{line}: {finished:?}");
+            let started = "Started as root, will change to nobody.";
+            let lines: Vec<_> = finished.stderr.lines().filter(|line| *line != started).collect();
+            assert!(lines.len() == 1 && lines[0].contains(expected), "{line} as {user:?}: {finished:?}");
+        }
+    }
 }
 
 /// Names in a directory.

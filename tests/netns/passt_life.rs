@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use passt_tests::client::{Client, MAC};
 use passt_tests::frame::{self, arp, ethernet, fix_checksums, ip4, ip6, tcp, udp};
@@ -237,6 +238,28 @@ fn a_length_that_no_frame_has_ends_the_connection() {
     served(&socket).send_raw(&[0, 0, 0, 100, 1, 2, 3]);
     served(&socket);
     assert!(passt.try_wait().is_none());
+}
+
+/// Who does not speak as it should, and comes again at once whenever it is sent away, as QEMU does, is
+/// let in once a second: neither log is full of it. Another one is served soon.
+#[test]
+fn who_comes_again_and_again() {
+    let Some(net) = Net::new() else { return };
+    let (passt, socket) = start(&net, User::Normal, "");
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let mut client = Client::wait_for(&socket);
+        client.send_raw(&[0xff; 4]);
+        client.wait_for_end();
+        rounds += 1;
+    }
+    assert!((2..=5).contains(&rounds), "{rounds} rounds in {:?}", begun.elapsed());
+    served(&socket);
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    passt.signal("TERM");
+    let said = passt.finish().stderr;
+    assert!(said.matches("Client: ").count() <= 6, "{said}");
 }
 
 /// The next client is told what the first was, without a question.
