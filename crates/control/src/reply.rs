@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rule::Rule;
+use crate::rule::{self, Rule};
 
 /// A frame of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,7 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleNow {
     /// The rule.
+    #[serde(deserialize_with = "rule::told")]
     pub rule: Rule,
     /// Sockets that listen for it.
     #[serde(default)]
@@ -163,6 +164,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// The rule.
+    #[serde(deserialize_with = "rule::told")]
     pub rule: Rule,
     /// The port that it lacks, if it is for want of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rule::{self, Protocol, Rule, Side};
+use crate::rule::{Protocol, Rule, Side};
 
 /// A frame of a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,9 +105,9 @@ pub struct Changes {
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// This one is to be there. That it was already is no error.
-    Add(#[serde(deserialize_with = "rule::asked")] Rule),
+    Add(Rule),
     /// This one is not. That it was not is no error.
-    Delete(#[serde(deserialize_with = "rule::asked")] Rule),
+    Delete(Rule),
     /// None of these is.
     Clear(Which),
 }

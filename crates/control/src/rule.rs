@@ -2,12 +2,12 @@
 //!
 //! Plain data: whether it can be had is for the server to say.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 /// Where we listen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,9 +39,9 @@ pub struct Families {
     pub v6: bool,
 }
 
-/// Consecutive ports that are forwarded the same way. What else a newer server tells of them is
-/// passed over.
+/// Consecutive ports that are forwarded the same way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Where to listen.
     #[serde(default)]
@@ -77,21 +77,12 @@ pub struct Rule {
 const FIELDS: &[&str] =
     &["side", "protocol", "address", "interface", "first", "last", "to", "target", "weak", "auto"];
 
-/// A rule that is asked for: who asks for what is unknown here is told so, and gets no other rule.
-pub(crate) fn asked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
-    #[derive(Deserialize)]
-    struct Asked {
-        #[serde(flatten)]
-        rule: Rule,
-        #[serde(flatten)]
-        #[expect(clippy::zero_sized_map_values, reason = "serde gathers fields in maps alone")]
-        others: BTreeMap<String, IgnoredAny>,
-    }
-    let Asked { rule, others } = Asked::deserialize(deserializer)?;
-    match others.into_keys().next() {
-        Some(unknown) => Err(D::Error::unknown_field(&unknown, FIELDS)),
-        None => Ok(rule),
-    }
+/// A rule of an answer: what a newer server tells of it beyond this is passed over. Who asks for what is
+/// unknown here is told so, and gets no other rule.
+pub(crate) fn told<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
+    let mut fields = Map::<String, Value>::deserialize(deserializer)?;
+    fields.retain(|name, _| FIELDS.contains(&name.as_str()));
+    Rule::deserialize(Value::Object(fields)).map_err(D::Error::custom)
 }
 
 /// A name no longer than an interface's can be (`IFNAMSIZ`): whoever stages many rules must not have
