@@ -66,7 +66,8 @@ pub fn long((names, _): &Described) -> &'static str {
 
 /// What is wrong with a word that spells a long option behind one dash, as of passt's options.
 pub fn two_dashes(word: &OsStr, options: &[Described]) -> Option<String> {
-    with_one_dash(word, options.iter().map(|option| Name::of(option.0, long(option) == "help")))
+    let names: Vec<_> = options.iter().map(|option| Name::of(option.0, long(option) == "help")).collect();
+    with_one_dash(word, &names)
 }
 
 /// Writes to standard output at once, unless whoever read it has read enough; whether that is not so.

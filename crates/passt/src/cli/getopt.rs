@@ -60,6 +60,7 @@ pub(super) struct Getopt<S: Spec> {
     name: String,
     words: lexopt::Parser,
     options: Vec<&'static S>,
+    names: Vec<Name<'static>>,
     order: Order,
 }
 
@@ -70,7 +71,9 @@ impl<S: Spec> Getopt<S> {
         let name = argv.first().map(|name| name.to_string_lossy().into_owned());
         let mut words = lexopt::Parser::from_iter(argv);
         words.set_short_equals(false);
-        Self { name: name.unwrap_or_default(), words, options: options.collect(), order }
+        let options: Vec<_> = options.collect();
+        let names = options.iter().map(|option| option.name()).collect();
+        Self { name: name.unwrap_or_default(), words, options, names, order }
     }
 
     /// The program's name as it was called.
@@ -83,8 +86,7 @@ impl<S: Spec> Getopt<S> {
     /// control socket called `onfig-net`.
     pub(super) fn next(&mut self) -> Result<Option<Word<S>>, String> {
         // Each word is looked at where it begins; within one, its letters are left.
-        let names = self.options.iter().map(|option| option.name());
-        let wrong = self.words.try_raw_args().and_then(|words| with_one_dash(words.peek()?, names));
+        let wrong = self.words.try_raw_args().and_then(|words| with_one_dash(words.peek()?, &self.names));
         let word = self.words.next();
         if let (Some(wrong), Ok(Some(lexopt::Arg::Short(_)))) = (wrong, &word) {
             return Err(self.fail(&wrong));
@@ -162,7 +164,8 @@ impl<S: Spec> Getopt<S> {
     /// No option, or more than one, begins like `word`.
     fn unknown(&self, name: &str, word: &str, found: &[&S]) -> String {
         if found.is_empty() {
-            let near = nearest(name, self.options.iter().map(|option| option.long()));
+            let known: Vec<_> = self.names.iter().map(|name| name.long).collect();
+            let near = nearest(name, &known);
             return self.fail(&format!("unrecognized option '{word}'{}", advice::meant(near)));
         }
         let mut text = format!("option '{word}' is ambiguous; possibilities:");
@@ -200,22 +203,22 @@ impl<'a> Name<'a> {
 
 /// What is wrong with a word that spells a long option, or its beginning, with a single dash. Nothing is
 /// if it is of letters for flags alone, as `-fd`, or means the same, as `-help`.
-pub fn with_one_dash<'a>(word: &OsStr, options: impl Iterator<Item = Name<'a>> + Clone) -> Option<String> {
+pub fn with_one_dash(word: &OsStr, options: &[Name<'_>]) -> Option<String> {
     let word = word.to_str()?;
     let name = word.strip_prefix('-')?.split('=').next()?;
     let first = name.chars().next()?;
-    let by_letter = |letter| options.clone().find(|option| option.letter == Some(letter));
+    let by_letter = |letter| options.iter().find(|option| option.letter == Some(letter));
     let is_same = by_letter(first).is_some_and(|option| option.prints && option.long == name);
     let is_flag = |letter| by_letter(letter).is_some_and(|option| !option.takes_argument);
     if name.len() < 3 || is_same || name.chars().all(is_flag) {
         return None;
     }
-    if options.clone().any(|option| option.long == name) {
+    if options.iter().any(|option| option.long == name) {
         return Some(advice::two_dashes(name));
     }
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
     let begun = plain(name);
-    let meant = options.map(|option| option.long);
+    let meant = options.iter().map(|option| option.long);
     let meant = meant.filter(|long| long.starts_with(first)).find(|long| plain(long).starts_with(&begun));
     meant.map(|long| advice::begun_with_one_dash(name, long))
 }

@@ -176,7 +176,7 @@ pub fn described_vpnkit() -> Vec<Described> {
 
 /// What is said of an option that there is not, by its long name, where these are `known`. The same
 /// for other programs of this project.
-pub fn unrecognized<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+pub fn unrecognized(name: &str, known: &[&str]) -> String {
     format!("unrecognized option '--{name}'{}", advice::meant(nearest(name, known)))
 }
 

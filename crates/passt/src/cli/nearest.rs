@@ -18,16 +18,17 @@ const ELSEWHERE: [(&str, &str); 6] = [
 ];
 
 /// The one of the `known` names that is most like `name`, or means the same, if there is one.
-pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > LONGEST {
         return None;
     }
     let ours = ELSEWHERE.iter().find(|(theirs, _)| *theirs == name).map(|(_, ours)| *ours);
-    if let Some(same) = known.clone().find(|known| Some(*known) == ours) {
+    if let Some(same) = known.iter().find(|known| Some(**known) == ours) {
         return Some(same);
     }
     known
-        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .iter()
+        .map(|known| (strsim::jaro_winkler(name, known), *known))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
@@ -62,7 +63,7 @@ mod tests {
             ("verbose", Some("debug")),
             ("nameserver", None),
         ] {
-            assert_eq!(nearest(name, known.into_iter()), expected, "{name}");
+            assert_eq!(nearest(name, &known), expected, "{name}");
         }
     }
 }

@@ -97,7 +97,8 @@ impl Protocol {
             Self::Dhcpv6 => (u16::MAX, "31=2001:db8::1"),
         };
         let names = self.codes().iter().flat_map(|code| code.names.split(' '));
-        match nearest(&text.to_ascii_lowercase(), names.filter(|name| !name.is_empty())) {
+        let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
+        match nearest(&text.to_ascii_lowercase(), &names) {
             _ if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
                 format!("numbers go to {last}")
             }

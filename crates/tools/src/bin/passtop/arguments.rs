@@ -69,7 +69,7 @@ impl Arguments {
                 }
                 Arg::Value(path) if arguments.path.is_none() => arguments.path = Some(path.into()),
                 Arg::Long(name) => {
-                    bail!(unrecognized(name, PASSTOP.iter().map(long)))
+                    bail!(unrecognized(name, &PASSTOP.iter().map(long).collect::<Vec<_>>()))
                 }
                 other => bail!("{}", other.unexpected()),
             }

@@ -275,7 +275,7 @@ fn by_prefix(name: &str) -> anyhow::Result<&'static str> {
     }
     let found: Vec<_> = all().filter(|long| long.starts_with(name)).collect();
     match found.as_slice() {
-        [] => bail!(unrecognized(name, all())),
+        [] => bail!(unrecognized(name, &all().collect::<Vec<_>>())),
         [one] => Ok(one),
         several => bail!("option '--{name}' is ambiguous: --{}", several.join(", --")),
     }
