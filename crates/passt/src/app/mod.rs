@@ -95,7 +95,7 @@ fn report(error: &anyhow::Error) -> u8 {
         log::error!("{line}");
     } else {
         // Without standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{}", Plain(line));
+        let _ = writeln!(io::stderr(), "{}", cli::printable(&Plain(line).to_string()));
     }
     1
 }

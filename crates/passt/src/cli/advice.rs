@@ -33,6 +33,11 @@ pub(super) fn begun_with_one_dash(name: &str, long: &str) -> String {
     format!("-{name} is several options of one letter: long ones have two dashes, as in --{long}")
 }
 
+/// The same where there are no options of one letter.
+pub(super) fn needs_two_dashes(name: &str, long: &str) -> String {
+    format!("unrecognized option '-{name}': options have two dashes, as in --{long}")
+}
+
 /// What a value should have been, behind the message that says `what` it was for.
 pub(super) fn expected(what: &str) -> String {
     let text = match what {
@@ -191,7 +196,12 @@ impl<'a> Parts<'a> {
             (false, true) => ", for ports lead to the guest unless another address is given",
             (false, false) => "",
         };
-        Some(format!("write {option}{ours}{why}"))
+        let own = ours.strip_prefix("0.0.0.0/").map(|rest| format!("127.0.0.1/{rest}"));
+        let own = own.or_else(|| ours.strip_prefix("[::]/").map(|rest| format!("[::1]/{rest}")));
+        // As ssh(1) has it, the address would be that of the loopback.
+        let narrow =
+            own.filter(|_| self.addr.is_none()).map(|own| format!(", or {option}{own} for the host alone"));
+        Some(format!("write {option}{ours}{why}{}", narrow.unwrap_or_default()))
     }
 
     /// The listening address that a target needs where none was given.
@@ -442,11 +452,26 @@ mod tests {
                 "0.0.0.0:80-90:localhost/180-190/tcp",
                 "; write -t 0.0.0.0/80-90:180-190, for ports lead to the guest unless another address is given",
             ),
-            ("-t", Both, "8080:127.0.0.1:80", "; write 0.0.0.0/8080:127.0.0.1/80"),
-            ("-u", Both, "18080:10.0.0.2:80", "; write 0.0.0.0/18080:10.0.0.2/80"),
+            (
+                "-t",
+                Both,
+                "8080:127.0.0.1:80",
+                "; write 0.0.0.0/8080:127.0.0.1/80, or 127.0.0.1/8080:127.0.0.1/80 for the host alone",
+            ),
+            (
+                "-u",
+                Both,
+                "18080:10.0.0.2:80",
+                "; write 0.0.0.0/18080:10.0.0.2/80, or 127.0.0.1/18080:10.0.0.2/80 for the host alone",
+            ),
             ("-t", Both, "0.0.0.0:8080:127.0.0.1:80", "; write 0.0.0.0/8080:127.0.0.1/80"),
             ("-t", Both, "127.0.0.1/8080:10.0.0.2:80/tcp", "; write -t 127.0.0.1/8080:10.0.0.2/80"),
-            ("-t", Both, "8080:[fd00::2]:80", "; write [::]/8080:[fd00::2]/80"),
+            (
+                "-t",
+                Both,
+                "8080:[fd00::2]:80",
+                "; write [::]/8080:[fd00::2]/80, or [::1]/8080:[fd00::2]/80 for the host alone",
+            ),
             ("-t", V4Only, "8080:10.0.0.2:80", "; write 8080:10.0.0.2/80"),
             ("-t", V6Only, "8080:10.0.0.2:80", "; 10.0.0.2 is of IPv4, which --ipv6-only switches off"),
             (

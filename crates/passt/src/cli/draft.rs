@@ -124,6 +124,7 @@ impl Draft {
         if self.config.log.verbosity <= Verbosity::Quiet {
             self.config.hints.clear();
         }
+        self.forget_servers_that_are_off();
         self.apply_isolation()?;
         self.apply_subnet()?;
         self.warn_of_small_mtu();
@@ -138,6 +139,17 @@ impl Draft {
         self.config.custom = std::mem::take(&mut self.announce).finish()?;
         self.config.custom.ra.unasked = unasked;
         Ok(self.config)
+    }
+
+    /// Name servers of a family that is off are none, and don't replace the host's.
+    fn forget_servers_that_are_off(&mut self) {
+        let (families, servers) = (self.config.families, &mut self.config.dns.servers);
+        if let Source::Given(given) = servers {
+            given.retain(|server| families.has(*server));
+            if given.is_empty() {
+                *servers = Source::Host;
+            }
+        }
     }
 
     /// Closes all ways to the host's loopback, if they are to be.

@@ -207,20 +207,24 @@ pub fn with_one_dash(word: &OsStr, options: &[Name<'_>]) -> Option<String> {
     let word = word.to_str()?;
     let name = word.strip_prefix('-')?.split('=').next()?;
     let first = name.chars().next()?;
+    let has_letters = options.iter().any(|option| option.letter.is_some());
     let by_letter = |letter| options.iter().find(|option| option.letter == Some(letter));
     let is_same = by_letter(first).is_some_and(|option| option.prints && option.long == name);
     let is_flag = |letter| by_letter(letter).is_some_and(|option| !option.takes_argument);
     if name.len() < 3 || is_same || name.chars().all(is_flag) {
         return None;
     }
-    if options.iter().any(|option| option.long == name) {
+    if has_letters && options.iter().any(|option| option.long == name) {
         return Some(advice::two_dashes(name));
     }
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
     let begun = plain(name);
     let meant = options.iter().map(|option| option.long);
     let meant = meant.filter(|long| long.starts_with(first)).find(|long| plain(long).starts_with(&begun));
-    meant.map(|long| advice::begun_with_one_dash(name, long))
+    meant.map(|long| match has_letters {
+        true => advice::begun_with_one_dash(name, long),
+        false => advice::needs_two_dashes(name, long),
+    })
 }
 
 #[cfg(test)]

@@ -97,13 +97,10 @@ pub(super) enum Needs {
     Lease,
     /// Router advertisements.
     Advertisement,
-}
-
-impl Needs {
-    /// Whether it is for ports, which `none` takes back.
-    pub(super) fn is_ports(self) -> bool {
-        matches!(self, Self::Tcp | Self::Udp)
-    }
+    /// Any of these.
+    Announcement,
+    /// The tap device, or the machine's.
+    Link,
 }
 
 /// The effect of an option.

@@ -172,7 +172,8 @@ const NAMESPACE: &[Opt] = &all_only(
         ),
         value("--ns-mac-addr MAC", "MAC address of that interface", |d, arg| {
             set(&mut d.pasta.mac, arg.parse("MAC address", values::mac))
-        }),
+        })
+        .needing(Needs::Link),
         flag("--config-net", "Configure that interface, rather than let DHCP or NDP do it", |d| {
             d.pasta.config_net = true;
         }),
@@ -206,7 +207,8 @@ const GUEST: &[Opt] = &[
         let mtu = small.ok_or(Error::Mtu(mtu))?.min(MAX_MTU);
         d.config.mtu = (mtu != 0).then_some(mtu);
         Ok(())
-    }),
+    })
+    .needing(Needs::Link),
     value(
         "-a, --address ADDR[/LEN]",
         "Address to assign, once for IPv4 and once for IPv6\ndefault: those of the host's interface",
@@ -219,13 +221,15 @@ const GUEST: &[Opt] = &[
             Ok(())
         },
     )
-    .of(Family::OfAddress),
+    .of(Family::OfAddress)
+    .needing(Needs::Link),
     value(
         "-n, --netmask MASK",
         "IPv4 mask to assign, dotted or as number of bits\ndefault: that of the host's interface",
         |d, arg| set(&mut d.netmask, arg.parse("netmask", values::netmask)),
     )
-    .of(Family::V4),
+    .of(Family::V4)
+    .needing(Needs::Link),
     value(
         "--subnet CIDR",
         "Give the guest a network of its own, like none of the host's:\n\
@@ -246,12 +250,14 @@ const GUEST: &[Opt] = &[
         "Default gateway, once for IPv4 and once for IPv6\ndefault: that of the host",
         |d, arg| set_addr(&mut d.config.guest.gateway, arg.parse("gateway address", values::remote)),
     )
-    .of(Family::OfAddress),
+    .of(Family::OfAddress)
+    .needing(Needs::Link),
     value(
         "-M, --mac-addr MAC",
         "MAC address that stands for gateway and host\ndefault: 9a:55:9a:55:9a:55",
         |d, arg| arg.parse("MAC address", values::mac).map(|mac| d.config.mac = mac),
-    ),
+    )
+    .needing(Needs::Link),
     value("-H, --hostname NAME", "Host name to assign", |d, arg| {
         set_name(&mut d.config.guest.hostname, arg, "hostname")
     })
@@ -286,7 +292,7 @@ const HOST: &[Opt] = &[
             map.gateway &= !arg.is("none");
             set_addr_or_none(&mut map.host_loopback, arg, "address to map to the host's loopback")
         },
-    ).of(Family::OfAddress),
+    ).of(Family::OfAddress).needing(Needs::Link),
     flag("--no-map-gw", "The gateway's address doesn't stand for the host", |d| {
         d.config.mapping.gateway = false;
     }),
@@ -304,7 +310,7 @@ const HOST: &[Opt] = &[
             let map = &mut d.config.mapping.guest_addr;
             set_addr_or_none(map, arg, "address to map to the guest's address")
         },
-    ).of(Family::OfAddress),
+    ).of(Family::OfAddress).needing(Needs::Link),
 ];
 
 const NAMES: &[Opt] = &[
@@ -313,7 +319,8 @@ const NAMES: &[Opt] = &[
         "Name server to announce, may be repeated; or none\ndefault: those of resolv.conf",
         name_server,
     )
-    .of(Family::OfAddress),
+    .of(Family::OfAddress)
+    .needing(Needs::Link),
     value(
         "--dns-forward ADDR",
         "Address at which the guest reaches the host's resolver,\nonce for IPv4 and once for IPv6",
@@ -332,7 +339,8 @@ const NAMES: &[Opt] = &[
         "-S, --search DOMAIN",
         "Domain to search, may be repeated; or none\ndefault: those of resolv.conf",
         search,
-    ),
+    )
+    .needing(Needs::Link),
     flag(
         "--resolv-conf",
         "Give COMMAND or shell a resolv.conf of its own, with servers that\n\

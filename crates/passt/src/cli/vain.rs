@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 
-use super::config::Config;
+use super::config::{Config, Splice};
 use super::draft::Draft;
 use super::getopt::Spec as _;
 use super::option::{Family, Needs, Opt};
@@ -17,9 +17,7 @@ pub(super) struct Given(Vec<(&'static Opt, Option<bool>)>);
 impl Given {
     /// Notes an option with its argument; `none` takes back what it was given before.
     pub(super) fn note(&mut self, option: &'static Opt, value: &OsStr) {
-        let is_taken_back =
-            value == "none" && (option.family == Family::OfAddress || option.needs.is_ports());
-        if is_taken_back {
+        if value == "none" {
             self.0.retain(|(other, _)| other.long() != option.long());
         } else {
             self.0.push((option, option.family.is_v4(value)));
@@ -55,20 +53,37 @@ fn in_vain(config: &Config, option: &Opt, v4: Option<bool>) -> Option<String> {
         return Some(format!("{family} is off: --{name}{which} has no effect"));
     }
     let on = config.services;
+    let (dhcp, dhcpv6) = (on.dhcp && families.v4(), on.dhcpv6 && families.v6());
     let (is_on, what) = match (option.needs, v4) {
         (Needs::Nothing, _) => return None,
+        (Needs::Link, _) => {
+            let is_used = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
+            return (!is_used)
+                .then(|| format!("--splice-only leaves the interface unused: --{name} has no effect"));
+        }
         (Needs::Tcp, _) => (on.tcp, "TCP is"),
         (Needs::Udp, _) => (on.udp, "UDP is"),
-        (Needs::Resolver, _) if on.tcp && !on.udp => {
-            return Some(format!(
-                "UDP is off: what --{name} leads to is asked by TCP alone, as by 'options use-vc' of resolv.conf"
-            ));
+        (Needs::Resolver, _) => {
+            return match (on.tcp, on.udp) {
+                (_, true) => None,
+                (true, false) => Some(format!(
+                    "UDP is off: what --{name} leads to is asked by TCP alone, as by 'options use-vc' of resolv.conf"
+                )),
+                (false, false) => {
+                    Some(format!("TCP and UDP are off: nothing answers where --{name} leads to"))
+                }
+            };
         }
-        (Needs::Resolver, _) => (on.tcp || on.udp, "TCP and UDP are"),
-        (Needs::Lease, Some(true)) => (on.dhcp, "DHCP is"),
-        (Needs::Lease, Some(false)) => (on.dhcpv6, "DHCPv6 is"),
-        (Needs::Lease, None) => (on.dhcp || on.dhcpv6, "DHCP and DHCPv6 are"),
+        (Needs::Lease, Some(true)) => (dhcp, "DHCP is"),
+        (Needs::Lease, Some(false)) => (dhcpv6, "DHCPv6 is"),
+        (Needs::Lease, None) if families.v4() && families.v6() => (dhcp || dhcpv6, "DHCP and DHCPv6 are"),
+        (Needs::Lease, None) if families.v4() => (dhcp, "DHCP is"),
+        (Needs::Lease, None) => (dhcpv6, "DHCPv6 is"),
         (Needs::Advertisement, _) => (on.advertises(), "Router advertisements are"),
+        (Needs::Announcement, _) => {
+            let advertises = on.advertises() && families.v6();
+            (dhcp || dhcpv6 || advertises, "DHCP, DHCPv6 and router advertisements are")
+        }
     };
     (!is_on).then(|| format!("{what} off: --{name} has no effect"))
 }

@@ -202,7 +202,9 @@ pub(super) fn described() -> Vec<Described> {
 pub(super) fn parse(argv: Vec<OsString>) -> Outcome {
     match read(argv) {
         Ok(outcome) => outcome,
-        Err((line, status)) => Outcome::Refuse { stdout: String::new(), stderr: format!("{line}\n"), status },
+        Err((line, status)) => {
+            Outcome::Refuse { stdout: String::new(), stderr: super::printable(&line) + "\n", status }
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) const ANNOUNCE: &[Opt] = &[
     }).of(Family::OfAddress).needing(Needs::Lease),
     value("--captive-portal URI", "URI of a captive portal's API to announce", |d, arg| {
         arg.parse("captive portal URI", uri).map(|uri| d.announce.portal = Some(uri))
-    }),
+    }).needing(Needs::Announcement),
     value(
         "--ra-lifetime SECONDS",
         "Time to use us as IPv6 router for, 0 for none\ndefault: 65535",

@@ -51,6 +51,10 @@ fn options_of_a_family_that_is_off() {
         assert_eq!(warnings(&format!("{option} {value}")), [""; 0], "{option}");
         assert_eq!(warnings(&format!("{other} {option} {value}")), [""; 0], "{option}");
     }
+    // Name servers of a family that is off do not replace those of the host.
+    assert_eq!(run("passt -6 -D 10.0.0.1").dns.servers, run("passt").dns.servers);
+    let one = Source::Given(vec!["fd00::1".parse().expect("an address")]);
+    assert_eq!(run("passt -6 -D 10.0.0.1 -D fd00::1").dns.servers, one);
     // What has an effect all the same, or was taken back.
     for line in ["-4 --dns-host ::1", "-4 -D fd00::1 -D none", "-6 -4 -a 10.0.0.1", "-6 --captive-portal a:b"]
     {
@@ -97,7 +101,13 @@ fn options_of_a_service_that_is_off() {
             "Router advertisements are",
             &["--ra-lifetime 9", "--ra-preference low", "--ra-dns-lifetime 9", "--ra-route fd00::/16"],
         ),
-        (&["--no-tcp --no-udp"], "TCP and UDP are", &["--resolv-conf", "--dns-forward 10.0.0.9"]),
+        (&["-4 --no-dhcp"], "DHCP is", &["--fqdn a.test"]),
+        (&["-6 --no-dhcpv6", "-6 --splice-only"], "DHCPv6 is", &["--fqdn a.test"]),
+        (
+            &["--no-dhcp --no-dhcpv6 --no-ra", "-4 --no-dhcp", "--no-dhcp --no-dhcpv6 --config-net"],
+            "DHCP, DHCPv6 and router advertisements are",
+            &["--captive-portal a:b"],
+        ),
     ] {
         for (off, option) in off.iter().flat_map(|off| options.iter().map(move |option| (off, option))) {
             let told = warnings(&format!("{option} {off}"));
@@ -115,6 +125,28 @@ fn options_of_a_service_that_is_off() {
     for line in ["--no-tcp -t none", "--no-udp -u none -U none", "--no-tcp -t none -T none"] {
         assert_eq!(warnings(line), [""; 0], "{line}");
     }
+    for option in [
+        "-a 10.0.0.2",
+        "-n 24",
+        "-g 10.0.0.1",
+        "-m 1500",
+        "-M 02:00:00:00:00:01",
+        "--ns-mac-addr 02:00:00:00:00:01",
+        "--map-host-loopback 10.0.0.1",
+        "--map-guest-addr 10.0.0.1",
+        "-D 10.0.0.1",
+        "-S a.test",
+    ] {
+        let told = warnings(&format!("--splice-only {option}"));
+        assert_eq!(told.len(), 1, "{option}: {told:?}");
+        assert!(told[0].starts_with("--splice-only leaves the interface unused: --"), "{told:?}");
+        assert_eq!(warnings(option), [""; 0], "{option}");
+    }
+    for line in ["--splice-only -D none -S none --map-guest-addr none -t 80", "-6 --fqdn a --no-dhcp"] {
+        assert_eq!(warnings(line), [""; 0], "{line}");
+    }
+    let told = warnings("--no-tcp --no-udp --resolv-conf");
+    assert_eq!(told, ["TCP and UDP are off: nothing answers where --resolv-conf leads to"]);
     let told = warnings("--no-udp --resolv-conf --dns-forward 10.0.0.9 --dns-host 10.0.0.10");
     assert_eq!(told.len(), 3, "{told:?}");
     assert!(told.iter().all(|line| line.contains("by TCP alone")), "{told:?}");
