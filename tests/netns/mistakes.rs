@@ -23,6 +23,7 @@ const PASTA: &[Mistake] = &[
     ("-config-net true", "-config-net is several options of one letter: the long one is --config-net"),
     ("-conf x true", "-conf is several options of one letter: long ones have two dashes, as in --conf-path"),
     ("-t 8080:localhost:80 true", "Invalid port specifier 8080:localhost:80; write 8080:80, for"),
+    ("-t 8080:127.0.0.1:80 true", "Invalid port specifier 8080:127.0.0.1:80; write 8080:80, for ports lead"),
     ("-t 8080:10.0.0.2:80 true", "Invalid port specifier 8080:10.0.0.2:80; write 0.0.0.0/8080:10.0.0.2/80"),
     (
         "-t 2001:db8::1 true",
@@ -211,16 +212,19 @@ fn what_has_no_effect() {
         ("--no-tcp -t 5003 -- true", "TCP is off: --tcp-ports has no effect"),
         ("--no-udp -U 5003 -- true", "UDP is off: --udp-ns has no effect"),
         ("--no-dhcp --dhcp-boot file -- true", "DHCP is off: --dhcp-boot has no effect"),
-        ("--ra-lifetime 60 -- true", "Router advertisements are off: --ra-lifetime has no effect"),
+        (
+            "--ra-lifetime 60 -- true",
+            "With --config-net router advertisements are off: --ra-lifetime has no effect",
+        ),
         ("-4 --dns-forward fd00::9 -- true", "IPv6 is off: --dns-forward of that family has no effect"),
         ("--no-udp --resolv-conf -- true", "UDP is off: what --resolv-conf leads to is asked by TCP alone"),
         (
             "-a 10.9.9.9/24 -g 10.9.9.1 --dns-forward 10.9.9.9 -- true",
-            "--dns-forward 10.9.9.9 is the guest's own address: what it sends there does not leave it",
+            "10.9.9.9 is the guest's own address, so it can't stand for the host's resolver (--dns-forward), too",
         ),
         (
             "--isolate-host -D 127.0.0.53 -- true",
-            "--dns 127.0.0.53 is on the guest's own loopback; --dns-host 127.0.0.53 and --resolv-conf lead to",
+            "--dns 127.0.0.53 is on the guest's own loopback; in its place --dns-host 127.0.0.53 and --resolv-conf",
         ),
     ] {
         for user in User::BOTH {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use passt_control::Protocol;
@@ -147,6 +148,33 @@ fn recordings() {
     });
     let text = piped.finish().stdout;
     assert!(text.contains(&format!("{FAR4}.5001: Flags [")), "{text}");
+}
+
+/// Who is refused a recording, as somebody else has one, leaves what there is as it was.
+#[test]
+fn a_recording_that_is_refused() {
+    let Some(served) = start(QUIET) else { return };
+    let _far = far_servers(&served.net);
+    let path = |name: &str| served.net.dir().join(name);
+    let capture = |name: &str| format!("--capture {}", path(name).display());
+    for (name, text) in [("old", "old"), ("frames", "longer than the first record of a recording")] {
+        fs::write(path(name), text).expect("a file");
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o666)).expect("a file for all");
+    }
+    let mut recording = served.start_tool("pesto", &capture("frames"));
+    recording.wait_for("Recording in");
+    upload(&served.guest, &at(FAR4, 5001), MIB / 4);
+    let begun = fs::read(path("frames")).expect("a file");
+    assert!(begun.len() as u64 > MIB / 4 && begun.starts_with(&[0xd4, 0xc3, 0xb2, 0xa1]), "{}", begun.len());
+    for name in ["frames", "old", "new"] {
+        let refused = served.pesto(&capture(name));
+        assert!(refused.stderr.contains("Another client has frames recorded"), "{name}: {refused:?}");
+    }
+    recording.signal("INT");
+    assert!(recording.finish().status.success());
+    assert!(fs::read(path("frames")).expect("a file").starts_with(&begun));
+    assert_eq!(fs::read_to_string(path("old")).expect("a file"), "old");
+    assert!(!path("new").exists());
 }
 
 #[test]

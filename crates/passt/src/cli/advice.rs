@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
+use std::net::IpAddr;
 
 use passt_engine::forward::rule::Families;
 
@@ -162,7 +163,12 @@ impl<'a> Parts<'a> {
         let (list, to_localhost) = match (guest, list.strip_suffix(":localhost")) {
             (Some(name), _) => (list.replace(name, ":").into(), true),
             (None, Some(rest)) => (rest.into(), true),
-            (None, None) => (with_target(list).map_or(list.into(), Cow::Owned), false),
+            (None, None) => match with_target(list) {
+                Some((from, target, to)) if target.is_loopback() => (format!("{from}:{to}").into(), true),
+                Some((from, IpAddr::V4(target), to)) => (format!("{from}:{target}/{to}").into(), false),
+                Some((from, IpAddr::V6(target), to)) => (format!("{from}:[{target}]/{to}").into(), false),
+                None => (list.into(), false),
+            },
         };
         Self { addr, list, udp, to_localhost }
     }
@@ -253,13 +259,13 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// `PORT:ADDRESS:PORT`, as ssh(1) has it, as we have it.
-fn with_target(list: &str) -> Option<String> {
+/// The parts of `PORT:ADDRESS:PORT`, as ssh(1) has it.
+fn with_target(list: &str) -> Option<(&str, IpAddr, &str)> {
     let (from, rest) = list.split_once(':')?;
     let (target, to) = rest.rsplit_once(':')?;
     let is_target = target.starts_with('[') || !target.contains(':');
-    ports::bracketed(target).filter(|_| is_target && !from.is_empty() && !to.is_empty())?;
-    Some(format!("{from}:{target}/{to}"))
+    let target = ports::bracketed(target).filter(|_| is_target && !from.is_empty() && !to.is_empty())?;
+    Some((from, target, to))
 }
 
 /// An address for examples, of a family that is on.
@@ -456,7 +462,7 @@ mod tests {
                 "-t",
                 Both,
                 "8080:127.0.0.1:80",
-                "; write 0.0.0.0/8080:127.0.0.1/80, or 127.0.0.1/8080:127.0.0.1/80 for the host alone",
+                "; write 8080:80, for ports lead to the guest unless another address is given",
             ),
             (
                 "-u",
@@ -464,7 +470,12 @@ mod tests {
                 "18080:10.0.0.2:80",
                 "; write 0.0.0.0/18080:10.0.0.2/80, or 127.0.0.1/18080:10.0.0.2/80 for the host alone",
             ),
-            ("-t", Both, "0.0.0.0:8080:127.0.0.1:80", "; write 0.0.0.0/8080:127.0.0.1/80"),
+            (
+                "-t",
+                Both,
+                "0.0.0.0:8080:127.0.0.1:80",
+                "; write 0.0.0.0/8080:80, for ports lead to the guest unless another address is given",
+            ),
             ("-t", Both, "127.0.0.1/8080:10.0.0.2:80/tcp", "; write -t 127.0.0.1/8080:10.0.0.2/80"),
             (
                 "-t",

@@ -44,6 +44,8 @@ pub(super) struct Draft {
     pub(super) no_splice: bool,
     pub(super) splice_only: bool,
     pub(super) isolate_host: bool,
+    /// The host's name servers are not to be announced, whatever others are.
+    pub(super) no_dns: bool,
     pub(super) addr_prefix_len: Option<u8>,
     pub(super) netmask: Option<u8>,
     pub(super) subnet: Option<(Ipv4Addr, u8)>,
@@ -89,6 +91,7 @@ impl Draft {
             no_splice: false,
             splice_only: false,
             isolate_host: false,
+            no_dns: false,
             addr_prefix_len: None,
             netmask: None,
             subnet: None,
@@ -124,11 +127,12 @@ impl Draft {
         if self.config.log.verbosity <= Verbosity::Quiet {
             self.config.hints.clear();
         }
-        self.forget_servers_that_are_off();
+        self.forget_what_is_off();
         self.apply_isolation()?;
         self.apply_subnet()?;
         self.warn_of_small_mtu();
         self.config.ports = self.ports()?;
+        self.warn_of_loopback_targets();
         self.config.mode = match self.program {
             Program::Passt | Program::VhostUser => Mode::Passt(self.finish_passt(&operands)?),
             Program::Pasta => Mode::Pasta(self.finish_pasta(operands)?),
@@ -141,13 +145,17 @@ impl Draft {
         Ok(self.config)
     }
 
-    /// Name servers of a family that is off are none, and don't replace the host's.
-    fn forget_servers_that_are_off(&mut self) {
-        let (families, servers) = (self.config.families, &mut self.config.dns.servers);
+    /// Name servers of a family that is off are none, and don't replace the host's; names for these of
+    /// that family don't open a way to them.
+    fn forget_what_is_off(&mut self) {
+        let (families, dns) = (self.config.families, &mut self.config.dns);
+        dns.forward.v4 = dns.forward.v4.filter(|_| families.v4());
+        dns.forward.v6 = dns.forward.v6.filter(|_| families.v6());
+        let servers = &mut dns.servers;
         if let Source::Given(given) = servers {
             given.retain(|server| families.has(*server));
             if given.is_empty() {
-                *servers = Source::Host;
+                *servers = if self.no_dns { Source::None } else { Source::Host };
             }
         }
     }
@@ -223,6 +231,18 @@ impl Draft {
         if !families.is_empty() {
             self.warn(format!("MTU {mtu} is too small for {}", families.join(" and ")));
         }
+    }
+
+    /// What is sent to the guest's loopback from outside is dropped there (RFC 1122, section 3.2.1.3).
+    fn warn_of_loopback_targets(&mut self) {
+        let PortOptions { tcp_in, udp_in, .. } = &self.config.ports;
+        let found = [tcp_in, udp_in].into_iter().flat_map(Ports::loopback_targets);
+        let lines: Vec<_> = found
+            .map(|(given, target)| {
+                format!("{given}: nothing arrives at {target} of the guest; without an address it does")
+            })
+            .collect();
+        self.config.warnings.extend(lines);
     }
 
     fn ports(&self) -> Result<PortOptions, Error> {

@@ -457,7 +457,7 @@ fn socket_path(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
 fn name_server(d: &mut Draft, arg: &Arg<'_>) -> Result<(), Error> {
     let servers = &mut d.config.dns.servers;
     if arg.is("none") {
-        *servers = Source::None;
+        (*servers, d.no_dns) = (Source::None, true);
         return Ok(());
     }
     let addr = arg.value.to_str().and_then(values::unicast);

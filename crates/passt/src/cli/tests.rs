@@ -224,6 +224,20 @@ fn refused_together() {
     }
 }
 
+#[test]
+fn targets_that_nothing_arrives_at() {
+    let told = |line: &str| run(line).warnings;
+    let line =
+        "-t 0.0.0.0/8080:127.0.0.1/80: nothing arrives at 127.0.0.1 of the guest; without an address it does";
+    assert_eq!(told("passt -t 0.0.0.0/8080:127.0.0.1/80"), [line]);
+    assert_eq!(told("pasta -u [::]/53:[::1]/53 -t [::]/80:[::1]/80 true").len(), 2);
+    for line in
+        ["passt -t 0.0.0.0/8080:10.0.0.2/80", "passt -t 127.0.0.1/8080:80", "pasta -4 -T 80:127.0.0.1 true"]
+    {
+        assert_eq!(told(line), [""; 0], "{line}");
+    }
+}
+
 /// What to do follows what is wrong, on the same line.
 #[test]
 fn advice_follows() {

@@ -54,13 +54,15 @@ fn in_vain(config: &Config, option: &Opt, v4: Option<bool>) -> Option<String> {
     }
     let on = config.services;
     let (dhcp, dhcpv6) = (on.dhcp && families.v4(), on.dhcpv6 && families.v6());
+    let pasta = config.pasta();
+    let is_unused = pasta.is_some_and(|pasta| pasta.splice == Splice::Only);
+    let is_apart = config.host.apart;
+    let configures = pasta.is_some_and(|pasta| pasta.config_net) && !is_apart;
     let (is_on, what) = match (option.needs, v4) {
-        (Needs::Nothing, _) => return None,
-        (Needs::Link, _) => {
-            let is_used = config.pasta().is_none_or(|pasta| pasta.splice != Splice::Only);
-            return (!is_used)
-                .then(|| format!("--splice-only leaves the interface unused: --{name} has no effect"));
+        (Needs::Link | Needs::Resolver, _) if is_unused => {
+            return Some(format!("--splice-only leaves the interface unused: --{name} has no effect"));
         }
+        (Needs::Nothing | Needs::Link, _) => return None,
         (Needs::Tcp, _) => (on.tcp, "TCP is"),
         (Needs::Udp, _) => (on.udp, "UDP is"),
         (Needs::Resolver, _) => {
@@ -75,10 +77,14 @@ fn in_vain(config: &Config, option: &Opt, v4: Option<bool>) -> Option<String> {
             };
         }
         (Needs::Lease, Some(true)) => (dhcp, "DHCP is"),
+        (Needs::Lease, Some(false)) if is_apart => (dhcpv6, "With --subnet DHCPv6 is"),
         (Needs::Lease, Some(false)) => (dhcpv6, "DHCPv6 is"),
         (Needs::Lease, None) if families.v4() && families.v6() => (dhcp || dhcpv6, "DHCP and DHCPv6 are"),
         (Needs::Lease, None) if families.v4() => (dhcp, "DHCP is"),
         (Needs::Lease, None) => (dhcpv6, "DHCPv6 is"),
+        (Needs::Advertisement, _) if configures => {
+            (on.advertises(), "With --config-net router advertisements are")
+        }
         (Needs::Advertisement, _) => (on.advertises(), "Router advertisements are"),
         (Needs::Announcement, _) => {
             let advertises = on.advertises() && families.v6();

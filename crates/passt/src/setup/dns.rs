@@ -131,7 +131,8 @@ fn own_loopback(config: &Config) -> Option<String> {
     let spawns = config.pasta().is_some_and(|pasta| pasta.target.spawns());
     let option = if spawns { "--resolv-conf" } else { "--dns-forward with an address for it" };
     Some(format!(
-        "--dns {server} is on the guest's own loopback; --dns-host {server} and {option} lead to the host's"
+        "--dns {server} is on the guest's own loopback; in its place --dns-host {server} and {option} lead \
+         to the host's"
     ))
 }
 

@@ -220,20 +220,31 @@ pub fn follow(config: &Config, host: &HostNetwork, resolv: &Resolv, guest: &mut 
     (guest.v6.dns_host, guest.v6.dns_scope) = v6;
 }
 
-/// Names for others that are the guest's own addresses, a warning each.
+/// Names for others that are the guest's own addresses, or may become its own: a warning each.
 fn own_names(config: &Config, family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
     let names = [
-        ("--dns-forward", &config.dns.forward),
-        ("--map-host-loopback", &config.mapping.host_loopback),
-        ("--map-guest-addr", &config.mapping.guest_addr),
-        ("--gateway", &config.guest.gateway),
+        ("the host's resolver (--dns-forward)", &config.dns.forward),
+        ("the host's loopback (--map-host-loopback)", &config.mapping.host_loopback),
+        ("the host (--map-guest-addr)", &config.mapping.guest_addr),
+        ("the gateway (--gateway)", &config.guest.gateway),
     ];
-    names.into_iter().flat_map(|(option, names)| {
-        let own =
-            [false, true].map(|v6| of(names, v6).filter(|name| family.assigned.contains(&(*name).into())));
-        own.into_iter().flatten().map(move |name| {
-            format!("{option} {name} is the guest's own address: what it sends there does not leave it")
-        })
+    let leases = config.guest.leases.filter(|_| config.services.dhcp);
+    let is_leased = move |name: IpAddr| {
+        let (IpAddr::V4(name), Some((first, count))) = (name, leases) else { return false };
+        let offset = name.to_bits().checked_sub(first.to_bits()).and_then(|o| usize::try_from(o).ok());
+        offset.is_some_and(|offset| offset < count)
+    };
+    let is_v4 = family.ours.is_some_and(Addr::is_v4);
+    names.into_iter().filter_map(move |(what, names)| {
+        let name = of(names, !is_v4)?;
+        let whose = if family.assigned.contains(&name.into()) {
+            "the guest's own address"
+        } else if is_leased(name) {
+            "an address that DHCP gives"
+        } else {
+            return None;
+        };
+        Some(format!("{name} is {whose}, so it can't stand for {what}, too"))
     })
 }
 

@@ -565,6 +565,8 @@ fn resolvers_of_an_isolated_host() {
         ("pasta --isolate-host --subnet 10.0.2.0/24 1", "127.0.0.53 192.0.2.53", at("192.0.2.53")),
         ("pasta --isolate-host --subnet 10.0.2.0/24 --resolv-conf true", "127.0.0.53", at("127.0.0.53")),
         ("pasta --isolate-host --dns-forward 10.9.9.9 1", "127.0.0.53", at("127.0.0.53")),
+        // Who asks for it in a family that is off has not asked.
+        ("pasta -4 --isolate-host --subnet 10.0.2.0/24 --dns-forward fd00::3 1", "127.0.0.53", None),
         ("passt --isolate-host --subnet 10.0.2.0/24 --dns-host 127.0.0.2", "", at("127.0.0.2")),
         ("passt --subnet 10.0.2.0/24", "127.0.0.53", at("127.0.0.53")),
     ] {
@@ -602,11 +604,15 @@ fn an_isolated_host() {
 #[test]
 fn names_that_are_the_guests_own() {
     for (args, told) in [
-        ("passt --dns-forward 192.0.2.2", "--dns-forward 192.0.2.2 is the guest's own"),
-        ("passt -a 10.9.9.9 --dns-forward 10.9.9.9", "--dns-forward 10.9.9.9 is"),
-        ("passt --map-host-loopback 2001:db8::2", "--map-host-loopback 2001:db8::2 is"),
-        ("pasta --map-guest-addr 192.0.2.2 1", "--map-guest-addr 192.0.2.2 is"),
-        ("pasta -a 10.9.9.9 -g 10.9.9.9 1", "--gateway 10.9.9.9 is"),
+        ("passt --dns-forward 192.0.2.2", "192.0.2.2 is the guest's own address"),
+        ("passt -a 10.9.9.9 --dns-forward 10.9.9.9", "the host's resolver (--dns-forward)"),
+        ("passt --map-host-loopback 2001:db8::2", "2001:db8::2 is the guest's own address"),
+        ("pasta --map-guest-addr 192.0.2.2 1", "the host (--map-guest-addr)"),
+        ("pasta -a 10.9.9.9 -g 10.9.9.9 1", "the gateway (--gateway)"),
+        ("passt --subnet 10.0.2.0/24 --dns-forward 10.0.2.15", "10.0.2.15 is an address that DHCP gives"),
+        ("passt --subnet 10.0.2.0/24 --map-host-loopback 10.0.2.30", "10.0.2.30 is an address that DHCP"),
+        ("passt --subnet 10.0.2.0/24 -g 10.0.2.31", ""),
+        ("passt --subnet 10.0.2.0/24 -g 10.0.2.15 --no-dhcp", ""),
         ("pasta --isolate-host -D 127.0.0.53 true", "and --resolv-conf lead to the host's"),
         ("passt --isolate-host -D 127.0.0.53", "and --dns-forward with an address for it lead to"),
         ("passt -a 10.9.9.9 --dns-forward 192.0.2.2 --map-host-loopback 2001:db8::2 -a 2001:db8::9", ""),

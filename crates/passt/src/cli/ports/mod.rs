@@ -126,6 +126,18 @@ impl Ports {
         Ok(ports)
     }
 
+    /// Options with a target that is a loopback address, and that.
+    pub(super) fn loopback_targets(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        let specs = match self {
+            Self::None => &[][..],
+            Self::Specs(specs) => specs,
+        };
+        specs.iter().filter_map(|spec| {
+            let target = spec.items.iter().filter_map(Item::target).find(IpAddr::is_loopback)?;
+            Some((spec.given.as_str(), target))
+        })
+    }
+
     /// The rules on a host with this range of ephemeral ports, free of overlaps.
     pub fn rules(&self, ephemeral: PortRange) -> Result<Vec<Rule>, PortError> {
         let specs = match self {

@@ -53,6 +53,7 @@ fn options_of_a_family_that_is_off() {
     }
     // Name servers of a family that is off do not replace those of the host.
     assert_eq!(run("passt -6 -D 10.0.0.1").dns.servers, run("passt").dns.servers);
+    assert_eq!(run("passt -6 -D none -D 10.0.0.1").dns.servers, Source::None);
     let one = Source::Given(vec!["fd00::1".parse().expect("an address")]);
     assert_eq!(run("passt -6 -D 10.0.0.1 -D fd00::1").dns.servers, one);
     // What has an effect all the same, or was taken back.
@@ -97,10 +98,12 @@ fn options_of_a_service_that_is_off() {
         (&["--no-dhcpv6"], "DHCPv6 is", &["--dhcpv6-opt 23=", "--dhcpv6-lease 60", "--ntp fd00::1"]),
         (&["--no-dhcp --no-dhcpv6"], "DHCP and DHCPv6 are", &["--fqdn a.test"]),
         (
-            &["--no-ra", "--no-ndp", "--no-icmp", "--config-net"],
+            &["--no-ra", "--no-ndp", "--no-icmp"],
             "Router advertisements are",
             &["--ra-lifetime 9", "--ra-preference low", "--ra-dns-lifetime 9", "--ra-route fd00::/16"],
         ),
+        (&["--config-net"], "With --config-net router advertisements are", &["--ra-lifetime 9"]),
+        (&["--subnet 10.0.2.0/24"], "With --subnet DHCPv6 is", &["--dhcpv6-lease 60"]),
         (&["-4 --no-dhcp"], "DHCP is", &["--fqdn a.test"]),
         (&["-6 --no-dhcpv6", "-6 --splice-only"], "DHCPv6 is", &["--fqdn a.test"]),
         (
@@ -136,6 +139,8 @@ fn options_of_a_service_that_is_off() {
         "--map-guest-addr 10.0.0.1",
         "-D 10.0.0.1",
         "-S a.test",
+        "--dns-forward 10.0.0.9",
+        "--dns-host 10.0.0.9",
     ] {
         let told = warnings(&format!("--splice-only {option}"));
         assert_eq!(told.len(), 1, "{option}: {told:?}");

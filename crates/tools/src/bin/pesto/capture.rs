@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use passt_control::client::Client;
@@ -18,6 +18,7 @@ use passt_sys::signal::SignalFd;
 use passt_tools::connect::unexpected;
 use passt_tools::visible::tell;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::Signal;
 
@@ -52,60 +53,43 @@ pub(crate) fn run(mut server: Client, file: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    let target = Target::open(file).with_context(|| format!("Couldn't create {}", file.display()))?;
+    let (opened, is_new) = open(file).with_context(|| format!("Couldn't create {}", file.display()))?;
+    if let Err(error) = begin_in(&mut server, &opened) {
+        if is_new {
+            // Nothing is in it.
+            let _ = fs::remove_file(file);
+        }
+        return Err(error);
+    }
+    // From here on: before, a signal ends this at once, though the server may not answer.
     let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]);
     let signals = signals.context("Couldn't set up signals")?;
-    begin(&mut server, target.file.as_fd())?;
-    target.keep().with_context(|| format!("Couldn't create {}", file.display()))?;
     tell(format_args!("Recording in {}; interrupt to end", file.display()));
     wait(server.socket().as_fd(), &signals)?;
     end(&mut server)
 }
 
-/// What frames are recorded in. A file is beside the one that it is to replace until the server has begun:
-/// what is there may be the recording of somebody else, for whose sake the server refuses this one.
-struct Target {
-    file: File,
-    /// Where it is, and where it is to be.
-    paths: Option<(PathBuf, PathBuf)>,
-}
-
-impl Target {
-    fn open(path: &Path) -> io::Result<Self> {
-        let to = match path.metadata() {
-            // What a link leads to is replaced, not the link.
-            Ok(there) if there.is_file() => path.canonicalize()?,
-            // A pipe or a device, which keeps nothing.
-            Ok(_) => return Ok(Self { file: File::create(path)?, paths: None }),
-            Err(_) => path.to_owned(),
-        };
-        let mut name = to.clone().into_os_string();
-        name.push(format!(".{}", std::process::id()));
-        match File::create_new(&name) {
-            Ok(file) => {
-                if let Ok(there) = to.metadata() {
-                    file.set_permissions(there.permissions())?;
-                }
-                Ok(Self { file, paths: Some((name.into(), to)) })
-            }
-            // The directory is somebody else's, but not the file.
-            Err(_) => Ok(Self { file: File::create(path)?, paths: None }),
+/// Opens a file as it is: it may be the recording of somebody else, for whose sake the server refuses
+/// this one. Whether it is new.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    match File::create_new(path) {
+        Ok(file) => Ok((file, true)),
+        // A link that leads nowhere is no new file, either.
+        Err(_) => {
+            File::options().write(true).create(true).truncate(false).open(path).map(|file| (file, false))
         }
-    }
-
-    /// Puts it where it is to be.
-    fn keep(mut self) -> io::Result<()> {
-        self.paths.take().map_or(Ok(()), |(from, to)| fs::rename(from, to))
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some((path, _)) = &self.paths {
-            // Nothing is in it.
-            let _ = fs::remove_file(path);
-        }
+/// Has the server record in `file`, of which nothing is lost if it refuses: it is asked with another one
+/// first.
+fn begin_in(server: &mut Client, file: &File) -> anyhow::Result<()> {
+    let other = memfd_create("frames", MemfdFlags::CLOEXEC).context("Couldn't make a file")?;
+    begin(server, other.as_fd())?;
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
     }
+    begin(server, file.as_fd())
 }
 
 /// Waits for a signal that ends this process, or for the server's end.
@@ -134,35 +118,5 @@ fn end(server: &mut Client) -> anyhow::Result<()> {
         | Ok(Answer::Done) => Ok(()),
         Ok(_) => Err(unexpected().into()),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is there stays until the recording has begun, and whoever has it open keeps it.
-    #[test]
-    fn a_file_is_replaced_only_by_a_recording() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (file, link) = (dir.path().join("a.pcap"), dir.path().join("b.pcap"));
-        fs::write(&file, "before").expect("a file");
-        std::os::unix::fs::symlink(&file, &link).expect("a link");
-        for path in [&file, &link] {
-            drop(Target::open(path).expect("a target"));
-            assert_eq!(fs::read_to_string(path).expect("a file"), "before");
-        }
-        let mut before = File::options().append(true).open(&file).expect("a file");
-        let target = Target::open(&link).expect("a target");
-        (&target.file).write_all(b"now").expect("a record");
-        target.keep().expect("a name");
-        before.write_all(b"more").expect("a record");
-        assert_eq!(fs::read_to_string(&file).expect("a file"), "now");
-        assert!(link.is_symlink());
-        let new = dir.path().join("c.pcap");
-        Target::open(&new).expect("a target").keep().expect("a name");
-        assert_eq!(fs::read_dir(dir.path()).expect("a list").count(), 3);
-        assert!(Target::open(&dir.path().join("none/c.pcap")).is_err());
-        assert!(Target::open(Path::new("/dev/null")).expect("a target").paths.is_none());
     }
 }
