@@ -285,7 +285,9 @@ fn iperf3_by_udp() {
 #[test]
 fn without_sock_diag() {
     if cfg!(any(target_arch = "s390x", target_arch = "x86")) {
-        return skip("the C library may make sockets by socketcall, of which no filter knows what it asks for");
+        return skip(
+            "the C library may make sockets by socketcall, of which no filter knows what it asks for",
+        );
     }
     let Some(net) = Net::new() else { return };
     let (peer, pasta) = (net.dir().join("peer"), net.dir().join("pasta"));

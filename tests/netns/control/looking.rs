@@ -165,7 +165,11 @@ fn a_recording_that_is_refused() {
     recording.wait_for("Recording in");
     upload(&served.guest, &at(FAR4, 5001), MIB / 4);
     let begun = fs::read(path("frames")).expect("a file");
-    assert!(begun.len() as u64 > MIB / 4 && begun.starts_with(&[0xd4, 0xc3, 0xb2, 0xa1]), "{}", begun.len());
+    assert!(
+        begun.len() as u64 > MIB / 4 && begun.starts_with(&0xa1b2_3c4d_u32.to_ne_bytes()),
+        "{}",
+        begun.len()
+    );
     for name in ["frames", "old", "new"] {
         let refused = served.pesto(&capture(name));
         assert!(refused.stderr.contains("Another client has frames recorded"), "{name}: {refused:?}");
