@@ -40,8 +40,6 @@ pub(super) struct Door {
     spare: Spare,
     /// The loop tells when somebody comes.
     watched: bool,
-    /// The client before was seen off: whether the next one has to be, is seen before others come.
-    wary: bool,
     wire: Wire,
     hall: Option<Hall>,
     /// Connects a socket of datagrams, which is listener and connection in one.
@@ -58,7 +56,7 @@ impl Door {
         introducer: Option<Attendant>,
     ) -> Self {
         let hall = (wire == Wire::Hyperkit).then(|| Hall::new(mtu));
-        Self { listener, peers, spare: Spare::default(), watched: true, wary: false, wire, hall, introducer }
+        Self { listener, peers, spare: Spare::default(), watched: true, wire, hall, introducer }
     }
 
     /// The process that connects a socket of datagrams, where that is how clients come.
@@ -125,10 +123,12 @@ impl Door {
         }
         match socket::admit(&self.listener, &mut self.spare, &mut self.peers, taken) {
             Ok(client) => {
-                if std::mem::take(&mut self.wary) && client.is_some() {
-                    self.rest(ctx);
-                } else {
+                if self.watched || client.is_none() {
                     self.watch(ctx);
+                } else {
+                    // Others may have come meanwhile, and this one may have to be seen off, too: they
+                    // wait until that is known.
+                    self.pause(ctx);
                 }
                 client
             }
@@ -149,15 +149,9 @@ impl Door {
         }
     }
 
-    /// Leaves who comes next waiting for a while, as the client before was seen off. QEMU comes again
-    /// at once, and says the same each time.
+    /// Lets nobody in for a while, and sends nobody away: to be called when a client was seen off. QEMU
+    /// comes again at once, and says the same each time.
     pub(super) fn pause<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
-        self.wary = true;
-        self.rest(ctx);
-    }
-
-    /// Lets nobody in for a while, and sends nobody away.
-    fn rest<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
         self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
         ctx.core.postpone_for(LISTENER, PAUSE);
     }
