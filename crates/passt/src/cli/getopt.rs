@@ -221,9 +221,12 @@ pub fn with_one_dash(word: &OsStr, options: &[Name<'_>]) -> Option<String> {
     let begun = plain(name);
     let meant = options.iter().map(|option| option.long);
     let meant = meant.filter(|long| long.starts_with(first)).find(|long| plain(long).starts_with(&begun));
-    meant.map(|long| match has_letters {
-        true => advice::begun_with_one_dash(name, long),
-        false => advice::needs_two_dashes(name, long),
+    meant.map(|long| {
+        if has_letters {
+            advice::begun_with_one_dash(name, long)
+        } else {
+            advice::needs_two_dashes(name, long)
+        }
     })
 }
 

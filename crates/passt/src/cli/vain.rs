@@ -78,10 +78,9 @@ fn in_vain(config: &Config, option: &Opt, v4: Option<bool>) -> Option<String> {
         }
         (Needs::Lease, Some(true)) => (dhcp, "DHCP is"),
         (Needs::Lease, Some(false)) if is_apart => (dhcpv6, "With --subnet DHCPv6 is"),
-        (Needs::Lease, Some(false)) => (dhcpv6, "DHCPv6 is"),
         (Needs::Lease, None) if families.v4() && families.v6() => (dhcp || dhcpv6, "DHCP and DHCPv6 are"),
         (Needs::Lease, None) if families.v4() => (dhcp, "DHCP is"),
-        (Needs::Lease, None) => (dhcpv6, "DHCPv6 is"),
+        (Needs::Lease, _) => (dhcpv6, "DHCPv6 is"),
         (Needs::Advertisement, _) if configures => {
             (on.advertises(), "With --config-net router advertisements are")
         }
