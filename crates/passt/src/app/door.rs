@@ -149,15 +149,19 @@ impl Door {
         }
     }
 
+    fn unwatch<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
+        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
+    }
+
     /// Lets nobody in for a while, and sends nobody away: to be called when a client was seen off. QEMU
     /// comes again at once, and says the same each time.
     pub(super) fn pause<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
-        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
+        self.unwatch(ctx);
         ctx.core.postpone_for(LISTENER, PAUSE);
     }
 
     fn look_again<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
-        self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
+        self.unwatch(ctx);
         ctx.core.postpone(LISTENER);
     }
 }

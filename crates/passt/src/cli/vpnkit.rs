@@ -373,6 +373,13 @@ mod tests {
             let Outcome::Refuse { stdout, stderr, status } = outcome(line) else { panic!("{line}") };
             assert_eq!((stdout.as_str(), stderr.as_str(), status), ("", expected, code), "{line}");
         }
+        let Outcome::Refuse { stderr, .. } = outcome("-help") else { panic!("-help is taken") };
+        assert!(
+            stderr.contains("unrecognized option '-help': options have two dashes, as in --help"),
+            "{stderr}"
+        );
+        let Outcome::Refuse { stderr, .. } = outcome("--x\u{1b}[31m") else { panic!("it is taken") };
+        assert!(!stderr.contains('\u{1b}'), "{stderr}");
         assert!(matches!(outcome("--help"), Outcome::Print(text) if text.contains("--ethernet=SOCKET")));
         assert!(matches!(outcome("--version"), Outcome::Print(_)));
     }

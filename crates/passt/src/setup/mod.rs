@@ -21,6 +21,7 @@ use crate::netconf::resolv::Resolv;
 use crate::netconf::route;
 
 mod dns;
+mod names;
 
 /// Our own IPv4 address, and a guest's gateway, where the host offers none (RFC 3927).
 const OUR_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 2, 2);
@@ -111,7 +112,7 @@ impl Setup {
             family.groups = template.as_ref().filter(|_| joins).map(|template| template.link.index);
         }
         (guest.v4.off, guest.v6.off) = (!config.families.v4(), !config.families.v6());
-        warnings.extend([&guest.v4, &guest.v6].into_iter().flat_map(|family| own_names(config, family)));
+        warnings.extend(names::of_the_guest(config, &guest));
         let dns = dns::servers(config, host, resolv, &mut guest, &mut warnings);
         for (net, family) in [(&mut nets.v4, &guest.v4), (&mut nets.v6, &guest.v6)] {
             if let Some(net) = net {
@@ -157,7 +158,7 @@ impl Setup {
 
     /// What the guest's names for others stand for, for whoever looks closely: some lines.
     pub fn names(&self) -> Vec<String> {
-        names(&self.guest.v4).chain(names(&self.guest.v6)).collect()
+        [&self.guest.v4, &self.guest.v6].into_iter().flat_map(names::meanings).collect()
     }
 
     /// Logs the choices that were made.
@@ -218,48 +219,6 @@ pub fn follow(config: &Config, host: &HostNetwork, resolv: &Resolv, guest: &mut 
     let [v4, v6] = dns::others(config, host, resolv, guest);
     (guest.v4.dns_host, guest.v4.dns_scope) = v4;
     (guest.v6.dns_host, guest.v6.dns_scope) = v6;
-}
-
-/// Names for others that are the guest's own addresses, or may become its own: a warning each.
-fn own_names(config: &Config, family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
-    let names = [
-        ("the host's resolver (--dns-forward)", &config.dns.forward),
-        ("the host's loopback (--map-host-loopback)", &config.mapping.host_loopback),
-        ("the host (--map-guest-addr)", &config.mapping.guest_addr),
-        ("the gateway (--gateway)", &config.guest.gateway),
-    ];
-    let leases = config.guest.leases.filter(|_| config.services.dhcp);
-    let is_leased = move |name: IpAddr| {
-        let (IpAddr::V4(name), Some((first, count))) = (name, leases) else { return false };
-        let offset = name.to_bits().checked_sub(first.to_bits()).and_then(|o| usize::try_from(o).ok());
-        offset.is_some_and(|offset| offset < count)
-    };
-    let is_v4 = family.ours.is_some_and(Addr::is_v4);
-    names.into_iter().filter_map(move |(what, names)| {
-        let name = of(names, !is_v4)?;
-        let whose = if family.assigned.contains(&name.into()) {
-            "the guest's own address"
-        } else if is_leased(name) {
-            "an address that DHCP gives"
-        } else {
-            return None;
-        };
-        Some(format!("{name} is {whose}, so it can't stand for {what}, too"))
-    })
-}
-
-/// What a family's names stand for, a line each.
-fn names(family: &guest::FamilyConfig) -> impl Iterator<Item = String> {
-    let name = |what: &str, name: Option<Addr>| name.map(|name| format!("Name: {name} is {what}"));
-    let resolver = family.dns_host.map(|host| format!("the resolver {host}"));
-    let lines = [
-        name("the host's loopback", family.host_loopback),
-        name("the host itself", family.host_itself),
-        resolver.and_then(|resolver| name(&resolver, family.dns_forward)),
-        name("this program on the link", family.ours),
-        name("where the guest's traffic leaves from", family.outbound),
-    ];
-    lines.into_iter().flatten()
 }
 
 /// A title and the items of a list, nothing for an empty one.

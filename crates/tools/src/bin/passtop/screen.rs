@@ -2,8 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "who looks lives in real time")]
 
-use std::io::{BufWriter, IsTerminal as _};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::mem::ManuallyDrop;
+use std::panic;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -42,13 +43,19 @@ enum Happened {
 
 /// Shows everything until the user has seen enough, or the instance ends.
 pub(crate) fn run(monitor: Monitor, path: &Path, interval: Duration) -> anyhow::Result<()> {
-    ensure!(std::io::stdout().is_terminal(), "standard output is not a terminal; --once shows all once");
+    ensure!(io::stdout().is_terminal(), "standard output is not a terminal; --once shows all once");
     // Whoever ends it is to find the terminal as it was. All threads have these signals blocked.
     let signals = Signals::new()?;
     let looks = Looks::at(monitor)?;
     let keys = Keys::new()?;
     let output = BufWriter::with_capacity(BUFFER, Output::new(signals.clone())?);
     enable_raw_mode()?;
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
+        hook(info);
+    }));
     // What ratatui does with a terminal at its end panics if that is gone.
     let terminal = Terminal::new(CrosstermBackend::new(output)).map(ManuallyDrop::new);
     let outcome = terminal.map_err(Into::into).and_then(|mut terminal| {
