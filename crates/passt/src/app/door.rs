@@ -73,10 +73,16 @@ impl Door {
         self.spare.fill();
     }
 
-    /// The client has left.
-    pub(super) fn left(&mut self) {
+    /// The client has left, or was seen off, as it did not speak as it should.
+    pub(super) fn left<L: ClientLink>(&mut self, ctx: &mut Context<L>, seen_off: bool) {
         if let Some(hall) = &mut self.hall {
             hall.current = None;
+        }
+        if seen_off {
+            self.pause(ctx);
+        } else if !self.watched {
+            // Who waits does so no longer, but one after the other.
+            ctx.core.postpone_for(LISTENER, Duration::ZERO);
         }
     }
 
@@ -127,8 +133,8 @@ impl Door {
                     self.watch(ctx);
                 } else {
                     // Others may have come meanwhile, and this one may have to be seen off, too: they
-                    // wait until that is known.
-                    self.pause(ctx);
+                    // wait a moment, in which that is known.
+                    self.look_again(ctx);
                 }
                 client
             }
@@ -153,9 +159,9 @@ impl Door {
         self.watched = self.watched && ctx.core.unwatch(&self.listener).is_err();
     }
 
-    /// Lets nobody in for a while, and sends nobody away: to be called when a client was seen off. QEMU
-    /// comes again at once, and says the same each time.
-    pub(super) fn pause<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
+    /// Lets nobody in for a while, and sends nobody away. QEMU comes again at once, and says the same
+    /// each time.
+    fn pause<L: ClientLink>(&mut self, ctx: &mut Context<L>) {
         self.unwatch(ctx);
         ctx.core.postpone_for(LISTENER, PAUSE);
     }

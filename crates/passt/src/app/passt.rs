@@ -188,10 +188,7 @@ fn serve<L: ClientLink>(
             }
             log::info!("Client connection closed");
             if let Some(door) = &mut door {
-                door.left();
-                if seen_off {
-                    door.pause(worker.context());
-                }
+                door.left(worker.context(), seen_off);
             }
         }
         if let Some(client) = client {
