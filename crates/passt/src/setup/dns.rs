@@ -83,10 +83,14 @@ pub(super) fn servers(
         (guest.v4.dns_host, guest.v6.dns_host) = (None, None);
     }
     let leads_nowhere = |family: &&FamilyConfig| family.dns_forward.is_some() && family.dns_host.is_none();
+    let leads = |family: &FamilyConfig| family.dns_forward.is_some() && family.dns_host.is_some();
+    let has_way = leads(&guest.v4) || leads(&guest.v6);
     let nowhere = !config.dns.closed && [&guest.v4, &guest.v6].iter().any(leads_nowhere);
     if nowhere && !(on_loopback && all.is_empty()) {
         warnings.push("No name server on the host for --dns-forward".into());
-    } else if nowhere || on_loopback && is_told(config) && from_host && announced(guest, &all).is_empty() {
+    } else if nowhere
+        || !has_way && on_loopback && is_told(config) && from_host && announced(guest, &all).is_empty()
+    {
         warnings.push(out_of_reach(config));
     }
     warnings.extend(own_loopback(config));
@@ -118,9 +122,10 @@ fn is_told(config: &Config) -> bool {
 fn out_of_reach(config: &Config) -> String {
     let spawns = config.pasta().is_some_and(|pasta| pasta.target.spawns());
     let option = if spawns { "--resolv-conf" } else { "--dns-forward with an address for them" };
+    let ports = if config.host.apart { "port 53" } else { "ports 53 and 853" };
     format!(
         "The host's name servers are on its loopback, out of the guest's reach; {option} leads to them, \
-         ports 53 and 853 there"
+         {ports} there"
     )
 }
 

@@ -581,6 +581,23 @@ fn resolvers_of_an_isolated_host() {
     }
 }
 
+/// What is told of resolvers out of reach is so: there is no way, and these are the ports of the one there
+/// may be.
+#[test]
+fn ways_to_resolvers_are_told_as_they_are() {
+    for (args, ports) in [
+        ("pasta --isolate-host true", Some("ports 53 and 853 there")),
+        ("pasta --isolate-host --subnet 10.0.2.0/24 true", Some(" port 53 there")),
+        ("pasta --isolate-host --dns-forward fd09::9 --dns-host ::1 true", None),
+        ("pasta --isolate-host --dns-forward 10.9.9.9 --dns-host 127.0.0.1 true", None),
+    ] {
+        let (_, warnings) = Setup::new(&config(args), &host("46"), &resolv("127.0.0.53")).unwrap();
+        let told: Vec<_> = warnings.iter().filter(|line| line.contains("out of the guest's reach")).collect();
+        assert_eq!(told.len(), usize::from(ports.is_some()), "{args}: {warnings:?}");
+        assert!(told.iter().all(|line| line.ends_with(ports.unwrap_or_default())), "{args}: {told:?}");
+    }
+}
+
 /// Nothing of the host's loopback has a name, and no port is forwarded that was not given.
 #[test]
 fn an_isolated_host() {
